@@ -1,0 +1,32 @@
+"""A user's mistake is told in one sentence and ends a command with exit code 2; no traceback."""
+
+import functools
+import sys
+from collections.abc import Callable
+
+
+class UserError(Exception):
+    """A mistake in what the user gave: names the file, image or annotation id, key, and what to do about it.
+
+    Raised in a DataLoader worker it is re-raised by torch with a traceback as its text; the sentence is taken out again.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message.rpartition(f"{__name__}.UserError: ")[2].strip())
+
+
+def command_line(main: Callable[..., int | None]) -> Callable[..., int]:
+    """Wrap a tool's `main`: a `UserError` becomes `error: <sentence>` on stderr and exit code 2, Ctrl-C becomes 130."""
+
+    @functools.wraps(main)
+    def run(*args, **kwargs) -> int:
+        try:
+            return main(*args, **kwargs) or 0
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return 130
+
+    return run
