@@ -1,0 +1,68 @@
+"""What every backbone is: images (B, 3, H, W) → stage maps by name, `cK` at a stride of 2^K pixels."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Literal
+
+from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
+
+from detection.errors import UserError
+from detection.weights import LoadReport
+
+Norm = Literal["auto", "frozen", "batch"]
+
+# The mean and standard deviation of ImageNet's RGB values in [0, 1], which torchvision's weights were trained with.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Backbone(nn.Module, ABC):
+    """Images (B, 3, H, W), normalised, → `{"c2": (B, C2, H/4, W/4), …}`; H and W are multiples of the largest stride.
+
+    Construction gives random weights; `load_pretrained` then fills them, so that a run is rebuilt without a download.
+
+    Attributes:
+        out_channels: channels of each map by name.
+        strides: image pixels a cell of each map stands for, by name.
+        image_mean: RGB mean in [0, 1] that the weights expect to be subtracted.
+        image_std: RGB standard deviation that they expect to be divided by.
+    """
+
+    out_channels: Mapping[str, int]
+    strides: Mapping[str, int]
+    image_mean: tuple[float, float, float] = IMAGENET_MEAN
+    image_std: tuple[float, float, float] = IMAGENET_STD
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Images (B, 3, H, W) → maps (B, C, H/stride, W/stride) by name."""
+
+    @abstractmethod
+    def stages(self) -> dict[str, list[nn.Module]]:
+        """Modules of each stage by name, `stem` first: what can be frozen."""
+
+    def load_pretrained(self) -> LoadReport | None:
+        """Fill in the weights that the backbone was built for; None where it starts at random."""
+        return None
+
+
+def norm_layer(norm: Norm, weights: str | None, eps: float = 1e-5) -> Callable[[int], nn.Module]:
+    """The normalisation that fits the weights: frozen statistics when pre-trained, live ones when random.
+
+    Args:
+        norm: `auto` chooses by `weights`; `frozen` and `batch` insist.
+        weights: where the weights come from; None for random ones.
+        eps: added to the variance.
+
+    Raises:
+        UserError: frozen statistics of random weights, which would normalise nothing.
+    """
+    frozen = norm == "frozen" or (norm == "auto" and weights is not None)
+    if frozen and weights is None:
+        raise UserError(
+            "norm='frozen' with weights=None: frozen batch norm of random weights normalises nothing; "
+            "use norm='batch' or pre-trained weights."
+        )
+    return partial(FrozenBatchNorm2d if frozen else nn.BatchNorm2d, eps=eps)

@@ -1,0 +1,63 @@
+"""Feature Pyramid Network (Lin et al. 2017) around any backbone: torchvision's layers, our map names."""
+
+from functools import partial
+from typing import Literal
+
+from torch import Tensor, nn
+from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
+
+from detection.backbones.backbone import Backbone
+from detection.errors import UserError
+from detection.weights import LoadReport
+
+
+class FPN(Backbone):
+    """Adds `p2` … to a backbone's `c2` …, and one more level by subsampling the last; the `c` maps stay.
+
+    Args:
+        body: the backbone, as a partial of its class.
+        stages: the maps that the pyramid is made of, finest first.
+        out_channels: of every pyramid map.
+        norm: batch norm in the pyramid, as in torchvision's `_v2` models, or none.
+    """
+
+    def __init__(
+        self,
+        body: partial,
+        stages: tuple[str, ...] = ("c2", "c3", "c4", "c5"),
+        out_channels: int = 256,
+        norm: Literal["batch"] | None = None,
+    ) -> None:
+        super().__init__()
+        self.body: Backbone = body()
+        missing = [s for s in stages if s not in self.body.out_channels]
+        if missing:
+            known = ", ".join(self.body.out_channels)
+            raise UserError(f"FPN stages={stages}: the backbone has no map {missing[0]!r}; it has {known}.")
+        self.sources = stages
+        self.fpn = FeaturePyramidNetwork(
+            [self.body.out_channels[s] for s in stages],
+            out_channels,
+            extra_blocks=LastLevelMaxPool(),
+            norm_layer=nn.BatchNorm2d if norm == "batch" else None,
+        )
+        strides = [self.body.strides[s] for s in stages]
+        levels = [f"p{s[1:]}" for s in stages]
+        self.levels = [*levels, f"p{int(levels[-1][1:]) + 1}"]
+        self.out_channels = {**self.body.out_channels, **dict.fromkeys(self.levels, out_channels)}
+        self.strides = {**self.body.strides, **dict(zip(self.levels, [*strides, strides[-1] * 2], strict=True))}
+        self.image_mean, self.image_std = self.body.image_mean, self.body.image_std
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """See `Backbone`."""
+        maps = self.body(images)
+        pyramid = self.fpn({name: maps[name] for name in self.sources})
+        return {**maps, **dict(zip(self.levels, pyramid.values(), strict=True))}
+
+    def stages(self) -> dict[str, list[nn.Module]]:
+        """See `Backbone`; the pyramid itself is the stage `fpn`."""
+        return {**self.body.stages(), "fpn": [self.fpn]}
+
+    def load_pretrained(self) -> LoadReport | None:
+        """See `Backbone`: fills the body; the pyramid starts at random."""
+        return self.body.load_pretrained()

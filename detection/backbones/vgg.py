@@ -1,0 +1,68 @@
+"""VGG16 (Simonyan, Zisserman 2015) from torchvision as a backbone.
+
+Stages are named by stride as everywhere here, so the paper's conv3_3, conv4_3 and conv5_3 are `c2`, `c3` and `c4`,
+and `c5` is the pooled conv5_3.
+"""
+
+import torchvision
+from torch import Tensor, nn
+
+from detection.backbones.backbone import Backbone, Norm, norm_layer
+from detection.weights import LoadReport, load_state, read_state
+
+# Index in torchvision's `features` just after the last ReLU of each block.
+_ENDS = {False: {"c1": 9, "c2": 16, "c3": 23, "c4": 30, "c5": 31}, True: {"c1": 13, "c2": 23, "c3": 33, "c4": 43, "c5": 44}}
+
+
+class VGG16(Backbone):
+    """The 13 convolutions of VGG16.
+
+    Args:
+        weights: torchvision's name without the model (`IMAGENET1K_V1`, or `IMAGENET1K_FEATURES` for the original ones), a
+            file, `detector` when they come with the whole detector's weights, or None for a random start.
+        batch_norm: the variant with a batch norm after every convolution.
+        norm: see `norm_layer`; only with `batch_norm`.
+    """
+
+    def __init__(
+        self, weights: str | None = "IMAGENET1K_FEATURES", batch_norm: bool = False, norm: Norm = "auto"
+    ) -> None:
+        super().__init__()
+        self.weights, self.batch_norm = weights, batch_norm
+        network = (torchvision.models.vgg16_bn if batch_norm else torchvision.models.vgg16)(weights=None)
+        layer = norm_layer(norm, weights)
+        modules = [layer(m.num_features) if isinstance(m, nn.BatchNorm2d) else m for m in network.features]
+        for module in modules:
+            if isinstance(module, nn.ReLU):
+                module.inplace = True
+        self.features = nn.Sequential(*modules)
+        self.ends = {end: name for name, end in _ENDS[batch_norm].items()}
+        self.out_channels = {"c2": 256, "c3": 512, "c4": 512, "c5": 512}
+        self.strides = {f"c{k}": 2**k for k in range(2, 6)}
+        if weights == "IMAGENET1K_FEATURES":
+            # These weights come from Caffe: values 0 … 255 less the mean, here written for values in [0, 1].
+            self.image_mean, self.image_std = (0.48235, 0.45882, 0.40784), (1 / 255, 1 / 255, 1 / 255)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """See `Backbone`."""
+        maps, x = {}, images
+        for index, module in enumerate(self.features, start=1):
+            x = module(x)
+            if self.ends.get(index) in self.out_channels:
+                maps[self.ends[index]] = x
+        return maps
+
+    def stages(self) -> dict[str, list[nn.Module]]:
+        """See `Backbone`; `stem` is conv1 and `c1` is conv2."""
+        ends = {"stem": _ENDS[self.batch_norm]["c1"] // 2, **_ENDS[self.batch_norm]}
+        starts = [0, *ends.values()]
+        return {name: list(self.features[start:end]) for (name, end), start in zip(ends.items(), starts, strict=False)}
+
+    def load_pretrained(self) -> LoadReport | None:
+        """See `Backbone`; the classifier is not part of a backbone and is left out."""
+        if self.weights in (None, "detector"):
+            return None
+        model = "VGG16_BN_Weights" if self.batch_norm else "VGG16_Weights"
+        name = self.weights if "." in self.weights or "/" in self.weights else f"{model}.{self.weights}"
+        state = {n: t for n, t in read_state(name).items() if not n.startswith("classifier.")}
+        return load_state(self, state, name, at_least=0.9)

