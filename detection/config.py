@@ -164,6 +164,7 @@ class Config:
         freeze: stages (`stem`, `c2` …) or modules (`backbone`, `head` …) that stay as they are, with the epoch at which
             they are let go, None for never.
         ema: decay of the exponential moving average of the weights that is evaluated and kept; None for none.
+        validation_loss: measure the loss on the validation split too, at the price of a second pass over it.
         evaluate_every: epochs between evaluations; the last epoch is always evaluated.
         best_metric: key of the metrics by which the best checkpoint is chosen; `val_loss` is minimised.
         early_stopping: evaluations without a new best after which training stops; None for never.
@@ -181,6 +182,7 @@ class Config:
     precision: Literal["no", "bf16", "fp16"] = "no"
     freeze: dict[str, int | None] = dataclasses.field(default_factory=dict)
     ema: float | None = None
+    validation_loss: bool = False
     evaluate_every: int = 1
     best_metric: str = "AP"
     early_stopping: int | None = None

@@ -1,0 +1,17 @@
+"""Measuring detections: COCO's and VOC's numbers, curves, tables and plots. Nothing here needs torch."""
+
+from detection.evaluation.coco import METRICS, coco_metrics
+from detection.evaluation.report import evaluate_detections, metrics_table, write_evaluation
+from detection.evaluation.results import read_results, read_truth
+from detection.evaluation.voc import voc_metrics
+
+__all__ = [
+    "METRICS",
+    "coco_metrics",
+    "evaluate_detections",
+    "metrics_table",
+    "read_results",
+    "read_truth",
+    "voc_metrics",
+    "write_evaluation",
+]

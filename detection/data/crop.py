@@ -1,0 +1,50 @@
+"""A random crop that leaves no object half seen.
+
+After SSD's IoU crop (Liu et al., 2016, https://arxiv.org/abs/1512.02325), which keeps a box if its centre is inside,
+and so cuts objects and leaves visible halves unlabelled. Here a window is taken only if every box is either kept, at
+least half visible, or practically gone. albumentations' box-safe crop is not used: it rounds windows down and so cuts
+boxes at their right and bottom, and it may choose a window of one pixel.
+"""
+
+import numpy as np
+
+MIN_SIDE = 0.3
+"""Shortest side of a window as a share of the image's."""
+KEPT = 0.5
+"""A kept box shows at least this share of its area."""
+GONE = 0.1
+"""A box that is not kept shows at most this share."""
+
+_TRIES = 32
+
+
+def crop_window(
+    boxes: np.ndarray, height: int, width: int, rng: np.random.Generator
+) -> tuple[tuple[int, int, int, int], np.ndarray]:
+    """Draw a window and say which boxes remain.
+
+    Args:
+        boxes: (N, 4) xyxy in pixels, inside the image and of positive size.
+        height: Of the image, pixels.
+        width: Of the image, pixels.
+        rng: Where the draws come from; always the same number of them.
+
+    Returns:
+        The window (x1, y1, x2, y2) in whole pixels, the whole image if none of 32 tries fits, and (N,) bool of the
+        boxes kept: at least one, if there are any. Their coordinates are still the image's, and not clipped.
+    """
+    size = np.array([width, height])
+    sides = np.maximum(np.ceil(rng.uniform(MIN_SIDE, 1, (_TRIES, 2)) * size), 1).astype(np.int64)
+    corners = np.floor(rng.random((_TRIES, 2)) * (size - sides + 1)).astype(np.int64)
+    # (T, N, 2): the sides of each box's part inside each window.
+    boxes = boxes.astype(np.float64)
+    seen_sides = np.minimum(boxes[None, :, 2:], (corners + sides)[:, None]) - np.maximum(
+        boxes[None, :, :2], corners[:, None]
+    )
+    seen = seen_sides.clip(0).prod(axis=2) / (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    fits = ((seen >= KEPT) | (seen <= GONE)).all(axis=1) & ((seen >= KEPT).any(axis=1) | (len(boxes) == 0))
+    if not fits.any():
+        return (0, 0, width, height), np.ones(len(boxes), dtype=bool)
+    chosen = int(np.argmax(fits))
+    (x, y), (w, h) = corners[chosen].tolist(), sides[chosen].tolist()
+    return (x, y, x + w, y + h), seen[chosen] >= KEPT

@@ -1,0 +1,191 @@
+"""Images and training targets as tensors, one item a pure function of (seed, epoch, image id)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from detection.data.checks import clip_boxes
+from detection.data.coco_index import Category, CocoIndex
+from detection.data.image_paths import missing_and_escaping
+from detection.data.images import read_image
+from detection.data.transforms import Transform
+from detection.errors import UserError
+
+EmptyImages = Literal["keep", "drop"]
+
+
+class DetectionDataset(Dataset):
+    """The images of an index, with their boxes.
+
+    Crowd regions are left out of the targets: they are no objects to learn. Without a transform an image is yielded
+    as it is on disk (evaluation: the detector resizes, and so answers in the image's own pixels).
+    """
+
+    def __init__(
+        self,
+        index: CocoIndex,
+        images: Path,
+        transform: Transform | None = None,
+        seed: int = 0,
+        empty_images: EmptyImages = "keep",
+    ) -> None:
+        """Choose the images, and make sure that each has its file.
+
+        Args:
+            index: The annotations.
+            images: Folder to which file names are relative.
+            transform: Augmentation and resize; None: the untouched image.
+            seed: Of the augmentation, at least 0.
+            empty_images: Whether images without boxes (crowd regions not counted) are kept.
+
+        Raises:
+            UserError: Image files are missing, or names lead out of the folder.
+        """
+        self.index = index
+        self.images = Path(images)
+        self.transform = transform
+        self.seed = seed
+        offsets, n = index.box_offsets, len(index)
+        objects = np.bincount(np.repeat(np.arange(n), np.diff(offsets)), weights=~index.iscrowd, minlength=n)
+        empty = objects == 0
+        if empty_images not in ("keep", "drop"):
+            raise UserError(f'empty_images is {empty_images!r}, but must be "keep" or "drop".')
+        self._kept = np.arange(n) if empty_images == "keep" else np.flatnonzero(~empty)
+        self.counts: dict[str, int] = {
+            "images": len(self._kept),
+            "images_left_out": n - len(self._kept),
+            "images_without_boxes": int(empty.sum()),
+            "boxes": int(objects.sum()),
+            "crowd_left_out": index.counts["crowd"],
+            "clipped": index.counts["clipped"],
+            "dropped": index.counts["dropped"],
+        }
+        self._check_files()
+
+    @property
+    def categories(self) -> tuple[Category, ...]:
+        """The categories; label k is `categories[k - 1]`."""
+        return self.index.categories
+
+    @property
+    def image_ids(self) -> np.ndarray:
+        """(n,) original ids of the kept images."""
+        return self.index.image_ids[self._kept]
+
+    @property
+    def aspect_ratios(self) -> np.ndarray:
+        """(n,) width / height of the kept images, for grouping."""
+        return self.index.widths[self._kept] / self.index.heights[self._kept]
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, dict]:
+        """Load one image.
+
+        Args:
+            key: Position among the kept images, or (epoch, position); a plain position means epoch 0.
+
+        Returns:
+            The image, (3, H', W') uint8 RGB, and its target: `boxes` (N, 4) float32 xyxy in the image's pixels,
+            `labels` (N,) int64 from 1, `image_id`, and `size` (height, width) before the transform.
+
+        Raises:
+            UserError: The image cannot be read, or its size is not what the annotations say.
+        """
+        epoch, position = key if isinstance(key, tuple) else (0, key)
+        row = int(self._kept[position])
+        image_id = int(self.index.image_ids[row])
+        image = read_image(self.images / self.index.file_name(row))
+        height, width = image.shape[:2]
+        self._check_size(row, height, width)
+        span = slice(int(self.index.box_offsets[row]), int(self.index.box_offsets[row + 1]))
+        objects = ~self.index.iscrowd[span]
+        boxes = clip_boxes(self.index.boxes[span][objects], width, height)  # type: ignore[arg-type]
+        labels = self.index.labels[span][objects].astype(np.int64)
+        if self.transform is not None:
+            image, boxes, labels = self.transform(image, boxes, labels, item_seed(self.seed, epoch, image_id))
+        target = {
+            "boxes": torch.from_numpy(boxes),
+            "labels": torch.from_numpy(labels),
+            "image_id": image_id,
+            "size": (height, width),
+        }
+        return torch.from_numpy(image).permute(2, 0, 1).contiguous(), target
+
+    def _check_files(self) -> None:
+        names = [self.index.file_name(row) for row in self._kept.tolist()]
+        missing, escaping = missing_and_escaping(self.images, names)
+        doctor = f"run `python datasets/doctor.py {self.index.path} {self.images} --fix OUT.json` to leave"
+        for positions, what in (
+            (escaping, f"leads out of the folder {self.images}"),
+            (missing, f"is not in {self.images}"),
+        ):
+            if positions:
+                first = positions[0]
+                more = f" (and {len(positions) - 1} more of {len(names)})" if len(positions) > 1 else ""
+                raise UserError(
+                    f"{self.index.path}: image {self.image_ids[first]}, file_name {names[first]!r}, {what}{more}: "
+                    f"check the image folder, or {doctor} such images out."
+                )
+
+    def _check_size(self, row: int, height: int, width: int) -> None:
+        listed = (int(self.index.widths[row]), int(self.index.heights[row]))
+        if (width, height) != listed:
+            raise UserError(
+                f"image {self.images / self.index.file_name(row)} is {width}x{height} pixels (EXIF applied), but "
+                f"{self.index.path} says {listed[0]}x{listed[1]} for image {self.index.image_ids[row]}: run "
+                f"`python datasets/doctor.py {self.index.path} {self.images} --fix OUT.json` to correct the sizes, and "
+                "check that boxes fit the picture."
+            )
+
+
+def item_seed(seed: int, epoch: int, image_id: int) -> int:
+    """Return the seed of one image in one epoch, whatever its place in the data set, the worker or the process."""
+    words = (seed, epoch, image_id % 2**64)
+    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0])
+
+
+def collate(batch: Sequence[tuple[Tensor, dict]]) -> tuple[list[Tensor], list[dict]]:
+    """Put items side by side; images keep their sizes."""
+    images, targets = zip(*batch, strict=True)
+    return list(images), list(targets)
+
+
+def require_training_boxes(dataset: DetectionDataset) -> None:
+    """Raise a `UserError` if there is nothing to learn from: no image, or not one box."""
+    if len(dataset) == 0 or dataset.counts["boxes"] == 0:
+        what = "no image is left" if len(dataset) == 0 else "not one image has a box"
+        raise UserError(
+            f"{dataset.index.path} is an empty training set: {what} ({len(dataset.index)} images, "
+            f"{dataset.counts['crowd_left_out']} crowd regions, {dataset.counts['dropped']} bad boxes dropped); "
+            "check the file and its split."
+        )
+
+
+def match_categories(train: CocoIndex, val: CocoIndex) -> None:
+    """Raise a `UserError` unless two annotation files have the same categories under the same ids.
+
+    Args:
+        train: Decides the detector's labels.
+        val: Must agree with it.
+    """
+    if train.categories == val.categories:
+        return
+    ours, theirs = ({category.id: category.name for category in index.categories} for index in (train, val))
+    parts = [
+        f"only in {first.path}: {', '.join(f'{c.name!r} (id {c.id})' for c in only[:5])}{', …' * (len(only) > 5)}"
+        for first, second in ((train, val), (val, train))
+        if (only := [c for c in first.categories if c not in second.categories])
+    ]
+    remedy = (
+        "use the same category ids and names in both"
+        if set(ours.values()) == set(theirs.values())
+        else ("use files of the same data set, with the same list of categories")
+    )
+    raise UserError(f"{train.path} and {val.path} have different categories ({'; '.join(parts)}): {remedy}.")

@@ -1,0 +1,81 @@
+"""Where the image files of a data set are: inside one folder, and nowhere else."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from detection.errors import UserError
+
+
+def leaves_folder(file_name: str) -> bool:
+    """Return whether a relative name is empty, absolute, or climbs out of its folder by `..`."""
+    if not file_name or "\0" in file_name or os.path.isabs(file_name):
+        return True
+    if ".." not in file_name and not file_name.startswith("."):
+        return False
+    plain = os.path.normpath(file_name)
+    return plain in (".", "..") or plain.startswith("../")
+
+
+def resolve_image(folder: Path, file_name: str) -> Path:
+    """Return the path of an image, making sure that it is inside its folder once links are followed.
+
+    Args:
+        folder: The image folder; may itself be a link.
+        file_name: The name from the annotation file, relative to the folder.
+
+    Raises:
+        UserError: The name is absolute, climbs out by `..`, or is a link that points out of the folder.
+    """
+    path = Path(folder) / file_name
+    if leaves_folder(file_name) or not path.resolve().is_relative_to(Path(folder).resolve()):
+        raise UserError(
+            f"image file_name {file_name!r} leaves the image folder {folder}: copy the image into the folder and make "
+            "the name relative to it."
+        )
+    return path
+
+
+def missing_and_escaping(folder: Path, file_names: Sequence[str]) -> tuple[list[int], list[int]]:
+    """Find the images that are not there, by listing each folder once (118 thousand names take under a second).
+
+    Args:
+        folder: The image folder.
+        file_names: Names relative to it.
+
+    Returns:
+        Positions of names without a file, and positions of names that lead out of the folder.
+
+    Raises:
+        UserError: The folder itself does not exist.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"the image folder {folder} does not exist: check the path.")
+    root = folder.resolve()
+    listings: dict[str, dict[str, os.DirEntry] | None] = {}
+    missing, escaping = [], []
+    for position, file_name in enumerate(file_names):
+        if leaves_folder(file_name):
+            escaping.append(position)
+            continue
+        parent, name = os.path.split(os.path.normpath(file_name))
+        if parent not in listings:
+            listings[parent] = _listing(folder / parent) if (folder / parent).resolve().is_relative_to(root) else None
+        listing = listings[parent]
+        entry = None if listing is None else listing.get(name)
+        if listing is None:
+            escaping.append(position)
+        elif entry is None or not entry.is_file():
+            missing.append(position)
+        elif entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(root):
+            escaping.append(position)
+    return missing, escaping
+
+
+def _listing(folder: Path) -> dict[str, os.DirEntry]:
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name: entry for entry in entries}
+    except (FileNotFoundError, NotADirectoryError):
+        return {}

@@ -1,0 +1,77 @@
+"""The one function that turns an image file into pixels.
+
+Pillow, not OpenCV: OpenCV fills the missing part of a truncated JPEG with grey and goes on. What each kind becomes:
+
+| file | pixels |
+|---|---|
+| 8-bit grey, palette, YCbCr, 1-bit | the same colours as RGB |
+| alpha channel or transparent colour | composited over white, as most viewers and annotation tools show it |
+| CMYK | RGB by Pillow's plain formula (no colour profile) |
+| 16-bit grey | divided by 257 and rounded: 0 → 0, 65535 → 255 |
+| 16-bit colour | the high byte (Pillow) |
+| 32-bit integer grey | as 16-bit if it stays within 0 … 65535, else refused; float refused |
+| EXIF orientation | applied |
+| several frames | the first |
+"""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from detection.data.image_paths import resolve_image
+from detection.errors import UserError
+
+__all__ = ["read_image", "resolve_image"]
+
+_ORIENTATION = 0x0112
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Decode an image file.
+
+    Returns:
+        (H, W, 3) uint8 RGB, upright.
+
+    Raises:
+        UserError: The file is missing, empty, truncated, no image, or of a kind whose brightness scale is unknown.
+    """
+    path = Path(path)
+    try:
+        with Image.open(path) as image:
+            image.load()
+            if image.getexif().get(_ORIENTATION, 1) != 1:
+                image = ImageOps.exif_transpose(image)
+            return _to_rgb(image, path)
+    except UserError:
+        raise
+    except FileNotFoundError:
+        raise UserError(f"image {path} does not exist: check the image folder.") from None
+    except UnidentifiedImageError:
+        empty = path.stat().st_size == 0
+        what = "is empty (0 bytes)" if empty else "is not an image that Pillow can read"
+        raise UserError(f"image {path} {what}: copy it again, or leave it out of the annotations.") from None
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more.
+        raise UserError(
+            f"image {path} is truncated or damaged ({error}): copy it again, or leave it out of the annotations."
+        ) from None
+
+
+def _to_rgb(image: Image.Image, path: Path) -> np.ndarray:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return np.array(image)
+    if image.mode.startswith("I"):
+        return _from_16_bit(np.asarray(image), path)
+    if image.mode == "F":
+        raise UserError(f"image {path} has floating-point pixels, whose scale is unknown: convert it to 8 bits.")
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    return np.array(image.convert("RGB"))
+
+
+def _from_16_bit(grey: np.ndarray, path: Path) -> np.ndarray:
+    grey = grey.astype(np.int64)
+    if grey.min() < 0 or grey.max() > 65535:
+        raise UserError(f"image {path} has 32-bit pixels up to {grey.max()}: convert it to 8 or 16 bits.")
+    return np.repeat(((grey + 128) // 257).astype(np.uint8)[:, :, None], 3, axis=2)

@@ -1,0 +1,176 @@
+"""From an image and its boxes to what the detector trains on: augmentation and resize; the albumentations adapter.
+
+Order: crop, jitter, flips, photometric changes (albumentations, on the original pixels), then one bilinear resize.
+A result depends on the arguments and the seed only. H×W the image, N boxes, xyxy in pixels.
+"""
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from detection.data.crop import crop_window
+from detection.errors import UserError
+
+_JITTER_SHIFT = 0.1
+_JITTER_SCALE = (0.9, 1.1)
+_VISIBLE = 0.25
+"""A box is left out if less of its area is still inside the image after a jitter."""
+_FILL = (124, 116, 104)
+"""The ImageNet mean: near zero once normalised."""
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What training varies; every field but the flip is off unless set.
+
+    Attributes:
+        horizontal_flip: Probability.
+        vertical_flip: Probability.
+        min_sizes: Multi-scale: the shorter side, in pixels, is drawn from these; () takes the detector's own.
+        crop: Probability of a random crop (sides 30 to 100 %) that leaves no object half seen.
+        photometric: Probability of a change of brightness, contrast, saturation (each ±30 %) and hue (±5 %).
+        jitter: Probability of a shift by up to 10 % of each side and a scaling by 0.9 to 1.1 of image and boxes.
+    """
+
+    horizontal_flip: float = 0.5
+    vertical_flip: float = 0.0
+    min_sizes: tuple[int, ...] = ()
+    crop: float = 0.0
+    photometric: float = 0.0
+    jitter: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("horizontal_flip", "vertical_flip", "crop", "photometric", "jitter"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"augmentation.{name} is {getattr(self, name)!r}, but must be a probability, 0 to 1.")
+        if any(size < 1 for size in self.min_sizes):
+            raise UserError(f"augmentation.min_sizes is {self.min_sizes!r}, but must hold positive numbers of pixels.")
+
+
+def resized_shape(height: int, width: int, min_size: int, max_size: int) -> tuple[int, int]:
+    """Return the (height, width) to which torchvision's detectors resize an image.
+
+    Args:
+        height: Of the image, pixels.
+        width: Of the image, pixels.
+        min_size: What the shorter side becomes, unless …
+        max_size: … the longer side would become longer than this.
+    """
+    scale = min(min_size / min(height, width), max_size / max(height, width))
+    return max(int(height * scale), 1), max(int(width * scale), 1)
+
+
+class Transform:
+    """Augments and resizes one image with its boxes and labels."""
+
+    def __init__(self, augmentation: Augmentation | None, min_size: int, max_size: int) -> None:
+        """Choose what happens.
+
+        Args:
+            augmentation: What to vary; None: only the resize.
+            min_size: Length of the shorter side after the resize, pixels.
+            max_size: Upper limit of the longer side, pixels.
+        """
+        self.augmentation = augmentation or Augmentation(horizontal_flip=0.0)
+        self.min_sizes = self.augmentation.min_sizes or (min_size,)
+        self.max_size = max_size
+
+    def __call__(
+        self, image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, seed: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Transform one image.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            boxes: (N, 4) float32 xyxy in pixels, inside the image and of positive size.
+            labels: (N,) int64.
+            seed: Decides every draw; at least 0.
+
+        Returns:
+            (H', W', 3) uint8, (N', 4) float32 boxes inside it and of positive size, and their (N',) labels; N' ≤ N.
+        """
+        rng = np.random.default_rng(seed)
+        min_size = self.min_sizes[int(rng.integers(len(self.min_sizes)))]
+        cropped = rng.random() < self.augmentation.crop
+        boxes = boxes.astype(np.float64)
+        if cropped:
+            (x1, y1, x2, y2), kept = crop_window(boxes, image.shape[0], image.shape[1], rng)
+            image, boxes, labels = image[y1:y2, x1:x2], boxes[kept] - (x1, y1, x1, y1), labels[kept]
+            boxes = boxes.clip(0, (x2 - x1, y2 - y1, x2 - x1, y2 - y1))
+        if self._pipeline is not None:
+            image, boxes, labels = _augment(self._pipeline, image, boxes, labels, rng)
+        image, boxes = _resize(image, boxes, min_size, self.max_size)
+        height, width = image.shape[:2]
+        boxes = boxes.astype(np.float32).clip(0, np.array([width, height, width, height], dtype=np.float32))
+        valid = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+        return image, boxes[valid], labels[valid]
+
+    @cached_property
+    def _pipeline(self) -> Any:
+        """The albumentations pipeline, made where it is used (each worker its own); None if nothing is switched on."""
+        chosen = self.augmentation
+        if not (chosen.jitter or chosen.horizontal_flip or chosen.vertical_flip or chosen.photometric):
+            return None
+        # Without it, importing albumentations asks the network for its newest version.
+        os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+        import albumentations
+
+        _one_opencv_thread()
+        shift = (-_JITTER_SHIFT, _JITTER_SHIFT)
+        colour = (0.7, 1.3)
+        parts = {
+            "jitter": lambda p: albumentations.Affine(
+                scale=_JITTER_SCALE, translate_percent={"x": shift, "y": shift}, keep_ratio=True, fill=_FILL, p=p
+            ),
+            "horizontal_flip": lambda p: albumentations.HorizontalFlip(p=p),
+            "vertical_flip": lambda p: albumentations.VerticalFlip(p=p),
+            "photometric": lambda p: albumentations.ColorJitter(colour, colour, colour, (-0.05, 0.05), p=p),
+        }
+        active = [make(getattr(chosen, name)) for name, make in parts.items() if getattr(chosen, name)]
+        moving = chosen.jitter or chosen.horizontal_flip or chosen.vertical_flip
+        boxes = albumentations.BboxParams("albumentations", min_visibility=_VISIBLE, clip=True) if moving else None
+        return albumentations.Compose(active, bbox_params=boxes)
+
+    def __getstate__(self) -> dict:
+        return {name: value for name, value in self.__dict__.items() if name != "_pipeline"}
+
+
+def _augment(
+    pipeline: Any, image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    height, width = image.shape[:2]
+    size = np.array([width, height, width, height], dtype=np.float64)
+    # Boxes go in as float64 shares of the image with their row number beside them: albumentations' own conversion
+    # from pixels is float32, and its label fields are slow.
+    rows = np.concatenate([boxes / size, np.arange(len(boxes))[:, None]], axis=1)
+    pipeline.set_random_seed(int(rng.integers(2**32)))
+    # `Compose` hands one seed to all its parts, so that, say, both flips would always happen together.
+    for part in pipeline.transforms:
+        part.set_random_seed(int(rng.integers(2**32)))
+    result = pipeline(image=np.ascontiguousarray(image), bboxes=rows)
+    image, rows = result["image"], np.asarray(result["bboxes"], dtype=np.float64).reshape(-1, 5)
+    height, width = image.shape[:2]
+    return image, rows[:, :4] * (width, height, width, height), labels[rows[:, 4].round().astype(np.int64)]
+
+
+def _resize(image: np.ndarray, boxes: np.ndarray, min_size: int, max_size: int) -> tuple[np.ndarray, np.ndarray]:
+    height, width = image.shape[:2]
+    new_height, new_width = resized_shape(height, width, min_size, max_size)
+    if (new_height, new_width) == (height, width):
+        return np.ascontiguousarray(image), boxes
+    import cv2
+
+    _one_opencv_thread()
+    image = cv2.resize(np.ascontiguousarray(image), (new_width, new_height), interpolation=cv2.INTER_LINEAR)
+    return image, boxes * (new_width / width, new_height / height, new_width / width, new_height / height)
+
+
+def _one_opencv_thread() -> None:
+    """Keep OpenCV to the calling thread: workers are the parallelism, and its pool does not survive a fork."""
+    import cv2
+
+    if cv2.getNumThreads() != 1:
+        cv2.setNumThreads(1)

@@ -1,0 +1,131 @@
+"""COCO's twelve numbers for boxes: pycocotools is the reference, hotcoco the fast back-end with bit-equal arrays.
+
+Lin et al., "Microsoft COCO", ECCV 2014. Ids are renumbered in memory: pycocotools takes a match with annotation id 0
+for no match. The back-ends give precision and recall; both are averaged by one function.
+"""
+
+import contextlib
+import importlib.util
+import io
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+
+from detection.errors import UserError
+from detection.evaluation.columns import class_names, known_results, positions
+
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+
+Arrays = tuple[np.ndarray, np.ndarray]
+
+
+def coco_metrics(
+    truth: dict[str, Any],
+    results: list[dict[str, Any]],
+    backend: Literal["auto", "pycocotools", "hotcoco"] = "auto",
+) -> dict[str, Any]:
+    """Measure results by COCO's rules.
+
+    Args:
+        truth: COCO dataset dict.
+        results: COCO results with original ids. Those on images or categories that the truth lacks are left out.
+        backend: `auto` takes hotcoco where it is installed; the numbers are the same.
+
+    Returns:
+        The numbers of `METRICS` (-1 where there is no truth to find), `per_class` (`AP` and `AP50` by class name) and
+        `backend` (the one used).
+
+    Raises:
+        UserError: hotcoco is asked for and not installed.
+    """
+    if backend == "auto":
+        backend = "hotcoco" if importlib.util.find_spec("hotcoco") else "pycocotools"
+    precision, recall = BACKENDS[backend](*_renumbered(truth, results))
+    numbers = dict(zip(METRICS, _summary(precision, recall), strict=True))
+    per_class = {
+        name: {"AP": _mean(precision[:, :, k, 0, -1]), "AP50": _mean(precision[0, :, k, 0, -1])}
+        for k, name in enumerate(class_names(truth).values())
+    }
+    return {**numbers, "per_class": per_class, "backend": backend}
+
+
+def _renumbered(truth: dict[str, Any], results: list[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Truth and results as COCO dataset dicts whose ids of all kinds count from 1, in the same order."""
+    images, categories = positions(truth["images"]), positions(truth["categories"])
+    shared = {
+        "images": [{"id": i + 1, "file_name": "", "width": 0, "height": 0} for i in range(len(images))],
+        "categories": [{"id": k + 1, "name": str(k + 1)} for k in range(len(categories))],
+    }
+
+    def annotation(number: int, item: dict[str, Any], **more: float) -> dict[str, Any]:
+        place = {"image_id": images[item["image_id"]] + 1, "category_id": categories[item["category_id"]] + 1}
+        return {"id": number, **place, "bbox": [float(value) for value in item["bbox"]], **more}
+
+    truths = [
+        annotation(n, a, area=float(a.get("area", a["bbox"][2] * a["bbox"][3])), iscrowd=int(a.get("iscrowd", 0)))
+        for n, a in enumerate(truth["annotations"], start=1)
+    ]
+    detections = [
+        annotation(n, r, area=float(r["bbox"][2]) * float(r["bbox"][3]), iscrowd=0, score=float(r["score"]))
+        for n, r in enumerate(known_results(truth, results), start=1)
+    ]
+    return {**shared, "annotations": truths}, {**shared, "annotations": detections}
+
+
+def _pycocotools(truth: dict[str, Any], detections: dict[str, Any]) -> Arrays:
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    def index(dataset: Any) -> COCO:
+        coco = COCO()
+        coco.dataset = dataset
+        coco.createIndex()
+        return coco
+
+    # Detections are indexed as a data set, because `loadRes` fails on an empty list.
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation = COCOeval(index(truth), index(detections), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+    return evaluation.eval["precision"], evaluation.eval["recall"]
+
+
+def _hotcoco(truth: dict[str, Any], detections: dict[str, Any]) -> Arrays:
+    try:
+        import hotcoco
+    except ImportError:
+        raise UserError("The back-end hotcoco is not installed: pip install hotcoco, or use pycocotools.") from None
+
+    evaluation = hotcoco.COCOeval(hotcoco.COCO(truth), hotcoco.COCO(detections), "bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    arrays = evaluation.eval
+    assert arrays is not None
+    return np.asarray(arrays["precision"]), np.asarray(arrays["recall"])
+
+
+BACKENDS: dict[str, Callable[[dict[str, Any], dict[str, Any]], Arrays]] = {
+    "pycocotools": _pycocotools,
+    "hotcoco": _hotcoco,
+}
+
+
+def _mean(values: np.ndarray) -> float:
+    """Mean of the entries that exist; COCO marks the others by -1, and so does this if none exists."""
+    values = values[values > -1]
+    return float(np.mean(values)) if values.size else -1.0
+
+
+def _summary(precision: np.ndarray, recall: np.ndarray) -> list[float]:
+    """The twelve numbers.
+
+    Args:
+        precision: By IoU threshold (0.50 … 0.95), recall (0 … 1), class, size (all, small, medium, large) and most
+            detections of an image (1, 10, 100): (10, 101, K, 4, 3).
+        recall: Without the second axis, (10, K, 4, 3).
+    """
+    average_precision = [precision[..., 0, 2], precision[0, ..., 0, 2], precision[5, ..., 0, 2]]
+    average_precision += [precision[..., size, 2] for size in (1, 2, 3)]
+    average_recall = [recall[..., 0, most] for most in (0, 1, 2)] + [recall[..., size, 2] for size in (1, 2, 3)]
+    return [_mean(values) for values in average_precision + average_recall]

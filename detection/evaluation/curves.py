@@ -1,0 +1,146 @@
+"""Precision and recall over scores, the score of best F1 and the confusion matrix, all from one matching at IoU 0.5."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from detection.evaluation.columns import Detections, Truths, detection_columns, truth_columns
+from detection.evaluation.matching import (
+    FALSE_POSITIVE,
+    IGNORED,
+    best_per_image,
+    match_detections,
+    overlapping_pairs,
+)
+
+
+@dataclass(frozen=True)
+class Matching:
+    """Detections of a data set and what each of them found.
+
+    Attributes:
+        truths: The truths, N of them.
+        detections: The 100 best detections of every image and category, best first, D of them.
+        matched: Index of the truth found, or `FALSE_POSITIVE`, or `IGNORED` (on a crowd), (D,).
+    """
+
+    truths: Truths
+    detections: Detections
+    matched: np.ndarray
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Precision and recall when detections are kept down to a score.
+
+    Attributes:
+        score: Scores of the detections that count, descending, (D,).
+        precision: Share of the detections so far that found a truth, (D,).
+        recall: Share of the truths found so far, (D,); NaN where there is no truth.
+        num_truths: Number of truths, crowds left out.
+    """
+
+    score: np.ndarray
+    precision: np.ndarray
+    recall: np.ndarray
+    num_truths: int
+
+
+def match(truth: dict[str, Any], results: list[dict[str, Any]]) -> Matching:
+    """Match results to a COCO dataset dict at an IoU of 0.5.
+
+    Args:
+        truth: COCO dataset dict.
+        results: COCO results with original ids.
+    """
+    truths, detections = truth_columns(truth), best_per_image(detection_columns(truth, results))
+    return Matching(truths, detections, match_detections(detections, truths))
+
+
+def precision_recall(matching: Matching, category: int | None = None) -> Curve:
+    """Precision and recall of one class, or of all detections together under one common score.
+
+    Args:
+        matching: What each detection found.
+        category: Position of the class in ascending order of ids; None takes all.
+    """
+    counts = matching.matched != IGNORED
+    real = ~matching.truths.crowd
+    if category is not None:
+        counts &= matching.detections.category == category
+        real &= matching.truths.category == category
+    found = np.cumsum(matching.matched[counts] >= 0)
+    num_truths = int(real.sum())
+    return Curve(
+        score=matching.detections.score[counts],
+        precision=found / np.arange(1, len(found) + 1),
+        recall=found / num_truths if num_truths else np.full(len(found), np.nan),
+        num_truths=num_truths,
+    )
+
+
+def best_f1(curve: Curve) -> dict[str, float]:
+    """The score threshold with the best F1, and what is reached there.
+
+    Detections of one score are kept or dropped together, so a threshold can really be set there; of equal F1 the
+    highest score wins.
+
+    Returns:
+        `score`, `f1`, `precision` and `recall`. Without truths all are -1; where nothing is found the score alone
+        is -1.
+    """
+    if not curve.num_truths:
+        return {"score": -1.0, "f1": -1.0, "precision": -1.0, "recall": -1.0}
+    last_of_ties = np.flatnonzero(np.append(np.diff(curve.score) != 0, True)[: len(curve.score)])
+    precision, recall = curve.precision[last_of_ties], curve.recall[last_of_ties]
+    f1 = np.divide(2 * precision * recall, precision + recall, out=np.zeros_like(recall), where=recall > 0)
+    if not f1.any():
+        return {"score": -1.0, "f1": 0.0, "precision": 0.0, "recall": 0.0}
+    best = int(f1.argmax())
+    numbers = (curve.score[last_of_ties][best], f1[best], precision[best], recall[best])
+    return dict(zip(("score", "f1", "precision", "recall"), map(float, numbers), strict=True))
+
+
+def confusion_matrix(matching: Matching, score: float) -> np.ndarray:
+    """Count what objects of each class were taken for, keeping detections down to a score.
+
+    The matches within a class stay as they are, so that the diagonal over its row's sum is the recall at this score.
+    The truths and detections left over are then matched across classes, detections best first, each to the free truth
+    it overlaps most (IoU ≥ 0.5; of equal overlaps the first truth). Crowds and what lies on crowds of its own class
+    are not counted.
+
+    Args:
+        matching: What each detection found.
+        score: Smallest score of a detection.
+
+    Returns:
+        Counts (K + 1, K + 1): true class by predicted class; the last row and column are background.
+    """
+    truths, detections = matching.truths, matching.detections
+    background = len(truths.names)
+    kept = detections.score >= score
+    taken_for = np.where(truths.crowd, IGNORED, FALSE_POSITIVE)
+    found = matching.matched[kept & (matching.matched >= 0)]
+    taken_for[found] = truths.category[found]
+
+    spare = detections.select(kept & (matching.matched == FALSE_POSITIVE))
+    used = _match_left_over(spare, truths, taken_for)
+
+    matrix = np.zeros((background + 1, background + 1), dtype=np.int64)
+    real = ~truths.crowd
+    predicted = np.where(taken_for >= 0, taken_for, background)
+    np.add.at(matrix, (truths.category[real], predicted[real]), 1)
+    matrix[background, :-1] += np.bincount(spare.category[~used], minlength=background)
+    return matrix
+
+
+def _match_left_over(spare: Detections, truths: Truths, taken_for: np.ndarray) -> np.ndarray:
+    """Match left-over detections to left-over truths of any class; fills `taken_for` and says which were used."""
+    detection, truth, iou = overlapping_pairs(spare, truths, 0.5, same_category=False)
+    used = np.zeros(len(spare.score), dtype=bool)
+    for pair in np.lexsort((truth, -iou, detection)).tolist():
+        if not used[detection[pair]] and taken_for[truth[pair]] == FALSE_POSITIVE:
+            used[detection[pair]] = True
+            taken_for[truth[pair]] = spare.category[detection[pair]]
+    return used

@@ -1,0 +1,160 @@
+"""Pictures of an evaluation: precision over recall, confusion matrix, losses. No global state of pyplot is touched."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+
+from detection.evaluation.curves import Matching, confusion_matrix, precision_recall
+
+LEGEND_ROWS = 27
+
+
+def plot_precision_recall(matching: Matching, metrics: dict[str, Any]) -> Figure:
+    """Draw precision over recall at IoU 0.5, one line a class, best class first in the legend.
+
+    Args:
+        matching: What each detection found.
+        metrics: `per_class` gives the names and AP50.
+    """
+    classes = list(enumerate(metrics["per_class"].items()))
+    drawn = sorted((c for c in classes if c[1][1]["truths"]), key=lambda c: -c[1][1]["AP50"])
+    columns = max(1, math.ceil(len(drawn) / LEGEND_ROWS))
+    longest = min(24, max((len(name) for _, (name, _) in drawn), default=0))
+    figure = Figure(figsize=(6.8 + columns * (0.9 + 0.075 * longest), 6), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    for place, (category, (name, numbers)) in enumerate(drawn):
+        curve = precision_recall(matching, category)
+        style = ("-", "--", ":", "-.")[place // 20 % 4] if len(drawn) > 10 else "-"
+        axes.plot(
+            np.append(curve.recall[:1] * 0, curve.recall),
+            np.append(curve.precision[:1], curve.precision),
+            color=_color(place, len(drawn)),
+            linestyle=style,
+            linewidth=1.6,
+            label=f"{_short(name)}  {numbers['AP50']:.3f}",
+        )
+    axes.set(xlim=(0, 1.01), ylim=(0, 1.02), xlabel="recall", ylabel="precision", box_aspect=1)
+    axes.set_title("Precision and recall at IoU 0.5")
+    axes.grid(alpha=0.3)
+    if drawn:
+        size = 9 if len(drawn) <= LEGEND_ROWS else 7.5
+        figure.legend(loc="outside right upper", ncols=columns, fontsize=size, title="class  AP50", frameon=False)
+    else:
+        axes.text(0.5, 0.5, "no truth", ha="center", va="center")
+    return figure
+
+
+def plot_confusion(matching: Matching, score: float) -> Figure:
+    """Draw the confusion matrix; colours are shares of a row, numbers (up to 20 classes) are counts.
+
+    Args:
+        matching: What each detection found.
+        score: Smallest score of a detection; -1 (no score finds anything) takes all.
+    """
+    counts = confusion_matrix(matching, score if score != -1 else -math.inf)
+    shares = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
+    names = [*map(_short, matching.truths.names), "background"]
+    size = len(names)
+    # Without numbers in the cells 0.18 inch is enough for a name.
+    side = max(3.2, size * (0.5 if size <= 21 else 0.18))
+    figure = Figure(figsize=(side + 2.6, side + 1.8), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    font = 9 if size <= 21 else 7
+    axes.set_xticks(range(size), names, rotation=90 if size > 6 else 0, fontsize=font)
+    axes.set_yticks(range(size), names, fontsize=font)
+    above = "all scores" if score == -1 else f"score ≥ {score:.2f}"
+    axes.set(xlabel="predicted", ylabel="truth", title=f"Confusion at IoU 0.5, {above}")
+    if size <= 21:
+        for row, column in np.ndindex(counts.shape):
+            if counts[row, column]:
+                color = "white" if shares[row, column] > 0.6 else "black"
+                axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=color, fontsize=8)
+    figure.colorbar(image, ax=axes, label="share of the row", shrink=0.8)
+    return figure
+
+
+def plot_losses(log: str | Path) -> Figure | None:
+    """Draw every loss over steps and AP over epochs.
+
+    Args:
+        log: JSON lines; keys that start with `loss` are drawn over `step`, `val_loss` at the step reached, `AP` and
+            `AP50` over `epoch`. Lines that are no JSON object (a run that was cut off) are skipped.
+
+    Returns:
+        The figure, or None if the log holds nothing to draw.
+    """
+    losses, scores = _read_log(Path(log))
+    if not losses and not scores:
+        return None
+    figure = Figure(figsize=(12 if losses and scores else 7, 4.5), dpi=120, layout="constrained")
+    panels = list(figure.subplots(1, bool(losses) + bool(scores), squeeze=False)[0])
+    if losses:
+        axes = panels.pop(0)
+        for place, (name, points) in enumerate(losses.items()):
+            _plot_loss(axes, name, np.array(points), _color(place, len(losses)))
+        if all(value > 0 for points in losses.values() for _, value in points):
+            axes.set_yscale("log")
+        axes.set(xlabel="step", ylabel="loss", title="Losses")
+        axes.grid(alpha=0.3, which="both")
+        axes.legend(fontsize=8)
+    if scores:
+        axes = panels.pop(0)
+        for name, points in scores.items():
+            axes.plot(*np.array(points).T, marker="o", markersize=4, label=name)
+        axes.set(xlabel="epoch", ylabel="AP", ylim=(0, 1), title="Validation")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    return figure
+
+
+def _plot_loss(axes: Any, name: str, points: np.ndarray, color: Any) -> None:
+    """Draw one loss: validation as dots on a line, many steps as a running mean over the pale raw values."""
+    step, value = points.T
+    if name.startswith("val"):
+        axes.plot(step, value, color="black", marker="o", markersize=4, label=name)
+        return
+    window = len(value) // 50
+    if window < 2:
+        axes.plot(step, value, color=color, label=name)
+        return
+    axes.plot(step, value, color=color, alpha=0.15, linewidth=0.8)
+    mean = np.convolve(value, np.ones(window) / window, mode="valid")
+    axes.plot(step[window - 1 :], mean, color=color, label=name)
+
+
+def _read_log(log: Path) -> tuple[dict[str, list], dict[str, list]]:
+    """Points (step, loss) by name of the loss and (epoch, AP) by name of the metric."""
+    losses: dict[str, list] = {}
+    scores: dict[str, list] = {}
+    step = 0
+    for text in log.read_text(errors="replace").splitlines() if log.is_file() else []:
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if not isinstance(line, dict):
+            continue
+        step = line.get("step", step)
+        for name, value in line.items():
+            if not isinstance(value, int | float) or not math.isfinite(value):
+                continue
+            if name.startswith(("loss", "val_loss")):
+                losses.setdefault(name, []).append((step, value))
+            elif name in ("AP", "AP50") and value >= 0 and "epoch" in line:
+                scores.setdefault(name, []).append((line["epoch"], value))
+    return losses, scores
+
+
+def _color(place: int, number: int) -> Any:
+    return colormaps["tab10" if number <= 10 else "tab20"](place % (10 if number <= 10 else 20))
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 24 else name[:23] + "…"

@@ -1,0 +1,140 @@
+"""Reading COCO results and annotations from files: a mistake is one sentence that names the file and the entry."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from detection.errors import UserError
+
+KEYS = ("image_id", "category_id", "bbox", "score")
+
+
+def read_truth(path: str | Path) -> dict[str, Any]:
+    """Read an annotations file without needing its images; boxes that cannot be trained on are dropped and counted.
+
+    Args:
+        path: COCO annotations file.
+
+    Returns:
+        COCO dataset dict with original ids, and with `dropped`, the number of boxes left out, if there are any.
+
+    Raises:
+        UserError: The file is missing or is no COCO annotations file.
+    """
+    from detection.data.coco_index import load_index
+
+    index = load_index(path, bad_boxes="drop")
+    dropped = index.counts["dropped"]
+    return index.to_coco() | ({"dropped": dropped} if dropped else {})
+
+
+def read_results(path: str | Path, truth: dict[str, Any]) -> list[dict[str, Any]]:
+    """Read and check a COCO results file.
+
+    Args:
+        path: JSON list of `{"image_id", "category_id", "bbox": [x, y, width, height], "score"}`, boxes in pixels.
+        truth: COCO dataset dict whose images and categories the results name.
+
+    Returns:
+        The entries with these four keys, ids as int, other numbers as float; other keys are left out.
+
+    Raises:
+        UserError: Anything is wrong with the file; the sentence names the entry, counted from 0.
+    """
+    entries = _read_list(Path(path))
+    images = {image["id"] for image in truth["images"]}
+    categories = {category["id"] for category in truth["categories"]}
+    results = []
+    for number, entry in enumerate(entries):
+        try:
+            result = _checked(entry)
+            for key, known in (("image_id", images), ("category_id", categories)):
+                if result[key] not in known:
+                    raise ValueError(f"{key} {result[key]} is not in the annotations{_how_many(entries, key, known)}")
+        except ValueError as error:
+            raise UserError(f"{path}: entry {number} (counted from 0): {error}.") from None
+        results.append(result)
+    return results
+
+
+def _read_list(path: Path) -> list[Any]:
+    try:
+        entries = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such results file.") from None
+    except OSError as error:
+        raise UserError(f"{path}: the results file cannot be read ({error.strerror}).") from None
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise UserError(f"{path}: malformed JSON at {where} ({error.msg}); write the results file again.") from None
+    except (ValueError, RecursionError):
+        raise UserError(f"{path}: this is not a JSON text; write the results file again.") from None
+    if isinstance(entries, dict) and "annotations" in entries:
+        raise UserError(
+            f"{path}: this is an annotations file; results are a list of {', '.join(KEYS)}, "
+            "as written by tools/evaluate.py or tools/predict.py."
+        )
+    if not isinstance(entries, list):
+        raise UserError(f"{path}: results are a JSON list of {', '.join(KEYS)}, not {_kind(entries)}.")
+    return entries
+
+
+def _checked(entry: Any) -> dict[str, Any]:
+    """One entry with plain types; a `ValueError` says what is wrong with it."""
+    if not isinstance(entry, dict):
+        raise ValueError(f"it is {_kind(entry)}, not an object with {', '.join(KEYS)}")
+    missing = [key for key in KEYS if key not in entry]
+    if missing:
+        annotation = missing == ["score"] and ("iscrowd" in entry or "area" in entry)
+        hint = " (it looks like an annotation; results carry a score)" if annotation else ""
+        raise ValueError(f"{', '.join(missing)} is missing{hint}")
+    box = entry["bbox"]
+    if not isinstance(box, list) or len(box) != 4 or not all(_is_number(value) for value in box):
+        raise ValueError(f"bbox is not 4 numbers [x, y, width, height] but {json.dumps(box)[:80]}")
+    result = {
+        "image_id": _integer("image_id", entry["image_id"]),
+        "category_id": _integer("category_id", entry["category_id"]),
+        "bbox": [_finite("bbox", value) for value in box],
+        "score": _finite("score", entry["score"]),
+    }
+    width, height = result["bbox"][2:]
+    if width < 0 or height < 0:
+        raise ValueError(f"bbox {box} has a negative size; boxes are [x, y, width, height]")
+    if not math.isfinite(width * height):
+        raise ValueError(f"bbox {box} has an infinite area")
+    return result
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _integer(key: str, value: Any) -> int:
+    if not _is_number(value) or value != value or value in (math.inf, -math.inf) or int(value) != value:
+        raise ValueError(f"{key} is {json.dumps(value)[:80]}, not an integer")
+    return int(value)
+
+
+def _finite(key: str, value: Any) -> float:
+    if not _is_number(value):
+        raise ValueError(f"{key} is {json.dumps(value)[:80]}, not a number")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise ValueError(f"{key} holds {number}; it must be a finite number")
+    return number
+
+
+def _how_many(entries: list[Any], key: str, known: set[int]) -> str:
+    """How often an unknown id occurs: once is a slip, always is another split or data set."""
+    number = sum(isinstance(e, dict) and _is_number(e.get(key)) and e[key] not in known for e in entries)
+    cause = "another split" if key == "image_id" else "category ids counted from 0, or another data set"
+    return f" ({number} of {len(entries)} entries have such an id: {cause}?)"
+
+
+def _kind(value: Any) -> str:
+    kinds = {dict: "an object", list: "a list", str: "a string", bool: "a truth value", type(None): "null"}
+    return kinds.get(type(value), "a number")

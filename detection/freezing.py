@@ -1,0 +1,46 @@
+"""Stages and modules that stay as they are for some epochs: no gradients, and no batch statistics taken in."""
+
+import difflib
+from collections.abc import Mapping
+
+from torch import nn
+
+from detection.detector import Detector
+from detection.errors import UserError
+
+
+def freezable(detector: Detector) -> dict[str, list[nn.Module]]:
+    """Names that can be frozen: the backbone's stages, and modules by their path (`backbone`, `head` …)."""
+    paths = {name: [module] for name, module in detector.named_modules() if name}
+    return {**paths, **detector.backbone.stages()}
+
+
+def freeze(detector: Detector, frozen: Mapping[str, int | None], epoch: int) -> tuple[str, ...]:
+    """Freeze what is to be frozen in an epoch, let go of the rest, and put the detector in training mode.
+
+    Args:
+        detector: changed in place.
+        frozen: name → the epoch (from 0) at which it is let go; None for never.
+        epoch: the epoch that begins.
+
+    Returns:
+        The names that are frozen now.
+
+    Raises:
+        UserError: no such stage or module (names the nearest).
+    """
+    known = freezable(detector)
+    for name in frozen:
+        if name not in known:
+            names = sorted(n for n in known if n.count(".") < 2)
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}."
+            raise UserError(f"freeze.{name}: the detector has no such stage or module; {hint}")
+    now = tuple(name for name, until in frozen.items() if until is None or epoch < until)
+    detector.train()
+    detector.requires_grad_(True)
+    for name in now:
+        for module in known[name]:
+            module.eval()
+            module.requires_grad_(False)
+    return now

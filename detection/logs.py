@@ -1,0 +1,109 @@
+"""What a run says while it works: `log.jsonl`, TensorBoard, and a progress bar, or plain lines where there is no terminal."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+_SECONDS_BETWEEN_LINES = 20
+
+
+class RunLog:
+    """Lines of numbers to `log.jsonl` and TensorBoard; only the main process writes.
+
+    Args:
+        folder: the run folder.
+        main: whether this process writes.
+        keep_epochs: lines of a resumed run to keep; later ones belong to an epoch that is done again.
+    """
+
+    def __init__(self, folder: Path, main: bool = True, keep_epochs: int = 0) -> None:
+        self.main = main
+        self.step = 0
+        if not main:
+            return
+        from torch.utils.tensorboard import SummaryWriter
+
+        path = folder / "log.jsonl"
+        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        kept = [line for line in lines if line["epoch"] < keep_epochs]
+        self.step = max((line.get("step", 0) for line in kept), default=0)
+        path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        self.file = path.open("a", buffering=1)
+        self.board = SummaryWriter(folder / "tensorboard", purge_step=self.step if kept else None)
+
+    def update(self, epoch: int, numbers: Mapping[str, float]) -> None:
+        """Write the numbers of one update of the weights."""
+        if not self.main:
+            return
+        self.step += 1
+        self.file.write(json.dumps({"step": self.step, "epoch": epoch, **numbers}) + "\n")
+        for name, value in numbers.items():
+            self.board.add_scalar(f"train/{name}", value, self.step)
+
+    def evaluation(self, epoch: int, metrics: Mapping[str, Any]) -> None:
+        """Write the metrics of an evaluation after an epoch; only its numbers."""
+        if not self.main:
+            return
+        numbers = {k: v for k, v in metrics.items() if isinstance(v, int | float)}
+        self.file.write(json.dumps({"step": self.step, "epoch": epoch, **numbers}) + "\n")
+        for name, value in numbers.items():
+            if value != -1:
+                self.board.add_scalar(f"val/{name}", value, self.step)
+        self.board.flush()
+
+    def picture(self, name: str, image: np.ndarray) -> None:
+        """Show a picture (H, W, 3) uint8 in TensorBoard."""
+        if self.main:
+            self.board.add_image(name, image, self.step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Close the files."""
+        if self.main:
+            self.file.close()
+            self.board.close()
+
+
+class Bar:
+    """Progress of one pass; see `progress`."""
+
+    def __init__(self, label: str, total: int, rich_bar: Progress | None, silent: bool) -> None:
+        self.label, self.total, self.rich_bar, self.silent = label, total, rich_bar, silent
+        self.done, self.began = 0, time.perf_counter()
+        self.spoke = self.began
+        self.task = rich_bar.add_task(label, total=total, note="") if rich_bar else None
+
+    def advance(self, amount: int = 1, note: str = "") -> None:
+        """Tell that `amount` more is done."""
+        self.done += amount
+        if self.rich_bar is not None and self.task is not None:
+            self.rich_bar.update(self.task, advance=amount, note=note)
+        elif not self.silent and time.perf_counter() - self.spoke > _SECONDS_BETWEEN_LINES:
+            self.spoke = time.perf_counter()
+            left = (self.spoke - self.began) / self.done * (self.total - self.done)
+            print(f"{self.label}: {self.done}/{self.total}, {left:.0f} s left  {note}", flush=True)
+
+
+@contextmanager
+def progress(label: str, total: int, main: bool = True) -> Iterator[Bar]:
+    """A bar with the time left on a terminal; in a pipe a plain line now and then; nothing on other processes."""
+    if not (main and sys.stdout.isatty()):
+        yield Bar(label, total, None, silent=not main)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, transient=True) as rich_bar:
+        yield Bar(label, total, rich_bar, silent=False)

@@ -1,0 +1,185 @@
+"""Each thing that can be wrong with an annotation file gets one sentence: file, id, key, remedy."""
+
+import json
+import math
+
+import pytest
+from coco_files import small, write
+
+from detection.data.checks import examine, read_annotations
+from detection.data.coco_index import load_index
+from detection.errors import UserError
+
+
+def _set(section, row, key, value):
+    def change(data):
+        data[section][row][key] = value
+
+    return change
+
+
+def _remove(section, row, key):
+    def change(data):
+        del data[section][row][key]
+
+    return change
+
+
+def _empty(section):
+    def change(data):
+        data[section].clear()
+
+    return change
+
+
+BAD_ENTRIES = [
+    (_remove("images", 1, "id"), "image number 1 of the list has no key 'id'"),
+    (_remove("images", 1, "file_name"), "image 10 has no key 'file_name'"),
+    (_remove("images", 1, "width"), "image 10 has no key 'width'"),
+    (_remove("images", 1, "height"), "image 10 has no key 'height'"),
+    (_set("images", 0, "width", 0), "image 20 has width 0, which is not a positive number"),
+    (_set("images", 0, "height", -3), "image 20 has height -3, which is not a positive number"),
+    (_set("images", 0, "height", 30.0), "image 20 has height 30.0, which is not an integer"),
+    (_set("images", 0, "width", 2**40), "image 20 has width 1099511627776"),
+    (_set("images", 0, "id", "20"), "image '20' has id '20', which is not an integer"),
+    (_set("images", 0, "id", 2**70), "over 64 bits"),
+    (_set("images", 0, "id", 10), "image 10 has id 10, which another image has too (and 1 more)"),
+    (_set("images", 0, "file_name", "../a.png"), "image 20 has file_name '../a.png'"),
+    (_set("images", 0, "file_name", "x/../../a.png"), "image 20 has file_name 'x/../../a.png'"),
+    (_set("images", 0, "file_name", "/a.png"), "image 20 has file_name '/a.png'"),
+    (_set("images", 0, "file_name", ""), "image 20 has file_name ''"),
+    (_set("images", 0, "file_name", None), "image 20 has file_name None, which is not a text"),
+    (_empty("images"), "lists no images"),
+    (_empty("categories"), "lists no categories"),
+    (_remove("categories", 0, "id"), "category number 0 of the list has no key 'id'"),
+    (_remove("categories", 0, "name"), "category 9 has no key 'name'"),
+    (_set("categories", 0, "id", True), "category True has id True, which is not an integer"),
+    (_set("categories", 0, "id", 3), "category 3 has id 3, which another category has too"),
+    (_set("categories", 0, "name", "cat"), "category 9 has name cat, which another category has too"),
+    (_remove("annotations", 1, "id"), "annotation number 1 of the list has no key 'id'"),
+    (_remove("annotations", 1, "image_id"), "annotation 5 has no key 'image_id'"),
+    (_remove("annotations", 1, "category_id"), "annotation 5 has no key 'category_id'"),
+    (_remove("annotations", 1, "bbox"), "annotation 5 has no key 'bbox'"),
+    (_set("annotations", 1, "id", 7), "annotation 7 has id 7, which another annotation has too"),
+    (_set("annotations", 1, "id", 1.5), "annotation 1.5 has id 1.5, which is not an integer"),
+    (_set("annotations", 1, "image_id", 99), "annotation 5 names image_id 99, but the file lists no such image"),
+    (_set("annotations", 1, "category_id", 4), "annotation 5 names category_id 4, but the file lists no such category"),
+    (_set("annotations", 1, "area", "big"), "annotation 5 has area 'big'"),
+    (_set("annotations", 1, "area", None), "annotation 5 has area None"),
+    (_set("annotations", 1, "area", math.nan), "annotation 5 has area nan"),
+    (_set("annotations", 1, "area", -1), "annotation 5 has area -1"),
+    (_set("annotations", 1, "area", 10**400), "annotation 5 has area 1000"),
+    (_set("annotations", 1, "iscrowd", 2), "annotation 5 has iscrowd 2"),
+    (_set("annotations", 1, "iscrowd", None), "annotation 5 has iscrowd None"),
+]
+
+BAD_BOXES = [
+    ([1, 2, 3], "is not four numbers"),
+    ([1, 2, 3, 4, 5], "is not four numbers"),
+    ([1, 2, 3, "4"], "is not four numbers"),
+    ([1, 2, 3, None], "is not four numbers"),
+    ([1, 2, 3, True], "is not four numbers"),
+    ([1, 2, 3, 10**400], "is not four numbers"),
+    (None, "is not four numbers"),
+    ("1 2 3 4", "is not four numbers"),
+    ({"x": 1}, "is not four numbers"),
+    ([math.nan, 2, 3, 4], "NaN or infinite"),
+    ([1, 2, math.inf, 4], "NaN or infinite"),
+    ([1, 2, 0, 4], "width or height is not positive"),
+    ([1, 2, 3, -4], "width or height is not positive"),
+    ([40, 2, 3, 4], "no area inside the image"),
+    ([-5, 2, 5, 4], "no area inside the image"),
+    ([1, 30, 3, 4], "no area inside the image"),
+    ([1e308, 1, 1e308, 1], "no area inside the image"),
+    # Thinner than float32 can tell at this place: training would see a box of no width.
+    ([20, 2, 1e-9, 4], "no area inside the image"),
+]
+
+
+@pytest.mark.parametrize(("change", "expected"), BAD_ENTRIES)
+def test_a_bad_entry_is_told_in_one_sentence(tmp_path, change, expected):
+    data = small()
+    change(data)
+    path = write(tmp_path, data, images=False)
+    with pytest.raises(UserError) as error:
+        load_index(path, cache_dir=tmp_path / "cache")
+    sentence = str(error.value)
+    assert sentence.startswith(str(path)) and expected in sentence and "\n" not in sentence
+    assert sentence.endswith(".") and ". " not in sentence.replace("…", "")
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize(("box", "expected"), BAD_BOXES)
+def test_a_bad_box_is_refused_or_dropped(tmp_path, box, expected):
+    data = small()
+    data["annotations"][2]["bbox"] = box
+    path = write(tmp_path, data, images=False)
+    with pytest.raises(UserError) as error:
+        load_index(path, cache_dir=tmp_path)
+    for part in (str(path), "annotation 6", expected, "doctor.py", "--fix", 'bad_boxes="drop"'):
+        assert part in str(error.value)
+    index = load_index(path, bad_boxes="drop", cache_dir=tmp_path)
+    assert index.counts["dropped"] == 1 and index.annotation_ids.tolist() == [5, 7, 0]
+
+
+def test_only_bad_boxes_are_dropped(tmp_path):
+    data = small()
+    data["annotations"][0]["image_id"] = 99
+    with pytest.raises(UserError, match="no such image"):
+        load_index(write(tmp_path, data, images=False), bad_boxes="drop", cache_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("", "is empty"),
+        ("  \n", "is empty"),
+        ('{"images": [\n  {"id" 1}]}', "at line 2, column 9"),
+        ('{"images": [', "not valid JSON"),
+        ("\x00\xff", "not valid JSON"),
+        ("[" * 100_000, "not valid JSON"),
+        ('[{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}]', "looks like a results file"),
+        ("[]", "holds a list"),
+        ("3", "holds a int"),
+        ('{"images": [], "annotations": []}', "no key 'categories'"),
+        ('{"images": {}, "annotations": [], "categories": []}', "'images' is a dict"),
+        ('{"images": [1], "annotations": [], "categories": []}', "entry 0 of 'images' is 1"),
+    ],
+)
+def test_a_file_that_is_no_annotation_file(tmp_path, content, expected):
+    path = tmp_path / "a.json"
+    path.write_bytes(content.encode("latin-1"))
+    with pytest.raises(UserError) as error:
+        load_index(path, cache_dir=tmp_path)
+    assert expected in str(error.value) and str(path) in str(error.value)
+
+
+def test_no_file(tmp_path):
+    for path in (tmp_path / "none.json", tmp_path):
+        with pytest.raises(UserError, match="cannot read the annotation file"):
+            load_index(path)
+
+
+def test_a_byte_order_mark_is_no_error(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(small()).encode())
+    assert len(load_index(path, cache_dir=tmp_path)) == 3
+
+
+def test_all_problems_are_found_and_the_first_says_how_many_more(tmp_path):
+    data = small()
+    data["annotations"][0]["image_id"] = 99
+    data["annotations"][1]["bbox"] = [0, 0, 0, 0]
+    data["annotations"][2]["bbox"] = [0, 0, 1, 0]
+    data["images"][1]["width"] = 0
+    path = write(tmp_path, data, images=False)
+    _, problems = examine(read_annotations(path), path)
+    found = {problem.kind: problem.ids for problem in problems}
+    assert found == {"bad width": (10,), "unknown image": (7,), "box without area": (5, 6)}
+    with pytest.raises(UserError, match=r"image 10 has width 0.*2 other kinds of problem"):
+        load_index(path, cache_dir=tmp_path)
+
+
+def test_a_good_file_has_no_problem(tmp_path):
+    path = write(tmp_path, small(), images=False)
+    assert examine(read_annotations(path), path)[1] == []

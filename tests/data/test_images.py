@@ -1,0 +1,151 @@
+import io
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from detection.data.image_paths import leaves_folder, missing_and_escaping
+from detection.data.images import read_image, resolve_image
+from detection.errors import UserError
+
+# 3 wide, 2 high; all six pixels differ.
+PIXELS = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]], [[0, 0, 0], [255, 255, 255], [9, 99, 199]]], np.uint8)
+
+
+def _save(path, image, **options):
+    image.save(path, **options)
+    return path
+
+
+def test_rgb_and_palette(tmp_path):
+    assert (read_image(_save(tmp_path / "a.png", Image.fromarray(PIXELS))) == PIXELS).all()
+    palette = Image.fromarray(PIXELS).quantize(6)
+    result = read_image(_save(tmp_path / "p.png", palette))
+    assert (result == PIXELS).all() and result.dtype == np.uint8 and result.flags.writeable
+
+
+def test_grey_becomes_three_equal_channels(tmp_path):
+    grey = np.array([[0, 7], [128, 255]], np.uint8)
+    for mode in ("L", "1"):
+        image = Image.fromarray(grey).convert(mode, dither=Image.Dither.NONE)
+        result = read_image(_save(tmp_path / f"{mode}.png", image))
+        assert (result == np.asarray(image.convert("L"))[:, :, None]).all() and result.shape == (2, 2, 3)
+
+
+def test_alpha_is_composited_over_white(tmp_path):
+    rgba = np.array([[[10, 20, 30, 255], [10, 20, 30, 0], [0, 0, 0, 51]]], np.uint8)
+    expected = [[[10, 20, 30], [255, 255, 255], [204, 204, 204]]]
+    assert read_image(_save(tmp_path / "a.png", Image.fromarray(rgba))).tolist() == expected
+    grey = Image.fromarray(np.array([[[10, 255], [10, 0]]], np.uint8), "LA")
+    assert read_image(_save(tmp_path / "la.png", grey)).tolist() == [[[10] * 3, [255] * 3]]
+    transparent = _save(tmp_path / "t.png", Image.fromarray(PIXELS), transparency=(255, 0, 0))
+    assert read_image(transparent)[0].tolist() == [[255] * 3, [0, 255, 0], [0, 0, 255]]
+
+
+def test_16_bit_grey_is_divided_by_257(tmp_path):
+    grey = np.array([[0, 257, 65535], [128, 129, 32896]], np.uint16)
+    expected = np.round(grey / 257).astype(np.uint8)
+    for name in ("a.png", "a.tif"):
+        assert (read_image(_save(tmp_path / name, Image.fromarray(grey))) == expected[:, :, None]).all()
+
+
+def test_cmyk(tmp_path):
+    cmyk = np.array([[[0, 0, 0, 0], [255, 0, 0, 0], [0, 0, 0, 255]]], np.uint8)
+    path = _save(tmp_path / "a.tif", Image.fromarray(cmyk, "CMYK"))
+    assert read_image(path).tolist() == [[[255, 255, 255], [0, 255, 255], [0, 0, 0]]]
+    jpeg = read_image(_save(tmp_path / "a.jpg", Image.new("CMYK", (16, 16), (0, 255, 0, 0)), quality=100))
+    assert np.abs(jpeg.astype(int) - [255, 0, 255]).max() < 4
+
+
+@pytest.mark.parametrize(
+    ("orientation", "upright"),
+    [
+        (1, PIXELS),
+        (2, PIXELS[:, ::-1]),
+        (3, PIXELS[::-1, ::-1]),
+        (4, PIXELS[::-1]),
+        (5, PIXELS.transpose(1, 0, 2)),
+        (6, np.rot90(PIXELS, -1)),
+        (7, PIXELS[::-1, ::-1].transpose(1, 0, 2)),
+        (8, np.rot90(PIXELS)),
+    ],
+)
+def test_exif_orientation(tmp_path, orientation, upright):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    assert (read_image(_save(tmp_path / "a.png", Image.fromarray(PIXELS), exif=exif)) == upright).all()
+
+
+def test_float_and_wide_integers_are_refused(tmp_path):
+    wide = _save(tmp_path / "i.tif", Image.fromarray(np.array([[70_000]], np.int32)))
+    real = _save(tmp_path / "f.tif", Image.fromarray(np.array([[0.5]], np.float32)))
+    for path in (wide, real):
+        with pytest.raises(UserError, match=str(path)):
+            read_image(path)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "WEBP"])
+@pytest.mark.parametrize("share", [0.3, 0.7, 0.95])
+def test_truncated_files_are_refused(tmp_path, kind, share):
+    buffer = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(buffer, kind)
+    path = tmp_path / "image"
+    path.write_bytes(buffer.getvalue()[: int(share * len(buffer.getvalue()))])
+    with pytest.raises(UserError, match=f"{path}.*copy it again"):
+        read_image(path)
+
+
+@pytest.mark.parametrize(("content", "words"), [(b"", "empty"), (b"no image", "not an image"), (b"\x89PNG", "")])
+def test_files_that_are_no_image(tmp_path, content, words):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=f"{path}.*{words}"):
+        read_image(path)
+
+
+def test_missing_file_and_folder(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        read_image(tmp_path / "a.jpg")
+    with pytest.raises(UserError):
+        read_image(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "leaves"),
+    [
+        ("a.jpg", False), ("x/a.jpg", False), ("./a.jpg", False), (".hidden/a.jpg", False), ("..a.jpg", False),
+        ("x/../a.jpg", False), ("a..b.jpg", False),
+        ("../a.jpg", True), ("/a.jpg", True), ("x/../../a.jpg", True), ("..", True), (".", True), ("", True),
+        ("a\0.jpg", True), ("./../a.jpg", True),
+    ],
+)  # fmt: skip
+def test_leaves_folder(name, leaves):
+    assert leaves_folder(name) is leaves
+
+
+def test_links_may_not_lead_out_of_the_folder(tmp_path):
+    images, outside = tmp_path / "images", tmp_path / "outside"
+    images.mkdir()
+    outside.mkdir()
+    (outside / "x.jpg").touch()
+    (images / "a.jpg").touch()
+    (images / "inner.jpg").symlink_to("a.jpg")
+    (images / "outer.jpg").symlink_to(outside / "x.jpg")
+    (images / "dangling.jpg").symlink_to("nothing.jpg")
+    (images / "folder").symlink_to(outside)
+    (tmp_path / "link").symlink_to(images)
+    names = ["a.jpg", "inner.jpg", "outer.jpg", "folder/x.jpg", "gone.jpg", "no/gone.jpg", "../outside/x.jpg", "folder"]
+    for folder in (images, tmp_path / "link"):
+        assert missing_and_escaping(folder, [*names, "dangling.jpg"]) == ([4, 5, 7, 8], [2, 3, 6])
+        assert resolve_image(folder, "inner.jpg") == folder / "inner.jpg"
+        for name in ("outer.jpg", "folder/x.jpg", "../outside/x.jpg", str(outside / "x.jpg")):
+            with pytest.raises(UserError, match="leaves the image folder"):
+                resolve_image(folder, name)
+
+
+def test_a_missing_folder(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        missing_and_escaping(tmp_path / "none", [])
+    assert os.path.exists(tmp_path)

@@ -1,0 +1,74 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from detection.data.sampling import EvalBatches, TrainBatches
+
+sizes = {"num_images": st.integers(0, 40), "batch_size": st.integers(1, 5), "num_processes": st.integers(1, 4)}
+
+
+@given(**sizes, grouped=st.booleans(), seed=st.integers(0, 5), epoch=st.integers(0, 3))
+def test_every_image_in_every_epoch_in_equal_batches(num_images, batch_size, num_processes, grouped, seed, epoch):
+    ratios = np.random.default_rng(seed).uniform(0.5, 2, num_images) if grouped else None
+    seen = Counter()
+    for rank in range(num_processes):
+        batches = TrainBatches(
+            num_images, batch_size, seed=seed, aspect_ratios=ratios, num_processes=num_processes, rank=rank
+        )
+        batches.set_epoch(epoch)
+        listed = list(batches)
+        assert len(listed) == len(batches) == -(-num_images // (batch_size * num_processes))
+        assert all(len(batch) == batch_size for batch in listed)
+        assert all(key[0] == epoch for batch in listed for key in batch)
+        seen.update(position for batch in listed for _, position in batch)
+    assert set(seen) == set(range(num_images))
+    repeats = sum(seen.values()) - num_images
+    assert repeats < batch_size * num_processes
+    if num_images >= batch_size * num_processes:
+        assert all(count <= 2 for count in seen.values())
+
+
+def test_epochs_and_seeds_differ_and_repeat():
+    def order(seed, epoch):
+        batches = TrainBatches(50, 4, seed=seed)
+        batches.set_epoch(epoch)
+        return [position for batch in batches for _, position in batch]
+
+    assert order(0, 1) == order(0, 1)
+    assert len({tuple(order(seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}) == 4
+
+
+def test_orientations_are_kept_apart():
+    ratios = np.array([1.5, 0.5] * 21)
+    batches = TrainBatches(42, 4, aspect_ratios=ratios)
+    mixed = [batch for batch in batches if len({ratios[position] >= 1 for _, position in batch}) > 1]
+    # 21 of each: five whole batches of each, and one wide and one tall image remain.
+    assert len(batches) == 11 and len(mixed) <= 1
+
+
+def test_global_batches_do_not_depend_on_the_number_of_processes():
+    ratios = np.linspace(0.5, 2, 30)
+    one = list(TrainBatches(30, 6, aspect_ratios=ratios))
+    three = [list(TrainBatches(30, 2, aspect_ratios=ratios, num_processes=3, rank=rank)) for rank in range(3)]
+    assert one == [sum(slices, []) for slices in zip(*three, strict=True)]
+
+
+@given(**sizes)
+def test_eval_batches_are_dealt_whole(num_images, batch_size, num_processes):
+    whole = list(EvalBatches(num_images, batch_size))
+    assert sum(whole, []) == list(range(num_images))
+    for rank in range(num_processes):
+        batches = EvalBatches(num_images, batch_size, num_processes=num_processes, rank=rank)
+        assert list(batches) == whole[rank::num_processes] and len(batches) == len(list(batches))
+
+
+@pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"batch_size": 1, "rank": 1}])
+def test_wrong_arguments(wrong):
+    for kind in (TrainBatches, EvalBatches):
+        with pytest.raises(ValueError):
+            kind(3, **wrong)
+    with pytest.raises(ValueError):
+        TrainBatches(3, 1, aspect_ratios=np.ones(2))
