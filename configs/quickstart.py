@@ -1,6 +1,6 @@
 """The quick start: a tiny Faster R-CNN on drawn shapes, trained from a random start on a laptop.
 
-    python tools/train.py
+python tools/train.py
 """
 
 from functools import partial
@@ -43,7 +43,9 @@ config = Config(
         workers=0,
         scenes=ScenesConfig(task="shapes", train=600, val=100),
     ),
-    optimizer=OptimizerConfig(kind="adamw", lr=2e-3, reference_batch=8, weight_decay=1e-2, norm_weight_decay=0.0, clip_norm=10.0),
+    optimizer=OptimizerConfig(
+        kind="adamw", lr=2e-3, reference_batch=8, weight_decay=1e-2, norm_weight_decay=0.0, clip_norm=10.0
+    ),
     schedule=ScheduleConfig(epochs=14, kind="cosine", warmup=50),
     batch_size=8,
     eval_batch_size=8,

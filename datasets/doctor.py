@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"{options.annotations}, images in {options.images}\n")
     _print_statistics(tables)
     fatal = [problem for problem in problems + image_problems if problem.fatal]
-    no_boxes = (~tables.iscrowd).sum() == 0
+    no_boxes = bool(tables.iscrowd.all())
     _print_list("Would break training", [_listed(problem) for problem in fatal] + ["no image has a box"] * no_boxes)
     _print_list("Worth a look", _warnings(tables, options.images))
     healthy = not fatal and not no_boxes

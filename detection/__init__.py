@@ -1,0 +1,45 @@
+"""Faster R-CNN whose parts are sockets, with recurrent modules that plug into them.
+
+The names below are the public API; each is imported when it is first used, so that `import detection` costs nothing.
+"""
+
+import importlib
+
+_WHERE = {
+    "Augmentation": "detection.data.transforms",
+    "Backbone": "detection.backbones",
+    "CocoIndex": "detection.data.coco_index",
+    "Config": "detection.config",
+    "DetectionDataset": "detection.data.dataset",
+    "Detector": "detection.detector",
+    "FPN": "detection.backbones",
+    "FastRCNN": "detection.heads",
+    "RPN": "detection.regions",
+    "ResNet": "detection.backbones",
+    "RoIAlign": "detection.pooling",
+    "Timm": "detection.backbones",
+    "Tiny": "detection.backbones",
+    "UserError": "detection.errors",
+    "VGG16": "detection.backbones",
+    "build_detector": "detection.detector",
+    "evaluate": "detection.engine",
+    "evaluate_detections": "detection.evaluation",
+    "load_config": "detection.config",
+    "load_index": "detection.data.coco_index",
+    "load_pretrained": "detection.detector",
+    "open_run": "detection.runs",
+    "train": "detection.training",
+    "train_one_epoch": "detection.engine",
+}
+
+__all__ = sorted(_WHERE)
+
+
+def __getattr__(name: str):
+    if name not in _WHERE:
+        raise AttributeError(f"module 'detection' has no attribute {name!r}")
+    return getattr(importlib.import_module(_WHERE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,7 +1,7 @@
 """Checkpoints: weights as safetensors, other state as plain tensors and numbers; written whole or not at all.
 
-A checkpoint folder holds `model.safetensors` (what is evaluated), `meta.json` (categories, epoch, metrics) and, to resume
-from, `training.safetensors` when it differs from the evaluated weights, and `state.pt`.
+A checkpoint folder holds `model.safetensors` (what is evaluated), `meta.json` (categories, epoch, metrics) and, to
+resume from, `training.safetensors` when it differs from the evaluated weights, and `state.pt`.
 """
 
 import json

@@ -2,7 +2,8 @@
 
 A config file is Python that ends in one `config = Config(...)`. A *part* (backbone, context, regions, pool, head) is a
 `functools.partial` of a class: its keywords are the settings, what the builder injects is left open.
-Plain data is what JSON holds; it names classes of this package only, so that reading a stranger's run runs none of its code.
+Plain data is what JSON holds; it names classes of this package only, so that reading a stranger's run runs none of
+its code.
 """
 
 import ast
@@ -266,8 +267,8 @@ def to_plain(value: Any, key: str = "config") -> Any:
         cls = value.func
         if not cls.__module__.startswith("detection."):
             raise UserError(
-                f"{key}: {cls.__module__}.{cls.__qualname__} is outside the package `detection`, so the run could not be "
-                "opened again; put the class into a module of `detection`."
+                f"{key}: {cls.__module__}.{cls.__qualname__} is outside the package `detection`, so the run could not "
+                "be opened again; put the class into a module of `detection`."
             )
         settings = {name: p.default for name, p in _parameters(cls).items() if p.default is not p.empty}
         settings.update(value.keywords)

@@ -26,7 +26,7 @@ class Detector(nn.Module):
         backbone: images (B, 3, H, W) → maps by name.
         regions: (batch, maps, targets) → boxes of each image, losses.
         pool: (maps, boxes, image sizes) → descriptors (R, C, h, w).
-        head: (descriptors, boxes, image sizes, samples) → detections, losses; its `sample` chooses the boxes of the loss.
+        head: (descriptors, boxes, image sizes, samples) → detections, losses; its `sample` chooses the loss's boxes.
         context: (map (B, C, H, W), valid (B, 1, H, W)) → a map of the same size, named `context`; or None.
         context_source: the map that the context reads.
         min_size: pixels of a picture's shorter side inside the detector.
@@ -62,12 +62,14 @@ class Detector(nn.Module):
         self.pool = pool
         self.head = head
 
-    def forward(self, images: Sequence[Tensor], targets: Targets | None = None) -> list[dict[str, Tensor]] | dict[str, Tensor]:
+    def forward(
+        self, images: Sequence[Tensor], targets: Targets | None = None
+    ) -> list[dict[str, Tensor]] | dict[str, Tensor]:
         """Detect, or compute losses when in training mode.
 
         Args:
             images: (3, H, W) each, of any sizes; uint8, or float in [0, 1].
-            targets: per image `boxes` (N, 4) float xyxy in its pixels and `labels` (N,) int64, 1 … K; needed in training.
+            targets: per image `boxes` (N, 4) float xyxy in its pixels and `labels` (N,) int64, 1 … K; for training.
 
         Returns:
             At test per image `boxes` (n, 4) in its pixels, `labels` (n,) and `scores` (n,), best first;
@@ -164,7 +166,9 @@ def load_pretrained(detector: Detector, weights: str | None) -> list[LoadReport]
     """
     if weights is None:
         if any(getattr(m, "weights", None) == "detector" for m in detector.backbone.modules()):
-            raise UserError("detector.backbone weights='detector': name them in detector.weights, or give the backbone its own.")
+            raise UserError(
+                "detector.backbone weights='detector': name them in detector.weights, or give the backbone its own."
+            )
         report = detector.backbone.load_pretrained()
         return [] if report is None else [report]
     return [load_state(detector, from_torchvision(read_state(weights)), weights)]

@@ -55,7 +55,7 @@ def train_one_epoch(
     """
     detector = accelerator.unwrap_model(model)
     parameters = [p for p in detector.parameters() if p.requires_grad]
-    began, images_seen, group = time.perf_counter(), 0, list[Batch]()
+    began, images_seen, summed, group = time.perf_counter(), 0, None, list[Batch]()
     for index, (images, targets) in enumerate(batches, start=1):
         images, targets = to_device(images, targets, accelerator.device)
         group.append((images, targets))
@@ -66,7 +66,7 @@ def train_one_epoch(
             total = sum(losses.values())
             accelerator.backward(total / in_group)
         values = torch.stack([total.detach(), *(v.detach() for v in losses.values())]).float()
-        summed = values if len(group) == 1 else summed + values
+        summed = summed + values if summed is not None else values
         images_seen += len(images)
         if not update:
             continue
@@ -88,7 +88,7 @@ def train_one_epoch(
         now = time.perf_counter()
         line["images_per_s"] = images_seen * accelerator.num_processes / (now - began)
         log(_mean_over_processes(line, accelerator))
-        began, images_seen, group = now, 0, []
+        began, images_seen, summed, group = now, 0, None, []
 
 
 @torch.no_grad()
@@ -220,7 +220,9 @@ def _stop_if_not_finite(
     saved = ""
     if failures is not None:
         path = failures / f"non_finite_batch_{accelerator.process_index}.pt"
-        torch.save([dict(zip(("images", "targets"), to_device(*b, torch.device("cpu")), strict=True)) for b in group], path)
+        torch.save(
+            [dict(zip(("images", "targets"), to_device(*b, torch.device("cpu")), strict=True)) for b in group], path
+        )
         saved = f" The batch is saved in {path}."
     raise UserError(
         f"training stopped: {' and '.join(f'{k} is {line[k]}' for k in terms)} on the images {ids}; "

@@ -8,7 +8,7 @@ from collections.abc import Callable
 class UserError(Exception):
     """A mistake in what the user gave: names the file, image or annotation id, key, and what to do about it.
 
-    Raised in a DataLoader worker it is re-raised by torch with a traceback as its text; the sentence is taken out again.
+    Raised in a DataLoader worker it is raised again by torch with a traceback as its text; the sentence is taken out.
     """
 
     def __init__(self, message: str) -> None:

@@ -1,4 +1,4 @@
-"""What a run says while it works: `log.jsonl`, TensorBoard, and a progress bar, or plain lines where there is no terminal."""
+"""What a run says while it works: `log.jsonl`, TensorBoard, and a progress bar (plain lines in a pipe)."""
 
 import json
 import sys

@@ -44,7 +44,9 @@ class RoIAlign(nn.Module):
         super().__init__()
         require_maps("pool", stages, in_channels)
         if len({in_channels[s] for s in stages}) > 1:
-            raise UserError(f"pool.stages={stages}: the maps have different channels; use the levels of an FPN, or one map.")
+            raise UserError(
+                f"pool.stages={stages}: the maps have different channels; use the levels of an FPN, or one map."
+            )
         self.out_channels = in_channels[stages[0]]
         self.output_size = output_size
         self.align = MultiScaleRoIAlign(

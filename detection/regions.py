@@ -59,7 +59,9 @@ class RPN(nn.Module):
         if len(anchor_sizes) != len(stages):
             raise UserError(f"regions.anchor_sizes={anchor_sizes}: needs one tuple for each of the stages {stages}.")
         if len({in_channels[s] for s in stages}) > 1:
-            raise UserError(f"regions.stages={stages}: the maps have different channels; use the levels of an FPN, or one map.")
+            raise UserError(
+                f"regions.stages={stages}: the maps have different channels; use the levels of an FPN, or one map."
+            )
         anchors = AnchorGenerator(anchor_sizes, (aspect_ratios,) * len(stages))
         if len(set(anchors.num_anchors_per_location())) > 1:
             raise UserError(f"regions.anchor_sizes={anchor_sizes}: every stage must have the same number of sizes.")
@@ -100,4 +102,6 @@ def require_maps(part: str, stages: tuple[str, ...], in_channels: Mapping[str, i
     """
     for stage in stages:
         if stage not in in_channels:
-            raise UserError(f"{part}: there is no map {stage!r}; the backbone and context give {', '.join(in_channels)}.")
+            raise UserError(
+                f"{part}: there is no map {stage!r}; the backbone and context give {', '.join(in_channels)}."
+            )

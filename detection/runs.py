@@ -54,7 +54,9 @@ def open_config(run: Path, overrides: Sequence[str] = ()) -> Config:
     try:
         plain = json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{run}: not a run folder, there is no config.json in it; give the folder that train.py wrote.") from None
+        raise UserError(
+            f"{run}: not a run folder, there is no config.json in it; give the folder that train.py wrote."
+        ) from None
     except ValueError as error:
         raise UserError(f"{path}: not readable as JSON ({error}).") from None
     try:
@@ -147,7 +149,9 @@ def detect_split(
     total = len(loader.dataset)  # type: ignore[arg-type]
     with progress(label, total, accelerator.is_main_process) as bar:
         step = accelerator.num_processes
-        return evaluate(detector, loader, accelerator, categories, lambda n: bar.advance(min(n * step, total - bar.done)))
+        return evaluate(
+            detector, loader, accelerator, categories, lambda n: bar.advance(min(n * step, total - bar.done))
+        )
 
 
 def evaluate_run(
@@ -241,7 +245,8 @@ def environment(config: Config, data: dict[str, CocoIndex], accelerator: Acceler
         "config_hash": config_hash(config),
         "git": git_state(),
         "data": {
-            name: {"annotations": str(index.path), "sha256": index.digest, **index.counts} for name, index in data.items()
+            name: {"annotations": str(index.path), "sha256": index.digest, **index.counts}
+            for name, index in data.items()
         },
         "versions": {"python": platform.python_version(), **{name: version(name) for name in names}},
         "machine": {

@@ -80,8 +80,8 @@ def read_state(source: str) -> dict[str, Tensor]:
     """Tensors of a torchvision weights name or of a file.
 
     Args:
-        source: `ResNet50_Weights.IMAGENET1K_V1`-like names, or a path to `.safetensors`, `.pth` or `.pt`. A torch file may
-            hold plain tensors only: nothing in it is executed.
+        source: `ResNet50_Weights.IMAGENET1K_V1`-like names, or a path to `.safetensors`, `.pth` or `.pt`. A torch file
+            may hold plain tensors only: nothing in it is executed.
 
     Raises:
         UserError: the file is missing or unreadable, the name is unknown, or it cannot be downloaded.
@@ -93,14 +93,14 @@ def read_state(source: str) -> dict[str, Tensor]:
         weights = torchvision.models.get_weight(source)
     except (ValueError, KeyError) as error:
         raise UserError(
-            f"weights {source!r}: neither a file ending in .safetensors, .pth or .pt nor weights of torchvision ({error})."
+            f"weights {source!r}: neither a .safetensors, .pth or .pt file nor a torchvision name ({error})."
         ) from None
     try:
         return dict(weights.get_state_dict(progress=True, check_hash=True))
     except (OSError, RuntimeError) as error:
         raise UserError(
-            f"weights {source!r}: cannot be downloaded here ({error}); fetch {weights.url} on another machine and give the "
-            "file's path instead."
+            f"weights {source!r}: cannot be downloaded here ({error}); fetch {weights.url} on another machine and "
+            "give the file's path instead."
         ) from None
 
 

@@ -5,3 +5,32 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    """Indices of test data go to a folder of their own, not to the user's cache."""
+    os.environ["DETECTION_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory):
+    """A folder with 7 training and 3 validation pictures of 64 pixels; read only."""
+    from tiny_runs import draw_shapes
+
+    return draw_shapes(tmp_path_factory.mktemp("scenes") / "shapes")
+
+
+@pytest.fixture(scope="session")
+def finished_run(shapes, tmp_path_factory):
+    """A run folder of two trained epochs; read only."""
+    from accelerate import Accelerator
+    from tiny_runs import tiny_config
+
+    from detection.training import train
+
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    train(tiny_config(shapes, "validation_loss=true", "ema=0.9"), folder, Accelerator(cpu=True))
+    return folder

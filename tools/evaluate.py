@@ -18,8 +18,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("run", nargs="?", metavar="RUN", help="folder of a training run")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the run's config")
     parser.add_argument("--results", type=Path, help="COCO results of any detector, instead of a run")
-    parser.add_argument("--annotations", type=Path, help="COCO annotations; for a run its validation set if left out")
-    parser.add_argument("--images", type=Path, help="folder of the images, for a run")
+    parser.add_argument("--annotations", help="COCO annotations; for a run its validation set if left out")
+    parser.add_argument("--images", help="folder of the images, for a run")
     parser.add_argument("--output", type=Path, help="folder for metrics.json, results.json and plots/")
     parser.add_argument("--device", help="device for a run, such as cpu or cuda:1")
     args = parser.parse_intermixed_args(argv)
@@ -38,7 +38,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def evaluate_results(results_file: Path, annotations: Path, output: Path | None) -> dict[str, Any]:
+def evaluate_results(results_file: Path, annotations: str, output: Path | None) -> dict[str, Any]:
     """Measure a results file.
 
     Args:
@@ -75,6 +75,8 @@ def main(argv: list[str] | None = None) -> None:
             device=args.device,
             overrides=args.overrides,
         )
+        if metrics is None:  # of several processes only the first has the numbers
+            return
     from detection.evaluation import metrics_table
 
     print(metrics_table(metrics))

@@ -41,7 +41,9 @@ def draw_scenes(config, main: bool) -> None:
     print(f"drawing {scenes.train} + {scenes.val} pictures of ContextScenes {scenes.task!r} into {annotations.parent}")
     sizes = [f"--{name}={getattr(scenes, name)}" for name in ("task", "train", "val", "size", "seed")]
     script = ROOT / "datasets" / "context_scenes.py"
-    done = subprocess.run([sys.executable, str(script), str(annotations.parent), *sizes], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, str(script), str(annotations.parent), *sizes], capture_output=True, text=True
+    )
     if done.returncode:
         raise UserError(f"{script.name}: {done.stderr.strip().removeprefix('error: ')}")
 

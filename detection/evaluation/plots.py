@@ -25,7 +25,7 @@ def plot_precision_recall(matching: Matching, metrics: dict[str, Any]) -> Figure
     drawn = sorted((c for c in classes if c[1][1]["truths"]), key=lambda c: -c[1][1]["AP50"])
     columns = max(1, math.ceil(len(drawn) / LEGEND_ROWS))
     longest = min(24, max((len(name) for _, (name, _) in drawn), default=0))
-    figure = Figure(figsize=(6.8 + columns * (0.9 + 0.075 * longest), 6), dpi=120, layout="constrained")
+    figure = Figure(figsize=(6.2 + columns * (0.9 + 0.075 * longest), 6), dpi=120, layout="constrained")
     axes = figure.subplots()
     for place, (category, (name, numbers)) in enumerate(drawn):
         curve = precision_recall(matching, category)
@@ -38,7 +38,7 @@ def plot_precision_recall(matching: Matching, metrics: dict[str, Any]) -> Figure
             linewidth=1.6,
             label=f"{_short(name)}  {numbers['AP50']:.3f}",
         )
-    axes.set(xlim=(0, 1.01), ylim=(0, 1.02), xlabel="recall", ylabel="precision", box_aspect=1)
+    axes.set(xlim=(0, 1.01), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
     axes.set_title("Precision and recall at IoU 0.5")
     axes.grid(alpha=0.3)
     if drawn:
@@ -62,11 +62,12 @@ def plot_confusion(matching: Matching, score: float) -> Figure:
     size = len(names)
     # Without numbers in the cells 0.18 inch is enough for a name.
     side = max(3.2, size * (0.5 if size <= 21 else 0.18))
-    figure = Figure(figsize=(side + 2.6, side + 1.8), dpi=120, layout="constrained")
+    label = 0.08 * max(map(len, names))
+    figure = Figure(figsize=(side + label + 1.6, side + label + 0.8), dpi=120, layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     font = 9 if size <= 21 else 7
-    axes.set_xticks(range(size), names, rotation=90 if size > 6 else 0, fontsize=font)
+    axes.set_xticks(range(size), names, rotation=0 if label < side / size else 90, fontsize=font)
     axes.set_yticks(range(size), names, fontsize=font)
     above = "all scores" if score == -1 else f"score ≥ {score:.2f}"
     axes.set(xlabel="predicted", ylabel="truth", title=f"Confusion at IoU 0.5, {above}")

@@ -1,7 +1,7 @@
 """The Fast R-CNN head (Girshick 2015): two fully connected layers, class scores and a box for each class.
 
-Sampling, loss and post-processing are those of torchvision's `RoIHeads`, called step by step so that the pool stays a part
-of its own; predictions are turned to float32 before box arithmetic and losses.
+Sampling, loss and post-processing are those of torchvision's `RoIHeads`, called step by step so that the pool stays a
+part of its own; predictions are turned to float32 before box arithmetic and losses.
 """
 
 from dataclasses import dataclass

@@ -97,9 +97,9 @@ def test_a_damaged_cache_is_rebuilt(tmp_path, name, damage):
     first = load_index(path, cache_dir=cache)
     file = next(cache.iterdir()) / name
     expected = file.read_bytes()
-    if damage is None:
-        file.unlink()
-    else:
+    # A new file in its place: `first` still maps the old one.
+    file.unlink()
+    if damage is not None:
         file.write_bytes(damage)
     _equal(first, load_index(path, cache_dir=cache))
     assert file.read_bytes() == expected
@@ -111,6 +111,7 @@ def test_a_flipped_bit_in_the_cache_is_noticed(tmp_path):
     file = next(cache.iterdir()) / "boxes.npy"
     content = bytearray(file.read_bytes())
     content[-3] ^= 1
+    file.unlink()
     file.write_bytes(bytes(content))
     _equal(first, load_index(path, cache_dir=cache))
 

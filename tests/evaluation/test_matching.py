@@ -106,6 +106,11 @@ def test_at_most_100_of_an_image_and_class():
     assert found.matched.tolist() == [FALSE_POSITIVE] * 100 + [1]
 
 
+def test_of_equal_overlaps_the_later_truth_wins_as_in_pycocotools():
+    truth = make_truth([(1, 1, (0, 0, 20, 20)), (1, 1, (4, 0, 20, 20))])
+    assert match(truth, make_results([(1, 1, (2, 0, 20, 20), 0.9)])).matched.tolist() == [1]
+
+
 class TestByHand:
     # Two cats and a dog; a crowd of cats on the right.
     #     score  1st cat  2nd cat  crowd

@@ -244,7 +244,8 @@ class TestCommand:
 
     def test_help_is_quick_and_imports_nothing_heavy(self):
         code = (
-            f"import sys; sys.argv = ['evaluate.py', '--help']; sys.path.insert(0, {str(TOOL.parent)!r})\nimport evaluate\n"
+            f"import sys; sys.argv = ['evaluate.py', '--help']; sys.path.insert(0, {str(TOOL.parent)!r})\n"
+            "import evaluate\n"
             "try: evaluate.main()\nexcept SystemExit as e: code = e.code\n"
             "print(code, [m for m in ('numpy', 'torch') if m in sys.modules])"
         )

@@ -1,0 +1,48 @@
+import subprocess
+import sys
+
+from torch.utils.data import DataLoader, Dataset
+
+from detection.errors import UserError, command_line
+
+
+class Broken(Dataset):
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        raise UserError("a.jpg: the file is truncated.")
+
+
+def test_the_sentence_survives_a_worker_process():
+    try:
+        list(DataLoader(Broken(), num_workers=1))
+    except UserError as error:
+        assert str(error) == "a.jpg: the file is truncated."
+
+
+def test_a_tool_ends_with_exit_code_2_and_one_line(capsys):
+    @command_line
+    def main():
+        raise UserError("x: is wrong.")
+
+    assert main() == 2
+    assert capsys.readouterr().err == "error: x: is wrong.\n"
+
+
+def test_other_errors_are_not_hidden():
+    @command_line
+    def main():
+        raise ValueError
+
+    try:
+        main()
+    except ValueError:
+        return
+    raise AssertionError
+
+
+def test_importing_the_package_costs_nothing_and_names_its_api():
+    code = "import sys, detection; assert 'torch' not in sys.modules; print(*detection.__all__); detection.Tiny"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "Detector" in done.stdout
