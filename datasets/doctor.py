@@ -35,7 +35,10 @@ def main(arguments: list[str] | None = None) -> int:
     _print_statistics(tables)
     fatal = [problem for problem in problems + image_problems if problem.fatal]
     no_boxes = bool(tables.iscrowd.all())
-    _print_list("Would break training", [_listed(problem) for problem in fatal] + ["no image has a box"] * no_boxes)
+    _print_list(
+        "Would break training",
+        [_listed(problem, options.annotations) for problem in fatal] + ["no image has a box"] * no_boxes,
+    )
     _print_list("Worth a look", _warnings(tables, options.images))
     healthy = not fatal and not no_boxes
     print("Fit for training." if healthy else "NOT fit for training.")
@@ -81,9 +84,12 @@ def _print_statistics(tables) -> None:
     print(f"\nbox areas: {small} small (< 32²), {len(areas) - small - large} medium, {large} large (> 96² pixels)\n")
 
 
-def _listed(problem) -> str:
+def _listed(problem, path: Path) -> str:
+    # The report has the path at its top, and the reader runs the doctor already.
+    sentence = problem.sentence.removeprefix(str(path)).removeprefix(":").strip()
+    sentence = sentence.replace(f"run `python datasets/doctor.py {path} IMAGES --fix OUT.json`", "use --fix OUT.json")
     shown = ", ".join(str(id_) for id_ in problem.ids[:10]) + (", …" if len(problem.ids) > 10 else "")
-    return problem.sentence + (f"\n    {len(problem.ids)} × {problem.kind}: id {shown}" if len(problem.ids) > 1 else "")
+    return sentence + (f"\n    {len(problem.ids)} × {problem.kind}: id {shown}" if len(problem.ids) > 1 else "")
 
 
 def _warnings(tables, folder: Path) -> list[str]:

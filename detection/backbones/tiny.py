@@ -1,4 +1,4 @@
-"""A small residual network for tests, the quick start and laptops: 0.4 M weights, trained from a random start."""
+"""A small residual network for tests, the quick start and laptops: 0.5 M weights, trained from a random start."""
 
 from torch import Tensor, nn
 

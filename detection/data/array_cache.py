@@ -14,12 +14,12 @@ def save_arrays(folder: Path, arrays: dict[str, np.ndarray], meta: dict) -> bool
     """Write arrays and a JSON-able dictionary as a folder that appears complete or not at all.
 
     Args:
-        folder: Where they go; replaced if it is there.
+        folder: Where they go; replaced if it is there and damaged.
         arrays: Arrays by name.
         meta: What else to keep; comes back from `open_arrays`.
 
     Returns:
-        Whether it was written: False where the disk is full or not writable.
+        Whether it is there now: False where the disk is full or not writable.
     """
     temporary = None
     try:
@@ -30,11 +30,12 @@ def save_arrays(folder: Path, arrays: dict[str, np.ndarray], meta: dict) -> bool
             np.save(temporary / f"{name}.npy", array)
             checksums[name] = zlib.crc32((temporary / f"{name}.npy").read_bytes())
         (temporary / "meta.json").write_text(json.dumps({"meta": meta, "checksums": checksums}))
-        shutil.rmtree(folder, ignore_errors=True)
+        if open_arrays(folder) is None:
+            shutil.rmtree(folder, ignore_errors=True)
         os.rename(temporary, folder)
         return True
     except OSError:
-        # Another process may have put the same content in place between the two lines above; then that one is used.
+        # Another process may have put the same content in place; then that one is used.
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
         return (folder / "meta.json").exists()

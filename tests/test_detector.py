@@ -1,0 +1,234 @@
+"""The five parts in a row, against torchvision's Faster R-CNN and by themselves."""
+
+import dataclasses
+from functools import partial
+
+import pytest
+import torch
+import torchvision
+from tiny_runs import DETECTOR
+from torch import nn
+
+from detection.backbones import FPN, ResNet, Tiny
+from detection.config import DetectorConfig
+from detection.detector import build_detector, from_torchvision, load_pretrained, valid_mask
+from detection.errors import UserError
+from detection.heads import FastRCNN
+from detection.pooling import RoIAlign
+from detection.regions import RPN
+from detection.weights import load_state
+
+RESNET50_FPN = DetectorConfig(
+    backbone=partial(FPN, body=partial(ResNet, depth=50, weights=None)),
+    regions=partial(RPN),
+    pool=partial(RoIAlign),
+    head=partial(FastRCNN),
+    min_size=96,
+    max_size=160,
+)
+RESNET50_FPN_V2 = dataclasses.replace(
+    RESNET50_FPN,
+    backbone=partial(FPN, body=partial(ResNet, depth=50, weights=None), norm="batch"),
+    regions=partial(RPN, conv_depth=2),
+    head=partial(FastRCNN, convs=(256, 256, 256, 256), norm="batch"),
+)
+TWO_MODELS = {
+    "fasterrcnn_resnet50_fpn": RESNET50_FPN,
+    "fasterrcnn_resnet50_fpn_v2": RESNET50_FPN_V2,
+}
+
+
+@pytest.fixture(scope="module", params=TWO_MODELS, ids=list(TWO_MODELS))
+def pair(request):
+    """torchvision's model and ours with the same (random) weights."""
+    torch.manual_seed(0)
+    build = getattr(torchvision.models.detection, request.param)
+    theirs = build(weights=None, weights_backbone=None, num_classes=91, min_size=96, max_size=160)
+    ours = build_detector(TWO_MODELS[request.param], 90)
+    report = load_state(ours, from_torchvision(theirs.state_dict()), request.param, at_least=1.0)
+    assert not report.missing and not report.resized and not report.unexpected
+    return theirs, ours
+
+
+def batch(seed=1):
+    """Two images of different sizes with their truth."""
+    generator = torch.Generator().manual_seed(seed)
+    images = [torch.rand(3, 110, 150, generator=generator), torch.rand(3, 90, 70, generator=generator)]
+    targets = [
+        {"boxes": torch.tensor([[5.0, 5, 60, 70], [50, 30, 140, 100]]), "labels": torch.tensor([1, 2])},
+        {"boxes": torch.tensor([[10.0, 10, 60, 80]]), "labels": torch.tensor([90])},
+    ]
+    return images, targets
+
+
+def test_detections_are_bit_equal_to_torchvisions(pair):
+    theirs, ours = (model.eval() for model in pair)
+    images, _ = batch()
+    with torch.no_grad():
+        expected, found = theirs(images), ours(images)
+    assert all(len(e["boxes"]) > 0 for e in expected)
+    for e, f in zip(expected, found, strict=True):
+        for key in ("boxes", "labels", "scores"):
+            assert torch.equal(e[key], f[key]), key
+
+
+def test_losses_are_equal_to_torchvisions_under_one_seed(pair):
+    losses = []
+    for model in pair:
+        model.train()
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = 0.0
+        torch.manual_seed(7)
+        losses.append({k: v.item() for k, v in model(*batch()).items()})
+    assert losses[0] == losses[1]
+    assert set(losses[0]) == {"loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg"}
+
+
+def test_weights_for_other_classes_leave_only_the_predictor_fresh(pair):
+    theirs, _ = pair
+    config = RESNET50_FPN_V2 if isinstance(theirs.roi_heads.box_head, nn.Sequential) else RESNET50_FPN
+    report = load_state(build_detector(config, 3), from_torchvision(theirs.state_dict()), "x")
+    assert sorted(report.resized) == [
+        f"head.roi_heads.box_predictor.{layer}.{kind}"
+        for layer in ("bbox_pred", "cls_score")
+        for kind in ("bias", "weight")
+    ]
+    assert not report.missing and not report.unexpected
+
+
+@pytest.fixture
+def tiny():
+    torch.manual_seed(0)
+    return build_detector(DETECTOR, 3).eval()
+
+
+def test_uint8_images_equal_their_floats(tiny):
+    image = torch.randint(0, 256, (3, 50, 64), dtype=torch.uint8)
+    with torch.no_grad():
+        a, b = tiny([image])[0], tiny([image.float() / 255])[0]
+    assert torch.equal(a["boxes"], b["boxes"]) and torch.equal(a["scores"], b["scores"])
+
+
+def test_detections_come_in_the_pixels_of_the_image_given(tiny):
+    image = torch.rand(3, 40, 128)
+    with torch.no_grad():
+        boxes = tiny([image])[0]["boxes"]
+    assert boxes[:, 0::2].max() <= 128 and boxes[:, 1::2].max() <= 40
+    assert boxes[:, 2].max() > 64  # the picture is 64 wide inside
+
+
+@pytest.mark.parametrize("where", [0, 1, "both"])
+def test_images_without_boxes_train(tiny, where):
+    images, targets = batch()
+    for i in (0, 1) if where == "both" else (where,):
+        targets[i] = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
+    tiny.train()
+    targets[1 - (where == 1)]["labels"].clamp_(max=3)
+    targets[1]["labels"].clamp_(max=3)
+    losses = tiny(images, targets)
+    assert all(torch.isfinite(v) for v in losses.values())
+    sum(losses.values()).backward()
+
+
+def test_training_resizes_only_when_asked():
+    sizes = {}
+    for resize in (True, False):
+        detector = build_detector(DETECTOR, 3, resize_in_training=resize)
+        detector.backbone.register_forward_hook(
+            lambda m, args, out, resize=resize: sizes.__setitem__(resize, args[0].shape)
+        )
+        detector([torch.rand(3, 32, 32)], [{"boxes": torch.tensor([[1.0, 1, 9, 9]]), "labels": torch.tensor([1])}])
+    assert sizes[True][-2:] == (64, 64) and sizes[False][-2:] == (32, 32)
+
+
+class Shift(nn.Module):
+    """A context for tests: counts valid cells into every channel."""
+
+    def __init__(self, in_channels: int) -> None:
+        super().__init__()
+        self.out_channels = in_channels
+
+    def forward(self, x, valid):
+        return x + valid.sum((2, 3), keepdim=True)
+
+
+def test_a_context_sits_between_backbone_and_pool():
+    pool = partial(RoIAlign, stages=("context",), output_size=3)
+    config = dataclasses.replace(DETECTOR, context=partial(Shift), context_source="c3", pool=pool)
+    detector = build_detector(config, 3).eval()
+    seen = {}
+    detector.context.register_forward_hook(lambda m, args, out: seen.update(valid=args[1]))
+    with torch.no_grad():
+        detector([torch.rand(3, 64, 32), torch.rand(3, 64, 64)])
+    assert seen["valid"].sum((1, 2, 3)).tolist() == [8 * 4, 8 * 8]
+
+
+def test_valid_mask_by_hand():
+    mask = valid_mask([(16, 17), (9, 32)], 8, torch.zeros(2, 1, 4, 4))
+    assert mask.shape == (2, 1, 4, 4) and mask.dtype == torch.bool
+    assert mask[0, 0].int().tolist() == [[1, 1, 1, 0], [1, 1, 1, 0], [0] * 4, [0] * 4]
+    assert mask[1, 0].int().tolist() == [[1] * 4, [1] * 4, [0] * 4, [0] * 4]
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+def test_boxes_and_losses_are_float32_under_mixed_precision(tiny, precision):
+    images, targets = batch()
+    targets[1]["labels"].fill_(3)
+    with torch.autocast("cpu", dtype=precision):
+        detections = tiny(images)
+        tiny.train()
+        losses = tiny(images, targets)
+    assert all(d["boxes"].dtype == d["scores"].dtype == torch.float32 for d in detections)
+    assert all(v.dtype == torch.float32 and torch.isfinite(v) for v in losses.values())
+
+
+def test_roi_align_uses_true_strides_on_tiny_pictures():
+    """A 36-pixel picture padded to 64 has 2 cells at stride 32; torchvision alone would take the stride for 16."""
+    maps = {"c5": torch.rand(1, 4, 2, 2)}
+    pool = RoIAlign({"c5": 4}, {"c5": 32}, stages=("c5",), output_size=2)
+    boxes = [torch.tensor([[0.0, 0, 30, 30]])]
+    expected = torchvision.ops.roi_align(maps["c5"], boxes, 2, 1 / 32, 2)
+    assert torch.equal(pool(maps, boxes, [(36, 36)]), expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"regions": partial(RPN, stages=("c9",), anchor_sizes=((8,),))}, "regions: there is no map 'c9'"),
+        ({"regions": partial(RPN, stages=("c2", "c3"), anchor_sizes=((8,), (8,)))}, "different channels"),
+        ({"regions": partial(RPN, stages=("c3",))}, "needs one tuple for each of the stages"),
+        ({"pool": partial(RoIAlign, stages=("p2",))}, "pool: there is no map 'p2'"),
+        ({"context": partial(Shift), "context_source": "c7"}, "context: there is no map 'c7'"),
+    ],
+)
+def test_parts_that_do_not_fit_get_one_sentence(change, sentence):
+    with pytest.raises(UserError, match=sentence):
+        build_detector(dataclasses.replace(DETECTOR, **change), 3)
+
+
+def test_a_backbone_waiting_for_detector_weights_is_refused_without_them():
+    backbone = partial(FPN, body=partial(ResNet, depth=18, weights="detector"))
+    config = dataclasses.replace(RESNET50_FPN, backbone=backbone)
+    with pytest.raises(UserError, match="name them in detector.weights"):
+        load_pretrained(build_detector(config, 3), None)
+
+
+def test_whole_detector_weights_come_from_a_file(tmp_path, tiny):
+    torch.save(tiny.state_dict(), tmp_path / "w.pth")
+    other = build_detector(DETECTOR, 3)
+    (report,) = load_pretrained(other, str(tmp_path / "w.pth"))
+    assert not report.missing and not report.unexpected
+    assert all(torch.equal(a, b) for a, b in zip(tiny.parameters(), other.parameters(), strict=True))
+
+
+def test_only_modules_that_run_are_registered(tiny):
+    """Idle parameters would break distributed training."""
+    images, targets = batch()
+    targets[1]["labels"].fill_(3)
+    sum(tiny.train()(images, targets).values()).backward()
+    assert all(p.grad is not None for p in tiny.parameters())
+
+
+def test_tiny_is_small():
+    assert sum(p.numel() for p in Tiny().parameters()) < 500_000
