@@ -202,7 +202,7 @@ def unique_stems(paths: Sequence[Path]) -> list[str]:
     taken: set[str] = set()
     stems = []
     for path in paths:
-        candidates = (path.stem if n == 1 else f"{path.stem}-{n}" for n in count(1))
+        candidates = (path.stem for n in count(1))
         stems.append(next(stem for stem in candidates if stem.lower() not in taken))
         taken.add(stems[-1].lower())
     return stems

@@ -114,7 +114,7 @@ def train(config: Config, folder: Path, accelerator: Accelerator, *, resume: boo
     average = None if config.ema is None else WeightAverage(detector, config.ema)
     done = Progress()
     if resume:
-        done = restore(folder / "checkpoints" / "last", detector, optimizer, scheduler, average)
+        done = restore(folder / "checkpoints" / "last", detector, optimizer, scheduler, average, accelerator)
         say(f"resume    {folder} after {done.epoch} epochs")
     describe_training(config, detector, images_per_update, accelerator, say)
     if accelerator.is_main_process:
@@ -160,7 +160,7 @@ def train(config: Config, folder: Path, accelerator: Accelerator, *, resume: boo
             evaluate_epoch(config, folder, data, evaluated, accelerator, log, done, say)
         stop = config.early_stopping is not None and done.evaluations_without_best >= config.early_stopping
         if accelerator.is_main_process:
-            save_last(folder, detector, average, optimizer, scheduler, data, done)
+            save_last(folder, detector, average, optimizer, scheduler, accelerator, data, done)
         if stop and not last:
             say(f"stopped   no better {config.best_metric} in {done.evaluations_without_best} evaluations")
             break
@@ -247,14 +247,15 @@ def save_last(
     average: WeightAverage | None,
     optimizer: Any,
     scheduler: LRScheduler,
+    accelerator: Accelerator,
     data: Data,
     done: Progress,
 ) -> None:
     """Write what the run can be resumed from."""
     state = {
         "optimizer": optimizer.state_dict(),
-        "scheduler": {k: v for k, v in scheduler.state_dict().items() if k != "lr_lambdas"},
-        "scaler": optimizer.scaler.state_dict() if getattr(optimizer, "scaler", None) is not None else None,
+        "scheduler": scheduler.state_dict(),
+        "scaler": None if accelerator.scaler is None else accelerator.scaler.state_dict(),
         "average_updates": 0 if average is None else average.updates,
         "progress": dict(vars(done)),
     }
@@ -271,6 +272,7 @@ def restore(
     optimizer: torch.optim.Optimizer,
     scheduler: LRScheduler,
     average: WeightAverage | None,
+    accelerator: Accelerator,
 ) -> Progress:
     """Take up the state that `save_last` wrote, before anything is prepared for devices or processes.
 
@@ -284,6 +286,8 @@ def restore(
         average.updates = state["average_updates"]
     optimizer.load_state_dict(state["optimizer"])
     scheduler.load_state_dict(state["scheduler"])
+    if accelerator.scaler is not None and state["scaler"] is not None:
+        accelerator.scaler.load_state_dict(state["scaler"])
     return Progress(**state["progress"])
 
 

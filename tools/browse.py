@@ -3,8 +3,8 @@
 python tools/browse.py CONFIG|RUN [--split train|val] [--count N] [--output FILE.png] [key=value ...]
 python tools/browse.py CONFIG|RUN --augmented [--epoch E] ...
 
-Plain: images resized as for the detector, with their boxes. Augmented: a row an image, first as it is, then exactly as
-training gets it in the four epochs from E on. Sizes are printed in pixels at the detector's input: choose anchors by them.
+Plain: images resized as for the detector, with their boxes. Augmented: a row an image, first unchanged, then exactly as
+training gets it in the four epochs from E on. Printed sizes are pixels at the detector's input: choose anchors by them.
 """
 
 import argparse
@@ -123,7 +123,8 @@ def describe(index: "CocoIndex", config: "Config") -> list[str]:
     lines.append(f"small: {', '.join(small)}")
     anchors: Any = to_plain(detector.regions)
     if "anchor_sizes" in anchors:
-        levels = (f"{stage} {'/'.join(map(str, s))}" for stage, s in zip(anchors["stages"], anchors["anchor_sizes"]))
+        pairs = zip(anchors["stages"], anchors["anchor_sizes"], strict=True)
+        levels = (f"{stage} {'/'.join(map(str, sides))}" for stage, sides in pairs)
         lines.append(f"anchors now: {', '.join(levels)} px; height / width {anchors['aspect_ratios']}")
     return lines
 
@@ -133,6 +134,8 @@ def draw(
 ) -> "tuple[list[np.ndarray], list[str]]":
     """Pictures and titles: for each image the plain one, then one an epoch."""
     from copy import copy
+
+    import numpy as np
 
     from detection.data.transforms import Transform
     from detection.samples import sample_positions
@@ -144,8 +147,9 @@ def draw(
     items, titles = [], []
     for position in sample_positions(images, count):
         row = [plain[position], *(augmented[epoch, position] for epoch in epochs)]
-        name = Path(images.index.file_name(int(images._kept[position]))).name
-        for what, (image, target) in zip((name, *(f"epoch {e}" for e in epochs)), row):
+        at = int(np.flatnonzero(images.index.image_ids == row[0][1]["image_id"])[0])
+        columns = (Path(images.index.file_name(at)).name, *(f"epoch {e}" for e in epochs))
+        for what, (image, target) in zip(columns, row, strict=True):
             items.append((image, target))
             titles.append(f"{what}, {image.shape[2]}x{image.shape[1]}")
     longest = max(max(image.shape[1:]) for image, _ in items)
