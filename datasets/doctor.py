@@ -125,7 +125,8 @@ def _warnings(tables, folder: Path) -> list[str]:
 
 def _unlisted(file_names: list[str], folder: Path) -> list[str]:
     listed = {os.path.normpath(name) for name in file_names}
-    kinds = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"}
+    from detection.data.image_paths import IMAGE_SUFFIXES as kinds
+
     unlisted = []
     for parent, _, names in os.walk(folder):
         inside = os.path.relpath(parent, folder)

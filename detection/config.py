@@ -342,10 +342,18 @@ def _replace(node: Any, path: list[str], text: str, key: str) -> Any:
     if rest:
         value = _replace(_child(node, name), rest, text, key)
     else:
-        value = _convert(_literal(text), settings[name], key)
+        value = _convert(_parse(text, settings[name]), settings[name], key)
     if isinstance(node, functools.partial):
         return functools.partial(node.func, **{**node.keywords, name: value})
     return dataclasses.replace(node, **{name: value})
+
+
+def _parse(text: str, annotation: Any) -> Any:
+    """Text as what it stands for; where a string is wanted it stands for itself."""
+    value = _literal(text)
+    if annotation is str or (annotation == str | None and value is not None):
+        return text
+    return value
 
 
 def _literal(text: str) -> Any:
@@ -381,8 +389,6 @@ def _convert(value: Any, annotation: Any, key: str) -> Any:
         return {k: _convert(v, arguments[1], f"{key}.{k}") for k, v in value.items()}
     if annotation is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if annotation is str and isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
     if isinstance(annotation, type) and type(value) is annotation:
         return value
     name = getattr(annotation, "__name__", str(annotation))

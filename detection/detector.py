@@ -76,6 +76,9 @@ class Detector(nn.Module):
             in training the losses by name.
         """
         original_sizes = [(image.shape[-2], image.shape[-1]) for image in images]
+        if not (self.training and self.transform._skip_resize):
+            for height, width in original_sizes:
+                require_visible(height, width, self.transform.min_size[-1], self.transform.max_size)
         batch, targets = self.transform([_as_float(image) for image in images], targets)
         maps = self.maps(batch)
         boxes, losses = self.regions(batch, maps, targets)
@@ -114,6 +117,19 @@ def valid_mask(image_sizes: Sequence[tuple[int, int]], stride: int, like: Tensor
     rows = torch.arange(height, device=like.device) * stride < sizes[:, :1]
     columns = torch.arange(width, device=like.device) * stride < sizes[:, 1:]
     return (rows[:, :, None] & columns[:, None, :])[:, None]
+
+
+def require_visible(height: int, width: int, min_size: int, max_size: int) -> None:
+    """Check that an image is still a pixel thick once resized.
+
+    Raises:
+        UserError: it is not.
+    """
+    short, long = min(height, width), max(height, width)
+    if short * min(min_size / short, max_size / long) < 1:
+        raise UserError(
+            f"an image of {width}x{height} pixels is too thin to detect anything in: crop it or leave it out."
+        )
 
 
 def _as_float(image: Tensor) -> Tensor:

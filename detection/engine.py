@@ -163,7 +163,7 @@ def to_device(images: Sequence[Tensor], targets: Sequence[dict[str, Any]], devic
 
 def coco_results(detection: dict[str, Tensor], image_id: int, categories: Sequence[Category]) -> list[dict[str, Any]]:
     """One image's detections as COCO results: boxes xywh to a thousandth of a pixel, scores to six decimals."""
-    boxes = detection["boxes"].double()
+    boxes = detection["boxes"].to(torch.float64, copy=True)
     boxes[:, 2:] -= boxes[:, :2]
     rows = zip(boxes.tolist(), detection["labels"].tolist(), detection["scores"].tolist(), strict=True)
     return [

@@ -18,16 +18,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from detection.data.coco_index import Category
+from detection.data.image_paths import IMAGE_SUFFIXES
 from detection.data.images import read_image
-from detection.detector import Detector
+from detection.detector import Detector, require_visible
 from detection.engine import coco_results, to_device
 from detection.errors import UserError
 from detection.visualize import distinct_colours, draw_boxes
-
-IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-
-_MOST_ENLARGED = 2048
-"""Small pictures are enlarged for drawing, but to no longer side above this many pixels."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +65,10 @@ class PictureFiles(Dataset):
             image = torch.from_numpy(read_image(path)).permute(2, 0, 1).contiguous()
         except UserError as error:
             return Picture(path, None, str(error))
-        short, long = sorted(image.shape[1:])
-        if min(self.min_size / short, self.max_size / long) * short < 1:
-            size = f"{image.shape[2]}x{image.shape[1]}"
-            return Picture(path, None, f"image {path} is {size} pixels, too thin to detect anything in: crop it.")
+        try:
+            require_visible(image.shape[1], image.shape[2], self.min_size, self.max_size)
+        except UserError as error:
+            return Picture(path, None, f"{path}: {error}")
         return Picture(path, image)
 
 
@@ -202,7 +198,7 @@ def unique_stems(paths: Sequence[Path]) -> list[str]:
     taken: set[str] = set()
     stems = []
     for path in paths:
-        candidates = (path.stem for n in count(1))
+        candidates = (path.stem if n == 1 else f"{path.stem}-{n}" for n in count(1))
         stems.append(next(stem for stem in candidates if stem.lower() not in taken))
         taken.add(stems[-1].lower())
     return stems
@@ -214,8 +210,5 @@ def _corners(xywh: Sequence[float]) -> tuple[float, ...]:
 
 
 def _draw(image: Tensor, boxes: list, labels: list[str], scores: list[float], colours: dict) -> Image.Image:
-    short, long = sorted(image.shape[1:])
-    largest_factor = max(1, _MOST_ENLARGED // long)
     pixels = image.permute(1, 2, 0).contiguous().numpy()
-    side = min(384, largest_factor * short)
-    return Image.fromarray(draw_boxes(pixels, boxes, labels, scores, colors=colours, min_side=side))  # type: ignore
+    return Image.fromarray(draw_boxes(pixels, boxes, labels, scores, colors=colours))  # type: ignore

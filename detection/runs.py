@@ -128,18 +128,27 @@ def build_loader(dataset: DetectionDataset, batches: Any, workers: int, accelera
     )
 
 
-def build_accelerator(config: Config, device: str | None = None) -> Accelerator:
+def build_accelerator(precision: str, device: str | None = None, *, inference: bool = False) -> Accelerator:
     """Device, precision and processes; all from the environment that `torchrun` or `accelerate launch` sets.
 
+    Args:
+        precision: `no`, `bf16` or `fp16`.
+        device: `cpu`, `cuda`, or None for the best there is.
+        inference: whether nothing is trained; what was trained in fp16 then runs in float32 on a CPU.
+
     Raises:
-        UserError: a device that is not there, or a precision that it cannot do.
+        UserError: a device that is not there, or a precision that it cannot train in.
     """
+    if device not in (None, "cpu", "cuda"):
+        raise UserError(f"--device {device}: must be cpu or cuda; choose among several GPUs by CUDA_VISIBLE_DEVICES.")
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: no CUDA device is available here; use --device cpu.")
     cpu = device == "cpu" or not torch.cuda.is_available()
-    if cpu and config.precision == "fp16":
+    if cpu and precision == "fp16" and inference:
+        precision = "no"
+    if cpu and precision == "fp16":
         raise UserError("precision=fp16: needs a GPU; use precision=bf16 or precision=no on a CPU.")
-    return Accelerator(mixed_precision=config.precision, cpu=cpu)
+    return Accelerator(mixed_precision=precision, cpu=cpu)
 
 
 def detect_split(
@@ -187,7 +196,7 @@ def evaluate_run(
     if annotations is not None and images is not None:
         split = SplitConfig(annotations, images, bad_boxes=split.bad_boxes)
     index = open_split("data.val", split)
-    accelerator = build_accelerator(config, device)
+    accelerator = build_accelerator(config.precision, device, inference=True)
     detector, categories, config = open_run(run, accelerator.device, overrides=overrides)
     require_same_categories(index, categories, run)
     loader = eval_loader(DetectionDataset(index, Path(split.images)), config, accelerator)

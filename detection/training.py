@@ -1,7 +1,7 @@
 """A training run from a config to a complete run folder, read top to bottom."""
 
 import time
-from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from PIL import Image
+from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
@@ -30,6 +31,7 @@ from detection.optim import WeightAverage, build_optimizer, build_scheduler, sca
 from detection.runs import build_loader, detect_split, eval_loader, open_split, write_run_description
 from detection.samples import draw_samples
 from detection.visualize import contact_sheet
+from detection.weights import LoadReport
 
 
 @dataclass
@@ -82,6 +84,31 @@ def open_data(config: Config, accelerator: Accelerator) -> Data:
     return Data(train_index, val_index, train, val, batches, loader, eval_loader(val, config, accelerator))
 
 
+@dataclass
+class Job:
+    """A run at work: its settings, its parts, and how far it is."""
+
+    config: Config
+    folder: Path
+    accelerator: Accelerator
+    data: Data
+    detector: Detector
+    optimizer: Any
+    scheduler: LRScheduler
+    average: WeightAverage | None
+    done: Progress
+
+    @property
+    def evaluated(self) -> Detector:
+        """The detector that is measured and kept: the moving average where there is one."""
+        return self.detector if self.average is None else self.average.module  # type: ignore[return-value]
+
+    def say(self, line: str) -> None:
+        """Print a line, once for all processes."""
+        if self.accelerator.is_main_process:
+            print(line, flush=True)
+
+
 def train(config: Config, folder: Path, accelerator: Accelerator, *, resume: bool = False) -> dict[str, Any]:
     """Train, evaluate, keep the best, and leave a complete run folder.
 
@@ -92,207 +119,207 @@ def train(config: Config, folder: Path, accelerator: Accelerator, *, resume: boo
         resume: go on from `checkpoints/last`.
 
     Returns:
-        The metrics of the best checkpoint.
+        The metrics of the best checkpoint, on the main process.
 
     Raises:
         UserError: unusable input, or a loss that is not finite.
     """
     began = time.perf_counter()
-    say = print if accelerator.is_main_process else _silent
+    job = prepare(config, folder, accelerator, resume)
+    with closing(RunLog(folder, accelerator.is_main_process, keep_epochs=job.done.epoch)) as log:
+        run_epochs(job, log)
+    metrics = finish(job)
+    job.say(f"finished  {folder} in {(time.perf_counter() - began) / 60:.1f} min")
+    accelerator.end_training()
+    return metrics
+
+
+def prepare(config: Config, folder: Path, accelerator: Accelerator, resume: bool) -> Job:
+    """Open the data, build the detector and what moves it, and say what is about to happen.
+
+    Raises:
+        UserError: unusable input; nothing is written then.
+    """
     torch.manual_seed(config.seed)
     data = open_data(config, accelerator)
-    describe_data(data, say)
     detector = build_detector(config.detector, len(data.train.categories), resize_in_training=False)
-    if not resume:
-        for report in load_pretrained(detector, config.detector.weights):
-            say(f"weights   {report}")
-    frozen = freeze(detector, config.freeze, 0)
+    reports = [] if resume else load_pretrained(detector, config.detector.weights)
+    freeze(detector, config.freeze, 0)
     images_per_update = config.batch_size * config.accumulate * accelerator.num_processes
     optimizer = build_optimizer(config.optimizer, detector.to(accelerator.device), images_per_update)
     updates_per_epoch = -(-len(data.train_batches) // config.accumulate)
     scheduler = build_scheduler(config.schedule, optimizer, updates_per_epoch)
     average = None if config.ema is None else WeightAverage(detector, config.ema)
-    done = Progress()
+    job = Job(config, folder, accelerator, data, detector, optimizer, scheduler, average, Progress())
     if resume:
-        done = restore(folder / "checkpoints" / "last", detector, optimizer, scheduler, average, accelerator)
-        say(f"resume    {folder} after {done.epoch} epochs")
-    describe_training(config, detector, images_per_update, accelerator, say)
+        restore(job)
+        job.say(f"resume    {folder} after {job.done.epoch} epochs")
+    describe(job, reports, images_per_update)
     if accelerator.is_main_process:
         write_run_description(folder, config, {"train": data.train_index, "val": data.val_index}, accelerator)
-    say(f"run       {folder}")
+    job.say(f"run       {folder}")
     accelerator.wait_for_everyone()
+    return job
 
-    log = RunLog(folder, accelerator.is_main_process, keep_epochs=done.epoch)
-    frozen = freeze(detector, config.freeze, done.epoch)
-    model, optimizer = accelerator.prepare(detector, optimizer)
-    for epoch in range(done.epoch, config.schedule.epochs):
-        now_frozen = freeze(detector, config.freeze, epoch)
+
+def run_epochs(job: Job, log: RunLog) -> None:
+    """Train and evaluate until the last epoch, or until the best has not improved for long enough."""
+    config, accelerator = job.config, job.accelerator
+    frozen = freeze(job.detector, config.freeze, job.done.epoch)
+    model, job.optimizer = accelerator.prepare(job.detector, job.optimizer)
+    for epoch in range(job.done.epoch, config.schedule.epochs):
+        now_frozen = freeze(job.detector, config.freeze, epoch)
         if now_frozen != frozen:
             # A distributed wrapper fixes which gradients it waits for when it is made.
             model = accelerator.prepare_model(accelerator.unwrap_model(model, keep_fp32_wrapper=False))
             frozen = now_frozen
         _seed_epoch(config.seed, epoch, accelerator.process_index)
-        data.train_batches.set_epoch(epoch)
-        num_batches = len(data.train_batches)
-        with progress(f"epoch {epoch + 1}/{config.schedule.epochs}", num_batches, accelerator.is_main_process) as bar:
-
-            def log_update(line: dict[str, float], epoch: int = epoch, bar: Any = bar) -> None:
-                log.update(epoch, line)
-                bar.advance(min(config.accumulate, bar.total - bar.done), f"loss {line['loss']:.3f}")
-
-            train_one_epoch(
-                model,
-                data.train_loader,
-                num_batches,
-                optimizer,
-                scheduler,
-                accelerator,
-                accumulate=config.accumulate,
-                clip_norm=config.optimizer.clip_norm,
-                average=average,
-                log=log_update,
-                failures=folder,
-            )
-        done.epoch = epoch + 1
-        evaluated = detector if average is None else average.module
-        last = done.epoch == config.schedule.epochs
-        if last or done.epoch % config.evaluate_every == 0:
-            evaluate_epoch(config, folder, data, evaluated, accelerator, log, done, say)
-        stop = config.early_stopping is not None and done.evaluations_without_best >= config.early_stopping
+        _train_epoch(job, model, epoch, log)
+        job.done.epoch = epoch + 1
+        last = job.done.epoch == config.schedule.epochs
+        if last or job.done.epoch % config.evaluate_every == 0:
+            evaluate_epoch(job, log)
         if accelerator.is_main_process:
-            save_last(folder, detector, average, optimizer, scheduler, accelerator, data, done)
-        if stop and not last:
-            say(f"stopped   no better {config.best_metric} in {done.evaluations_without_best} evaluations")
+            save_last(job)
+        without = job.done.evaluations_without_best
+        if config.early_stopping is not None and without >= config.early_stopping and not last:
+            job.say(f"stopped   no better {config.best_metric} in {without} evaluations")
             break
-    log.close()
-    metrics = finish(config, folder, data, detector, accelerator, done)
-    say(f"finished  {folder} in {(time.perf_counter() - began) / 60:.1f} min")
-    accelerator.end_training()
-    return metrics
 
 
-def evaluate_epoch(
-    config: Config,
-    folder: Path,
-    data: Data,
-    detector: Detector,
-    accelerator: Accelerator,
-    log: RunLog,
-    done: Progress,
-    say: Callable[[str], None],
-) -> None:
-    """Measure the validation split, keep the weights if they are the best so far, and tell `done`."""
-    results = detect_split(detector, data.val_loader, accelerator, data.val.categories, "evaluating")
-    loss = None
+def _train_epoch(job: Job, model: nn.Module, epoch: int, log: RunLog) -> None:
+    """`train_one_epoch` with a progress bar and a log."""
+    config, batches = job.config, job.data.train_batches
+    batches.set_epoch(epoch)
+    label = f"epoch {epoch + 1}/{config.schedule.epochs}"
+    with progress(label, len(batches), job.accelerator.is_main_process) as bar:
+
+        def log_update(line: dict[str, float]) -> None:
+            log.update(epoch, line)
+            bar.advance(min(config.accumulate, bar.total - bar.done), f"loss {line['loss']:.3f}")
+
+        train_one_epoch(
+            model,
+            job.data.train_loader,
+            len(batches),
+            job.optimizer,
+            job.scheduler,
+            job.accelerator,
+            accumulate=config.accumulate,
+            clip_norm=config.optimizer.clip_norm,
+            average=job.average,
+            log=log_update,
+            failures=job.folder,
+        )
+
+
+def evaluate_epoch(job: Job, log: RunLog) -> None:
+    """Measure the validation split, and keep the weights if they are the best so far."""
+    config, data, accelerator, done = job.config, job.data, job.accelerator, job.done
+    results = detect_split(job.evaluated, data.val_loader, accelerator, data.val.categories, "evaluating")
+    extra = {}
     if config.validation_loss or config.best_metric == "val_loss":
-        loss = validation_loss(detector, data.val_loader, accelerator, config.seed)
-    shared: list[Any] = [None, None]
+        extra["val_loss"] = validation_loss(job.evaluated, data.val_loader, accelerator, config.seed)
+    shared: list[Any] = [None]
     if accelerator.is_main_process:
-        metrics = evaluate_detections(data.val_index.to_coco(), results)
-        if loss is not None:
-            metrics["val_loss"] = loss
-        line = f"epoch {done.epoch:3d}  AP {metrics['AP']:.3f}  AP50 {metrics['AP50']:.3f}  AP75 {metrics['AP75']:.3f}"
-        say(line + ("" if loss is None else f"  val_loss {loss:.3f}"))
+        metrics = {**evaluate_detections(data.val_index.to_coco(), results), **extra}
         log.evaluation(done.epoch - 1, metrics)
-        score = metrics["best_f1"]["score"]
-        pictures = draw_samples(data.val_index, data.val.images, results, config.samples, score)
+        pictures = _draw(job, results, metrics)
         if pictures:
             log.picture("samples", contact_sheet(list(pictures.values()), columns=2))
-        shared = [{k: v for k, v in metrics.items() if isinstance(v, int | float)}, metrics["notes"]]
+        shared = [{k: v for k, v in metrics.items() if isinstance(v, int | float)}]
+        told = {k: metrics[k] for k in ("AP", "AP50", "AP75", *extra)}
+        job.say(f"epoch {done.epoch:3d} " + "".join(f" {k} {v:.3f} " for k, v in told.items()))
+        for note in metrics["notes"] if metrics["AP"] <= 0 else []:
+            job.say(f"note      {note}")
     if accelerator.num_processes > 1:
         broadcast_object_list(shared)
-    done.metrics, notes = shared
-    for note in notes if done.metrics["AP"] <= 0 else []:
-        say(f"note      {note}")
-    if config.best_metric not in done.metrics:
-        raise UserError(f"best_metric={config.best_metric}: not measured; known: {', '.join(sorted(done.metrics))}.")
-    value = done.metrics[config.best_metric]
-    better = done.best is None or (value < done.best if config.best_metric == "val_loss" else value > done.best)
+    done.metrics = shared[0]
+    _keep_if_best(job)
+
+
+def _keep_if_best(job: Job) -> None:
+    done, name = job.done, job.config.best_metric
+    if name not in done.metrics:
+        raise UserError(f"best_metric={name}: not measured; known: {', '.join(sorted(done.metrics))}.")
+    value = done.metrics[name]
+    better = done.best is None or (value < done.best if name == "val_loss" else value > done.best)
     done.evaluations_without_best = 0 if better else done.evaluations_without_best + 1
     if better:
         done.best, done.best_epoch = value, done.epoch
-        if accelerator.is_main_process:
-            progress_made = {"epoch": done.epoch, "metrics": done.metrics}
-            save_checkpoint(folder / "checkpoints" / "best", detector, data.train.categories, progress_made)
+        if job.accelerator.is_main_process:
+            made = {"epoch": done.epoch, "metrics": done.metrics}
+            save_checkpoint(job.folder / "checkpoints" / "best", job.evaluated, job.data.train.categories, made)
 
 
-def finish(
-    config: Config, folder: Path, data: Data, detector: Detector, accelerator: Accelerator, done: Progress
-) -> dict[str, Any]:
+def _draw(job: Job, results: list[dict[str, Any]], metrics: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Truth beside detections for the fixed samples, at the score of the best F1 (0.5 where nothing was found)."""
+    data, best = job.data, metrics["best_f1"]["score"]
+    return draw_samples(data.val_index, data.val.images, results, job.config.samples, best if best > 0 else 0.5)
+
+
+def finish(job: Job) -> dict[str, Any]:
     """Evaluate the best checkpoint once more and write metrics, results, plots and samples for it."""
+    accelerator, data, folder = job.accelerator, job.data, job.folder
     accelerator.wait_for_everyone()
-    detector = accelerator.unwrap_model(detector, keep_fp32_wrapper=False)
-    load_weights(folder / "checkpoints" / "best", detector)
-    results = detect_split(detector, data.val_loader, accelerator, data.val.categories, "evaluating the best")
-    metrics: dict[str, Any] = {}
-    if accelerator.is_main_process:
-        truth = data.val_index.to_coco()
-        metrics = evaluate_detections(truth, results)
-        metrics["epoch"] = done.best_epoch
-        write_evaluation(folder, truth, results, metrics, losses_log=folder / "log.jsonl")
-        (folder / "samples").mkdir(exist_ok=True)
-        score = metrics["best_f1"]["score"]
-        pictures = draw_samples(data.val_index, data.val.images, results, config.samples, score)
-        for name, picture in pictures.items():
-            Image.fromarray(picture).save(folder / "samples" / f"{name}.png")
-        print(f"\nbest checkpoint: epoch {done.best_epoch} by {config.best_metric}\n\n{metrics_table(metrics)}\n")
-        for note in metrics["notes"]:
-            print(f"note      {note}")
+    load_weights(folder / "checkpoints" / "best", job.detector)
+    results = detect_split(job.detector, data.val_loader, accelerator, data.val.categories, "evaluating the best")
+    if not accelerator.is_main_process:
+        return {}
+    truth = data.val_index.to_coco()
+    metrics = {**evaluate_detections(truth, results), "epoch": job.done.best_epoch}
+    write_evaluation(folder, truth, results, metrics, losses_log=folder / "log.jsonl")
+    (folder / "samples").mkdir(exist_ok=True)
+    for name, picture in _draw(job, results, metrics).items():
+        Image.fromarray(picture).save(folder / "samples" / f"{name}.png")
+    job.say(f"\nbest checkpoint: epoch {job.done.best_epoch} by {job.config.best_metric}\n\n{metrics_table(metrics)}\n")
+    for note in metrics["notes"]:
+        job.say(f"note      {note}")
     return metrics
 
 
-def save_last(
-    folder: Path,
-    detector: Detector,
-    average: WeightAverage | None,
-    optimizer: Any,
-    scheduler: LRScheduler,
-    accelerator: Accelerator,
-    data: Data,
-    done: Progress,
-) -> None:
+def save_last(job: Job) -> None:
     """Write what the run can be resumed from."""
+    scaler = job.accelerator.scaler
     state = {
-        "optimizer": optimizer.state_dict(),
-        "scheduler": scheduler.state_dict(),
-        "scaler": None if accelerator.scaler is None else accelerator.scaler.state_dict(),
-        "average_updates": 0 if average is None else average.updates,
-        "progress": dict(vars(done)),
+        "optimizer": job.optimizer.state_dict(),
+        "scheduler": job.scheduler.state_dict(),
+        "scaler": None if scaler is None else scaler.state_dict(),
+        "average_updates": 0 if job.average is None else job.average.updates,
+        "progress": dict(vars(job.done)),
     }
-    evaluated, trained = (detector, None) if average is None else (average.module, detector)
-    summary = {"epoch": done.epoch, "metrics": done.metrics}
     save_checkpoint(
-        folder / "checkpoints" / "last", evaluated, data.train.categories, summary, trained=trained, state=state
+        job.folder / "checkpoints" / "last",
+        job.evaluated,
+        job.data.train.categories,
+        {"epoch": job.done.epoch, "metrics": job.done.metrics},
+        trained=None if job.average is None else job.detector,
+        state=state,
     )
 
 
-def restore(
-    checkpoint: Path,
-    detector: Detector,
-    optimizer: torch.optim.Optimizer,
-    scheduler: LRScheduler,
-    average: WeightAverage | None,
-    accelerator: Accelerator,
-) -> Progress:
+def restore(job: Job) -> None:
     """Take up the state that `save_last` wrote, before anything is prepared for devices or processes.
 
     Raises:
         UserError: missing or damaged.
     """
+    checkpoint = job.folder / "checkpoints" / "last"
     state = load_training_state(checkpoint)
-    load_weights(checkpoint, detector, "model" if average is None else "training")
-    if average is not None:
-        load_weights(checkpoint, average.module)
-        average.updates = state["average_updates"]
-    optimizer.load_state_dict(state["optimizer"])
-    scheduler.load_state_dict(state["scheduler"])
-    if accelerator.scaler is not None and state["scaler"] is not None:
-        accelerator.scaler.load_state_dict(state["scaler"])
-    return Progress(**state["progress"])
+    load_weights(checkpoint, job.detector, "model" if job.average is None else "training")
+    if job.average is not None:
+        load_weights(checkpoint, job.average.module)
+        job.average.updates = state["average_updates"]
+    job.optimizer.load_state_dict(state["optimizer"])
+    job.scheduler.load_state_dict(state["scheduler"])
+    if job.accelerator.scaler is not None and state["scaler"] is not None:
+        job.accelerator.scaler.load_state_dict(state["scaler"])
+    job.done = Progress(**state["progress"])
 
 
-def describe_data(data: Data, say: Callable[[str], None]) -> None:
-    """Say what is trained on and what was left out."""
+def describe(job: Job, reports: list[LoadReport], images_per_update: int) -> None:
+    """Say what is trained on, what was left out, which weights were loaded, and how the rate was scaled."""
+    config, data = job.config, job.data
     for name, dataset in (("train", data.train), ("val", data.val)):
         counts = dataset.counts
         odd = {
@@ -303,29 +330,21 @@ def describe_data(data: Data, say: Callable[[str], None]) -> None:
             "bad boxes dropped": counts["dropped"],
         }
         notes = "".join(f", {number} {what}" for what, number in odd.items() if number)
-        say(f"{name:9} {counts['images']} images, {counts['boxes']} boxes{notes} ({dataset.index.path})")
-    say(f"classes   {', '.join(c.name for c in data.train.categories)}")
-
-
-def describe_training(
-    config: Config, detector: Detector, images_per_update: int, accelerator: Accelerator, say: Callable[[str], None]
-) -> None:
-    """Say what is about to happen: size, device, learning rate."""
-    total = sum(p.numel() for p in detector.parameters())
-    trained = sum(p.numel() for p in detector.parameters() if p.requires_grad)
-    lr = scaled_learning_rate(config.optimizer, images_per_update)
-    say(f"detector  {total / 1e6:.2f} M parameters, {trained / 1e6:.2f} M of them trained in the first epoch")
-    say(f"device    {accelerator.device}, {accelerator.num_processes} process(es), precision {config.precision}")
-    say(
-        f"rate      {config.optimizer.kind} {lr:.3g} = {config.optimizer.lr:.3g} stated for "
-        f"{config.optimizer.reference_batch} images an update, scaled to the real {images_per_update}"
+        job.say(f"{name:9} {counts['images']} images, {counts['boxes']} boxes{notes} ({dataset.index.path})")
+    job.say(f"classes   {', '.join(c.name for c in data.train.categories)}")
+    for report in reports:
+        job.say(f"weights   {report}")
+    total = sum(p.numel() for p in job.detector.parameters()) / 1e6
+    trained = sum(p.numel() for p in job.detector.parameters() if p.requires_grad) / 1e6
+    job.say(f"detector  {total:.2f} M parameters, {trained:.2f} M of them trained in the first epoch")
+    accelerator, optimizer = job.accelerator, config.optimizer
+    job.say(f"device    {accelerator.device}, {accelerator.num_processes} process(es), precision {config.precision}")
+    job.say(
+        f"rate      {optimizer.kind} {scaled_learning_rate(optimizer, images_per_update):.3g} = {optimizer.lr:.3g} "
+        f"stated for {optimizer.reference_batch} images an update, scaled to the real {images_per_update}"
     )
 
 
 def _seed_epoch(seed: int, epoch: int, rank: int) -> None:
     """The random state of an epoch depends on nothing before it, so that a resumed run repeats an unbroken one."""
     torch.manual_seed(int(np.random.SeedSequence([seed, epoch, rank]).generate_state(1, np.uint32)[0]))
-
-
-def _silent(*_: Any) -> None:
-    pass

@@ -14,6 +14,9 @@ from PIL import Image, ImageDraw, ImageFont
 Colour = tuple[int, int, int]
 Rectangle = tuple[int, int, int, int]
 
+_MOST_ENLARGED = 2048
+"""Small pictures are enlarged for drawing, but to no longer side above this many pixels."""
+
 
 def class_colour(name: str) -> Colour:
     """Return a vivid colour that depends on the name alone; two names may by chance get similar ones."""
@@ -62,7 +65,7 @@ def draw_boxes(
     boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
     if len(labels) != len(boxes) or (scores is not None and len(scores) != len(boxes)):
         raise ValueError(f"{len(boxes)} boxes, {len(labels)} labels, {None if scores is None else len(scores)} scores")
-    factor = max(1, math.ceil(min_side / min(image.shape[:2])))
+    factor = max(1, min(math.ceil(min_side / min(image.shape[:2])), _MOST_ENLARGED // max(image.shape[:2])))
     picture = Image.fromarray(image.repeat(factor, 0).repeat(factor, 1))
     draw = ImageDraw.Draw(picture)
     side = min(picture.size)

@@ -151,5 +151,8 @@ def test_bf16_trains(detector):
     model, optimizer = accelerator.prepare(detector.train(), optimizer)
     lines = []
     train_one_epoch(model, [as_batch(item(1), item(2))] * 2, 2, optimizer, scheduler, accelerator, log=lines.append)
-    assert len(lines) == 2 and evaluate(accelerator.unwrap_model(model), [as_batch(item(1))], accelerator, CATEGORIES) is not None
+    assert (
+        len(lines) == 2
+        and evaluate(accelerator.unwrap_model(model), [as_batch(item(1))], accelerator, CATEGORIES) is not None
+    )
     AcceleratorState._reset_state(True)

@@ -88,10 +88,10 @@ def test_a_resumed_run_equals_an_unbroken_one(shapes, tmp_path, monkeypatch, ext
 
     real = training.evaluate_epoch
 
-    def stop_in_the_second_epoch(config, folder, data, detector, accelerator, log, done, say):
-        if done.epoch == 2:
+    def stop_in_the_second_epoch(job, log):
+        if job.done.epoch == 2:
             raise Stopped
-        real(config, folder, data, detector, accelerator, log, done, say)
+        real(job, log)
 
     monkeypatch.setattr(training, "evaluate_epoch", stop_in_the_second_epoch)
     with pytest.raises(Stopped):

@@ -19,9 +19,7 @@ def test_report_puts_every_tensor_in_one_list():
     assert report.loaded == ["0.weight", "0.bias", "2.weight", "2.bias", "2.running_mean", "2.running_var"]
     assert (report.resized, report.missing, report.unexpected) == (["1.weight"], ["1.bias"], ["extra"])
     assert module[0].weight.eq(7).all()
-    assert (
-        str(report) == "here: loaded 6; resized 1 (1.weight); missing 1 (1.bias); unexpected 1 (extra)"
-    )
+    assert str(report) == "here: loaded 6; resized 1 (1.weight); missing 1 (1.bias); unexpected 1 (extra)"
 
 
 def test_too_little_loaded_is_an_error_and_changes_nothing():

@@ -57,7 +57,7 @@ CONFIG_FILE = """
 import sys
 from pathlib import Path
 
-sys.path.insert(0, {tests!r})
+sys.path[:0] = [{tests!r}, {datasets!r}]
 from tiny_runs import tiny_config
 
 config = tiny_config(Path({folder!r}))
@@ -66,5 +66,7 @@ config = tiny_config(Path({folder!r}))
 
 def write_config(path: Path, folder: Path) -> Path:
     """The same config as a file for the command line."""
-    path.write_text(CONFIG_FILE.format(tests=str(Path(__file__).parent), folder=str(folder)))
+    tests = Path(__file__).parent
+    text = CONFIG_FILE.format(tests=str(tests), datasets=str(tests.parent / "datasets"), folder=str(folder))
+    path.write_text(text)
     return path

@@ -21,7 +21,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--annotations", help="COCO annotations; for a run its validation set if left out")
     parser.add_argument("--images", help="folder of the images, for a run")
     parser.add_argument("--output", type=Path, help="folder for metrics.json, results.json and plots/")
-    parser.add_argument("--device", help="device for a run, such as cpu or cuda:1")
+    parser.add_argument("--device", help="cpu or cuda for a run; the best there is if left out")
     args = parser.parse_intermixed_args(argv)
     if args.results is None and args.run is None:
         raise UserError("Name a run folder, or a results file by --results R.json --annotations A.json.")

@@ -62,20 +62,6 @@ def choose_score(run: Path, asked: float | None) -> tuple[float, str]:
     return (best, f"of the best F1 in {path}") if best >= 0 else (0.5, f"the best F1 in {path} is 0")
 
 
-def config_for_here(run: Path, device: str | None):
-    """The run's config, in float32 where it was trained in fp16 and there is no GPU here."""
-    import dataclasses
-
-    import torch
-
-    from detection.runs import open_config
-
-    config = open_config(run)
-    if config.precision == "fp16" and (device == "cpu" or not torch.cuda.is_available()):
-        return dataclasses.replace(config, precision="no")
-    return config
-
-
 def report(summary, categories, output: Path) -> None:
     """Say what was done, and what could not be."""
     for problem in summary.problems:
@@ -109,10 +95,10 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     from detection.logs import progress
     from detection.predict import PictureFiles, detect, find_images, picture_batches, write_predictions
-    from detection.runs import build_accelerator, open_run
+    from detection.runs import build_accelerator, open_config, open_run
 
     paths = find_images(args.images)
-    accelerator = build_accelerator(config_for_here(args.run, args.device), args.device)
+    accelerator = build_accelerator(open_config(args.run).precision, args.device, inference=True)
     detector, categories, config = open_run(args.run, accelerator.device)
     score, reason = choose_score(args.run, args.score)
     print(f"score       from {score:.3g}, {reason}", flush=True)

@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> None:
         path = Path(args.config) if args.config else ROOT / "configs" / "quickstart.py"
         config = load_config(path, args.overrides)
         folder = new_run_folder(args.output, path.stem)
-    accelerator = build_accelerator(config, args.device)
+    accelerator = build_accelerator(config.precision, args.device)
     draw_scenes(config, accelerator.is_main_process)
     accelerator.wait_for_everyone()
     train(config, folder, accelerator, resume=args.resume)

@@ -6,6 +6,9 @@ from pathlib import Path
 
 from detection.errors import UserError
 
+IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+"""What is taken for an image where a folder is searched; in lower case."""
+
 
 def leaves_folder(file_name: str) -> bool:
     """Return whether a relative name is empty, absolute, or climbs out of its folder by `..`."""

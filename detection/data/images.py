@@ -45,16 +45,16 @@ def read_image(path: str | Path) -> np.ndarray:
             return _to_rgb(image, path)
     except UserError:
         raise
+    except PermissionError:
+        raise UserError(f"image {path} may not be read: change its permissions.") from None
     except FileNotFoundError:
         raise UserError(f"image {path} does not exist: check the image folder.") from None
     except UnidentifiedImageError:
         empty = path.stat().st_size == 0
         what = "is empty (0 bytes)" if empty else "is not an image that Pillow can read"
-        raise UserError(f"image {path} {what}: copy it again, or leave it out of the annotations.") from None
+        raise UserError(f"image {path} {what}: copy it again, or leave it out.") from None
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more.
-        raise UserError(
-            f"image {path} is truncated or damaged ({error}): copy it again, or leave it out of the annotations."
-        ) from None
+        raise UserError(f"image {path} is truncated or damaged ({error}): copy it again, or leave it out.") from None
 
 
 def _to_rgb(image: Image.Image, path: Path) -> np.ndarray:
