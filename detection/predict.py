@@ -63,12 +63,9 @@ class PictureFiles(Dataset):
         path = self.paths[position]
         try:
             image = torch.from_numpy(read_image(path)).permute(2, 0, 1).contiguous()
+            require_visible(image.shape[1], image.shape[2], self.min_size, self.max_size, f"image {path}")
         except UserError as error:
             return Picture(path, None, str(error))
-        try:
-            require_visible(image.shape[1], image.shape[2], self.min_size, self.max_size)
-        except UserError as error:
-            return Picture(path, None, f"{path}: {error}")
         return Picture(path, image)
 
 

@@ -142,6 +142,11 @@ def test_training_resizes_only_when_asked():
     assert sizes[True][-2:] == (64, 64) and sizes[False][-2:] == (32, 32)
 
 
+def test_an_image_that_would_vanish_is_refused(tiny):
+    with pytest.raises(UserError, match="300x1 pixels is too thin"):
+        tiny([torch.rand(3, 1, 300)])
+
+
 class Shift(nn.Module):
     """A context for tests: counts valid cells into every channel."""
 

@@ -61,8 +61,12 @@ def test_small_pictures_grow_by_a_whole_factor_and_boxes_with_them():
 )
 def test_any_box_and_any_name_can_be_drawn(boxes, name, height, width):
     drawn = draw_boxes(grey(height, width), np.array(boxes), [name] * len(boxes), [0.5] * len(boxes), min_side=64)
-    factor = -(-64 // min(height, width))
+    factor = max(1, min(-(-64 // min(height, width)), 2048 // max(height, width)))
     assert drawn.shape == (height * factor, width * factor, 3)
+
+
+def test_a_long_thin_picture_is_not_enlarged_without_limit():
+    assert draw_boxes(grey(1, 5000), np.zeros((0, 4)), []).shape == (1, 5000, 3)
 
 
 def label_size(box: tuple[int, int, int, int]) -> tuple[int, int]:

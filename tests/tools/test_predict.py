@@ -227,7 +227,7 @@ def test_broken_images_are_named_and_the_rest_is_done(run, photos, capsys):
     code, out, err = _main(capsys, run, "photos", "--batch-size", 2)
     assert code == 1
     assert [line.split()[2] for line in err.splitlines()] == ["photos/aa.jpg", "photos/ab.png", "photos/ac.png"]
-    assert "300x1 pixels, too thin" in err
+    assert "300x1 pixels is too thin" in err
     assert "images      2; 3 of 5 could not be read" in out
     images, results, _ = _written(Path("predictions"))
     assert [(i["id"], i["drawn"]) for i in images["images"]] == [(1, "images/a.png"), (2, "images/b.png")]
