@@ -128,7 +128,7 @@ def require_visible(height: int, width: int, min_size: int, max_size: int, name:
     short, long = min(height, width), max(height, width)
     if short * min(min_size / short, max_size / long) < 1:
         raise UserError(
-            f"an image of {width}x{height} pixels is too thin to detect anything in: crop it or leave it out."
+            f"{name} of {width}x{height} pixels is too thin to detect anything in: crop it or leave it out."
         )
 
 
