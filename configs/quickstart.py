@@ -22,7 +22,7 @@ from detection.regions import RPN
 
 config = Config(
     detector=DetectorConfig(
-        backbone=partial(FPN, body=partial(Tiny), stages=("c3", "c4"), out_channels=64),
+        backbone=partial(FPN, body=partial(Tiny), stages=("c2", "c3", "c4"), out_channels=64),
         regions=partial(
             RPN,
             stages=("p3", "p4"),
@@ -31,8 +31,8 @@ config = Config(
             post_nms=(150, 100),
             batch_size_per_image=64,
         ),
-        pool=partial(RoIAlign, stages=("p3", "p4"), output_size=5, canonical_scale=32, canonical_level=4),
-        head=partial(FastRCNN, hidden_channels=128, batch_size_per_image=48),
+        pool=partial(RoIAlign, stages=("p2",), output_size=7, sampling_ratio=1),
+        head=partial(FastRCNN, hidden_channels=128, batch_size_per_image=32, positive_fraction=0.5),
         min_size=128,
         max_size=128,
     ),
@@ -41,7 +41,7 @@ config = Config(
         val=SplitConfig("datasets/shapes/val.json", "datasets/shapes/val"),
         augmentation=Augmentation(horizontal_flip=0.5, vertical_flip=0.5),
         workers=0,
-        scenes=ScenesConfig(task="shapes", train=600, val=100),
+        scenes=ScenesConfig(task="shapes", train=1200, val=100),
     ),
     optimizer=OptimizerConfig(
         kind="adamw", lr=2e-3, reference_batch=8, weight_decay=1e-2, norm_weight_decay=0.0, clip_norm=10.0

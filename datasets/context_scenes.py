@@ -40,11 +40,11 @@ class Scene:
 
 
 def shapes(rng: np.random.Generator, size: int) -> Scene:
-    """Draw 1 to 6 shapes of any size, turn, texture and colour; the class is the shape, and no context is needed."""
+    """Draw 2 to 9 shapes of any size, turn, texture and colour; the class is the shape, and no context is needed."""
     scene = Scene(drawing.background(rng, size))
     drawing.add_clutter(rng, scene.image)
     names = sorted(drawing.SHAPES)
-    for _ in range(rng.integers(1, 7)):
+    for _ in range(rng.integers(2, 10)):
         name = names[rng.integers(len(names))]
         extent = size * np.exp(rng.uniform(np.log(12 / 128), np.log(48 / 128)))
         stretch = np.exp(rng.uniform(-0.25, 0.25))

@@ -299,7 +299,7 @@ def config_hash(config: Config) -> str:
     return hashlib.sha256(json.dumps(to_plain(config), sort_keys=True).encode()).hexdigest()
 
 
-def _parameters(cls: type) -> dict[str, inspect.Parameter]:
+def _parameters(cls: Any) -> dict[str, inspect.Parameter]:
     return dict(list(inspect.signature(cls.__init__).parameters.items())[1:])
 
 
@@ -345,7 +345,7 @@ def _replace(node: Any, path: list[str], text: str, key: str) -> Any:
         value = _convert(_parse(text, settings[name]), settings[name], key)
     if isinstance(node, functools.partial):
         return functools.partial(node.func, **{**node.keywords, name: value})
-    return dataclasses.replace(node, **{name: value})
+    return dataclasses.replace(node, **{name: value})  # type: ignore[type-var]
 
 
 def _parse(text: str, annotation: Any) -> Any:

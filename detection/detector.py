@@ -4,9 +4,11 @@ Shape letters: B images, C channels, H×W map, N boxes of one image, R boxes of 
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
@@ -34,6 +36,9 @@ class Detector(nn.Module):
         resize_in_training: resize in training as at test; False when the data pipeline already has.
     """
 
+    backbone: Backbone
+    head: Any
+
     def __init__(
         self,
         backbone: Backbone,
@@ -48,6 +53,7 @@ class Detector(nn.Module):
         resize_in_training: bool = True,
     ) -> None:
         super().__init__()
+        self.min_size, self.max_size = min_size, max_size
         self.transform = GeneralizedRCNNTransform(
             min_size,
             max_size,
@@ -78,7 +84,7 @@ class Detector(nn.Module):
         original_sizes = [(image.shape[-2], image.shape[-1]) for image in images]
         if not (self.training and self.transform._skip_resize):
             for height, width in original_sizes:
-                require_visible(height, width, self.transform.min_size[-1], self.transform.max_size)
+                require_visible(height, width, self.min_size, self.max_size)
         batch, targets = self.transform([_as_float(image) for image in images], targets)
         maps = self.maps(batch)
         boxes, losses = self.regions(batch, maps, targets)
@@ -170,12 +176,14 @@ def build_detector(config: DetectorConfig, num_classes: int, *, resize_in_traini
     )
 
 
-def load_pretrained(detector: Detector, weights: str | None) -> list[LoadReport]:
+def load_pretrained(detector: Detector, weights: str | None, class_names: Sequence[str] = ()) -> list[LoadReport]:
     """Fill in the weights that a new detector starts from: the whole detector's, else its backbone's.
 
     Args:
         detector: filled in place.
         weights: the config's `detector.weights`.
+        class_names: of the data, in the order of labels; where all are COCO's, torchvision's COCO weights keep what
+            they know of these classes.
 
     Raises:
         UserError: too little fits, or the backbone waits for weights of a whole detector that are not named.
@@ -187,7 +195,8 @@ def load_pretrained(detector: Detector, weights: str | None) -> list[LoadReport]
             )
         report = detector.backbone.load_pretrained()
         return [] if report is None else [report]
-    return [load_state(detector, from_torchvision(read_state(weights)), weights)]
+    state = from_torchvision(read_state(weights))
+    return [load_state(detector, select_coco_classes(state, class_names), weights)]
 
 
 def from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -196,3 +205,25 @@ def from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
         return state
     prefixes = [("backbone.body.", "backbone.body.body."), ("rpn.", "regions.rpn."), ("roi_heads.", "head.roi_heads.")]
     return renamed(state, prefixes)
+
+
+def select_coco_classes(state: dict[str, Tensor], class_names: Sequence[str]) -> dict[str, Tensor]:
+    """Keep the background's and the named classes' rows of a predictor over torchvision's 91 COCO classes.
+
+    Args:
+        state: our names; returned as it is when its predictor is not of 91 classes, or a name is not COCO's.
+        class_names: in the order of labels.
+    """
+    coco = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
+    scores = state.get("head.roi_heads.box_predictor.cls_score.weight")
+    if scores is None or len(scores) != len(coco) or not class_names or not set(class_names) <= set(coco):
+        return state
+    rows = torch.tensor([0, *(coco.index(name) for name in class_names)])
+    box_rows = (rows[:, None] * 4 + torch.arange(4)).flatten()
+    chosen = {"cls_score": rows, "bbox_pred": box_rows}
+    predictor = {
+        f"head.roi_heads.box_predictor.{layer}.{kind}": index
+        for layer, index in chosen.items()
+        for kind in ("weight", "bias")
+    }
+    return {name: t[predictor[name]] if name in predictor else t for name, t in state.items()}

@@ -63,7 +63,7 @@ def train_one_epoch(
         in_group = accumulate if index <= num_batches - num_batches % accumulate else num_batches % accumulate
         with nullcontext() if update else accelerator.no_sync(model):
             losses = model(images, targets)
-            total = sum(losses.values())
+            total = torch.stack(list(losses.values())).sum()
             accelerator.backward(total / in_group)
         values = torch.stack([total.detach(), *(v.detach() for v in losses.values())]).float()
         summed = summed + values if summed is not None else values
@@ -147,10 +147,11 @@ def validation_loss(detector: Detector, batches: Iterable[Batch], accelerator: A
             images, targets = to_device(images, targets, accelerator.device)
             with accelerator.autocast():
                 losses = detector(images, targets)
-            total += sum(losses.values()).float() * len(images)
+            total += torch.stack(list(losses.values())).sum().float() * len(images)
             count += len(images)
-    both = accelerator.reduce(torch.stack([total, torch.tensor(float(count), device=total.device)]), "sum").tolist()
-    return both[0] / max(both[1], 1)
+    both = torch.stack([total, torch.tensor(float(count), device=total.device)])
+    summed, images_seen = _over_processes(both, "sum", accelerator)
+    return summed / max(images_seen, 1)
 
 
 def to_device(images: Sequence[Tensor], targets: Sequence[dict[str, Any]], device: torch.device) -> Batch:
@@ -204,7 +205,11 @@ def _mean_over_processes(line: dict[str, float], accelerator: Accelerator) -> di
     if accelerator.num_processes == 1:
         return line
     numbers = torch.tensor(list(line.values()), dtype=torch.float32, device=accelerator.device)
-    return dict(zip(line, accelerator.reduce(numbers, "mean").tolist(), strict=True))
+    return dict(zip(line, _over_processes(numbers, "mean", accelerator), strict=True))
+
+
+def _over_processes(numbers: Tensor, how: str, accelerator: Accelerator) -> list[float]:
+    return accelerator.reduce(numbers, how).tolist()  # type: ignore[union-attr]
 
 
 def _stop_if_not_finite(

@@ -11,7 +11,7 @@ from detection.errors import UserError
 
 def freezable(detector: Detector) -> dict[str, list[nn.Module]]:
     """Names that can be frozen: the backbone's stages, and modules by their path (`backbone`, `head` …)."""
-    paths = {name: [module] for name, module in detector.named_modules() if name}
+    paths: dict[str, list[nn.Module]] = {name: [module] for name, module in detector.named_modules() if name}
     return {**paths, **detector.backbone.stages()}
 
 

@@ -6,16 +6,18 @@ RoIAlign (He et al. 2017) on one map or on pyramid levels chosen by box size (Li
 import math
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import initLevelMapper
 
 from detection.errors import UserError
+from detection.ops.roi_align import roi_align
 from detection.regions import require_maps
 
 
 class RoIAlign(nn.Module):
-    """torchvision's `MultiScaleRoIAlign` with the true strides.
+    """torchvision's `MultiScaleRoIAlign`, bit by bit, with the true strides and a faster backward on the CPU.
 
     Left alone, torchvision infers the scales from the first batch and keeps them; pictures much smaller than their
     padding (under about 1.4 strides of the coarsest map) give wrong ones.
@@ -48,6 +50,7 @@ class RoIAlign(nn.Module):
                 f"pool.stages={stages}: the maps have different channels; use the levels of an FPN, or one map."
             )
         self.out_channels = in_channels[stages[0]]
+        self.stages = stages
         self.output_size = output_size
         self.align = MultiScaleRoIAlign(
             list(stages), output_size, sampling_ratio, canonical_scale=canonical_scale, canonical_level=canonical_level
@@ -58,4 +61,12 @@ class RoIAlign(nn.Module):
 
     def forward(self, maps: Mapping[str, Tensor], boxes: list[Tensor], image_sizes: list[tuple[int, int]]) -> Tensor:
         """Descriptors (R, C, h, w) of the boxes (N, 4) xyxy of each image."""
-        return self.align(dict(maps), boxes, image_sizes)
+        if torch.jit.is_tracing() or torch.compiler.is_compiling():
+            return self.align(dict(maps), boxes, image_sizes)
+        place = torch.cat([b.new_full((len(b), 1), i) for i, b in enumerate(boxes)])
+        rois = torch.cat([place, torch.cat(boxes)], dim=1)
+        one = len(self.stages) == 1
+        levels = rois.new_zeros(len(rois), dtype=torch.int64) if one else self.align.map_levels(boxes)
+        return roi_align(
+            [maps[s] for s in self.stages], rois, levels, self.align.scales, self.output_size, self.align.sampling_ratio
+        )

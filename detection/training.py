@@ -143,7 +143,8 @@ def prepare(config: Config, folder: Path, accelerator: Accelerator, resume: bool
     torch.manual_seed(config.seed)
     data = open_data(config, accelerator)
     detector = build_detector(config.detector, len(data.train.categories), resize_in_training=False)
-    reports = [] if resume else load_pretrained(detector, config.detector.weights)
+    names = [category.name for category in data.train.categories]
+    reports = [] if resume else load_pretrained(detector, config.detector.weights, names)
     freeze(detector, config.freeze, 0)
     images_per_update = config.batch_size * config.accumulate * accelerator.num_processes
     optimizer = build_optimizer(config.optimizer, detector.to(accelerator.device), images_per_update)

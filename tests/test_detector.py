@@ -11,7 +11,13 @@ from torch import nn
 
 from detection.backbones import FPN, ResNet, Tiny
 from detection.config import DetectorConfig
-from detection.detector import build_detector, from_torchvision, load_pretrained, valid_mask
+from detection.detector import (
+    build_detector,
+    from_torchvision,
+    load_pretrained,
+    select_coco_classes,
+    valid_mask,
+)
 from detection.errors import UserError
 from detection.heads import FastRCNN
 from detection.pooling import RoIAlign
@@ -95,6 +101,17 @@ def test_weights_for_other_classes_leave_only_the_predictor_fresh(pair):
         for kind in ("bias", "weight")
     ]
     assert not report.missing and not report.unexpected
+
+
+def test_coco_weights_keep_what_they_know_of_named_classes(pair):
+    """Torchvision's list of 91 has person at 1 and dog at 18."""
+    theirs, _ = pair
+    state = from_torchvision(theirs.state_dict())
+    chosen = select_coco_classes(state, ["dog", "person"])
+    scores, boxes = (f"head.roi_heads.box_predictor.{layer}" for layer in ("cls_score", "bbox_pred"))
+    assert torch.equal(chosen[f"{scores}.weight"], state[f"{scores}.weight"][[0, 18, 1]])
+    assert torch.equal(chosen[f"{boxes}.bias"][4:8], state[f"{boxes}.bias"][72:76])
+    assert select_coco_classes(state, ["platelet"]) is state
 
 
 @pytest.fixture

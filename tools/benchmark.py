@@ -3,6 +3,7 @@
 python tools/benchmark.py [NAME ...] [--device cpu|cuda] [--output FILE.json]
 
   train-step   our training step against the plain torchvision loop of the same model (EfficientNet-Lite0 FPN, 240x320)
+  roi-align    RoIAlign against torchvision's, backward alone and with the forward: 1024 boxes, a pyramid of 256 channels
   index        a synthetic file of COCO's size: first indexing, opening again, memory of a loading process
   evaluation   200 000 detections on 2000 images: pycocotools against hotcoco
 """
@@ -89,6 +90,49 @@ def train_step(device: str) -> Figures:
 
     settle = torch.cuda.synchronize if device == "cuda" else (lambda: None)
     return interleaved({"our step": our_step, "plain torchvision step": plain_step}, 25, settle)
+
+
+def roi_align(device: str) -> Figures:
+    """1024 boxes of 8 to 320 pixels on the pyramid of two 240x320 pictures; then 256 on one map of 64 channels."""
+    big = roi_align_ratios(device, (4, 8, 16, 32), (2, 256, 240, 320), 1024, 2)
+    small = roi_align_ratios(device, (4,), (8, 64, 128, 128), 256, 1)
+    return {f"{size}, {k}": v for size, figures in (("pyramid", big), ("one map", small)) for k, v in figures.items()}
+
+
+def roi_align_ratios(
+    device: str, strides: tuple[int, ...], shape: tuple[int, ...], count: int, samples: int
+) -> Figures:
+    """Our pool and torchvision's on maps of pictures of `shape` (B, C, H, W), `count` boxes in all."""
+    import torch
+
+    from detection.pooling import RoIAlign
+
+    torch.manual_seed(0)
+    images, channels, height, width = shape
+    maps = {
+        f"p{s}": torch.randn(images, channels, height // s, width // s, device=device, requires_grad=True)
+        for s in strides
+    }
+    named = dict(zip(maps, strides, strict=True))
+    pool = RoIAlign(dict.fromkeys(maps, channels), named, stages=tuple(maps), sampling_ratio=samples)
+    sides = 8 + (min(height, 320) - 8) * torch.rand(count, 2) ** 2
+    centres = torch.rand(count, 2) * torch.tensor([width, height])
+    limits = torch.tensor([width, height] * 2)
+    corners = torch.cat([centres - sides / 2, centres + sides / 2], dim=1).clamp(min=0).minimum(limits)
+    boxes, sizes = list(corners.to(device).chunk(images)), [(height, width)] * images
+    pools = {"ours": pool, "torchvision's": pool.align}
+    grad = torch.randn(count, channels, 7, 7, device=device)
+    outputs = {name: p(maps, boxes, sizes) for name, p in pools.items()}
+
+    def backward(output):
+        return lambda: torch.autograd.grad(output, list(maps.values()), grad, retain_graph=True)
+
+    def both(p):
+        return lambda: torch.autograd.grad(p(maps, boxes, sizes), list(maps.values()), grad)
+
+    settle = torch.cuda.synchronize if device == "cuda" else (lambda: None)
+    back = interleaved({f"{n} backward": backward(o) for n, o in outputs.items()}, 9, settle)
+    return {**back, **interleaved({f"{n} forward and backward": both(p) for n, p in pools.items()}, 9, settle)}
 
 
 def torchvision_twin(detector):
@@ -230,7 +274,7 @@ def evaluation(device: str) -> Figures:
     return {**figures, "equal numbers": str(equal)}
 
 
-BENCHMARKS = {"train-step": train_step, "index": index, "evaluation": evaluation}
+BENCHMARKS = {"train-step": train_step, "roi-align": roi_align, "index": index, "evaluation": evaluation}
 
 
 def machine(device: str) -> dict[str, Any]:

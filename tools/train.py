@@ -34,11 +34,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def draw_scenes(config, main: bool) -> None:
-    """Make the ContextScenes set of a config where it is not there yet."""
+    """Make the ContextScenes set of a config where it is not there yet; one with other parameters is refused."""
     scenes, annotations = config.data.scenes, Path(config.data.train.annotations)
-    if scenes is None or annotations.exists() or not main:
+    if scenes is None or not main:
         return
-    print(f"drawing {scenes.train} + {scenes.val} pictures of ContextScenes {scenes.task!r} into {annotations.parent}")
+    if not annotations.exists():
+        count = f"{scenes.train} + {scenes.val}"
+        print(f"drawing {count} pictures of ContextScenes {scenes.task!r} into {annotations.parent}", flush=True)
     sizes = [f"--{name}={getattr(scenes, name)}" for name in ("task", "train", "val", "size", "seed")]
     script = ROOT / "datasets" / "context_scenes.py"
     done = subprocess.run(

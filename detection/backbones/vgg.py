@@ -34,7 +34,7 @@ class VGG16(Backbone):
         self.weights, self.batch_norm = weights, batch_norm
         network = (torchvision.models.vgg16_bn if batch_norm else torchvision.models.vgg16)(weights=None)
         layer = norm_layer(norm, weights)
-        modules = [layer(m.num_features) if isinstance(m, nn.BatchNorm2d) else m for m in network.features]
+        modules = [layer(m.num_features) if isinstance(m, nn.BatchNorm2d) else m for m in network.features.children()]
         for module in modules:
             if isinstance(module, nn.ReLU):
                 module.inplace = True

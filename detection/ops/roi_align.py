@@ -1,0 +1,159 @@
+"""RoIAlign (He et al. 2017) over the levels of a pyramid: torchvision's forward, a faster backward on the CPU.
+
+torchvision's backward recomputes the bilinear weights of every sample for every channel and scatters cell by cell.
+RoIAlign is linear in the map, out = W map, and a bin's weights are the product of its rows' and its columns'. Here W is
+built once, sorted by map cell, and grad_map = Wᵀ grad_out is one `embedding_bag` with channels as columns: the bags are
+the cells of all levels, their entries the bins that read them. The order of sums is fixed, so results are repeatable.
+
+FIGURES
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import embedding_bag
+from torchvision.ops import roi_align as torchvision_roi_align
+
+# B images, C channels, H×W map, R regions of all images and levels, n bins on a side, S samples on a side of a bin.
+
+MIN_CHANNELS = 16
+MIN_NUMBERS = 32_768  # R·C·n·n
+MAX_SAMPLES = 4
+
+
+def roi_align(
+    maps: Sequence[Tensor],
+    rois: Tensor,
+    levels: Tensor,
+    scales: Sequence[float],
+    output_size: int,
+    sampling_ratio: int,
+) -> Tensor:
+    """Descriptors (R, C, n, n) of boxes, each read from the map of its level.
+
+    Args:
+        maps: one (B, C, H, W) a level.
+        rois: (R, 5), the place of the image in the batch and the box xyxy in pixels of the input.
+        levels: (R,) integers, the place in `maps` of the map each box reads; outside of `maps`, its descriptor is 0.
+        scales: cells a pixel of the input, by level.
+        output_size: n.
+        sampling_ratio: S; 0 adapts to the box.
+    """
+    args = (rois, levels, scales, output_size, sampling_ratio)
+    return _RoIAlign.apply(*args, *maps) if _pays(maps, *args) else _forward(maps, *args)
+
+
+def _pays(
+    maps: Sequence[Tensor], rois: Tensor, levels: Tensor, scales: Sequence[float], output_size: int, sampling_ratio: int
+) -> bool:
+    """Whether a backward is to come, one that this module can do and is faster at."""
+    channels = maps[0].shape[1]
+    return (
+        torch.is_grad_enabled()
+        and any(m.requires_grad for m in maps)
+        and maps[0].device.type == "cpu"
+        and (rois.dtype in (torch.float32, torch.float64) or torch.is_autocast_enabled("cpu"))
+        and 0 < sampling_ratio <= MAX_SAMPLES
+        and channels >= MIN_CHANNELS
+        and len(rois) * channels * output_size**2 >= MIN_NUMBERS
+    )
+
+
+def _forward(
+    maps: Sequence[Tensor], rois: Tensor, levels: Tensor, scales: Sequence[float], output_size: int, sampling_ratio: int
+) -> Tensor:
+    """Torchvision's op level by level, put back in the order of `rois`."""
+    if len(maps) == 1:
+        return torchvision_roi_align(maps[0], rois, output_size, scales[0], sampling_ratio)
+    pooled = maps[0].new_zeros(len(rois), maps[0].shape[1], output_size, output_size)
+    for level, (m, scale) in enumerate(zip(maps, scales, strict=True)):
+        places = torch.where(levels == level)[0]
+        found = torchvision_roi_align(m, rois[places], output_size, scale, sampling_ratio)
+        # Under autocast the maps may have different types; an operation in place is not cast for us.
+        pooled.index_copy_(0, places, found.to(pooled.dtype))
+    return pooled
+
+
+class _RoIAlign(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, rois, levels, scales, output_size, sampling_ratio, *maps):
+        ctx.save_for_backward(rois, levels)
+        ctx.scales, ctx.samples = scales, sampling_ratio
+        ctx.shapes, ctx.dtypes = [m.shape for m in maps], [m.dtype for m in maps]
+        return _forward(maps, rois, levels, scales, output_size, sampling_ratio)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        rois, levels = ctx.saved_tensors
+        # Under autocast torchvision computes in float32; a double stays one.
+        grad = grad if grad.dtype == torch.float64 else grad.float()
+        offsets, bins, weights = _weights_by_cell(
+            rois.to(grad.dtype), levels, ctx.scales, ctx.shapes, grad.shape[-1], ctx.samples
+        )
+        rows = grad.flatten(2).transpose(1, 2).reshape(-1, grad.shape[1])  # (R n n, C)
+        cells = embedding_bag(
+            bins, rows, offsets, mode="sum", per_sample_weights=weights, include_last_offset=True
+        )  # (cells of all levels, C)
+        grads = cells.split([b * h * w for b, _, h, w in ctx.shapes])
+        return (None,) * 5 + tuple(
+            g.view(b, h * w, c).transpose(1, 2).reshape(b, c, h, w).to(dtype) if needed else None
+            for g, (b, c, h, w), dtype, needed in zip(
+                grads, ctx.shapes, ctx.dtypes, ctx.needs_input_grad[5:], strict=True
+            )
+        )
+
+
+def _weights_by_cell(
+    rois: Tensor, levels: Tensor, scales: Sequence[float], shapes: Sequence[torch.Size], n: int, samples: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The transpose of W in rows: where each cell's entries begin (cells + 1,), their bins, their weights."""
+    firsts = [0]
+    for b, _, h, w in shapes:
+        firsts.append(firsts[-1] + b * h * w)
+    known = (levels >= 0) & (levels < len(shapes))
+    levels = torch.where(known, levels, 0)
+    heights, widths = (torch.tensor([s[i] for s in shapes])[levels] for i in (2, 3))  # (R,)
+    x1, y1, x2, y2 = (rois[:, 1:] * rois.new_tensor(scales)[levels, None]).unbind(1)
+    rows, row_weights = _axis(y1, y2, heights, n, samples)  # (R, n, 2S)
+    row_weights = torch.where(known[:, None, None], row_weights, 0)
+    columns, column_weights = _axis(x1, x2, widths, n, samples)
+    first = torch.tensor(firsts[:-1])[levels] + rois[:, 0].long() * heights * widths
+    rows = first[:, None, None] + rows * widths[:, None, None]
+    cells = rows[:, :, None, :, None] + columns[:, None, :, None, :]  # (R, n, n, 2S, 2S)
+    weights = (row_weights[:, :, None, :, None] * column_weights[:, None, :, None, :]).flatten()
+    kept = weights.nonzero().squeeze(1)
+    # Half the width sorts in half the time; `firsts[-1]` cells and the bins fit far below 2**31.
+    cells, order = cells.flatten()[kept].int().sort(stable=True)
+    kept = kept[order]
+    offsets = torch.searchsorted(cells, torch.arange(firsts[-1] + 1, dtype=cells.dtype))
+    return offsets, kept // (2 * samples) ** 2, weights[kept]
+
+
+def _axis(low: Tensor, high: Tensor, cells: Tensor, n: int, samples: int) -> tuple[Tensor, Tensor]:
+    """Cells (R, n, 2S) that the samples of each bin read along one axis, and their weights; a cell has one weight.
+
+    Args:
+        low: (R,) where each box begins, in cells.
+        high: (R,) where it ends.
+        cells: (R,) cells of its map along the axis.
+        n: bins.
+        samples: S.
+    """
+    step = ((high - low).clamp(min=1) / n)[:, None, None]
+    bins = torch.arange(n, dtype=low.dtype)[:, None]
+    within = torch.arange(samples, dtype=low.dtype) + 0.5
+    place = low[:, None, None] + bins * step + within * step / samples  # (R, n, S)
+    cells = cells[:, None, None]
+    inside = (place >= -1) & (place <= cells)  # torchvision's rule: up to a cell outside counts as the border
+    place = place.clamp(min=0).minimum(cells - 1)
+    near = place.long()
+    far_weight = place - near
+    index = torch.stack([near, (near + 1).minimum(cells - 1)], -1).flatten(-2)
+    weight = torch.stack([1 - far_weight, far_weight], -1) / samples
+    weight = torch.where(inside[..., None], weight, 0).flatten(-2)
+    same = index[..., :, None] == index[..., None, :]
+    weight = (same * weight[..., None, :]).sum(-1)
+    return index, weight.masked_fill(same.tril(-1).any(-1), 0)
