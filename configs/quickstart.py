@@ -46,7 +46,7 @@ config = Config(
     optimizer=OptimizerConfig(
         kind="adamw", lr=2e-3, reference_batch=8, weight_decay=1e-2, norm_weight_decay=0.0, clip_norm=10.0
     ),
-    schedule=ScheduleConfig(epochs=14, kind="cosine", warmup=50),
+    schedule=ScheduleConfig(epochs=12, kind="cosine", warmup=50),
     batch_size=8,
     eval_batch_size=8,
     validation_loss=True,

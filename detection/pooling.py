@@ -55,18 +55,19 @@ class RoIAlign(nn.Module):
         self.align = MultiScaleRoIAlign(
             list(stages), output_size, sampling_ratio, canonical_scale=canonical_scale, canonical_level=canonical_level
         )
-        self.align.scales = [1 / strides[s] for s in stages]
         levels = [int(math.log2(strides[s])) for s in stages]
-        self.align.map_levels = initLevelMapper(levels[0], levels[-1], canonical_scale, canonical_level)
+        self.scales = [1 / strides[s] for s in stages]
+        self.map_levels = initLevelMapper(levels[0], levels[-1], canonical_scale, canonical_level)
+        self.align.scales, self.align.map_levels = self.scales, self.map_levels
 
     def forward(self, maps: Mapping[str, Tensor], boxes: list[Tensor], image_sizes: list[tuple[int, int]]) -> Tensor:
         """Descriptors (R, C, h, w) of the boxes (N, 4) xyxy of each image."""
-        if torch.jit.is_tracing() or torch.compiler.is_compiling():
+        # A trace or an export holds torchvision's op, and its way of merging levels, which ONNX can express.
+        if torch.jit.is_tracing() or torch.compiler.is_compiling():  # pyright: ignore[reportPrivateImportUsage]
             return self.align(dict(maps), boxes, image_sizes)
-        place = torch.cat([b.new_full((len(b), 1), i) for i, b in enumerate(boxes)])
-        rois = torch.cat([place, torch.cat(boxes)], dim=1)
+        image = torch.cat([b.new_full((len(b), 1), i) for i, b in enumerate(boxes)])
+        rois = torch.cat([image, torch.cat(boxes)], dim=1)
         one = len(self.stages) == 1
-        levels = rois.new_zeros(len(rois), dtype=torch.int64) if one else self.align.map_levels(boxes)
-        return roi_align(
-            [maps[s] for s in self.stages], rois, levels, self.align.scales, self.output_size, self.align.sampling_ratio
-        )
+        levels = rois.new_zeros(len(rois), dtype=torch.int64) if one else self.map_levels(boxes)
+        read = [maps[s] for s in self.stages]
+        return roi_align(read, rois, levels, self.scales, self.output_size, self.align.sampling_ratio)

@@ -33,6 +33,16 @@ def test_a_newer_checkpoint_replaces_the_older_whole(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["last"]
 
 
+def test_what_a_killed_save_left_behind_is_in_nobodys_way(tmp_path):
+    folder = tmp_path / "last"
+    save_checkpoint(folder, nn.Linear(2, 1), CATEGORIES, {"epoch": 1})
+    for name in ("last.old", "last.new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").touch()
+    save_checkpoint(folder, nn.Linear(2, 1), CATEGORIES, {"epoch": 2})
+    assert load_meta(folder)["epoch"] == 2
+
+
 def test_a_save_that_fails_leaves_the_older_one(tmp_path):
     folder = tmp_path / "last"
     save_checkpoint(folder, nn.Linear(2, 1), CATEGORIES, {"epoch": 1})

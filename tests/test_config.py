@@ -112,6 +112,13 @@ def test_a_class_from_elsewhere_is_neither_written_nor_opened():
         from_plain(plain)
 
 
+def test_a_module_from_elsewhere_is_not_even_imported(tmp_path, monkeypatch):
+    (tmp_path / "stranger.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match="not a class of the package"):
+        override(CONFIG, ["detector.backbone=stranger.Backbone"])
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [

@@ -182,9 +182,35 @@ def test_torchvisions_backward_where_ours_does_not_pay(change):
         assert_close(gradients(found, [m], grad), gradients(expected, [m], grad))
 
 
-def test_a_trace_holds_torchvisions_op():
+class Pool(torch.nn.Module):
+    """A pool of one map or two, for one image, as a module of tensors."""
+
+    def __init__(self, stages):
+        super().__init__()
+        self.stages = stages
+        self.pool = RoIAlign({"p2": 32, "p3": 32}, {"p2": 4, "p3": 8}, stages=stages)
+
+    def forward(self, m, boxes):
+        maps = {"p2": m, "p3": m[:, :, ::2, ::2]}
+        return self.pool(maps, [boxes], [(80, 96)])
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("stages", [("p2",), ("p2", "p3")])
+def test_a_trace_holds_torchvisions_op(stages):
     m, rois = big_case()
-    pool = RoIAlign({"p2": 32}, {"p2": 4}, stages=("p2",))
-    traced = torch.jit.trace(lambda m, b: pool({"p2": m}, [b, b[:0]], [(80, 96)] * 2), (m, rois[:, 1:]))
-    assert "torchvision::roi_align" in str(traced.graph)
-    assert torch.equal(traced(m, rois[:, 1:]), pool({"p2": m}, [rois[:, 1:], rois[:0, 1:]], [(80, 96)] * 2))
+    rois[:, 1:] *= 4
+    pool, args = Pool(stages), (m[:1].detach().requires_grad_(), rois[:, 1:])
+    traced = torch.jit.trace(pool, args)
+    assert "torchvision::roi_align" in str(traced.inlined_graph)
+    assert torch.equal(traced(*args), pool(*args))
+
+
+@pytest.mark.parametrize("stages", [("p2",), ("p2", "p3")])
+def test_an_export_holds_torchvisions_op(stages):
+    m, rois = big_case()
+    rois[:, 1:] *= 4
+    pool, args = Pool(stages), (m[:1].detach(), rois[:, 1:])
+    program = torch.export.export(pool, args)
+    assert "torchvision.roi_align" in str(program.graph)
+    assert torch.equal(program.module()(*args), pool(*args))

@@ -3,7 +3,7 @@
 python tools/benchmark.py [NAME ...] [--device cpu|cuda] [--output FILE.json]
 
   train-step   our training step against the plain torchvision loop of the same model (EfficientNet-Lite0 FPN, 240x320)
-  roi-align    RoIAlign against torchvision's, backward alone and with the forward: 1024 boxes, a pyramid of 256 channels
+  roi-align    our RoIAlign against torchvision's, backward alone and with the forward, at two sizes
   index        a synthetic file of COCO's size: first indexing, opening again, memory of a loading process
   evaluation   200 000 detections on 2000 images: pycocotools against hotcoco
 """

@@ -5,7 +5,16 @@ RoIAlign is linear in the map, out = W map, and a bin's weights are the product 
 built once, sorted by map cell, and grad_map = Wᵀ grad_out is one `embedding_bag` with channels as columns: the bags are
 the cells of all levels, their entries the bins that read them. The order of sums is fixed, so results are repeatable.
 
-FIGURES
+Ours / torchvision's in float32, medians of interleaved calls (2026-11-21, one thread on 2 shared cores, torch 2.15):
+
+    2 images, 1024 boxes on four levels 60x80 … 8x10, 256 channels, 7x7, S 2   backward 0.09, with forward 0.27
+    8 images, 256 boxes on one map 32x32, 64 channels, 7x7, S 1                backward 0.19, with forward 0.28
+    a training step of configs/finetune.py on two images 240x320               0.76 (with torchvision's backward: 1.00)
+
+The other ways to multiply by Wᵀ took longer: CSR 1.1 to 1.8 times, CSC 1.2 to 1.9, `index_add_` 1.1 to 6.4. Building W
+costs 0.6 ms and more whatever the channels: with 8 channels torchvision's backward was faster (tried up to 128
+boxes), with 16 or more it is so below about 25 000 numbers of output (R·C·n·n). S above 4 was not measured, S 0
+differs by box: both are torchvision's.
 """
 
 from collections.abc import Sequence
@@ -81,7 +90,7 @@ class _RoIAlign(torch.autograd.Function):
     def forward(ctx, rois, levels, scales, output_size, sampling_ratio, *maps):
         ctx.save_for_backward(rois, levels)
         ctx.scales, ctx.samples = scales, sampling_ratio
-        ctx.shapes, ctx.dtypes = [m.shape for m in maps], [m.dtype for m in maps]
+        ctx.shapes = [m.shape for m in maps]
         return _forward(maps, rois, levels, scales, output_size, sampling_ratio)
 
     @staticmethod
@@ -99,10 +108,8 @@ class _RoIAlign(torch.autograd.Function):
         )  # (cells of all levels, C)
         grads = cells.split([b * h * w for b, _, h, w in ctx.shapes])
         return (None,) * 5 + tuple(
-            g.view(b, h * w, c).transpose(1, 2).reshape(b, c, h, w).to(dtype) if needed else None
-            for g, (b, c, h, w), dtype, needed in zip(
-                grads, ctx.shapes, ctx.dtypes, ctx.needs_input_grad[5:], strict=True
-            )
+            g.view(b, h * w, c).transpose(1, 2).reshape(b, c, h, w) if needed else None
+            for g, (b, c, h, w), needed in zip(grads, ctx.shapes, ctx.needs_input_grad[5:], strict=True)
         )
 
 
