@@ -197,11 +197,14 @@ def test_valid_mask_by_hand():
 def test_boxes_and_losses_are_float32_under_mixed_precision(tiny, precision):
     images, targets = batch()
     targets[1]["labels"].fill_(3)
+    proposals = []
+    tiny.regions.register_forward_hook(lambda m, args, out: proposals.extend(out[0]))
     with torch.autocast("cpu", dtype=precision):
         detections = tiny(images)
         tiny.train()
         losses = tiny(images, targets)
     assert all(d["boxes"].dtype == d["scores"].dtype == torch.float32 for d in detections)
+    assert len(proposals) == 4 and all(p.dtype == torch.float32 for p in proposals)
     assert all(v.dtype == torch.float32 and torch.isfinite(v) for v in losses.values())
 
 
