@@ -108,7 +108,7 @@ def plot_losses(log: str | Path) -> Figure | None:
         axes = panels.pop(0)
         for name, points in scores.items():
             axes.plot(*np.array(points).T, marker="o", markersize=4, label=name)
-        axes.set(xlabel="epoch", ylabel="AP", ylim=(0, 1), title="Validation")
+        axes.set(xlabel="epochs trained", ylabel="AP", ylim=(0, 1), title="Validation")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
@@ -131,7 +131,7 @@ def _plot_loss(axes: Any, name: str, points: np.ndarray, color: Any) -> None:
 
 
 def _read_log(log: Path) -> tuple[dict[str, list], dict[str, list]]:
-    """Points (step, loss) by name of the loss and (epoch, AP) by name of the metric."""
+    """Points (step, loss) by name of the loss and (epochs trained, AP) by name of the metric."""
     losses: dict[str, list] = {}
     scores: dict[str, list] = {}
     step = 0
@@ -149,7 +149,7 @@ def _read_log(log: Path) -> tuple[dict[str, list], dict[str, list]]:
             if name.startswith(("loss", "val_loss")):
                 losses.setdefault(name, []).append((step, value))
             elif name in ("AP", "AP50") and value >= 0 and "epoch" in line:
-                scores.setdefault(name, []).append((line["epoch"], value))
+                scores.setdefault(name, []).append((line["epoch"] + 1, value))
     return losses, scores
 
 

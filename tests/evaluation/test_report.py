@@ -154,7 +154,7 @@ class TestPlots:
         assert drawn["val_loss"] == [[4, 1.5]]
         assert len(drawn["loss"]) == 10
         drawn = {line.get_label(): np.array(line.get_data()).T.tolist() for line in scores.get_lines()}
-        assert drawn == {"AP": [[0, 0.1], [1, 0.2]], "AP50": [[0, 0.3]]}
+        assert drawn == {"AP": [[1, 0.1], [2, 0.2]], "AP50": [[1, 0.3]]}
 
     def test_nothing_to_draw(self, tmp_path):
         (tmp_path / "log.jsonl").write_text("")
