@@ -207,9 +207,13 @@ def evaluate_run(
 
     truth = index.to_coco()
     metrics = evaluate_detections(truth, results)
-    default = "evaluation" if annotations is None else f"evaluation-{Path(annotations).stem}"
-    write_evaluation(Path(output) if output else run / default, truth, results, metrics)
+    write_evaluation(Path(output) if output else evaluation_folder(run, annotations), truth, results, metrics)
     return metrics
+
+
+def evaluation_folder(run: Path, annotations: str | None) -> Path:
+    """Where `evaluate_run` writes unless told otherwise."""
+    return run / ("evaluation" if annotations is None else f"evaluation-{Path(annotations).stem}")
 
 
 def require_same_categories(index: CocoIndex, categories: Sequence[Category], run: Path) -> None:

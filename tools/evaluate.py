@@ -65,8 +65,9 @@ def main(argv: list[str] | None = None) -> None:
     if args.results is not None:
         metrics = evaluate_results(args.results, args.annotations, args.output)
     else:
-        from detection.runs import evaluate_run
+        from detection.runs import evaluate_run, evaluation_folder
 
+        args.output = args.output or evaluation_folder(Path(args.run), args.annotations)
         metrics = evaluate_run(
             args.run,
             annotations=args.annotations,

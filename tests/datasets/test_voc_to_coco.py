@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import doctor
 import pytest
 import voc_to_coco
 from PIL import Image
@@ -287,6 +288,7 @@ def test_bccd_splits(tmp_path, capsys):
         assert len(data["images"]) == count
         assert [category["name"] for category in data["categories"]] == ["Platelets", "RBC", "WBC"]
         boxes += len(data["annotations"])
+        assert doctor.main([str(out), str(root / "JPEGImages")]) == 0
     text = capsys.readouterr().out
     assert boxes == 4155 + 372 + 361 - 2 and "clipped" not in text
     assert text.count("left out: 1") == 2 and "BloodImage_00338.xml" in text and "BloodImage_00343.xml" in text
