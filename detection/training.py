@@ -23,7 +23,6 @@ from detection.data.sampling import TrainBatches
 from detection.data.transforms import Transform
 from detection.detector import Detector, build_detector, load_pretrained
 from detection.engine import train_one_epoch, validation_loss
-from detection.errors import UserError
 from detection.evaluation import evaluate_detections, metrics_table, write_evaluation
 from detection.freezing import freeze
 from detection.logs import RunLog, progress
@@ -241,8 +240,6 @@ def evaluate_epoch(job: Job, log: RunLog) -> None:
 
 def _keep_if_best(job: Job) -> None:
     done, name = job.done, job.config.best_metric
-    if name not in done.metrics:
-        raise UserError(f"best_metric={name}: not measured; known: {', '.join(sorted(done.metrics))}.")
     value = done.metrics[name]
     better = done.best is None or (value < done.best if name == "val_loss" else value > done.best)
     done.evaluations_without_best = 0 if better else done.evaluations_without_best + 1

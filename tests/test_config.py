@@ -63,6 +63,7 @@ def test_an_override_leaves_the_rest_alone():
         ("detector.backbone=detection.config.runpy", "is not a class of the package"),
         ("detector.backbone=detection.backbones.Nothing", "there is no class"),
         ("ema=2", "must lie between 0 and 1"),
+        ("best_metric=mAP", "best_metric=mAP: must be one of AP, AP50"),
         ("schedule.milestones=(3,)", "fractions of training"),
         ("detector.max_size=10", "must be at least min_size"),
         ("data.augmentation.horizontal_flip=7", "must be a probability"),
@@ -141,6 +142,29 @@ def test_config_files_are_named_when_missing_or_wrong(tmp_path):
         load_config(tmp_path / "gud.py")
     with pytest.raises(UserError, match="must end in `config = Config"):
         load_config(tmp_path / "good.py")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("from detection.config import Config\nconfig = Config(bach_size=2)", "line 2: TypeError: .*bach_size"),
+        ("config = Config()", "line 1: NameError"),
+        ("config = (", "line 1: SyntaxError"),
+        ("import nothing_here", "line 1: ModuleNotFoundError"),
+    ],
+)
+def test_a_config_file_with_an_error_gets_its_line(tmp_path, text, sentence):
+    (tmp_path / "c.py").write_text(text)
+    with pytest.raises(UserError, match=f"c.py: {sentence}"):
+        load_config(tmp_path / "c.py")
+
+
+def test_settings_written_in_python_are_checked_too():
+    head = partial(DETECTOR.head.func, hidden_chanels=3)
+    with pytest.raises(UserError, match=r"head.hidden_chanels: .* no such setting; did you mean hidden_channels\?"):
+        override(Config(detector=dataclasses.replace(DETECTOR, head=head)), [])
+    with pytest.raises(UserError, match="batch_size='2': must be of type int"):
+        override(Config(detector=DETECTOR, batch_size="2"), [])
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda p: p.name)
