@@ -1,7 +1,7 @@
 """Typed settings to and from plain data: dataclasses, partials of classes, and text from the command line.
 
 A part is a `functools.partial` of a class; its settings are the keywords that have defaults or were given. In plain
-data it is a dictionary with the class's name under `class`. Only classes of this package are named, imported and opened.
+data it is a dictionary with the class's name under `class`. Only classes of this package are named and imported.
 """
 
 import ast
