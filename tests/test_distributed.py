@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 from tiny_runs import tiny_config, write_config
 
 from detection.evaluation.coco import METRICS
-from detection.training import train
+from detection.training import open_data, train
 
 ROOT = Path(__file__).parents[1]
 
@@ -41,6 +42,46 @@ def test_two_processes_train_to_a_complete_run(two_process_run):
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "lr" in line] == [1, 2, 3, 4]  # 7 images, 4 an update, 2 epochs
     assert (run / "metrics.json").is_file()
+
+
+IN_STEP = """
+import sys
+sys.path[:0] = {paths!r}
+from contextlib import closing
+from pathlib import Path
+
+from accelerate.utils import gather_object
+from tiny_runs import tiny_config
+
+from detection.logs import RunLog
+from detection.runs import build_accelerator
+from detection.training import prepare, run_epochs
+
+accelerator = build_accelerator("no", "cpu")
+job = prepare(tiny_config(Path({folder!r}), "freeze.stem=1"), Path("run"), accelerator, False)
+with closing(RunLog(job.folder, accelerator.is_main_process)) as log:
+    run_epochs(job, log)
+states = gather_object([{{n: t.double().abs().sum().item() for n, t in job.detector.state_dict().items()}}])
+differing = [n for n in states[0] if states[0][n] != states[1][n]]
+assert not differing, differing
+accelerator.end_training()
+"""
+
+
+def test_processes_stay_in_step(shapes, tmp_path):
+    """Weights, those of a stage that is let go after an epoch too, and batch statistics once they were evaluated."""
+    paths = [str(ROOT / "tests"), str(ROOT / "datasets")]
+    (tmp_path / "in_step.py").write_text(IN_STEP.format(paths=paths, folder=str(shapes)))
+    launch(str(tmp_path / "in_step.py"), cwd=tmp_path)
+
+
+def test_processes_see_different_images(shapes):
+    seen = []
+    for rank in (0, 1):
+        accelerator = SimpleNamespace(num_processes=2, process_index=rank, device=torch.device("cpu"))
+        batches = open_data(tiny_config(shapes, "batch_size=1"), accelerator).train_batches
+        seen.append([position for batch in batches for _, position in batch])
+    assert len(seen[0]) == len(seen[1]) == 4 and set(seen[0] + seen[1]) == set(range(7))
 
 
 def test_both_processes_write_once(two_process_run):

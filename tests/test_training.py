@@ -12,7 +12,7 @@ from tiny_runs import tiny_config
 from detection.errors import UserError
 from detection.evaluation.coco import METRICS
 from detection.runs import evaluate_run, new_run_folder, open_config, open_run
-from detection.training import train
+from detection.training import _seed_epoch, train
 
 
 def log_lines(folder):
@@ -103,6 +103,16 @@ def test_a_resumed_run_equals_an_unbroken_one(shapes, tmp_path, monkeypatch, ext
     assert losses(tmp_path / "broken") == losses(tmp_path / "unbroken")
     a, b = (load_file(tmp_path / n / "checkpoints/last/model.safetensors") for n in ("broken", "unbroken"))
     assert all(torch.equal(a[name], b[name]) for name in b)
+
+
+def test_every_seed_epoch_and_process_has_a_random_state_of_its_own():
+    def drawn(*place):
+        _seed_epoch(*place)
+        return torch.rand(1).item()
+
+    places = [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]
+    assert len({drawn(*place) for place in places}) == 4
+    assert drawn(0, 1, 0) == drawn(0, 1, 0)
 
 
 def test_early_stopping_stops(shapes, tmp_path, capsys):

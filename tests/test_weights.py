@@ -45,7 +45,7 @@ def test_files_are_read_without_running_anything(tmp_path, capsys):
     torch.save({"model": {"w": torch.ones(2)}, "epoch": 3}, tmp_path / "b.pth")
     assert list(read_state(str(tmp_path / "a.safetensors"))) == ["w"]
     assert list(read_state(str(tmp_path / "b.pth"))) == ["w"]
-    (tmp_path / "evil.pt").write_bytes(pickle.dumps(Evil()))
+    (tmp_path / "evil.pt").write_bytes(pickle.dumps(Evil(), protocol=2))
     torch.save({"x": Evil()}, tmp_path / "evil.pth")
     for name in ("evil.pt", "evil.pth"):
         with pytest.raises(UserError, match=name):

@@ -51,7 +51,7 @@ def test_files_are_complete_coco(data_set, split, count):
     for entry in coco.imgs.values():
         with Image.open(data_set / split / entry["file_name"]) as image:
             assert image.size == (entry["width"], entry["height"]) == (SIZE, SIZE) and image.mode == "RGB"
-        assert 1 <= len(coco.getAnnIds(imgIds=[entry["id"]])) <= 6
+        assert 1 <= len(coco.getAnnIds(imgIds=[entry["id"]])) <= 9
 
 
 def test_mask_box_and_area_agree_with_the_annotation(data_set):
