@@ -44,13 +44,13 @@ def new_run_folder(output: Path | None, name: str) -> Path:
     return output
 
 
-def open_config(run: Path, overrides: Sequence[str] = ()) -> Config:
+def open_config(run: str | Path, overrides: Sequence[str] = ()) -> Config:
     """The config of a run, from its `config.json`, with overrides.
 
     Raises:
         UserError: not a run folder, or a config that this version cannot read.
     """
-    path = run / "config.json"
+    path = Path(run) / "config.json"
     try:
         plain = json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError):
@@ -66,7 +66,7 @@ def open_config(run: Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def open_run(
-    run: Path, device: torch.device | str = "cpu", checkpoint: str | None = None, overrides: Sequence[str] = ()
+    run: str | Path, device: torch.device | str = "cpu", checkpoint: str | None = None, overrides: Sequence[str] = ()
 ) -> tuple[Detector, tuple[Category, ...], Config]:
     """Rebuild a run's detector with its trained weights, ready to detect.
 
@@ -80,7 +80,8 @@ def open_run(
         UserError: not a run folder, no checkpoint in it, or weights that do not fit.
     """
     config = open_config(run, overrides)
-    folder = run / "checkpoints" / (checkpoint or ("best" if (run / "checkpoints" / "best").is_dir() else "last"))
+    checkpoints = Path(run) / "checkpoints"
+    folder = checkpoints / (checkpoint or ("best" if (checkpoints / "best").is_dir() else "last"))
     categories = load_meta(folder)["categories"]
     detector = build_detector(config.detector, len(categories), resize_in_training=False)
     load_weights(folder, detector)

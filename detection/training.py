@@ -108,7 +108,7 @@ class Job:
             print(line, flush=True)
 
 
-def train(config: Config, folder: Path, accelerator: Accelerator, *, resume: bool = False) -> dict[str, Any]:
+def train(config: Config, folder: str | Path, accelerator: Accelerator, *, resume: bool = False) -> dict[str, Any]:
     """Train, evaluate, keep the best, and leave a complete run folder.
 
     Args:
@@ -123,7 +123,7 @@ def train(config: Config, folder: Path, accelerator: Accelerator, *, resume: boo
     Raises:
         UserError: unusable input, or a loss that is not finite.
     """
-    began = time.perf_counter()
+    began, folder = time.perf_counter(), Path(folder)
     job = prepare(config, folder, accelerator, resume)
     with closing(RunLog(folder, accelerator.is_main_process, keep_epochs=job.done.epoch)) as log:
         run_epochs(job, log)

@@ -140,7 +140,7 @@ def test_a_run_is_rebuilt_without_its_pretrained_weights(finished_run, monkeypat
     import detection.detector
 
     monkeypatch.setattr(detection.detector, "read_state", lambda name: pytest.fail("weights were fetched"))
-    detector, categories, config = open_run(finished_run)
+    detector, categories, config = open_run(str(finished_run))
     assert not detector.training and len(categories) == 6
 
 
