@@ -1,6 +1,9 @@
 """The quick start: a tiny Faster R-CNN on drawn shapes, trained from a random start on a laptop.
 
-python tools/train.py
+    python tools/train.py
+
+Seed 0: AP 0.675, AP50 0.857 on 100 validation pictures, 3.7 minutes on two shared CPU cores;
+see docs/results/faster_rcnn.md.
 """
 
 from functools import partial

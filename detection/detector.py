@@ -53,7 +53,7 @@ class Detector(nn.Module):
         resize_in_training: bool = True,
     ) -> None:
         super().__init__()
-        self.min_size, self.max_size = min_size, max_size
+        self.min_size, self.max_size, self.resize_in_training = min_size, max_size, resize_in_training
         self.transform = GeneralizedRCNNTransform(
             min_size,
             max_size,
@@ -82,7 +82,7 @@ class Detector(nn.Module):
             in training the losses by name.
         """
         original_sizes = [(image.shape[-2], image.shape[-1]) for image in images]
-        if not (self.training and self.transform._skip_resize):
+        if self.resize_in_training or not self.training:
             for height, width in original_sizes:
                 require_visible(height, width, self.min_size, self.max_size)
         batch, targets = self.transform([_as_float(image) for image in images], targets)

@@ -59,8 +59,8 @@ def load_state(module: nn.Module, state: State, source: str, at_least: float = 0
         UserError: fewer were loaded; nothing is changed then.
     """
     own = module.state_dict()
-    frozen_norms = {n.removesuffix("running_var") for n in own if n.endswith("running_var")}
-    spare = {f"{n}num_batches_tracked" for n in frozen_norms}
+    norms = {n.removesuffix("running_var") for n in own if n.endswith("running_var")}
+    spare = {f"{n}num_batches_tracked" for n in norms}
     loaded = [n for n in own if n in state and own[n].shape == state[n].shape]
     resized = [n for n in own if n in state and own[n].shape != state[n].shape]
     missing = [n for n in own if n not in state and n not in spare]

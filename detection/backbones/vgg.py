@@ -12,8 +12,8 @@ from detection.weights import LoadReport, load_state, read_state
 
 # Index in torchvision's `features` just after the last ReLU of each block.
 _ENDS = {
-    False: {"c1": 9, "c2": 16, "c3": 23, "c4": 30, "c5": 31},
-    True: {"c1": 13, "c2": 23, "c3": 33, "c4": 43, "c5": 44},
+    False: {"stem": 4, "c1": 9, "c2": 16, "c3": 23, "c4": 30, "c5": 31},
+    True: {"stem": 6, "c1": 13, "c2": 23, "c3": 33, "c4": 43, "c5": 44},
 }
 
 
@@ -57,7 +57,7 @@ class VGG16(Backbone):
 
     def stages(self) -> dict[str, list[nn.Module]]:
         """See `Backbone`; `stem` is conv1 and `c1` is conv2."""
-        ends = {"stem": _ENDS[self.batch_norm]["c1"] // 2, **_ENDS[self.batch_norm]}
+        ends = _ENDS[self.batch_norm]
         starts = [0, *ends.values()]
         return {name: list(self.features[start:end]) for (name, end), start in zip(ends.items(), starts, strict=False)}
 
