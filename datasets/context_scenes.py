@@ -57,6 +57,44 @@ def shapes(rng: np.random.Generator, size: int) -> Scene:
     return scene
 
 
+BEACONS = {"blue": (40, 70, 235), "green": (30, 200, 60), "red": (230, 40, 40)}
+BEACON_GAP = 44 / 128
+"""Least distance between the beacon and an object's box, in sides of the picture."""
+
+
+def beacon(rng: np.random.Generator, size: int) -> Scene:
+    """Draw 2 to 5 discs of any look; the class of all is the colour of one framed beacon by the picture's border.
+
+    No object's box comes nearer to the beacon than 44 pixels of a picture of 128, which is more than what a network of
+    two stages sees around a box: whoever does not look further can only guess.
+    """
+    scene = Scene(drawing.background(rng, size))
+    drawing.add_clutter(rng, scene.image)
+    name = sorted(BEACONS)[rng.integers(len(BEACONS))]
+    frame = _by_the_border(rng, size, side=size * 14 / 128)
+    drawing.paint_beacon(rng, scene.image, frame, BEACONS[name])
+    far = drawing.outline_box(frame) + np.array([-1, -1, 1, 1]) * BEACON_GAP * size
+    for _ in range(rng.integers(2, 6)):
+        extent = size * rng.uniform(16 / 128, 30 / 128)
+        outline = drawing.pose(drawing.SHAPES["circle"], extent, 0.0)
+        taken = [drawing.outline_box(other) for _, other in scene.objects]
+        outline = drawing.place(rng, outline, size, [*taken, far], overlap=0.0)
+        if outline is not None:
+            drawing.paint(rng, scene.image, outline)
+            scene.objects.append((name, outline))
+    return scene
+
+
+def _by_the_border(rng: np.random.Generator, size: int, side: float) -> np.ndarray:
+    """Return a square outline (4, 2) within a sixteenth of the picture's side of one of its borders."""
+    corner = np.array([rng.uniform(1, size - 1 - side), rng.uniform(1, size / 16)])
+    if rng.random() < 0.5:
+        corner[1] = size - side - corner[1]
+    if rng.random() < 0.5:
+        corner = corner[::-1]
+    return corner + side * np.array([[0, 0], [1, 0], [1, 1], [0, 1]])
+
+
 @dataclass(frozen=True)
 class Task:
     """A question asked of a detector.
@@ -71,6 +109,7 @@ class Task:
 
 
 TASKS: dict[str, Task] = {
+    "beacon": Task(beacon, tuple(sorted(BEACONS))),
     "shapes": Task(shapes, tuple(sorted(drawing.SHAPES))),
 }
 

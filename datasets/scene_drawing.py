@@ -261,3 +261,11 @@ def paint(rng: np.random.Generator, canvas: np.ndarray, outline: np.ndarray) -> 
     texture = list(TEXTURES.values())[rng.integers(len(TEXTURES))]
     period = rng.uniform(0.25, 0.5) * max(10.0, float(np.sqrt(np.ptp(outline, 0).prod())))
     fill(canvas, outline, mix(first, second, texture(rng, height, width, period)))
+
+
+def paint_beacon(rng: np.random.Generator, canvas: np.ndarray, outline: np.ndarray, colour: tuple[int, ...]) -> None:
+    """Fill a square outline on the canvas, in place, with a white and a black frame around nearly the given colour."""
+    centre = outline.mean(0)
+    core = np.clip(np.asarray(colour) + rng.uniform(-20, 20, 3), 0, 255).astype(np.float32)
+    for share, paint_with in ((1.0, (245, 245, 245)), (0.78, (10, 10, 10)), (0.58, core)):
+        fill(canvas, centre + (outline - centre) * share, np.asarray(paint_with, np.float32))
