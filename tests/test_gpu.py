@@ -7,7 +7,10 @@ import torch
 from accelerate.state import AcceleratorState
 from tiny_runs import DETECTOR, tiny_config
 
+from detection.cells import GRU, IRNN, LSTM, Accumulator, ChannelIRNN, MinGRU, MinLSTM, TanhRNN
 from detection.detector import build_detector, valid_mask
+from detection.ops.directions import DIRECTIONS
+from detection.ops.sweep import sweep
 from detection.runs import build_accelerator, evaluate_run
 from detection.training import train
 
@@ -52,3 +55,35 @@ def test_detections_agree_with_the_cpu():
 def test_valid_mask_stays_on_the_device():
     mask = valid_mask([(16, 17)], 8, torch.zeros(1, 1, 4, 4, device="cuda"))
     assert mask.is_cuda and mask.sum() == 6
+
+
+@pytest.mark.parametrize("cell", [Accumulator, ChannelIRNN, MinGRU, MinLSTM, TanhRNN, IRNN, LSTM, GRU])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("way", ["auto", "ours"])
+def test_sweeps_agree_with_the_cpu(cell, dtype, masked, way, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    torch.manual_seed(0)
+    cells = torch.nn.ModuleList(cell(20) for _ in DIRECTIONS)
+    x = torch.randn(2, cells[0].gates * 20, 7, 9).to(dtype)
+    valid = torch.ones(2, 1, 7, 9, dtype=torch.bool)
+    valid[1, :, 5:] = valid[1, :, :, 6:] = False
+    grad = torch.randn(2, 80, 7, 9).to(dtype)
+    found = []
+    for device in ("cpu", "cuda"):
+        cells.to(device)
+        m = x.to(device).requires_grad_()
+        y = sweep(list(cells), m, valid.to(device) if masked else None, DIRECTIONS, way=way)
+        found.append([y, *torch.autograd.grad(y, [m, *cells.parameters()], grad.to(device))])
+    tolerance = {"rtol": 1e-4, "atol": 1e-4} if dtype == torch.float32 else {"rtol": 0.05, "atol": 0.1}
+    for here, there in zip(*found, strict=True):
+        torch.testing.assert_close(there.cpu(), here, **tolerance)
+
+
+@pytest.mark.parametrize("cell", [Accumulator, MinGRU, LSTM])
+def test_sweeps_compile_on_the_device(cell):
+    torch.manual_seed(0)
+    cells = [cell(20).cuda() for _ in DIRECTIONS]
+    x = torch.randn(2, cells[0].gates * 20, 7, 9, device="cuda", requires_grad=True)
+    run = torch.compile(lambda m: sweep(cells, m, None, DIRECTIONS), fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(run(x), sweep(cells, x, None, DIRECTIONS), rtol=1e-3, atol=1e-3)

@@ -1,9 +1,9 @@
-"""Sweeps of h = max(h + x, 0), ION's accumulator (Bell et al. 2016, section 5), along rows and columns.
+"""Sweeps of h = max(u·h + x, 0) along rows and columns: ION's accumulator (u = 1) and the IRNN with a weight a channel.
 
-Everything lies in channels-last memory: a step along a row or a column is then the sum of whole runs of C numbers, and
-each direction writes straight to its channels of the output. Only the output is kept for the backward pass,
+Everything lies in channels-last memory, where a step along a row or a column works on whole runs of C numbers, and each
+direction writes straight to its channels of the output. Only the output is kept for the backward pass,
 
-    g(t) = 1[h(t) > 0] · (∂L/∂h(t) + g(t + 1)),
+    g(t) = 1[h(t) > 0] · (∂L/∂h(t) + u·g(t + 1)),
 
 whose sum over directions is the gradient of x. Cells outside the image are given x = −∞ once, which keeps h at 0 there
 and lets no gradient through.
@@ -15,77 +15,93 @@ import torch
 from torch import Tensor
 from torch.library import custom_op
 
-from detection.ops.directions import steps
+from detection.ops.directions import is_horizontal, steps
+from detection.ops.layout import as_map, as_rows, close, empty_map, state_type
+from detection.ops.triton_way import takes, triton_scan
 
 
 @custom_op("detection::accumulate", mutates_args=())
-def accumulate(x: Tensor, valid: Tensor | None, directions: str) -> Tensor:
-    """Running sums with a ReLU at every step, one after the other along each direction.
+def accumulate(x: Tensor, weight: Tensor | None, valid: Tensor | None, directions: str) -> Tensor:
+    """Running sums with a ReLU at every step, one direction after the other.
 
     Args:
-        x: (B, C, H, W); state and sums are float32 where it is half precision.
+        x: (B, C, H, W); states are float32 where it is half precision.
+        weight: u (K, C); None for ones.
         valid: (B, 1, H, W) booleans; None for all.
         directions: of K sweeps, with spaces between.
 
     Returns:
         (B, K·C, H, W) in channels-last memory, in the type of x; 0 outside of `valid`.
     """
-    rows = x.permute(0, 2, 3, 1)
-    rows = rows.contiguous() if x.dtype == torch.float64 else rows.float().contiguous()
-    if valid is not None and not valid.all():
-        rows = rows.masked_fill(~valid.permute(0, 2, 3, 1), -torch.inf)
-    channels = rows.shape[-1]
-    out = rows.new_empty(*rows.shape[:-1], len(directions.split()) * channels)
+    if takes(x):
+        return triton_scan().accumulate(x, weight, valid, directions)
+    rows = close(as_rows(x), valid, -torch.inf)
+    out = rows.new_empty(*rows.shape[:3], len(directions.split()), rows.shape[3])
+    direct = out.dtype == state_type(x)
     for k, direction in enumerate(directions.split()):
-        part = out[..., k * channels : (k + 1) * channels]
-        previous = None
-        for x_t, h_t in zip(steps(rows, direction), steps(part, direction), strict=True):
-            if previous is None:
-                torch.clamp(x_t, min=0, out=h_t)
-            else:
-                torch.add(previous, x_t, out=h_t).clamp_(min=0)
-            previous = h_t
-    return out.to(x.dtype).permute(0, 3, 1, 2)
+        h = state = _zeros_of_a_step(rows, direction)
+        for x_t, out_t in zip(steps(rows, direction), steps(out[:, :, :, k], direction), strict=True):
+            target = out_t if direct else state
+            if weight is not None:
+                h = torch.mul(h, weight[k], out=target)
+            h = torch.add(h, x_t, out=target).relu_()
+            if not direct:
+                out_t.copy_(h)
+    return as_map(out.flatten(3))
 
 
 @accumulate.register_fake
-def _(x: Tensor, valid: Tensor | None, directions: str) -> Tensor:
-    b, c, h, w = x.shape
-    return x.new_empty(b, h, w, len(directions.split()) * c).permute(0, 3, 1, 2)
+def _(x: Tensor, weight: Tensor | None, valid: Tensor | None, directions: str) -> Tensor:
+    return empty_map(x, len(directions.split()) * x.shape[1])
 
 
 @custom_op("detection::accumulate_backward", mutates_args=())
-def accumulate_backward(grad: Tensor, out: Tensor, directions: str) -> Tensor:
-    """Gradient (B, C, H, W) of x, from that of the output and the output (B, K·C, H, W)."""
-    wide = torch.float64 if grad.dtype == torch.float64 else torch.float32
-    grads, outs = (t.permute(0, 2, 3, 1) for t in (grad, out))
-    b, h, w, channels = *outs.shape[:3], outs.shape[3] // len(directions.split())
-    total = outs.new_zeros(b, h, w, channels, dtype=wide)
+def accumulate_backward(grad: Tensor, out: Tensor, weight: Tensor | None, directions: str) -> tuple[Tensor, Tensor]:
+    """Gradients of x (B, C, H, W) and u (K, C; empty for ones), from the output (B, K·C, H, W) and its gradient."""
+    if takes(grad):
+        return triton_scan().accumulate_backward(grad, out, weight, directions)
+    num = len(directions.split())
+    grads, outs = (as_rows(t).unflatten(3, (num, -1)) for t in (grad, out))
+    total = outs.new_empty(*outs.shape[:3], outs.shape[4], dtype=state_type(grad))
+    grad_weight = total.new_empty(0 if weight is None else num, outs.shape[4])
     for k, direction in enumerate(directions.split()):
-        own = slice(k * channels, (k + 1) * channels)
-        g = None
-        views = (steps(t, direction)[::-1] for t in (grads[..., own], outs[..., own], total))
-        for grad_t, h_t, total_t in zip(*views, strict=True):
-            g = grad_t.to(wide, copy=True) if g is None else g.add_(grad_t)
-            torch.ops.aten.threshold_backward.grad_input(g, h_t.to(wide), 0, grad_input=g)
-            total_t.add_(g)
-    return total.to(grad.dtype).permute(0, 3, 1, 2)
+        g = _zeros_of_a_step(total, direction)
+        products = None if weight is None else torch.zeros_like(g)
+        views = [steps(t, direction)[::-1] for t in (grads[:, :, :, k], outs[:, :, :, k], total)]
+        for position, (grad_t, h_t, total_t) in enumerate(zip(*views, strict=True)):
+            g.add_(grad_t)
+            torch.ops.aten.threshold_backward.grad_input(g, h_t.to(g.dtype), 0, grad_input=g)
+            # The first direction writes: zeros would have to be written and read again.
+            total_t.copy_(g) if k == 0 else total_t.add_(g)
+            if weight is not None and products is not None and position + 1 < len(views[1]):
+                products.addcmul_(g, views[1][position + 1])
+                g.mul_(weight[k])
+        if products is not None:
+            torch.sum(products, (0, 1), out=grad_weight[k])
+    return as_map(total.to(grad.dtype)), grad_weight
 
 
 @accumulate_backward.register_fake
-def _(grad: Tensor, out: Tensor, directions: str) -> Tensor:
-    b, kc, h, w = grad.shape
-    return grad.new_empty(b, h, w, kc // len(directions.split())).permute(0, 3, 1, 2)
+def _(grad: Tensor, out: Tensor, weight: Tensor | None, directions: str) -> tuple[Tensor, Tensor]:
+    num = len(directions.split())
+    channels = grad.shape[1] // num
+    return empty_map(grad, channels), grad.new_empty(0 if weight is None else num, channels, dtype=state_type(grad))
+
+
+def _zeros_of_a_step(rows: Tensor, direction: str) -> Tensor:
+    b, h, w, c = rows.shape
+    return rows.new_zeros(b, h if is_horizontal(direction) else w, c, dtype=state_type(rows))
 
 
 def _keep_output(ctx, inputs: tuple, output: Tensor) -> None:
-    ctx.directions = inputs[2]
-    ctx.save_for_backward(output)
+    _, weight, _, ctx.directions = inputs
+    ctx.save_for_backward(output, weight)
 
 
 def _backward(ctx, grad: Tensor):
-    (out,) = ctx.saved_tensors
-    return accumulate_backward(grad, out, ctx.directions), None, None
+    out, weight = ctx.saved_tensors
+    grad_x, grad_weight = accumulate_backward(grad, out, weight, ctx.directions)
+    return grad_x, None if weight is None else grad_weight.to(weight.dtype), None, None
 
 
 accumulate.register_autograd(_backward, setup_context=_keep_output)

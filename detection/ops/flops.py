@@ -1,0 +1,64 @@
+"""How many operations the sweeps take, for `torch.utils.flop_counter.FlopCounterMode`, which knows only PyTorch's own.
+
+As there, a multiply-add of a matrix product counts 2. Of the cells without products each addition, multiplication and
+maximum of the walk counts 1. The pointwise work beside a product and the gates of minGRU and minLSTM count 0, as all
+pointwise work does in PyTorch. To import this module is to register the formulas.
+"""
+
+# B images, D hidden size, H×W map, K directions.
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch.utils.flop_counter import register_flop_formula
+
+from detection.ops import accumulate, gru, linear_scan, lstm, matrix_rnn  # noqa: F401 - defines the operations
+
+ops = torch.ops.detection
+
+
+def _product(state: Sequence[int], weight: Sequence[int]) -> int:
+    """One product of the states of all cells of a map (B, …, H, W) with U (K, G·D, D)."""
+    return 2 * state[0] * state[2] * state[3] * math.prod(weight)
+
+
+@register_flop_formula(ops.accumulate)
+def _(x, weight, valid, directions, *_, **__) -> int:
+    """A sum and a maximum; the product with u."""
+    return len(directions.split()) * math.prod(x) * (2 if weight is None else 3)
+
+
+@register_flop_formula(ops.accumulate_backward)
+def _(grad, out, weight, *_, **__) -> int:
+    """A sum along the walk, the maximum's mask, the sum over directions; with u two products and a sum more."""
+    return math.prod(grad) * (3 if weight is None else 6)
+
+
+@register_flop_formula(ops.linear_scan)
+def _(a, *_, **__) -> int:
+    """A product and a sum."""
+    return 2 * math.prod(a)
+
+
+@register_flop_formula(ops.linear_scan_backward)
+def _(grad, *_, **__) -> int:
+    """A sum and two products."""
+    return 3 * math.prod(grad)
+
+
+@register_flop_formula([ops.matrix_rnn, ops.lstm, ops.gru])
+def _(x, weight, *_, **__) -> int:
+    """The states' product with U."""
+    return _product(x, weight)
+
+
+@register_flop_formula(ops.matrix_rnn_backward)
+def _(grad, out, weight, *_, **__) -> int:
+    """A product for the gradient of the states, one for that of U; so in the next two."""
+    return 2 * _product(grad, weight)
+
+
+@register_flop_formula([ops.lstm_backward, ops.gru_backward])
+def _(grad, out, gates, kept, weight, *_, **__) -> int:
+    return 2 * _product(grad, weight)
