@@ -43,7 +43,7 @@ def to_plain(value: Any, key: str = "config") -> Any:
     if isinstance(value, Mapping):
         return {str(k): to_plain(v, f"{key}.{k}") for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [to_plain(v, key) for v in value]
+        return [to_plain(v, f"{key}[{i}]") for i, v in enumerate(value)]
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise UserError(f"{key}: a {type(value).__name__} cannot be written to config.json; use plain values.")
@@ -185,10 +185,10 @@ def _convert_tuple(value: Any, arguments: tuple[Any, ...], key: str) -> tuple:
     if not isinstance(value, list | tuple):
         value = (value,)
     if len(arguments) == 2 and arguments[1] is Ellipsis:
-        return tuple(_convert(v, arguments[0], key) for v in value)
+        arguments = (arguments[0],) * len(value)
     if len(value) != len(arguments):
         raise UserError(f"{key}={value!r}: must have {len(arguments)} values, not {len(value)}.")
-    return tuple(_convert(v, a, key) for v, a in zip(value, arguments, strict=True))
+    return tuple(_convert(v, a, f"{key}[{i}]") for i, (v, a) in enumerate(zip(value, arguments, strict=True)))
 
 
 def _convert_dataclass(value: Any, annotation: Any, key: str) -> Any:

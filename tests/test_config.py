@@ -9,6 +9,7 @@ from tiny_runs import DETECTOR, tiny_config
 from detection.backbones import FPN, ResNet, Tiny
 from detection.config import Config, config_hash, from_plain, load_config, override, to_plain
 from detection.errors import UserError
+from detection.pooling import SkipPool, Source
 
 ROOT = Path(__file__).parents[1]
 CONFIG = tiny_config(Path("data"))
@@ -97,6 +98,44 @@ def test_nested_parts_survive():
     again = from_plain(json.loads(json.dumps(to_plain(Config(detector=detector)))))
     assert again.detector.backbone.keywords["body"].func is Tiny
     assert again.detector.backbone.keywords["stages"] == ("c2", "c3")
+
+
+SKIP_POOL = partial(SkipPool, sources=(Source(("c2",)), Source(("c3",), 1.5, "channels")), amplitude=(2.0,))
+WITH_SKIP_POOL = dataclasses.replace(CONFIG, detector=dataclasses.replace(DETECTOR, pool=SKIP_POOL))
+
+
+def test_dataclasses_in_a_tuple_of_a_part_survive():
+    plain = json.loads(json.dumps(to_plain(WITH_SKIP_POOL)))
+    assert plain["detector"]["pool"]["sources"][1] == {"maps": ["c3"], "box_scale": 1.5, "norm": "channels"}
+    again = from_plain(plain)
+    assert {k: again.detector.pool.keywords[k] for k in SKIP_POOL.keywords} == SKIP_POOL.keywords
+    assert to_plain(again) == to_plain(WITH_SKIP_POOL)
+
+
+def test_dataclasses_in_a_tuple_of_a_part_are_typed_on_the_command_line():
+    changed = override(WITH_SKIP_POOL, ["detector.pool.sources=[{'maps': 'c3'}, {'maps': ['c2'], 'norm': 'region'}]"])
+    assert changed.detector.pool.keywords["sources"] == (Source(("c3",)), Source(("c2",), norm="region"))
+    changed = override(WITH_SKIP_POOL, ["detector.pool.reference=c3", "detector.pool.amplitude=3"])
+    assert changed.detector.pool.keywords["reference"] == ("c3",)
+    assert changed.detector.pool.keywords["amplitude"] == 3.0
+
+
+@pytest.mark.parametrize(
+    ("source", "sentence"),
+    [
+        (Source(("c3",), norm="chanels"), "pool.sources[1].norm=chanels: must be one of channels, region"),
+        (Source(("c3",), box_scale="2"), "pool.sources[1].box_scale='2': must be of type float, not str."),
+        (Source((3,)), "pool.sources[1].maps[0]=3: must be of type str, not int."),
+        (Source((b"c3",)), "pool.sources[1].maps[0]: a bytes cannot be written to config.json"),
+        (partial(Tiny), "pool.sources[1]: unknown config key"),
+        (("c3",), "pool.sources[1]=['c3']: has settings below it"),
+    ],
+)
+def test_what_is_wrong_in_a_tuple_is_named_by_its_place(source, sentence):
+    pool = partial(SkipPool, sources=(Source(("c2",)), source))
+    with pytest.raises(UserError) as error:
+        override(dataclasses.replace(CONFIG, detector=dataclasses.replace(DETECTOR, pool=pool)), [])
+    assert sentence in str(error.value) and "\n" not in str(error.value)
 
 
 def test_different_settings_have_different_hashes():
