@@ -10,6 +10,11 @@ from pathlib import Path
 import numpy as np
 
 
+def cache_root(chosen: Path | None = None) -> Path:
+    """Return the folder of all caches: the chosen one, else `$DETECTION_CACHE`, else `~/.cache/detection`."""
+    return Path(os.path.expanduser(chosen or os.environ.get("DETECTION_CACHE") or "~/.cache/detection")).absolute()
+
+
 def save_arrays(folder: Path, arrays: dict[str, np.ndarray], meta: dict) -> bool:
     """Write arrays and a JSON-able dictionary as a folder that appears complete or not at all.
 

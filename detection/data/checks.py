@@ -164,12 +164,12 @@ def examine(data: dict, path: Path) -> tuple[Tables, list[Problem]]:
     Returns:
         The file's columns and all problems: categories first, then images, then annotations.
     """
-    categories = _Section(path, "categories", data["categories"])
+    categories = Section(path, "categories", data["categories"])
     category_ids = categories.ids()
     category_names = categories.column("name", {str}, "a text", "")
     categories.unique(category_names, "name")
 
-    images = _Section(path, "images", data["images"])
+    images = Section(path, "images", data["images"])
     image_ids = images.ids()
     file_names = images.column("file_name", {str}, "a text", "")
     escaping = [row for row, name in enumerate(file_names) if leaves_folder(name)]
@@ -182,7 +182,7 @@ def examine(data: dict, path: Path) -> tuple[Tables, list[Problem]]:
     )
     widths, heights = (images.sizes(key) for key in ("width", "height"))
 
-    annotations = _Section(path, "annotations", data["annotations"])
+    annotations = Section(path, "annotations", data["annotations"])
     annotation_ids = annotations.ids()
     image_rows = annotations.references("image_id", image_ids, "image")
     category_rows = annotations.references("category_id", category_ids, "category")
@@ -201,7 +201,7 @@ def examine(data: dict, path: Path) -> tuple[Tables, list[Problem]]:
     return tables, categories.problems + images.problems + annotations.problems
 
 
-class _Section:
+class Section:
     """One of the three lists: pulls out columns, and keeps what is wrong with them."""
 
     def __init__(self, path: Path, name: str, entries: list[dict]) -> None:

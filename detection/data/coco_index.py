@@ -4,7 +4,6 @@ Python objects would be copied into every DataLoader worker as their reference c
 N images, M boxes, K categories; boxes of image i are rows `box_offsets[i]:box_offsets[i + 1]`.
 """
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from detection.data.array_cache import open_arrays, save_arrays
+from detection.data.array_cache import cache_root, open_arrays, save_arrays
 from detection.data.checks import BOX_KINDS, Problem, Tables, examine, file_digest, partly_outside, read_annotations
 from detection.errors import UserError
 
@@ -129,7 +128,7 @@ def load_index(annotations: str | Path, *, bad_boxes: BadBoxes = "error", cache_
     if bad_boxes not in ("error", "drop"):
         raise UserError(f'bad_boxes is {bad_boxes!r}, but must be "error" or "drop".')
     digest = file_digest(path)
-    folder = _cache_root(cache_dir) / f"index-{digest[:32]}-{bad_boxes}-v{_FORMAT}"
+    folder = cache_root(cache_dir) / f"index-{digest[:32]}-{bad_boxes}-v{_FORMAT}"
     cached = open_arrays(folder)
     if cached is not None:
         return _from_arrays(path, digest, *cached, folder)
@@ -137,11 +136,6 @@ def load_index(annotations: str | Path, *, bad_boxes: BadBoxes = "error", cache_
     arrays, meta = _packed(index)
     reopened = open_arrays(folder) if save_arrays(folder, arrays, meta) else None
     return index if reopened is None else _from_arrays(path, digest, *reopened, folder)
-
-
-def _cache_root(cache_dir: Path | None) -> Path:
-    chosen = cache_dir or os.environ.get("DETECTION_CACHE") or "~/.cache/detection"
-    return Path(os.path.expanduser(chosen)).absolute()
 
 
 def _build(path: Path, digest: str, bad_boxes: BadBoxes) -> CocoIndex:
@@ -179,7 +173,7 @@ def _arrange(tables: Tables, path: Path, digest: str, dropped: np.ndarray) -> Co
         image_ids=tables.image_ids,
         widths=tables.widths.astype(np.int32),
         heights=tables.heights.astype(np.int32),
-        box_offsets=_offsets(np.bincount(image_rows, minlength=n)),
+        box_offsets=offsets_of(np.bincount(image_rows, minlength=n)),
         boxes=boxes,
         labels=label_of_row[tables.category_rows[order]],
         areas=tables.areas[order],
@@ -194,11 +188,12 @@ def _arrange(tables: Tables, path: Path, digest: str, dropped: np.ndarray) -> Co
             "dropped": len(dropped),
         },
         _names=np.frombuffer(b"".join(names), dtype=np.uint8),
-        _name_offsets=_offsets(np.array([len(name) for name in names], dtype=np.int64)),
+        _name_offsets=offsets_of(np.array([len(name) for name in names], dtype=np.int64)),
     )
 
 
-def _offsets(lengths: np.ndarray) -> np.ndarray:
+def offsets_of(lengths: np.ndarray) -> np.ndarray:
+    """Return (n + 1,) int64: where each of n pieces of these lengths begins, and where the last ends."""
     return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths, dtype=np.int64)])
 
 

@@ -13,6 +13,8 @@ from detection.data.checks import clip_boxes
 from detection.data.coco_index import Category, CocoIndex
 from detection.data.image_paths import missing_and_escaping
 from detection.data.images import read_image
+from detection.data.masks import Masks
+from detection.data.semantic import semantic_map
 from detection.data.transforms import Transform
 from detection.errors import UserError
 
@@ -33,6 +35,7 @@ class DetectionDataset(Dataset):
         transform: Transform | None = None,
         seed: int = 0,
         empty_images: EmptyImages = "keep",
+        masks: Masks | None = None,
     ) -> None:
         """Choose the images, and make sure that each has its file.
 
@@ -42,6 +45,7 @@ class DetectionDataset(Dataset):
             transform: Augmentation and resize; None: the untouched image.
             seed: Of the augmentation, at least 0.
             empty_images: Whether images without boxes (crowd regions not counted) are kept.
+            masks: What `load_masks` opened, to have a map of labels among the targets; None for none.
 
         Raises:
             UserError: Image files are missing, or names lead out of the folder.
@@ -50,6 +54,7 @@ class DetectionDataset(Dataset):
         self.images = Path(images)
         self.transform = transform
         self.seed = seed
+        self.masks = masks
         offsets, n = index.box_offsets, len(index)
         objects = np.bincount(np.repeat(np.arange(n), np.diff(offsets)), weights=~index.iscrowd, minlength=n)
         empty = objects == 0
@@ -93,7 +98,8 @@ class DetectionDataset(Dataset):
 
         Returns:
             The image, (3, H', W') uint8 RGB, and its target: `boxes` (N, 4) float32 xyxy in the image's pixels,
-            `labels` (N,) int64 from 1, `image_id`, and `size` (height, width) before the transform.
+            `labels` (N,) int64 from 1, `image_id`, and `size` (height, width) before the transform; with masks also
+            `semantic` (H', W') uint8: the label at each pixel, 0 background, 255 ignored.
 
         Raises:
             UserError: The image cannot be read, or its size is not what the annotations say.
@@ -108,14 +114,19 @@ class DetectionDataset(Dataset):
         objects = ~self.index.iscrowd[span]
         boxes = clip_boxes(self.index.boxes[span][objects], width, height)  # type: ignore[arg-type]
         labels = self.index.labels[span][objects].astype(np.int64)
+        semantic = None if self.masks is None else semantic_map(self.index, self.masks, row)
         if self.transform is not None:
-            image, boxes, labels = self.transform(image, boxes, labels, item_seed(self.seed, epoch, image_id))
+            image, semantic, boxes, labels = self.transform.with_semantic(
+                image, semantic, boxes, labels, item_seed(self.seed, epoch, image_id)
+            )
         target = {
             "boxes": torch.from_numpy(boxes),
             "labels": torch.from_numpy(labels),
             "image_id": image_id,
             "size": (height, width),
         }
+        if semantic is not None:
+            target["semantic"] = torch.from_numpy(semantic)
         return torch.from_numpy(image).permute(2, 0, 1).contiguous(), target
 
     def _check_files(self) -> None:

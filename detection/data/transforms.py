@@ -1,7 +1,8 @@
 """From an image and its boxes to what the detector trains on: augmentation and resize; the albumentations adapter.
 
 Order: crop, jitter, flips, photometric changes (albumentations, on the original pixels), then one bilinear resize.
-A result depends on the arguments and the seed only. H×W the image, N boxes, xyxy in pixels.
+A result depends on the arguments and the seed only. H×W the image, N boxes, xyxy in pixels. A map of labels beside the
+image moves with it, by nearest pixel, and changes no draw.
 """
 
 import os
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from detection.data.crop import crop_window
+from detection.data.semantic import IGNORED
 from detection.errors import UserError
 
 _JITTER_SHIFT = 0.1
@@ -64,7 +66,7 @@ def resized_shape(height: int, width: int, min_size: int, max_size: int) -> tupl
 
 
 class Transform:
-    """Augments and resizes one image with its boxes and labels."""
+    """Augments and resizes one image with its boxes and labels, and its map of labels if there is one."""
 
     def __init__(self, augmentation: Augmentation | None, min_size: int, max_size: int) -> None:
         """Choose what happens.
@@ -92,6 +94,26 @@ class Transform:
         Returns:
             (H', W', 3) uint8, (N', 4) float32 boxes inside it and of positive size, and their (N',) labels; N' ≤ N.
         """
+        image, _, boxes, labels = self.with_semantic(image, None, boxes, labels, seed)
+        return image, boxes, labels
+
+    def with_semantic(
+        self, image: np.ndarray, semantic: np.ndarray | None, boxes: np.ndarray, labels: np.ndarray, seed: int
+    ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, np.ndarray]:
+        """Transform one image together with its map of labels.
+
+        Objects whose box a jitter leaves out stay in the map: what is still seen of them is theirs.
+
+        Args:
+            image: As for `__call__`.
+            semantic: (H, W) uint8 labels, or None.
+            boxes: As for `__call__`.
+            labels: As for `__call__`.
+            seed: As for `__call__`; image, boxes and labels come out the same with and without a map.
+
+        Returns:
+            As `__call__`, with the (H', W') map second; what lies outside the old image is 255, ignored.
+        """
         rng = np.random.default_rng(seed)
         min_size = self.min_sizes[int(rng.integers(len(self.min_sizes)))]
         cropped = rng.random() < self.augmentation.crop
@@ -99,14 +121,16 @@ class Transform:
         if cropped:
             (x1, y1, x2, y2), kept = crop_window(boxes, image.shape[0], image.shape[1], rng)
             image, boxes, labels = image[y1:y2, x1:x2], boxes[kept] - (x1, y1, x1, y1), labels[kept]
+            semantic = None if semantic is None else semantic[y1:y2, x1:x2]
             boxes = boxes.clip(0, (x2 - x1, y2 - y1, x2 - x1, y2 - y1))
         if self._pipeline is not None:
-            image, boxes, labels = _augment(self._pipeline, image, boxes, labels, rng)
+            image, semantic, boxes, labels = _augment(self._pipeline, image, semantic, boxes, labels, rng)
         image, boxes = _resize(image, boxes, min_size, self.max_size)
         height, width = image.shape[:2]
+        semantic = None if semantic is None else _nearest(semantic, height, width)
         boxes = boxes.astype(np.float32).clip(0, np.array([width, height, width, height], dtype=np.float32))
         valid = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-        return image, boxes[valid], labels[valid]
+        return image, semantic, boxes[valid], labels[valid]
 
     @cached_property
     def _pipeline(self) -> Any:
@@ -123,7 +147,12 @@ class Transform:
         colour = (0.7, 1.3)
         parts = {
             "jitter": lambda p: albumentations.Affine(
-                scale=_JITTER_SCALE, translate_percent={"x": shift, "y": shift}, keep_ratio=True, fill=_FILL, p=p
+                scale=_JITTER_SCALE,
+                translate_percent={"x": shift, "y": shift},
+                keep_ratio=True,
+                fill=_FILL,
+                fill_mask=IGNORED,
+                p=p,
             ),
             "horizontal_flip": lambda p: albumentations.HorizontalFlip(p=p),
             "vertical_flip": lambda p: albumentations.VerticalFlip(p=p),
@@ -139,8 +168,13 @@ class Transform:
 
 
 def _augment(
-    pipeline: Any, image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    pipeline: Any,
+    image: np.ndarray,
+    semantic: np.ndarray | None,
+    boxes: np.ndarray,
+    labels: np.ndarray,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, np.ndarray]:
     height, width = image.shape[:2]
     size = np.array([width, height, width, height], dtype=np.float64)
     # Boxes go in as float64 shares of the image with their row number beside them: albumentations' own conversion
@@ -150,10 +184,12 @@ def _augment(
     # `Compose` hands one seed to all its parts, so that, say, both flips would always happen together.
     for part in pipeline.transforms:
         part.set_random_seed(int(rng.integers(2**32)))
-    result = pipeline(image=np.ascontiguousarray(image), bboxes=rows)
+    moved = {} if semantic is None else {"mask": np.ascontiguousarray(semantic)}
+    result = pipeline(image=np.ascontiguousarray(image), bboxes=rows, **moved)
     image, rows = result["image"], np.asarray(result["bboxes"], dtype=np.float64).reshape(-1, 5)
     height, width = image.shape[:2]
-    return image, rows[:, :4] * (width, height, width, height), labels[rows[:, 4].round().astype(np.int64)]
+    boxes = rows[:, :4] * (width, height, width, height)
+    return image, result.get("mask"), boxes, labels[rows[:, 4].round().astype(np.int64)]
 
 
 def _resize(image: np.ndarray, boxes: np.ndarray, min_size: int, max_size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -166,6 +202,14 @@ def _resize(image: np.ndarray, boxes: np.ndarray, min_size: int, max_size: int) 
     _one_opencv_thread()
     image = cv2.resize(np.ascontiguousarray(image), (new_width, new_height), interpolation=cv2.INTER_LINEAR)
     return image, boxes * (new_width / width, new_height / height, new_width / width, new_height / height)
+
+
+def _nearest(labels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """A map on another grid: each pixel's label is that of the old pixel on which its centre lies."""
+    rows, columns = (
+        (2 * np.arange(new) + 1) * old // (2 * new) for new, old in zip((height, width), labels.shape, strict=True)
+    )
+    return labels.take(columns, axis=1).take(rows, axis=0)
 
 
 def _one_opencv_thread() -> None:

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 
 from detection.data.coco_index import load_index
 from detection.data.dataset import DetectionDataset, collate, item_seed, match_categories, require_training_boxes
+from detection.data.masks import load_masks
 from detection.data.sampling import TrainBatches
 from detection.data.transforms import Augmentation, Transform
 from detection.errors import UserError
@@ -93,6 +94,35 @@ def test_workers_change_nothing_and_epochs_do(tmp_path):
     assert _equal(later, epoch(1, 0))
     images = [{entry[0]: entry[1] for entry in entries} for entries in (zero, later)]
     assert sum(not torch.equal(images[0][i], images[1][i]) for i in range(9)) >= 7
+
+
+def test_a_map_of_labels_comes_along_and_changes_nothing_else(tmp_path):
+    plain = _many(tmp_path)
+    index = plain.index
+    segmented = DetectionDataset(index, plain.images, plain.transform, 3, masks=load_masks(index, "boxes"))
+
+    def epoch(dataset, workers):
+        batches = TrainBatches(len(dataset), 2, seed=3, aspect_ratios=dataset.aspect_ratios)
+        return list(DataLoader(dataset, batch_sampler=batches, collate_fn=collate, num_workers=workers))
+
+    zero, two = epoch(segmented, 0), epoch(segmented, 2)
+    assert _equal(_flat(epoch(plain, 0)), _flat(zero)) and _equal(_flat(zero), _flat(two))
+    maps = [[target["semantic"] for _, targets in batches for target in targets] for batches in (zero, two)]
+    assert len(maps[0]) == 10 and all(torch.equal(a, b) for a, b in zip(*maps, strict=True))
+    images = [image for images, _ in zero for image in images]
+    assert all(m.shape == i.shape[1:] and m.dtype == torch.uint8 for m, i in zip(maps[0], images, strict=True))
+    assert set(torch.cat([m.flatten() for m in maps[0]]).tolist()) == {0, 1, 255}  # 255: uncovered by a jitter
+    assert not any("semantic" in target for _, targets in epoch(plain, 0) for target in targets)
+
+
+def test_without_a_transform_the_map_is_on_the_grid_of_the_file(tmp_path):
+    data = small()
+    del data["annotations"][2]  # the first image has only its crowd region left
+    dataset = _dataset(tmp_path, data, empty_images="drop")
+    dataset.masks = load_masks(dataset.index, "boxes")
+    semantic = dataset[0][1]["semantic"]
+    assert semantic.shape == (50, 20) and semantic.dtype == torch.uint8
+    assert semantic[2:6, 1:4].unique().tolist() == [2] and (semantic == 1).sum() == 1000 - 12
 
 
 def test_an_image_has_its_stream_wherever_it_stands(tmp_path):

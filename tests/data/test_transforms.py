@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from detection.data.crop import GONE, KEPT, crop_window
+from detection.data.semantic import IGNORED
 from detection.data.transforms import Augmentation, Transform, resized_shape
 from detection.errors import UserError
 
@@ -202,3 +203,100 @@ def test_crops_remove_labels_with_their_boxes():
 def test_wrong_settings_are_told(wrong):
     with pytest.raises(UserError, match=f"augmentation.{next(iter(wrong))}"):
         Augmentation(**wrong)
+
+
+def _labels(height=48, width=64, seed=0):
+    """A map of labels in rectangles, with ignored pixels."""
+    rng = np.random.default_rng(seed)
+    semantic = np.zeros((height, width), np.uint8)
+    for label in (1, 2, 3, IGNORED):
+        y, x = rng.integers(0, height - 12), rng.integers(0, width - 16)
+        semantic[y : y + 20, x : x + 24] = label
+    return semantic
+
+
+@pytest.mark.parametrize("augmentation", [None, Augmentation(0.5, 0.5), EVERYTHING])
+def test_a_map_of_labels_changes_no_draw(augmentation):
+    image, boxes, labels = _sample()
+    transform = Transform(augmentation, 40, 100)
+    for seed in range(40):
+        with_map = transform.with_semantic(image, _labels(), boxes, labels, seed)
+        assert _equal(transform(image, boxes, labels, seed), (with_map[0], *with_map[2:]))
+        assert with_map[1].shape == with_map[0].shape[:2] and with_map[1].dtype == np.uint8
+        assert with_map[1].flags.c_contiguous
+        again = transform.with_semantic(image, None, boxes, labels, seed)
+        assert _equal((again[0], *again[2:]), (with_map[0], *with_map[2:])) and again[1] is None
+
+
+@pytest.mark.parametrize("augmentation", [Augmentation(1.0), Augmentation(0.0, 1.0), Augmentation(0.5, 0.5)])
+def test_flips_move_labels_with_their_pixels(augmentation):
+    _, boxes, labels = _sample()
+    semantic = _labels()
+    for seed in range(8):
+        image, moved, *_ = Transform(augmentation, 48, NO_LIMIT).with_semantic(
+            np.repeat(semantic[:, :, None], 3, 2), semantic, boxes, labels, seed
+        )
+        assert (moved == image[:, :, 0]).all()
+    assert augmentation.horizontal_flip < 1 or (moved == semantic[:, ::-1]).all()
+
+
+def test_a_crop_cuts_the_same_window_from_labels_and_image(monkeypatch):
+    """Every pixel of the image names the place that it came from."""
+    places = np.zeros((48, 64, 3), np.uint8)
+    places[:, :, 0], places[:, :, 1] = np.mgrid[:48, :64]
+    semantic, boxes, labels = _labels(), np.array([[20, 20, 24, 24]], np.float32), np.array([1])
+    monkeypatch.setattr("detection.data.transforms.resized_shape", lambda height, width, *limits: (height, width))
+    sizes = set()
+    for seed in range(30):
+        transform = Transform(Augmentation(0.0, crop=1.0), 48, NO_LIMIT)
+        image, moved, *_ = transform.with_semantic(places, semantic, boxes, labels, seed)
+        assert (moved == semantic[image[:, :, 0], image[:, :, 1]]).all()
+        sizes.add(moved.shape)
+    assert len(sizes) > 20
+
+
+@pytest.mark.parametrize(
+    "augmentation",
+    [Augmentation(0.0, jitter=1.0), Augmentation(0.5, 0.5, (60, 150, 400), crop=0.5, jitter=0.7), Augmentation(0.0)],
+)
+def test_labels_move_like_the_image(augmentation):
+    """An image of one grey a label: where it is still that pure grey, the map has the label; outside it is ignored."""
+    greys = {0: 0, 1: 60, 2: 150, 3: 200, IGNORED: 250}
+    _, boxes, labels = _sample(96, 128)
+    transform = Transform(augmentation, 130, NO_LIMIT)
+    outside = 0
+    for seed in range(30):
+        semantic = _labels(96, 128, seed)
+        grey = np.vectorize(greys.get)(semantic).astype(np.uint8)
+        image, moved, *_ = transform.with_semantic(np.repeat(grey[:, :, None], 3, 2), semantic, boxes, labels, seed)
+        pure = 0
+        for label, value in greys.items():
+            its = _inner((image == value).all(2))
+            assert (moved[its] == label).all()
+            pure += its.mean()
+        filled = _inner((image == (124, 116, 104)).all(2))
+        assert (moved[filled] == IGNORED).all()
+        outside += filled.any()
+        assert pure + filled.mean() > 0.6
+    assert (outside > 10) == bool(augmentation.jitter)
+
+
+def _inner(where):
+    """Pixels all of whose neighbours are in `where` too."""
+    padded = np.pad(where, 1)
+    h, w = where.shape
+    return np.all([padded[y : y + h, x : x + w] for y in range(3) for x in range(3)], axis=0)
+
+
+def test_labels_are_resized_to_the_nearest_pixel():
+    boxes, labels = np.zeros((0, 4), np.float32), np.zeros(0, int)
+    four = np.arange(16, dtype=np.uint8).reshape(4, 4)
+    image = np.zeros((4, 4, 3), np.uint8)
+    smaller = Transform(None, 2, NO_LIMIT).with_semantic(image, four, boxes, labels, 0)[1]
+    assert smaller.tolist() == [[5, 7], [13, 15]]
+    larger = Transform(None, 8, NO_LIMIT).with_semantic(image, four, boxes, labels, 0)[1]
+    assert (larger == four.repeat(2, 0).repeat(2, 1)).all()
+    third = Transform(None, 3, NO_LIMIT).with_semantic(image, four, boxes, labels, 0)[1]
+    assert third.tolist() == [[0, 2, 3], [8, 10, 11], [12, 14, 15]]
+    again = Transform(None, 4, NO_LIMIT).with_semantic(image, four, boxes, labels, 0)[1]
+    assert (again == four).all()

@@ -1,0 +1,153 @@
+"""Checks of `segmentation`, and its packing into flat arrays; done only where masks are asked for.
+
+Like the other checks they run over whole columns: COCO has 860 thousand masks. Polygons are kept in int32 thousandths
+of a pixel, in which COCO's two decimals are exact, and RLE as its bytes.
+M annotations, P polygons, V points of all polygons.
+"""
+
+from collections.abc import Callable
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from detection.data.checks import Section
+from detection.data.coco_index import offsets_of
+from detection.data.run_lengths import decode_runs, encode_runs
+from detection.errors import UserError
+
+POINT_UNIT = 1000
+"""Units of `points` in a pixel."""
+
+_REMEDY = "correct it, or set data.masks=boxes to take every box for its mask"
+
+
+def pack_masks(entries: list[dict], widths: np.ndarray, heights: np.ndarray, path: Path) -> dict[str, np.ndarray]:
+    """Check the masks of annotations and pack them.
+
+    Args:
+        entries: M annotations as the file has them.
+        widths: (M,) pixels, of the annotations' images.
+        heights: (M,) pixels.
+        path: The file, for the sentences.
+
+    Returns:
+        `points` (V, 2) int32, xy; `point_offsets` (P + 1,) int64, where each polygon's points begin; `polygon_offsets`
+        (M + 1,) int64, where each annotation's polygons begin. `runs` uint8, all compressed RLE behind one another, and
+        `run_offsets` (M + 1,) int64, where each annotation's begins: it is empty for one with polygons.
+
+    Raises:
+        UserError: A mask is missing, malformed, or not one of its image; names the first annotation and the remedies.
+    """
+    section = Section(path, "annotations", entries)
+    raw = [entry.get("segmentation") for entry in entries]
+    absent = [row for row, value in enumerate(raw) if not value]
+    _refuse(
+        section, absent, lambda _: "has no 'segmentation'", _REMEDY.replace("correct it", "give its polygons or RLE")
+    )
+    unknown = [row for row, value in enumerate(raw) if not (type(value) is list or _is_rle(value))]
+    _refuse(
+        section,
+        unknown,
+        lambda row: f"has segmentation {raw[row]!r:.60}, which is neither polygons nor an RLE of 'size' and 'counts'",
+    )
+    return _pack_polygons(section, raw, widths, heights) | _pack_runs(section, raw, widths, heights)
+
+
+def _refuse(section: Section, rows: list[int], what: Callable[[int], str], remedy: str = _REMEDY) -> None:
+    if rows:
+        section.report("bad segmentation", rows, what, remedy)
+        raise UserError(section.problems[-1].sentence)
+
+
+def _is_rle(value: object) -> bool:
+    return isinstance(value, dict) and {"size", "counts"} <= set(value)
+
+
+def _pack_polygons(section: Section, raw: list, widths: np.ndarray, heights: np.ndarray) -> dict[str, np.ndarray]:
+    rows = [row for row, value in enumerate(raw) if type(value) is list]
+    plain = _plain_polygons([raw[row] for row in rows])
+    if plain is None:
+        _refuse(
+            section,
+            [row for row in rows if _plain_polygons([raw[row]]) is None],
+            lambda row: (
+                f"has segmentation {raw[row]!r:.60}, which is not a list of polygons [x1, y1, x2, y2, x3, y3, …]"
+            ),
+        )
+        raise AssertionError("no polygon is wrong by itself")
+    polygons, numbers, coordinates = plain
+    points, starts = coordinates.reshape(-1, 2), np.cumsum(numbers // 2) - numbers // 2
+    owners = np.repeat(rows, polygons).astype(np.int64)
+    if len(owners):
+        # What lies further outside is no rounding, and would cost pycocotools memory without limit.
+        sizes = np.stack([widths[owners], heights[owners]], axis=1).astype(np.float64)
+        with np.errstate(invalid="ignore"):
+            low, high = (reduce.reduceat(points, starts, axis=0) for reduce in (np.minimum, np.maximum))
+            far = ~((low >= -sizes) & (high <= 2 * sizes)).all(axis=1)
+        _refuse(
+            section,
+            np.unique(owners[far]).tolist(),
+            lambda row: f"has segmentation {raw[row]!r:.60} with a point far outside its image, or not finite",
+        )
+    coordinates *= POINT_UNIT
+    per_annotation = np.zeros(len(raw), dtype=np.int64)
+    per_annotation[rows] = polygons
+    return {
+        "points": np.rint(points, out=points).astype(np.int32),
+        "point_offsets": offsets_of(numbers // 2),
+        "polygon_offsets": offsets_of(per_annotation),
+    }
+
+
+def _plain_polygons(raw: list[list]) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Return polygons an annotation, numbers a polygon, and all numbers; None if one is no list of 3 or more points."""
+    polygons = list(chain.from_iterable(raw))
+    if not set(map(type, polygons)) <= {list}:
+        return None
+    numbers = np.fromiter(map(len, polygons), np.int64, len(polygons))
+    if ((numbers < 6) | (numbers % 2 == 1)).any() or not set(map(type, chain.from_iterable(polygons))) <= {int, float}:
+        return None
+    try:
+        coordinates = np.fromiter(chain.from_iterable(polygons), np.float64, int(numbers.sum()))
+    except OverflowError:
+        return None
+    return np.fromiter(map(len, raw), np.int64, len(raw)), numbers, coordinates
+
+
+def _pack_runs(section: Section, raw: list, widths: np.ndarray, heights: np.ndarray) -> dict[str, np.ndarray]:
+    sizes = {row: [int(heights[row]), int(widths[row])] for row, value in enumerate(raw) if type(value) is dict}
+    _refuse(
+        section,
+        [row for row, size in sizes.items() if raw[row]["size"] != size],
+        lambda row: (
+            f"has a segmentation of size {raw[row]['size']!r:.60}, but its image's height and width are {sizes[row]}"
+        ),
+    )
+    texts = {row: _compressed(raw[row]["counts"], *size) for row, size in sizes.items()}
+    _refuse(
+        section,
+        [row for row, text in texts.items() if text is None],
+        lambda row: (
+            f"has segmentation counts {raw[row]['counts']!r:.60}, which are not the run lengths of a mask of "
+            f"{sizes[row][0]} x {sizes[row][1]} pixels"
+        ),
+    )
+    lengths = np.zeros(len(raw), dtype=np.int64)
+    lengths[list(texts)] = [len(text or b"") for text in texts.values()]
+    return {
+        "runs": np.frombuffer(b"".join(text or b"" for text in texts.values()), dtype=np.uint8),
+        "run_offsets": offsets_of(lengths),
+    }
+
+
+def _compressed(counts: object, height: int, width: int) -> bytes | None:
+    """Return counts as compressed RLE, None unless they are the run lengths of a mask of this size."""
+    if isinstance(counts, str) and counts.isascii():
+        text = counts.encode()
+        lengths = decode_runs(text)
+        return text if lengths is not None and lengths.sum() == height * width else None
+    if not isinstance(counts, list) or not set(map(type, counts)) <= {int}:
+        return None
+    fits = sum(counts) == height * width and min(counts) >= 0
+    return encode_runs(counts, height, width) if fits else None

@@ -1,0 +1,122 @@
+"""Where an annotation's mask comes from: its polygons or RLE in the file, or, when asked for, its box.
+
+Masks of the file are flat arrays in a cache folder of their own, shared between processes like the index.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from detection.data.array_cache import cache_root, open_arrays, save_arrays
+from detection.data.checks import clip_boxes, read_annotations
+from detection.data.coco_index import CocoIndex
+from detection.data.mask_checks import POINT_UNIT, pack_masks
+from detection.data.run_lengths import decode_runs, polygon_runs
+from detection.errors import UserError
+
+_FORMAT = 1
+
+MAX_CATEGORIES = 254
+"""What a byte can tell apart besides background and "ignored"."""
+
+MaskSource = Literal["polygons", "boxes"]
+
+
+@dataclass(frozen=True, eq=False)
+class FileMasks:
+    """The masks of an index's annotations; made by `load_masks`. The arrays are explained in `pack_masks`."""
+
+    path: Path
+    points: np.ndarray
+    point_offsets: np.ndarray
+    polygon_offsets: np.ndarray
+    runs: np.ndarray
+    run_offsets: np.ndarray
+    _folder: Path | None = field(default=None, repr=False)
+
+    def run_lengths(self, i: int, height: int, width: int) -> np.ndarray:
+        """Return (n,) int64 run lengths of the mask of the index's annotation `i` in its image's pixels."""
+        start, stop = self.run_offsets[i], self.run_offsets[i + 1]
+        if stop > start:
+            lengths = decode_runs(self.runs[start:stop].tobytes())
+            assert lengths is not None
+            return lengths
+        edges = self.point_offsets[self.polygon_offsets[i] : self.polygon_offsets[i + 1] + 1].tolist()
+        return polygon_runs([self.points[a:b].ravel() / POINT_UNIT for a, b in pairwise(edges)], height, width)
+
+    def __reduce__(self) -> tuple[Callable, tuple]:
+        if self._folder is None:
+            return _from_arrays, (self.path, {name: getattr(self, name) for name in _ARRAYS}, None)
+        return _reopen, (self.path, self._folder)
+
+
+_ARRAYS = ("points", "point_offsets", "polygon_offsets", "runs", "run_offsets")
+
+
+@dataclass(frozen=True, eq=False)
+class BoxMasks:
+    """Every box of an index filled: a stand-in where there are no masks."""
+
+    index: CocoIndex
+
+    def run_lengths(self, i: int, height: int, width: int) -> np.ndarray:
+        """Return (n,) int64 run lengths of the filled box of annotation `i`."""
+        x1, y1, x2, y2 = clip_boxes(self.index.boxes[i : i + 1], width, height)[0].tolist()  # type: ignore[arg-type]
+        return polygon_runs([np.array([x1, y1, x2, y1, x2, y2, x1, y2])], height, width)
+
+
+Masks = FileMasks | BoxMasks
+
+
+def load_masks(index: CocoIndex, source: MaskSource = "polygons", *, cache_dir: Path | None = None) -> Masks:
+    """Open the masks of an index's annotations.
+
+    Args:
+        index: The annotations; those that it dropped need no mask, and their pixels count as background.
+        source: `polygons` takes `segmentation` (polygons or RLE), `boxes` fills each box.
+        cache_dir: As for `load_index`.
+
+    Raises:
+        UserError: A mask is missing or wrong, or there are more categories than a map of bytes can hold.
+    """
+    if source not in ("polygons", "boxes"):
+        raise UserError(f'masks is {source!r}, but must be "polygons" or "boxes".')
+    if len(index.categories) > MAX_CATEGORIES:
+        raise UserError(
+            f"{index.path} has {len(index.categories)} categories, but a map of labels holds at most {MAX_CATEGORIES}: "
+            "train without segmentation (detector.segmentation=none)."
+        )
+    if source == "boxes":
+        return BoxMasks(index)
+    # Which annotations an index holds follows from the file and the number of those that were dropped: none or all.
+    folder = cache_root(cache_dir) / f"masks-{index.digest[:32]}-{index.counts['dropped']}-v{_FORMAT}"
+    cached = open_arrays(folder)
+    if cached is None:
+        arrays = _build(index)
+        cached = open_arrays(folder) if save_arrays(folder, arrays, {}) else None
+        if cached is None:
+            return _from_arrays(index.path, arrays, None)
+    return _from_arrays(index.path, cached[0], folder)
+
+
+def _build(index: CocoIndex) -> dict[str, np.ndarray]:
+    entries = read_annotations(index.path)["annotations"]
+    by_id = {entry["id"]: entry for entry in entries}
+    wanted = [by_id[id_] for id_ in index.annotation_ids.tolist()]
+    per_image = np.diff(index.box_offsets)
+    return pack_masks(wanted, np.repeat(index.widths, per_image), np.repeat(index.heights, per_image), index.path)
+
+
+def _from_arrays(path: Path, arrays: dict[str, np.ndarray], folder: Path | None) -> FileMasks:
+    return FileMasks(path, **arrays, _folder=folder)
+
+
+def _reopen(path: Path, folder: Path) -> FileMasks:
+    cached = open_arrays(folder, verify=False)
+    if cached is None:
+        raise UserError(f"the masks of {path} are gone from {folder}: start again to rebuild them.")
+    return _from_arrays(path, cached[0], folder)
