@@ -21,6 +21,7 @@ from detection.evaluation.coco import METRICS
 from detection.plain_data import Part, to_plain
 
 __all__ = [
+    "AtTest",
     "Augmentation",
     "Config",
     "DataConfig",
@@ -34,14 +35,42 @@ __all__ = [
     "from_plain",
     "load_config",
     "override",
+    "require_context",
     "to_plain",
     "validate",
 ]
 
 
 @dataclasses.dataclass(frozen=True)
+class AtTest:
+    """What a detector does beyond one plain look (`detection.at_test`): all of it costs time, and only at test.
+
+    ION has 2 rounds, votes from an IoU of 0.85 with the head's `nms_threshold` at 0.475 (both recalled), and flips.
+
+    Attributes:
+        box_rounds: times that boxes are pooled and regressed; each round after the first begins at the boxes that the
+            one before found, each for its own class only, and detections are chosen from those of all rounds.
+        voting_iou: after NMS each box becomes the mean, weighted by score, of all boxes of its class before NMS with at
+            least this IoU to it; None: it stays.
+        flip: average class probabilities and box deltas over the picture and its mirror image.
+    """
+
+    box_rounds: int = 1
+    voting_iou: float | None = None
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        if self.box_rounds < 1:
+            raise UserError(f"detector.test.box_rounds={self.box_rounds}: must be 1 or more.")
+        if self.voting_iou is not None and not 0 < self.voting_iou <= 1:
+            raise UserError(
+                f"detector.test.voting_iou={self.voting_iou}: is an IoU, in (0, 1], such as 0.85; None for no voting."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
 class DetectorConfig:
-    """The five parts in a row and the size of the pictures they see.
+    """The five parts in a row, a loss beside them, and the size of the pictures they see.
 
     Attributes:
         backbone: images to stage maps.
@@ -50,10 +79,12 @@ class DetectorConfig:
         regions: maps to boxes.
         pool: maps and boxes to descriptors.
         head: descriptors to detections or losses.
+        segmentation: a loss on the context's map that asks it for the class of each pixel, or None; training only.
         min_size: pixels of a picture's shorter side inside the detector.
         max_size: most pixels of its longer side.
         weights: weights of a whole detector to start from: a torchvision name such as
             `FasterRCNN_ResNet50_FPN_Weights.COCO_V1`, a safetensors file, or None.
+        test: rounds of boxes, voting and mirror images at test.
     """
 
     backbone: Part
@@ -62,9 +93,11 @@ class DetectorConfig:
     head: Part
     context: Part | None = None
     context_source: str = "c5"
+    segmentation: Part | None = None
     min_size: int = 800
     max_size: int = 1333
     weights: str | None = None
+    test: AtTest = AtTest()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +136,8 @@ class DataConfig:
         train: what is trained on.
         val: what is evaluated.
         augmentation: random changes of training pictures, None for none.
+        masks: what `detector.segmentation` learns from: `polygons`, the annotations' own (or their RLE), or `boxes`,
+            every box filled.
         workers: processes that load pictures; 0 loads in the training process.
         aspect_grouping: batch wide pictures with wide ones and tall with tall, which saves padding.
         scenes: draw this ContextScenes set into the folder of `train.annotations` when that file is missing.
@@ -111,6 +146,7 @@ class DataConfig:
     train: SplitConfig = SplitConfig()
     val: SplitConfig = SplitConfig()
     augmentation: Augmentation | None = Augmentation()
+    masks: Literal["polygons", "boxes"] = "polygons"
     workers: int = 2
     aspect_grouping: bool = True
     scenes: ScenesConfig | None = None
@@ -146,15 +182,16 @@ class ScheduleConfig:
 
     Attributes:
         epochs: passes over the training images.
-        kind: `step` multiplies by `gamma` at each milestone, `cosine` falls to 0, `constant` stays.
+        kind: `step` multiplies by `gamma` at each milestone, `cosine` falls to 0, `exponential` falls by one factor an
+            update, to `gamma` at the end, `constant` stays.
         milestones: fractions of all updates at which `step` drops.
-        gamma: factor of a drop.
+        gamma: factor of a drop, or of the whole exponential fall.
         warmup: updates over which the rate rises linearly from `warmup_start` times its value; at most a tenth of all.
         warmup_start: factor at the first update.
     """
 
     epochs: int = 12
-    kind: Literal["step", "cosine", "constant"] = "step"
+    kind: Literal["step", "cosine", "exponential", "constant"] = "step"
     milestones: tuple[float, ...] = (0.667, 0.917)
     gamma: float = 0.1
     warmup: int = 500
@@ -183,6 +220,7 @@ class Config:
         early_stopping: evaluations without a new best after which training stops; None for never.
         samples: validation pictures that are drawn.
         seed: of weights, order, augmentation and sampling.
+        beside: a sentence printed when the run has finished: what to hold its figures against.
     """
 
     detector: DetectorConfig
@@ -201,6 +239,7 @@ class Config:
     early_stopping: int | None = None
     samples: int = 8
     seed: int = 0
+    beside: str = ""
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -252,6 +291,7 @@ def validate(config: Config) -> None:
         "eval_batch_size": config.eval_batch_size,
         "evaluate_every": config.evaluate_every,
         "schedule.epochs": config.schedule.epochs,
+        "schedule.gamma": config.schedule.gamma,
         "optimizer.lr": config.optimizer.lr,
         "optimizer.reference_batch": config.optimizer.reference_batch,
         "detector.min_size": config.detector.min_size,
@@ -267,6 +307,7 @@ def validate(config: Config) -> None:
         raise UserError(
             f"detector.max_size={config.detector.max_size}: must be at least min_size={config.detector.min_size}."
         )
+    require_context(config.detector)
     known = (*METRICS, "VOC07_AP50", "VOC_AP50", "val_loss")
     if config.best_metric not in known:
         raise UserError(f"best_metric={config.best_metric}: must be one of {', '.join(known)}.")
@@ -276,6 +317,19 @@ def validate(config: Config) -> None:
         raise UserError(f"schedule.milestones={config.schedule.milestones}: are fractions of training, in (0, 1].")
     if config.optimizer.clip_norm is not None and config.optimizer.clip_norm <= 0:
         raise UserError(f"optimizer.clip_norm={config.optimizer.clip_norm}: must be greater than 0, or None.")
+
+
+def require_context(config: DetectorConfig) -> None:
+    """Check that a segmentation loss has the context whose map it reads.
+
+    Raises:
+        UserError: it has not.
+    """
+    if config.segmentation is not None and config.context is None:
+        raise UserError(
+            "detector.segmentation: is a loss on the context's map, but detector.context is None; "
+            "give a context, or set detector.segmentation=none."
+        )
 
 
 def from_plain(plain: Any) -> Config:

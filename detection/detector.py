@@ -1,5 +1,7 @@
 """The detector: backbone → context → regions → pool → head, five injected parts in a row.
 
+A sixth, optional: a segmentation loss on the context's map, in training.
+
 Shape letters: B images, C channels, H×W map, N boxes of one image, R boxes of all images, K classes.
 """
 
@@ -12,10 +14,12 @@ from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
+from detection.at_test import PLAIN, Look, averaged, detect, mirror_batch, require_steps
 from detection.backbones import Backbone
-from detection.config import DetectorConfig
+from detection.config import AtTest, DetectorConfig, require_context
 from detection.errors import UserError
 from detection.regions import require_maps
+from detection.segmentation import semantic_maps
 from detection.weights import LoadReport, load_state, read_state, renamed
 
 Targets = list[dict[str, Tensor]]
@@ -30,10 +34,13 @@ class Detector(nn.Module):
         pool: (maps, boxes, image sizes) → descriptors (R, C, h, w).
         head: (descriptors, boxes, image sizes, samples) → detections, losses; its `sample` chooses the loss's boxes.
         context: (map (B, C, H, W), valid (B, 1, H, W)) → a map of the same size, named `context`; or None.
+        segmentation: (map `context`, per image the label of each pixel (H, W)) → losses, in training only; or None.
         context_source: the map that the context reads.
         min_size: pixels of a picture's shorter side inside the detector.
         max_size: most pixels of its longer side.
         resize_in_training: resize in training as at test; False when the data pipeline already has.
+        test: rounds of boxes, voting and mirror images at test; beyond the plain settings the head needs `predict`,
+            `decode` and `select`, as `FastRCNN` has them.
     """
 
     backbone: Backbone
@@ -46,13 +53,17 @@ class Detector(nn.Module):
         pool: nn.Module,
         head: nn.Module,
         context: nn.Module | None = None,
+        segmentation: nn.Module | None = None,
         *,
         context_source: str = "c5",
         min_size: int = 800,
         max_size: int = 1333,
         resize_in_training: bool = True,
+        test: AtTest = PLAIN,
     ) -> None:
         super().__init__()
+        require_steps(test, head)
+        self.test = test
         self.min_size, self.max_size, self.resize_in_training = min_size, max_size, resize_in_training
         self.transform = GeneralizedRCNNTransform(
             min_size,
@@ -67,6 +78,7 @@ class Detector(nn.Module):
         self.regions = regions
         self.pool = pool
         self.head = head
+        self.segmentation = segmentation
 
     def forward(
         self, images: Sequence[Tensor], targets: Targets | None = None
@@ -76,6 +88,7 @@ class Detector(nn.Module):
         Args:
             images: (3, H, W) each, of any sizes; uint8, or float in [0, 1].
             targets: per image `boxes` (N, 4) float xyxy in its pixels and `labels` (N,) int64, 1 … K; for training.
+                With a segmentation part also `semantic` (H, W) uint8: each pixel's label, 0 background, 255 ignored.
 
         Returns:
             At test per image `boxes` (n, 4) in its pixels, `labels` (n,) and `scores` (n,), best first;
@@ -88,6 +101,13 @@ class Detector(nn.Module):
         batch, targets = self.transform([_as_float(image) for image in images], targets)
         maps = self.maps(batch)
         boxes, losses = self.regions(batch, maps, targets)
+        if self.training and self.segmentation is not None:
+            assert targets is not None
+            semantic = semantic_maps(targets, original_sizes, batch.image_sizes)
+            losses = {**losses, **self.segmentation(maps["context"], semantic)}
+        if not self.training and self.test != PLAIN:
+            detections = self._detect(batch, maps, boxes)
+            return self.transform.postprocess(detections, batch.image_sizes, original_sizes)
         samples = None
         if self.training:
             boxes, samples = self.head.sample(boxes, targets)
@@ -96,6 +116,17 @@ class Detector(nn.Module):
         if self.training:
             return {**losses, **head_losses}
         return self.transform.postprocess(detections, batch.image_sizes, original_sizes)
+
+    def _detect(self, batch: ImageList, maps: dict[str, Tensor], boxes: list[Tensor]) -> list[dict[str, Tensor]]:
+        """Detections by the settings of `test`; proposals come from the pictures as they are."""
+
+        def look_at(maps: dict[str, Tensor]) -> Look:
+            return lambda boxes: self.head.predict(self.pool(maps, boxes, batch.image_sizes))
+
+        look = look_at(maps)
+        if self.test.flip:
+            look = averaged(look, look_at(self.maps(mirror_batch(batch))), batch.image_sizes)
+        return detect(self.test, self.head, look, boxes, batch.image_sizes)
 
     def maps(self, batch: ImageList) -> dict[str, Tensor]:
         """All maps of a padded batch by name, the context among them."""
@@ -143,7 +174,7 @@ def _as_float(image: Tensor) -> Tensor:
 
 
 def build_detector(config: DetectorConfig, num_classes: int, *, resize_in_training: bool = True) -> Detector:
-    """Build the five parts and put them in a row, at random start; `load_pretrained` fills in weights.
+    """Build the parts and put them in a row, at random start; `load_pretrained` fills in weights.
 
     Args:
         config: the parts and the picture size.
@@ -153,6 +184,7 @@ def build_detector(config: DetectorConfig, num_classes: int, *, resize_in_traini
     Raises:
         UserError: parts that do not fit together.
     """
+    require_context(config)
     backbone = config.backbone()
     channels, strides = dict(backbone.out_channels), dict(backbone.strides)
     context = None
@@ -163,21 +195,26 @@ def build_detector(config: DetectorConfig, num_classes: int, *, resize_in_traini
     regions = config.regions(channels)
     pool = config.pool(channels, strides)
     head = config.head(pool.out_channels, pool.output_size, num_classes)
+    segmentation = None
+    if config.segmentation is not None:
+        segmentation = config.segmentation(channels["context"], strides["context"], num_classes)
     return Detector(
         backbone,
         regions,
         pool,
         head,
         context,
+        segmentation,
         context_source=config.context_source,
         min_size=config.min_size,
         max_size=config.max_size,
         resize_in_training=resize_in_training,
+        test=config.test,
     )
 
 
 def load_pretrained(detector: Detector, weights: str | None, class_names: Sequence[str] = ()) -> list[LoadReport]:
-    """Fill in the weights that a new detector starts from: the whole detector's, else its backbone's.
+    """Fill in the weights that a new detector starts from: the whole detector's, else its backbone's and its head's.
 
     Args:
         detector: filled in place.
@@ -186,7 +223,8 @@ def load_pretrained(detector: Detector, weights: str | None, class_names: Sequen
             they know of these classes.
 
     Raises:
-        UserError: too little fits, or the backbone waits for weights of a whole detector that are not named.
+        UserError: too little fits, the backbone waits for weights of a whole detector that are not named, or the
+            head's weights are not of the backbone's training.
     """
     if weights is None:
         if any(getattr(m, "weights", None) == "detector" for m in detector.backbone.modules()):
@@ -194,9 +232,24 @@ def load_pretrained(detector: Detector, weights: str | None, class_names: Sequen
                 "detector.backbone weights='detector': name them in detector.weights, or give the backbone its own."
             )
         report = detector.backbone.load_pretrained()
-        return [] if report is None else [report]
+        head = _load_head(detector, "a random start" if report is None else report.source)
+        return [r for r in (report, head) if r is not None]
     state = from_torchvision(read_state(weights))
     return [load_state(detector, select_coco_classes(state, class_names), weights)]
+
+
+def _load_head(detector: Detector, backbone: str) -> LoadReport | None:
+    """The head's own weights, where it has any, which read what the convolutions of the same training make."""
+    weights = getattr(detector.head, "weights", None)
+    if weights is None:
+        return None
+    if weights != backbone:
+        raise UserError(
+            f"detector.head.weights={weights!r}: must come from the training that the backbone comes from, and that is "
+            f"{backbone}; for VGG16 give detector.backbone.weights=IMAGENET1K_V1 and "
+            "detector.head.weights=VGG16_Weights.IMAGENET1K_V1, or one file to both."
+        )
+    return detector.head.load_pretrained()
 
 
 def from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:

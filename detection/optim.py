@@ -50,7 +50,7 @@ def build_scheduler(config: ScheduleConfig, optimizer: torch.optim.Optimizer, up
 def learning_rate_factor(config: ScheduleConfig, update: int, total: int) -> float:
     """What the learning rate is multiplied with at an update (from 0) of `total`.
 
-    The warm-up rises linearly and multiplies the step or cosine that goes on beneath it.
+    The warm-up rises linearly and multiplies the step, cosine or exponential that goes on beneath it.
     """
     warmup = min(config.warmup, total // 10)
     factor = 1.0
@@ -60,6 +60,8 @@ def learning_rate_factor(config: ScheduleConfig, update: int, total: int) -> flo
         factor *= config.gamma ** sum(update >= round(m * total) for m in config.milestones)
     elif config.kind == "cosine":
         factor *= 0.5 * (1 + math.cos(math.pi * min(update, total) / total))
+    elif config.kind == "exponential":
+        factor *= config.gamma ** (update / total)
     return factor
 
 

@@ -15,10 +15,12 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
+from detection.amplitudes import start_amplitude
 from detection.checkpoint import load_training_state, load_weights, save_checkpoint
 from detection.config import Config
 from detection.data.coco_index import CocoIndex
 from detection.data.dataset import DetectionDataset, match_categories, require_training_boxes
+from detection.data.masks import load_masks
 from detection.data.sampling import TrainBatches
 from detection.data.transforms import Transform
 from detection.detector import Detector, build_detector, load_pretrained
@@ -66,11 +68,18 @@ def open_data(config: Config, accelerator: Accelerator) -> Data:
     train_index, val_index = open_split("data.train", config.data.train), open_split("data.val", config.data.val)
     match_categories(train_index, val_index)
     transform = Transform(config.data.augmentation, config.detector.min_size, config.detector.max_size)
+    segmented, source = config.detector.segmentation is not None, config.data.masks
     train = DetectionDataset(
-        train_index, Path(config.data.train.images), transform, config.seed, config.data.train.empty_images
+        train_index,
+        Path(config.data.train.images),
+        transform,
+        config.seed,
+        config.data.train.empty_images,
+        load_masks(train_index, source) if segmented else None,
     )
     require_training_boxes(train)
-    val = DetectionDataset(val_index, Path(config.data.val.images))
+    val_masks = load_masks(val_index, source) if segmented and _measures_validation_loss(config) else None
+    val = DetectionDataset(val_index, Path(config.data.val.images), masks=val_masks)
     batches = TrainBatches(
         len(train),
         config.batch_size,
@@ -81,6 +90,10 @@ def open_data(config: Config, accelerator: Accelerator) -> Data:
     )
     loader = build_loader(train, batches, config.data.workers, accelerator)
     return Data(train_index, val_index, train, val, batches, loader, eval_loader(val, config, accelerator))
+
+
+def _measures_validation_loss(config: Config) -> bool:
+    return config.validation_loss or config.best_metric == "val_loss"
 
 
 @dataclass
@@ -129,6 +142,8 @@ def train(config: Config, folder: str | Path, accelerator: Accelerator, *, resum
         run_epochs(job, log)
     metrics = finish(job)
     job.say(f"finished  {folder} in {(time.perf_counter() - began) / 60:.1f} min")
+    if config.beside:
+        job.say(f"beside it {config.beside}")
     accelerator.end_training()
     return metrics
 
@@ -149,12 +164,15 @@ def prepare(config: Config, folder: Path, accelerator: Accelerator, resume: bool
     optimizer = build_optimizer(config.optimizer, detector.to(accelerator.device), images_per_update)
     updates_per_epoch = -(-len(data.train_batches) // config.accumulate)
     scheduler = build_scheduler(config.schedule, optimizer, updates_per_epoch)
+    amplitude = None if resume else start_amplitude(detector, data.train, accelerator, reports)
     average = None if config.ema is None else WeightAverage(detector, config.ema)
     job = Job(config, folder, accelerator, data, detector, optimizer, scheduler, average, Progress())
     if resume:
         restore(job)
         job.say(f"resume    {folder} after {job.done.epoch} epochs")
     describe(job, reports, images_per_update)
+    if amplitude is not None:
+        job.say(f"amplitude {amplitude:.3g}, the descriptors' of pool.reference; normalised sources start from it")
     if accelerator.is_main_process:
         write_run_description(folder, config, {"train": data.train_index, "val": data.val_index}, accelerator)
     job.say(f"run       {folder}")
@@ -218,7 +236,7 @@ def evaluate_epoch(job: Job, log: RunLog) -> None:
     config, data, accelerator, done = job.config, job.data, job.accelerator, job.done
     results = detect_split(job.evaluated, data.val_loader, accelerator, data.val.categories, "evaluating")
     extra = {}
-    if config.validation_loss or config.best_metric == "val_loss":
+    if _measures_validation_loss(config):
         extra["val_loss"] = validation_loss(job.evaluated, data.val_loader, accelerator, config.seed)
     shared: list[Any] = [None]
     if accelerator.is_main_process:
@@ -330,6 +348,9 @@ def describe(job: Job, reports: list[LoadReport], images_per_update: int) -> Non
         notes = "".join(f", {number} {what}" for what, number in odd.items() if number)
         job.say(f"{name:9} {counts['images']} images, {counts['boxes']} boxes{notes} ({dataset.index.path})")
     job.say(f"classes   {', '.join(c.name for c in data.train.categories)}")
+    if data.train.masks is not None:
+        filled = "every box, filled (data.masks=boxes)" if config.data.masks == "boxes" else "the annotations' own"
+        job.say(f"masks     {filled}")
     for report in reports:
         job.say(f"weights   {report}")
     total = sum(p.numel() for p in job.detector.parameters()) / 1e6

@@ -22,6 +22,7 @@ from detection.errors import UserError
 from detection.heads import FastRCNN
 from detection.pooling import RoIAlign
 from detection.regions import RPN
+from detection.segmentation import SegmentationLoss
 from detection.weights import load_state
 
 RESNET50_FPN = DetectorConfig(
@@ -186,6 +187,72 @@ def test_a_context_sits_between_backbone_and_pool():
     assert seen["valid"].sum((1, 2, 3)).tolist() == [8 * 4, 8 * 8]
 
 
+def segmented(**changes):
+    """The tiny detector with a context, and with a segmentation loss on it unless told otherwise."""
+    parts = {"context": partial(Shift), "context_source": "c3", "segmentation": partial(SegmentationLoss)}
+    torch.manual_seed(0)
+    return build_detector(dataclasses.replace(DETECTOR, **parts), 3, **changes)
+
+
+def batch_with_maps():
+    images, targets = batch()
+    targets[1]["labels"].fill_(3)
+    for image, target in zip(images, targets, strict=True):
+        target["semantic"] = torch.zeros(image.shape[1:], dtype=torch.uint8)
+        target["semantic"][10:60, 5:50] = target["labels"][0]
+    return images, targets
+
+
+def test_a_segmentation_loss_reads_the_context_in_training_only():
+    detector = segmented()
+    images, targets = batch_with_maps()
+    maps, calls = {}, []
+    detector.context.register_forward_hook(lambda m, args, out: maps.update(context=out))
+    detector.segmentation.register_forward_hook(lambda m, args, out: calls.append(args))
+    losses = detector(images, targets)
+    assert losses["loss_segmentation"] > 0 and len(losses) == 5
+    # Inside, the pictures are 47x64 and 64x49 pixels.
+    (context, semantic), *_ = calls
+    assert context is maps["context"] and [tuple(m.shape) for m in semantic] == [(46, 64), (64, 49)]
+    assert semantic[0][10, 10] == 1 and semantic[0][40, 40] == 0
+    assert targets[0]["semantic"].shape == (110, 150)
+    detector.eval()(images)
+    assert len(calls) == 1
+    assert {n for n in detector.state_dict() if n.startswith("segmentation")} == {
+        "segmentation.classify.weight", "segmentation.classify.bias",
+    }  # fmt: skip
+
+
+def test_a_segmentation_loss_leaves_everything_else_as_it_is():
+    images, targets = batch_with_maps()
+    found = []
+    for detector in (segmented(), segmented()):
+        if found:
+            detector.segmentation = None
+        torch.manual_seed(1)
+        losses = detector(images, targets)
+        losses.pop("loss_segmentation", None)
+        with torch.no_grad():
+            found.append((losses, detector.eval()(images)))
+    assert found[0][0] == found[1][0]
+    for a, b in zip(found[0][1], found[1][1], strict=True):
+        assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_every_part_of_a_segmented_detector_gets_a_gradient():
+    detector = segmented(resize_in_training=False)
+    images, targets = batch_with_maps()
+    for target in targets:
+        target["semantic"].fill_(255)
+    sum(detector(images, targets).values()).backward()
+    assert all(p.grad is not None for p in detector.parameters())
+
+
+def test_a_segmentation_loss_without_its_maps_gets_one_sentence():
+    with pytest.raises(UserError, match=r"targets\[0\] has no 'semantic'"):
+        segmented()(*batch())
+
+
 def test_valid_mask_by_hand():
     mask = valid_mask([(16, 17), (9, 32)], 8, torch.zeros(2, 1, 4, 4))
     assert mask.shape == (2, 1, 4, 4) and mask.dtype == torch.bool
@@ -225,6 +292,7 @@ def test_roi_align_uses_true_strides_on_tiny_pictures():
         ({"regions": partial(RPN, stages=("c3",))}, "needs one tuple for each of the stages"),
         ({"pool": partial(RoIAlign, stages=("p2",))}, "pool: there is no map 'p2'"),
         ({"context": partial(Shift), "context_source": "c7"}, "context: there is no map 'c7'"),
+        ({"segmentation": partial(SegmentationLoss)}, "detector.context is None; give a context"),
     ],
 )
 def test_parts_that_do_not_fit_get_one_sentence(change, sentence):

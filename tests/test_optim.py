@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -26,6 +27,18 @@ def test_cosine_schedule_by_hand():
     assert learning_rate_factor(config, 0, 8) == 1.0
     assert learning_rate_factor(config, 4, 8) == pytest.approx(0.5)
     assert learning_rate_factor(config, 8, 8) == pytest.approx(0.0)
+
+
+def test_exponential_schedule_by_hand():
+    """From 1 to 1/16 in 8 updates: by half every second one, and a warm-up on top."""
+    config = ScheduleConfig(kind="exponential", gamma=1 / 16, warmup=0)
+    factors = [learning_rate_factor(config, u, 8) for u in range(9)]
+    assert factors[::2] == pytest.approx([1, 1 / 2, 1 / 4, 1 / 8, 1 / 16])
+    assert [b / a for a, b in itertools.pairwise(factors)] == pytest.approx([2**-0.5] * 8)
+    config = ScheduleConfig(kind="exponential", gamma=0.01, warmup=2, warmup_start=0.5, milestones=(0.5,))
+    assert [learning_rate_factor(config, u, 20) for u in (0, 1, 10, 20)] == pytest.approx(
+        [0.5, 0.75 * 0.01 ** (1 / 20), 0.1, 0.01]
+    )
 
 
 def test_warm_up_never_takes_more_than_a_tenth():

@@ -1,7 +1,10 @@
 """The Fast R-CNN head (Girshick 2015): two fully connected layers, class scores and a box for each class.
 
 Sampling, loss and post-processing are those of torchvision's `RoIHeads`, called step by step so that the pool stays a
-part of its own; predictions are turned to float32 before box arithmetic and losses.
+part of its own; predictions are turned to float32 before box arithmetic and losses. `predict`, `decode` and `select`
+are the post-processing in three steps, for more than one look at test (`detection.at_test`).
+
+R boxes of all images, N of one, M candidates or truths of one, n detections, K classes.
 """
 
 from dataclasses import dataclass
@@ -12,6 +15,14 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
+from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
+
+from detection.at_test import vote
+from detection.errors import UserError
+from detection.weights import LoadReport, load_state, read_state
+
+# torchvision's names of the two layers in its VGGs.
+_VGG_LAYERS = {"classifier.0": "fc6", "classifier.3": "fc7"}
 
 
 @dataclass(frozen=True)
@@ -33,6 +44,11 @@ class FastRCNN(nn.Module):
         convs: channels of 3×3 convolutions before one fully connected layer, as in torchvision's `_v2` head; with none
             there are two fully connected layers.
         norm: batch norm after those convolutions, or none.
+        weights: of the two layers at the start, VGG's fc6 and fc7: a torchvision name such as
+            `VGG16_Weights.IMAGENET1K_V1`, or a file with `classifier.0` and `classifier.3`; None for a random start.
+            They need descriptors of 512 channels and 7×7 cells, `hidden_channels` 4096, and a backbone from the same
+            training, which fixes how pictures are normalised; `IMAGENET1K_FEATURES` comes without them. Filled in by
+            `load_pretrained`, unless the whole detector's weights are given.
         foreground_iou: a box with at least this IoU to a truth takes its class.
         background_iou: a box below it is background.
         batch_size_per_image: boxes that the loss samples.
@@ -51,6 +67,7 @@ class FastRCNN(nn.Module):
         hidden_channels: int = 1024,
         convs: tuple[int, ...] = (),
         norm: Literal["batch"] | None = None,
+        weights: str | None = None,
         foreground_iou: float = 0.5,
         background_iou: float = 0.5,
         batch_size_per_image: int = 512,
@@ -60,6 +77,11 @@ class FastRCNN(nn.Module):
         detections_per_image: int = 100,
     ) -> None:
         super().__init__()
+        if convs and weights is not None:
+            raise UserError(
+                f"head.weights={weights!r}: are of two fully connected layers; set head.convs=() or no weights."
+            )
+        self.weights = weights
         if convs:
             layer = partial(nn.BatchNorm2d) if norm == "batch" else None
             box_head = FastRCNNConvFCHead((in_channels, size, size), list(convs), [hidden_channels], norm_layer=layer)
@@ -105,11 +127,90 @@ class FastRCNN(nn.Module):
             At test per image `boxes` (n, 4), `labels` (n,) 1 … K and `scores` (n,), best first, and no losses;
             in training no detections, and `loss_classifier` and `loss_box_reg`.
         """
-        logits, deltas = self.roi_heads.box_predictor(self.roi_heads.box_head(descriptors))
-        logits, deltas = logits.float(), deltas.float()
+        logits, deltas = self._logits_and_deltas(descriptors)
         if self.training:
             assert samples is not None, "in training the head needs samples"
             loss_classifier, loss_box_reg = fastrcnn_loss(logits, deltas, samples.labels, samples.deltas)
             return [], {"loss_classifier": loss_classifier, "loss_box_reg": loss_box_reg}
         found = self.roi_heads.postprocess_detections(logits, deltas, boxes, image_sizes)
         return [{"boxes": b, "labels": k, "scores": s} for b, s, k in zip(*found, strict=True)], {}
+
+    def _logits_and_deltas(self, descriptors: Tensor) -> tuple[Tensor, Tensor]:
+        logits, deltas = self.roi_heads.box_predictor(self.roi_heads.box_head(descriptors))
+        return logits.float(), deltas.float()
+
+    def predict(self, descriptors: Tensor) -> tuple[Tensor, Tensor]:
+        """Descriptors (R, C, h, w) → probabilities (R, 1 + K), the background first, and box deltas (R, 1 + K, 4)."""
+        logits, deltas = self._logits_and_deltas(descriptors)
+        return logits.softmax(-1), deltas.unflatten(1, (-1, 4))
+
+    def decode(
+        self, probabilities: Tensor, deltas: Tensor, boxes: list[Tensor], image_sizes: list[tuple[int, int]]
+    ) -> list[dict[str, Tensor]]:
+        """What is above the score threshold, before any NMS.
+
+        Args:
+            probabilities: (R, 1 + K).
+            deltas: (R, 1 + K, 4).
+            boxes: (N, 4) xyxy of each image that they were predicted for.
+            image_sizes: height and width of each image inside the batch.
+
+        Returns:
+            Per image `boxes` (M, 4), `labels` (M,) 1 … K and `scores` (M,), in no order.
+        """
+        counts = [len(b) for b in boxes]
+        refined = self.roi_heads.box_coder.decode(deltas.flatten(1), boxes).view(deltas.shape)
+        candidates = []
+        for own, scores, size in zip(refined.split(counts), probabilities.split(counts), image_sizes, strict=True):
+            box, label = torch.where(scores[:, 1:] > self.roi_heads.score_thresh)
+            label = label + 1
+            found = clip_boxes_to_image(own[box, label], size)
+            keep = remove_small_boxes(found, min_size=1e-2)
+            candidates.append({"boxes": found[keep], "labels": label[keep], "scores": scores[box, label][keep]})
+        return candidates
+
+    def select(self, candidates: list[dict[str, Tensor]], voting_iou: float | None = None) -> list[dict[str, Tensor]]:
+        """The detections among candidates, as `decode` gives them: NMS, and a vote if there is to be one.
+
+        Returns:
+            Per image `boxes` (n, 4), `labels` (n,) and `scores` (n,), best first.
+        """
+        detections = []
+        for found in candidates:
+            keep = batched_nms(found["boxes"], found["scores"], found["labels"], self.roi_heads.nms_thresh)
+            kept = {key: t[keep[: self.roi_heads.detections_per_img]] for key, t in found.items()}
+            if voting_iou is not None:
+                kept["boxes"] = vote(kept, found, voting_iou)
+            detections.append(kept)
+        return detections
+
+    def load_pretrained(self) -> LoadReport | None:
+        """Fill in the weights that the two layers start from; None where they start at random.
+
+        Raises:
+            UserError: they cannot be had, or are not two trained layers of these sizes.
+        """
+        if self.weights is None:
+            return None
+        state = read_state(self.weights)
+        names = {
+            f"{theirs}.{kind}": f"{ours}.{kind}" for theirs, ours in _VGG_LAYERS.items() for kind in ("weight", "bias")
+        }
+        layers = {ours: state[theirs] for theirs, ours in names.items() if theirs in state}
+        if len(layers) < len(names) or not all(t.isfinite().all() for t in layers.values()):
+            raise UserError(
+                f"head.weights={self.weights!r}: have no trained classifier.0 and classifier.3, VGG's fc6 and fc7; "
+                "VGG16_Weights.IMAGENET1K_V1 has them."
+            )
+        own = self.roi_heads.box_head.state_dict()
+        if any(own[name].shape != t.shape for name, t in layers.items()):
+            theirs, ours = (" and ".join(_sizes(s[f"{n}.weight"]) for n in ("fc6", "fc7")) for s in (layers, own))
+            raise UserError(
+                f"head.weights={self.weights!r}: are layers {theirs}, here they are {ours}; VGG's need "
+                "head.hidden_channels=4096 and a pool that gives 512 channels and output_size 7."
+            )
+        return load_state(self.roi_heads.box_head, layers, f"head {self.weights}", at_least=1.0)
+
+
+def _sizes(weight: Tensor) -> str:
+    return f"{weight.shape[1]}→{weight.shape[0]}"
