@@ -76,8 +76,7 @@ class GlobalAverage(nn.Module):
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
         """Context (B, hidden_channels, H, W) of a map (B, C, H, W); an image without a valid cell has a mean of 0."""
-        wide = x if x.dtype == torch.float64 else x.float()
-        total = (wide * valid).sum((2, 3), keepdim=True)
+        total = (x.to(torch.promote_types(x.dtype, torch.float32)) * valid).sum((2, 3), keepdim=True)
         mean = total / valid.sum((2, 3), keepdim=True).clamp(min=1)
         return torch.relu(self.linear(mean.to(x.dtype))) * valid
 
@@ -107,7 +106,8 @@ class NonLocal(nn.Module):
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
         """Context (B, C, H, W) of a map (B, C, H, W)."""
         query, key, value = (conv(x).flatten(2).transpose(1, 2) for conv in (self.query, self.key, self.value))
-        scores = (query @ key.transpose(1, 2)).float()  # (B, H·W, H·W)
+        scores = query @ key.transpose(1, 2)  # (B, H·W, H·W)
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         # Finite, so that an image without any valid cell gives no NaN.
         scores = scores.masked_fill(~valid.flatten(2), torch.finfo(scores.dtype).min)
         attended = scores.softmax(-1).to(value.dtype) @ value

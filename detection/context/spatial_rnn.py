@@ -18,11 +18,11 @@ from detection.errors import UserError
 from detection.ops.directions import DIRECTIONS, Direction
 from detection.ops.sweep import sweep
 
+ACCUMULATOR = partial(Accumulator)
+
 
 class SpatialRNN(nn.Module):
     """Stacked sweeps of a recurrent cell over rows and columns.
-
-    Where it departs from the paper: `normalised`.
 
     Args:
         in_channels: of the map that is read.
@@ -32,19 +32,20 @@ class SpatialRNN(nn.Module):
             `(("right", "left"), ("down", "up"))`.
         out_channels: of the context map; None: `hidden_channels`.
         normalised: divide each cell's sweeps by their root mean square over channels, and scale by a learned vector
-            that starts at 1, before the convolution that reads them. Sums along a line grow with its length; without
-            this, ours did not learn in the time that we gave it (docs/results/ion.md).
+            that starts at 1, before the convolution that reads them. The paper does not. Sums along a line grow with
+            its length, and this keeps them in bounds; where the pool normalises the context, as ION's does, learning
+            was faster without.
     """
 
     def __init__(
         self,
         in_channels: int,
         *,
-        cell: partial = partial(Accumulator),
+        cell: partial = ACCUMULATOR,
         hidden_channels: int = 512,
         layers: tuple[tuple[Direction, ...], ...] = (DIRECTIONS, DIRECTIONS),
         out_channels: int | None = None,
-        normalised: bool = True,
+        normalised: bool = False,
     ) -> None:
         super().__init__()
         _check_layers(layers)

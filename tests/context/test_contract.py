@@ -1,0 +1,169 @@
+"""What every context must do, whatever it is: one table, one set of tests."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from detection.cells import (
+    GRU,
+    IRNN,
+    LSTM,
+    MUT1,
+    MUT2,
+    MUT3,
+    Accumulator,
+    ChannelIRNN,
+    MinGRU,
+    MinLSTM,
+    PeepholeLSTM,
+    TanhRNN,
+)
+from detection.context import ConvStack, GlobalAverage, NoContext, NonLocal, SpatialRNN
+
+IN = 6
+CELLS = (
+    Accumulator, ChannelIRNN, GRU, IRNN, LSTM, MinGRU, MinLSTM, MUT1, MUT2, MUT3, PeepholeLSTM, TanhRNN,
+)  # fmt: skip
+CONTEXTS = {
+    **{c.__name__: partial(SpatialRNN, cell=partial(c), hidden_channels=5, out_channels=7) for c in CELLS},
+    "GRU, reset before": partial(SpatialRNN, cell=partial(GRU, reset="before"), hidden_channels=5),
+    "one layer, two directions": partial(SpatialRNN, hidden_channels=5, layers=(("left", "up"),)),
+    "rows, then columns": partial(SpatialRNN, hidden_channels=5, layers=(("right", "left"), ("down", "up"))),
+    "normalised": partial(SpatialRNN, hidden_channels=5, normalised=True),
+    "two 3x3": partial(ConvStack, hidden_channels=5),
+    "two 5x5": partial(ConvStack, hidden_channels=5, kernel_size=5),
+    "global average": partial(GlobalAverage, hidden_channels=5),
+    "non-local": partial(NonLocal),
+    "none": partial(NoContext),
+}
+WITHOUT_WEIGHTS = {"none"}
+SIZES = [(4, 7), (6, 3), (6, 7)]  # of the images of a batch, in cells; the map is 6 × 7
+
+
+@pytest.fixture(params=list(CONTEXTS))
+def name(request):
+    return request.param
+
+
+@pytest.fixture
+def context(name):
+    """At random weights everywhere: some start at zero, which would hide mistakes."""
+    torch.manual_seed(0)
+    context = CONTEXTS[name](IN)
+    with torch.no_grad():
+        for parameter in context.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return context
+
+
+def padded(sizes=SIZES, height=6, width=7, seed=1):
+    """A batch whose padding is anything but zero."""
+    x = torch.randn(len(sizes), IN, height, width, generator=torch.Generator().manual_seed(seed), requires_grad=True)
+    valid = torch.zeros(len(sizes), 1, height, width, dtype=torch.bool)
+    for mask, (h, w) in zip(valid, sizes, strict=True):
+        mask[:, :h, :w] = True
+    return x, valid
+
+
+def test_shape_type_and_zeros_outside_of_the_image(context):
+    x, valid = padded()
+    y = context(x, valid)
+    assert y.shape == (3, context.out_channels, 6, 7) and y.dtype == torch.float32
+    assert (y[~valid.expand_as(y)] == 0).all()
+    assert torch.isfinite(y).all() and y.abs().max() > 0
+
+
+def test_alone_is_as_in_a_padded_batch(context):
+    """Up to rounding: matrix products of other sizes may add in another order."""
+    x, valid = padded()
+    together = context(x, valid)
+    for i, (h, w) in enumerate(SIZES):
+        alone = context(x[i : i + 1, :, :h, :w], valid[i : i + 1, :, :h, :w])
+        torch.testing.assert_close(together[i : i + 1, :, :h, :w], alone, rtol=1e-5, atol=2e-6)
+
+
+def test_nothing_depends_on_padding(context):
+    x, valid = padded()
+    other = torch.where(valid, x, 100 * torch.randn_like(x))
+    assert torch.equal(context(x, valid), context(other, valid))
+    context(x, valid).square().sum().backward()
+    assert (x.grad[~valid.expand_as(x)] == 0).all()
+
+
+def test_a_valid_mask_of_ones_changes_nothing_for_the_whole_map(context):
+    x, valid = padded([(6, 7)])
+    wide, mask = torch.nn.functional.pad(x, (0, 3, 0, 2), value=5.0), torch.nn.functional.pad(valid, (0, 3, 0, 2))
+    torch.testing.assert_close(context(wide, mask)[..., :6, :7], context(x, valid), rtol=1e-5, atol=2e-6)
+
+
+def test_every_parameter_learns(context):
+    x, valid = padded()
+    context(x, valid).square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in context.parameters())
+
+
+def test_weights_are_as_promised(context, name):
+    assert bool(list(context.parameters())) == (name not in WITHOUT_WEIGHTS)
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+def test_mixed_precision_stays_close(context, precision):
+    x, valid = padded()
+    exact = context(x, valid)
+    with torch.autocast("cpu", dtype=precision):
+        y = context(x, valid)
+        y.float().square().mean().backward()
+    assert torch.isfinite(y).all()
+    assert (y.float() - exact).abs().max() < 0.06 * exact.abs().max() + 0.02
+    assert all(torch.isfinite(p.grad).all() for p in context.parameters())
+
+
+def test_state_dict_round_trip(context, name):
+    x, valid = padded()
+    other = CONTEXTS[name](IN)
+    other.load_state_dict(context.state_dict())
+    assert torch.equal(other(x, valid), context(x, valid))
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 9), (9, 1)])
+def test_thin_maps(context, height, width):
+    x, valid = padded([(height, width)], height, width)
+    y = context(x, valid)
+    assert y.shape[2:] == (height, width) and torch.isfinite(y).all()
+    y.sum().backward()
+
+
+def test_an_empty_batch(context):
+    x, valid = padded([])
+    y = context(x, valid)
+    assert y.shape == (0, context.out_channels, 6, 7)
+    y.sum().backward()
+
+
+def test_an_image_without_any_valid_cell_gives_zeros_and_no_nan(context):
+    x, valid = padded([(6, 7), (0, 0)])
+    y = context(x, valid)
+    y.sum().backward()
+    assert (y[1] == 0).all() and torch.isfinite(x.grad).all()
+
+
+def test_double_precision_stays_double(context):
+    x, valid = padded()
+    y = context.double()(x.double(), valid)
+    assert y.dtype == torch.float64
+    torch.testing.assert_close(y.float(), context.float()(x, valid), rtol=1e-4, atol=1e-5)
+
+
+def test_compiles_whole(context):
+    x, valid = padded()
+    torch._dynamo.reset()
+    compiled = torch.compile(context, fullgraph=True, backend="aot_eager")
+    expected, found = context(x, valid), compiled(x, valid)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=2e-6)
+    leaves = list(context.parameters())
+    if leaves:
+        for a, b in zip(
+            torch.autograd.grad(expected.sum(), leaves), torch.autograd.grad(found.sum(), leaves), strict=True
+        ):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)

@@ -1,0 +1,134 @@
+"""The spatial RNN: where information goes, against a naive version, and by hand."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from detection.cells import LSTM, Accumulator, TanhRNN
+from detection.context import SpatialRNN
+from detection.errors import UserError
+from detection.ops.directions import DIRECTIONS
+
+
+def whole(x):
+    return torch.ones(x.shape[0], 1, *x.shape[2:], dtype=torch.bool)
+
+
+def positive(context):
+    """Weights above 0, so that no ReLU stops anything: what can depend, does."""
+    with torch.no_grad():
+        for parameter in context.parameters():
+            parameter.abs_().add_(0.01)
+    return context.double()
+
+
+def seen_from(context, row, column, height=5, width=6, valid=None):
+    """Which cells of the input the output at a cell depends on."""
+    x = torch.rand(1, 3, height, width, dtype=torch.float64, requires_grad=True)
+    context(x, whole(x) if valid is None else valid)[0, :, row, column].sum().backward()
+    return x.grad[0].abs().sum(0) > 0
+
+
+@pytest.mark.parametrize("cell", [Accumulator, TanhRNN, LSTM])
+def test_one_layer_sees_its_row_and_column_only(cell):
+    context = positive(SpatialRNN(3, cell=partial(cell), hidden_channels=4, layers=(DIRECTIONS,)))
+    expected = torch.zeros(5, 6, dtype=torch.bool)
+    expected[2], expected[:, 4] = True, True
+    assert torch.equal(seen_from(context, 2, 4), expected)
+
+
+@pytest.mark.parametrize("layers", [(DIRECTIONS, DIRECTIONS), (("right", "left"), ("down", "up"))])
+@pytest.mark.parametrize("cell", [Accumulator, TanhRNN, LSTM])
+def test_two_layers_see_every_valid_cell_and_no_other(cell, layers):
+    context = positive(SpatialRNN(3, cell=partial(cell), hidden_channels=4, layers=layers))
+    valid = torch.zeros(1, 1, 5, 6, dtype=torch.bool)
+    valid[..., :4, :5] = True
+    assert torch.equal(seen_from(context, 3, 0, valid=valid), valid[0, 0])
+
+
+def test_a_direction_looks_the_way_it_is_named():
+    """`right` walks to the right, so a cell has seen what lies to its left."""
+    for direction, (rows, columns) in {
+        "right": (slice(2, 3), slice(0, 4)),
+        "left": (slice(2, 3), slice(3, 6)),
+        "down": (slice(0, 3), slice(3, 4)),
+        "up": (slice(2, 5), slice(3, 4)),
+    }.items():
+        context = positive(SpatialRNN(3, hidden_channels=4, layers=((direction,),)))
+        expected = torch.zeros(5, 6, dtype=torch.bool)
+        expected[rows, columns] = True
+        assert torch.equal(seen_from(context, 2, 3), expected), direction
+
+
+def naive(context, x):
+    """Two layers of accumulators as in the paper's figure, loop by loop."""
+    b, _, h, w = x.shape
+    for layer in range(2):
+        conv = context.convs[layer]
+        x = torch.einsum("oi,bihw->bohw", conv.weight[:, :, 0, 0], x) + conv.bias[None, :, None, None]
+        d = x.shape[1]
+        swept = torch.zeros(b, 4 * d, h, w, dtype=x.dtype)
+        for i in range(h):
+            for j in range(w):
+                before = swept[:, 0:d, i, j - 1] if j > 0 else 0
+                swept[:, 0:d, i, j] = (x[:, :, i, j] + before).clamp(min=0)
+                before = swept[:, 2 * d : 3 * d, i - 1, j] if i > 0 else 0
+                swept[:, 2 * d : 3 * d, i, j] = (x[:, :, i, j] + before).clamp(min=0)
+        for i in reversed(range(h)):
+            for j in reversed(range(w)):
+                before = swept[:, d : 2 * d, i, j + 1] if j < w - 1 else 0
+                swept[:, d : 2 * d, i, j] = (x[:, :, i, j] + before).clamp(min=0)
+                before = swept[:, 3 * d :, i + 1, j] if i < h - 1 else 0
+                swept[:, 3 * d :, i, j] = (x[:, :, i, j] + before).clamp(min=0)
+        x = swept
+        if context.scales is not None:
+            x = x / (x.square().mean(1, keepdim=True) + 1e-6).sqrt() * context.scales[layer][None, :, None, None]
+    conv = context.convs[2]
+    return (torch.einsum("oi,bihw->bohw", conv.weight[:, :, 0, 0], x) + conv.bias[None, :, None, None]).clamp(min=0)
+
+
+@pytest.mark.parametrize("normalised", [True, False])
+def test_equals_a_naive_version(normalised):
+    torch.manual_seed(0)
+    context = SpatialRNN(3, hidden_channels=4, out_channels=5, normalised=normalised).double()
+    x = torch.randn(2, 3, 4, 5, dtype=torch.float64)
+    torch.testing.assert_close(context(x, whole(x)), naive(context, x))
+
+
+def test_by_hand():
+    """One channel, all weights 1: 1 0 / 0 2 swept right is 1 1 / 0 2, and ReLU keeps what is not negative."""
+    context = SpatialRNN(1, hidden_channels=1, layers=(("right",),), normalised=False)
+    with torch.no_grad():
+        for conv in context.convs:
+            conv.weight.fill_(1)
+            conv.bias.fill_(0)
+    x = torch.tensor([[[[1.0, 0.0, -3.0, 2.0], [0.0, 2.0, 1.0, -1.0]]]])
+    assert context(x, whole(x)).tolist() == [[[[1, 1, 0, 2], [0, 2, 3, 2]]]]
+
+
+def test_gradcheck():
+    torch.manual_seed(0)
+    context = SpatialRNN(2, cell=partial(LSTM), hidden_channels=2, out_channels=2).double()
+    x = torch.randn(1, 2, 3, 2, dtype=torch.float64, requires_grad=True)
+    parameters = tuple(context.parameters())
+    assert torch.autograd.gradcheck(lambda x, *_: context(x, whole(x)), (x, *parameters))
+
+
+def test_each_direction_of_each_layer_has_its_own_recurrent_weights():
+    context = SpatialRNN(3, cell=partial(TanhRNN), hidden_channels=4)
+    assert len({p.data_ptr() for n, p in context.named_parameters() if n.endswith("weight_hh")}) == 8
+
+
+@pytest.mark.parametrize(
+    ("layers", "sentence"),
+    [
+        ((), "at least one layer"),
+        ((("right",), ()), "at least one direction"),
+        ((("rigth",),), "no direction 'rigth'"),
+        ((("up", "up"),), "names a direction twice"),
+    ],
+)
+def test_bad_layers_get_one_sentence(layers, sentence):
+    with pytest.raises(UserError, match=sentence):
+        SpatialRNN(3, layers=layers)
