@@ -4,8 +4,8 @@
     python tools/train.py configs/ion_lite0_finetune.py \
         data.train.annotations=TRAIN.json data.train.images=DIR data.val.annotations=VAL.json data.val.images=DIR
 
-The difference to `finetune.py` is the context and the pool: two layers of four accumulating sweeps over p4, pooled beside
-the pyramid's levels. The pool starts as an identity on the pyramid, so that training starts from the plain detector.
+The difference to `finetune.py` is the context and the pool: two layers of four accumulating sweeps over p4, pooled
+beside the pyramid's levels. The pool starts as an identity on the pyramid, so that training starts from the plain detector.
 """
 
 from functools import partial

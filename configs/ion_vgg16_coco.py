@@ -11,7 +11,7 @@ from the annotations' polygons, and at test two rounds of boxes, voting and mirr
 with doubt). These are part of every evaluation in training too: detector.test.flip=false about halves its cost.
 
 Not as in the paper: an RPN alone proposes, and is trained along; the two additional 3×3 convolutions (+0.2 AP) are left
-out; one exponential fall of the rate; 14 epochs; the splits of 2017; sweeps are normalised (see `SpatialRNN`).
+out; one exponential fall of the rate; 14 epochs; the splits of 2017.
 """
 
 from functools import partial

@@ -22,7 +22,7 @@ Not as in the paper:
 - No segmentation loss: of VOC 2007 few pictures have masks, and the paper takes more from elsewhere. With
   `detector.segmentation=detection.segmentation.SegmentationLoss data.masks=boxes` it learns from filled boxes instead.
 - One exponential fall of the rate from 5e-3 to 1e-5, where the paper has two: to 1e-4, and from 1e-3 (recalled).
-- 14 epochs; torchvision's training of VGG16, which comes with fc6 and fc7; sweeps are normalised (see `SpatialRNN`).
+- 14 epochs; torchvision's training of VGG16, which comes with fc6 and fc7.
 """
 
 from functools import partial

@@ -63,15 +63,16 @@ BEACON_GAP = 44 / 128
 
 
 def beacon(rng: np.random.Generator, size: int) -> Scene:
-    """Draw 2 to 5 discs of any look; the class of all is the colour of one framed beacon by the picture's border.
+    """Draw 2 to 5 rings that all look alike; their class is the colour of one framed beacon by the picture's border.
 
     No object's box comes nearer to the beacon than 44 pixels of a picture of 128, which is more than what a network of
-    two stages sees around a box: whoever does not look further can only guess.
+    two stages sees around a box: whoever does not look further can only guess. All else is grey.
     """
     scene = Scene(drawing.background(rng, size))
     drawing.add_clutter(rng, scene.image)
+    drawing.fade(scene.image, 0.0)
     name = sorted(BEACONS)[rng.integers(len(BEACONS))]
-    frame = _by_the_border(rng, size, side=size * 14 / 128)
+    frame = _by_the_border(rng, size, side=size * 20 / 128)
     drawing.paint_beacon(rng, scene.image, frame, BEACONS[name])
     far = drawing.outline_box(frame) + np.array([-1, -1, 1, 1]) * BEACON_GAP * size
     for _ in range(rng.integers(2, 6)):
@@ -80,7 +81,7 @@ def beacon(rng: np.random.Generator, size: int) -> Scene:
         taken = [drawing.outline_box(other) for _, other in scene.objects]
         outline = drawing.place(rng, outline, size, [*taken, far], overlap=0.0)
         if outline is not None:
-            drawing.paint(rng, scene.image, outline)
+            drawing.paint_ring(scene.image, outline)
             scene.objects.append((name, outline))
     return scene
 

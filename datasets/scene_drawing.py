@@ -263,9 +263,25 @@ def paint(rng: np.random.Generator, canvas: np.ndarray, outline: np.ndarray) -> 
     fill(canvas, outline, mix(first, second, texture(rng, height, width, period)))
 
 
+def fade(canvas: np.ndarray, saturation: float) -> None:
+    """Draw all colours towards grey, in place, keeping this part of their saturation."""
+    grey = canvas.mean(2, keepdims=True)
+    canvas[:] = np.round(grey + (canvas - grey) * saturation).astype(np.uint8)
+
+
 def paint_beacon(rng: np.random.Generator, canvas: np.ndarray, outline: np.ndarray, colour: tuple[int, ...]) -> None:
     """Fill a square outline on the canvas, in place, with a white and a black frame around nearly the given colour."""
+    core = np.clip(np.asarray(colour) + rng.uniform(-20, 20, 3), 0, 255)
+    _paint_nested(canvas, outline, {1.0: (245, 245, 245), 0.84: (10, 10, 10), 0.7: tuple(core)})
+
+
+def paint_ring(canvas: np.ndarray, outline: np.ndarray) -> None:
+    """Fill an outline on the canvas, in place, with a black rim, a white ring and a grey middle."""
+    _paint_nested(canvas, outline, {1.0: (20, 20, 20), 0.82: (235, 235, 235), 0.5: (110, 110, 110)})
+
+
+def _paint_nested(canvas: np.ndarray, outline: np.ndarray, colours: dict[float, tuple[int, ...]]) -> None:
+    """Fill an outline in several colours, each in the outline scaled about its middle by the colour's key."""
     centre = outline.mean(0)
-    core = np.clip(np.asarray(colour) + rng.uniform(-20, 20, 3), 0, 255).astype(np.float32)
-    for share, paint_with in ((1.0, (245, 245, 245)), (0.78, (10, 10, 10)), (0.58, core)):
-        fill(canvas, centre + (outline - centre) * share, np.asarray(paint_with, np.float32))
+    for scale, colour in colours.items():
+        fill(canvas, centre + (outline - centre) * scale, np.asarray(colour, np.float32))

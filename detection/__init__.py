@@ -6,6 +6,7 @@ The names below are the public API; each is imported when it is first used, so t
 import importlib
 
 _WHERE = {
+    "AtTest": "detection.config",
     "Augmentation": "detection.data.transforms",
     "Backbone": "detection.backbones",
     "CocoIndex": "detection.data.coco_index",
@@ -18,12 +19,14 @@ _WHERE = {
     "ResNet": "detection.backbones",
     "RoIAlign": "detection.pooling",
     "SkipPool": "detection.pooling",
-    "Source": "detection.pooling",
     "SegmentationLoss": "detection.segmentation",
+    "Source": "detection.pooling",
+    "SpatialRNN": "detection.context",
     "Timm": "detection.backbones",
     "Tiny": "detection.backbones",
     "UserError": "detection.errors",
     "VGG16": "detection.backbones",
+    "add_context": "detection.add_context",
     "build_detector": "detection.detector",
     "evaluate": "detection.engine",
     "evaluate_detections": "detection.evaluation",

@@ -26,7 +26,7 @@ SMALL = {
     "detections_per_image": 10,
 }
 
-IDLE = {"quickstart": "backbone.body.blocks.c5."}
+IDLE = {"shapes": "backbone.body.blocks.c5."}
 """Stages that nothing reads, so that training in several processes would stop at them."""
 
 

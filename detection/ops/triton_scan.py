@@ -50,7 +50,7 @@ def _accumulate(
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     h = tl.zeros((BLOCK,), tl.float32)
     u = tl.load(weight + k * C + c, c < C, 0.0).to(tl.float32) if WEIGHTED else h
-    for t in tl.range(0, steps, num_stages=STAGES):
+    for t in tl.range(0, steps, num_stages=STAGES):  # type: ignore[misc]
         cell = first + t * stride
         h = (h * u if WEIGHTED else h) + tl.load(x + cell * C + c, c < C, 0.0).to(tl.float32)
         # Not `tl.maximum`, which makes 0 of a NaN.
@@ -88,7 +88,7 @@ def _accumulate_backward(
         g = tl.zeros((BLOCK,), tl.float32)
         product = tl.zeros((BLOCK,), tl.float32)
         u = tl.load(weight + k * C + c, c < C, 0.0).to(tl.float32) if WEIGHTED else g
-        for t in tl.range(0, steps, num_stages=STAGES):
+        for t in tl.range(0, steps, num_stages=STAGES):  # type: ignore[misc]
             cell = first + (steps - 1 - t) * stride
             place = (cell * K + k) * C + c
             g = (g * u if WEIGHTED else g) + tl.load(grad + place, c < C, 0.0).to(tl.float32)
@@ -109,7 +109,7 @@ def _linear(a, b, valid, out, codes, B, C, H, W, K, BLOCK: tl.constexpr, STAGES:
     k, steps, first, stride = _place(codes, B, H, W)
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     h = tl.zeros((BLOCK,), tl.float32)
-    for t in tl.range(0, steps, num_stages=STAGES):
+    for t in tl.range(0, steps, num_stages=STAGES):  # type: ignore[misc]
         cell = first + t * stride
         place = (cell * K + k) * C + c
         h = tl.load(a + place, c < C, 0.0).to(tl.float32) * h + tl.load(b + place, c < C, 0.0).to(tl.float32)
@@ -124,7 +124,7 @@ def _linear_backward(
     k, steps, first, stride = _place(codes, B, H, W)
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     g = tl.zeros((BLOCK,), tl.float32)
-    for t in tl.range(0, steps, num_stages=STAGES):
+    for t in tl.range(0, steps, num_stages=STAGES):  # type: ignore[misc]
         cell = first + (steps - 1 - t) * stride
         place = (cell * K + k) * C + c
         g += tl.load(grad + place, c < C, 0.0).to(tl.float32)
