@@ -66,10 +66,10 @@ config = Config(
     optimizer=OptimizerConfig(
         kind="adamw", lr=1e-3, reference_batch=32, weight_decay=1e-2, norm_weight_decay=0.0, clip_norm=10.0
     ),
-    schedule=ScheduleConfig(epochs=12, kind="cosine", warmup=50),
+    schedule=ScheduleConfig(epochs=6, kind="cosine", warmup=40),
     batch_size=32,
     eval_batch_size=32,
     validation_loss=True,
-    evaluate_every=4,
+    evaluate_every=2,
     best_metric="AP50",
 )

@@ -1,7 +1,7 @@
 """A context for a detector that is trained already, as a no-op at first."""
 
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -68,7 +68,7 @@ def _widened(pool: SkipPool, new: SkipPool) -> torch.Tensor:
     return torch.cat([weight, weight.new_zeros(len(weight), extra, 1, 1)], dim=1)
 
 
-def _settings(pool: RoIAlign) -> dict[str, int]:
+def _settings(pool: RoIAlign) -> dict[str, Any]:
     align = pool.align
     return {
         "output_size": pool.output_size,
