@@ -4,6 +4,7 @@ python tools/benchmark.py [NAME ...] [--device cpu|cuda] [--output FILE.json]
 
   train-step   our training step against the plain torchvision loop of the same model (EfficientNet-Lite0 FPN, 240x320)
   sweep        four directions of recurrent cells against a plain loop and PyTorch's RNNs; memory; on CUDA bandwidth too
+  ion-step     a training step of configs/ion_lite0_finetune.py against one of configs/finetune.py
   roi-align    our RoIAlign against torchvision's, backward alone and with the forward, at two sizes
   index        a synthetic file of COCO's size: first indexing, opening again, memory of a loading process
   evaluation   200 000 detections on 2000 images: pycocotools against hotcoco
@@ -49,34 +50,12 @@ def interleaved(functions: dict[str, Callable[[], object]], rounds: int, settle:
 def train_step(device: str) -> Figures:
     """One update on two 240x320 pictures with 14 boxes each: ours, with logging and checks, against the bare loop."""
     import torch
-    from accelerate import Accelerator
 
-    from detection.config import load_config
-    from detection.detector import build_detector, load_pretrained
-    from detection.engine import train_one_epoch
-    from detection.freezing import freeze
-
-    config = load_config(Path(__file__).parents[1] / "configs" / "finetune.py")
-    torch.manual_seed(0)
-    ours = build_detector(config.detector, 3, resize_in_training=False)
-    load_pretrained(ours, None)
+    ours, our_step = our_train_step(device, "finetune")
     theirs = torchvision_twin(ours).to(device).train()
-    freeze(ours, {}, 0)
-    accelerator = Accelerator(cpu=device == "cpu")
-    # So small a rate that both stay at the same weights, and see the same proposals, round after round.
-    optimizers = [torch.optim.SGD(m.parameters(), lr=1e-9, momentum=0.9, weight_decay=1e-4) for m in (ours, theirs)]
-    scheduler = torch.optim.lr_scheduler.ConstantLR(optimizers[0], 1.0)
-    model, optimizer = accelerator.prepare(ours, optimizers[0])
-    images = [torch.randint(0, 256, (3, 240, 320), dtype=torch.uint8) for _ in range(2)]
-    corners = torch.rand(2, 14, 2) * torch.tensor([260.0, 180.0])
-    boxes = torch.cat([corners, corners + 20 + torch.rand(2, 14, 2) * 40], dim=2)
-    targets = [{"boxes": b, "labels": torch.randint(1, 4, (14,)), "image_id": i} for i, b in enumerate(boxes)]
+    optimizer = torch.optim.SGD(theirs.parameters(), lr=1e-9, momentum=0.9, weight_decay=1e-4)
+    images, targets = two_pictures()
     floats = [image.float() / 255 for image in images]
-    lines: list[dict[str, float]] = []
-
-    def our_step() -> None:
-        torch.manual_seed(1)
-        train_one_epoch(model, [(images, targets)], 1, optimizer, scheduler, accelerator, log=lines.append)
 
     def plain_step() -> None:
         """The step of torchvision's reference script, its check of the loss included."""
@@ -86,12 +65,64 @@ def train_step(device: str) -> Figures:
         loss = sum(theirs(batch, truth).values())
         if not torch.isfinite(loss).item():
             raise FloatingPointError
-        optimizers[1].zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimizers[1].step()
+        optimizer.step()
 
     settle = torch.cuda.synchronize if device == "cuda" else (lambda: None)
     return interleaved({"our step": our_step, "plain torchvision step": plain_step}, 25, settle)
+
+
+def ion_step(device: str) -> Figures:
+    """One update on two 240x320 pictures with 14 boxes each: the ION of ion_lite0_finetune.py against finetune.py."""
+    import torch
+
+    steps = {name: our_train_step(device, name)[1] for name in ("ion_lite0_finetune", "finetune")}
+    return interleaved(steps, 15, torch.cuda.synchronize if device == "cuda" else (lambda: None))
+
+
+def our_train_step(device: str, name: str):
+    """The detector of a config, from its own weights, and a function that updates it once on `two_pictures`."""
+    import torch
+    from accelerate import Accelerator
+
+    from detection.config import load_config
+    from detection.detector import build_detector, load_pretrained
+    from detection.engine import train_one_epoch
+    from detection.freezing import freeze
+
+    config = load_config(Path(__file__).parents[1] / "configs" / f"{name}.py")
+    torch.manual_seed(0)
+    detector = build_detector(config.detector, 3, resize_in_training=False)
+    load_pretrained(detector, None)
+    freeze(detector, {}, 0)
+    accelerator = Accelerator(cpu=device == "cpu")
+    # So small a rate that the weights stay as they are, and the proposals with them, round after round.
+    optimizer = torch.optim.SGD(detector.parameters(), lr=1e-9, momentum=0.9, weight_decay=1e-4)
+    scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)
+    model, optimizer = accelerator.prepare(detector, optimizer)
+    images, targets = two_pictures()
+    lines: list[dict[str, float]] = []
+
+    def step() -> None:
+        torch.manual_seed(1)
+        train_one_epoch(model, [(images, targets)], 1, optimizer, scheduler, accelerator, log=lines.append)
+
+    return detector, step
+
+
+def two_pictures():
+    """Two pictures (3, 240, 320) of noise and targets of 14 boxes each, always the same."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    images = [torch.randint(0, 256, (3, 240, 320), dtype=torch.uint8, generator=generator) for _ in range(2)]
+    corners = torch.rand(2, 14, 2, generator=generator) * torch.tensor([260.0, 180.0])
+    boxes = torch.cat([corners, corners + 20 + torch.rand(2, 14, 2, generator=generator) * 40], dim=2)
+    labels = torch.randint(1, 4, (2, 14), generator=generator)
+    return images, [
+        {"boxes": b, "labels": k, "image_id": i} for i, (b, k) in enumerate(zip(boxes, labels, strict=True))
+    ]
 
 
 def sweep(device: str) -> Figures:
@@ -407,6 +438,7 @@ def evaluation(device: str) -> Figures:
 BENCHMARKS = {
     "train-step": train_step,
     "sweep": sweep,
+    "ion-step": ion_step,
     "roi-align": roi_align,
     "index": index,
     "evaluation": evaluation,
