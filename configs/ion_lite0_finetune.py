@@ -5,7 +5,10 @@
         data.train.annotations=TRAIN.json data.train.images=DIR data.val.annotations=VAL.json data.val.images=DIR
 
 The difference to `finetune.py` is the context and the pool: two layers of four accumulating sweeps over p4, pooled
-beside the pyramid's levels. The pool starts as an identity on the pyramid, so that training starts from the plain detector.
+beside the pyramid's levels. The pool starts as an identity on the pyramid, so that training starts from the plain
+detector.
+
+BCCDLINE
 """
 
 from functools import partial

@@ -7,7 +7,8 @@ far away. Without context,
 
     python tools/train.py detector.context=detection.context.NoContext
 
-it finds the rings as well and guesses their class. Figures: docs/results/ion.md.
+it finds the rings as well and guesses their class: AP50 0.369 against 1.000 (seed 0, docs/results/ion.md). ION's
+segmentation loss is what makes it learn so soon: it asks the context itself for the class of each pixel.
 """
 
 from functools import partial
@@ -72,4 +73,5 @@ config = Config(
     validation_loss=True,
     evaluate_every=2,
     best_metric="AP50",
+    beside="without context (detector.context=detection.context.NoContext) the same run gave AP50 0.369, AP 0.315",
 )

@@ -37,6 +37,8 @@ CELLS = BATCH * HEIGHT * WIDTH
 
 every_cell = pytest.mark.parametrize(("cell", "products", "others"), [(c, *n) for c, n in RECURRENT.items()], ids=str)
 
+NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
 
 def a_map(channels=CHANNELS):
     return torch.randn(BATCH, channels, HEIGHT, WIDTH), torch.ones(BATCH, 1, HEIGHT, WIDTH, dtype=torch.bool)
@@ -137,6 +139,7 @@ def test_the_recurrent_layers_of_pytorch(kind, gates, grad):
 
 
 @pytest.mark.gpu
+@NEEDS_CUDA
 @pytest.mark.parametrize("kind", [nn.RNN, nn.GRU, nn.LSTM])
 def test_cudnn_counts_as_the_cpu_does(kind):
     layer, x = kind(CHANNELS, HIDDEN, num_layers=2, bidirectional=True), torch.randn(8, BATCH, CHANNELS)
@@ -145,6 +148,7 @@ def test_cudnn_counts_as_the_cpu_does(kind):
 
 
 @pytest.mark.gpu
+@NEEDS_CUDA
 @every_cell
 def test_a_spatial_rnn_counts_on_cuda_as_on_the_cpu(cell, products, others):
     context = SpatialRNN(CHANNELS, cell=partial(cell), hidden_channels=HIDDEN)

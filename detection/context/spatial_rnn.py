@@ -82,7 +82,7 @@ class SpatialRNN(nn.Module):
 
 def _over_rms(x: Tensor, scale: Tensor) -> Tensor:
     """Divide a map (B, C, H, W) at each cell by its root mean square over channels; cells of zeros stay zeros."""
-    return rms_norm(x.permute(0, 2, 3, 1), scale.shape, scale, 1e-6).permute(0, 3, 1, 2)
+    return rms_norm(x.permute(0, 2, 3, 1), scale.shape, scale.to(x.dtype), 1e-6).permute(0, 3, 1, 2)
 
 
 def _start(conv: nn.Conv2d, parts: int) -> None:

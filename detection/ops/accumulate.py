@@ -65,6 +65,9 @@ def accumulate_backward(grad: Tensor, out: Tensor, weight: Tensor | None, direct
     total = outs.new_empty(*outs.shape[:3], outs.shape[4], dtype=state_type(grad))
     grad_weight = total.new_empty(0 if weight is None else num, outs.shape[4])
     for k, direction in enumerate(directions.split()):
+        if k == 0 and weight is None:
+            _first_direction(grads[:, :, :, k], outs[:, :, :, k], total, direction)
+            continue
         g = _zeros_of_a_step(total, direction)
         products = None if weight is None else torch.zeros_like(g)
         views = [steps(t, direction)[::-1] for t in (grads[:, :, :, k], outs[:, :, :, k], total)]
@@ -86,6 +89,15 @@ def _(grad: Tensor, out: Tensor, weight: Tensor | None, directions: str) -> tupl
     num = len(directions.split())
     channels = grad.shape[1] // num
     return empty_map(grad, channels), grad.new_empty(0 if weight is None else num, channels, dtype=state_type(grad))
+
+
+def _first_direction(grads: Tensor, outs: Tensor, total: Tensor, direction: str) -> None:
+    """Write the first direction's gradient to where the sum will be; no other place, and no zeros, are needed."""
+    after = None
+    for grad_t, h_t, total_t in zip(*(steps(t, direction)[::-1] for t in (grads, outs, total)), strict=True):
+        total_t.copy_(grad_t) if after is None else torch.add(after, grad_t, out=total_t)
+        torch.ops.aten.threshold_backward.grad_input(total_t, h_t.to(total.dtype), 0, grad_input=total_t)
+        after = total_t
 
 
 def _zeros_of_a_step(rows: Tensor, direction: str) -> Tensor:
