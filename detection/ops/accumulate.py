@@ -19,6 +19,8 @@ from detection.ops.directions import is_horizontal, steps
 from detection.ops.layout import as_map, as_rows, close, empty_map, state_type
 from detection.ops.triton_way import takes, triton_scan
 
+_where_positive = torch.ops.aten.threshold_backward.grad_input
+
 
 @custom_op("detection::accumulate", mutates_args=())
 def accumulate(x: Tensor, weight: Tensor | None, valid: Tensor | None, directions: str) -> Tensor:
@@ -62,7 +64,8 @@ def accumulate_backward(grad: Tensor, out: Tensor, weight: Tensor | None, direct
         return triton_scan().accumulate_backward(grad, out, weight, directions)
     num = len(directions.split())
     grads, outs = (as_rows(t).unflatten(3, (num, -1)) for t in (grad, out))
-    total = outs.new_empty(*outs.shape[:3], outs.shape[4], dtype=state_type(grad))
+    outs = outs.to(state_type(grad))
+    total = outs.new_empty(*outs.shape[:3], outs.shape[4])
     grad_weight = total.new_empty(0 if weight is None else num, outs.shape[4])
     for k, direction in enumerate(directions.split()):
         if k == 0 and weight is None:
@@ -73,7 +76,7 @@ def accumulate_backward(grad: Tensor, out: Tensor, weight: Tensor | None, direct
         views = [steps(t, direction)[::-1] for t in (grads[:, :, :, k], outs[:, :, :, k], total)]
         for position, (grad_t, h_t, total_t) in enumerate(zip(*views, strict=True)):
             g.add_(grad_t)
-            torch.ops.aten.threshold_backward.grad_input(g, h_t.to(g.dtype), 0, grad_input=g)
+            _where_positive(g, h_t, 0, grad_input=g)
             # The first direction writes: zeros would have to be written and read again.
             total_t.copy_(g) if k == 0 else total_t.add_(g)
             if weight is not None and products is not None and position + 1 < len(views[1]):
@@ -96,7 +99,7 @@ def _first_direction(grads: Tensor, outs: Tensor, total: Tensor, direction: str)
     after = None
     for grad_t, h_t, total_t in zip(*(steps(t, direction)[::-1] for t in (grads, outs, total)), strict=True):
         total_t.copy_(grad_t) if after is None else torch.add(after, grad_t, out=total_t)
-        torch.ops.aten.threshold_backward.grad_input(total_t, h_t.to(total.dtype), 0, grad_input=total_t)
+        _where_positive(total_t, h_t, 0, grad_input=total_t)
         after = total_t
 
 
