@@ -68,20 +68,20 @@ def accumulate_backward(grad: Tensor, out: Tensor, weight: Tensor | None, direct
     total = outs.new_empty(*outs.shape[:3], outs.shape[4])
     grad_weight = total.new_empty(0 if weight is None else num, outs.shape[4])
     for k, direction in enumerate(directions.split()):
-        if k == 0 and weight is None:
-            _first_direction(grads[:, :, :, k], outs[:, :, :, k], total, direction)
-            continue
-        g = _zeros_of_a_step(total, direction)
-        products = None if weight is None else torch.zeros_like(g)
+        after, own = (_zeros_of_a_step(total, direction) for _ in range(2))
+        products = None if weight is None else torch.zeros_like(own)
         views = [steps(t, direction)[::-1] for t in (grads[:, :, :, k], outs[:, :, :, k], total)]
         for position, (grad_t, h_t, total_t) in enumerate(zip(*views, strict=True)):
-            g.add_(grad_t)
+            # The first direction writes to the sum itself: zeros would have to be written and read again.
+            g = torch.add(after, grad_t, out=total_t if k == 0 else own)
             _where_positive(g, h_t, 0, grad_input=g)
-            # The first direction writes: zeros would have to be written and read again.
-            total_t.copy_(g) if k == 0 else total_t.add_(g)
-            if weight is not None and products is not None and position + 1 < len(views[1]):
+            if k > 0:
+                total_t.add_(g)
+            if weight is None or products is None:
+                after = g
+            elif position + 1 < len(views[1]):
                 products.addcmul_(g, views[1][position + 1])
-                g.mul_(weight[k])
+                torch.mul(g, weight[k], out=after)
         if products is not None:
             torch.sum(products, (0, 1), out=grad_weight[k])
     return as_map(total.to(grad.dtype)), grad_weight
@@ -92,15 +92,6 @@ def _(grad: Tensor, out: Tensor, weight: Tensor | None, directions: str) -> tupl
     num = len(directions.split())
     channels = grad.shape[1] // num
     return empty_map(grad, channels), grad.new_empty(0 if weight is None else num, channels, dtype=state_type(grad))
-
-
-def _first_direction(grads: Tensor, outs: Tensor, total: Tensor, direction: str) -> None:
-    """Write the first direction's gradient to where the sum will be; no other place, and no zeros, are needed."""
-    after = None
-    for grad_t, h_t, total_t in zip(*(steps(t, direction)[::-1] for t in (grads, outs, total)), strict=True):
-        total_t.copy_(grad_t) if after is None else torch.add(after, grad_t, out=total_t)
-        _where_positive(total_t, h_t, 0, grad_input=total_t)
-        after = total_t
 
 
 def _zeros_of_a_step(rows: Tensor, direction: str) -> Tensor:
