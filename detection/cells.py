@@ -47,16 +47,22 @@ class Cell(nn.Module, ABC):
         if input_size is not None:
             self.weight_ih = nn.Parameter(torch.empty(self.gates * hidden_size, input_size))
             self.bias_ih = nn.Parameter(torch.empty(self.gates * hidden_size)) if bias else None
-        if self.recurrent_gates:
-            self.weight_hh = nn.Parameter(torch.empty(self.recurrent_gates * hidden_size, hidden_size))
-            self.bias_hh = nn.Parameter(torch.empty(self.recurrent_gates * hidden_size)) if bias else None
+        self._add_recurrent_side(bias)
         self.reset_parameters()
 
+    def _add_recurrent_side(self, bias: bool) -> None:
+        if self.recurrent_gates:
+            rows = self.recurrent_gates * self.hidden_size
+            self.weight_hh = nn.Parameter(torch.empty(rows, self.hidden_size))
+            self.bias_hh = nn.Parameter(torch.empty(rows)) if bias else None
+
     def reset_parameters(self) -> None:
-        """Start as PyTorch's cells do: everything even in ±1/√D."""
+        """Start as PyTorch's cells do: matrices and their biases even in ±1/√D."""
         bound = 1 / math.sqrt(self.hidden_size)
-        for parameter in self.parameters():
-            nn.init.uniform_(parameter, -bound, bound)
+        for name in ("weight_ih", "bias_ih", *(("weight_hh", "bias_hh") if self.recurrent_gates else ())):
+            parameter = getattr(self, name, None)
+            if parameter is not None:
+                nn.init.uniform_(parameter, -bound, bound)
 
     def project(self, x: Tensor) -> Tensor:
         """The input side: x (…, I) → pre-activations (…, G·D); x itself where there is none."""
@@ -80,7 +86,7 @@ class Cell(nn.Module, ABC):
         """
         x = self.project(x)
         with torch.autocast(x.device.type, enabled=False):
-            x = x if x.dtype == torch.float64 else x.float()
+            x = x.to(torch.promote_types(x.dtype, torch.float32))
             return self.step(x, self.start(x) if state is None else state)
 
     def _recur(self, h: Tensor) -> Tensor:
@@ -119,9 +125,13 @@ class ChannelIRNN(Cell):
 
     recurrent_gates = 0
 
-    def __init__(self, hidden_size: int, input_size: int | None = None, bias: bool = True) -> None:
-        super().__init__(hidden_size, input_size, bias)
-        self.weight_hh = nn.Parameter(torch.ones(hidden_size))
+    def _add_recurrent_side(self, bias: bool) -> None:
+        self.weight_hh = nn.Parameter(torch.empty(self.hidden_size))
+
+    def reset_parameters(self) -> None:
+        """See the class; the input side is even in ±1/√D."""
+        super().reset_parameters()
+        nn.init.ones_(self.weight_hh)
 
     def step(self, x: Tensor, state: State) -> State:
         """See `Cell`."""
@@ -182,11 +192,14 @@ class PeepholeLSTM(LSTM):
     `peephole` (3, D) holds p_i, p_f and p_o and starts at 0.
     """
 
-    def __init__(
-        self, hidden_size: int, input_size: int | None = None, bias: bool = True, forget_bias: float = 1.0
-    ) -> None:
-        super().__init__(hidden_size, input_size, bias, forget_bias)
-        self.peephole = nn.Parameter(torch.zeros(3, hidden_size))
+    def _add_recurrent_side(self, bias: bool) -> None:
+        super()._add_recurrent_side(bias)
+        self.peephole = nn.Parameter(torch.empty(3, self.hidden_size))
+
+    def reset_parameters(self) -> None:
+        """As an LSTM, which it is at first."""
+        super().reset_parameters()
+        nn.init.zeros_(self.peephole)
 
     def step(self, x: Tensor, state: State) -> State:
         """See `Cell`."""
@@ -306,13 +319,20 @@ class LinearCell(Cell):
     def __init__(
         self, hidden_size: int, input_size: int | None = None, bias: bool = True, forget_bias: float = 1.0
     ) -> None:
-        super().__init__(hidden_size, input_size, bias)
         self.forget_bias = forget_bias
-        self.bias_hh = nn.Parameter(torch.zeros(self.gates - 1, hidden_size)) if bias else None
-        if self.bias_hh is not None:
-            nn.init.constant_(self.bias_hh[0], self._keeping * forget_bias)
+        super().__init__(hidden_size, input_size, bias)
 
     _keeping: ClassVar[float]
+
+    def _add_recurrent_side(self, bias: bool) -> None:
+        self.bias_hh = nn.Parameter(torch.empty(self.gates - 1, self.hidden_size)) if bias else None
+
+    def reset_parameters(self) -> None:
+        """See the class; the input side is even in ±1/√D."""
+        super().reset_parameters()
+        if self.bias_hh is not None:
+            nn.init.zeros_(self.bias_hh)
+            nn.init.constant_(self.bias_hh[0], self._keeping * self.forget_bias)
 
     @abstractmethod
     def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -359,3 +379,9 @@ class MinLSTM(LinearCell):
 def _recur_rows(cell: Cell, rows: slice, h: Tensor) -> Tensor:
     """The product of some of the gates with h."""
     return linear(h, cell.weight_hh[rows], None if cell.bias_hh is None else cell.bias_hh[rows])
+
+
+CELLS: tuple[type[Cell], ...] = (
+    TanhRNN, IRNN, ChannelIRNN, Accumulator, LSTM, PeepholeLSTM, GRU, MUT1, MUT2, MUT3, MinGRU, MinLSTM,
+)  # fmt: skip
+"""Every cell, for those who compare them."""

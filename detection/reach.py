@@ -19,26 +19,12 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from torchvision.transforms.functional import convert_image_dtype
 
-from detection.cells import (
-    GRU,
-    IRNN,
-    LSTM,
-    MUT1,
-    MUT2,
-    MUT3,
-    Accumulator,
-    ChannelIRNN,
-    MinGRU,
-    MinLSTM,
-    PeepholeLSTM,
-    TanhRNN,
-)
+from detection.cells import CELLS, Accumulator
 from detection.config import Part
 from detection.context import SpatialRNN
 from detection.detector import Detector, valid_mask
 from detection.errors import UserError
 
-CELLS = (TanhRNN, IRNN, ChannelIRNN, Accumulator, LSTM, PeepholeLSTM, GRU, MUT1, MUT2, MUT3, MinGRU, MinLSTM)
 LITTLE = 0.01
 """A cell with less than this share of the centre's reach counts as out of reach."""
 

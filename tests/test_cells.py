@@ -223,3 +223,25 @@ def test_min_lstm_has_no_0_over_0():
     (h,) = cell(x, (torch.ones(1, 1),))
     h.sum().backward()
     assert h.item() == pytest.approx(2.0) and x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_to_start_again_is_to_start_as_built(name):
+    """Same numbers under one seed, also where a start is no random one."""
+    torch.manual_seed(0)
+    built = CELLS[name](SIZE, INPUT)
+    again = CELLS[name](SIZE, INPUT)
+    with torch.no_grad():
+        for parameter in again.parameters():
+            parameter.fill_(7)
+    torch.manual_seed(0)
+    again.reset_parameters()
+    for key, value in built.state_dict().items():
+        assert torch.equal(again.state_dict()[key], value), key
+
+
+def test_the_list_of_cells_is_whole():
+    import detection.cells as module
+
+    classes = {v for v in vars(module).values() if isinstance(v, type) and issubclass(v, module.Cell)}
+    assert set(module.CELLS) == classes - {module.Cell, module.LinearCell}

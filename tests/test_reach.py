@@ -6,11 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from detection.cells import GRU, Accumulator, ChannelIRNN, TanhRNN
+from detection.cells import CELLS, GRU, Accumulator, ChannelIRNN, TanhRNN
 from detection.context import ConvStack, GlobalAverage, NoContext, SpatialRNN
 from detection.errors import UserError
 from detection.reach import (
-    CELLS,
     build,
     decay,
     out_of_reach,

@@ -8,7 +8,7 @@ from torch import Tensor
 
 def state_type(x: Tensor) -> torch.dtype:
     """The type of states and sums over x: float32, or float64 where x is."""
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
+    return torch.promote_types(x.dtype, torch.float32)
 
 
 def as_rows(x: Tensor) -> Tensor:

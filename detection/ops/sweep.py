@@ -129,7 +129,7 @@ def _walk_lines(cell: Cell, rows: Tensor, inside: Tensor | None, direction: Dire
 def sweep_by_steps(cells: Sequence[Cell], x: Tensor, valid: Tensor | None, directions: Sequence[Direction]) -> Tensor:
     """`sweep` as its definition reads: cell after cell, the reference of every faster way."""
     with torch.autocast(x.device.type, enabled=False):
-        wide = x if x.dtype == torch.float64 else x.float()
+        wide = x.to(state_type(x))
         outputs = [_walk(cell, wide, valid, d) for cell, d in zip(cells, directions, strict=True)]
         return torch.cat(outputs, dim=1).to(x.dtype)
 

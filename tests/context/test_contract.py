@@ -5,26 +5,10 @@ from functools import partial
 import pytest
 import torch
 
-from detection.cells import (
-    GRU,
-    IRNN,
-    LSTM,
-    MUT1,
-    MUT2,
-    MUT3,
-    Accumulator,
-    ChannelIRNN,
-    MinGRU,
-    MinLSTM,
-    PeepholeLSTM,
-    TanhRNN,
-)
+from detection.cells import CELLS, GRU
 from detection.context import ConvStack, GlobalAverage, NoContext, NonLocal, SpatialRNN
 
 IN = 6
-CELLS = (
-    Accumulator, ChannelIRNN, GRU, IRNN, LSTM, MinGRU, MinLSTM, MUT1, MUT2, MUT3, PeepholeLSTM, TanhRNN,
-)  # fmt: skip
 CONTEXTS = {
     **{c.__name__: partial(SpatialRNN, cell=partial(c), hidden_channels=5, out_channels=7) for c in CELLS},
     "GRU, reset before": partial(SpatialRNN, cell=partial(GRU, reset="before"), hidden_channels=5),

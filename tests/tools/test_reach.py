@@ -12,13 +12,14 @@ from matplotlib.figure import Figure
 from PIL import Image
 from tiny_runs import DETECTOR, tiny_config
 
+from detection.cells import CELLS
 from detection.checkpoint import save_checkpoint
 from detection.config import to_plain
 from detection.context import SpatialRNN
 from detection.data.coco_index import Category
 from detection.data.images import read_image
 from detection.detector import build_detector
-from detection.reach import CELLS, build, image_inputs, reach_on, reach_table
+from detection.reach import build, image_inputs, reach_on, reach_table
 from detection.reach import reach as measure
 from detection.runs import open_run, write_json
 
