@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detection.data.semantic import IGNORED
+from detection.data.semantic import IGNORED, nearest
 from detection.errors import UserError
 
 
@@ -145,13 +145,10 @@ def semantic_maps(
                 f"targets[{i}]['semantic'] has the shape {tuple(labels.shape)}, but its image has height and width "
                 f"{tuple(given)}: give one label for each pixel."
             )
-        maps.append(labels if tuple(given) == tuple(size) else _nearest(labels, *size))
+        if tuple(given) != tuple(size):
+            rows, columns = (
+                torch.from_numpy(nearest(new, old)).to(labels.device) for new, old in zip(size, given, strict=True)
+            )
+            labels = labels[rows][:, columns]
+        maps.append(labels)
     return maps
-
-
-def _nearest(labels: Tensor, height: int, width: int) -> Tensor:
-    rows, columns = (
-        (2 * torch.arange(new, device=labels.device) + 1) * old // (2 * new)
-        for new, old in zip((height, width), labels.shape, strict=True)
-    )
-    return labels[rows][:, columns]

@@ -39,3 +39,8 @@ def semantic_map(index: CocoIndex, masks: Masks, row: int) -> np.ndarray:
         for start, stop in zip(edges[0::2], edges[1::2], strict=False):
             columns[start:stop] = labels[k]
     return np.ascontiguousarray(columns.reshape(width, height).T)
+
+
+def nearest(new: int, old: int) -> np.ndarray:
+    """Return (new,) int64: of `old` pixels along an axis, those on which the centres of `new` ones lie."""
+    return (2 * np.arange(new) + 1) * old // (2 * new)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from detection.data.crop import crop_window
-from detection.data.semantic import IGNORED
+from detection.data.semantic import IGNORED, nearest
 from detection.errors import UserError
 
 _JITTER_SHIFT = 0.1
@@ -127,7 +127,9 @@ class Transform:
             image, semantic, boxes, labels = _augment(self._pipeline, image, semantic, boxes, labels, rng)
         image, boxes = _resize(image, boxes, min_size, self.max_size)
         height, width = image.shape[:2]
-        semantic = None if semantic is None else _nearest(semantic, height, width)
+        if semantic is not None:
+            rows, columns = nearest(height, semantic.shape[0]), nearest(width, semantic.shape[1])
+            semantic = semantic.take(columns, axis=1).take(rows, axis=0)
         boxes = boxes.astype(np.float32).clip(0, np.array([width, height, width, height], dtype=np.float32))
         valid = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
         return image, semantic, boxes[valid], labels[valid]
@@ -202,14 +204,6 @@ def _resize(image: np.ndarray, boxes: np.ndarray, min_size: int, max_size: int) 
     _one_opencv_thread()
     image = cv2.resize(np.ascontiguousarray(image), (new_width, new_height), interpolation=cv2.INTER_LINEAR)
     return image, boxes * (new_width / width, new_height / height, new_width / width, new_height / height)
-
-
-def _nearest(labels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """A map on another grid: each pixel's label is that of the old pixel on which its centre lies."""
-    rows, columns = (
-        (2 * np.arange(new) + 1) * old // (2 * new) for new, old in zip((height, width), labels.shape, strict=True)
-    )
-    return labels.take(columns, axis=1).take(rows, axis=0)
 
 
 def _one_opencv_thread() -> None:
