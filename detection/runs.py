@@ -24,6 +24,7 @@ from detection.detector import Detector, build_detector
 from detection.engine import evaluate
 from detection.errors import UserError
 from detection.logs import progress
+from detection.whole_files import write_whole
 
 
 def new_run_folder(output: Path | None, name: str) -> Path:
@@ -234,10 +235,9 @@ def require_same_categories(index: CocoIndex, categories: Sequence[Category], ru
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write JSON beside its place and then put it there."""
-    temporary = path.with_name(path.name + ".new")
-    temporary.write_text(json.dumps(data, indent=2) + "\n")
-    os.replace(temporary, path)
+    """Write a file of JSON, whole or not at all."""
+    text = json.dumps(data, indent=2) + "\n"
+    write_whole(path, lambda temporary: temporary.write_text(text))
 
 
 def write_run_description(folder: Path, config: Config, data: dict[str, CocoIndex], accelerator: Accelerator) -> None:

@@ -128,15 +128,12 @@ def measure(
 
 
 def save(figure: "Figure", path: Path) -> None:
-    """Write a picture beside its place and then put it there."""
-    fresh = path.with_name(path.name + ".new")
+    """Write a picture, whole or not at all."""
+    from detection.whole_files import write_whole
+
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            figure.savefig(fresh, format="png")
-            fresh.replace(path)
-        finally:
-            fresh.unlink(missing_ok=True)
+        write_whole(path, lambda temporary: figure.savefig(temporary, format="png"))
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); choose another --output.") from None
 
@@ -146,7 +143,8 @@ def main(argv: list[str] | None = None) -> None:
     """Open the source, measure, print a table and draw."""
     args = parse(argv)
     from detection.context import SpatialRNN
-    from detection.reach import cell_of, plot_reach, reach_table, with_each_cell
+    from detection.reach import cell_of, reach_table, with_each_cell
+    from detection.reach_plots import plot_reach
 
     config, backbone, detector = open_source(args)
     part: Any = config.detector.context

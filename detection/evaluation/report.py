@@ -1,8 +1,6 @@
 """Everything that is measured on one set of results, as plain data, as a table and as files."""
 
 import json
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,6 +9,7 @@ from detection.evaluation.coco import METRICS, coco_metrics
 from detection.evaluation.curves import best_f1, match, precision_recall
 from detection.evaluation.reasons import find_notes
 from detection.evaluation.voc import voc_metrics
+from detection.whole_files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -91,7 +90,7 @@ def write_evaluation(
         _write_json(output / "results.json", results)
         for name, figure in figures.items():
             if figure is not None:
-                _write_whole(output / "plots" / name, lambda path, figure=figure: figure.savefig(path, format="png"))
+                write_whole(output / "plots" / name, lambda path, figure=figure: figure.savefig(path, format="png"))
         _write_json(output / "metrics.json", metrics)
     except OSError as error:
         raise UserError(f"{output}: the evaluation cannot be written there ({error.strerror}).") from None
@@ -99,17 +98,7 @@ def write_evaluation(
 
 def _write_json(path: Path, data: Any) -> None:
     text = json.dumps(data, indent=None if isinstance(data, list) else 2, allow_nan=False)
-    _write_whole(path, lambda temporary: temporary.write_text(text + "\n"))
-
-
-def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Write beside the file and rename, so that a reader never sees half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(path, lambda temporary: temporary.write_text(text + "\n"))
 
 
 def metrics_table(metrics: dict[str, Any]) -> str:
