@@ -17,6 +17,7 @@ from detection.ops.lines import (
     add_views,
     by_step,
     groups,
+    memory,
     own_steps,
     read,
     read_all,
@@ -51,7 +52,7 @@ def gru(
     closed = weight.new_tensor([-torch.inf, -torch.inf, 0]).repeat_interleave(size)
     rows = close(as_rows(x), valid, closed)
     out = rows.new_empty(*rows.shape[:3], len(weight), size)
-    all_gates, all_new = _memory(x, weight, keep)
+    all_gates, all_new = memory(x, weight, keep)
     bias = weight.new_zeros(weight.shape[:2]) if bias is None else bias
     for places, names in groups(directions, weight.device):
         xs, outs = shared_steps(rows, names), own_steps(out[:, :, :, places], names)
@@ -64,7 +65,7 @@ def gru(
 def _(
     x: Tensor, weight: Tensor, bias: Tensor | None, valid: Tensor | None, directions: str, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return empty_map(x, len(weight) * weight.shape[2]), *_memory(x, weight, keep)
+    return empty_map(x, len(weight) * weight.shape[2]), *memory(x, weight, keep)
 
 
 @custom_op("detection::gru_backward", mutates_args=())
@@ -104,13 +105,6 @@ def _(
     directions: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return empty_map(grad, weight.shape[1]), torch.empty_like(weight), weight.new_empty(weight.shape[:2])
-
-
-def _memory(x: Tensor, weight: Tensor, keep: bool) -> tuple[Tensor, Tensor]:
-    """Room for the gates and the recurrent side of n."""
-    k, gates, size = weight.shape
-    cells = x.shape[0] * x.shape[2] * x.shape[3] if keep else 0
-    return weight.new_empty(k, cells, gates), weight.new_empty(k, cells, size)
 
 
 def _walk(xs: Steps, outs: Steps, weight: Tensor, bias: Tensor, kept: list[Tensor] | None) -> None:

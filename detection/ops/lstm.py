@@ -17,6 +17,7 @@ from detection.ops.lines import (
     add_views,
     by_step,
     groups,
+    memory,
     own_steps,
     read,
     read_all,
@@ -51,7 +52,7 @@ def lstm(
     closed = weight.new_tensor([-torch.inf, -torch.inf, 0, 0]).repeat_interleave(size)
     rows = close(as_rows(x), valid, closed)
     out = rows.new_empty(*rows.shape[:3], len(weight), size)
-    all_gates, all_c = _memory(x, weight, keep)
+    all_gates, all_c = memory(x, weight, keep)
     for places, names in groups(directions, weight.device):
         xs, outs = shared_steps(rows, names), own_steps(out[:, :, :, places], names)
         kept = [by_step(t[places], len(xs)) for t in (all_gates, all_c)] if keep else None
@@ -63,7 +64,7 @@ def lstm(
 def _(
     x: Tensor, weight: Tensor, bias: Tensor | None, valid: Tensor | None, directions: str, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return empty_map(x, len(weight) * weight.shape[2]), *_memory(x, weight, keep)
+    return empty_map(x, len(weight) * weight.shape[2]), *memory(x, weight, keep)
 
 
 @custom_op("detection::lstm_backward", mutates_args=())
@@ -90,13 +91,6 @@ def _(
     grad: Tensor, out: Tensor, all_gates: Tensor, all_c: Tensor, weight: Tensor, directions: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     return empty_map(grad, weight.shape[1]), torch.empty_like(weight), weight.new_empty(weight.shape[:2])
-
-
-def _memory(x: Tensor, weight: Tensor, keep: bool) -> tuple[Tensor, Tensor]:
-    """Room for the gates and the cell states."""
-    k, gates, size = weight.shape
-    cells = x.shape[0] * x.shape[2] * x.shape[3] if keep else 0
-    return weight.new_empty(k, cells, gates), weight.new_empty(k, cells, size)
 
 
 def _walk(xs: Steps, outs: Steps, weight: Tensor, bias: Tensor | None, kept: list[Tensor] | None) -> None:
