@@ -13,13 +13,13 @@ from detection.reach import (
     build,
     decay,
     out_of_reach,
-    plot_reach,
     random_inputs,
     reach,
     reach_on,
     reach_table,
     with_each_cell,
 )
+from detection.reach_plots import plot_reach
 
 ALL = ("right", "left", "down", "up")
 
