@@ -15,36 +15,17 @@ import datetime
 import json
 import os
 import platform
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmark_sweep import sweep
+from benchmark_timing import Figures, interleaved, settle_on
+
 from detection.errors import UserError, command_line
-
-Figures = dict[str, float | str]
-
-
-def interleaved(functions: dict[str, Callable[[], object]], rounds: int, settle: Callable[[], object]) -> Figures:
-    """Median seconds of each function, called in turn, and the ratio of the first's to the second's, round by round."""
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    for position in range(rounds + 2):
-        for name, function in functions.items():
-            settle()
-            began = time.perf_counter()
-            function()
-            settle()
-            if position >= 2:  # two rounds to warm up
-                times[name].append(time.perf_counter() - began)
-    first, second = times.values()
-    ratios = [a / b for a, b in zip(first, second, strict=True)]
-    figures: Figures = {f"{name} (s, median)": statistics.median(t) for name, t in times.items()}
-    return {**figures, f"{' / '.join(times)} (median of {rounds} ratios)": statistics.median(ratios)}
 
 
 def train_step(device: str) -> Figures:
@@ -69,16 +50,14 @@ def train_step(device: str) -> Figures:
         loss.backward()
         optimizer.step()
 
-    settle = torch.cuda.synchronize if device == "cuda" else (lambda: None)
+    settle = settle_on(device)
     return interleaved({"our step": our_step, "plain torchvision step": plain_step}, 25, settle)
 
 
 def ion_step(device: str) -> Figures:
     """One update on two 240x320 pictures with 14 boxes each: the ION of ion_lite0_finetune.py against finetune.py."""
-    import torch
-
     steps = {name: our_train_step(device, name)[1] for name in ("ion_lite0_finetune", "finetune")}
-    return interleaved(steps, 15, torch.cuda.synchronize if device == "cuda" else (lambda: None))
+    return interleaved(steps, 15, settle_on(device))
 
 
 def our_train_step(device: str, name: str):
@@ -125,134 +104,6 @@ def two_pictures():
     ]
 
 
-def sweep(device: str) -> Figures:
-    """2x256x38x50 in float32 on a CPU, ION's 4x512x38x63 in bfloat16 (RNNs in float32) on CUDA; all maps channels last.
-
-    The accumulator: all four directions, against `h = relu(h + x[..., t])` step by step, stacked; and against the same
-    over `x.unbind()`, whose gradient is one stack instead of a map a step. The gradient that comes in lies channels
-    last, as the 1x1 convolution that follows returns it; the loops are faster so, too. Memory is what a forward and
-    backward pass hold at once; the map, 1, and the gradient that comes in, 4, not counted.
-    IRNN, LSTM and GRU: ours is one 1x1 convolution and four sweeps, theirs two bidirectional `nn.RNN`, `nn.LSTM` and
-    `nn.GRU` over rows and columns, with their own input sides and what it takes to bring the map to them and back.
-    """
-    import torch
-
-    from detection.ops.accumulate import accumulate
-
-    torch.manual_seed(0)
-    cuda = device == "cuda"
-    settle = torch.cuda.synchronize if cuda else (lambda: None)
-    rounds = 31
-    shape, dtype = ((4, 512, 38, 63), torch.bfloat16) if cuda else ((2, 256, 38, 50), torch.float32)
-    x = channels_last(torch.randn(shape, device=device, dtype=dtype)).requires_grad_()
-    grad = channels_last(torch.randn(shape[0], 4 * shape[1], *shape[2:], device=device, dtype=dtype))
-
-    def ours(m):
-        return accumulate(m, None, None, "right left down up")
-
-    figures: Figures = {}
-    for loop in ("select", "unbind"):
-        ways = {f"loop by {loop}": partial(loop_accumulate, cut=loop), "ours": ours}
-        forward = {f"accumulator {n}": lambda f=f: f(x.detach()) for n, f in ways.items()}
-        both = {
-            f"accumulator {n}, with backward": lambda f=f: torch.autograd.grad(f(x), x, grad) for n, f in ways.items()
-        }
-        figures |= interleaved(forward, rounds, settle) | interleaved(both, rounds, settle)
-    peak = peak_bytes(lambda: torch.autograd.grad(ours(x), x, grad), device)
-    figures["accumulator: peak memory / the input map's"] = peak / x.nbytes
-    if cuda:
-        out = ours(x.detach())
-        copied = interleaved({"copy": lambda: out.copy_(grad), "sweep": lambda: ours(x.detach())}, rounds, settle)
-        # A copy reads and writes four maps; the sweeps must read one and write four.
-        figures["accumulator: part of the copy's bandwidth"] = copied["copy / sweep (median of 31 ratios)"] * 5 / 8
-    for name in ("IRNN", "LSTM", "GRU"):
-        figures |= rnn_ratios(name, device, x.detach().float().requires_grad_(), 9, settle)
-    return figures
-
-
-def channels_last(x):
-    """The map in channels-last memory."""
-    import torch
-
-    return x.contiguous(memory_format=torch.channels_last)
-
-
-def loop_accumulate(x, cut: str):
-    """The accumulator in plain PyTorch; slices by `select`, as indexing does, or all at once by `unbind`."""
-    import torch
-
-    outputs = []
-    for dim, backwards in ((3, False), (3, True), (2, False), (2, True)):
-        steps = x.unbind(dim) if cut == "unbind" else [x.select(dim, t) for t in range(x.shape[dim])]
-        h, states = None, []
-        for x_t in reversed(steps) if backwards else steps:
-            h = torch.relu(x_t if h is None else h + x_t)
-            states.append(h)
-        outputs.append(torch.stack(states[::-1] if backwards else states, dim))
-    return torch.cat(outputs, 1)
-
-
-def rnn_ratios(name: str, device: str, x, rounds: int, settle: Callable[[], object]) -> Figures:
-    """Two bidirectional RNNs of PyTorch over rows and columns against our four sweeps."""
-    import torch
-    from torch import nn
-
-    from detection import cells as kinds
-    from detection.ops.directions import DIRECTIONS
-    from detection.ops.sweep import sweep
-
-    size = x.shape[1]
-    kind = getattr(kinds, name)
-    cells = nn.ModuleList(kind(size) for _ in DIRECTIONS).to(device)
-    conv = nn.Conv2d(size, kind.gates * size, 1).to(device, memory_format=torch.channels_last)
-    make = {"IRNN": lambda **k: nn.RNN(nonlinearity="relu", **k), "LSTM": nn.LSTM, "GRU": nn.GRU}[name]
-    rnns = nn.ModuleList(make(input_size=size, hidden_size=size, bidirectional=True) for _ in range(2)).to(device)
-
-    def theirs():
-        outputs = []
-        for rnn, to_lines, back in zip(rnns, ((3, 0, 2, 1), (2, 0, 3, 1)), ((1, 3, 2, 0), (1, 3, 0, 2)), strict=True):
-            lines = x.permute(to_lines)
-            outputs.append(rnn(lines.flatten(1, 2))[0].unflatten(1, lines.shape[1:3]).permute(back))
-        return torch.cat(outputs, 1)
-
-    def ours():
-        return sweep(list(cells), conv(x), None, DIRECTIONS)  # type: ignore[arg-type]
-
-    grad = channels_last(torch.randn_like(theirs()))
-    learned = {theirs: [x, *rnns.parameters()], ours: [x, *conv.parameters(), *cells.parameters()]}
-    ways = {f"{name} of nn": theirs, f"{name} ours": ours}
-
-    def forward(way):
-        with torch.no_grad():
-            way()
-
-    figures = interleaved({n: lambda w=w: forward(w) for n, w in ways.items()}, rounds, settle)
-    both = {f"{n}, with backward": lambda w=w: torch.autograd.grad(w(), learned[w], grad) for n, w in ways.items()}
-    return figures | interleaved(both, rounds, settle)
-
-
-def peak_bytes(function: Callable[[], object], device: str) -> int:
-    """The most memory that a call holds beyond what was there before."""
-    import torch
-    from torch.profiler import ProfilerActivity, profile
-
-    function()
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        function()
-        return torch.cuda.max_memory_allocated() - before
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        function()
-    events = profiler.profiler.kineto_results.events()  # type: ignore[union-attr]
-    changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
-    held = peak = 0
-    for _, change in changes:
-        held += change
-        peak = max(peak, held)
-    return peak
-
-
 def roi_align(device: str) -> Figures:
     """1024 boxes of 8 to 320 pixels on the pyramid of two 240x320 pictures; then 256 on one map of 64 channels."""
     big = roi_align_ratios(device, (4, 8, 16, 32), (2, 256, 240, 320), 1024, 2)
@@ -291,7 +142,7 @@ def roi_align_ratios(
     def both(p):
         return lambda: torch.autograd.grad(p(maps, boxes, sizes), list(maps.values()), grad)
 
-    settle = torch.cuda.synchronize if device == "cuda" else (lambda: None)
+    settle = settle_on(device)
     back = interleaved({f"{n} backward": backward(o) for n, o in outputs.items()}, 9, settle)
     return {**back, **interleaved({f"{n} forward and backward": both(p) for n, p in pools.items()}, 9, settle)}
 
