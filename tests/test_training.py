@@ -115,6 +115,11 @@ def test_every_seed_epoch_and_process_has_a_random_state_of_its_own():
     assert drawn(0, 1, 0) == drawn(0, 1, 0)
 
 
+def test_what_to_hold_the_figures_against_is_said_at_the_end(shapes, tmp_path, capsys):
+    train(tiny_config(shapes, "beside=without context AP50 0.3"), tmp_path / "run", Accelerator(cpu=True))
+    assert capsys.readouterr().out.splitlines()[-1] == "beside it without context AP50 0.3"
+
+
 def test_early_stopping_stops(shapes, tmp_path, capsys):
     config = tiny_config(shapes, "schedule.epochs=9", "early_stopping=1", "optimizer.lr=1e-12")
     train(config, tmp_path / "run", Accelerator(cpu=True))
