@@ -8,8 +8,8 @@ The difference to `finetune.py` is the context and the pool: two layers of four 
 beside the pyramid's levels. The pool starts as an identity on the pyramid, so that training starts from the plain
 detector.
 
-BCCD train → test with `schedule.epochs=6`: AP 0.586 and 0.565 (seeds 0 and 1), level with the plain detector's 0.585
-and 0.564; a step takes 1.28 times as long (docs/results/ion.md).
+BCCD train → test with `schedule.epochs=6`: AP 0.586, 0.565 and 0.582 (seeds 0, 1 and 2), level with the plain
+detector's 0.585, 0.564 and 0.587; a step takes 1.28 times as long (docs/results/ion.md).
 """
 
 from functools import partial
