@@ -187,10 +187,11 @@ def run_epochs(job: Job, log: RunLog) -> None:
     model, job.optimizer = accelerator.prepare(job.detector, job.optimizer)
     for epoch in range(job.done.epoch, config.schedule.epochs):
         now_frozen = freeze(job.detector, config.freeze, epoch)
-        if now_frozen != frozen:
-            # A distributed wrapper fixes which gradients it waits for when it is made.
+        if now_frozen != frozen and model is not job.detector:
+            # A distributed wrapper fixes which gradients it waits for when it is made. Without one nothing may be made
+            # anew: the detector counts as prepared, and would be left without mixed precision.
             model = accelerator.prepare_model(accelerator.unwrap_model(model, keep_fp32_wrapper=False))
-            frozen = now_frozen
+        frozen = now_frozen
         _seed_epoch(config.seed, epoch, accelerator.process_index)
         _train_epoch(job, model, epoch, log)
         job.done.epoch = epoch + 1

@@ -1,6 +1,7 @@
 """One torch thread and no update checks for every test; set before the libraries are imported."""
 
 import os
+import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -13,6 +14,14 @@ import pytest
 def _own_cache(tmp_path_factory):
     """Indices of test data go to a folder of their own, not to the user's cache."""
     os.environ["DETECTION_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(autouse=True)
+def _own_precision():
+    """What an accelerator was built with, which a process keeps, ends with its test."""
+    yield
+    if "accelerate" in sys.modules:
+        sys.modules["accelerate"].state.AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="session")
