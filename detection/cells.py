@@ -84,7 +84,10 @@ class Cell(nn.Module, ABC):
             x: (N, I), or pre-activations (N, G·D) when the cell has no input side.
             state: before the step; None for zeros.
         """
-        x = self.project(x)
+        return self.advance(self.project(x), state)
+
+    def advance(self, x: Tensor, state: State | None = None) -> State:
+        """The rest of `forward`, for who projects once and steps often: pre-activations (N, G·D) → the next state."""
         with torch.autocast(x.device.type, enabled=False):
             x = x.to(torch.promote_types(x.dtype, torch.float32))
             return self.step(x, self.start(x) if state is None else state)
@@ -208,6 +211,37 @@ class PeepholeLSTM(LSTM):
         i, f, g, o = (x + self._recur(h)).chunk(4, -1)
         c = torch.sigmoid(f + p_f * c) * c + torch.sigmoid(i + p_i * c) * torch.tanh(g)
         return torch.sigmoid(o + p_o * c) * torch.tanh(c), c
+
+
+class TiedLSTM(Cell):
+    """An LSTM that forgets what it shows: f = 1 − o, c = f·c + i·g, h = o·c; gates i, g, o.
+
+    The cell of ReInspect's code (Stewart et al. 2016), recalled: its last tanh is missing there.
+
+    Args:
+        hidden_size: D.
+        input_size: I, or None.
+        bias: whether there are bias vectors.
+        squash: put the tanh back, h = o·tanh(c).
+    """
+
+    gates = 3
+    recurrent_gates = 3
+    num_states = 2
+
+    def __init__(
+        self, hidden_size: int, input_size: int | None = None, bias: bool = True, squash: bool = False
+    ) -> None:
+        super().__init__(hidden_size, input_size, bias)
+        self.squash = squash
+
+    def step(self, x: Tensor, state: State) -> State:
+        """See `Cell`."""
+        h, c = state
+        i, g, o = (x + self._recur(h)).chunk(3, -1)
+        o = torch.sigmoid(o)
+        c = (1 - o) * c + torch.sigmoid(i) * torch.tanh(g)
+        return o * (torch.tanh(c) if self.squash else c), c
 
 
 class GRU(Cell):
@@ -382,6 +416,6 @@ def _recur_rows(cell: Cell, rows: slice, h: Tensor) -> Tensor:
 
 
 CELLS: tuple[type[Cell], ...] = (
-    TanhRNN, IRNN, ChannelIRNN, Accumulator, LSTM, PeepholeLSTM, GRU, MUT1, MUT2, MUT3, MinGRU, MinLSTM,
+    TanhRNN, IRNN, ChannelIRNN, Accumulator, LSTM, PeepholeLSTM, TiedLSTM, GRU, MUT1, MUT2, MUT3, MinGRU, MinLSTM,
 )  # fmt: skip
 """Every cell, for those who compare them."""

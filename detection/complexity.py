@@ -54,7 +54,7 @@ def step_flops(cell: Cell) -> int:
 
         1  TanhRNN, IRNN
         2  MUT1: r and the new state; z looks at the input alone
-        3  GRU, whether it resets before or after, MUT2, MUT3
+        3  GRU, whether it resets before or after, TiedLSTM, MUT2, MUT3
         4  LSTM, PeepholeLSTM, whose peepholes are number by number
 
     and without a product D times

@@ -19,6 +19,7 @@ from detection.cells import (
     MinLSTM,
     PeepholeLSTM,
     TanhRNN,
+    TiedLSTM,
 )
 
 N, INPUT, SIZE = 4, 3, 2
@@ -30,6 +31,8 @@ CELLS = {
     "accumulator": Accumulator,
     "lstm": LSTM,
     "peephole": PeepholeLSTM,
+    "tied": TiedLSTM,
+    "tied_squashed": partial(TiedLSTM, squash=True),
     "gru": GRU,
     "gru_before": partial(GRU, reset="before"),
     "mut1": MUT1,
@@ -77,6 +80,10 @@ def naive(name, cell, x, state):
             i, f = sigma(w[0] + u(0, h) + p_i * c), sigma(w[1] + u(1, h) + p_f * c)
             new = f * c + i * tanh(w[2] + u(2, h))
             return sigma(w[3] + u(3, h) + p_o * new) * tanh(new), new
+        case "tied" | "tied_squashed":
+            i, g, o = sigma(w[0] + u(0, h)), tanh(w[1] + u(1, h)), sigma(w[2] + u(2, h))
+            new = (1 - o) * state[1] + i * g
+            return o * (new if name == "tied" else tanh(new)), new
         case "gru" | "gru_before":
             r, z = sigma(w[0] + u(0, h)), sigma(w[1] + u(1, h))
             n = tanh(w[2] + r * u(2, h)) if name == "gru" else tanh(w[2] + u(2, r * h))
