@@ -4,11 +4,12 @@ from functools import partial
 
 import pytest
 import torch
+import torchvision
 from safetensors.torch import save_file
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from detection.backbones import FPN, VGG16, ResNet, Timm, Tiny
+from detection.backbones import FPN, VGG16, GoogLeNet, ResNet, Timm, Tiny
 from detection.backbones.backbone import norm_layer
 from detection.errors import UserError
 
@@ -19,11 +20,13 @@ BACKBONES = {
     "resnet101": partial(ResNet, depth=101, weights=None),
     "vgg16": partial(VGG16, weights=None),
     "vgg16_bn": partial(VGG16, weights=None, batch_norm=True),
+    "googlenet": partial(GoogLeNet, weights=None),
     "lite0": partial(Timm, weights=None),
     "timm convnext (no stride 2 map)": partial(Timm, name="convnext_atto", weights=None),
     "timm resnet": partial(Timm, name="resnet10t", weights=None),
     "fpn of tiny": partial(FPN, body=partial(Tiny)),
     "fpn of two stages": partial(FPN, body=partial(Tiny), stages=("c3", "c4"), out_channels=32),
+    "fpn with two of its levels": partial(FPN, body=partial(Tiny), levels=("p2", "p4")),
     "fpn of vgg16": partial(FPN, body=partial(VGG16, weights=None), norm="batch"),
 }
 
@@ -181,3 +184,48 @@ def test_wrong_settings_get_one_sentence(build, sentence):
 def test_weights_that_cannot_be_had_get_one_sentence(backbone, sentence):
     with pytest.raises(UserError, match=sentence):
         backbone().load_pretrained()
+
+
+def test_a_pyramid_with_some_levels_makes_the_same_maps_and_has_nothing_idle():
+    torch.manual_seed(0)
+    whole, some = (
+        FPN(partial(Tiny, channels=(8, 8, 8)), stages=("c2", "c3", "c4"), levels=n) for n in (None, ("p2", "p5"))
+    )
+    report = some.load_state_dict(whole.state_dict(), strict=False)
+    assert not report.missing_keys and all("layer_blocks.1." in key for key in report.unexpected_keys)
+    images = torch.rand(1, 3, 64, 64)
+    a, b = whole(images), some(images)
+    assert list(b) == list(some.out_channels) == list(some.strides) == ["c2", "c3", "c4", "p2", "p5"]
+    assert all(torch.equal(a[name], b[name]) for name in b)
+    sum(b[name].sum() for name in ("p2", "p5")).backward()
+    assert all(p.grad is not None for p in some.parameters())
+
+
+@pytest.mark.parametrize("levels", [("p3",), ("p2", "p7"), ()])
+def test_a_pyramid_without_its_finest_level_is_refused(levels):
+    with pytest.raises(UserError, match="must be some of p2, p3, p4, p5, p6, and p2 among them"):
+        FPN(partial(Tiny), levels=levels)
+
+
+def test_googlenet_computes_what_torchvisions_does(tmp_path):
+    """Its ImageNet weights (here random, with classifiers) load, and so does its last map."""
+    torch.manual_seed(0)
+    theirs = torchvision.models.googlenet(weights=None, transform_input=True, init_weights=False).eval()
+    for module in theirs.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -0.1, 0.1)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+    save_file(theirs.state_dict(), tmp_path / "googlenet.safetensors")
+    ours = GoogLeNet(weights=str(tmp_path / "googlenet.safetensors")).eval()
+    report = ours.load_pretrained()
+    assert not report.missing and not report.resized and not report.unexpected
+    assert any(isinstance(m, FrozenBatchNorm2d) for m in ours.modules())
+    seen = []
+    theirs.inception5b.register_forward_hook(lambda module, args, out: seen.append(out))
+    images = torch.rand(2, 3, 64, 96)
+    mean, std = (torch.tensor(t)[:, None, None] for t in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    own_mean, own_std = (torch.tensor(t)[:, None, None] for t in (ours.image_mean, ours.image_std))
+    with torch.no_grad():
+        theirs((images - mean) / std)
+        found = ours((images - own_mean) / own_std)["c5"]
+    torch.testing.assert_close(found, seen[0], rtol=1e-3, atol=1e-4)

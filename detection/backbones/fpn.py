@@ -19,6 +19,11 @@ class FPN(Backbone):
         stages: the maps that the pyramid is made of, finest first.
         out_channels: of every pyramid map.
         norm: batch norm in the pyramid, as in torchvision's `_v2` models, or none.
+        levels: of `p2` …, those that are wanted, the finest among them; None for all and the subsampled one. A level
+            that nothing reads would stop training in several processes.
+
+    Raises:
+        UserError: there are no such stages or levels, or the finest stage would be idle.
     """
 
     def __init__(
@@ -27,6 +32,7 @@ class FPN(Backbone):
         stages: tuple[str, ...] = ("c2", "c3", "c4", "c5"),
         out_channels: int = 256,
         norm: Literal["batch"] | None = None,
+        levels: tuple[str, ...] | None = None,
     ) -> None:
         super().__init__()
         self.body: Backbone = body()
@@ -42,17 +48,29 @@ class FPN(Backbone):
             norm_layer=nn.BatchNorm2d if norm == "batch" else None,
         )
         strides = [self.body.strides[s] for s in stages]
-        levels = [f"p{s[1:]}" for s in stages]
-        self.levels = [*levels, f"p{int(levels[-1][1:]) + 1}"]
-        self.out_channels = {**self.body.out_channels, **dict.fromkeys(self.levels, out_channels)}
-        self.strides = {**self.body.strides, **dict(zip(self.levels, [*strides, strides[-1] * 2], strict=True))}
+        names = [f"p{s[1:]}" for s in stages]
+        self.levels = [*names, f"p{int(names[-1][1:]) + 1}"]
+        self.wanted = self.levels if levels is None else list(levels)
+        if not set(self.wanted) <= set(self.levels) or names[0] not in self.wanted:
+            raise UserError(
+                f"FPN levels={levels}: must be some of {', '.join(self.levels)}, and {names[0]} among them; "
+                "for coarser levels only, leave the finest stage out of stages."
+            )
+        for place, name in enumerate(names):
+            # The subsampled level is made of the last one.
+            if name not in self.wanted and not (name == names[-1] and self.levels[-1] in self.wanted):
+                self.fpn.layer_blocks[place] = nn.Identity()
+        self.out_channels = {**self.body.out_channels, **dict.fromkeys(self.wanted, out_channels)}
+        every = dict(zip(self.levels, [*strides, strides[-1] * 2], strict=True))
+        self.strides = {**self.body.strides, **{name: every[name] for name in self.wanted}}
         self.image_mean, self.image_std = self.body.image_mean, self.body.image_std
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """See `Backbone`."""
         maps = self.body(images)
         pyramid = self.fpn({name: maps[name] for name in self.sources})
-        return {**maps, **dict(zip(self.levels, pyramid.values(), strict=True))}
+        every = dict(zip(self.levels, pyramid.values(), strict=True))
+        return {**maps, **{name: every[name] for name in self.wanted}}
 
     def stages(self) -> dict[str, list[nn.Module]]:
         """See `Backbone`; the pyramid itself is the stage `fpn`."""
