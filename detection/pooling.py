@@ -1,7 +1,7 @@
 """Pools: maps and boxes → descriptors (R, C, h, w), R the boxes of all images in order.
 
-RoIAlign (He et al. 2017) on one map or on pyramid levels chosen by box size (Lin et al. 2017, eq. 1), and skip pooling
-over several such sources (Bell et al. 2016, ION; Li et al. 2017, AC-CNN).
+RoIAlign (He et al. 2017) on one map or on pyramid levels chosen by box size (Lin et al. 2017, eq. 1), skip pooling over
+several such sources (Bell et al. 2016, ION; Li et al. 2017, AC-CNN), and one cell (Stewart et al. 2016, ReInspect).
 """
 
 import math
@@ -77,6 +77,36 @@ class RoIAlign(nn.Module):
         levels = rois.new_zeros(len(rois), dtype=torch.int64) if one else self.map_levels(boxes)
         read = [maps[s] for s in self.stages]
         return roi_align(read, rois, levels, self.scales, self.output_size, self.align.sampling_ratio)
+
+
+class CentreCell(nn.Module):
+    """The one cell of a map on which the centre of a box lies: ReInspect's descriptor of a grid cell, exactly.
+
+    RoIAlign of torchvision reads half a cell beside it.
+
+    Args:
+        in_channels: channels of each map by name.
+        strides: pixels a cell of each map stands for, by name.
+        stage: the map that is read.
+    """
+
+    output_size = 1
+
+    def __init__(self, in_channels: Mapping[str, int], strides: Mapping[str, int], *, stage: str = "c5") -> None:
+        super().__init__()
+        require_maps("pool", (stage,), in_channels)
+        self.out_channels = in_channels[stage]
+        self.stage, self.stride = stage, strides[stage]
+
+    def forward(self, maps: Mapping[str, Tensor], boxes: list[Tensor], image_sizes: list[tuple[int, int]]) -> Tensor:
+        """Descriptors (R, C, 1, 1) of the boxes (N, 4) xyxy of each image; a centre outside reads the border."""
+        cells = maps[self.stage]
+        height, width = cells.shape[-2:]
+        image = torch.cat([torch.full((len(b),), i, device=b.device) for i, b in enumerate(boxes)])
+        corners = torch.cat(boxes)
+        column, row = ((corners[:, :2] + corners[:, 2:]) / (2 * self.stride)).floor().long().unbind(1)
+        place = (image * height + row.clamp(0, height - 1)) * width + column.clamp(0, width - 1)
+        return cells.permute(0, 2, 3, 1).flatten(0, 2)[place][..., None, None]
 
 
 @dataclass(frozen=True)

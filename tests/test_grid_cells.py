@@ -1,0 +1,65 @@
+"""ReInspect's regions: windows on a grid, and the one cell of the map that each reads."""
+
+import pytest
+import torch
+from torchvision.models.detection.image_list import ImageList
+
+from detection.errors import UserError
+from detection.pooling import CentreCell
+from detection.regions import GridCells
+
+
+def boxes_of(*sizes, **settings):
+    height, width = (max(sides) for sides in zip(*sizes, strict=True))
+    images = ImageList(torch.zeros(len(sizes), 3, height, width), list(sizes))
+    boxes, losses = GridCells({}, **settings)(images, {}, None)
+    assert losses == {}
+    return boxes
+
+
+def test_by_hand():
+    (boxes,) = boxes_of((64, 96))
+    assert boxes.tolist() == [
+        [-16, -16, 48, 48], [16, -16, 80, 48], [48, -16, 112, 48],
+        [-16, 16, 48, 80], [16, 16, 80, 80], [48, 16, 112, 80],
+    ]  # fmt: skip
+
+
+def test_the_papers_grid():
+    (boxes,) = boxes_of((480, 640))
+    assert len(boxes) == 20 * 15
+
+
+def test_a_cell_counts_when_its_first_pixel_lies_in_the_image():
+    counts = [len(boxes_of(size, window=16, stride=8)[0]) for size in ((8, 8), (9, 8), (16, 17))]
+    assert counts == [1, 2, 6]
+
+
+def test_alone_and_in_a_batch():
+    sizes = ((40, 70), (64, 64))
+    for size, boxes in zip(sizes, boxes_of(*sizes), strict=True):
+        assert torch.equal(boxes, boxes_of(size)[0])
+
+
+@pytest.mark.parametrize(("window", "stride"), [(64, 32), (16, 16), (20, 8)])
+def test_the_descriptor_is_the_maps_own_cell(window, stride):
+    height, width = 5, 4
+    image = ImageList(torch.zeros(1, 3, height * stride, width * stride), [(height * stride, width * stride)])
+    boxes, _ = GridCells({}, window=window, stride=stride)(image, {}, None)
+    pool = CentreCell({"c5": 3}, {"c5": stride})
+    maps = torch.randn(2, 3, height, width)
+    found = pool({"c5": maps}, boxes * 2, image.image_sizes * 2)
+    assert pool.out_channels == 3 and found.shape == (2 * height * width, 3, 1, 1)
+    torch.testing.assert_close(found[:, :, 0, 0], torch.cat([m.flatten(1).T for m in maps]), rtol=0, atol=0)
+
+
+def test_a_centre_off_the_map_reads_its_border():
+    pool, maps = CentreCell({"c2": 1}, {"c2": 4}, stage="c2"), torch.arange(6.0).reshape(1, 1, 2, 3)
+    boxes = torch.tensor([[-20.0, -20, 0, 0], [11, 3, 13, 5], [3.9, 7.9, 4.1, 40], [0, 0, 7.8, 7.8]])
+    assert pool({"c2": maps}, [boxes], [(8, 12)]).flatten().tolist() == [0, 5, 4, 0]
+
+
+@pytest.mark.parametrize(("window", "stride"), [(31, 32), (0, 0), (8, -8)])
+def test_windows_with_gaps_are_refused(window, stride):
+    with pytest.raises(UserError, match=f"regions.window={window}, stride={stride}: the window must be at least"):
+        GridCells({}, window=window, stride=stride)
