@@ -6,6 +6,7 @@ Shape letters: B images, C channels, H×W map, N boxes of one image, R boxes of 
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -34,6 +35,8 @@ class Detector(nn.Module):
         pool: (maps, boxes, image sizes) → descriptors (R, C, h, w).
         head: (descriptors, boxes, image sizes, samples) → detections, losses; its `sample` chooses the loss's boxes.
         context: (map (B, C, H, W), valid (B, 1, H, W)) → a map of the same size, named `context`; or None.
+        rezoom: a pool for boxes that the head found at a first look; the head is given a function from boxes to their
+            descriptors. None: it looks once.
         segmentation: (map `context`, per image the label of each pixel (H, W)) → losses, in training only; or None.
         context_source: the map that the context reads.
         min_size: pixels of a picture's shorter side inside the detector.
@@ -54,6 +57,7 @@ class Detector(nn.Module):
         head: nn.Module,
         context: nn.Module | None = None,
         segmentation: nn.Module | None = None,
+        rezoom: nn.Module | None = None,
         *,
         context_source: str = "c5",
         min_size: int = 800,
@@ -79,6 +83,7 @@ class Detector(nn.Module):
         self.pool = pool
         self.head = head
         self.segmentation = segmentation
+        self.rezoom = rezoom
 
     def forward(
         self, images: Sequence[Tensor], targets: Targets | None = None
@@ -112,10 +117,15 @@ class Detector(nn.Module):
         if self.training:
             boxes, samples = self.head.sample(boxes, targets)
         descriptors = self.pool(maps, boxes, batch.image_sizes)
-        detections, head_losses = self.head(descriptors, boxes, batch.image_sizes, samples)
+        look_again = () if self.rezoom is None else (partial(self._rezoom, maps, batch.image_sizes),)
+        detections, head_losses = self.head(descriptors, boxes, batch.image_sizes, samples, *look_again)
         if self.training:
             return {**losses, **head_losses}
         return self.transform.postprocess(detections, batch.image_sizes, original_sizes)
+
+    def _rezoom(self, maps: dict[str, Tensor], image_sizes: list[tuple[int, int]], boxes: list[Tensor]) -> Tensor:
+        assert self.rezoom is not None
+        return self.rezoom(maps, boxes, image_sizes)
 
     def _detect(self, batch: ImageList, maps: dict[str, Tensor], boxes: list[Tensor]) -> list[dict[str, Tensor]]:
         """Detections by the settings of `test`; proposals come from the pictures as they are."""
@@ -195,6 +205,15 @@ def build_detector(config: DetectorConfig, num_classes: int, *, resize_in_traini
     regions = config.regions(channels)
     pool = config.pool(channels, strides)
     head = config.head(pool.out_channels, pool.output_size, num_classes)
+    rezoom = None
+    if config.rezoom is not None:
+        if not hasattr(head, "add_rezoom"):
+            raise UserError(
+                f"detector.rezoom: a {type(head).__name__} does not look twice; use detection.heads.SequenceHead, or "
+                "set detector.rezoom=none."
+            )
+        rezoom = config.rezoom(channels, strides)
+        head.add_rezoom(rezoom.out_channels * rezoom.output_size**2)
     segmentation = None
     if config.segmentation is not None:
         segmentation = config.segmentation(channels["context"], strides["context"], num_classes)
@@ -205,6 +224,7 @@ def build_detector(config: DetectorConfig, num_classes: int, *, resize_in_traini
         head,
         context,
         segmentation,
+        rezoom,
         context_source=config.context_source,
         min_size=config.min_size,
         max_size=config.max_size,

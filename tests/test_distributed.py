@@ -58,7 +58,7 @@ from detection.runs import build_accelerator
 from detection.training import prepare, run_epochs
 
 accelerator = build_accelerator("no", "cpu")
-job = prepare(tiny_config(Path({folder!r}), "freeze.stem=1"), Path("run"), accelerator, False)
+job = prepare(tiny_config(Path({folder!r}), *{extra!r}), Path("run"), accelerator, False)
 with closing(RunLog(job.folder, accelerator.is_main_process)) as log:
     run_epochs(job, log)
 states = gather_object([{{n: t.double().abs().sum().item() for n, t in job.detector.state_dict().items()}}])
@@ -68,10 +68,11 @@ accelerator.end_training()
 """
 
 
-def test_processes_stay_in_step(shapes, tmp_path):
+@pytest.mark.parametrize("extra", [("freeze.stem=1",), ("detector.head=detection.heads.SequenceHead",)])
+def test_processes_stay_in_step(shapes, tmp_path, extra):
     """Weights, those of a stage that is let go after an epoch too, and batch statistics once they were evaluated."""
     paths = [str(ROOT / "tests"), str(ROOT / "datasets")]
-    (tmp_path / "in_step.py").write_text(IN_STEP.format(paths=paths, folder=str(shapes)))
+    (tmp_path / "in_step.py").write_text(IN_STEP.format(paths=paths, folder=str(shapes), extra=extra))
     launch(str(tmp_path / "in_step.py"), cwd=tmp_path)
 
 

@@ -11,7 +11,7 @@ from tiny_runs import tiny_config
 
 from detection.errors import UserError
 from detection.evaluation.coco import METRICS
-from detection.runs import evaluate_run, new_run_folder, open_config, open_run
+from detection.runs import build_accelerator, evaluate_run, new_run_folder, open_config, open_run
 from detection.training import _seed_epoch, train
 
 
@@ -76,10 +76,18 @@ def test_same_seed_gives_the_same_losses_and_another_seed_others(shapes, tmp_pat
     assert losses(tmp_path / "a") != losses(tmp_path / "c")
 
 
-@pytest.mark.parametrize("extra", [(), ("ema=0.9", "optimizer.kind=adamw", "freeze.stem=1", "accumulate=3")])
+@pytest.mark.parametrize(
+    "extra",
+    [
+        (),
+        ("ema=0.9", "optimizer.kind=adamw", "freeze.stem=1", "accumulate=3"),
+        ("precision=bf16", "freeze.stem=1"),
+        ("detector.head=detection.heads.SequenceHead",),
+    ],
+)
 def test_a_resumed_run_equals_an_unbroken_one(shapes, tmp_path, monkeypatch, extra):
     config = tiny_config(shapes, "schedule.epochs=3", *extra)
-    train(config, tmp_path / "unbroken", Accelerator(cpu=True))
+    train(config, tmp_path / "unbroken", build_accelerator(config.precision, "cpu"))
 
     import detection.training as training
 
@@ -95,10 +103,12 @@ def test_a_resumed_run_equals_an_unbroken_one(shapes, tmp_path, monkeypatch, ext
 
     monkeypatch.setattr(training, "evaluate_epoch", stop_in_the_second_epoch)
     with pytest.raises(Stopped):
-        train(config, tmp_path / "broken", Accelerator(cpu=True))
+        train(config, tmp_path / "broken", build_accelerator(config.precision, "cpu"))
     monkeypatch.setattr(training, "evaluate_epoch", real)
     assert max(line["epoch"] for line in log_lines(tmp_path / "broken")) == 1
-    train(open_config(tmp_path / "broken"), tmp_path / "broken", Accelerator(cpu=True), resume=True)
+    train(
+        open_config(tmp_path / "broken"), tmp_path / "broken", build_accelerator(config.precision, "cpu"), resume=True
+    )
 
     assert losses(tmp_path / "broken") == losses(tmp_path / "unbroken")
     a, b = (load_file(tmp_path / n / "checkpoints/last/model.safetensors") for n in ("broken", "unbroken"))

@@ -1,5 +1,6 @@
 """Heads: descriptors, boxes and targets → detections at test, losses in training."""
 
 from detection.heads.fast_rcnn import FastRCNN
+from detection.heads.sequence import SequenceHead
 
-__all__ = ["FastRCNN"]
+__all__ = ["FastRCNN", "SequenceHead"]

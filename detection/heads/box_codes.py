@@ -1,0 +1,72 @@
+"""Boxes as the numbers that a decoder learns, relative to their region.
+
+A code is a class with `decode` and `encode`; its numbers are the units of the box loss.
+"""
+
+# R regions, N boxes of each.
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PixelOffsets:
+    """(cx, cy, w, h) in pixels: the centre from the region's, width and height as they are (Stewart et al. 2016).
+
+    Attributes:
+        scale: pixels that a decoder's 1 stands for.
+    """
+
+    scale: float = 100.0
+
+    def decode(self, codes: Tensor, regions: Tensor) -> Tensor:
+        """Codes (R, N, 4) of regions (R, 4) xyxy → boxes (R, N, 4) xyxy; negative sides become 0."""
+        x, y, w, h = codes.unbind(-1)
+        centre_x, centre_y, _, _ = _centres_and_sides(regions[:, None])
+        x, y, w, h = x + centre_x, y + centre_y, w.clamp(min=0) / 2, h.clamp(min=0) / 2
+        return torch.stack([x - w, y - h, x + w, y + h], -1)
+
+    def encode(self, boxes: Tensor, regions: Tensor) -> Tensor:
+        """Boxes (R, N, 4) xyxy of regions (R, 4) xyxy → codes (R, N, 4)."""
+        x, y, w, h = _centres_and_sides(boxes)
+        centre_x, centre_y, _, _ = _centres_and_sides(regions[:, None])
+        return torch.stack([x - centre_x, y - centre_y, w, h], -1)
+
+
+@dataclass(frozen=True)
+class Deltas:
+    """Faster R-CNN's: centres in sides of the region, logarithms of the sides' ratios (Girshick et al. 2014).
+
+    Attributes:
+        factors: of x, y, w and h.
+        scale: of a decoder's numbers.
+    """
+
+    factors: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
+    scale: float = 1.0
+
+    def decode(self, codes: Tensor, regions: Tensor) -> Tensor:
+        """Codes (R, N, 4) of regions (R, 4) xyxy → boxes (R, N, 4) xyxy; at most 62.5 times as wide or high."""
+        x, y, w, h = (codes / codes.new_tensor(self.factors)).unbind(-1)
+        centre_x, centre_y, width, height = _centres_and_sides(regions[:, None])
+        x, y = x * width + centre_x, y * height + centre_y
+        most = math.log(1000 / 16)
+        w, h = w.clamp(max=most).exp() * width / 2, h.clamp(max=most).exp() * height / 2
+        return torch.stack([x - w, y - h, x + w, y + h], -1)
+
+    def encode(self, boxes: Tensor, regions: Tensor) -> Tensor:
+        """Boxes (R, N, 4) xyxy with sides above 0, of regions (R, 4) xyxy → codes (R, N, 4)."""
+        x, y, w, h = _centres_and_sides(boxes)
+        centre_x, centre_y, width, height = _centres_and_sides(regions[:, None])
+        codes = torch.stack(
+            [(x - centre_x) / width, (y - centre_y) / height, (w / width).log(), (h / height).log()], -1
+        )
+        return codes * codes.new_tensor(self.factors)
+
+
+def _centres_and_sides(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    left, top, right, bottom = boxes.unbind(-1)
+    return (left + right) / 2, (top + bottom) / 2, right - left, bottom - top

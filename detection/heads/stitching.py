@@ -1,0 +1,183 @@
+"""Merging at test the boxes that the regions of one image say, each a set of them.
+
+`NMS` knows nothing of regions; `SetNMS` (Chu et al. 2020, CrowdDet) and `Stitch` (Stewart, Andriluka and Ng 2016) trust
+that boxes of one region are of different things. All three are settings that are called the same way: boxes (M, 4)
+xyxy, scores (M,), labels (M,) and regions (M,), any integers → the indices of the kept boxes by falling score.
+
+M boxes of one image, n new ones, A accepted ones.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+from torchvision.ops import batched_nms, box_convert
+
+from detection.errors import UserError
+from detection.heads.hungarian import pairwise_iou
+
+
+class Merge(Protocol):
+    """Chooses among the boxes of all regions of one image, each label by itself."""
+
+    def __call__(self, boxes: Tensor, scores: Tensor, labels: Tensor, regions: Tensor) -> Tensor:
+        """Boxes (M, 4) xyxy, scores, labels and regions (M,) → indices of the kept ones by falling score."""
+        ...
+
+
+@dataclass(frozen=True)
+class NMS:
+    """Greedy non-maximum suppression; regions have no say.
+
+    Attributes:
+        iou: over which the lower-scored box is dropped.
+    """
+
+    iou: float = 0.5
+
+    def __post_init__(self) -> None:
+        _require_part("NMS", "iou", self.iou)
+
+    def __call__(self, boxes: Tensor, scores: Tensor, labels: Tensor, regions: Tensor) -> Tensor:
+        """See `Merge`."""
+        return batched_nms(boxes, scores, labels, self.iou)
+
+
+@dataclass(frozen=True)
+class SetNMS:
+    """NMS in which boxes of one region never suppress each other (Chu et al. 2020).
+
+    Attributes:
+        iou: over which the lower-scored box of another region is dropped.
+    """
+
+    iou: float = 0.5
+
+    def __post_init__(self) -> None:
+        _require_part("SetNMS", "iou", self.iou)
+
+    def __call__(self, boxes: Tensor, scores: Tensor, labels: Tensor, regions: Tensor) -> Tensor:
+        """See `Merge`."""
+        return set_nms(boxes, scores, labels, regions, self.iou)
+
+
+def set_nms(boxes: Tensor, scores: Tensor, labels: Tensor, regions: Tensor, iou: float) -> Tensor:
+    """`SetNMS`, with memory for M² numbers."""
+    order = scores.argsort(descending=True, stable=True)
+    wide = boxes.to(torch.promote_types(boxes.dtype, torch.float32))
+    boxes, labels, regions = wide[order], labels[order], regions[order]
+    rivals = (labels[:, None] == labels) & (regions[:, None] != regions)
+    # In float64, as torchvision's NMS compares an IoU with its threshold.
+    over = rivals & (pairwise_iou(boxes, boxes)[0].double() > iou)
+    over = over.triu(1).float()  # (M, M): the row would suppress the column
+    keep = torch.ones_like(order, dtype=torch.bool)
+    # Each round settles at least one more box from the top, so this ends, and only the greedy answer repeats itself.
+    while not torch.equal(keep, settled := keep.float() @ over == 0):
+        keep = settled
+    return order[keep]
+
+
+@dataclass(frozen=True)
+class Stitch:
+    """ReInspect's sequential merging: a box that was accepted drops at most one box of each region.
+
+    Regions come one after another, the most confident first, each with a bipartite matching of its boxes with those
+    accepted: as many pairs that overlap as possible, of these the smallest sum of L1 distances. A new box that has a
+    partner is dropped, the others are accepted. With one box a region and an IoU this is NMS.
+
+    The authors take regions in the order of the grid, count distances between boxes that do not overlap too, and match
+    a region's own accepted boxes once more in each pass; here a box has no partner in its own region.
+
+    Attributes:
+        iou: boxes overlap over this IoU; None: by `centre_offset`.
+        centre_offset: they overlap when their centres are no further apart than this part of the accepted box's width
+            and height (the paper, 1.0 at test).
+        replace_iou: a new box that is more confident than its partner and over this IoU takes its place (the authors'
+            code, 0.7); None: it is dropped too.
+        passes: scores, falling; all regions come once for each, with what is above it and was not above the one
+            before, and what is not above the last is dropped (the authors' code, .8 … .05). None: all at once.
+    """
+
+    iou: float | None = 0.5
+    centre_offset: float | None = None
+    replace_iou: float | None = None
+    passes: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.iou is None) == (self.centre_offset is None):
+            raise UserError(
+                f"Stitch(iou={self.iou}, centre_offset={self.centre_offset}): needs exactly one of the two; for the "
+                "distance of centres say iou=None, centre_offset=1.0."
+            )
+        for name in ("iou", "replace_iou"):
+            _require_part("Stitch", name, getattr(self, name))
+        if self.centre_offset is not None and not self.centre_offset > 0:
+            raise UserError(f"Stitch(centre_offset={self.centre_offset}): must be above 0, such as 1.0.")
+        if self.passes is not None and (
+            not self.passes or any(low >= high for high, low in zip(self.passes, self.passes[1:], strict=False))
+        ):
+            raise UserError(
+                f"Stitch(passes={self.passes}): must be scores that fall, such as (0.8, 0.4, 0.05), or None."
+            )
+
+    def __call__(self, boxes: Tensor, scores: Tensor, labels: Tensor, regions: Tensor) -> Tensor:
+        """See `Merge`; memory for M² numbers, and a loop over regions on the CPU."""
+        boxes = boxes.to(torch.promote_types(boxes.dtype, torch.float32))
+        iou = pairwise_iou(boxes, boxes)[0].double()
+        over = self._overlap(boxes, iou) & (labels[:, None] == labels) & (regions[:, None] != regions)
+        same = torch.zeros_like(over) if self.replace_iou is None else iou > self.replace_iou
+        groups = torch.stack([labels, regions]).unique(dim=1, return_inverse=True)[1]
+        arrays = [t.detach().cpu().numpy() for t in (boxes.double(), scores.float(), groups, over, same)]
+        kept = torch.tensor(sorted(self._merge(*arrays)), dtype=torch.long, device=boxes.device)
+        return kept[scores[kept].argsort(descending=True, stable=True)]
+
+    def _overlap(self, boxes: Tensor, iou: Tensor) -> Tensor:
+        """(M, M): whether the row, a new box, overlaps the column, an accepted one."""
+        if self.iou is not None:
+            return iou > self.iou
+        assert self.centre_offset is not None
+        x, y, width, height = box_convert(boxes, "xyxy", "cxcywh").unbind(1)
+        near = (x[:, None] - x).abs() <= self.centre_offset * width
+        return near & ((y[:, None] - y).abs() <= self.centre_offset * height)
+
+    def _merge(
+        self, boxes: np.ndarray, scores: np.ndarray, groups: np.ndarray, over: np.ndarray, same: np.ndarray
+    ) -> list[int]:
+        """The accepted boxes; a group is what comes together, the boxes of one region and label."""
+        accepted: list[int] = []
+        order = np.argsort(-scores, kind="stable")
+        lows = [-np.inf] if self.passes is None else self.passes
+        for high, low in zip([np.inf, *lows], lows, strict=False):
+            arrivals: dict[int, list[int]] = {}
+            for box in order[(scores[order] > low) & (scores[order] <= high)].tolist():
+                arrivals.setdefault(int(groups[box]), []).append(box)
+            for group, new in arrivals.items():
+                for box, partner in _pairs(boxes, over, new, accepted):
+                    if same[box, partner] and scores[box] > scores[partner]:
+                        accepted.remove(partner)
+                    else:
+                        new.remove(box)
+                        over[groups == group, partner] = False  # in later passes it drops no other of the group
+                accepted += new
+        return accepted
+
+
+def _pairs(boxes: np.ndarray, over: np.ndarray, new: list[int], accepted: list[int]) -> list[tuple[int, int]]:
+    """The matching of new boxes with accepted ones, as far as they overlap."""
+    over = over[new][:, accepted]  # (n, A)
+    near = np.flatnonzero(over.any(0))
+    if not len(near):
+        return []
+    partners, over = np.array(accepted)[near], over[:, near]
+    distance = np.abs(boxes[new][:, None] - boxes[partners]).sum(-1)
+    # The distances of a matching are scaled to a sum below 1, the worth of one pair that overlaps.
+    cost = np.where(over, distance / (len(new) * distance.max() + 1) - 1, 0)
+    return [(new[i], int(partners[j])) for i, j in zip(*linear_sum_assignment(cost), strict=True) if over[i, j]]
+
+
+def _require_part(owner: str, name: str, value: float | None) -> None:
+    if value is not None and not 0 <= value <= 1:
+        raise UserError(f"{owner}({name}={value}): is an IoU, from 0 to 1, such as 0.5.")
