@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import crowd_scene
 import numpy as np
 import scene_drawing as drawing
 from PIL import Image
@@ -96,6 +97,19 @@ def _by_the_border(rng: np.random.Generator, size: int, side: float) -> np.ndarr
     return corner + side * np.array([[0, 0], [1, 0], [1, 1], [0, 1]])
 
 
+def crowd(rng: np.random.Generator, size: int) -> Scene:
+    """Draw 6 to 14 people who look alike, about half of them in groups whose boxes overlap by an IoU of 0.3 to 0.8.
+
+    The truth is every person, each at least 15 % visible: suppression by overlap has to drop some of them.
+    """
+    scene = Scene(drawing.background(rng, size))
+    drawing.add_clutter(rng, scene.image)
+    boxes = crowd_scene.stand(rng, size)
+    crowd_scene.paint(rng, scene.image, boxes)
+    scene.objects = [("person", crowd_scene.outline(box)) for box in boxes]
+    return scene
+
+
 @dataclass(frozen=True)
 class Task:
     """A question asked of a detector.
@@ -111,6 +125,7 @@ class Task:
 
 TASKS: dict[str, Task] = {
     "beacon": Task(beacon, tuple(sorted(BEACONS))),
+    "crowd": Task(crowd, ("person",)),
     "shapes": Task(shapes, tuple(sorted(drawing.SHAPES))),
 }
 
