@@ -25,7 +25,7 @@ from detection.regions import RPN
 
 config = Config(
     detector=DetectorConfig(
-        backbone=partial(FPN, body=partial(Tiny), stages=("c2", "c3", "c4"), out_channels=64),
+        backbone=partial(FPN, body=partial(Tiny, channels=(32, 64, 96)), stages=("c2", "c3", "c4"), out_channels=64),
         regions=partial(
             RPN,
             stages=("p3", "p4"),

@@ -4,6 +4,7 @@ python tools/benchmark.py [NAME ...] [--device cpu|cuda] [--output FILE.json]
 
   train-step   our training step against the plain torchvision loop of the same model (EfficientNet-Lite0 FPN, 240x320)
   sweep        four directions of recurrent cells against a plain loop and PyTorch's RNNs; memory; on CUDA bandwidth too
+  matching     2400 regions with 5 steps matched at once, against SciPy in a loop; the decoder against its backbone
   ion-step     a training step of configs/ion_lite0_finetune.py against one of configs/finetune.py
   roi-align    our RoIAlign against torchvision's, backward alone and with the forward, at two sizes
   index        a synthetic file of COCO's size: first indexing, opening again, memory of a loading process
@@ -22,6 +23,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmark_decoder import matching
 from benchmark_sweep import sweep
 from benchmark_timing import Figures, interleaved, settle_on
 
@@ -289,6 +291,7 @@ def evaluation(device: str) -> Figures:
 BENCHMARKS = {
     "train-step": train_step,
     "sweep": sweep,
+    "matching": matching,
     "ion-step": ion_step,
     "roi-align": roi_align,
     "index": index,
