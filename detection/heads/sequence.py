@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
-from torchvision.ops import box_iou, clip_boxes_to_image, remove_small_boxes
+from torchvision.ops import box_iou, clip_boxes_to_image
 
 from detection.config import Part
 from detection.errors import UserError
@@ -97,6 +97,7 @@ class SequenceHead(nn.Module):
         batch_size_per_image: regions that the loss samples; None for all.
         positive_fraction: most of them that may have a truth.
         add_truths: truths count as regions in training, as they do in Faster R-CNN.
+        pre_merge: most boxes of an image that are merged, the best-scored; merging takes memory for its square.
         merge: which boxes of all regions remain, `Stitch`, `SetNMS` or `NMS` of `detection.heads.stitching`.
         early_stop: at test a region ends at its first step below the score threshold. It suits a cost that asks for
             truths in the first steps, as the lexicographic one does.
@@ -126,6 +127,7 @@ class SequenceHead(nn.Module):
         batch_size_per_image: int | None = 512,
         positive_fraction: float = 0.25,
         add_truths: bool = True,
+        pre_merge: int = 2000,
         merge: Part = partial(SetNMS),
         early_stop: bool = True,
         score_threshold: float = 0.05,
@@ -135,6 +137,9 @@ class SequenceHead(nn.Module):
         super().__init__()
         if not 0 <= score_threshold < 1:
             raise UserError(f"head.score_threshold={score_threshold}: is a probability, from 0 to below 1.")
+        for name, value in {"pre_merge": pre_merge, "detections_per_image": detections_per_image}.items():
+            if value < 1:
+                raise UserError(f"head.{name}={value}: must be 1 or more.")
         self.num_classes = num_classes
         self.embed = embed(in_channels * size**2)
         self.decoder = decoder(self.embed.linear.out_features, num_classes)
@@ -149,6 +154,7 @@ class SequenceHead(nn.Module):
         if batch_size_per_image is not None:
             self.sampler = BalancedPositiveNegativeSampler(batch_size_per_image, positive_fraction)
         self.add_truths = add_truths
+        self.pre_merge = pre_merge
         self.early_stop = early_stop
         self.score_threshold = score_threshold
         self.detections_per_image = detections_per_image
@@ -278,8 +284,10 @@ class SequenceHead(nn.Module):
         for own, score, size in zip(found.split(counts), scores.split(counts), image_sizes, strict=True):
             region, step, label = torch.where(score > self.score_threshold)
             box = clip_boxes_to_image(own[region, step], size)
-            keep = remove_small_boxes(box, min_size=1e-2)
-            region, box, label, kept = region[keep], box[keep], label[keep] + 1, score[region, step, label][keep]
-            chosen = self.merge(box, kept, label, region)[: self.detections_per_image]
-            detections.append({"boxes": box[chosen], "labels": label[chosen], "scores": kept[chosen]})
+            keep = (box[:, 2:] - box[:, :2] >= 1e-2).all(1)
+            said = score[region, step, label].where(keep, 0)
+            best = said.topk(min(int(keep.sum()), self.pre_merge)).indices
+            region, box, label, said = region[best], box[best], label[best] + 1, said[best]
+            chosen = self.merge(box, said, label, region)[: self.detections_per_image]
+            detections.append({"boxes": box[chosen], "labels": label[chosen], "scores": said[chosen]})
         return detections

@@ -112,6 +112,13 @@ def test_one_region_says_two_boxes_that_overlap(merge, kept):
     assert found[0]["boxes"].tolist() == PAIR[:kept].tolist() and found[0]["labels"].tolist() == [1] * kept
 
 
+def test_the_best_scored_are_merged():
+    logits = [[[0.0, 1.0], [0, 3], [0, 2]]]
+    codes = [[[0.0, 0, 20, 20], [0, 0, 0, 20], [0, 0, 20, 30]]]  # the best has no width
+    found, _ = told(codes, logits, pre_merge=1).eval()(torch.zeros(1, 1, 1, 1), [WINDOW], SIZE, None)
+    assert found[0]["boxes"].tolist() == [[22, 17, 42, 47]]
+
+
 def test_another_class_on_the_same_box_is_a_detection_too():
     logits = [[[-2.0, 1.0, 0.9, -9.0]]]
     found, _ = told([[[0.0, 0, 20, 20]]], logits, classes=3).eval()(torch.zeros(1, 1, 1, 1), [WINDOW], SIZE, None)
@@ -205,4 +212,5 @@ def test_settings_that_do_not_fit_get_one_sentence():
     refused("there is no map 'c9'; the backbone", head=head, pool=partial(CentreCell, stage="c9"))
     refused("detector.rezoom: a FastRCNN does not look twice", head=partial(FastRCNN), **TWICE)
     refused("detector.test: a SequenceHead takes one plain look", head=head, test=AtTest(box_rounds=2))
+    refused("head.pre_merge=0: must be 1 or more", head=partial(head, pre_merge=0))
     refused("head.score_threshold=1.5: is a probability", head=partial(head, score_threshold=1.5))
