@@ -44,7 +44,14 @@ config = Config(
             decoder=partial(LSTMDecoder, num_steps=5, hidden_size=128, dropout=0.0),
             code=partial(PixelOffsets, scale=10.0),
             assign=partial(MeetsWindow),
-            merge=partial(Stitch),
+            # The paper's overlap at test, and the passes and the exchange of the authors' code.
+            merge=partial(
+                Stitch,
+                iou=None,
+                centre_offset=1.0,
+                replace_iou=0.7,
+                passes=(0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05),
+            ),
             box_weight=0.1,
             batch_size_per_image=None,
             add_truths=False,
