@@ -54,7 +54,7 @@ def stand(rng: np.random.Generator, size: int) -> list[np.ndarray]:
         if len(boxes) == wanted:
             break
         count = min(1 + int(rng.choice(len(GROUP_SHARES), p=GROUP_SHARES)), wanted - len(boxes))
-        group = _group(rng, count, height)
+        group = draw_group(rng, count, height)
         points = drawing.place(rng, group.reshape(-1, 2) - group.min(0)[:2], size, boxes, overlap=0.08)
         if points is None:
             continue
@@ -64,7 +64,7 @@ def stand(rng: np.random.Generator, size: int) -> list[np.ndarray]:
     return boxes
 
 
-def _group(rng: np.random.Generator, count: int, height: float) -> np.ndarray:
+def draw_group(rng: np.random.Generator, count: int, height: float) -> np.ndarray:
     """Return the boxes (G, 4) of `count` figures, each overlapping an earlier one by an IoU drawn evenly."""
     boxes = [_figure(rng, height)]
     while len(boxes) < count:

@@ -63,6 +63,14 @@ def test_overlaps_are_as_promised(scenes):
     assert 0.3 <= (highest < 0.1).mean()
 
 
+def test_no_two_of_a_group_overlap_more_than_drawn():
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        first, second, third = crowd_scene.draw_group(rng, 3, 20.0)
+        overlapping = sorted([iou(first, second), iou(first, third), iou(second, third)])
+        assert overlapping[2] <= 0.791 and overlapping[1] >= 0.299
+
+
 def test_everyone_is_visible(scenes):
     """Painted by number into a map of 4 by 4 points a pixel, those in front last, each keeps 15 % of its points."""
     grid = (np.stack(np.meshgrid(np.arange(4 * SIZE), np.arange(4 * SIZE)), -1).reshape(-1, 2) + 0.5) / 4
@@ -76,7 +84,7 @@ def test_everyone_is_visible(scenes):
             numbers[within] = number
         seen = np.bincount(numbers[numbers >= 0], minlength=len(areas))
         least = min(least, *(seen / areas))
-    assert crowd_scene.LEAST_VISIBLE - 0.02 <= least < 0.3
+    assert 0.13 <= least < 0.3
 
 
 def test_who_stands_lower_stands_in_front(scenes):
