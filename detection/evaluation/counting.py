@@ -1,0 +1,115 @@
+"""COUNT: the mean absolute error of the number of objects of an image (ReInspect: Stewart, Andriluka, Ng, CVPR 2016).
+
+The score down to which detections are counted is chosen on other images than those the error is measured on.
+Detections on crowds (see `operating_points.py`) are not counted.
+
+Shapes: D detections, I images, K classes.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from detection.evaluation.curves import Matching
+from detection.evaluation.matching import IGNORED
+from detection.evaluation.operating_points import match_all
+
+
+@dataclass(frozen=True)
+class Counting:
+    """How the error of the count changes as detections are added, best first.
+
+    Attributes:
+        true: Number of truths of an image and class, crowds left out, (I, K).
+        image: Image of each detection of a class that has a truth, (D,).
+        category: Its class, (D,).
+        score: Scores, descending, (D,).
+        step: -1 for a detection up to the true number of its image and class, 1 for one beyond it, (D,).
+    """
+
+    true: np.ndarray
+    image: np.ndarray
+    category: np.ndarray
+    score: np.ndarray
+    step: np.ndarray
+
+    def errors(self, threshold: np.ndarray) -> np.ndarray:
+        """Mean absolute error of the count over images, (K,); NaN for a class without truth.
+
+        Args:
+            threshold: Smallest score that is counted, for each image, (I,).
+        """
+        kept = self.score >= threshold[self.image]
+        change = np.bincount(self.category[kept], self.step[kept], minlength=self.true.shape[1])
+        errors = (self.true.sum(0) + change) / max(len(self.true), 1)
+        return np.where(self.true.any(0), errors, np.nan)
+
+    def best_threshold(self, among: np.ndarray) -> float:
+        """The highest score threshold with the least error over some images (a mask, (I,)); -1 without detections."""
+        score, step = self.score[among[self.image]], self.step[among[self.image]]
+        if not len(score):
+            return -1.0
+        last = np.flatnonzero(np.append(np.diff(score) != 0, True))
+        total = np.append(0, np.cumsum(step)[last])
+        best = int(total.argmin())
+        return float(score[last][best - 1]) if best else float(np.nextafter(score[0], np.inf))
+
+
+def counting(matching: Matching, num_images: int) -> Counting:
+    """Compare the number of detections of every image and class with that of truths; those on crowds do not count."""
+    truths, detections, num_classes = matching.truths, matching.detections, len(matching.truths.names)
+    key = (truths.image * num_classes + truths.category)[~truths.crowd]
+    true = np.bincount(key, minlength=num_images * num_classes)
+    has_truth = np.asarray(true.reshape(num_images, num_classes).any(axis=0))
+    counted = detections.select((matching.matched != IGNORED) & has_truth[detections.category])
+    key = counted.image * num_classes + counted.category
+    order = np.argsort(key, kind="stable")
+    place = np.zeros(len(key), np.int64)
+    place[order] = np.arange(len(key)) - np.searchsorted(key[order], key[order])
+    step = np.where(place < true[key], -1, 1)
+    return Counting(true.reshape(num_images, num_classes), counted.image, counted.category, counted.score, step)
+
+
+def choose_count_threshold(truth: dict[str, Any], results: list[dict[str, Any]]) -> float:
+    """The score threshold with the least error of the count, mean of the classes; choose it on other images.
+
+    Args:
+        truth: COCO dataset dict.
+        results: COCO results with original ids.
+
+    Returns:
+        The highest such threshold: just above all scores if every detection makes the count worse; -1 where there is
+        no detection.
+    """
+    num_images = len(truth["images"])
+    return counting(match_all(truth, results), num_images).best_threshold(np.ones(num_images, dtype=bool))
+
+
+def count_error(truth: dict[str, Any], results: list[dict[str, Any]], threshold: float) -> float:
+    """COUNT: mean absolute error of the number of objects of an image, mean of the classes that have a truth.
+
+    Args:
+        truth: COCO dataset dict.
+        results: COCO results with original ids.
+        threshold: Smallest score of a detection that is counted, from `choose_count_threshold` on other images.
+    """
+    num_images = len(truth["images"])
+    errors = counting(match_all(truth, results), num_images).errors(np.full(num_images, threshold))
+    return float(np.nanmean(errors)) if not np.isnan(errors).all() else -1.0
+
+
+def two_fold_count(counts: Counting) -> tuple[np.ndarray, list[float]]:
+    """Errors of the count where each half of the images is measured at the threshold that is best on the other half.
+
+    The halves are every second image by ascending id, so the even and the odd ids where they count from 1.
+
+    Returns:
+        Errors by class, (K,), and the two thresholds used: on the images of even and of odd position (from 0). With
+        fewer than two images nothing is defined: NaN, and no thresholds.
+    """
+    if len(counts.true) < 2:
+        return np.full(counts.true.shape[1], np.nan), []
+    first = np.arange(len(counts.true)) % 2 == 0
+    thresholds = [counts.best_threshold(~first), counts.best_threshold(first)]
+    return counts.errors(np.where(first, *thresholds)), thresholds

@@ -1,0 +1,78 @@
+"""Pictures of several detectors on one data set: precision over recall, and misses over false positives an image."""
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from detection.evaluation.operating_points import OperatingPoints, equal_error, miss_rate, miss_rate_curve
+
+STYLES = ("-", "--", ":", "-.")
+
+
+def plot_runs_precision_recall(points: dict[str, OperatingPoints]) -> Figure:
+    """Draw precision over recall at IoU 0.5, one line a run with its EER, a dot where precision equals recall.
+
+    Args:
+        points: By name of the run, in the order of the legend; all classes under one score.
+    """
+    figure, axes = _figure()
+    axes.plot([0, 1], [0, 1], color="gray", linewidth=0.8)
+    for number, (name, run) in enumerate(points.items()):
+        if not run.num_truths:
+            continue
+        value, _ = equal_error(run)
+        recall, precision = run.found / run.num_truths, run.found / (run.found + run.false)
+        style = _style(number)
+        recall, precision = np.append(recall[:1] * 0, recall), np.append(precision[:1], precision)
+        axes.plot(recall, precision, label=f"{name}  {value:.3f}", **style)
+        axes.plot([value], [value], color=style["color"], marker="o", markersize=4)
+    axes.set(xlim=(0, 1.01), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
+    _finish(figure, axes, "Precision and recall at IoU 0.5", "run  EER")
+    return figure
+
+
+def plot_runs_miss_rate(points: dict[str, OperatingPoints]) -> Figure:
+    """Draw the miss rate over false positives an image, both logarithmic, one line a run with its MR⁻².
+
+    MR⁻² averages over the shaded range. A curve that has found all ends at the lower border; one without a false
+    positive lies at the left border.
+
+    Args:
+        points: By name of the run, in the order of the legend; all classes under one score.
+    """
+    figure, axes = _figure()
+    axes.axvspan(1e-2, 1, color="gray", alpha=0.12, linewidth=0)
+    axes.set(xscale="log", yscale="log", xlim=(1e-3, 10), ylim=(1e-2, 1.05))
+    for number, (name, run) in enumerate(points.items()):
+        if not run.num_truths:
+            continue
+        fppi, miss = (np.append(start, curve) for start, curve in zip((0, 1), miss_rate_curve(run), strict=True))
+        axes.step(
+            fppi.clip(min=1e-3),
+            miss.clip(min=1e-2),
+            where="post",
+            label=f"{name}  {miss_rate(run):.3f}",
+            **_style(number),
+        )
+    axes.set(xlabel="false positives an image", ylabel="miss rate")
+    _finish(figure, axes, "Misses and false positives at IoU 0.5", "run  MR⁻²")
+    return figure
+
+
+def _figure() -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(7.5, 5.5), dpi=120, layout="constrained")
+    return figure, figure.subplots()
+
+
+def _style(number: int) -> dict:
+    return {"color": f"C{number % 10}", "linestyle": STYLES[number // 10 % 4], "linewidth": 1.6}
+
+
+def _finish(figure: Figure, axes: Axes, title: str, legend: str) -> None:
+    """Add title, grid and legend, or say that there is nothing to see."""
+    axes.set_title(title)
+    axes.grid(alpha=0.3, which="both")
+    if axes.get_legend_handles_labels()[0]:
+        figure.legend(loc="outside right upper", title=legend, fontsize=9, frameon=False)
+    else:
+        axes.text(0.5, 0.5, "no truth", ha="center", va="center", transform=axes.transAxes)
