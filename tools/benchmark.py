@@ -23,9 +23,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmark_decoder import matching
-from benchmark_sweep import sweep
-from benchmark_timing import Figures, interleaved, settle_on
+from benchmarks.decoder import matching
+from benchmarks.sweep import sweep
+from benchmarks.timing import Figures, interleaved, settle_on
 
 from detection.errors import UserError, command_line
 

@@ -1,6 +1,6 @@
 """The LSTM decoder and its matching at the paper's size, measured for `benchmark.py`."""
 
-from benchmark_timing import Figures, interleaved, settle_on
+from benchmarks.timing import Figures, interleaved, settle_on
 
 REGIONS, STEPS = 2400, 5  # a batch of 8 pictures of 640x480, a grid of 20x15 each
 

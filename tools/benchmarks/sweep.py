@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 
-from benchmark_timing import Figures, interleaved, peak_bytes, settle_on
+from benchmarks.timing import Figures, interleaved, peak_bytes, settle_on
 
 
 def sweep(device: str) -> Figures:

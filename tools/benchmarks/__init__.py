@@ -1,0 +1,1 @@
+"""What `benchmark.py` measures, where it takes more than a page."""
