@@ -4,6 +4,8 @@
 
 Compare with `sequence_head_crowd.py` and `reinspect_crowd.py`: same data, backbone and schedule. The
 figures are in docs/results/reinspect.md.
+
+Seeds 0 to 2: AP50 0.812 ± 0.010, MR⁻² 0.186 ± 0.010, 6 to 9 minutes a run.
 """
 
 from functools import partial

@@ -4,6 +4,8 @@
 
 People are some 16 pixels high here, so windows of 32 pixels stand 16 apart, half of the paper's. Same data, backbone
 and schedule as `faster_rcnn_crowd.py`; docs/results/reinspect.md has the figures.
+
+Seeds 0 to 2: AP50 0.911 ± 0.012, MR⁻² 0.409 ± 0.049, 5 to 7 minutes a run beside two others.
 """
 
 from functools import partial

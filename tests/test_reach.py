@@ -218,7 +218,7 @@ def test_the_table():
 def test_each_cell_takes_the_place_of_the_contexts_own():
     context = partial(SpatialRNN, hidden_channels=4, cell=partial(GRU, reset="before"), layers=(("down",),))
     parts = with_each_cell(context)
-    assert list(parts) == [cell.__name__ for cell in CELLS] and len(parts) == 12
+    assert list(parts) == [cell.__name__ for cell in CELLS] and len(parts) == 13
     for cell in CELLS:
         (made,) = build(parts[cell.__name__], 2).cells[0]
         assert type(made) is cell and made.hidden_size == 4
