@@ -212,7 +212,10 @@ def build_detector(config: DetectorConfig, num_classes: int, *, resize_in_traini
                 f"detector.rezoom: a {type(head).__name__} does not look twice; use detection.heads.SequenceHead, or "
                 "set detector.rezoom=none."
             )
-        rezoom = config.rezoom(channels, strides)
+        try:
+            rezoom = config.rezoom(channels, strides)
+        except UserError as error:
+            raise UserError(f"detector.rezoom: {error}") from None
         head.add_rezoom(rezoom.out_channels * rezoom.output_size**2)
     segmentation = None
     if config.segmentation is not None:

@@ -208,7 +208,7 @@ def test_settings_that_do_not_fit_get_one_sentence():
         "head.decoder.num_steps=0: must be 1 or more", head=partial(head, decoder=partial(LSTMDecoder, num_steps=0))
     )
     refused("regions.window=16, stride=32: the window must be at least", regions=partial(GridCells, window=16))
-    refused("there is no map 'c9'; the backbone", head=head, rezoom=partial(RoIAlign, stages=("c9",)))
+    refused("detector.rezoom: .* no map 'c9'; the backbone", head=head, rezoom=partial(RoIAlign, stages=("c9",)))
     refused("there is no map 'c9'; the backbone", head=head, pool=partial(CentreCell, stage="c9"))
     refused("detector.rezoom: a FastRCNN does not look twice", head=partial(FastRCNN), **TWICE)
     refused("detector.test: a SequenceHead takes one plain look", head=head, test=AtTest(box_rounds=2))
