@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torchvision.ops import box_convert
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,8 @@ class PixelOffsets:
         """Codes (R, N, 4) of regions (R, 4) xyxy → boxes (R, N, 4) xyxy; negative sides become 0."""
         x, y, w, h = codes.unbind(-1)
         centre_x, centre_y, _, _ = _centres_and_sides(regions[:, None])
-        x, y, w, h = x + centre_x, y + centre_y, w.clamp(min=0) / 2, h.clamp(min=0) / 2
-        return torch.stack([x - w, y - h, x + w, y + h], -1)
+        found = torch.stack([x + centre_x, y + centre_y, w.clamp(min=0), h.clamp(min=0)], -1)
+        return box_convert(found, "cxcywh", "xyxy")
 
     def encode(self, boxes: Tensor, regions: Tensor) -> Tensor:
         """Boxes (R, N, 4) xyxy of regions (R, 4) xyxy → codes (R, N, 4)."""
@@ -52,10 +53,10 @@ class Deltas:
         """Codes (R, N, 4) of regions (R, 4) xyxy → boxes (R, N, 4) xyxy; at most 62.5 times as wide or high."""
         x, y, w, h = (codes / codes.new_tensor(self.factors)).unbind(-1)
         centre_x, centre_y, width, height = _centres_and_sides(regions[:, None])
-        x, y = x * width + centre_x, y * height + centre_y
         most = math.log(1000 / 16)
-        w, h = w.clamp(max=most).exp() * width / 2, h.clamp(max=most).exp() * height / 2
-        return torch.stack([x - w, y - h, x + w, y + h], -1)
+        sides = w.clamp(max=most).exp() * width, h.clamp(max=most).exp() * height
+        found = torch.stack([x * width + centre_x, y * height + centre_y, *sides], -1)
+        return box_convert(found, "cxcywh", "xyxy")
 
     def encode(self, boxes: Tensor, regions: Tensor) -> Tensor:
         """Boxes (R, N, 4) xyxy with sides above 0, of regions (R, 4) xyxy → codes (R, N, 4)."""
@@ -67,6 +68,5 @@ class Deltas:
         return codes * codes.new_tensor(self.factors)
 
 
-def _centres_and_sides(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    left, top, right, bottom = boxes.unbind(-1)
-    return (left + right) / 2, (top + bottom) / 2, right - left, bottom - top
+def _centres_and_sides(boxes: Tensor) -> tuple[Tensor, ...]:
+    return box_convert(boxes, "xyxy", "cxcywh").unbind(-1)

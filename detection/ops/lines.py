@@ -79,14 +79,3 @@ def by_step(lines: Tensor, length: int) -> Tensor:
 def weight_gradient(g: Tensor, h: Tensor) -> Tensor:
     """Σ g(t)ᵀ h(t − 1) over steps and lines: (P, T, N, G·D), (P, T, N, D) → (P, G·D, D)."""
     return torch.bmm(g[:, 1:].flatten(1, 2).transpose(1, 2), h[:, :-1].flatten(1, 2))
-
-
-def memory(x: Tensor, weight: Tensor, keep: bool) -> tuple[Tensor, Tensor]:
-    """Room for what a backward pass needs of each cell of the map x (B, C, H, W), by weight (K, G·D, D).
-
-    Returns:
-        Gates (K, T·N, G·D) and states (K, T·N, D); empty unless `keep`.
-    """
-    k, gates, size = weight.shape
-    cells = x.shape[0] * x.shape[2] * x.shape[3] if keep else 0
-    return weight.new_empty(k, cells, gates), weight.new_empty(k, cells, size)

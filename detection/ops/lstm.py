@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.library import custom_op
 
+from detection.ops.gated import memory, register_gradient
 from detection.ops.layout import as_map, as_rows, close, empty_map, state_type
 from detection.ops.lines import (
     Steps,
@@ -17,7 +18,6 @@ from detection.ops.lines import (
     add_views,
     by_step,
     groups,
-    memory,
     own_steps,
     read,
     read_all,
@@ -135,18 +135,4 @@ def _walk_back(grads: Steps, gates: Tensor, c: Tensor, weight: Tensor, totals: S
     return grad
 
 
-def _keep_states(ctx, inputs: tuple, output: tuple[Tensor, ...]) -> None:
-    _, weight, bias, _, ctx.directions, _ = inputs
-    ctx.biased = bias is not None
-    ctx.set_materialize_grads(False)  # nobody reads the kept states, so they have no gradients to fill with zeros
-    ctx.save_for_backward(*output, weight)
-
-
-def _backward(ctx, grad: Tensor | None, *_):
-    if grad is None:
-        return None, None, None, None, None, None
-    grad_x, grad_weight, grad_bias = lstm_backward(grad, *ctx.saved_tensors, ctx.directions)
-    return grad_x, grad_weight, grad_bias if ctx.biased else None, None, None, None
-
-
-lstm.register_autograd(_backward, setup_context=_keep_states)
+register_gradient(lstm, lstm_backward, masked=False)

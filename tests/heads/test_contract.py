@@ -8,6 +8,7 @@ import torch
 from tiny_runs import DETECTOR
 
 from detection.cells import GRU, TiedLSTM
+from detection.context import SpatialRNN
 from detection.detector import build_detector
 from detection.heads import FastRCNN, SequenceHead
 from detection.heads.box_codes import PixelOffsets
@@ -15,7 +16,7 @@ from detection.heads.hungarian import SetCost
 from detection.heads.lstm_decoder import LSTMDecoder
 from detection.heads.sequence import Embed, MeetsWindow
 from detection.heads.stitching import NMS, Stitch
-from detection.pooling import CentreCell, RoIAlign
+from detection.pooling import CentreCell, RoIAlign, SkipPool, Source
 from detection.regions import GridCells
 
 K = 3
@@ -36,6 +37,12 @@ gru = partial(decoder, cell=partial(GRU), layers=2, shared_heads=True, dropout=0
 HEADS = {
     "fast rcnn": {"head": partial(FastRCNN, hidden_channels=16, batch_size_per_image=16)},
     "sequence": {"head": partial(SequenceHead, **small)},
+    "sequence, context and skip pooling": {
+        "context": partial(SpatialRNN, hidden_channels=8),
+        "context_source": "c3",
+        "pool": partial(SkipPool, sources=(Source(("c2",)), Source(("context",), norm="channels")), output_size=3),
+        "head": partial(SequenceHead, **small),
+    },
     "sequence, first k, gru": {"head": partial(SequenceHead, **{**small, "decoder": gru}, strategy="first_k")},
     "sequence, fixed, nms": {"head": partial(SequenceHead, **small, strategy="fixed", merge=partial(NMS))},
     "sequence, set cost": {
