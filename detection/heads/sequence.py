@@ -18,9 +18,11 @@ from torchvision.ops import box_iou, clip_boxes_to_image
 from detection.config import Part
 from detection.errors import UserError
 from detection.heads.box_codes import Deltas
-from detection.heads.hungarian import Lexicographic, Strategy, Truths, keep_nearest, match, set_loss, take
+from detection.heads.costs import Lexicographic
+from detection.heads.hungarian import Strategy, match, set_loss
 from detection.heads.lstm_decoder import Decoded, LSTMDecoder
 from detection.heads.stitching import SetNMS
+from detection.heads.truths import Truths, keep_nearest, take
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class SequenceHead(nn.Module):
         decoder: features to boxes and class scores, step by step.
         code: what the decoder's box numbers mean, `PixelOffsets` or `Deltas` of `detection.heads.box_codes`.
         assign: which truths a region may answer for, `Overlaps` or `MeetsWindow`; of more than T the nearest.
-        cost: of answering, `Lexicographic` or `SetCost` of `detection.heads.hungarian`.
+        cost: of answering, `Lexicographic` or `SetCost` of `detection.heads.costs`.
         strategy: of matching, see `detection.heads.hungarian.match`.
         box_weight: of the box loss; 0.03 for ReInspect's pixels.
         giou_weight: of 1 − GIoU beside it.

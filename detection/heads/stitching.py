@@ -17,7 +17,7 @@ from torch import Tensor
 from torchvision.ops import batched_nms, box_convert
 
 from detection.errors import UserError
-from detection.heads.hungarian import pairwise_iou
+from detection.heads.costs import pairwise_iou
 
 
 class Merge(Protocol):

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
-from torch.library import CustomOpDef
 
 
 def memory(x: Tensor, weight: Tensor, keep: bool) -> tuple[Tensor, Tensor]:
@@ -20,11 +19,11 @@ def memory(x: Tensor, weight: Tensor, keep: bool) -> tuple[Tensor, Tensor]:
     return weight.new_empty(k, cells, gates), weight.new_empty(k, cells, size)
 
 
-def register_gradient(sweep: CustomOpDef, backward: Callable[..., tuple[Tensor, Tensor, Tensor]], masked: bool) -> None:
+def register_gradient(sweep: Any, backward: Callable[..., tuple[Tensor, Tensor, Tensor]], masked: bool) -> None:
     """Wire `backward` behind `sweep(x, weight, bias, valid, directions, keep)`.
 
     Args:
-        sweep: returns the outputs and two kept states.
+        sweep: a custom operation; returns the outputs and two kept states.
         backward: (gradient of the outputs, those three, weight, with `masked` also valid, directions) → gradients of x,
             weight and bias.
         masked: whether it reads valid.

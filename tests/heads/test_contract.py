@@ -12,7 +12,7 @@ from detection.context import SpatialRNN
 from detection.detector import build_detector
 from detection.heads import FastRCNN, SequenceHead
 from detection.heads.box_codes import PixelOffsets
-from detection.heads.hungarian import SetCost
+from detection.heads.costs import SetCost
 from detection.heads.lstm_decoder import LSTMDecoder
 from detection.heads.sequence import Embed, MeetsWindow
 from detection.heads.stitching import NMS, Stitch

@@ -9,18 +9,9 @@ from hypothesis import strategies as st
 from torchvision.ops import box_iou, generalized_box_iou
 
 from detection.errors import UserError
-from detection.heads.hungarian import (
-    Lexicographic,
-    SetCost,
-    Truths,
-    by_permutations,
-    by_scipy,
-    keep_nearest,
-    match,
-    pairwise_iou,
-    set_loss,
-    take,
-)
+from detection.heads.costs import Lexicographic, SetCost, pairwise_iou
+from detection.heads.hungarian import by_permutations, by_scipy, match, set_loss
+from detection.heads.truths import Truths, keep_nearest, take
 
 COSTS = [Lexicographic(), Lexicographic(centre_offset=None, iou=0.25), SetCost()]
 

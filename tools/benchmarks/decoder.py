@@ -29,7 +29,8 @@ def matchings(device: str, share: float):
     import torch
     from scipy.optimize import linear_sum_assignment
 
-    from detection.heads.hungarian import Lexicographic, match
+    from detection.heads.costs import Lexicographic
+    from detection.heads.hungarian import match
 
     truths, boxes, codes, logits = random_regions(device, share)
     cost = Lexicographic().cost(boxes, codes, logits, truths)

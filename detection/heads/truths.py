@@ -1,0 +1,50 @@
+"""The truths that each region may answer for, padded to one number.
+
+R regions, N truths of a region (padded), M truths of one image, T steps, K classes.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class Truths:
+    """What each region should say.
+
+    Attributes:
+        boxes: (R, N, 4) xyxy.
+        codes: (R, N, 4), the same in the units of the box loss.
+        labels: (R, N) 1 … K, anything at padding.
+        valid: (R, N), false at padding.
+    """
+
+    boxes: Tensor
+    codes: Tensor
+    labels: Tensor
+    valid: Tensor
+
+
+def keep_nearest(belongs: Tensor, distance: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """The truths of each region that it has steps for: the nearest, whatever their order in the file.
+
+    Args:
+        belongs: (R, M), which truths of the image a region may answer for.
+        distance: (R, M) from its centre; the earlier of two at the same distance comes first.
+        steps: T.
+
+    Returns:
+        Indices (R, T) of truths, the nearest first, M at padding; and valid (R, T), false there.
+    """
+    count = belongs.shape[1]
+    order = distance.masked_fill(~belongs, torch.inf).argsort(dim=1, stable=True)[:, :steps]
+    order = F.pad(order, (0, steps - order.shape[1]), value=count)
+    valid = F.pad(belongs, (0, 1)).gather(1, order)
+    return order.masked_fill(~valid, count), valid
+
+
+def take(values: Tensor, indices: Tensor) -> Tensor:
+    """Rows of `values` (M, …) at `keep_nearest`'s indices (R, T), zeros at padding: (R, T, …)."""
+    return torch.cat([values, values.new_zeros(1, *values.shape[1:])])[indices]
