@@ -20,19 +20,14 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _fresh_state():
-    AcceleratorState._reset_state(True)
-    yield
-    AcceleratorState._reset_state(True)
-
-
 @pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])
-def test_a_run_trains_resumes_and_is_evaluated(shapes, tmp_path, precision):
-    config = tiny_config(shapes, f"precision={precision}", "ema=0.9", "schedule.epochs=1")
+@pytest.mark.parametrize("head", ["FastRCNN", "SequenceHead"])
+def test_a_run_trains_resumes_and_is_evaluated(shapes, tmp_path, precision, head):
+    settings = (f"precision={precision}", "ema=0.9", f"detector.head=detection.heads.{head}")
+    config = tiny_config(shapes, *settings, "schedule.epochs=1")
     train(config, tmp_path / "run", build_accelerator(precision, "cuda"))
     AcceleratorState._reset_state(True)
-    config = tiny_config(shapes, f"precision={precision}", "ema=0.9", "schedule.epochs=2")
+    config = tiny_config(shapes, *settings, "schedule.epochs=2")
     train(config, tmp_path / "run", build_accelerator(precision, "cuda"), resume=True)
     lines = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
     assert {line["epoch"] for line in lines} == {0, 1}
