@@ -79,6 +79,8 @@ class DetectorConfig:
         regions: maps to boxes.
         pool: maps and boxes to descriptors.
         head: descriptors to detections or losses.
+        global_pool: a second pool, of whose descriptors the head reads classes too (`detection.heads.LocalGlobal`), or
+            None.
         rezoom: a second pool, which pools inside of the boxes that the head found at first, for a head that looks again
             (`detection.heads.SequenceHead`), or None.
         segmentation: a loss on the context's map that asks it for the class of each pixel, or None; training only.
@@ -96,6 +98,7 @@ class DetectorConfig:
     context: Part | None = None
     context_source: str = "c5"
     segmentation: Part | None = None
+    global_pool: Part | None = None
     rezoom: Part | None = None
     min_size: int = 800
     max_size: int = 1333

@@ -17,13 +17,19 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from detection.at_test import PLAIN, Look, averaged, detect, mirror_batch, require_steps
 from detection.backbones import Backbone
-from detection.config import AtTest, DetectorConfig, require_context
+from detection.config import AtTest, DetectorConfig, Part, require_context
 from detection.errors import UserError
 from detection.regions import require_maps
 from detection.segmentation import semantic_maps
 from detection.weights import LoadReport, load_state, read_state, renamed
 
 Targets = list[dict[str, Tensor]]
+
+# What a head needs for such a pool, what is said of one without it, and a head that has it.
+_SECOND_POOLS = {
+    "global_pool": ("add_global", "has no global branch", "LocalGlobal"),
+    "rezoom": ("add_rezoom", "does not look twice", "SequenceHead"),
+}
 
 
 class Detector(nn.Module):
@@ -35,6 +41,7 @@ class Detector(nn.Module):
         pool: (maps, boxes, image sizes) → descriptors (R, C, h, w).
         head: (descriptors, boxes, image sizes, samples) → detections, losses; its `sample` chooses the loss's boxes.
         context: (map (B, C, H, W), valid (B, 1, H, W)) → a map of the same size, named `context`; or None.
+        global_pool: a pool for the same boxes, whose descriptors the head reads beside those of `pool`; or None.
         rezoom: a pool for boxes that the head found at a first look; the head is given a function from boxes to their
             descriptors. None: it looks once.
         segmentation: (map `context`, per image the label of each pixel (H, W)) → losses, in training only; or None.
@@ -58,6 +65,7 @@ class Detector(nn.Module):
         context: nn.Module | None = None,
         segmentation: nn.Module | None = None,
         rezoom: nn.Module | None = None,
+        global_pool: nn.Module | None = None,
         *,
         context_source: str = "c5",
         min_size: int = 800,
@@ -84,6 +92,7 @@ class Detector(nn.Module):
         self.head = head
         self.segmentation = segmentation
         self.rezoom = rezoom
+        self.global_pool = global_pool
 
     def forward(
         self, images: Sequence[Tensor], targets: Targets | None = None
@@ -116,12 +125,19 @@ class Detector(nn.Module):
         samples = None
         if self.training:
             boxes, samples = self.head.sample(boxes, targets)
-        descriptors = self.pool(maps, boxes, batch.image_sizes)
+        descriptors, *others = self._descriptors(maps, boxes, batch.image_sizes)
         look_again = () if self.rezoom is None else (partial(self._rezoom, maps, batch.image_sizes),)
-        detections, head_losses = self.head(descriptors, boxes, batch.image_sizes, samples, *look_again)
+        detections, head_losses = self.head(descriptors, boxes, batch.image_sizes, samples, *others, *look_again)
         if self.training:
             return {**losses, **head_losses}
         return self.transform.postprocess(detections, batch.image_sizes, original_sizes)
+
+    def _descriptors(
+        self, maps: dict[str, Tensor], boxes: list[Tensor], image_sizes: list[tuple[int, int]]
+    ) -> tuple[Tensor, ...]:
+        """What the pools make of boxes (N, 4) of each image."""
+        pools = (self.pool,) if self.global_pool is None else (self.pool, self.global_pool)
+        return tuple(pool(maps, boxes, image_sizes) for pool in pools)
 
     def _rezoom(self, maps: dict[str, Tensor], image_sizes: list[tuple[int, int]], boxes: list[Tensor]) -> Tensor:
         assert self.rezoom is not None
@@ -131,7 +147,7 @@ class Detector(nn.Module):
         """Detections by the settings of `test`; proposals come from the pictures as they are."""
 
         def look_at(maps: dict[str, Tensor]) -> Look:
-            return lambda boxes: self.head.predict(self.pool(maps, boxes, batch.image_sizes))
+            return lambda boxes: self.head.predict(*self._descriptors(maps, boxes, batch.image_sizes))
 
         look = look_at(maps)
         if self.test.flip:
@@ -205,18 +221,8 @@ def build_detector(config: DetectorConfig, num_classes: int, *, resize_in_traini
     regions = config.regions(channels)
     pool = config.pool(channels, strides)
     head = config.head(pool.out_channels, pool.output_size, num_classes)
-    rezoom = None
-    if config.rezoom is not None:
-        if not hasattr(head, "add_rezoom"):
-            raise UserError(
-                f"detector.rezoom: a {type(head).__name__} does not look twice; use detection.heads.SequenceHead, or "
-                "set detector.rezoom=none."
-            )
-        try:
-            rezoom = config.rezoom(channels, strides)
-        except UserError as error:
-            raise UserError(f"detector.rezoom: {error}") from None
-        head.add_rezoom(rezoom.out_channels * rezoom.output_size**2)
+    global_pool = _second_pool(config.global_pool, "global_pool", head, channels, strides)
+    rezoom = _second_pool(config.rezoom, "rezoom", head, channels, strides)
     segmentation = None
     if config.segmentation is not None:
         segmentation = config.segmentation(channels["context"], strides["context"], num_classes)
@@ -228,12 +234,33 @@ def build_detector(config: DetectorConfig, num_classes: int, *, resize_in_traini
         context,
         segmentation,
         rezoom,
+        global_pool,
         context_source=config.context_source,
         min_size=config.min_size,
         max_size=config.max_size,
         resize_in_training=resize_in_training,
         test=config.test,
     )
+
+
+def _second_pool(
+    part: Part | None, name: str, head: Any, channels: dict[str, int], strides: dict[str, int]
+) -> nn.Module | None:
+    """A pool beside the first, which the head is told of; None where the config has none."""
+    if part is None:
+        return None
+    add, lacks, instead = _SECOND_POOLS[name]
+    if not hasattr(head, add):
+        raise UserError(
+            f"detector.{name}: a {type(head).__name__} {lacks}; use detection.heads.{instead}, or set "
+            f"detector.{name}=none."
+        )
+    try:
+        pool = part(channels, strides)
+    except UserError as error:
+        raise UserError(f"detector.{name}: {error}") from None
+    getattr(head, add)(pool.out_channels * pool.output_size**2)
+    return pool
 
 
 def load_pretrained(detector: Detector, weights: str | None, class_names: Sequence[str] = ()) -> list[LoadReport]:

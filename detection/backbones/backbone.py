@@ -43,6 +43,10 @@ class Backbone(nn.Module, ABC):
     def stages(self) -> dict[str, list[nn.Module]]:
         """Modules of each stage by name, `stem` first: what can be frozen."""
 
+    def ends(self) -> dict[str, nn.Module]:
+        """The module that gives out each map which later stages read, by the map's name: where a layer can follow."""
+        return {}
+
     def load_pretrained(self) -> LoadReport | None:
         """Fill in the weights that the backbone was built for; None where it starts at random."""
         return None

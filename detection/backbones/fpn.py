@@ -76,6 +76,10 @@ class FPN(Backbone):
         """See `Backbone`; the pyramid itself is the stage `fpn`."""
         return {**self.body.stages(), "fpn": [self.fpn]}
 
+    def ends(self) -> dict[str, nn.Module]:
+        """See `Backbone`; those of the body, as nothing reads the pyramid's maps further."""
+        return self.body.ends()
+
     def load_pretrained(self) -> LoadReport | None:
         """See `Backbone`: fills the body; the pyramid starts at random."""
         return self.body.load_pretrained()

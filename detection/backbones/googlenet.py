@@ -48,6 +48,10 @@ class GoogLeNet(Backbone):
         """See `Backbone`."""
         return {name: [self.body[part] for part in parts] for name, parts in _STAGES.items()}
 
+    def ends(self) -> dict[str, nn.Module]:
+        """See `Backbone`; `c2` ends with conv3."""
+        return {name: self.body[parts[-1]] for name, parts in _STAGES.items() if name in self.out_channels}
+
     def load_pretrained(self) -> LoadReport | None:
         """See `Backbone`; the three classifiers of ImageNet weights are not part of a backbone and are left out."""
         if self.weights in (None, "detector"):

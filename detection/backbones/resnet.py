@@ -46,6 +46,10 @@ class ResNet(Backbone):
         body = self.body
         return {"stem": [body["conv1"], body["bn1"]], **{f"c{k}": [body[f"layer{k - 1}"]] for k in range(2, 6)}}
 
+    def ends(self) -> dict[str, nn.Module]:
+        """See `Backbone`."""
+        return {f"c{k}": self.body[f"layer{k - 1}"] for k in range(2, 6)}
+
     def load_pretrained(self) -> LoadReport | None:
         """See `Backbone`; the classifier of ImageNet weights is not part of a backbone and is left out."""
         if self.weights in (None, "detector"):

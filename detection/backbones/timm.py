@@ -79,6 +79,12 @@ class Timm(Backbone):
             start = end
         return stages
 
+    def ends(self) -> dict[str, nn.Module]:
+        """See `Backbone`."""
+        modules = {name.replace(".", "_"): m for name, m in self.body.named_modules()}
+        places = zip(self.all_names, self.body.feature_info.get_dicts(), strict=True)
+        return {n: modules[info["module"].replace(".", "_")] for n, info in places if n in self.out_channels}
+
     def load_pretrained(self) -> LoadReport | None:
         """See `Backbone`."""
         if self.weights in (None, "detector"):

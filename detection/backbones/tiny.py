@@ -53,3 +53,7 @@ class Tiny(Backbone):
     def stages(self) -> dict[str, list[nn.Module]]:
         """See `Backbone`."""
         return {"stem": [self.stem], **{name: [block] for name, block in self.blocks.items()}}
+
+    def ends(self) -> dict[str, nn.Module]:
+        """See `Backbone`."""
+        return dict(self.blocks.items())

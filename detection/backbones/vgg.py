@@ -39,7 +39,7 @@ class VGG16(Backbone):
             if isinstance(module, nn.ReLU):
                 module.inplace = True
         self.features = nn.Sequential(*modules)
-        self.ends = {end: name for name, end in _ENDS[batch_norm].items()}
+        self.ends_at = {end: name for name, end in _ENDS[batch_norm].items()}
         self.out_channels = {"c2": 256, "c3": 512, "c4": 512, "c5": 512}
         self.strides = {f"c{k}": 2**k for k in range(2, 6)}
         if weights == "IMAGENET1K_FEATURES":
@@ -51,8 +51,8 @@ class VGG16(Backbone):
         maps, x = {}, images
         for index, module in enumerate(self.features, start=1):
             x = module(x)
-            if self.ends.get(index) in self.out_channels:
-                maps[self.ends[index]] = x
+            if self.ends_at.get(index) in self.out_channels:
+                maps[self.ends_at[index]] = x
         return maps
 
     def stages(self) -> dict[str, list[nn.Module]]:
@@ -60,6 +60,10 @@ class VGG16(Backbone):
         ends = _ENDS[self.batch_norm]
         starts = [0, *ends.values()]
         return {name: list(self.features[start:end]) for (name, end), start in zip(ends.items(), starts, strict=False)}
+
+    def ends(self) -> dict[str, nn.Module]:
+        """See `Backbone`."""
+        return {name: self.features[end - 1] for end, name in self.ends_at.items() if name in self.out_channels}
 
     def load_pretrained(self) -> LoadReport | None:
         """See `Backbone`; the classifier is not part of a backbone and is left out."""

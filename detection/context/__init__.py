@@ -4,7 +4,9 @@ The first argument of each is the input channels. No valid cell depends on what 
 is 0 there.
 """
 
+from detection.context.attention_lstm import AttentionLSTM
+from detection.context.recurrent_conv import RecurrentConv
 from detection.context.rivals import ConvStack, GlobalAverage, NoContext, NonLocal
 from detection.context.spatial_rnn import SpatialRNN
 
-__all__ = ["ConvStack", "GlobalAverage", "NoContext", "NonLocal", "SpatialRNN"]
+__all__ = ["AttentionLSTM", "ConvStack", "GlobalAverage", "NoContext", "NonLocal", "RecurrentConv", "SpatialRNN"]

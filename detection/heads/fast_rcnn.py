@@ -127,7 +127,17 @@ class FastRCNN(nn.Module):
             At test per image `boxes` (n, 4), `labels` (n,) 1 … K and `scores` (n,), best first, and no losses;
             in training no detections, and `loss_classifier` and `loss_box_reg`.
         """
-        logits, deltas = self._logits_and_deltas(descriptors)
+        return self.answer(*self._logits_and_deltas(descriptors), boxes, image_sizes, samples)
+
+    def answer(
+        self,
+        logits: Tensor,
+        deltas: Tensor,
+        boxes: list[Tensor],
+        image_sizes: list[tuple[int, int]],
+        samples: Samples | None,
+    ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
+        """What `forward` gives, of logits (R, 1 + K) and deltas (R, 4 + 4·K) in float32."""
         if self.training:
             assert samples is not None, "in training the head needs samples"
             loss_classifier, loss_box_reg = fastrcnn_loss(logits, deltas, samples.labels, samples.deltas)

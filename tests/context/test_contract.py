@@ -5,8 +5,16 @@ from functools import partial
 import pytest
 import torch
 
-from detection.cells import CELLS, GRU
-from detection.context import ConvStack, GlobalAverage, NoContext, NonLocal, SpatialRNN
+from detection.cells import CELLS, GRU, PeepholeLSTM
+from detection.context import (
+    AttentionLSTM,
+    ConvStack,
+    GlobalAverage,
+    NoContext,
+    NonLocal,
+    RecurrentConv,
+    SpatialRNN,
+)
 
 IN = 6
 CONTEXTS = {
@@ -19,8 +27,21 @@ CONTEXTS = {
     "two 5x5": partial(ConvStack, hidden_channels=5, kernel_size=5),
     "global average": partial(GlobalAverage, hidden_channels=5),
     "non-local": partial(NonLocal),
+    "attention": partial(AttentionLSTM, hidden_channels=5, size=4),
+    "attention, every cell": partial(AttentionLSTM, hidden_channels=5, score="additive"),
+    "attention, additive": partial(AttentionLSTM, hidden_channels=5, size=4, score="additive", num_glimpses=2),
+    "attention, one glimpse": partial(AttentionLSTM, hidden_channels=5, size=4, num_glimpses=1),
+    "attention, GRU": partial(AttentionLSTM, cell=partial(GRU), hidden_channels=5, size=4, num_layers=2),
+    "attention, peephole": partial(AttentionLSTM, cell=partial(PeepholeLSTM), hidden_channels=5, size=4),
+    "recurrent conv": partial(RecurrentConv, hidden_channels=5),
+    "recurrent conv, group norm": partial(RecurrentConv, hidden_channels=8, norm="group", num_steps=2),
+    "recurrent conv, batch norm": partial(RecurrentConv, hidden_channels=5, norm="batch"),
+    "recurrent conv, residual": partial(RecurrentConv, norm="group", residual=True, start="zero"),
+    "recurrent conv, fed once": partial(RecurrentConv, norm="none", feed="first", num_steps=2),
     "none": partial(NoContext),
 }
+# In training its statistics are those of the whole batch, so that an image alone is not as in a batch.
+AT_TEST = {"recurrent conv, batch norm"}
 WITHOUT_WEIGHTS = {"none"}
 SIZES = [(4, 7), (6, 3), (6, 7)]  # of the images of a batch, in cells; the map is 6 × 7
 
@@ -38,7 +59,7 @@ def context(name):
     with torch.no_grad():
         for parameter in context.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    return context
+    return context.eval() if name in AT_TEST else context
 
 
 def padded(sizes=SIZES, height=6, width=7, seed=1):
@@ -105,7 +126,7 @@ def test_mixed_precision_stays_close(context, precision):
 
 def test_state_dict_round_trip(context, name):
     x, valid = padded()
-    other = CONTEXTS[name](IN)
+    other = CONTEXTS[name](IN).train(context.training)
     other.load_state_dict(context.state_dict())
     assert torch.equal(other(x, valid), context(x, valid))
 

@@ -8,9 +8,9 @@ import torch
 from tiny_runs import DETECTOR
 
 from detection.cells import GRU, TiedLSTM
-from detection.context import SpatialRNN
+from detection.context import AttentionLSTM, SpatialRNN
 from detection.detector import build_detector
-from detection.heads import FastRCNN, SequenceHead
+from detection.heads import FastRCNN, LocalGlobal, SequenceHead
 from detection.heads.box_codes import PixelOffsets
 from detection.heads.costs import SetCost
 from detection.heads.lstm_decoder import LSTMDecoder
@@ -34,8 +34,18 @@ GRID = {"regions": partial(GridCells, window=16, stride=8), "pool": partial(Cent
 decoder = partial(LSTMDecoder, hidden_size=8, num_steps=2)
 tied = partial(LSTMDecoder, cell=partial(TiedLSTM, bias=False), hidden_size=8, start=0.1)
 gru = partial(decoder, cell=partial(GRU), layers=2, shared_heads=True, dropout=0.0)
+fast = partial(FastRCNN, hidden_channels=16, batch_size_per_image=16)
+GLOBAL = {
+    "context": partial(AttentionLSTM, hidden_channels=8, num_layers=2),
+    "context_source": "c3",
+    "pool": partial(SkipPool, sources=tuple(Source(("c3",), box_scale=s, norm="channels") for s in (0.8, 1.2, 1.8))),
+    "global_pool": partial(CentreCell, stage="context"),
+}
 HEADS = {
     "fast rcnn": {"head": partial(FastRCNN, hidden_channels=16, batch_size_per_image=16)},
+    "local and global": {**GLOBAL, "head": partial(LocalGlobal, fast_rcnn=fast, global_channels=16)},
+    "global": {**GLOBAL, "head": partial(LocalGlobal, fast_rcnn=fast, global_channels=16, local=False)},
+    "local": {"head": partial(LocalGlobal, fast_rcnn=fast)},
     "sequence": {"head": partial(SequenceHead, **small)},
     "sequence, context and skip pooling": {
         "context": partial(SpatialRNN, hidden_channels=8),
@@ -147,8 +157,10 @@ def test_an_image_alone_and_in_a_batch(detector):
 @torch.no_grad()
 def test_no_regions_no_detections(detector):
     descriptors = torch.zeros(0, detector.pool.out_channels, *(detector.pool.output_size,) * 2)
-    size = [] if detector.rezoom is None else [lambda boxes: torch.zeros(0, 8, 2, 2)]
-    found, losses = detector.eval().head(descriptors, [torch.zeros(0, 4)] * 2, [(64, 96)] * 2, None, *size)
+    others = [] if detector.rezoom is None else [lambda boxes: torch.zeros(0, 8, 2, 2)]
+    if detector.global_pool is not None:
+        others = [torch.zeros(0, detector.global_pool.out_channels, 1, 1)]
+    found, losses = detector.eval().head(descriptors, [torch.zeros(0, 4)] * 2, [(64, 96)] * 2, None, *others)
     assert losses == {} and [len(f["boxes"]) for f in found] == [0, 0]
 
 

@@ -1,0 +1,86 @@
+"""Recurrent layers after the stages of any backbone: what follows a stage reads what the layer made of its map."""
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from detection.backbones.backbone import Backbone
+from detection.context import RecurrentConv
+from detection.errors import UserError
+from detection.weights import LoadReport
+
+RECURRENT_CONV = partial(RecurrentConv, norm="group", residual=True, start="zero")
+
+
+class RecurrentStages(Backbone):
+    """A backbone with a layer after each of the named stages, between it and the next stage.
+
+    The layer that is there when nothing is said adds a recurrent convolution (Liang, Hu 2015) that starts at zero, so
+    that a pre-trained backbone starts as what it was, bit by bit. As the backbone's own convolutions, it is not told
+    where an image ends and padding begins.
+
+    Args:
+        body: the backbone, as a partial of its class.
+        recurrent_stages: names of the maps that are changed.
+        layer: a partial of a context's class (`detection.context`) that keeps the channels of its map.
+
+    Raises:
+        UserError: there is no such stage, or the layer changes the channels.
+    """
+
+    def __init__(
+        self, body: partial, recurrent_stages: tuple[str, ...] = ("c3", "c4"), layer: partial = RECURRENT_CONV
+    ) -> None:
+        super().__init__()
+        self.body: Backbone = body()
+        self.out_channels, self.strides = self.body.out_channels, self.body.strides
+        self.image_mean, self.image_std = self.body.image_mean, self.body.image_std
+        ends = self.body.ends()
+        self.layers = nn.ModuleDict()
+        for stage in recurrent_stages:
+            if stage not in ends:
+                raise UserError(
+                    f"recurrent_stages={recurrent_stages}: no layer can follow {stage!r}; it can {', '.join(ends)}."
+                )
+            inserted = _Inserted(layer(self.out_channels[stage]), self.out_channels[stage], stage)
+            # A method of a module, so that a copy of the backbone calls its own layers and not this one's.
+            ends[stage].register_forward_hook(inserted.after)
+            self.layers[stage] = inserted
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """See `Backbone`."""
+        return self.body(images)
+
+    def stages(self) -> dict[str, list[nn.Module]]:
+        """See `Backbone`; the layers are the stage `recurrent`, so that they learn while others are frozen."""
+        return {**self.body.stages(), "recurrent": list(self.layers.values())}
+
+    def ends(self) -> dict[str, nn.Module]:
+        """See `Backbone`."""
+        return self.body.ends()
+
+    def load_pretrained(self) -> LoadReport | None:
+        """See `Backbone`: fills the body; the layers start as they are."""
+        return self.body.load_pretrained()
+
+
+class _Inserted(nn.Module):
+    """A layer that changes what a module of the backbone gives out."""
+
+    def __init__(self, layer: nn.Module, channels: int, stage: str) -> None:
+        super().__init__()
+        if layer.out_channels != channels:
+            raise UserError(
+                f"recurrent_stages: after {stage!r} a layer of {layer.out_channels} channels stands before one that "
+                f"reads {channels}; it must keep them."
+            )
+        self.layer, self.channels = layer, channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x, torch.ones_like(x[:, :1], dtype=torch.bool))
+
+    def after(self, _module: nn.Module, _inputs: Any, x: Tensor) -> Tensor:
+        # Some of timm's networks work channels last, (B, H, W, C).
+        return self(x) if x.shape[1] == self.channels else self(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)

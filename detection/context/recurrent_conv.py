@@ -1,0 +1,145 @@
+"""Recurrent convolution, RCL (Liang, Hu 2015, section 3): a convolution that reads its own last output too.
+
+    z(t) = W_f * u + W_r * x(t−1) + b,   x(t) = norm(max(z(t), 0)),   x(0) without the middle term,   output x(T)
+
+With every step a cell sees one kernel further, by the same weights.
+"""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import local_response_norm
+
+from detection.context.masked_norms import MaskedBatchNorm, MaskedGroupNorm
+from detection.errors import UserError
+
+StepNorm = Literal["lrn", "batch", "group", "none"]
+
+
+class RecurrentConv(nn.Module):
+    """A recurrent convolutional layer over T steps, its weights shared by all of them.
+
+    Args:
+        in_channels: of the map u.
+        hidden_channels: K, of the state x and of the output; None: `in_channels`.
+        num_steps: T; at 0 it is a plain convolution.
+        test_steps: T in evaluation mode; None: `num_steps`.
+        norm: of each step's state. `lrn`, the paper's: x / (1 + α/N · Σ x²)^β over N = K/8 + 1 channels, with α = 0.001
+            and β = 0.75. `batch`: one batch norm for each step, as a shared one loses accuracy. `group`: one group norm
+            for all steps.
+        kernel_size: cells on a side of both kernels; odd.
+        residual: u itself in the place of W_f * u, and z(T) for output: the recurrence adds to a map that is there
+            already. At T = 0, or with W_r at 0, the map goes through bit by bit.
+        start: of W_r: `random` (He et al. 2015), or `zero`, from where the layer learns away from a plain convolution.
+        feed: `always`, or `first`: u is read at x(0) only, which is the paper's control "rCNN", a cascade of
+            convolutions that share their weights.
+
+    Raises:
+        UserError: settings that do not go together.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        *,
+        hidden_channels: int | None = None,
+        num_steps: int = 3,
+        test_steps: int | None = None,
+        norm: StepNorm = "lrn",
+        kernel_size: int = 3,
+        residual: bool = False,
+        start: Literal["random", "zero"] = "random",
+        feed: Literal["always", "first"] = "always",
+    ) -> None:
+        super().__init__()
+        channels = hidden_channels or in_channels
+        _check(in_channels, channels, num_steps, test_steps, norm, kernel_size, residual, feed)
+        self.num_steps, self.test_steps = num_steps, num_steps if test_steps is None else test_steps
+        self.residual, self.feed, self.out_channels = residual, feed, channels
+        padding = kernel_size // 2
+        self.forward_conv = None if residual else nn.Conv2d(in_channels, channels, kernel_size, padding=padding)
+        # The bias b is one: that of the convolution which every step has.
+        self.recurrent_conv = (
+            nn.Conv2d(channels, channels, kernel_size, padding=padding, bias=residual) if num_steps else None
+        )
+        self.norm = _StepNorms(norm, channels, num_steps + (not residual))
+        for conv in (self.forward_conv, self.recurrent_conv):
+            if conv is not None:
+                nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+                if conv.bias is not None:
+                    nn.init.zeros_(conv.bias)
+        if start == "zero" and self.recurrent_conv is not None:
+            nn.init.zeros_(self.recurrent_conv.weight)
+
+    def forward(self, x: Tensor, valid: Tensor) -> Tensor:
+        """The layer's output after T steps.
+
+        Args:
+            x: the map u (B, C, H, W).
+            valid: (B, 1, H, W) booleans, the cells inside each image; the others count as the zeros beyond the border.
+
+        Returns:
+            (B, K, H, W), 0 outside of `valid`.
+        """
+        steps = self.num_steps if self.training else self.test_steps
+        fed = x * valid if self.forward_conv is None else self.forward_conv(x * valid)
+        z = fed
+        for step in range(steps):
+            state = self.norm(torch.relu(z), valid, step) * valid
+            z = self.recurrent_conv(state)  # type: ignore[misc]
+            if self.feed == "always":
+                z = z + fed
+        return (z if self.residual else self.norm(torch.relu(z), valid, steps)) * valid
+
+
+class _StepNorms(nn.Module):
+    """The norm of each step's state."""
+
+    def __init__(self, kind: StepNorm, channels: int, count: int) -> None:
+        super().__init__()
+        self.kind, self.size = kind, channels // 8 + 1
+        makers = {
+            "batch": lambda: [MaskedBatchNorm(channels) for _ in range(count)],
+            "group": lambda: [MaskedGroupNorm(math.gcd(32, channels), channels)] if count else [],
+        }
+        self.norms = nn.ModuleList(makers[kind]() if kind in makers else ())
+
+    def forward(self, x: Tensor, valid: Tensor, step: int) -> Tensor:
+        if self.kind == "none":
+            return x
+        if self.kind == "lrn":
+            # In float32: a sum of squares is soon beyond what half precision holds.
+            exact = x.to(torch.promote_types(x.dtype, torch.float32))
+            return local_response_norm(exact, self.size, alpha=0.001, beta=0.75, k=1.0).to(x.dtype)
+        return self.norms[step if self.kind == "batch" else 0](x, valid)
+
+
+def _check(
+    in_channels: int,
+    channels: int,
+    num_steps: int,
+    test_steps: int | None,
+    norm: StepNorm,
+    kernel_size: int,
+    residual: bool,
+    feed: str,
+) -> None:
+    if num_steps < 0 or (test_steps is not None and test_steps < 0):
+        raise UserError(f"num_steps={num_steps}, test_steps={test_steps}: a recurrent convolution has 0 steps or more.")
+    if kernel_size % 2 == 0:
+        raise UserError(f"kernel_size={kernel_size}: must be odd, for a map of the same size.")
+    if residual and channels != in_channels:
+        raise UserError(
+            f"hidden_channels={channels}: with residual=true they are those of the map, {in_channels}; leave them out."
+        )
+    if residual and feed == "first":
+        raise UserError("feed=first: takes away what residual=true adds to; set one of them only.")
+    if norm == "batch" and (test_steps or 0) > num_steps:
+        raise UserError(
+            f"test_steps={test_steps}: with norm=batch each step has its own statistics and only {num_steps} steps are "
+            "trained; test with as many at most, or train with norm=lrn or group."
+        )
+    if num_steps == 0 and test_steps:
+        raise UserError(f"test_steps={test_steps}: with num_steps=0 nothing recurrent is trained; set test_steps=0.")

@@ -1,0 +1,230 @@
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import conv2d
+
+from detection.context import RecurrentConv
+from detection.context.masked_norms import MaskedBatchNorm, MaskedGroupNorm
+from detection.errors import UserError
+
+C, K = 3, 8
+
+
+def a_map(*sizes, height=5, width=6, channels=C, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(len(sizes), channels, height, width, generator=generator, dtype=torch.float64)
+    valid = torch.zeros(len(sizes), 1, height, width, dtype=torch.bool)
+    for mask, (h, w) in zip(valid, sizes, strict=True):
+        mask[:, :h, :w] = True
+    return x, valid
+
+
+def layer(in_channels=C, **settings):
+    torch.manual_seed(0)
+    made = RecurrentConv(in_channels, **{"hidden_channels": K, **settings}).double()
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return made
+
+
+def naive_lrn(x):
+    """f / (1 + α/N · Σ f²)^β over the N = K/8 + 1 channels about each, channel by channel."""
+    channels, n = x.shape[1], x.shape[1] // 8 + 1
+    out = torch.empty_like(x)
+    for k in range(channels):
+        first = k - n // 2
+        near = x[:, max(0, first) : max(0, first + n)]
+        out[:, k] = x[:, k] / (1 + 0.001 / n * near.square().sum(1)) ** 0.75
+    return out
+
+
+def naive(made, x, steps, norm):
+    """z(t) = W_f * u + W_r * x(t−1) + b, unrolled."""
+    forward, recurrent = made.forward_conv, made.recurrent_conv
+    u = x if made.residual else conv2d(x, forward.weight, forward.bias, padding=1)
+    state, z = norm(u.relu(), 0), u
+    for step in range(1, steps + 1):
+        fed = u if made.feed == "always" else 0
+        z = fed + conv2d(state, recurrent.weight, recurrent.bias, padding=1)
+        if step < steps or not made.residual:
+            state = norm(z.relu(), step)
+    return z if made.residual else state
+
+
+@pytest.mark.parametrize("steps", [0, 1, 3])
+@pytest.mark.parametrize("feed", ["always", "first"])
+def test_it_is_the_naive_unroll(steps, feed):
+    made = layer(num_steps=steps, feed=feed, hidden_channels=24)
+    x, valid = a_map((5, 6), (5, 6))
+    torch.testing.assert_close(made(x, valid), naive(made, x, steps, lambda s, _: naive_lrn(s)))
+
+
+@pytest.mark.parametrize("norm", ["batch", "group", "none"])
+@pytest.mark.parametrize("residual", [False, True])
+def test_it_is_the_naive_unroll_with_other_norms(norm, residual):
+    made = layer(K, norm=norm, residual=residual, num_steps=2)
+    x, valid = a_map((5, 6), (5, 6), channels=K)
+    norms = {"batch": nn.BatchNorm2d, "group": lambda k: nn.GroupNorm(8, k)}
+    copies = [norms[norm](K).double() for _ in made.norm.norms] if norm in norms else []
+    for copy, own in zip(copies, made.norm.norms, strict=True):
+        copy.load_state_dict(own.state_dict())
+
+    def by_step(state, step):
+        return copies[step if norm == "batch" else 0](state) if copies else state
+
+    torch.testing.assert_close(made(x, valid), naive(made, x, 2, by_step))
+    for copy, own in zip(copies, made.norm.norms, strict=True):
+        assert all(torch.allclose(t, dict(own.named_buffers())[name]) for name, t in copy.named_buffers())
+
+
+def test_by_hand():
+    """One channel on one row, W_f = (0, 1, 0), W_r = (1, 0, 0) reads the left neighbour, b = 0: u = 1, 2, −5.
+
+    x(0) = 1, 2, 0; x(1) = 1, 2 + 1, max(−5 + 2, 0); x(2) = 1, 2 + 1, max(−5 + 3, 0).
+    """
+    made = RecurrentConv(1, num_steps=2, norm="none")
+    with torch.no_grad():
+        made.forward_conv.weight.zero_()[0, 0, 1, 1] = 1
+        made.recurrent_conv.weight.zero_()[0, 0, 1, 0] = 1
+    x, valid = torch.tensor([[[[1.0, 2.0, -5.0]]]]), torch.ones(1, 1, 1, 3, dtype=torch.bool)
+    assert made(x, valid).flatten().tolist() == [1, 3, 0]
+    residual = RecurrentConv(1, num_steps=2, norm="none", residual=True)
+    residual.recurrent_conv.load_state_dict({**made.recurrent_conv.state_dict(), "bias": torch.zeros(1)})
+    assert residual(x, valid).flatten().tolist() == [1, 3, -2]
+
+
+@pytest.mark.parametrize("norm", ["lrn", "group", "none"])
+def test_without_recurrent_weights_or_steps_it_is_a_plain_convolution(norm):
+    x, valid = a_map((5, 6))
+    zero, plain = layer(norm=norm), layer(norm=norm, num_steps=0)
+    assert not any("recurrent" in name for name, _ in plain.named_parameters())
+    with torch.no_grad():
+        zero.recurrent_conv.weight.zero_()
+    plain.load_state_dict(zero.state_dict(), strict=False)
+    assert torch.equal(zero(x, valid), plain(x, valid))
+
+
+def test_a_zero_start_is_a_plain_convolution_that_learns():
+    x, valid = a_map((5, 6))
+    torch.manual_seed(0)
+    made = RecurrentConv(C, hidden_channels=K, start="zero").double()
+    expected = naive_lrn(conv2d(x, made.forward_conv.weight, made.forward_conv.bias, padding=1).relu())
+    torch.testing.assert_close(made(x, valid), expected)
+    made(x, valid).sum().backward()
+    assert made.recurrent_conv.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("norm", ["lrn", "batch", "group"])
+def test_a_residual_with_a_zero_start_changes_no_bit(norm):
+    x, valid = a_map((5, 6), channels=K)
+    made = RecurrentConv(K, norm=norm, residual=True, start="zero").double()
+    assert torch.equal(made(x, valid), x)
+    made(x, valid).square().sum().backward()
+    assert made.recurrent_conv.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("channels", [32, 64, 96, 128, 160, 192])
+def test_the_papers_number_of_parameters(channels):
+    """18 K² + K of each layer of K channels, so that all of RCNN-K has what the paper's formula says."""
+    made = RecurrentConv(channels)
+    assert sum(p.numel() for p in made.parameters()) == 18 * channels**2 + channels
+
+
+@pytest.mark.parametrize("norm", ["lrn", "group"])
+def test_steps_at_test_differ_from_those_in_training(norm):
+    x, valid = a_map((5, 6))
+    three, five = layer(norm=norm), layer(norm=norm, test_steps=5)
+    other = layer(norm=norm, num_steps=5)
+    other.load_state_dict(five.state_dict())
+    assert torch.equal(five(x, valid), three(x, valid))
+    assert torch.equal(five.eval()(x, valid), other.eval()(x, valid))
+    assert not torch.equal(five(x, valid), three.eval()(x, valid))
+
+
+def test_fewer_steps_at_test_go_with_batch_norm_and_more_do_not():
+    x, valid = a_map((5, 6))
+    fewer, same = layer(norm="batch", test_steps=1), layer(norm="batch", num_steps=1)
+    same.load_state_dict(fewer.state_dict(), strict=False)
+    assert torch.equal(fewer.eval()(x, valid), same.eval()(x, valid))
+    with pytest.raises(UserError, match="test_steps=4: with norm=batch each step has its own statistics and only 3"):
+        layer(norm="batch", test_steps=4)
+
+
+def test_each_step_has_its_own_batch_statistics():
+    x, valid = a_map((5, 6))
+    made = layer(norm="batch")
+    made(x, valid)
+    means = torch.stack([norm.running_mean for norm in made.norm.norms])
+    assert len(means) == 4
+    assert torch.pdist(means).min() > 1e-3
+    assert len(layer(norm="group").norm.norms) == 1
+
+
+def test_batch_statistics_in_training_are_those_of_the_valid_cells():
+    x, valid = a_map((3, 6), (5, 2))
+    made, other = layer(norm="batch"), layer(norm="batch")
+    other.load_state_dict(made.state_dict())
+    assert torch.equal(made(x, valid), other(x.masked_fill(~valid, 77.0), valid))
+    assert all(torch.equal(a, b) for a, b in zip(made.buffers(), other.buffers(), strict=True))
+
+
+@pytest.mark.parametrize("kind", ["batch", "group"])
+def test_masked_norms_by_cutting_the_padding_off(kind):
+    """The same numbers in a map without padding, gradients too; batch norm sees its cells as one long row."""
+    x, valid = a_map((3, 6), (5, 2), channels=K)
+    masked, plain = (
+        (MaskedBatchNorm(K), nn.BatchNorm2d(K)) if kind == "batch" else (MaskedGroupNorm(4, K), nn.GroupNorm(4, K))
+    )
+    x.requires_grad_()
+    y = masked.double()(x, valid)
+    cut = [x[:1, :, :3, :6].flatten(2), x[1:, :, :5, :2].flatten(2)]
+    found = [y[:1, :, :3, :6].flatten(2), y[1:, :, :5, :2].flatten(2)]
+    if kind == "batch":
+        cut, found = [torch.cat(cut, 2)], [torch.cat(found, 2)]
+    for a, b in zip(cut, found, strict=True):
+        expected = plain.double()(a[..., None])[..., 0]
+        torch.testing.assert_close(b, expected)
+        weights = torch.randn_like(expected)
+        grads = [torch.autograd.grad((t * weights).sum(), x, retain_graph=True)[0] for t in (b, expected)]
+        torch.testing.assert_close(*grads)
+    if kind == "batch":
+        assert all(torch.allclose(a, b) for a, b in zip(masked.buffers(), plain.buffers(), strict=True))
+
+
+def test_a_batch_without_a_valid_cell_moves_no_statistics():
+    x, valid = a_map((0, 0), channels=K)
+    norm = MaskedBatchNorm(K).double()
+    before = [t.clone() for t in norm.buffers()]
+    assert norm(x, valid).isfinite().all()
+    assert all(torch.equal(a, b) for a, b in zip(before, norm.buffers(), strict=True))
+
+
+@pytest.mark.parametrize("settings", [{}, {"norm": "batch"}, {"norm": "group", "residual": True}, {"feed": "first"}])
+def test_gradients(settings):
+    made = layer(K, num_steps=2, **settings)
+    x, valid = a_map((2, 2), (3, 1), height=3, width=2, channels=K)
+    assert torch.autograd.gradcheck(lambda x: made(x, valid), x.requires_grad_())
+
+
+def test_lrn_holds_in_half_precision():
+    """A sum of squares of 300s is beyond what float16 holds."""
+    made = RecurrentConv(C, hidden_channels=K, num_steps=1)
+    x, valid = 300 * torch.ones(1, C, 4, 4), torch.ones(1, 1, 4, 4, dtype=torch.bool)
+    with torch.autocast("cpu", dtype=torch.float16):
+        assert made(x, valid).isfinite().all() and made(x, valid).abs().max() > 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"num_steps": -1}, "num_steps=-1, test_steps=None: a recurrent convolution has 0 steps or more"),
+        ({"kernel_size": 4}, "kernel_size=4: must be odd"),
+        ({"residual": True}, "hidden_channels=8: with residual=true they are those of the map, 3"),
+        ({"residual": True, "hidden_channels": None, "feed": "first"}, "feed=first: takes away"),
+        ({"num_steps": 0, "test_steps": 2}, "test_steps=2: with num_steps=0 nothing recurrent is trained"),
+    ],
+)
+def test_settings_that_do_not_go_together(settings, sentence):
+    with pytest.raises(UserError, match=sentence):
+        layer(**settings)
