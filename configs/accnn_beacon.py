@@ -7,7 +7,7 @@ Classes are read from what an attention LSTM glimpsed at last; to see where it l
     python tools/predict.py runs/accnn_beacon datasets/beacon/val --attention
 
 The additive score, which rates what is seen in a cell and not where the cell is, learns this soonest. There is no
-segmentation loss as in `quickstart.py`: this context is the same at every cell and could not tell one pixel from another.
+segmentation loss as in `quickstart.py`: this context is the same at every cell and could not tell pixels apart.
 """
 
 from functools import partial
@@ -62,9 +62,9 @@ config = Config(
     optimizer=OptimizerConfig(
         kind="adamw", lr=1e-3, reference_batch=32, weight_decay=1e-2, norm_weight_decay=0.0, clip_norm=10.0
     ),
-    schedule=ScheduleConfig(epochs=18, kind="cosine", warmup=40),
+    schedule=ScheduleConfig(epochs=8, kind="cosine", warmup=40),
     batch_size=32,
     eval_batch_size=32,
-    evaluate_every=6,
-    best_metric="AP50",
+    evaluate_every=4,
+    best_metric="AP",
 )

@@ -221,6 +221,11 @@ def build_detector(config: DetectorConfig, num_classes: int, *, resize_in_traini
     regions = config.regions(channels)
     pool = config.pool(channels, strides)
     head = config.head(pool.out_channels, pool.output_size, num_classes)
+    if config.global_pool is None and not getattr(head, "local", True):
+        raise UserError(
+            "detector.head.local=false: without a detector.global_pool classes are read from nothing; give one, such"
+            " as detection.pooling.CentreCell with stage=context, or set local=true."
+        )
     global_pool = _second_pool(config.global_pool, "global_pool", head, channels, strides)
     rezoom = _second_pool(config.rezoom, "rezoom", head, channels, strides)
     segmentation = None

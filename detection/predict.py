@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from detection.attention import glimpses, write_glimpses
 from detection.data.coco_index import Category
 from detection.data.image_paths import IMAGE_SUFFIXES
 from detection.data.images import read_image
@@ -138,6 +139,27 @@ def detect(
                 detections = iter(detector(images))  # type: ignore[arg-type]
         for picture in batch:
             yield picture, None if picture.image is None else next(detections)
+
+
+def write_attention(
+    folder: Path, detector: Detector, batches: Iterable[Sequence[Picture]], paths: Sequence[Path], device: torch.device
+) -> None:
+    """Draw where the detector's context looks in each picture that can be read.
+
+    Args:
+        folder: gets `attention/`, with the names that `write_predictions` gives.
+        detector: in evaluation mode, on `device`, with an attention context.
+        batches: pictures.
+        paths: the files that they are of.
+        device: where the detector is.
+    """
+    names = dict(zip(paths, unique_stems(paths), strict=True))
+    (folder / "attention").mkdir()
+    for batch in batches:
+        read = [(picture.path, picture.image) for picture in batch if picture.image is not None]
+        looks = glimpses(detector, [image.to(device) for _, image in read]) if read else []
+        for (path, image), weights in zip(read, looks, strict=True):
+            write_glimpses(folder / "attention" / f"{names[path]}.png", image, weights)
 
 
 def write_predictions(

@@ -30,7 +30,7 @@ SMALL = {
 def shrunk(plain):
     """Plain settings with small numbers wherever they are larger, and nothing to load."""
     if isinstance(plain, dict):
-        small = {key: SMALL.get(key, shrunk(value)) for key, value in plain.items()}
+        small = {k: SMALL[k] if k in SMALL and v is not None else shrunk(v) for k, v in plain.items()}
         return {key: None if key == "weights" else value for key, value in small.items()}
     return [shrunk(value) for value in plain] if isinstance(plain, list) else plain
 

@@ -1,12 +1,13 @@
 """Detect on images with a trained run: files, folders (the images directly in them) or quoted patterns such as 'a/**'.
 
-python tools/predict.py RUN IMAGE|FOLDER|GLOB ... [--output DIR] [--score S] [--device D] [--batch-size N]
+python tools/predict.py RUN IMAGE|FOLDER|GLOB ... [--output DIR] [--score S] [--attention] [--device D] [--batch-size N]
 
 Writes into DIR, all of it for detections with a score of at least S:
   images/NAME.png   each image with its detections drawn
   detections.csv    file, label, score, and the box x1, y1, x2, y2 in pixels of the image
   results.json      COCO results; image_id numbers the images from 1
   images.json       what those ids stand for: a COCO list of images (with `drawn`, the name above) and categories
+  attention/NAME.png with --attention, each image beside itself, lit where a glimpse of the context looks
 
 An image that cannot be read is named at the end and the others are done all the same; the exit code is then 1.
 Exit code 2: a mistake in the command, or not one image could be read; nothing is written.
@@ -38,6 +39,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="least score; if left out, that of the run's best F1 (in its metrics.json), else 0.5. The run's own "
         "detector.head.score_threshold (0.05 unless set) is a lower limit",
     )
+    parser.add_argument("--attention", action="store_true", help="draw where an attention context looks, too")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="the best there is if left out")
     parser.add_argument("--batch-size", type=int, metavar="N", help="images at once; the run's eval_batch_size")
     args = parser.parse_args(argv)
@@ -73,7 +75,8 @@ def report(summary, categories, output: Path) -> None:
     width = max(len(c.name) for c in categories)
     for category in categories:
         print(f"            {category.name:{width}}  {summary.detections[category.name]}")
-    print(f"written to  {output}: images/, detections.csv, results.json and images.json")
+    attention = "attention/, " * (output / "attention").is_dir()
+    print(f"written to  {output}: images/, {attention}detections.csv, results.json and images.json")
 
 
 @contextmanager
@@ -93,13 +96,23 @@ def put_in_place(output: Path) -> Iterator[Path]:
 def main(argv: list[str] | None = None) -> int:
     """Open run and images, detect and write; the exit code is 1 if an image could not be read."""
     args = parse(argv)
+    from detection.attention import require_glimpses
     from detection.logs import progress
-    from detection.predict import PictureFiles, detect, find_images, picture_batches, write_predictions
+    from detection.predict import (
+        PictureFiles,
+        detect,
+        find_images,
+        picture_batches,
+        write_attention,
+        write_predictions,
+    )
     from detection.runs import build_accelerator, open_config, open_run
 
     paths = find_images(args.images)
     accelerator = build_accelerator(open_config(args.run).precision, args.device, inference=True)
     detector, categories, config = open_run(args.run, accelerator.device)
+    if args.attention:
+        require_glimpses(detector)
     score, reason = choose_score(args.run, args.score)
     print(f"score       from {score:.3g}, {reason}", flush=True)
     files = PictureFiles(paths, config.detector.min_size, config.detector.max_size)
@@ -110,6 +123,8 @@ def main(argv: list[str] | None = None) -> int:
         if not summary.pictures:
             rest = f" (and {len(paths) - 1} more that cannot be read either)" if len(paths) > 1 else ""
             raise UserError(f"{summary.problems[0].removesuffix('.')}{rest}.")
+        if args.attention:
+            write_attention(folder, detector, batches, paths, accelerator.device)
     report(summary, categories, args.output)
     return 1 if summary.problems else 0
 

@@ -57,7 +57,8 @@ class AttentionLSTM(nn.Module):
         self.num_glimpses, self.size, self.out_channels = num_glimpses, size, in_channels
         # A single glimpse is chosen by the first state alone, and layers that never run would be idle weights.
         layers = num_layers if num_glimpses > 1 else 0
-        self.cells = nn.ModuleList(cell(hidden_channels, hidden_channels if i else in_channels) for i in range(layers))
+        widths = [in_channels, *[hidden_channels] * (layers - 1)] if layers else []
+        self.cells = nn.ModuleList(cell(hidden_channels, input_size=width) for width in widths)
         self.states = [c.num_states for c in self.cells] or [1]  # type: ignore[misc]
         self.start = nn.Sequential(
             nn.Linear(in_channels, hidden_channels),

@@ -1,5 +1,6 @@
 """What every context must do, whatever it is: one table, one set of tests."""
 
+import json
 from functools import partial
 
 import pytest
@@ -15,6 +16,7 @@ from detection.context import (
     RecurrentConv,
     SpatialRNN,
 )
+from detection.plain_data import _convert_part, to_plain
 
 IN = 6
 CONTEXTS = {
@@ -129,6 +131,15 @@ def test_state_dict_round_trip(context, name):
     other = CONTEXTS[name](IN).train(context.training)
     other.load_state_dict(context.state_dict())
     assert torch.equal(other(x, valid), context(x, valid))
+
+
+def test_it_is_rebuilt_from_plain_data(context, name):
+    """As when a run is opened."""
+    plain = json.loads(json.dumps(to_plain(CONTEXTS[name])))
+    rebuilt = _convert_part(plain, "context")(IN)
+    assert {n: p.shape for n, p in rebuilt.state_dict().items()} == {
+        n: p.shape for n, p in context.state_dict().items()
+    }
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 9), (9, 1)])

@@ -1,11 +1,13 @@
 """Prediction on files: which images are found, what is written, and what happens to a broken one."""
 
 import csv
+import dataclasses
 import json
 import os
 import subprocess
 import sys
 from contextlib import redirect_stdout
+from functools import partial
 from io import StringIO
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from tiny_runs import DETECTOR
 
 from detection.checkpoint import save_checkpoint
 from detection.config import Config, to_plain
+from detection.context import AttentionLSTM
 from detection.data.coco_index import Category
 from detection.data.images import read_image
 from detection.detector import build_detector
@@ -298,3 +301,22 @@ def test_help_needs_no_torch():
         [sys.executable, "-c", command], capture_output=True, text=True, cwd=Path(predict.__file__).parent
     )
     assert done.stdout.endswith("False\n") and "exit code is then 1" in done.stdout
+
+
+def test_attention_is_drawn_for_every_image_that_can_be_read(photos, tmp_path, capsys):
+    torch.manual_seed(0)
+    parts = {"context": partial(AttentionLSTM, hidden_channels=4), "context_source": "c3"}
+    config = dataclasses.replace(DETECTOR, pool=partial(DETECTOR.pool, stages=("context",)), **parts)
+    save_checkpoint(tmp_path / "run/checkpoints/best", build_detector(config, 2), CATEGORIES, {"epoch": 1})
+    write_json(tmp_path / "run/config.json", to_plain(Config(config)))
+    code, out, _ = _main(capsys, tmp_path / "run", "photos/**", "photos/notes.txt", "--attention", "--score", 0)
+    assert code == 1 and "attention/" in out
+    written = [{path.name for path in Path("predictions", kind).iterdir()} for kind in ("images", "attention")]
+    assert written[0] == written[1] == {"a.png", "b.png", "a-2.png"}
+
+
+def test_attention_of_a_run_that_has_none_writes_nothing(run, photos, capsys):
+    code, _, err = _main(capsys, run, "photos", "--attention")
+    assert (
+        code == 2 and err.startswith("error: --attention: the run has no context") and not Path("predictions").exists()
+    )
