@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from detection.backbones import FPN, VGG16, GoogLeNet, RecurrentStages, ResNet, Timm, Tiny
+from detection.backbones.recurrent_stages import _Inserted
 from detection.context import ConvStack, RecurrentConv, SpatialRNN
 from detection.errors import UserError
 
@@ -78,6 +79,16 @@ def test_any_context_can_be_the_layer():
     _, more = pair("tiny", layer=partial(SpatialRNN, hidden_channels=16), recurrent_stages=("c3",))
     sum(x.square().mean() for x in more(torch.rand(1, 3, 32, 32)).values()).backward()
     assert all(p.grad is not None for p in more.parameters())
+
+
+@torch.no_grad()
+def test_networks_that_work_channels_last_are_read_and_answered_so():
+    torch.manual_seed(0)
+    inserted = _Inserted(RecurrentConv(6), 6, "c3")
+    x = torch.randn(2, 6, 4, 5)
+    expected = inserted.after(None, None, x)
+    assert not torch.equal(expected, x)
+    assert torch.equal(inserted.after(None, None, x.permute(0, 2, 3, 1)), expected.permute(0, 2, 3, 1))
 
 
 def test_layers_are_a_stage_of_their_own_so_that_they_learn_while_others_are_frozen():

@@ -160,9 +160,9 @@ class _AdditiveScore(nn.Module):
 
 
 def _softmax(scores: Tensor, there: Tensor) -> Tensor:
-    """Softmax over the cells (B, k·k) that are there; zeros where an image has none."""
+    """Softmax over the cells (B, k·k) that are there."""
     # Finite, so that an image without any valid cell gives no NaN.
-    return scores.masked_fill(~there, torch.finfo(scores.dtype).min).softmax(1) * there
+    return scores.masked_fill(~there, torch.finfo(scores.dtype).min).softmax(1)
 
 
 def _without_padding(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
