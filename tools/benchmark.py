@@ -5,7 +5,9 @@ python tools/benchmark.py [NAME ...] [--device cpu|cuda] [--output FILE.json]
   train-step   our training step against the plain torchvision loop of the same model (EfficientNet-Lite0 FPN, 240x320)
   sweep        four directions of recurrent cells against a plain loop and PyTorch's RNNs; memory; on CUDA bandwidth too
   matching     2400 regions with 5 steps matched at once, against SciPy in a loop; the decoder against its backbone
-  ion-step     a training step of configs/ion_lite0_finetune.py against one of configs/finetune.py
+  ion-step, accnn-step, recurrent-step
+               a training step of configs/{ion,accnn,recurrent}_lite0_finetune.py against one of configs/finetune.py
+  local-response  local response normalisation of RCNN-96 against PyTorch's
   roi-align    our RoIAlign against torchvision's, backward alone and with the forward, at two sizes
   index        a synthetic file of COCO's size: first indexing, opening again, memory of a loading process
   evaluation   200 000 detections on 2000 images: pycocotools against hotcoco
@@ -20,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +59,9 @@ def train_step(device: str) -> Figures:
     return interleaved({"our step": our_step, "plain torchvision step": plain_step}, 25, settle)
 
 
-def ion_step(device: str) -> Figures:
-    """One update on two 240x320 pictures with 14 boxes each: the ION of ion_lite0_finetune.py against finetune.py."""
-    steps = {name: our_train_step(device, name)[1] for name in ("ion_lite0_finetune", "finetune")}
+def step_beside_plain(name: str, device: str) -> Figures:
+    """One update on two 240x320 pictures with 14 boxes each: a config's detector against that of finetune.py."""
+    steps = {config: our_train_step(device, config)[1] for config in (name, "finetune")}
     return interleaved(steps, 15, settle_on(device))
 
 
@@ -189,6 +192,26 @@ def torchvision_twin(detector):
     return twin
 
 
+def local_response(device: str) -> Figures:
+    """LRN of RCNN-96 on two maps of 60x80 cells, forward and backward: ours against PyTorch's."""
+    import torch
+    from torch.nn.functional import local_response_norm
+
+    from detection.context.local_response_norm import LocalResponseNorm
+
+    ours = LocalResponseNorm(96, 13).to(device)
+    x = torch.rand(2, 96, 60, 80, device=device, requires_grad=True)
+
+    def both_ways(norm) -> None:
+        torch.autograd.grad(norm(x).sum(), x)
+
+    functions = {
+        "our LRN": lambda: both_ways(ours),
+        "PyTorch's LRN": lambda: both_ways(lambda x: local_response_norm(x, 13, alpha=0.001, beta=0.75, k=1.0)),
+    }
+    return interleaved(functions, 15, settle_on(device))
+
+
 def index(device: str) -> Figures:
     """118 000 images and 860 000 boxes of 80 categories, 115 MB of JSON."""
     from detection.data.coco_index import load_index
@@ -292,7 +315,10 @@ BENCHMARKS = {
     "train-step": train_step,
     "sweep": sweep,
     "matching": matching,
-    "ion-step": ion_step,
+    "ion-step": partial(step_beside_plain, "ion_lite0_finetune"),
+    "accnn-step": partial(step_beside_plain, "accnn_lite0_finetune"),
+    "recurrent-step": partial(step_beside_plain, "recurrent_lite0_finetune"),
+    "local-response": local_response,
     "roi-align": roi_align,
     "index": index,
     "evaluation": evaluation,

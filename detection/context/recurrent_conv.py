@@ -10,8 +10,8 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import local_response_norm
 
+from detection.context.local_response_norm import LocalResponseNorm
 from detection.context.masked_norms import MaskedBatchNorm, MaskedGroupNorm
 from detection.errors import UserError
 
@@ -95,25 +95,25 @@ class RecurrentConv(nn.Module):
 
 
 class _StepNorms(nn.Module):
-    """The norm of each step's state."""
+    """The norm of each step's state: one for all steps, but for batch norm, of which each has its own."""
 
     def __init__(self, kind: StepNorm, channels: int, count: int) -> None:
         super().__init__()
-        self.kind, self.size = kind, channels // 8 + 1
+        self.own = kind == "batch"
         makers = {
-            "batch": lambda: [MaskedBatchNorm(channels) for _ in range(count)],
-            "group": lambda: [MaskedGroupNorm(math.gcd(32, channels), channels)] if count else [],
+            "lrn": lambda: LocalResponseNorm(channels, channels // 8 + 1),
+            "batch": lambda: MaskedBatchNorm(channels),
+            "group": lambda: MaskedGroupNorm(math.gcd(32, channels), channels),
         }
-        self.norms = nn.ModuleList(makers[kind]() if kind in makers else ())
+        copies = 0 if kind == "none" else count if self.own else min(count, 1)
+        self.norms = nn.ModuleList(makers[kind]() for _ in range(copies))
+        self.masked = kind in ("batch", "group")
 
     def forward(self, x: Tensor, valid: Tensor, step: int) -> Tensor:
-        if self.kind == "none":
+        if not self.norms:
             return x
-        if self.kind == "lrn":
-            # In float32: a sum of squares is soon beyond what half precision holds.
-            exact = x.to(torch.promote_types(x.dtype, torch.float32))
-            return local_response_norm(exact, self.size, alpha=0.001, beta=0.75, k=1.0).to(x.dtype)
-        return self.norms[step if self.kind == "batch" else 0](x, valid)
+        norm = self.norms[step if self.own else 0]
+        return norm(x, valid) if self.masked else norm(x)
 
 
 def _check(

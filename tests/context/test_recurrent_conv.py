@@ -1,9 +1,10 @@
 import pytest
 import torch
 from torch import nn
-from torch.nn.functional import conv2d
+from torch.nn.functional import conv2d, local_response_norm
 
 from detection.context import RecurrentConv
+from detection.context.local_response_norm import LocalResponseNorm
 from detection.context.masked_norms import MaskedBatchNorm, MaskedGroupNorm
 from detection.errors import UserError
 
@@ -50,6 +51,18 @@ def naive(made, x, steps, norm):
         if step < steps or not made.residual:
             state = norm(z.relu(), step)
     return z if made.residual else state
+
+
+@pytest.mark.parametrize(("channels", "size"), [(24, 4), (32, 5), (7, 1), (3, 9)])
+def test_local_response_norm_is_the_naive_and_pytorchs(channels, size):
+    x = torch.randn(2, channels, 3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 30
+    x.requires_grad_()
+    found, expected = LocalResponseNorm(channels, size)(x), local_response_norm(x, size, alpha=0.001, beta=0.75, k=1.0)
+    torch.testing.assert_close(found, expected)
+    weights = torch.randn_like(found)
+    torch.testing.assert_close(*(torch.autograd.grad((y * weights).sum(), x)[0] for y in (found, expected)))
+    if size == channels // 8 + 1:
+        torch.testing.assert_close(found, naive_lrn(x))
 
 
 @pytest.mark.parametrize("steps", [0, 1, 3])
