@@ -7,6 +7,7 @@ import importlib
 
 _WHERE = {
     "AtTest": "detection.config",
+    "AttentionLSTM": "detection.context",
     "Augmentation": "detection.data.transforms",
     "Backbone": "detection.backbones",
     "CentreCell": "detection.pooling",
@@ -18,7 +19,11 @@ _WHERE = {
     "FastRCNN": "detection.heads",
     "GoogLeNet": "detection.backbones",
     "GridCells": "detection.regions",
+    "LocalGlobal": "detection.heads",
+    "RCNN": "detection.backbones",
     "RPN": "detection.regions",
+    "RecurrentConv": "detection.context",
+    "RecurrentStages": "detection.backbones",
     "ResNet": "detection.backbones",
     "RoIAlign": "detection.pooling",
     "SkipPool": "detection.pooling",

@@ -8,6 +8,7 @@ from accelerate.state import AcceleratorState
 from tiny_runs import DETECTOR, tiny_config
 
 from detection.cells import GRU, IRNN, LSTM, Accumulator, ChannelIRNN, MinGRU, MinLSTM, TanhRNN
+from detection.context import AttentionLSTM, RecurrentConv
 from detection.detector import build_detector, valid_mask
 from detection.ops.directions import DIRECTIONS
 from detection.ops.sweep import sweep
@@ -73,6 +74,24 @@ def test_sweeps_agree_with_the_cpu(cell, dtype, masked, way, monkeypatch):
     tolerance = {"rtol": 1e-4, "atol": 1e-4} if dtype == torch.float32 else {"rtol": 0.05, "atol": 0.1}
     for here, there in zip(*found, strict=True):
         torch.testing.assert_close(there.cpu(), here, **tolerance)
+
+
+@pytest.mark.parametrize("score", ["linear", "additive"])
+@pytest.mark.parametrize("context", [AttentionLSTM, RecurrentConv])
+def test_contexts_agree_with_the_cpu(context, score, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    torch.manual_seed(0)
+    part = context(16, hidden_channels=8, **({"score": score, "size": 5} if context is AttentionLSTM else {}))
+    x, valid = torch.randn(2, 16, 7, 9), torch.ones(2, 1, 7, 9, dtype=torch.bool)
+    valid[1, :, 5:] = valid[1, :, :, 6:] = False
+    found = []
+    for device in ("cpu", "cuda"):
+        part.to(device)
+        m = x.to(device).requires_grad_()
+        y = part(m, valid.to(device))
+        found.append([y, *torch.autograd.grad(y.square().sum(), [m, *part.parameters()])])
+    for here, there in zip(*found, strict=True):
+        torch.testing.assert_close(there.cpu(), here, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("cell", [Accumulator, MinGRU, LSTM])
