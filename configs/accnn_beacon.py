@@ -62,9 +62,9 @@ config = Config(
     optimizer=OptimizerConfig(
         kind="adamw", lr=1e-3, reference_batch=32, weight_decay=1e-2, norm_weight_decay=0.0, clip_norm=10.0
     ),
-    schedule=ScheduleConfig(epochs=8, kind="cosine", warmup=40),
+    schedule=ScheduleConfig(epochs=20, kind="cosine", warmup=40),
     batch_size=32,
     eval_batch_size=32,
-    evaluate_every=4,
+    evaluate_every=5,
     best_metric="AP",
 )

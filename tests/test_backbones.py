@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from detection.backbones import FPN, VGG16, GoogLeNet, ResNet, Timm, Tiny
+from detection.backbones import FPN, RCNN, VGG16, GoogLeNet, RecurrentStages, ResNet, Timm, Tiny
 from detection.backbones.backbone import norm_layer
 from detection.errors import UserError
 
@@ -24,6 +24,11 @@ BACKBONES = {
     "lite0": partial(Timm, weights=None),
     "timm convnext (no stride 2 map)": partial(Timm, name="convnext_atto", weights=None),
     "timm resnet": partial(Timm, name="resnet10t", weights=None),
+    "rcnn": partial(RCNN, channels=(8, 8, 8)),
+    "rcnn of the paper, batch norm": partial(RCNN, channels=(8, 8), first_stride=1, norm="batch"),
+    "recurrent stages": partial(RecurrentStages, body=partial(Tiny)),
+    "recurrent stages of lite0": partial(RecurrentStages, body=partial(Timm, weights=None)),
+    "fpn of recurrent stages": partial(FPN, body=partial(RecurrentStages, body=partial(Tiny))),
     "fpn of tiny": partial(FPN, body=partial(Tiny)),
     "fpn of two stages": partial(FPN, body=partial(Tiny), stages=("c3", "c4"), out_channels=32),
     "fpn with two of its levels": partial(FPN, body=partial(Tiny), levels=("p2", "p4")),
