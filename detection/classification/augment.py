@@ -1,0 +1,67 @@
+"""Random shifts, turns, sizes and mirror images of a whole batch at once, on any device.
+
+What happens to a picture is one affine map of its coordinates, told by five numbers in [0, 1). The caller draws
+them, so that they may depend on (seed, epoch, picture) alone. What comes from beyond the border is black.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import affine_grid, grid_sample
+
+from detection.errors import UserError
+
+NUMBERS = 5
+
+
+@dataclass(frozen=True)
+class ImageAugmentation:
+    """How far training pictures may be changed; each amount is drawn evenly from its range.
+
+    Attributes:
+        shift: most pixels to each side, whole ones. With `data.crop` 8 smaller than the picture, a shift of 4 reaches
+            all crops and none beyond the border.
+        rotation: most degrees to each side.
+        scale: most change of size: 0.1 for 0.9 to 1.1 times.
+        flip: mirror every second picture, left to right.
+    """
+
+    shift: int = 0
+    rotation: float = 0.0
+    scale: float = 0.0
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        if self.shift < 0 or self.rotation < 0 or not 0 <= self.scale < 1:
+            raise UserError(
+                f"data.augmentation: shift={self.shift}, rotation={self.rotation}, scale={self.scale}: must be 0 or "
+                "more, and scale less than 1."
+            )
+
+
+def augment(images: Tensor, settings: ImageAugmentation, numbers: Tensor, crop: int | None = None) -> Tensor:
+    """Change each picture by its own numbers, and cut out the middle of what that gives.
+
+    Args:
+        images: (B, C, S, S).
+        settings: how far.
+        numbers: (B, 5) in [0, 1): shift along x and y, rotation, scale, flip.
+        crop: side of what is cut out; None for S.
+
+    Returns:
+        (B, C, crop, crop).
+    """
+    side, crop = images.shape[-1], crop or images.shape[-1]
+    x, y, turn, size, mirror = numbers.to(images.dtype).unbind(1)
+    shift = torch.stack([x, y], 1).mul(2 * settings.shift + 1).floor() - settings.shift
+    angle = (2 * turn - 1) * math.radians(settings.rotation)
+    # From a pixel of the result back to the place it is read at: a larger picture is read at smaller steps.
+    step = crop / side / (1 + (2 * size - 1) * settings.scale)
+    across = step * (1 - 2 * (mirror < 0.5) * settings.flip)
+    cosine, sine = angle.cos(), angle.sin()
+    rows = [torch.stack([across * cosine, -step * sine], 1), torch.stack([across * sine, step * cosine], 1)]
+    theta = torch.cat([torch.stack(rows, 1), (shift * 2 / side)[:, :, None]], 2)
+    grid = affine_grid(theta, [len(images), 1, crop, crop], align_corners=False)
+    return grid_sample(images, grid, align_corners=False)

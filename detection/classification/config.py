@@ -1,0 +1,164 @@
+"""The settings of a classifier's training: `Config`'s counterpart, of the same kinds and rules (`detection.config`)."""
+
+import dataclasses
+import difflib
+import json
+import runpy
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from detection import plain_data
+from detection.classification.augment import ImageAugmentation
+from detection.classification.network import Classifier
+from detection.config import OptimizerConfig, Part, ScheduleConfig
+from detection.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageData:
+    """Square pictures, each of one class; the classes are the data's own.
+
+    Attributes:
+        kind: `digits`, scikit-learn's 1797 handwritten ones of 8×8; torchvision's `MNIST`, `CIFAR10` or `SVHN`, or
+            `SVHN_extra`, which trains on its additional pictures too; or `folder`: `train/CLASS/*` and `test/CLASS/*`,
+            or `CLASS/*`, of which a part is kept for the test.
+        root: of a folder, that folder; of torchvision's sets, the folder they are in. Nothing is downloaded.
+        size: side in pixels that pictures are brought to (what does not fit a square is cut off); None: as they are.
+        crop: side of the part that is seen: the middle in the test, moved by `augmentation.shift` in training; None:
+            all.
+        augmentation: random changes of training pictures, or None.
+        test_fraction: part of each class that is kept for the test where the data has no test part of its own.
+        split_seed: chooses it.
+        measure: what is measured at the end: `test`; or `validation`, to choose settings by: the same fraction once
+            more, of the training pictures, which are then not trained on.
+    """
+
+    kind: Literal["digits", "MNIST", "CIFAR10", "SVHN", "SVHN_extra", "folder"]
+    root: str = "datasets"
+    size: int | None = None
+    crop: int | None = None
+    augmentation: ImageAugmentation | None = None
+    test_fraction: float = 0.2
+    split_seed: int = 0
+    measure: Literal["test", "validation"] = "test"
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassifierConfig:
+    """Everything a classifier's run is made of.
+
+    Attributes:
+        network: a partial of `Classifier`; its number of classes comes from the data.
+        data: what it learns from and is measured on.
+        optimizer: how weights move.
+        schedule: for how long.
+        batch_size: pictures of one forward pass, on each process.
+        eval_batch_size: pictures of one forward pass when it is measured.
+        evaluate_every: epochs between the measurements that are logged, None for none. They choose nothing: what is
+            reported is the last epoch's.
+        precision: `no` for float32, or mixed precision in `bf16` or `fp16`.
+        seed: of weights, order, augmentation and dropout.
+    """
+
+    network: Part
+    data: ImageData
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    batch_size: int = 64
+    eval_batch_size: int = 256
+    evaluate_every: int | None = None
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    seed: int = 0
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ClassifierConfig:
+    """Run a config file and apply `key=value` overrides to its `config`.
+
+    Raises:
+        UserError: no such file, no `config = ClassifierConfig(...)` in it, or an override that does not fit.
+    """
+    path = Path(path)
+    if not path.is_file():
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], n=1)
+        raise UserError(f"{path}: no such config file" + (f"; did you mean {path.parent / near[0]}?" if near else "."))
+    try:
+        config = runpy.run_path(str(path)).get("config")
+    except (SyntaxError, NameError, TypeError, ImportError, AttributeError) as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else "?"
+        raise UserError(f"{path}: line {line}: {type(error).__name__}: {error}.") from None
+    if not isinstance(config, ClassifierConfig):
+        raise UserError(f"{path}: must end in `config = ClassifierConfig(...)`; found {type(config).__name__}.")
+    return override(config, overrides)
+
+
+def open_config(run: str | Path, overrides: Sequence[str] = ()) -> ClassifierConfig:
+    """The config of a run, from its `config.json`, with overrides.
+
+    Raises:
+        UserError: not a classifier's run folder, or an override that does not fit.
+    """
+    path = Path(run) / "config.json"
+    try:
+        plain: Any = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{run}: not a run folder, there is no config.json in it.") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not readable as JSON ({error}).") from None
+    if not isinstance(plain, dict) or "network" not in plain:
+        raise UserError(f"{run}: not a classifier's run; give a folder that train_classifier.py wrote.")
+    try:
+        config = plain_data.from_plain(plain, ClassifierConfig)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    return override(config, overrides)
+
+
+def override(config: ClassifierConfig, overrides: Sequence[str]) -> ClassifierConfig:
+    """Return `config` with `dotted.key=value` strings applied in order, and the result checked.
+
+    Raises:
+        UserError: an unknown key (names the nearest one) or a value of the wrong type or out of range.
+    """
+    for item in overrides:
+        key, equals, text = item.partition("=")
+        if not equals or not key:
+            raise UserError(f"override {item!r}: write it as key=value, for example schedule.epochs=2.")
+        config = plain_data.set_key(config, key, text)
+    validate(config)
+    return config
+
+
+def validate(config: ClassifierConfig) -> None:
+    """Check types, names of parts' settings, and the ranges of numbers; what is wrong is named with its key.
+
+    Raises:
+        UserError: a setting that does not exist, or of the wrong type, or out of range.
+    """
+    plain_data.from_plain(plain_data.to_plain(config), ClassifierConfig)
+    if not issubclass(config.network.func, Classifier):  # type: ignore[arg-type]
+        raise UserError(f"network: must be a Classifier, not a {config.network.func.__name__}; change its `backbone`.")
+    positive = {
+        "batch_size": config.batch_size,
+        "eval_batch_size": config.eval_batch_size,
+        "evaluate_every": config.evaluate_every,
+        "schedule.epochs": config.schedule.epochs,
+        "schedule.gamma": config.schedule.gamma,
+        "optimizer.lr": config.optimizer.lr,
+        "optimizer.reference_batch": config.optimizer.reference_batch,
+        "optimizer.clip_norm": config.optimizer.clip_norm,
+        "data.size": config.data.size,
+        "data.crop": config.data.crop,
+    }
+    for key, value in positive.items():
+        if value is not None and not value > 0:
+            raise UserError(f"{key}={value}: must be greater than 0.")
+    for key, value in {"seed": config.seed, "data.split_seed": config.data.split_seed}.items():
+        if value < 0:
+            raise UserError(f"{key}={value}: must be 0 or more.")
+    if not 0 < config.data.test_fraction < 1:
+        raise UserError(f"data.test_fraction={config.data.test_fraction}: must lie between 0 and 1.")
+    if any(not 0 < m <= 1 for m in config.schedule.milestones):
+        raise UserError(f"schedule.milestones={config.schedule.milestones}: are fractions of training, in (0, 1].")

@@ -1,0 +1,106 @@
+"""Pictures with a class: held in memory, split by class, and put into batches as the engine takes them.
+
+N pictures, C = 1 or 3 channels, S pixels a side.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from detection.classification.augment import NUMBERS, ImageAugmentation, augment
+from detection.data.sampling import TrainBatches
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Images:
+    """A set of pictures.
+
+    Attributes:
+        pixels: (N, C, S, S) uint8.
+        labels: (N,) int64, the class of each from 0.
+        classes: their names.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, positions: Tensor) -> "Images":
+        return Images(self.pixels[positions], self.labels[positions], self.classes)
+
+    def to(self, device: torch.device) -> "Images":
+        """The same pictures on a device; their labels stay."""
+        return dataclasses.replace(self, pixels=self.pixels.to(device))
+
+    def batch(self, positions: Tensor) -> Tensor:
+        """Pictures (B, 3, S, S) with values in [0, 1]; grey becomes three equal channels."""
+        pixels = self.pixels[positions.to(self.pixels.device)]
+        return pixels.expand(-1, 3, -1, -1) / 255
+
+    def digest(self) -> str:
+        """SHA-256 of pixels and labels."""
+        digest = hashlib.sha256(self.pixels.contiguous().numpy().data)
+        digest.update(self.labels.numpy().data)
+        return digest.hexdigest()
+
+
+def split_by_class(images: Images, fraction: float, seed: int) -> tuple[Images, Images]:
+    """Divide pictures at random, each class by the same fraction as nearly as whole pictures allow.
+
+    Args:
+        images: in any order, which both parts keep.
+        fraction: of the second part.
+        seed: of the choice.
+
+    Returns:
+        The larger and the smaller part: at least one picture of each class is in each, if there are two.
+    """
+    rng = np.random.default_rng(seed)
+    chosen = np.zeros(len(images), bool)
+    for label in range(len(images.classes)):
+        places = rng.permutation(np.flatnonzero(images.labels.numpy() == label))
+        chosen[places[: np.clip(round(fraction * len(places)), 1, len(places) - 1)]] = True
+    second = torch.from_numpy(chosen)
+    return images[~second], images[second]
+
+
+def middle(images: Tensor, crop: int | None) -> Tensor:
+    """Cut the middle (…, crop, crop) out of pictures (…, S, S); None for all of them."""
+    if crop is None:
+        return images
+    start = (images.shape[-1] - crop) // 2
+    return images[..., start : start + crop, start : start + crop]
+
+
+class Batches:
+    """An epoch of training batches: a pure function of (seed, epoch), whatever the device."""
+
+    def __init__(
+        self, images: Images, order: TrainBatches, augmentation: ImageAugmentation | None, crop: int | None
+    ) -> None:
+        self.images, self.order, self.augmentation, self.crop = images, order, augmentation, crop
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __iter__(self) -> Iterator[tuple[list[Tensor], list[dict[str, Any]]]]:
+        # The third number sets it apart from the stream that the order is drawn from.
+        rng = np.random.default_rng([self.order.seed, self.order.epoch, 1])
+        numbers = torch.from_numpy(rng.random((len(self.images), NUMBERS), np.float32))
+        labels = self.images.labels.tolist()
+        for keys in self.order:
+            positions = torch.tensor([position for _, position in keys])
+            batch = self.images.batch(positions)
+            if self.augmentation is None:
+                batch = middle(batch, self.crop)
+            else:
+                batch = augment(batch, self.augmentation, numbers[positions].to(batch.device), self.crop)
+            yield list(batch), [{"label": labels[p], "image_id": p} for p in positions.tolist()]

@@ -1,0 +1,136 @@
+"""How many pictures a classifier gets right; a trained run measured again, under other settings if wished."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from detection.checkpoint import load_meta, load_weights
+from detection.classification.config import ClassifierConfig, open_config
+from detection.classification.data import Images, middle
+from detection.classification.network import Classifier
+from detection.classification.sources import open_data
+from detection.complexity import count_parameters
+from detection.errors import UserError
+from detection.logs import progress
+from detection.runs import build_accelerator, write_json
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a classifier does with N pictures.
+
+    Attributes:
+        correct: (N,) bool, in their order.
+        losses: (N,) cross-entropy of each.
+    """
+
+    correct: Tensor
+    losses: Tensor
+
+    def numbers(self) -> dict[str, float]:
+        """Accuracy in [0, 1], errors, pictures, and their mean loss."""
+        right, count = int(self.correct.sum()), len(self.correct)
+        return {
+            "accuracy": right / count,
+            "errors": count - right,
+            "images": count,
+            "loss": self.losses.double().mean().item(),
+        }
+
+
+@torch.no_grad()
+def measure(
+    network: Classifier,
+    images: Images,
+    config: ClassifierConfig,
+    accelerator: Accelerator,
+    on_batch: Callable[[int], None] = lambda count: None,
+) -> Measured:
+    """Classify pictures, unchanged but for `data.crop`. The network is left in the mode that it came in.
+
+    Args:
+        network: the bare one, not a distributed wrapper.
+        images: on the network's device.
+        config: for the size of batches, and the crop.
+        accelerator: for its precision.
+        on_batch: called with the number of pictures of each finished batch.
+    """
+    training = network.training
+    network.eval()
+    correct, losses = [], []
+    for positions in torch.arange(len(images)).split(config.eval_batch_size):
+        with accelerator.autocast():
+            scores = network(middle(images.batch(positions), config.data.crop))
+        labels = images.labels[positions].to(scores.device)
+        correct.append((scores.argmax(1) == labels).cpu())
+        losses.append(cross_entropy(scores, labels, reduction="none").cpu())
+        on_batch(len(positions))
+    network.train(training)
+    return Measured(torch.cat(correct), torch.cat(losses))
+
+
+def open_classifier(
+    run: str | Path, device: torch.device | str = "cpu", overrides: Sequence[str] = ()
+) -> tuple[Classifier, tuple[str, ...], ClassifierConfig]:
+    """Rebuild a run's classifier with its trained weights, ready to classify.
+
+    Args:
+        run: the run folder.
+        device: where it goes.
+        overrides: `key=value` changes of its config.
+
+    Returns:
+        The network, the names of its classes, and the config.
+
+    Raises:
+        UserError: not a classifier's run folder, or weights that do not fit.
+    """
+    config = open_config(run, overrides)
+    last = Path(run) / "checkpoints" / "last"
+    classes = tuple(category.name for category in load_meta(last)["categories"])
+    network = config.network(len(classes))
+    load_weights(last, network)
+    return network.to(device).eval(), classes, config
+
+
+def evaluate_run(
+    run: str | Path, output: str | Path | None = None, device: str | None = None, overrides: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Measure a trained run again and write `metrics.json` and `correct.json`.
+
+    Args:
+        run: the run folder.
+        output: where they go; None for `RUN/evaluation`.
+        device: `cpu`, `cuda`, or None for the best there is.
+        overrides: `key=value` changes of its config, such as `network.backbone.test_steps=5`.
+
+    Returns:
+        The metrics.
+
+    Raises:
+        UserError: anything that is missing or does not fit.
+    """
+    config = open_config(run, overrides)
+    accelerator = build_accelerator(config.precision, device, inference=True)
+    network, classes, config = open_classifier(run, accelerator.device, overrides)
+    _, images = open_data(config.data)
+    if images.classes != classes:
+        raise UserError(f"{run}: was trained on the classes {', '.join(classes)}, not {', '.join(images.classes)}.")
+    with progress("measuring", len(images)) as bar:
+        measured = measure(network, images.to(accelerator.device), config, accelerator, bar.advance)
+    metrics = {**measured.numbers(), "measured": config.data.measure, "parameters": count_parameters(network)}
+    write_measured(Path(output) if output else Path(run) / "evaluation", measured, metrics)
+    return metrics
+
+
+def write_measured(folder: Path, measured: Measured, metrics: dict[str, Any]) -> None:
+    """Write `correct.json`, 1 or 0 for each picture in order, and then `metrics.json`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "correct.json", measured.correct.int().tolist())
+    write_json(folder / "metrics.json", metrics)

@@ -1,0 +1,67 @@
+"""A classifier out of a backbone: its last map, the largest value of each channel, a linear layer (Liang, Hu 2015)."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from detection.backbones import RCNN, Backbone
+
+RCNN_96 = partial(RCNN, channels=(96, 96), first_stride=1, dropout=0.5)
+
+
+class Classifier(nn.Module):
+    """Pictures (B, 3, H, W) → scores of each class, or a loss in training; grey pictures come as three equal channels.
+
+    With `RCNN(channels=(K, K), first_stride=1)` it is the paper's RCNN-K, of 25·3·K + K + 4(18K² + K) + 10K + 10
+    parameters for 10 classes.
+
+    Args:
+        num_classes: there are.
+        backbone: a partial of its class; the last of its maps is read.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, num_classes: int, backbone: partial = RCNN_96) -> None:
+        super().__init__()
+        self.backbone: Backbone = backbone()
+        self.linear = nn.Linear(list(self.backbone.out_channels.values())[-1], num_classes)
+        # Buffers, so that they come with the weights.
+        self.register_buffer("mean", torch.tensor(self.backbone.image_mean).reshape(3, 1, 1))
+        self.register_buffer("std", torch.tensor(self.backbone.image_std).reshape(3, 1, 1))
+
+    @torch.no_grad()
+    def measure(self, images: Tensor) -> None:
+        """Take mean and deviation of each channel from training pictures, (N, 1 or 3, H, W) uint8."""
+        shades = torch.arange(256, device=images.device) / 255
+        for channel in range(3):
+            values = images[:, channel % images.shape[1]].flatten()
+            shares = torch.bincount(values, minlength=256) / values.numel()
+            mean = (shares * shades).sum()
+            self.mean[channel] = mean
+            self.std[channel] = (shares * (shades - mean) ** 2).sum().sqrt().clamp(min=1 / 255)
+
+    def forward(
+        self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Any]] | None = None
+    ) -> Tensor | dict[str, Tensor]:
+        """Classify pictures of one size.
+
+        Args:
+            images: B pictures (3, H, W), values in [0, 1].
+            targets: in training the class of each, from 0, under `label`.
+
+        Returns:
+            (B, K) scores before the softmax; in training their cross-entropy as `loss_class`.
+        """
+        batch = (torch.stack(list(images)) - self.mean) / self.std
+        last = list(self.backbone(batch).values())[-1]
+        scores = self.linear(last.amax((2, 3))).float()
+        if not self.training or targets is None:
+            return scores
+        labels = torch.tensor([target["label"] for target in targets], device=scores.device)
+        return {"loss_class": cross_entropy(scores, labels)}

@@ -1,0 +1,97 @@
+"""Where pictures with a class come from: scikit-learn's digits, torchvision's data sets, folders."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision
+from torchvision.transforms.v2.functional import resize
+
+from detection.classification.config import ImageData
+from detection.classification.data import Images, split_by_class
+from detection.classification.folders import open_folder
+from detection.errors import UserError
+
+# torchvision's class; what it is asked for in training, and in the test; the files that it looks for.
+_TORCHVISION: dict[str, tuple[str, list[dict[str, Any]], dict[str, Any], str]] = {
+    "MNIST": ("MNIST", [{"train": True}], {"train": False}, "MNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte"),
+    "CIFAR10": ("CIFAR10", [{"train": True}], {"train": False}, "cifar-10-batches-py/ (data_batch_1 … test_batch)"),
+    "SVHN": ("SVHN", [{"split": "train"}], {"split": "test"}, "{train,test}_32x32.mat"),
+    "SVHN_extra": ("SVHN", [{"split": "train"}, {"split": "extra"}], {"split": "test"}, "{train,extra,test}_32x32.mat"),
+}
+
+
+def open_data(config: ImageData) -> tuple[Images, Images]:
+    """The pictures to train on, and those to measure.
+
+    Raises:
+        UserError: nothing there, or nothing that can be used; says what belongs where.
+    """
+    train, test = _open_source(config)
+    if test is None:
+        train, test = split_by_class(train, config.test_fraction, config.split_seed)
+    if config.measure == "validation":
+        train, test = split_by_class(train, config.test_fraction, config.split_seed)
+    height, width = train.pixels.shape[2:]
+    if height != width:
+        raise UserError(f"data.size: the pictures are {width}x{height}, not square; make them so by data.size=PIXELS.")
+    if config.crop is not None and (config.crop > width or (width - config.crop) % 2):
+        raise UserError(
+            f"data.crop={config.crop}: is cut out of the middle of {width}x{width} pixels, so it must be smaller by an "
+            "even number."
+        )
+    return train, test
+
+
+def _open_source(config: ImageData) -> tuple[Images, Images | None]:
+    if config.kind == "folder":
+        return open_folder(Path(config.root), config.size)
+    if config.kind == "digits":
+        return _resized(_digits(), config.size), None
+    train, test = _torchvision(config.kind, config.root)
+    return _resized(train, config.size), _resized(test, config.size)
+
+
+def _digits() -> Images:
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise UserError(
+            "data.kind=digits: scikit-learn, which brings the digits, is not installed; pip install -e '.[digits]'."
+        ) from None
+    digits: Any = load_digits()
+    pixels = torch.from_numpy(np.round(digits.images * (255 / 16)).astype(np.uint8))[:, None]
+    return Images(pixels, torch.from_numpy(digits.target).long(), tuple(map(str, digits.target_names)))
+
+
+def _torchvision(kind: str, root: str) -> tuple[Images, Images]:
+    name, train, test, files = _TORCHVISION[kind]
+    dataset = getattr(torchvision.datasets, name)
+    try:
+        *parts, last = [_from_torchvision(dataset(root, download=False, **which)) for which in (*train, test)]
+    except (RuntimeError, OSError, ValueError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"data.root={root}: torchvision finds no whole {name} there ({reason}); nothing is downloaded: put {files} "
+            f"into {root}, such as torchvision.datasets.{name}(…, download=True) leaves them elsewhere."
+        ) from None
+    pixels, labels = torch.cat([part.pixels for part in parts]), torch.cat([part.labels for part in parts])
+    return Images(pixels, labels, last.classes), last
+
+
+def _from_torchvision(dataset: Any) -> Images:
+    """MNIST holds a tensor (N, H, W), CIFAR an array (N, H, W, 3), SVHN one (N, 3, H, W)."""
+    pixels = torch.as_tensor(dataset.data)
+    if pixels.ndim == 3:
+        pixels = pixels[:, None]
+    elif pixels.shape[1] != 3:
+        pixels = pixels.permute(0, 3, 1, 2)
+    labels = torch.as_tensor(dataset.labels if hasattr(dataset, "labels") else dataset.targets).long()
+    return Images(pixels.contiguous(), labels, tuple(getattr(dataset, "classes", map(str, range(10)))))
+
+
+def _resized(images: Images, size: int | None) -> Images:
+    if size is None or images.pixels.shape[-1] == size:
+        return images
+    return Images(resize(images.pixels, [size, size]), images.labels, images.classes)

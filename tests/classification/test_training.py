@@ -1,0 +1,215 @@
+import dataclasses
+import json
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from detection.classification import training
+from detection.classification.config import load_config, open_config, override
+from detection.classification.evaluation import evaluate_run, measure, open_classifier
+from detection.classification.sources import open_data
+from detection.classification.training import train
+from detection.context import RecurrentConv
+from detection.errors import UserError
+from detection.plain_data import to_plain
+
+
+def accelerator():
+    return Accelerator(cpu=True)
+
+
+def read(folder, name):
+    return json.loads((folder / name).read_text())
+
+
+def test_it_learns_to_tell_stripes_apart(run):
+    metrics = read(run, "metrics.json")
+    assert metrics["accuracy"] >= 0.9 and metrics["train_accuracy"] >= 0.9
+    assert read(run, "correct.json")[4] == 0
+
+
+def test_a_run_folder_is_complete(run, config):
+    metrics, correct = read(run, "metrics.json"), read(run, "correct.json")
+    assert metrics["images"] == len(correct) == 24 and set(correct) <= {0, 1}
+    assert metrics["errors"] == correct.count(0)
+    assert metrics["accuracy"] == pytest.approx(sum(correct) / 24)
+    assert metrics["measured"] == "test" and metrics["epochs"] == 4 and metrics["seconds"] > 0
+    assert metrics["parameters"] == 25 * 3 * 8 + 8 + 4 * (18 * 8**2 + 8) + 2 * 8 + 2
+    assert metrics["train_images"] == 64 and 0 < metrics["loss"] < 1
+    assert to_plain(open_config(run)) == to_plain(config)
+    assert set(read(run, "environment.json")["data"]) == {"train", "test"}
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [0] * 8 + [1] * 8 + [2] * 8 + [3] * 8
+    assert {"loss", "loss_class", "lr", "grad_norm"} <= set(lines[0])
+    assert {p.name for p in (run / "checkpoints" / "last").iterdir()} == {"model.safetensors", "meta.json", "state.pt"}
+    assert {p.name for p in run.iterdir()} == {
+        "config.json",
+        "environment.json",
+        "log.jsonl",
+        "tensorboard",
+        "checkpoints",
+        "metrics.json",
+        "correct.json",
+    }
+
+
+def test_what_is_right_is_told_in_the_order_of_the_pictures(run, config):
+    """Against one picture at a time, by hand."""
+    network, classes, _ = open_classifier(run)
+    _, images = open_data(config.data)
+    assert classes == images.classes
+    with torch.no_grad():
+        scores = torch.cat([network([pixels / 255]) for pixels in images.pixels])
+    assert (scores.argmax(1) == images.labels).int().tolist() == read(run, "correct.json")
+    losses = -scores.log_softmax(1)[torch.arange(24), images.labels]
+    assert losses.mean().item() == pytest.approx(read(run, "metrics.json")["loss"], rel=1e-4)
+
+
+def test_measuring_changes_nothing_and_does_not_depend_on_the_batch(run, config):
+    network, _, _ = open_classifier(run)
+    _, images = open_data(config.data)
+    network.train()
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    counts = []
+    one = measure(network, images, dataclasses.replace(config, eval_batch_size=5), accelerator(), counts.append)
+    other = measure(network, images, config, accelerator())
+    assert counts == [5, 5, 5, 5, 4] and network.training
+    torch.testing.assert_close(one.losses, other.losses)
+    assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
+
+
+def test_the_same_seed_gives_the_same_run_and_another_does_not(run, config, tmp_path):
+    train(config, tmp_path / "same", accelerator())
+    one, same = read(run, "metrics.json"), read(tmp_path / "same", "metrics.json")
+    for metrics in (one, same):
+        del metrics["seconds"]
+    assert one == same
+    other = train(override(config, ["seed=1", "schedule.epochs=1"]), tmp_path / "other", accelerator())
+    first = [json.loads((f / "log.jsonl").read_text().splitlines()[0])["loss"] for f in (run, tmp_path / "other")]
+    assert first[0] != first[1] and other["parameters"] == one["parameters"]
+
+
+def test_a_resumed_run_equals_an_unbroken_one(config, tmp_path, monkeypatch):
+    class Stopped(Exception):
+        pass
+
+    def stop_after_one(job):
+        save(job)
+        raise Stopped
+
+    save = training.save
+    config = override(config, ["network.backbone.dropout=0.2", "schedule.epochs=2"])
+    train(config, tmp_path / "unbroken", accelerator())
+    monkeypatch.setattr(training, "save", stop_after_one)
+    with pytest.raises(Stopped):
+        train(config, tmp_path / "broken", accelerator())
+    monkeypatch.undo()
+    assert not (tmp_path / "broken/metrics.json").exists()
+    train(open_config(tmp_path / "broken"), tmp_path / "broken", accelerator(), resume=True)
+    for name in ("checkpoints/last/model.safetensors", "correct.json"):
+        assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "unbroken" / name).read_bytes()
+    logs = [(tmp_path / name / "log.jsonl").read_text().splitlines() for name in ("broken", "unbroken")]
+    losses = [[(line["epoch"], line["loss"]) for line in map(json.loads, log)] for log in logs]
+    assert losses[0] == losses[1] and len(losses[0]) == 16
+
+
+def test_a_run_is_measured_again_with_other_steps(run, tmp_path):
+    again = evaluate_run(run, tmp_path / "again", "cpu")
+    told = read(run, "metrics.json")
+    assert {k: again[k] for k in again} == {k: told[k] for k in again}
+    assert read(tmp_path / "again", "correct.json") == read(run, "correct.json")
+    changed = evaluate_run(run, tmp_path / "one", "cpu", ["network.backbone.test_steps=1"])
+    assert changed["loss"] != told["loss"] and changed["parameters"] == told["parameters"]
+    network, _, _ = open_classifier(run, overrides=["network.backbone.test_steps=5"])
+    assert {m.test_steps for m in network.modules() if isinstance(m, RecurrentConv)} == {5}
+
+
+def test_other_classes_cannot_be_measured(run, stripes, tmp_path):
+    for part in ("train", "test"):
+        for old, new in (("lying", "flat"), ("standing", "upright")):
+            target = tmp_path / "other" / part / new
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.symlink_to(stripes / part / old)
+    with pytest.raises(UserError, match="trained on the classes lying, standing, not flat, upright"):
+        evaluate_run(run, tmp_path / "out", "cpu", [f"data.root={tmp_path / 'other'}"])
+    assert not (tmp_path / "out").exists()
+
+
+def test_measurements_between_epochs_are_logged_and_change_nothing(run, config, tmp_path, capsys):
+    train(dataclasses.replace(config, evaluate_every=2), tmp_path, accelerator())
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    told = [line for line in lines if "accuracy" in line]
+    assert [line["epoch"] for line in told] == [1, 3] and "epoch   2  accuracy" in capsys.readouterr().out
+    assert told[-1]["loss"] == read(tmp_path, "metrics.json")["loss"] == read(run, "metrics.json")["loss"]
+
+
+def test_the_measured_part_can_be_kept_from_the_training_pictures(config, tmp_path):
+    short = override(config, ["data.measure=validation", "schedule.epochs=1", "data.test_fraction=0.25"])
+    metrics = train(short, tmp_path, accelerator())
+    assert metrics["measured"] == "validation" and metrics["images"] == 16 and metrics["train_images"] == 48
+
+
+def test_sizes_that_the_backbone_cannot_take(config, tmp_path):
+    with pytest.raises(UserError, match=r"data.crop: pictures of 10x10 pixels for a backbone of stride 4"):
+        train(override(config, ["data.crop=10"]), tmp_path / "run", accelerator())
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("item", "sentence"),
+    [
+        ("network.backbone.num_step=2", "did you mean network.backbone.num_steps"),
+        ("network.backbone.norm=lrm", "did you mean lrn"),
+        ("data.kind=MINST", "did you mean MNIST"),
+        ("data.augmentation.shift=1.5", "must be of type int"),
+        ("data.augmentation.shift=-1", "data.augmentation: shift=-1"),
+        ("data.test_fraction=1.0", "must lie between 0 and 1"),
+        ("data.size=0", "data.size=0: must be greater than 0"),
+        ("schedule.epochs=0", "must be greater than 0"),
+        ("schedule.milestones=(0.5,2.0)", "fractions of training"),
+        ("evaluate_every=0", "must be greater than 0"),
+        ("seed=-1", "must be 0 or more"),
+        ("network=torch.nn.Linear", "not a class of the package"),
+        ("epochs", "write it as key=value"),
+    ],
+)
+def test_settings_that_cannot_be(config, item, sentence):
+    with pytest.raises(UserError) as caught:
+        override(config, [item])
+    assert sentence in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_config_file_that_is_none(tmp_path):
+    path = tmp_path / "detector.py"
+    path.write_text("config = 3")
+    with pytest.raises(UserError, match="must end in `config = ClassifierConfig"):
+        load_config(path)
+    path.write_text("x = 1\nconfig = nothing")
+    with pytest.raises(UserError, match=r"line 2: NameError"):
+        load_config(path)
+    with pytest.raises(UserError, match=r"did you mean .*detector.py"):
+        load_config(tmp_path / "detectr.py")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ('{"detector": {}}', "not a classifier's run"),
+        ("[]", "not a classifier's run"),
+        ("{", "not readable as JSON"),
+        ('{"network": {"class": "os.system"}, "data": {"kind": "digits"}}', "not a class of the package"),
+        ('{"network": {"class": "detection.classification.network.Classifier"}}', "'data' is missing"),
+        (None, "there is no config.json"),
+    ],
+)
+def test_a_folder_that_is_no_classifiers_run(tmp_path, text, sentence):
+    if text is not None:
+        (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UserError, match=sentence):
+        open_config(tmp_path)
+
+
+def test_a_part_that_is_no_classifier(config):
+    with pytest.raises(UserError, match="network: must be a Classifier, not a RecurrentConv"):
+        override(config, ["network=detection.context.RecurrentConv"])
