@@ -7,6 +7,7 @@ picture stands in front. G is the number of figures in a group.
 import cv2
 import numpy as np
 import scene_drawing as drawing
+from scene_task import Knob, Scene, Task
 
 COUNTS = (6, 14)
 """Fewest and most people of a picture."""
@@ -45,16 +46,40 @@ def outline(box: np.ndarray) -> np.ndarray:
     return box[:2] + SILHOUETTE * (box[2:] - box[:2])
 
 
-def stand(rng: np.random.Generator, size: int) -> list[np.ndarray]:
-    """Return the boxes (4,) of a picture's people, those in front last."""
+def draw(rng: np.random.Generator, size: int, closest: float, control: np.random.Generator | None) -> Scene:
+    """Draw 6 to 14 people who look alike, about half of them in groups whose boxes overlap by an IoU of 0.3 and more.
+
+    The truth is every person, each at least 15 % visible: suppression by overlap has to drop some of them. `closest` is
+    the largest IoU of two boxes. In the control version all stand alone.
+    """
+    scene = Scene(drawing.background(rng, size))
+    drawing.add_clutter(rng, scene.image)
+    shares = GROUP_SHARES if control is None else (1.0,)
+    boxes = stand(rng, size, closest, shares)
+    paint(rng, scene.image, boxes)
+    scene.objects = [("person", outline(box)) for box in boxes]
+    return scene
+
+
+def stand(
+    rng: np.random.Generator, size: int, closest: float = GROUP_IOU[1], shares: tuple[float, ...] = GROUP_SHARES
+) -> list[np.ndarray]:
+    """Return the boxes (4,) of a picture's people, those in front last.
+
+    Args:
+        rng: the picture's stream.
+        size: side of the picture in pixels.
+        closest: largest IoU of two boxes.
+        shares: how often a group has one figure, two, and so on.
+    """
     height = rng.uniform(*HEIGHTS) * size / 128
     wanted = int(rng.integers(COUNTS[0], COUNTS[1] + 1))
     boxes: list[np.ndarray] = []
     for _ in range(10 * wanted):
         if len(boxes) == wanted:
             break
-        count = min(1 + int(rng.choice(len(GROUP_SHARES), p=GROUP_SHARES)), wanted - len(boxes))
-        group = draw_group(rng, count, height)
+        count = min(1 + int(rng.choice(len(shares), p=shares)), wanted - len(boxes))
+        group = draw_group(rng, count, height, closest)
         points = drawing.place(rng, group.reshape(-1, 2) - group.min(0)[:2], size, boxes, overlap=0.08)
         if points is None:
             continue
@@ -64,14 +89,14 @@ def stand(rng: np.random.Generator, size: int) -> list[np.ndarray]:
     return boxes
 
 
-def draw_group(rng: np.random.Generator, count: int, height: float) -> np.ndarray:
+def draw_group(rng: np.random.Generator, count: int, height: float, closest: float = GROUP_IOU[1]) -> np.ndarray:
     """Return the boxes (G, 4) of `count` figures, each overlapping an earlier one by an IoU drawn evenly."""
     boxes = [_figure(rng, height)]
     while len(boxes) < count:
         box = _figure(rng, height)
         neighbour = boxes[rng.integers(len(boxes))]
-        box = _beside(box, neighbour, rng.uniform(0, 2 * np.pi), rng.uniform(*GROUP_IOU))
-        if max(_iou(box, other) for other in boxes) <= GROUP_IOU[1] + 1e-6:
+        box = _beside(box, neighbour, rng.uniform(0, 2 * np.pi), rng.uniform(GROUP_IOU[0], closest))
+        if max(_iou(box, other) for other in boxes) <= closest + 1e-6:
             boxes.append(box)
     return np.stack(boxes)
 
@@ -133,3 +158,6 @@ def _inset(points: np.ndarray, margin: float) -> np.ndarray:
     """Return the outline shrunk about its box's middle by a margin in pixels on every side."""
     low, high = points.min(0), points.max(0)
     return (low + high) / 2 + (points - (low + high) / 2) * (1 - 2 * margin / (high - low))
+
+
+TASK = Task(draw, ("person",), Knob("largest IoU of two people's boxes", GROUP_IOU[1], 0.35, GROUP_IOU[1]))

@@ -24,28 +24,28 @@ def solid(rng: np.random.Generator, height: int, width: int, period: float) -> n
 
 def gradient(rng: np.random.Generator, height: int, width: int, period: float) -> np.ndarray:
     """Return a ramp from 0 to 1 across the whole region, in a random direction."""
-    ramp = _along(rng.uniform(0, 2 * np.pi), height, width)
+    ramp = along(rng.uniform(0, 2 * np.pi), height, width)
     return (ramp - ramp.min()) / max(float(np.ptp(ramp)), 1e-6)
 
 
 def stripes(rng: np.random.Generator, height: int, width: int, period: float) -> np.ndarray:
     """Return stripes in a random direction; light and dark together are `period` pixels wide."""
-    return 0.5 + 0.5 * _square_wave(_along(rng.uniform(0, np.pi), height, width) + rng.uniform(0, period), period)
+    return 0.5 + 0.5 * square_wave(along(rng.uniform(0, np.pi), height, width) + rng.uniform(0, period), period)
 
 
 def checker(rng: np.random.Generator, height: int, width: int, period: float) -> np.ndarray:
     """Return a rotated chessboard whose squares have a side of half a `period`."""
     angle = rng.uniform(0, np.pi)
-    across = _square_wave(_along(angle, height, width) + rng.uniform(0, period), period)
-    down = _square_wave(_along(angle + np.pi / 2, height, width) + rng.uniform(0, period), period)
+    across = square_wave(along(angle, height, width) + rng.uniform(0, period), period)
+    down = square_wave(along(angle + np.pi / 2, height, width) + rng.uniform(0, period), period)
     return 0.5 + 0.5 * across * down
 
 
 def dots(rng: np.random.Generator, height: int, width: int, period: float) -> np.ndarray:
     """Return round dots on a rotated square grid, `period` pixels apart."""
     angle = rng.uniform(0, np.pi)
-    x = (_along(angle, height, width) + rng.uniform(0, period)) % period - period / 2
-    y = (_along(angle + np.pi / 2, height, width) + rng.uniform(0, period)) % period - period / 2
+    x = (along(angle, height, width) + rng.uniform(0, period)) % period - period / 2
+    y = (along(angle + np.pi / 2, height, width) + rng.uniform(0, period)) % period - period / 2
     return np.clip(0.3 * period - np.hypot(x, y) + 0.5, 0, 1).astype(np.float32)
 
 
@@ -66,14 +66,14 @@ TEXTURES: dict[str, Callable[[np.random.Generator, int, int, float], np.ndarray]
 }
 
 
-def _along(angle: float, height: int, width: int) -> np.ndarray:
+def along(angle: float, height: int, width: int) -> np.ndarray:
     """Return each pixel centre's distance (H, W) along a direction, in pixels."""
     x = np.arange(width, dtype=np.float32) + 0.5
     y = np.arange(height, dtype=np.float32) + 0.5
     return np.float32(np.cos(angle)) * x + np.float32(np.sin(angle)) * y[:, None]
 
 
-def _square_wave(position: np.ndarray, period: float) -> np.ndarray:
+def square_wave(position: np.ndarray, period: float) -> np.ndarray:
     """Return -1 and 1 in turn, changing over one pixel so that edges are soft."""
     return np.clip(np.sin(position * np.float32(2 * np.pi / period)) * np.float32(period / np.pi), -1, 1)
 
@@ -115,6 +115,12 @@ def background(rng: np.random.Generator, size: int) -> np.ndarray:
     picture = mix(first, second, structure(rng, size, size, size * rng.uniform(0.08, 0.35)))
     light = (gradient, noise)[rng.integers(2)](rng, size, size, size * 0.5)
     return np.clip(picture * (0.75 + 0.4 * light[:, :, None]), 0, 255).astype(np.uint8)
+
+
+def clouds(rng: np.random.Generator, size: int) -> np.ndarray:
+    """Return a grey canvas of soft light and dark, without any structure that could be taken for a pattern."""
+    grey = rng.uniform(60, 170) + 50 * noise(rng, size, size, size * rng.uniform(0.15, 0.4))
+    return np.repeat(np.round(grey).astype(np.uint8)[:, :, None], 3, 2)
 
 
 def add_clutter(rng: np.random.Generator, canvas: np.ndarray, amount: float = 1.0) -> None:
@@ -192,6 +198,11 @@ def pose(outline: np.ndarray, extent: float, angle: float, stretch: float = 1.0)
     return turned * (extent / np.sqrt(turned.max(0).prod()))
 
 
+def square(left: float, top: float, side: float) -> np.ndarray:
+    """Return an upright square (4, 2) by its upper left corner."""
+    return [left, top] + side * np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
+
+
 def outline_box(outline: np.ndarray) -> np.ndarray:
     """Return the outline's tight box (4,) xyxy in pixels."""
     return np.concatenate([outline.min(0), outline.max(0)])
@@ -249,10 +260,11 @@ def fill(canvas: np.ndarray, outline: np.ndarray, colours: np.ndarray) -> None:
     target[:] = np.round(target * (1 - alpha) + colours * alpha).astype(np.uint8)
 
 
-def paint(rng: np.random.Generator, canvas: np.ndarray, outline: np.ndarray) -> None:
+def paint(rng: np.random.Generator, canvas: np.ndarray, outline: np.ndarray, fading: float = 0.0) -> None:
     """Fill the outline on the canvas, in place, with a random texture of two colours that stand out from what is there.
 
-    Texture and colours are drawn without looking at the class, so they tell nothing about it.
+    Texture and colours are drawn without looking at the class, so they tell nothing about it. `fading`, from 0 to 1,
+    draws the colours towards what is there.
     """
     left, top, width, height = window(canvas, outline)
     behind = canvas[top : top + height, left : left + width].reshape(-1, 3).mean(0, dtype=np.float32)
@@ -260,7 +272,8 @@ def paint(rng: np.random.Generator, canvas: np.ndarray, outline: np.ndarray) -> 
     second = contrasting_colour(rng, behind, first)
     texture = list(TEXTURES.values())[rng.integers(len(TEXTURES))]
     period = rng.uniform(0.25, 0.5) * max(10.0, float(np.sqrt(np.ptp(outline, 0).prod())))
-    fill(canvas, outline, mix(first, second, texture(rng, height, width, period)))
+    colours = mix(first, second, texture(rng, height, width, period))
+    fill(canvas, outline, colours + (behind - colours) * np.float32(fading))
 
 
 def fade(canvas: np.ndarray, saturation: float) -> None:

@@ -125,13 +125,27 @@ class SplitConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ScenesConfig:
-    """ContextScenes to draw when the annotation files do not exist yet (`datasets/context_scenes.py`)."""
+    """ContextScenes to draw when the annotation files do not exist yet (`datasets/context_scenes.py`).
+
+    Attributes:
+        task: what question the pictures ask.
+        train: pictures for training.
+        val: pictures for validation.
+        test: pictures kept for the end.
+        size: side of a picture in pixels.
+        seed: of all pictures.
+        cue: False draws the control version, in which nothing tells the truth.
+        difficulty: the task's knob, None for its default.
+    """
 
     task: str = "shapes"
     train: int = 400
     val: int = 100
+    test: int = 0
     size: int = 128
     seed: int = 0
+    cue: bool = True
+    difficulty: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -41,7 +41,9 @@ def draw_scenes(config, main: bool) -> None:
     if not annotations.exists():
         count = f"{scenes.train} + {scenes.val}"
         print(f"drawing {count} pictures of ContextScenes {scenes.task!r} into {annotations.parent}", flush=True)
-    sizes = [f"--{name}={getattr(scenes, name)}" for name in ("task", "train", "val", "size", "seed")]
+    sizes = [f"--{name}={getattr(scenes, name)}" for name in ("task", "train", "val", "test", "size", "seed")]
+    sizes += [] if scenes.cue else ["--no-cue"]
+    sizes += [] if scenes.difficulty is None else [f"--difficulty={scenes.difficulty}"]
     script = ROOT / "datasets" / "context_scenes.py"
     done = subprocess.run(
         [sys.executable, str(script), str(annotations.parent), *sizes], capture_output=True, text=True

@@ -2,6 +2,7 @@
 
 import json
 
+import beacon_scene
 import context_scenes
 import numpy as np
 import pytest
@@ -17,9 +18,9 @@ def scenes(count):
 def test_another_colour_of_the_beacon_changes_no_other_pixel(monkeypatch):
     """And those pixels are farther from every object's box than the gap that the task promises."""
     before = scenes(60)
-    names = sorted(context_scenes.BEACONS)
-    rotated = {name: context_scenes.BEACONS[names[i - 1]] for i, name in enumerate(names)}
-    monkeypatch.setattr(context_scenes, "BEACONS", rotated)
+    names = sorted(beacon_scene.BEACONS)
+    rotated = {name: beacon_scene.BEACONS[names[i - 1]] for i, name in enumerate(names)}
+    monkeypatch.setattr(beacon_scene, "BEACONS", rotated)
     for a, b in zip(before, scenes(60), strict=True):
         assert [name for name, _ in a.objects] == [name for name, _ in b.objects]
         ys, xs = np.nonzero((a.image != b.image).any(2))
@@ -34,7 +35,7 @@ def test_another_colour_of_the_beacon_changes_no_other_pixel(monkeypatch):
 def test_each_picture_has_one_class_and_classes_are_balanced():
     drawn = scenes(600)
     assert all(len({name for name, _ in s.objects}) == 1 for s in drawn)
-    counts = np.array([sum(s.objects[0][0] == name for s in drawn) for name in sorted(context_scenes.BEACONS)])
+    counts = np.array([sum(s.objects[0][0] == name for s in drawn) for name in sorted(beacon_scene.BEACONS)])
     assert counts.min() > 165 and counts.sum() == 600
     assert {len(s.objects) for s in drawn} == {2, 3, 4, 5}
 
@@ -49,7 +50,7 @@ def test_number_place_and_size_of_objects_do_not_tell_the_class():
         lambda s: np.mean([np.ptp(o[:, 0]) for _, o in s.objects]),
     ):
         groups = [
-            np.array([measure(s) for s in drawn if s.objects[0][0] == name]) for name in sorted(context_scenes.BEACONS)
+            np.array([measure(s) for s in drawn if s.objects[0][0] == name]) for name in sorted(beacon_scene.BEACONS)
         ]
         spread = np.std(np.concatenate(groups)) / np.sqrt(min(map(len, groups)))
         assert max(g.mean() for g in groups) - min(g.mean() for g in groups) < 4 * spread

@@ -10,6 +10,7 @@ import context_scenes
 import numpy as np
 import pytest
 import scene_drawing as drawing
+import scene_files
 from PIL import Image
 from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
@@ -88,7 +89,7 @@ def test_the_picture_shows_each_object_at_its_polygon():
         canvas = np.zeros((SIZE, SIZE, 3), np.uint8)
         drawing.fill(canvas, outline, np.array([255.0, 255.0, 255.0]))
         coverage = canvas[:, :, 0] / 255
-        area = context_scenes.annotation(name, outline, (name,))["area"]
+        area = scene_files.annotation(name, outline, (name,))["area"]
         assert coverage.sum() == pytest.approx(area, rel=0.03)
         ys, xs = np.nonzero(coverage > 0.02)
         x0, y0, x1, y1 = drawing.outline_box(outline)
@@ -188,7 +189,7 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(context_scenes, "annotation", interrupt)
+    monkeypatch.setattr(scene_files, "annotation", interrupt)
     assert make(tmp_path / "set") == 130
     assert list(tmp_path.iterdir()) == []
 

@@ -1,0 +1,87 @@
+"""What a ContextScenes task is: how it draws a scene, its classes, the knob that makes it harder, and its control."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from detection.errors import UserError
+
+
+@dataclass
+class Scene:
+    """One picture and its truth.
+
+    Attributes:
+        image: (S, S, 3) uint8 RGB.
+        objects: category name and outline (V, 2) float xy in pixels of each object, in drawing order. An outline is the
+            whole object's, also where a later object covers a little of it.
+        cues: outlines (V, 2) float xy in pixels within which lies all that tells the classes; none where the objects
+            tell themselves.
+    """
+
+    image: np.ndarray
+    objects: list[tuple[str, np.ndarray]] = field(default_factory=list)
+    cues: list[np.ndarray] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Knob:
+    """What `--difficulty` sets for a task.
+
+    Attributes:
+        meaning: what the number counts, with its unit.
+        default: its value when nothing is said.
+        low: least value.
+        high: largest value.
+        whole: only whole numbers make sense.
+    """
+
+    meaning: str
+    default: float
+    low: float
+    high: float
+    whole: bool = False
+
+    def check(self, task: str, value: float | None) -> float:
+        """Return the value, or the default for None.
+
+        Raises:
+            UserError: it is out of range, or no whole number where one is needed.
+        """
+        if value is None:
+            return self.default
+        if not self.low <= value <= self.high or (self.whole and value != int(value)):
+            kind = "a whole number" if self.whole else "a number"
+            raise UserError(
+                f"--difficulty {value:g} makes no sense for {task}: "
+                f"give {kind} from {self.low:g} to {self.high:g} ({self.meaning})"
+            )
+        return value
+
+
+Draw = Callable[[np.random.Generator, int, float, np.random.Generator | None], Scene]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A question asked of a detector.
+
+    Attributes:
+        draw: makes one scene from the picture's random stream, its side in pixels, the difficulty, and None or, for
+            the control version, the stream from which `told` draws what the cue says.
+        categories: names of all classes, in the order of their ids (from 1).
+        knob: what the difficulty means.
+    """
+
+    draw: Draw
+    categories: tuple[str, ...]
+    knob: Knob
+
+
+def told(name: str, names: tuple[str, ...], control: np.random.Generator | None) -> str:
+    """Return the class that a cue shows: the object's own or, in the control version, any, drawn regardless of it.
+
+    The control's stream is not the picture's: all else of the picture, and its truth, stay as they are.
+    """
+    return name if control is None else names[control.integers(len(names))]
