@@ -73,7 +73,19 @@ def _renumbered(truth: dict[str, Any], results: list[dict[str, Any]]) -> tuple[d
     return {**shared, "annotations": truths}, {**shared, "annotations": detections}
 
 
+def match_images(truth: dict[str, Any], results: list[dict[str, Any]]) -> Any:
+    """What `coco_metrics` of pycocotools rests on: its `COCOeval`, with `evalImgs` filled and nothing accumulated."""
+    return _evaluated(*_renumbered(truth, results))
+
+
 def _pycocotools(truth: dict[str, Any], detections: dict[str, Any]) -> Arrays:
+    evaluation = _evaluated(truth, detections)
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation.accumulate()
+    return evaluation.eval["precision"], evaluation.eval["recall"]
+
+
+def _evaluated(truth: dict[str, Any], detections: dict[str, Any]) -> Any:
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -87,8 +99,7 @@ def _pycocotools(truth: dict[str, Any], detections: dict[str, Any]) -> Arrays:
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = COCOeval(index(truth), index(detections), "bbox")
         evaluation.evaluate()
-        evaluation.accumulate()
-    return evaluation.eval["precision"], evaluation.eval["recall"]
+    return evaluation
 
 
 def _hotcoco(truth: dict[str, Any], detections: dict[str, Any]) -> Arrays:

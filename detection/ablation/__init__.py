@@ -1,0 +1,10 @@
+"""Ablations: the same training with one thing changed, again and again, and what the differences are worth.
+
+`tools/ablate.py` is the command; `docs/ablation.md` tells how to write an ablation and how to read its report.
+"""
+
+from detection.ablation.ablation import Ablation, load_ablation
+from detection.ablation.detectors import DETECTORS
+from detection.ablation.kinds import Kind
+
+__all__ = ["DETECTORS", "Ablation", "Kind", "load_ablation"]

@@ -1,0 +1,132 @@
+"""An ablation as its author writes it: one base, variants of it, data sets and seeds, in a Python file."""
+
+import dataclasses
+import difflib
+import re
+import runpy
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from detection.ablation.detectors import DETECTORS
+from detection.ablation.kinds import Kind
+from detection.ablation.texts import as_overrides
+from detection.errors import UserError
+
+Changes = Sequence[str] | Mapping[str, Any]
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+
+
+@dataclasses.dataclass(frozen=True)
+class Ablation:
+    """What is compared. Every variant is trained on every data set with every seed.
+
+    Changes are `key=value` texts, or a mapping from dotted keys to values and parts (`partial`s of classes), which are
+    turned into such texts: each run is a command that can be pasted.
+
+    Attributes:
+        base: a config file, relative to the ablation's own folder; or a config, which the same file must name `config`,
+            so that the file itself is the config file of its runs.
+        variants: changes by name; a variant without any is the base itself.
+        data: changes by name of the data set.
+        seeds: each gives one run of each variant.
+        reference: the variant that the others are compared with; the first if left out.
+        metric: the one that the report draws and leads with.
+        widen: keys of the layer widths that are widened together to match another variant's size; if left out, the
+            first of the kind's own that the reference has.
+        kind: what a run is.
+    """
+
+    base: str | Path | Any
+    variants: Mapping[str, Changes]
+    data: Mapping[str, Changes] = dataclasses.field(default_factory=lambda: {"data": ()})
+    seeds: tuple[int, ...] = (0, 1, 2)
+    reference: str = ""
+    metric: str = ""
+    widen: tuple[str, ...] = ()
+    kind: Kind = DETECTORS
+
+    def __post_init__(self) -> None:
+        for key in ("variants", "data"):
+            _require_names(key, getattr(self, key))
+            texts = {name: as_overrides(changes, f"{key}[{name!r}]") for name, changes in getattr(self, key).items()}
+            object.__setattr__(self, key, texts)
+        _require_seeds(self.seeds)
+        object.__setattr__(self, "reference", self.reference or next(iter(self.variants)))
+        object.__setattr__(self, "metric", self.metric or self.kind.metrics[0])
+        _require_known("reference", self.reference, self.variants)
+        _require_known("metric", self.metric, self.kind.metrics)
+
+
+def load_ablation(path: str | Path) -> tuple[Ablation, Path]:
+    """Run an ablation file.
+
+    Returns:
+        Its `ablation`, and the config file that its runs are given.
+
+    Raises:
+        UserError: no such file, no `ablation = Ablation(...)` in it, or settings that do not fit.
+    """
+    path = Path(path)
+    if not path.is_file():
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], n=1)
+        raise UserError(f"{path}: no such ablation" + (f"; did you mean {path.parent / near[0]}?" if near else "."))
+    try:
+        names = runpy.run_path(str(path))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except Exception as error:
+        raise UserError(f"{path}: {_where(error, path)}{type(error).__name__}: {_reason(error)}.") from None
+    ablation = names.get("ablation")
+    if not isinstance(ablation, Ablation):
+        raise UserError(f"{path}: an ablation must end in `ablation = Ablation(...)`; found {type(ablation).__name__}.")
+    if isinstance(ablation.base, str | Path):
+        base = path.parent / ablation.base
+        if not base.is_file():
+            raise UserError(f"{path}: base={str(ablation.base)!r}: there is no {base}; it is relative to this file.")
+        return ablation, base
+    if names.get("config") is not ablation.base:
+        raise UserError(f"{path}: base is a config: name it `config` in this file, or give the path of a config file.")
+    return ablation, path
+
+
+def _where(error: Exception, path: Path) -> str:
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+    return "" if line is None else f"line {line}: "
+
+
+def _reason(error: Exception) -> str:
+    """The message; where a setting of `Ablation` is misspelt with the nearest one."""
+    unknown = re.search(r"Ablation.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
+    if unknown is None:
+        return str(error)
+    known = [field.name for field in dataclasses.fields(Ablation)]
+    near = difflib.get_close_matches(unknown[1], known, n=1)
+    return f"unknown key {unknown[1]}; " + (f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}")
+
+
+def _require_names(key: str, named: Mapping[str, Any]) -> None:
+    if not isinstance(named, Mapping) or not named:
+        raise UserError(f"{key}: must be a dictionary from names to changes, with one entry at least.")
+    for name in named:
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise UserError(f"{key}: {name!r} names folders: use letters, digits, '.', '_', '+' and '-' only.")
+    folded = [name.lower() for name in named]
+    for name in named:
+        if folded.count(name.lower()) > 1:
+            raise UserError(f"{key}: {name!r} is there twice but for its case, which some file systems do not tell.")
+
+
+def _require_seeds(seeds: tuple[int, ...]) -> None:
+    whole = isinstance(seeds, tuple) and all(isinstance(s, int) and not isinstance(s, bool) for s in seeds)
+    if not whole or not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        raise UserError(f"seeds={seeds!r}: must be different whole numbers from 0, in a tuple such as (0, 1, 2).")
+
+
+def _require_known(key: str, value: str, known: Any) -> None:
+    if value not in known:
+        near = difflib.get_close_matches(str(value), list(known), n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}."
+        raise UserError(f"{key}={value!r}: there is no such one; {hint}")

@@ -1,0 +1,153 @@
+"""Runs of `tools/train.py`, for ablations."""
+
+import json
+import math
+import runpy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from detection.ablation.detection_evidence import DetectionEvidence, detection_evidence
+from detection.ablation.kinds import ROOT, Damaged, Kind, Outdated, Workload
+from detection.config import Config, load_config, override, to_plain
+from detection.data.checks import file_digest
+from detection.errors import UserError
+from detection.evaluation.coco import METRICS
+from detection.evaluation.results import read_results, read_truth
+
+WEIGHTS = Path("checkpoints", "best", "model.safetensors")
+
+
+class DetectorRuns(Kind):
+    """Detectors, measured by COCO's numbers."""
+
+    script = ROOT / "tools" / "train.py"
+    columns = ("AP", "AP50", "APs", "APm", "APl")
+    metrics = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+    widths = ("detector.backbone.channels", "detector.backbone.body.channels")
+
+    def load(self, path: Path) -> Config:
+        """See `Kind`."""
+        return load_config(path)
+
+    def override(self, config: Config, overrides: Sequence[str]) -> Config:
+        """See `Kind`."""
+        return override(config, overrides)
+
+    def plain(self, config: Config) -> dict[str, Any]:
+        """See `Kind`."""
+        return to_plain(config)
+
+    def architecture(self, config: Config) -> Any:
+        """The detector but for its starting weights, what a step does with it, and the pictures it is measured on."""
+        plain = self.plain(config)
+        detector = {k: v for k, v in plain["detector"].items() if k != "weights"}
+        rest = {k: plain[k] for k in ("batch_size", "precision", "freeze", "data")}
+        return {"detector": detector, "optimizer": plain["optimizer"]["kind"], **rest}
+
+    def size(self, config: Config, what: str) -> int:
+        """See `Kind`."""
+        from detection.ablation.detector_workload import detector_size
+
+        return detector_size(config, what)
+
+    def prepare(self, config: Config) -> None:
+        """Draw ContextScenes as the script would, so that two runs do not draw the same set at once."""
+        if not self.script.is_file():
+            raise UserError(
+                f"{self.script} is not there: ablations need the checkout, not the installed package alone."
+            )
+        runpy.run_path(str(self.script))["draw_scenes"](config, True)
+
+    def read(self, folder: Path) -> dict[str, float]:
+        """See `Kind`."""
+        metrics = _read_json(folder / "metrics.json", dict)
+        missing = [name for name in (*METRICS, "per_class", "detections") if name not in metrics]
+        if missing:
+            raise Damaged(f"metrics.json lacks {missing[0]}")
+        results = _read_json(folder / "results.json", list)
+        if len(results) != metrics["detections"]:
+            raise Damaged(f"results.json holds {len(results)} detections and metrics.json {metrics['detections']}")
+        _require_weights(folder / WEIGHTS)
+        _require_same_data(_read_json(folder / "environment.json", dict))
+        numbers = {name: _number(metrics[name]) for name in self.metrics}
+        for name, of_class in metrics["per_class"].items():
+            numbers |= {f"{metric}/{name}": _number(of_class[metric]) for metric in ("AP", "AP50")}
+        return numbers
+
+    def evidence(self, folder: Path) -> DetectionEvidence:
+        """See `Kind`."""
+        annotations = Path(_read_json(folder / "config.json", dict)["data"]["val"]["annotations"])
+        truth = read_truth(annotations)
+        return detection_evidence(truth, read_results(folder / "results.json", truth), file_digest(annotations))
+
+    def workload(self, config: Config) -> Workload:
+        """See `Kind`."""
+        from detection.ablation.detector_workload import detector_workload
+
+        return detector_workload(config)
+
+    def progress(self, folder: Path) -> str:
+        """See `Kind`."""
+        try:
+            epochs = json.loads((folder / "config.json").read_text())["schedule"]["epochs"]
+            with (folder / "log.jsonl").open("rb") as file:
+                file.seek(max(0, file.seek(0, 2) - 4000))
+                line = json.loads(file.read().splitlines()[-1])
+            return f"epoch {line['epoch'] + 1} of {epochs}"
+        except (OSError, ValueError, KeyError, TypeError, IndexError):
+            return ""
+
+    def can_resume(self, folder: Path) -> bool:
+        """See `Kind`."""
+        return (folder / "checkpoints" / "last" / "state.pt").is_file()
+
+
+DETECTORS = DetectorRuns()
+
+
+def _read_json(path: Path, kind: type) -> Any:
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise Damaged(f"{path.name} is missing") from None
+    except (OSError, ValueError) as error:
+        raise Damaged(f"{path.name} cannot be read ({error})") from None
+    if not isinstance(content, kind):
+        raise Damaged(f"{path.name} holds no {kind.__name__}")
+    return content
+
+
+def _number(value: Any) -> float:
+    """A metric; COCO marks one that is not defined by −1."""
+    if not isinstance(value, int | float):
+        raise Damaged(f"metrics.json holds {value!r} in the place of a number")
+    return math.nan if value == -1 else float(value)
+
+
+def _require_weights(path: Path) -> None:
+    """Check that a safetensors file is as long as its head says: it begins with 8 bytes, the length of that head."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            head = json.loads(file.read(length))
+            end = max((t["data_offsets"][1] for name, t in head.items() if name != "__metadata__"), default=0)
+            if file.seek(0, 2) != 8 + length + end:
+                raise ValueError("it is cut off")
+    except FileNotFoundError:
+        raise Damaged(f"{WEIGHTS} is missing") from None
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, AttributeError) as error:
+        raise Damaged(f"{WEIGHTS} cannot be read ({error})") from None
+
+
+def _require_same_data(environment: dict[str, Any]) -> None:
+    """Check that both splits have the bytes that the run saw."""
+    try:
+        splits = [(split["annotations"], split["sha256"]) for split in environment["data"].values()]
+    except (KeyError, TypeError, AttributeError):
+        raise Damaged("environment.json does not tell its data") from None
+    for annotations, digest in splits:
+        if not Path(annotations).is_file():
+            raise Outdated(f"{annotations}, which it was made with, is gone")
+        if file_digest(Path(annotations)) != digest:
+            raise Outdated(f"{annotations} has changed since")

@@ -1,0 +1,37 @@
+"""A folder that one process at a time works in."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from detection.errors import UserError
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[int]:
+    """Hold a folder, which is made if it is missing.
+
+    The lock goes with the last process that has the yielded file open: runs that outlive a killed ablation keep it.
+
+    Raises:
+        UserError: another process holds it, or it cannot be made.
+    """
+    import fcntl
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another --output.") from None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(file)
+        raise UserError(
+            f"{folder}: another ablation, or a run that one left behind, is at work here; wait for it, or end it."
+        ) from None
+    try:
+        yield file
+    finally:
+        os.close(file)

@@ -1,0 +1,30 @@
+"""Every file of configs/ablations/ resolves, and all its models can be built."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from detection.ablation import load_ablation
+from detection.ablation.plan import make_plan
+
+FILES = {path.stem: path for path in sorted((Path(__file__).parents[2] / "configs" / "ablations").glob("*.py"))}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_an_ablation_resolves(name):
+    ablation, base = load_ablation(FILES[name])
+    plan = make_plan(name, ablation, base, Path("out"))
+    assert len(plan.cells) == len(ablation.variants) * len(ablation.data) * len(ablation.seeds)
+    assert f"python tools/ablate.py configs/ablations/{name}.py" in ast.get_docstring(
+        ast.parse(FILES[name].read_text())
+    )
+
+
+def test_contexts_are_the_only_difference():
+    """All variants but the data's own changes differ in `detector.context` and nowhere else."""
+    ablation, base = load_ablation(FILES["context"])
+    plan = make_plan("context", ablation, base, Path("out"))
+    plains = [ablation.kind.plain(cell.config) for cell in plan.cells if (cell.data, cell.seed) == ("beacon", 0)]
+    assert len({ablation.kind.digest(plain["detector"].pop("context")) for plain in plains}) == len(plains) == 16
+    assert len({ablation.kind.digest(plain) for plain in plains}) == 1

@@ -1,0 +1,98 @@
+"""Costs: each architecture once, in turns, and none that cannot be measured is made up."""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from ablation.coins import COINS
+from tiny_runs import tiny_config
+
+from detection.ablation import Ablation
+from detection.ablation import costs as module
+from detection.ablation.costs import architectures, interleaved, is_complete, measure, read_costs, write_costs
+from detection.ablation.detector_workload import detector_workload
+from detection.ablation.kinds import Workload
+from detection.ablation.plan import make_plan
+from detection.errors import UserError
+
+nothing = partial(int)
+
+
+@pytest.fixture
+def plan(tmp_path):
+    """Three variants of two architectures."""
+    (tmp_path / "base.py").write_text("from ablation.coins import CoinConfig\n\nconfig = CoinConfig()\n")
+    variants = {"a": [], "b": ["p=0.9"], "c": ["width=12"]}
+    ablation = Ablation(base="base.py", variants=variants, seeds=(0, 1), kind=COINS)
+    return make_plan("coins", ablation, tmp_path / "base.py", tmp_path / "out")
+
+
+def test_functions_have_their_turns(monkeypatch):
+    """The clock stands still but for what each call adds; the third round of the second one is slow."""
+    clock, order = [0.0], []
+    monkeypatch.setattr(module.time, "perf_counter", lambda: clock[0])
+
+    def call(name, seconds):
+        order.append(name)
+        clock[0] += seconds[min(order.count(name), len(seconds)) - 1]
+
+    times = interleaved([partial(call, "a", [9, 9, 1]), partial(call, "b", [9, 9, 2, 2, 50])], 3, nothing)
+    assert order == ["a", "b"] * 5 and times == [1, 2]
+
+
+def test_each_architecture_is_measured_once(plan, monkeypatch):
+    built = []
+    work = COINS.workload
+    monkeypatch.setattr(COINS, "workload", lambda config: built.append(config.width) or work(config))
+    costs = measure(plan, 1, nothing, lambda function: 7)
+    assert built == [8, 12] and len(architectures(plan)) == 2
+    found = {cost.parameters: cost for cost in costs.architectures.values()}
+    assert set(found) == {96, 144} and found[96].train_bytes == 7
+    assert 0.008 <= found[96].train_step_s < found[144].train_step_s + 0.02
+
+
+def test_what_cannot_be_measured_is_a_failure_and_not_a_number(plan, monkeypatch, tmp_path):
+    def workload(config):
+        if config.width == 8:
+            raise UserError("no data.")
+        return Workload(1, 2, nothing, nothing)
+
+    monkeypatch.setattr(COINS, "workload", workload)
+    costs = measure(plan, 1, nothing, lambda function: 7)
+    assert list(costs.failures.values()) == ["no data."] and len(costs.architectures) == 1
+    assert not is_complete(costs, plan) and not is_complete(None, plan)
+    write_costs(tmp_path / "costs.json", costs)
+    assert read_costs(tmp_path / "costs.json") == costs
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"architectures": []}', json.dumps({"architectures": {"a": {"parameters": 1}}})]
+)
+def test_costs_that_cannot_be_read_are_none(tmp_path, text):
+    (tmp_path / "costs.json").write_text(text)
+    assert read_costs(tmp_path / "costs.json") is None
+
+
+@pytest.mark.parametrize("change", ["optimizer.kind=sgd", "optimizer.kind=adamw"])
+def test_a_detector_at_work_stays_as_it_is(shapes, change):
+    """It trains, as the batches that its norms have seen show; and yet its weights hardly move."""
+    config = tiny_config(Path(shapes), change)
+    work = detector_workload(config)
+    detector = next(
+        cell.cell_contents for cell in work.infer.__closure__ if isinstance(cell.cell_contents, torch.nn.Module)
+    )
+    before = {name: p.detach().clone() for name, p in detector.named_parameters()}
+    for _ in range(3):
+        work.train_step()
+        work.infer()
+    assert all((p - before[name]).abs().max() < 1e-6 for name, p in detector.named_parameters())
+    seen = {int(buffer) for name, buffer in detector.named_buffers() if name.endswith("num_batches_tracked")}
+    assert seen == {3}
+    assert work.parameters == sum(map(torch.numel, before.values())) and work.flops > 2e6
+
+
+def test_a_detector_without_its_data_cannot_be_measured(tmp_path):
+    with pytest.raises(UserError, match="no such folder|cannot read"):
+        detector_workload(tiny_config(tmp_path / "none"))

@@ -1,0 +1,112 @@
+"""What is read from a detector's run folder, and what is refused about it."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_runs import tiny_config
+
+from detection.ablation.detectors import DETECTORS, WEIGHTS
+from detection.ablation.kinds import Damaged, Outdated
+from detection.config import config_hash, to_plain
+from detection.errors import UserError
+from detection.runs import open_config
+
+
+@pytest.fixture
+def run(finished_run, tmp_path):
+    """A copy of a finished run, to be damaged."""
+    return Path(shutil.copytree(finished_run, tmp_path / "run"))
+
+
+def test_the_numbers_of_a_run_and_what_they_rest_on_agree(finished_run):
+    metrics = json.loads((finished_run / "metrics.json").read_text())
+    numbers, evidence = DETECTORS.read(finished_run), DETECTORS.evidence(finished_run)
+    assert numbers["AP50"] == metrics["AP50"] and set(DETECTORS.metrics) < set(numbers)
+    name = next(iter(metrics["per_class"]))
+    assert numbers[f"AP/{name}"] == metrics["per_class"][name]["AP"] or np.isnan(numbers[f"AP/{name}"])
+    found = evidence.resampled(np.ones((1, evidence.num_images), dtype=int))
+    assert set(found) == set(numbers) and evidence.num_images == metrics["images"]
+    for key, value in numbers.items():
+        assert np.isnan(value) == np.isnan(found[key][0]) and (np.isnan(value) or abs(value - found[key][0]) < 1e-9)
+
+
+def test_a_config_and_its_json_have_one_digest(finished_run):
+    plain = json.loads((finished_run / "config.json").read_text())
+    assert DETECTORS.digest(plain) == config_hash(open_config(finished_run))
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def edit(path, change):
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+DAMAGES = {
+    "no metrics": (lambda f: (f / "metrics.json").unlink(), "metrics.json is missing"),
+    "half metrics": (lambda f: cut(f / "metrics.json"), "metrics.json cannot be read"),
+    "a list": (lambda f: (f / "metrics.json").write_text("[]"), "no dict"),
+    "no AP": (lambda f: edit(f / "metrics.json", lambda m: m.pop("AP")), "lacks AP"),
+    "a word": (lambda f: edit(f / "metrics.json", lambda m: m.update(AP="high")), "'high'"),
+    "no results": (lambda f: (f / "results.json").unlink(), "results.json is missing"),
+    "fewer results": (lambda f: edit(f / "results.json", lambda r: r.clear()), "holds 0 detections"),
+    "no weights": (lambda f: (f / WEIGHTS).unlink(), "is missing"),
+    "half the weights": (lambda f: cut(f / WEIGHTS), "cut off"),
+    "no head": (lambda f: (f / WEIGHTS).write_bytes(b"xx"), "cannot be read"),
+    "another head": (lambda f: (f / WEIGHTS).write_bytes((2).to_bytes(8, "little") + b"[]"), "cannot be read"),
+    "no environment": (lambda f: (f / "environment.json").unlink(), "environment.json is missing"),
+    "no data": (lambda f: edit(f / "environment.json", lambda e: e.pop("data")), "does not tell its data"),
+}
+
+
+@pytest.mark.parametrize(("damage", "words"), DAMAGES.values(), ids=list(DAMAGES))
+def test_a_damaged_run_is_told(run, damage, words):
+    DETECTORS.read(run)
+    damage(run)
+    with pytest.raises(Damaged, match=words):
+        DETECTORS.read(run)
+
+
+@pytest.mark.parametrize(("change", "words"), [("sha256", "has changed since"), ("annotations", "is gone")])
+def test_other_data_is_told(run, change, words):
+    edit(run / "environment.json", lambda e: e["data"]["train"].update({change: "other"}))
+    with pytest.raises(Outdated, match=words):
+        DETECTORS.read(run)
+
+
+def test_results_on_another_truth_cannot_be_read(run):
+    edit(run / "results.json", lambda results: results[0].update(image_id=999))
+    with pytest.raises(UserError, match="image_id 999"):
+        DETECTORS.evidence(run)
+
+
+def test_how_far_a_run_is(run, tmp_path):
+    assert DETECTORS.progress(run) == "epoch 2 of 2" and DETECTORS.can_resume(run)
+    assert DETECTORS.progress(tmp_path / "none") == "" and not DETECTORS.can_resume(tmp_path / "none")
+    (run / "log.jsonl").write_text('{"epoch": 0}\n{"ep')
+    assert DETECTORS.progress(run) == ""
+
+
+def test_what_decides_costs(tmp_path):
+    config = tiny_config(tmp_path)
+    mine = DETECTORS.architecture(config)
+    assert mine == DETECTORS.architecture(tiny_config(tmp_path, "seed=3", "schedule.epochs=9", "detector.weights=w"))
+    for change in ("detector.head.hidden_channels=8", "batch_size=1", "optimizer.kind=adamw"):
+        assert mine != DETECTORS.architecture(tiny_config(tmp_path, change))
+    assert set(mine) <= {*to_plain(config)}
+
+
+def test_scenes_are_drawn_before_runs_that_share_them(tmp_path, capsys):
+    scenes = "data.scenes={'task': 'shapes', 'train': 3, 'val': 2, 'size': 64}"
+    config = tiny_config(tmp_path / "new", scenes)
+    DETECTORS.prepare(config)
+    assert "drawing 3 + 2 pictures" in capsys.readouterr().out
+    assert len(list((tmp_path / "new" / "train").glob("*.png"))) == 3
+    DETECTORS.prepare(config)
+    assert capsys.readouterr().out == ""
