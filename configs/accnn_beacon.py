@@ -6,6 +6,9 @@ Classes are read from what an attention LSTM glimpsed at last; to see where it l
 
     python tools/predict.py runs/accnn_beacon datasets/beacon/val --attention
 
+AP50 1.000 with seeds 0, 1 and 2, in 6.3 minutes of CPU time each; 0.61, 0.69 and 0.68 of the last glimpse's weight lies
+on the beacon's cell and its neighbours (docs/results/accnn.md).
+
 The additive score, which rates what is seen in a cell and not where the cell is, learns this soonest. There is no
 segmentation loss as in `quickstart.py`: this context is the same at every cell and could not tell pixels apart.
 """
