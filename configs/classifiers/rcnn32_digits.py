@@ -4,8 +4,8 @@
     python tools/train_classifier.py configs/classifiers/rcnn32_digits.py
 
 1797 grey pictures of 8×8, here of 16×16 so that two poolings leave 4×4 cells; a fifth of each class is the test. Small
-turns, shifts and sizes; rate, dropout and epochs were chosen on training pictures (data.measure=validation). The paper's
-dropout of 0.5 (recalled) is too much for 32 channels and 30 epochs.
+turns, shifts and sizes; rate, dropout and epochs were chosen on training pictures (data.measure=validation). The
+paper's dropout of 0.5 (recalled) is too much for 32 channels and 30 epochs.
 """
 
 from functools import partial
