@@ -2,7 +2,7 @@
 
 import numpy as np
 import scene_drawing as drawing
-from beacon_scene import BEACONS, COLOURS, GAP
+from beacon_scene import BEACONS, GAP
 from scene_task import Knob, Scene, Task, told
 
 NUMBERS = ("few", "some", "many")
@@ -10,21 +10,21 @@ STRIP = 36 / 128
 """Depth of the part of the picture, by one border, that the beacons lie in; in sides of the picture."""
 SLOTS = (6, 2)
 """Places for beacons along the border and away from it."""
-SIDE = 12 / 128
+SIDE = 14 / 128
 """Side of a beacon, in sides of the picture."""
 
 
 def draw(rng: np.random.Generator, size: int, most: float, control: np.random.Generator | None) -> Scene:
     """Draw 2 to 4 rings; their class is `few`, `some` or `many` for `most` - 2, `most` - 1 or `most` beacons.
 
-    Presence tells nothing, the number does: it has to be accumulated. The beacons of a picture are alike and lie by
-    one border, at least 44 pixels of 128 from every ring's box. Wherever they lie, the rings are placed alike.
+    Presence tells nothing, the number does: it has to be accumulated. All beacons are alike and lie by one border, at
+    least 44 pixels of 128 from every ring's box. Wherever they lie, the rings are placed alike.
     """
     scene = Scene(drawing.background(rng, size))
     drawing.add_clutter(rng, scene.image)
     drawing.fade(scene.image, 0.0)
     name = NUMBERS[rng.integers(len(NUMBERS))]
-    colour, side = BEACONS[COLOURS[rng.integers(len(COLOURS))]], rng.integers(4)
+    side = rng.integers(4)
     scene.cues = [_onto_side(outline, size, side) for outline in _beacons(rng, size)[: int(most)]]
     for outline in _rings(rng, size):
         outline = _onto_side(outline, size, side)
@@ -33,7 +33,7 @@ def draw(rng: np.random.Generator, size: int, most: float, control: np.random.Ge
     # Last, so that their number changes nothing else.
     shown = int(most) - 2 + NUMBERS.index(told(name, NUMBERS, control))
     for outline in scene.cues[:shown]:
-        drawing.paint_beacon(rng, scene.image, outline, colour)
+        drawing.paint_beacon(rng, scene.image, outline, BEACONS["blue"])
     return scene
 
 

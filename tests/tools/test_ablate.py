@@ -12,6 +12,7 @@ from pathlib import Path
 
 import ablate
 import pytest
+from tiny_runs import write_config
 
 TESTS = Path(__file__).parents[1]
 FILE = """
@@ -145,6 +146,7 @@ def test_a_failed_run_is_missing_and_is_not_averaged_over(capsys):
     text = capsys.readouterr().out
     assert lines(text, "failed with exit code 1") == ["data/odd/seed-0", "data/odd/seed-1"]
     assert lines(text, "failed with exit code 2") == ["data/refused/seed-0", "data/refused/seed-1"]
+    assert "failed with exit code 2" in text and "absent: it left the words “error: this is refused.”" in text
     assert "RuntimeError: the coin rolled away" in text and "error: this is refused." in text
     rows = table()
     assert rows["odd"]["mean"] == rows["odd"]["difference"] == "" and rows["odd"]["missing"] == "seed-0 seed-1"
@@ -283,6 +285,28 @@ def test_runs_that_no_cell_names_are_told_and_left(capsys):
     text = capsys.readouterr().out
     assert "out/runs/data/better/seed-0 belongs to no run of this ablation" in text
     assert Path("out/runs/data/better/seed-0/metrics.json").exists() and "better" not in table()
+
+
+def test_real_detectors(shapes, place, capsys):
+    """Two detectors trained by their own command; what they found gives their numbers, or they would not count."""
+    write_config(place / "base.py", shapes)
+    Path("real.py").write_text(
+        "from detection.ablation import Ablation\n\n"
+        "variants = {'plain': [], 'narrow': {'detector.head.hidden_channels': 8}}\n"
+        "ablation = Ablation(base='base.py', variants=variants, seeds=(0,), metric='AP50')\n"
+    )
+    assert ablate.main(["real.py", "--output=out", "--cost-rounds=1", "--workers=2", "schedule.epochs=1"]) == 0
+    text = capsys.readouterr().out
+    assert lines(text, "finished in") and "missing" not in text, text
+    environment = json.loads(Path("out/runs/data/narrow/seed-0/environment.json").read_text())
+    assert "detector.head.hidden_channels=8" in environment["command"]
+    costs = json.loads(Path("out/costs.json").read_text())
+    sizes = {cost["parameters"] for cost in costs["architectures"].values()}
+    assert len(sizes) == 2 and costs["failures"] == {}
+    report = Path("out/report.md").read_text()
+    assert all(f"{size:,}" in report for size in sizes) and "There is one seed" in report
+    assert ablate.main(["real.py", "--output=out", "schedule.epochs=1"]) == 0
+    assert len(lines(capsys.readouterr().out, "finished before")) == 2
 
 
 BAD = {

@@ -73,6 +73,8 @@ def test_figures_side_by_side(capsys):
     assert table["APl"] == ["n/a", "n/a", "n/a"]
     assert table["cat"][1] == f"{metrics[1]['per_class']['cat']['AP50']:.3f}"
     assert re.fullmatch(r"[+−]0\.\d{3} \[−0\.\d{3}, \+0\.\d{3}\]", table["AP50"][2]), table["AP50"]
+    apart = metrics[1]["per_class"]["dog"]["AP50"] - metrics[0]["per_class"]["dog"]["AP50"]
+    assert apart > 0.1 and table["dog"][2].startswith(f"+{apart:.3f} [")
     assert "about these trained networks" in text
 
 
@@ -128,6 +130,16 @@ def test_the_images_on_which_they_differ_most_are_drawn(capsys):
     assert width > 2.5 * height and picture.std() > 20
     assert compare.main(["a/plain", "a/context", "--output=none", "--images=0"]) == 0
     assert list(Path("none").glob("*.png")) == []
+
+
+def test_the_worst_image_comes_first(capsys):
+    """`worse` loses one object on image 3 and two on image 4."""
+    shutil.copytree("a/plain", "a/worse")
+    rows = [r for r in PLAIN + EVEN if r[0] < 3 or (r[0] == 3 and r[2] == LEFT)]
+    Path("a/worse/results.json").write_text(json.dumps(make_results(rows)))
+    assert compare.main(["a/plain", "a/worse", "--output=out", "--images=1"]) == 0
+    text = Path("out/comparison.md").read_text()
+    assert "![4.png: 0 objects saved, 2 lost" in text and "3.png" not in text
 
 
 def test_three_runs_are_held_to_the_first(capsys):
