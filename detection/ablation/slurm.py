@@ -1,7 +1,9 @@
 """Runs as Slurm jobs, through submitit."""
 
+import contextlib
 import os
 import subprocess
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +66,30 @@ class Command:
         return done.returncode
 
 
+class Queue:
+    """The user's jobs that Slurm still holds: asked for all at once, and seldom.
+
+    submitit asks the accounting (`sacct`), which not every cluster keeps, and would wait forever for a job that was
+    cancelled where there is none.
+    """
+
+    seconds = 15.0
+    """Between two questions."""
+
+    def __init__(self) -> None:
+        self.asked, self.held = -float("inf"), frozenset[str]()
+
+    def holds(self, job: Any) -> bool:
+        """Whether a job waits or works; also where Slurm does not answer, as nothing is known then."""
+        if time.monotonic() - self.asked >= self.seconds:
+            command = ["squeue", "--me", "--noheader", "--format=%A"]
+            asked = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+            if asked.returncode:
+                return True
+            self.asked, self.held = time.monotonic(), frozenset(asked.stdout.split())
+        return job.job_id in self.held
+
+
 class SlurmLauncher(Launcher):
     """Jobs of a cluster; it decides how many run at the same time.
 
@@ -72,6 +98,7 @@ class SlurmLauncher(Launcher):
         logs: folder for what submitit and Slurm write.
         workers: most jobs that are submitted at the same time; None for all.
         executor: of submitit; None for Slurm's, or a stand-in.
+        queue: that says whether a job is over; None for Slurm's, or a stand-in.
 
     Raises:
         UserError: submitit or Slurm is not there.
@@ -80,39 +107,77 @@ class SlurmLauncher(Launcher):
     pause = 5.0
 
     def __init__(
-        self, options: SlurmOptions, logs: Path, workers: int | None = None, executor: Any | None = None
+        self,
+        options: SlurmOptions,
+        logs: Path,
+        workers: int | None = None,
+        executor: Any | None = None,
+        queue: Queue | None = None,
     ) -> None:
         self.slots, self.threads = workers or MANY, options.cpus
-        self.executor = executor or _slurm_executor(logs, options)
+        self.executor, self.queue = executor or _slurm_executor(logs, options), queue or Queue()
 
     def start(self, command: Sequence[str], log: Path) -> "SlurmJob":
-        """See `Launcher`."""
+        """See `Launcher`; a `UserError` with Slurm's words where it refuses the job."""
         log.parent.mkdir(parents=True, exist_ok=True)
         work = Command(tuple(command), os.getcwd(), str(log.absolute()), self.threads)
-        return SlurmJob(self.executor.submit(work), log)
+        try:
+            return SlurmJob(self.executor.submit(work), log, self.queue)
+        except Exception as error:
+            if type(error).__name__ != "FailedJobError":  # of submitit, which need not be there
+                raise
+            said = [line for line in str(error).splitlines() if line.strip()]
+            raise UserError(f"--launcher slurm: sbatch refused a job: {said[-1].strip()}") from None
 
 
 class SlurmJob(Job):
     """A job of submitit."""
 
-    def __init__(self, job: Any, log: Path) -> None:
-        self.job, self.log = job, log
+    patience = 30.0
+    """Seconds that a result may need to be seen on this machine after the job has left Slurm's queue."""
+
+    def __init__(self, job: Any, log: Path, queue: Queue) -> None:
+        self.job, self.log, self.queue = job, log, queue
+        self.left: float | None = None
+        self.code: int | None = None
 
     def poll(self) -> int | None:
         """See `Job`; a job that ended without a result (out of time or memory, cancelled) is told in the log."""
-        if not self.job.done():
-            return None
-        try:
-            return self.job.result()
-        except Exception as error:
-            with self.log.open("a") as log:
-                log.write(f"\nSlurm job {self.job.job_id} ended as {self.job.state}: {str(error).splitlines()[0]}\n")
-            return 1
+        if self.code is None:
+            self.code = self._look()
+        return self.code
 
     def stop(self) -> None:
         """See `Job`."""
-        if not self.job.done():
-            self.job.cancel()
+        if self.poll() is None:
+            self.job.cancel(check=False)
+
+    def _look(self) -> int | None:
+        _refresh(self.job.paths.folder)
+        if self.job.paths.result_pickle.exists():
+            try:
+                return self.job.result()
+            except Exception as error:
+                return self._failed(str(error).splitlines()[0])
+        if self.queue.holds(self.job):
+            self.left = None
+            return None
+        self.left = self.left or time.monotonic()
+        if time.monotonic() - self.left < self.patience:
+            return None
+        said = [line.strip() for line in (self.job.stderr() or "").splitlines() if line.strip()]
+        return self._failed(said[-1] if said else "it has left the queue and wrote nothing")
+
+    def _failed(self, words: str) -> int:
+        with self.log.open("a") as log:
+            log.write(f"\nSlurm job {self.job.job_id} ended without a result: {words}\n")
+        return 1
+
+
+def _refresh(folder: Path) -> None:
+    """Have a network's file system look at a folder anew, instead of remembering what it held."""
+    with contextlib.suppress(OSError):
+        folder.chmod(folder.stat().st_mode)
 
 
 def _slurm_executor(logs: Path, options: SlurmOptions) -> Any:

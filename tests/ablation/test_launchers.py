@@ -4,13 +4,14 @@ import builtins
 import os
 import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
 
 from detection.ablation.launchers import Job, Launcher, LocalLauncher
 from detection.ablation.running import Task, Watch, run_all
-from detection.ablation.slurm import SlurmLauncher, SlurmOptions
+from detection.ablation.slurm import Queue, SlurmJob, SlurmLauncher, SlurmOptions
 from detection.errors import UserError
 
 
@@ -103,47 +104,118 @@ def test_an_error_of_ours_ends_what_is_at_work():
     assert launcher.stopped == ["a"]
 
 
+class FakePaths:
+    def __init__(self, folder, ended):
+        self.folder, self.result_pickle = folder, folder / ("." if ended else "never")
+
+
 class FakeJob:
-    job_id, state = "12", "TIMEOUT"
+    job_id = "12"
 
-    def __init__(self, work, fails):
-        self.work, self.fails, self.cancelled = work, fails, False
-
-    def done(self):
-        return True
+    def __init__(self, work, folder, fails, ended, words):
+        self.work, self.fails, self.words, self.paths = work, fails, words, FakePaths(folder, ended)
+        self.cancelled = False
 
     def result(self):
         if self.fails:
             raise RuntimeError("Job not requeued because: timed-out too many times.\nmore")
         return self.work()
 
-    def cancel(self):
-        self.cancelled = True
+    def stderr(self):
+        return self.words
+
+    def cancel(self, check=True):
+        self.cancelled = not check
 
 
 class FakeExecutor:
-    def __init__(self, fails=False):
-        self.fails = fails
+    def __init__(self, folder, fails=False, ended=True, words=None):
+        self.arguments = (folder, fails, ended, words)
 
     def submit(self, work):
-        return FakeJob(work, self.fails)
+        return FakeJob(work, *self.arguments)
+
+
+class FakeQueue(Queue):
+    def __init__(self, *held):
+        self.answers = list(held)
+
+    def holds(self, job):
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+
+
+def slurm(tmp_path, queue=None, **about):
+    return SlurmLauncher(SlurmOptions(cpus=3), tmp_path / "slurm", None, FakeExecutor(tmp_path, **about), queue)
 
 
 def test_a_slurm_job_runs_the_command_in_our_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    launcher = SlurmLauncher(SlurmOptions(cpus=3), tmp_path / "slurm", executor=FakeExecutor())
-    assert launcher.slots > 1000 and SlurmLauncher(SlurmOptions(), tmp_path, 5, FakeExecutor()).slots == 5
+    launcher = slurm(tmp_path)
+    assert launcher.slots > 1000
+    assert SlurmLauncher(SlurmOptions(), tmp_path, 5, FakeExecutor(tmp_path)).slots == 5
     job = launcher.start(["sh", "-c", "pwd; echo $OMP_NUM_THREADS; exit 4"], Path("logs/log"))
     monkeypatch.chdir("/")
-    assert job.poll() == 4
+    assert job.poll() == job.poll() == 4
     assert (tmp_path / "logs/log").read_text() == f"{tmp_path}\n3\n"
 
 
 def test_a_slurm_job_that_was_ended_is_told_in_its_log(tmp_path):
-    launcher = SlurmLauncher(SlurmOptions(), tmp_path / "slurm", executor=FakeExecutor(fails=True))
-    job = launcher.start(["true"], tmp_path / "log")
+    job = slurm(tmp_path, fails=True).start(["true"], tmp_path / "log")
+    assert job.poll() == job.poll() == 1
+    assert (tmp_path / "log").read_text() == (
+        "\nSlurm job 12 ended without a result: Job not requeued because: timed-out too many times.\n"
+    )
+
+
+@pytest.mark.parametrize("words", [None, "", "first\nslurmstepd: error: *** JOB 12 CANCELLED AT noon ***\n\n"])
+def test_a_slurm_job_that_left_the_queue_without_a_result_has_failed(tmp_path, monkeypatch, words):
+    """Not at once, for a network's file system may be late; and not where the queue only seemed to lack it."""
+    queue = FakeQueue(True, False, True, False, False)
+    job = slurm(tmp_path, queue, ended=False, words=words).start(["true"], tmp_path / "log")
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    for _ in range(4):
+        assert job.poll() is None
+        now[0] += 29
+    now[0] += 2
     assert job.poll() == 1
-    assert "Slurm job 12 ended as TIMEOUT: Job not requeued" in (tmp_path / "log").read_text()
+    told = "slurmstepd: error: *** JOB 12 CANCELLED AT noon ***" if words else "it has left the queue"
+    assert told in (tmp_path / "log").read_text()
+
+
+def test_a_slurm_job_is_cancelled_while_it_works_and_only_then(tmp_path):
+    working = slurm(tmp_path, FakeQueue(True), ended=False).start(["true"], tmp_path / "log")
+    ended = slurm(tmp_path).start(["true"], tmp_path / "log")
+    working.stop()
+    ended.stop()
+    assert working.job.cancelled and not ended.job.cancelled
+
+
+def test_the_queue_is_asked_once_for_all_jobs_and_silence_is_no_answer(tmp_path, monkeypatch):
+    script = tmp_path / "squeue"
+    script.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n[ ! -e {tmp_path}/down ] && echo 11; echo 12')
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    eleven, twelve, other = (types.SimpleNamespace(job_id=name) for name in ("11", "12", "1"))
+    monkeypatch.setattr(Queue, "seconds", 3600)
+    queue = Queue()
+    assert [queue.holds(job) for job in (eleven, twelve, other)] == [True, True, False]
+    assert len((tmp_path / "asked").read_text().splitlines()) == 1
+    script.write_text("#!/bin/sh\nexit 1")
+    assert Queue().holds(other)
+
+
+def test_a_job_that_sbatch_refuses_is_told(tmp_path):
+    class FailedJobError(RuntimeError):
+        pass
+
+    class Refusing:
+        def submit(self, work):
+            raise FailedJobError("sbatch: error: Batch job submission failed: Invalid partition name specified\n")
+
+    launcher = SlurmLauncher(SlurmOptions(), tmp_path, None, Refusing())
+    with pytest.raises(UserError, match="sbatch refused a job: .*Invalid partition name specified$"):
+        launcher.start(["true"], tmp_path / "log")
 
 
 def test_options_in_submitits_words():
@@ -158,11 +230,17 @@ def test_options_in_submitits_words():
     executor.update_parameters(name="ablation", **parameters)
 
 
-def test_submitit_itself_runs_a_job(tmp_path):
+def test_submitit_itself_runs_a_job(tmp_path, monkeypatch):
     submitit = pytest.importorskip("submitit")
     executor = submitit.LocalExecutor(tmp_path / "slurm")
     executor.update_parameters(timeout_min=5)
-    launcher = SlurmLauncher(SlurmOptions(), tmp_path / "slurm", executor=executor)
+
+    class Local(Queue):
+        def holds(self, job):
+            return not job.done()
+
+    monkeypatch.setattr(SlurmJob, "patience", 0.5)
+    launcher = SlurmLauncher(SlurmOptions(), tmp_path / "slurm", executor=executor, queue=Local())
     job = launcher.start([sys.executable, "-c", "print('hello'); raise SystemExit(7)"], tmp_path / "log")
     assert wait(job, 120) == 7 and (tmp_path / "log").read_text() == "hello\n"
     endless = launcher.start(["sleep", "600"], tmp_path / "endless")
