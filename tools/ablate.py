@@ -2,6 +2,7 @@
 
 python tools/ablate.py ABLATION [--output DIR] [--workers N] [--match params|flops] [key=value ...]
 python tools/ablate.py ABLATION --launcher slurm [--partition P] [--gpus N] [--hours H] [--memory GB] [...]
+python tools/ablate.py ABLATION --variants A,B --data D --seeds 0,1      a part of it; the report says what is left out
 python tools/ablate.py ABLATION --dry-run       the runs and their commands, and nothing else
 python tools/ablate.py ABLATION --report-only   the report of what is there now, also while others run
 
@@ -11,6 +12,7 @@ key=value changes the base of all runs. The exit code is 1 if a run is missing i
 """
 
 import argparse
+import dataclasses
 import os
 import signal
 import sys
@@ -28,6 +30,11 @@ if TYPE_CHECKING:
 NEGATIVE_IS_WRONG = ("workers", "gpus", "cpus", "hours", "memory", "cost_rounds")
 
 
+def words(text: str) -> list[str]:
+    """Names with commas between them."""
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line and refuse what cannot be meant."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -37,6 +44,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--launcher", choices=("local", "slurm"), default="local")
     parser.add_argument("--workers", type=int, metavar="N", help="runs at a time; local: one for each GPU, or core")
     parser.add_argument("--match", choices=("params", "flops"), help="add the reference as large as each variant")
+    for key in ("variants", "data", "seeds"):
+        of_it = f"only these {key} of the file, with commas between them; the reference is always run"
+        parser.add_argument(f"--{key}", type=words, default=(), metavar="A,B", help=of_it)
     parser.add_argument("--resume", action="store_true", help="go on with stopped runs from their last checkpoint")
     parser.add_argument("--dry-run", action="store_true", help="print runs and commands, change nothing")
     parser.add_argument("--report-only", action="store_true", help="run nothing, write the report")
@@ -54,6 +64,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         value, least = getattr(args, name), 0 if name in ("gpus", "cost_rounds") else 1e-9
         if value is not None and value < least:
             raise UserError(f"--{name.replace('_', '-')} {value}: must be {'0 or more' if not least else 'above 0'}.")
+    for seed in args.seeds:
+        if not seed.isdecimal():
+            raise UserError(f"--seeds: {seed!r} is not a whole number; such as --seeds 0,1.")
+    args.seeds = [int(seed) for seed in args.seeds]
     args.output = args.output or Path("runs", "ablations", args.ablation.stem)
     return args
 
@@ -64,7 +78,8 @@ def open_plan(args: argparse.Namespace) -> "tuple[Plan, dict[str, Control], str]
     from detection.ablation.equal_size import find_controls
     from detection.ablation.plan import make_plan
 
-    ablation, base = load_ablation(args.ablation)
+    whole, base = load_ablation(args.ablation)
+    ablation = whole.only(args.variants, args.data, args.seeds)
     controls, question = {}, ""
     if args.match:
         what = equal_in(args.match)
@@ -72,7 +87,7 @@ def open_plan(args: argparse.Namespace) -> "tuple[Plan, dict[str, Control], str]
         controls, question = find_controls(ablation, base, args.overrides, what, remembered)
     named = {variant: (control.name, control.overrides) for variant, control in controls.items()}
     plan = make_plan(args.ablation.stem, ablation, base, args.output, args.overrides, named)
-    return plan, controls, question
+    return dataclasses.replace(plan, left_out=tuple(whole.beyond(ablation))), controls, question
 
 
 def equal_in(match: str | None) -> "What":
@@ -141,6 +156,8 @@ def measure_costs(args: argparse.Namespace, plan: "Plan", launcher: "Launcher") 
         return
     print("measuring costs of all architectures side by side", flush=True)
     more = [f"--match={args.match}"] if args.match else []
+    for key in ("variants", "data", "seeds"):
+        more += [f"--{key}={','.join(map(str, getattr(args, key)))}"] if getattr(args, key) else []
     own = [str(args.ablation), "--output", str(args.output), "--measure-costs", f"--cost-rounds={args.cost_rounds}"]
     task = Task("costs", [sys.executable, __file__, *own, *more, *args.overrides], args.output / "costs.log")
     nothing = Watch(

@@ -6,5 +6,6 @@
 from detection.ablation.ablation import Ablation, load_ablation
 from detection.ablation.detectors import DETECTORS
 from detection.ablation.kinds import Kind
+from detection.ablation.scene_data import scenes
 
-__all__ = ["DETECTORS", "Ablation", "Kind", "load_ablation"]
+__all__ = ["DETECTORS", "Ablation", "Kind", "load_ablation", "scenes"]

@@ -47,6 +47,34 @@ class Ablation:
     widen: tuple[str, ...] = ()
     kind: Kind = DETECTORS
 
+    def only(self, variants: Sequence[str] = (), data: Sequence[str] = (), seeds: Sequence[int] = ()) -> "Ablation":
+        """A part of it, in its own order; what is left empty stays whole. The reference is always in it.
+
+        Raises:
+            UserError: a name or a seed that it does not have.
+        """
+        parts: dict[str, Any] = {}
+        for key, wanted in (("variants", variants), ("data", data), ("seeds", seeds)):
+            whole = getattr(self, key)
+            for name in wanted:
+                _require_known(key, name, whole)
+            kept = {*(wanted or whole), *([self.reference] if key == "variants" else [])}
+            parts[key] = (
+                {name: value for name, value in whole.items() if name in kept}
+                if isinstance(whole, Mapping)
+                else tuple(seed for seed in whole if seed in kept)
+            )
+        return dataclasses.replace(self, **parts)
+
+    def beyond(self, part: "Ablation") -> list[str]:
+        """What of it is not in a part, as words; empty if all is."""
+        lacking = []
+        for key in ("variants", "data", "seeds"):
+            names = [str(name) for name in getattr(self, key) if name not in getattr(part, key)]
+            if names:
+                lacking.append(f"{key} {', '.join(names)}")
+        return lacking
+
     def __post_init__(self) -> None:
         for key in ("variants", "data"):
             _require_names(key, getattr(self, key))
@@ -125,8 +153,9 @@ def _require_seeds(seeds: tuple[int, ...]) -> None:
         raise UserError(f"seeds={seeds!r}: must be different whole numbers from 0, in a tuple such as (0, 1, 2).")
 
 
-def _require_known(key: str, value: str, known: Any) -> None:
+def _require_known(key: str, value: Any, known: Any) -> None:
     if value not in known:
-        near = difflib.get_close_matches(str(value), list(known), n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}."
+        names = [str(name) for name in known]
+        near = difflib.get_close_matches(str(value), names, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}."
         raise UserError(f"{key}={value!r}: there is no such one; {hint}")

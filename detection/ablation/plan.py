@@ -57,6 +57,7 @@ class Plan:
         variants: changes by name, the controls of equal size among them.
         controls: for a variant the name of the widened reference that is as large as it.
         cells: every run, by data set, seed and variant: the first seed of all variants comes first.
+        left_out: what the file has and this plan has not, as words.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Plan:
     variants: Mapping[str, tuple[str, ...]]
     controls: Mapping[str, str]
     cells: tuple[Cell, ...]
+    left_out: tuple[str, ...] = ()
 
     def of(self, data: str, variant: str) -> list[Cell]:
         """The cells of a variant on a data set, by seed."""

@@ -58,6 +58,8 @@ def _overview(summary: Summary) -> list[Block]:
     blocks: list[Block] = [
         Paragraph(f"{clear}; seeds {seeds}. Every variant is compared with {plan.ablation.reference}.")
     ]
+    if plan.left_out:
+        blocks.append(Paragraph(f"This is a part of the ablation; left out by choice: {'; '.join(plan.left_out)}."))
     if missing:
         text = f"{len(missing)} of {total} runs are missing. A variant that lacks a seed has no mean and no difference."
         blocks.append(Paragraph(text, warning=True))

@@ -26,5 +26,5 @@ def test_contexts_are_the_only_difference():
     ablation, base = load_ablation(FILES["context"])
     plan = make_plan("context", ablation, base, Path("out"))
     plains = [ablation.kind.plain(cell.config) for cell in plan.cells if (cell.data, cell.seed) == ("beacon", 0)]
-    assert len({ablation.kind.digest(plain["detector"].pop("context")) for plain in plains}) == len(plains) == 16
+    assert len({ablation.kind.digest(plain["detector"].pop("context")) for plain in plains}) == len(plains) == 18
     assert len({ablation.kind.digest(plain) for plain in plains}) == 1

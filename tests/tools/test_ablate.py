@@ -356,3 +356,31 @@ def test_a_folder_that_is_no_run_is_never_touched(capsys):
     assert run() == 2
     assert "holds something else than a run" in capsys.readouterr().err
     assert Path("out/runs/data/good/seed-1/thesis.txt").exists() and made() == {}
+
+
+def test_a_part_of_an_ablation(capsys):
+    """The reference is in it unasked; the rest is named; the whole takes up what the part has done."""
+    assert run("--variants=better", "--seeds", "1") == 0
+    capsys.readouterr()
+    assert sorted(made()) == ["data/better/seed-1", "data/fair/seed-1"] and list(table()) == ["fair", "better"]
+    report = Path("out/report.md").read_text()
+    assert "2 of 2 runs are finished" in report and "left out by choice: variants good; seeds 0." in report
+    assert run("--data=data") == 0
+    assert len(lines(capsys.readouterr().out, "finished before")) == 2
+    assert list(table()) == list(VARIANTS) and "left out" not in Path("out/report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("--variants=fair,god", ["variants='god'", "did you mean 'good'?"]),
+        ("--data=nothing", ["data='nothing'", "known: data."]),
+        ("--seeds=7", ["seeds=7", "known: 0, 1."]),
+        ("--seeds=one", ["--seeds", "'one'", "--seeds 0,1"]),
+    ],
+)
+def test_a_part_that_is_not_there(capsys, option, words):
+    assert run(option) == 2
+    told = capsys.readouterr().err
+    assert all(word in told for word in words), told
+    assert not Path("out").exists()
