@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 Colour = tuple[int, int, int]
 Rectangle = tuple[int, int, int, int]
@@ -19,7 +19,12 @@ _MOST_ENLARGED = 2048
 
 
 def class_colour(name: str) -> Colour:
-    """Return a vivid colour that depends on the name alone; two names may by chance get similar ones."""
+    """Return a vivid colour that depends on the name alone; two names may by chance get similar ones.
+
+    A class that is named after a colour has that one.
+    """
+    if (own := _named(name)) is not None:
+        return own
     number = zlib.crc32(name.encode())
     return _vivid((number % 360) / 360, number // 360 % 3)
 
@@ -27,7 +32,12 @@ def class_colour(name: str) -> Colour:
 def distinct_colours(names: Sequence[str]) -> dict[str, Colour]:
     """Return colours for all classes of a data set that are as far apart as their number allows, for `draw_boxes`."""
     ordered = sorted(set(names))
-    return {name: _vivid(index / len(ordered), index % 3) for index, name in enumerate(ordered)}
+    return {name: _named(name) or _vivid(index / len(ordered), index % 3) for index, name in enumerate(ordered)}
+
+
+def _named(name: str) -> Colour | None:
+    colour = ImageColor.colormap.get(name.lower())
+    return None if colour is None else ImageColor.getrgb(str(colour))[:3]  # type: ignore[return-value]
 
 
 def _vivid(hue: float, level: int) -> Colour:

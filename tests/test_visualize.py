@@ -103,6 +103,12 @@ def test_the_best_score_is_drawn_on_top():
     assert tuple(drawn[199, 200]) == colours["good"]
 
 
+def test_a_class_named_after_a_colour_has_it():
+    assert class_colour("red") == (255, 0, 0) and class_colour("Blue") == (0, 0, 255)
+    colours = distinct_colours(["red", "dog", "cat"])
+    assert colours["red"] == (255, 0, 0) and len(set(colours.values())) == 3
+
+
 def test_colours_follow_names():
     assert class_colour("dog") == class_colour("dog") != class_colour("cat")
     script = "from detection.visualize import class_colour; print(class_colour('dog'))"

@@ -17,8 +17,9 @@ table { border-collapse: collapse; font-size: 0.9rem; font-variant-numeric: tabu
 th, td { padding: 0.3rem 0.6rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: #fff; }
 thead th { border-bottom: 2px solid #888; }
-figure { margin: 1.5rem 0; }
-img { max-width: 100%; height: auto; }
+figure { margin: 1.5rem 0; overflow-x: auto; }
+figcaption { position: sticky; left: 0; }
+img { max-width: 100%; min-width: min(36rem, 200vw); height: auto; }
 figcaption { font-size: 0.9rem; color: #444; }
 pre { overflow-x: auto; background: #f4f4f4; padding: 0.75rem; font-size: 0.8rem; }
 .warning { border-left: 4px solid #c60; background: #fff4e5; padding: 0.5rem 0.75rem; font-weight: 600; }
@@ -26,7 +27,8 @@ pre { overflow-x: auto; background: #f4f4f4; padding: 0.75rem; font-size: 0.8rem
   body { font-size: 9pt; max-width: none; padding: 0; }
   h1, h2, h3 { break-after: avoid; }
   figure, tr, .warning { break-inside: avoid; }
-  .scroll, pre { overflow: visible; }
+  .scroll, pre, figure { overflow: visible; }
+  img { min-width: 0; }
   table { font-size: 7.5pt; }
   th, td { padding: 0.1rem 0.3rem; white-space: normal; }
   pre { white-space: pre-wrap; word-break: break-all; }
