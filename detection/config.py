@@ -5,11 +5,8 @@ A config file is Python that ends in one `config = Config(...)`. A *part* (backb
 """
 
 import dataclasses
-import difflib
 import hashlib
 import json
-import runpy
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +16,7 @@ from detection.data.transforms import Augmentation
 from detection.errors import UserError
 from detection.evaluation.coco import METRICS
 from detection.plain_data import Part, to_plain
+from detection.python_files import apply_overrides, run_file
 
 __all__ = [
     "AtTest",
@@ -269,15 +267,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         UserError: no such file, no `config = Config(...)` in it, or an override that does not fit.
     """
     path = Path(path)
-    if not path.is_file():
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], n=1)
-        raise UserError(f"{path}: no such config file" + (f"; did you mean {path.parent / near[0]}?" if near else "."))
-    try:
-        config = runpy.run_path(str(path)).get("config")
-    except (SyntaxError, NameError, TypeError, ImportError, AttributeError) as error:
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else "?"
-        raise UserError(f"{path}: line {line}: {type(error).__name__}: {error}.") from None
+    config = run_file(path, "config file").get("config")
     if not isinstance(config, Config):
         raise UserError(f"{path}: a config file must end in `config = Config(...)`; found {type(config).__name__}.")
     return override(config, overrides)
@@ -289,11 +279,7 @@ def override(config: Config, overrides: Sequence[str]) -> Config:
     Raises:
         UserError: an unknown key (names the nearest one) or a value of the wrong type.
     """
-    for item in overrides:
-        key, equals, text = item.partition("=")
-        if not equals or not key:
-            raise UserError(f"override {item!r}: write it as key=value, for example schedule.epochs=2.")
-        config = plain_data.set_key(config, key, text)
+    config = apply_overrides(config, overrides)
     validate(config)
     return config
 

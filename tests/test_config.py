@@ -61,7 +61,7 @@ def test_an_override_leaves_the_rest_alone():
         ("optimizer=adamw", "has settings below it"),
         ("seed.x=1", "seed is 0 and has no settings of its own"),
         ("detector.backbone=os.system", "is not a class of the package"),
-        ("detector.backbone=detection.config.runpy", "is not a class of the package"),
+        ("detector.backbone=detection.python_files.runpy", "is not a class of the package"),
         ("detector.backbone=detection.backbones.Nothing", "there is no class"),
         ("ema=2", "must lie between 0 and 1"),
         ("best_metric=mAP", "best_metric=mAP: must be one of AP, AP50"),
@@ -190,6 +190,8 @@ def test_config_files_are_named_when_missing_or_wrong(tmp_path):
         ("config = Config()", "line 1: NameError"),
         ("config = (", "line 1: SyntaxError"),
         ("import nothing_here", "line 1: ModuleNotFoundError"),
+        ("x = 1\ny = {}['a']", "line 2: KeyError"),
+        ("from detection.errors import UserError\nraise UserError('so it is.')", "so it is."),
     ],
 )
 def test_a_config_file_with_an_error_gets_its_line(tmp_path, text, sentence):

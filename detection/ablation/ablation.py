@@ -3,8 +3,6 @@
 import dataclasses
 import difflib
 import re
-import runpy
-import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from detection.ablation.detectors import DETECTORS
 from detection.ablation.kinds import Kind
 from detection.ablation.texts import as_overrides
 from detection.errors import UserError
+from detection.python_files import run_file
 
 Changes = Sequence[str] | Mapping[str, Any]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
@@ -97,15 +96,7 @@ def load_ablation(path: str | Path) -> tuple[Ablation, Path]:
         UserError: no such file, no `ablation = Ablation(...)` in it, or settings that do not fit.
     """
     path = Path(path)
-    if not path.is_file():
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], n=1)
-        raise UserError(f"{path}: no such ablation" + (f"; did you mean {path.parent / near[0]}?" if near else "."))
-    try:
-        names = runpy.run_path(str(path))
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-    except Exception as error:
-        raise UserError(f"{path}: {_where(error, path)}{type(error).__name__}: {_reason(error)}.") from None
+    names = run_file(path, "ablation", _reason)
     ablation = names.get("ablation")
     if not isinstance(ablation, Ablation):
         raise UserError(f"{path}: an ablation must end in `ablation = Ablation(...)`; found {type(ablation).__name__}.")
@@ -117,12 +108,6 @@ def load_ablation(path: str | Path) -> tuple[Ablation, Path]:
     if names.get("config") is not ablation.base:
         raise UserError(f"{path}: base is a config: name it `config` in this file, or give the path of a config file.")
     return ablation, path
-
-
-def _where(error: Exception, path: Path) -> str:
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-    line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
-    return "" if line is None else f"line {line}: "
 
 
 def _reason(error: Exception) -> str:

@@ -1,10 +1,7 @@
 """The settings of a classifier's training: `Config`'s counterpart, of the same kinds and rules (`detection.config`)."""
 
 import dataclasses
-import difflib
 import json
-import runpy
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +11,7 @@ from detection.classification.augment import ImageAugmentation
 from detection.classification.network import Classifier
 from detection.config import OptimizerConfig, Part, ScheduleConfig
 from detection.errors import UserError
+from detection.python_files import apply_overrides, run_file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,15 +78,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ClassifierCo
         UserError: no such file, no `config = ClassifierConfig(...)` in it, or an override that does not fit.
     """
     path = Path(path)
-    if not path.is_file():
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], n=1)
-        raise UserError(f"{path}: no such config file" + (f"; did you mean {path.parent / near[0]}?" if near else "."))
-    try:
-        config = runpy.run_path(str(path)).get("config")
-    except (SyntaxError, NameError, TypeError, ImportError, AttributeError) as error:
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else "?"
-        raise UserError(f"{path}: line {line}: {type(error).__name__}: {error}.") from None
+    config = run_file(path, "config file").get("config")
     if not isinstance(config, ClassifierConfig):
         raise UserError(f"{path}: must end in `config = ClassifierConfig(...)`; found {type(config).__name__}.")
     return override(config, overrides)
@@ -122,11 +112,7 @@ def override(config: ClassifierConfig, overrides: Sequence[str]) -> ClassifierCo
     Raises:
         UserError: an unknown key (names the nearest one) or a value of the wrong type or out of range.
     """
-    for item in overrides:
-        key, equals, text = item.partition("=")
-        if not equals or not key:
-            raise UserError(f"override {item!r}: write it as key=value, for example schedule.epochs=2.")
-        config = plain_data.set_key(config, key, text)
+    config = apply_overrides(config, overrides)
     validate(config)
     return config
 
