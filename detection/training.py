@@ -109,6 +109,8 @@ class Job:
     scheduler: LRScheduler
     average: WeightAverage | None
     done: Progress
+    best_results: list[dict[str, Any]] | None = None
+    """What the best checkpoint detects, where this process has measured it; a resumed run may not have."""
 
     @property
     def evaluated(self) -> Detector:
@@ -254,16 +256,16 @@ def evaluate_epoch(job: Job, log: RunLog) -> None:
     if accelerator.num_processes > 1:
         broadcast_object_list(shared)
     done.metrics = shared[0]
-    _keep_if_best(job)
+    _keep_if_best(job, results)
 
 
-def _keep_if_best(job: Job) -> None:
+def _keep_if_best(job: Job, results: list[dict[str, Any]]) -> None:
     done, name = job.done, job.config.best_metric
     value = done.metrics[name]
     better = done.best is None or (value < done.best if name == "val_loss" else value > done.best)
     done.evaluations_without_best = 0 if better else done.evaluations_without_best + 1
     if better:
-        done.best, done.best_epoch = value, done.epoch
+        done.best, done.best_epoch, job.best_results = value, done.epoch, results
         if job.accelerator.is_main_process:
             made = {"epoch": done.epoch, "metrics": done.metrics}
             save_checkpoint(job.folder / "checkpoints" / "best", job.evaluated, job.data.train.categories, made)
@@ -276,11 +278,13 @@ def _draw(job: Job, results: list[dict[str, Any]], metrics: dict[str, Any]) -> d
 
 
 def finish(job: Job) -> dict[str, Any]:
-    """Evaluate the best checkpoint once more and write metrics, results, plots and samples for it."""
+    """Write metrics, results, plots and samples of the best checkpoint, and leave its weights in the detector."""
     accelerator, data, folder = job.accelerator, job.data, job.folder
     accelerator.wait_for_everyone()
     load_weights(folder / "checkpoints" / "best", job.detector)
-    results = detect_split(job.detector, data.val_loader, accelerator, data.val.categories, "evaluating the best")
+    results = job.best_results
+    if results is None:
+        results = detect_split(job.detector, data.val_loader, accelerator, data.val.categories, "evaluating the best")
     if not accelerator.is_main_process:
         return {}
     truth = data.val_index.to_coco()

@@ -115,6 +115,31 @@ def test_a_resumed_run_equals_an_unbroken_one(shapes, tmp_path, monkeypatch, ext
     assert all(torch.equal(a[name], b[name]) for name in b)
 
 
+def test_the_best_is_measured_once_and_after_a_resume_again(shapes, tmp_path, monkeypatch):
+    import detection.training as training
+
+    config = tiny_config(shapes, "schedule.epochs=3", "ema=0.9")
+    asked, real, measure = [], training.detect_split, training.evaluate_detections
+    monkeypatch.setattr(training, "detect_split", lambda *args: (asked.append(args[-1]), real(*args))[1])
+    # Every look is worse than the one before, so that the first epoch is the best.
+    monkeypatch.setattr(training, "evaluate_detections", lambda *args: {**measure(*args), "AP": 1 / (1 + len(asked))})
+    train(config, tmp_path / "unbroken", Accelerator(cpu=True))
+    assert asked == ["evaluating"] * 3
+    metrics = json.loads((tmp_path / "unbroken/metrics.json").read_text())
+    assert metrics["epoch"] == 1
+    evaluate_run(tmp_path / "unbroken", output=tmp_path / "again", device="cpu")
+    written = (tmp_path / "unbroken/results.json").read_text()
+    assert written == (tmp_path / "again/results.json").read_text()
+
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(training, "finish", lambda job: 1 / 0)
+        train(config, tmp_path / "broken", Accelerator(cpu=True))
+    asked.clear()
+    train(open_config(tmp_path / "broken"), tmp_path / "broken", Accelerator(cpu=True), resume=True)
+    assert asked == ["evaluating the best"]
+    assert (tmp_path / "broken/results.json").read_text() == written
+
+
 def test_every_seed_epoch_and_process_has_a_random_state_of_its_own():
     def drawn(*place):
         _seed_epoch(*place)
