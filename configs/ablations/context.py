@@ -83,4 +83,5 @@ ablation = Ablation(
     seeds=(0, 1, 2),
     reference="none",
     metric="AP50",
+    curves={"distance of the marker (cells of 8 pixels)": {f"distance-{cells}": cells for cells in (3, 6, 9)}},
 )

@@ -34,6 +34,8 @@ class Ablation:
         metric: the one that the report draws and leads with.
         widen: keys of the layer widths that are widened together to match another variant's size; if left out, the
             first of the kind's own that the reference has.
+        curves: quantities that the data sets differ in, such as a distance: for each the data sets by name, with the
+            number that it has there. The report draws the metric over each, a line a variant.
         kind: what a run is.
     """
 
@@ -44,6 +46,7 @@ class Ablation:
     reference: str = ""
     metric: str = ""
     widen: tuple[str, ...] = ()
+    curves: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
     kind: Kind = DETECTORS
 
     def only(self, variants: Sequence[str] = (), data: Sequence[str] = (), seeds: Sequence[int] = ()) -> "Ablation":
@@ -63,6 +66,11 @@ class Ablation:
                 if isinstance(whole, Mapping)
                 else tuple(seed for seed in whole if seed in kept)
             )
+        curves = {
+            title: {name: place for name, place in places.items() if name in parts["data"]}
+            for title, places in self.curves.items()
+        }
+        parts["curves"] = {title: places for title, places in curves.items() if len(places) > 1}
         return dataclasses.replace(self, **parts)
 
     def beyond(self, part: "Ablation") -> list[str]:
@@ -84,6 +92,7 @@ class Ablation:
         object.__setattr__(self, "metric", self.metric or self.kind.metrics[0])
         _require_known("reference", self.reference, self.variants)
         _require_known("metric", self.metric, self.kind.metrics)
+        _require_curves(self.curves, self.data)
 
 
 def load_ablation(path: str | Path) -> tuple[Ablation, Path]:
@@ -130,6 +139,16 @@ def _require_names(key: str, named: Mapping[str, Any]) -> None:
     for name in named:
         if folded.count(name.lower()) > 1:
             raise UserError(f"{key}: {name!r} is there twice but for its case, which some file systems do not tell.")
+
+
+def _require_curves(curves: Any, data: Mapping[str, Any]) -> None:
+    for title, places in curves.items():
+        for name, place in places.items():
+            _require_known(f"curves[{title!r}]", name, data)
+            if isinstance(place, bool) or not isinstance(place, int | float):
+                raise UserError(f"curves[{title!r}][{name!r}]={place!r}: must be a number.")
+        if len(places) < 2:
+            raise UserError(f"curves[{title!r}]: must have two data sets at least.")
 
 
 def _require_seeds(seeds: tuple[int, ...]) -> None:

@@ -1,6 +1,7 @@
 """Pictures of an ablation: differences with their intervals, and what the metric costs."""
 
 import io
+import math
 from collections.abc import Callable, Sequence
 
 from matplotlib.figure import Figure
@@ -57,6 +58,37 @@ def plot_costs(rows: Sequence[tuple[str, Spread | None, Cost | None]], metric: s
     panels[0].set_ylabel(metric)
     figure.suptitle(title)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8, frameon=False)
+    return figure
+
+
+def plot_curves(
+    rows: Sequence[tuple[str, Sequence[Spread | None]]], places: Sequence[float], metric: str, quantity: str
+) -> Figure:
+    """Draw the metric over a quantity, a line a variant with its standard deviation between seeds.
+
+    Args:
+        rows: name of a variant and its figure at each place; None leaves a gap.
+        places: rising.
+        metric: on the upright axis.
+        quantity: on the other.
+    """
+    figure = Figure(figsize=(7.5, 4.6), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    apart = (places[-1] - places[0]) / 100
+    for number, (name, spreads) in enumerate(rows):
+        # Lines that lie on one another are told apart by a small step aside.
+        aside = [place + apart * (number - (len(rows) - 1) / 2) / len(rows) * 4 for place in places]
+        means = [math.nan if spread is None else spread.mean for spread in spreads]
+        bars = [0 if spread is None else spread.sd or 0 for spread in spreads]
+        style = {
+            "color": f"C{number % 10}",
+            "marker": "os^Dv"[number // 10 % 5],
+            "linestyle": ("-", "--")[number // 10 % 2],
+        }
+        axes.errorbar(aside, means, yerr=bars, capsize=2, markersize=4, linewidth=1.2, label=name, **style)
+    axes.set(xlabel=quantity, ylabel=metric, xticks=places)
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside right upper", fontsize=8, frameon=False)
     return figure
 
 

@@ -27,6 +27,7 @@ def build_report(
     """
     plan = summary.plan
     blocks: list[Block] = [Heading(1, f"Ablation {plan.name}"), *_overview(summary)]
+    blocks += [*_all_data(summary), *_curves(summary)]
     for data in plan.ablation.data:
         blocks += [*_figures(summary, data, costs), *_classes(summary, data)]
     blocks += _controls(summary, controls, what)
@@ -64,6 +65,41 @@ def _overview(summary: Summary) -> list[Block]:
         text = f"{len(missing)} of {total} runs are missing. A variant that lacks a seed has no mean and no difference."
         blocks.append(Paragraph(text, warning=True))
         blocks.append(Bullets([f"{name}: {reason}" for name, reason in missing.items()]))
+    return blocks
+
+
+def _all_data(summary: Summary) -> list[Block]:
+    """The metric of all variants on all data sets, where there are several."""
+    ablation = summary.plan.ablation
+    if len(ablation.data) < 2:
+        return []
+    rows = []
+    for variant in summary.plan.variants:
+        cells = [variant]
+        for data in ablation.data:
+            found = None if variant == ablation.reference else summary.difference(data, variant, ablation.metric)
+            cells.append(
+                formats.spread(summary, data, variant, ablation.metric) + ("*" if found and found.is_clear else "")
+            )
+        rows.append(cells)
+    text = (
+        f"{ablation.metric}, mean over seeds ± standard deviation between them. An asterisk marks a difference to "
+        f"{ablation.reference} whose 95 % interval is without 0."
+    )
+    return [Heading(2, "All data sets"), Paragraph(text), Table(["variant", *ablation.data], rows)]
+
+
+def _curves(summary: Summary) -> list[Block]:
+    ablation, variants = summary.plan.ablation, list(summary.plan.variants)
+    blocks: list[Block] = []
+    for number, (quantity, where) in enumerate(ablation.curves.items(), start=1):
+        names = sorted(where, key=lambda name: where[name])
+        rows = [(v, [summary.spread(name, v, ablation.metric) for name in names]) for v in variants]
+        figure = figures.plot_curves(rows, [where[name] for name in names], ablation.metric, quantity)
+        caption = f"{ablation.metric} over {quantity}; bars are standard deviations between seeds."
+        if any(spread is None for _, spreads in rows for spread in spreads):
+            caption += " A gap is missing."
+        blocks.append(Picture(f"curve-{number}.png", caption, figures.to_png(figure)))
     return blocks
 
 

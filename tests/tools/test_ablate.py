@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -310,6 +311,21 @@ def test_real_detectors(shapes, place, capsys):
 
 
 BAD = {
+    "a curve of no data": (
+        lambda: write(**{"seeds=(0, 1)": "curves={'d': {'data': 1, 'dta': 2}}, seeds=(0, 1)"}),
+        ["coins.py"],
+        ["curves['d']='dta'", "did you mean 'data'?"],
+    ),
+    "a curve of words": (
+        lambda: write(**{"seeds=(0, 1)": "curves={'d': {'data': 'far'}}, seeds=(0, 1)"}),
+        ["coins.py"],
+        ["curves['d']['data']='far'", "must be a number"],
+    ),
+    "a curve of one point": (
+        lambda: write(**{"seeds=(0, 1)": "curves={'d': {'data': 1}}, seeds=(0, 1)"}),
+        ["coins.py"],
+        ["curves['d']", "two data sets"],
+    ),
     "no such file": (lambda: None, ["coin.py"], ["coin.py", "no such ablation", "did you mean coins.py"]),
     "no ablation": (lambda: Path("coins.py").write_text("x = 1"), [], ["coins.py", "ablation = Ablation"]),
     "syntax": (lambda: Path("coins.py").write_text("x = ("), [], ["coins.py", "line 1", "SyntaxError"]),
@@ -356,6 +372,27 @@ def test_a_folder_that_is_no_run_is_never_touched(capsys):
     assert run() == 2
     assert "holds something else than a run" in capsys.readouterr().err
     assert Path("out/runs/data/good/seed-1/thesis.txt").exists() and made() == {}
+
+
+def test_several_data_sets_side_by_side_and_over_a_quantity(capsys):
+    data = "data={'near': ['data=a'], 'far': ['data=b', 'images=60'], 'other': ['data=c']},"
+    curves = "curves={'distance': {'far': 9, 'near': 3}},"
+    write(**{"seeds=(0, 1),": f"seeds=(0, 1), {data} {curves}"})
+    assert run() == 0
+    text = Path("out/report.md").read_text()
+    part = text.split("## All data sets")[1].split("##")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in part.splitlines() if line.startswith("|")]
+    assert rows[0] == ["variant", "near", "far", "other"] and [row[0] for row in rows[2:]] == list(VARIANTS)
+    assert rows[2][1] == rows[2][3] != rows[2][2] and "±" in rows[2][1] and "*" not in "".join(rows[2])
+    assert "accuracy over distance" in part and Path("out/curve-1.png").exists() and "missing" not in part
+
+    shutil.rmtree("out/runs/far/good/seed-1")
+    assert run("--report-only") == 1
+    part = Path("out/report.md").read_text().split("## All data sets")[1].split("##")[0]
+    assert "missing: seed 1" in part and "A gap is missing." in part
+
+    assert run("--data=near,other", "--report-only") == 0
+    assert "curve-1" not in Path("out/report.md").read_text()
 
 
 def test_a_part_of_an_ablation(capsys):
