@@ -3,6 +3,7 @@
 import io
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -80,7 +81,7 @@ def plot_curves(
         aside = [place + apart * (number - (len(rows) - 1) / 2) / len(rows) * 4 for place in places]
         means = [math.nan if spread is None else spread.mean for spread in spreads]
         bars = [0 if spread is None else spread.sd or 0 for spread in spreads]
-        style = {
+        style: dict[str, Any] = {
             "color": f"C{number % 10}",
             "marker": "os^Dv"[number // 10 % 5],
             "linestyle": ("-", "--")[number // 10 % 2],
