@@ -9,6 +9,9 @@ Its parts, each of which can be left out:
   `detector.context=none detector.global_pool=none`.
 - Local context: each box pooled at 0.8, 1.2 and 1.8 times its size. Off: `detector.pool=detection.pooling.RoIAlign`.
 - Classes from the global branch alone: `detector.head.local=false`.
+
+BCCD train → test with `schedule.epochs=6`: AP 0.578 and 0.572 (seeds 0 and 1), level with the plain detector's 0.585
+and 0.564; a step takes 1.42 times as long (docs/results/accnn.md).
 """
 
 from functools import partial

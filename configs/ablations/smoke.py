@@ -2,8 +2,8 @@
 
     python tools/ablate.py configs/ablations/smoke.py
 
-ContextScenes `row`, two variants, two seeds: TIME. A run is half of one of `context.py`, whose detector it
-is; the interval over two seeds is as wide as that deserves.
+ContextScenes `row`, two variants, two seeds, four and a half minutes of CPU time in all. A run is half of one of
+`context.py`, whose detector it is; the interval over two seeds is as wide as that deserves.
 """
 
 from detection.ablation import Ablation, scenes
