@@ -36,6 +36,10 @@ def test_gpus_go_round(monkeypatch, tmp_path):
     launcher = LocalLauncher(workers=4, cores=4, gpus=2)
     assert [launcher.environment(slot)["CUDA_VISIBLE_DEVICES"] for slot in range(4)] == ["0", "1", "0", "1"]
     jobs = [launcher.start(["sh", "-c", "echo $CUDA_VISIBLE_DEVICES; sleep 60"], tmp_path / str(n)) for n in range(2)]
+    until = time.monotonic() + 60
+    while not all((tmp_path / name).read_text() for name in "01"):
+        assert time.monotonic() < until
+        time.sleep(0.05)
     jobs[0].stop()
     again = launcher.start(["sh", "-c", "echo $CUDA_VISIBLE_DEVICES"], tmp_path / "2")
     wait(again)
