@@ -2,8 +2,9 @@
 
     python tools/ablate.py configs/ablations/smoke.py
 
-ContextScenes `row`, two variants, two seeds, four and a half minutes of CPU time in all. A run is half of one of
-`context.py`, whose detector it is; the interval over two seeds is as wide as that deserves.
+ContextScenes `row`, two variants, two seeds: 1.8 minutes on two cores, and AP50 0.362 ± 0.026 without context against
+0.936 ± 0.090 with it. A run is half of one of `context.py`, whose detector it is; the interval over two seeds is as
+wide as that deserves.
 """
 
 from detection.ablation import Ablation, scenes
