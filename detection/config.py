@@ -296,10 +296,6 @@ def validate(config: Config) -> None:
         "accumulate": config.accumulate,
         "eval_batch_size": config.eval_batch_size,
         "evaluate_every": config.evaluate_every,
-        "schedule.epochs": config.schedule.epochs,
-        "schedule.gamma": config.schedule.gamma,
-        "optimizer.lr": config.optimizer.lr,
-        "optimizer.reference_batch": config.optimizer.reference_batch,
         "detector.min_size": config.detector.min_size,
     }
     for key, value in positive.items():
@@ -319,10 +315,28 @@ def validate(config: Config) -> None:
         raise UserError(f"best_metric={config.best_metric}: must be one of {', '.join(known)}.")
     if config.ema is not None and not 0 < config.ema < 1:
         raise UserError(f"ema={config.ema}: must lie between 0 and 1, for example 0.999; None for no average.")
-    if any(not 0 < m <= 1 for m in config.schedule.milestones):
-        raise UserError(f"schedule.milestones={config.schedule.milestones}: are fractions of training, in (0, 1].")
-    if config.optimizer.clip_norm is not None and config.optimizer.clip_norm <= 0:
-        raise UserError(f"optimizer.clip_norm={config.optimizer.clip_norm}: must be greater than 0, or None.")
+    validate_optimization(config.optimizer, config.schedule)
+
+
+def validate_optimization(optimizer: OptimizerConfig, schedule: ScheduleConfig) -> None:
+    """Check the ranges of what moves weights, which classifiers share.
+
+    Raises:
+        UserError: a number out of range, with its key.
+    """
+    positive = {
+        "schedule.epochs": schedule.epochs,
+        "schedule.gamma": schedule.gamma,
+        "optimizer.lr": optimizer.lr,
+        "optimizer.reference_batch": optimizer.reference_batch,
+    }
+    for key, value in positive.items():
+        if not value > 0:
+            raise UserError(f"{key}={value}: must be greater than 0.")
+    if any(not 0 < m <= 1 for m in schedule.milestones):
+        raise UserError(f"schedule.milestones={schedule.milestones}: are fractions of training, in (0, 1].")
+    if optimizer.clip_norm is not None and optimizer.clip_norm <= 0:
+        raise UserError(f"optimizer.clip_norm={optimizer.clip_norm}: must be greater than 0, or None.")
 
 
 def require_context(config: DetectorConfig) -> None:

@@ -7,6 +7,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast, gather_object
@@ -19,6 +20,11 @@ from detection.errors import UserError
 from detection.optim import WeightAverage
 
 Batch = tuple[list[Tensor], list[dict[str, Any]]]
+
+
+def seed_epoch(seed: int, epoch: int, rank: int) -> None:
+    """Set the random state of an epoch; it depends on nothing before, so that a resumed run repeats an unbroken one."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, epoch, rank]).generate_state(1, np.uint32)[0]))
 
 
 def train_one_epoch(

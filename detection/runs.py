@@ -51,19 +51,28 @@ def open_config(run: str | Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         UserError: not a run folder, or a config that this version cannot read.
     """
-    path = Path(run) / "config.json"
-    try:
-        plain = json.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError):
-        raise UserError(
-            f"{run}: not a run folder, there is no config.json in it; give the folder that train.py wrote."
-        ) from None
-    except ValueError as error:
-        raise UserError(f"{path}: not readable as JSON ({error}).") from None
+    plain = read_config_json(run)
     try:
         return override(from_plain(plain), overrides)
     except UserError as error:
-        raise error if overrides else UserError(f"{path}: {error}") from None
+        raise error if overrides else UserError(f"{Path(run) / 'config.json'}: {error}") from None
+
+
+def read_config_json(run: str | Path) -> Any:
+    """The plain data of a run's `config.json`.
+
+    Raises:
+        UserError: not a run folder, or not JSON.
+    """
+    path = Path(run) / "config.json"
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(
+            f"{run}: not a run folder, there is no config.json in it; give the folder that a training wrote."
+        ) from None
+    except ValueError as error:
+        raise UserError(f"{path}: not readable as JSON ({error}).") from None
 
 
 def open_run(

@@ -24,7 +24,7 @@ from detection.data.masks import load_masks
 from detection.data.sampling import TrainBatches
 from detection.data.transforms import Transform
 from detection.detector import Detector, build_detector, load_pretrained
-from detection.engine import train_one_epoch, validation_loss
+from detection.engine import seed_epoch, train_one_epoch, validation_loss
 from detection.evaluation import evaluate_detections, metrics_table, write_evaluation
 from detection.freezing import freeze
 from detection.logs import RunLog, progress
@@ -194,7 +194,7 @@ def run_epochs(job: Job, log: RunLog) -> None:
             # anew: the detector counts as prepared, and would be left without mixed precision.
             model = accelerator.prepare_model(accelerator.unwrap_model(model, keep_fp32_wrapper=False))
         frozen = now_frozen
-        _seed_epoch(config.seed, epoch, accelerator.process_index)
+        seed_epoch(config.seed, epoch, accelerator.process_index)
         _train_epoch(job, model, epoch, log)
         job.done.epoch = epoch + 1
         last = job.done.epoch == config.schedule.epochs
@@ -367,8 +367,3 @@ def describe(job: Job, reports: list[LoadReport], images_per_update: int) -> Non
         f"rate      {optimizer.kind} {scaled_learning_rate(optimizer, images_per_update):.3g} = {optimizer.lr:.3g} "
         f"stated for {optimizer.reference_batch} images an update, scaled to the real {images_per_update}"
     )
-
-
-def _seed_epoch(seed: int, epoch: int, rank: int) -> None:
-    """The random state of an epoch depends on nothing before it, so that a resumed run repeats an unbroken one."""
-    torch.manual_seed(int(np.random.SeedSequence([seed, epoch, rank]).generate_state(1, np.uint32)[0]))

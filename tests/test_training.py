@@ -9,10 +9,11 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from tiny_runs import tiny_config
 
+from detection.engine import seed_epoch
 from detection.errors import UserError
 from detection.evaluation.coco import METRICS
 from detection.runs import build_accelerator, evaluate_run, new_run_folder, open_config, open_run
-from detection.training import _seed_epoch, train
+from detection.training import train
 
 
 def log_lines(folder):
@@ -142,7 +143,7 @@ def test_the_best_is_measured_once_and_after_a_resume_again(shapes, tmp_path, mo
 
 def test_every_seed_epoch_and_process_has_a_random_state_of_its_own():
     def drawn(*place):
-        _seed_epoch(*place)
+        seed_epoch(*place)
         return torch.rand(1).item()
 
     places = [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]

@@ -134,7 +134,7 @@ def run(args: argparse.Namespace, plan: "Plan", controls: "dict[str, Control]", 
             remember(args.output / "controls.json", controls, question)
         prepare_data(plan)
         for folder in strays(plan):
-            print(f"note     {folder} belongs to no run of this ablation; it is left as it is and does not count")
+            print(f"note     {folder} is none of these runs; it is left as it is and does not count")
         board = Board(plan)
         try:
             with board:

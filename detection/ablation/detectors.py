@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from detection.ablation.detection_evidence import DetectionEvidence, detection_evidence
-from detection.ablation.kinds import ROOT, Damaged, Kind, Outdated, Workload
+from detection.ablation.kinds import ROOT, Damaged, Kind, Outdated, Workload, read_json
 from detection.config import Config, load_config, override, to_plain
 from detection.data.checks import file_digest
 from detection.errors import UserError
@@ -61,15 +61,15 @@ class DetectorRuns(Kind):
 
     def read(self, folder: Path) -> dict[str, float]:
         """See `Kind`."""
-        metrics = _read_json(folder / "metrics.json", dict)
+        metrics = read_json(folder / "metrics.json", dict)
         missing = [name for name in (*METRICS, "per_class", "detections") if name not in metrics]
         if missing:
             raise Damaged(f"metrics.json lacks {missing[0]}")
-        results = _read_json(folder / "results.json", list)
+        results = read_json(folder / "results.json", list)
         if len(results) != metrics["detections"]:
             raise Damaged(f"results.json holds {len(results)} detections and metrics.json {metrics['detections']}")
         _require_weights(folder / WEIGHTS)
-        _require_same_data(_read_json(folder / "environment.json", dict))
+        _require_same_data(read_json(folder / "environment.json", dict))
         numbers = {name: _number(metrics[name]) for name in self.metrics}
         for name, of_class in metrics["per_class"].items():
             numbers |= {f"{metric}/{name}": _number(of_class[metric]) for metric in ("AP", "AP50")}
@@ -77,7 +77,7 @@ class DetectorRuns(Kind):
 
     def evidence(self, folder: Path) -> DetectionEvidence:
         """See `Kind`."""
-        annotations = Path(_read_json(folder / "config.json", dict)["data"]["val"]["annotations"])
+        annotations = Path(read_json(folder / "config.json", dict)["data"]["val"]["annotations"])
         truth = read_truth(annotations)
         return detection_evidence(truth, read_results(folder / "results.json", truth), file_digest(annotations))
 
@@ -98,24 +98,8 @@ class DetectorRuns(Kind):
         except (OSError, ValueError, KeyError, TypeError, IndexError):
             return ""
 
-    def can_resume(self, folder: Path) -> bool:
-        """See `Kind`."""
-        return (folder / "checkpoints" / "last" / "state.pt").is_file()
-
 
 DETECTORS = DetectorRuns()
-
-
-def _read_json(path: Path, kind: type) -> Any:
-    try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise Damaged(f"{path.name} is missing") from None
-    except (OSError, ValueError) as error:
-        raise Damaged(f"{path.name} cannot be read ({error})") from None
-    if not isinstance(content, kind):
-        raise Damaged(f"{path.name} holds no {kind.__name__}")
-    return content
 
 
 def _number(value: Any) -> float:

@@ -122,9 +122,26 @@ class Kind(ABC):
         return ""
 
     def can_resume(self, folder: Path) -> bool:
-        """Whether `script --output RUN --resume` goes on with a stopped run."""
-        return False
+        """Whether `script --output RUN --resume` goes on with a stopped run: it left a checkpoint of this package."""
+        return (folder / "checkpoints" / "last" / "state.pt").is_file()
 
     def digest(self, plain: Any) -> str:
         """SHA-256 of plain data: equal digests, equal settings."""
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+def read_json(path: Path, kind: type) -> Any:
+    """What a file of a run folder holds.
+
+    Raises:
+        Damaged: it is missing, cannot be read, or holds something else than a `kind`.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise Damaged(f"{path.name} is missing") from None
+    except (OSError, ValueError) as error:
+        raise Damaged(f"{path.name} cannot be read ({error})") from None
+    if not isinstance(content, kind):
+        raise Damaged(f"{path.name} holds no {kind.__name__}")
+    return content

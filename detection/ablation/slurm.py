@@ -77,17 +77,17 @@ class Queue:
     """Between two questions."""
 
     def __init__(self) -> None:
-        self.asked, self.held = -float("inf"), frozenset[str]()
+        self.asked = -float("inf")
+        self.held: frozenset[str] | None = None
 
     def holds(self, job: Any) -> bool:
         """Whether a job waits or works; also where Slurm does not answer, as nothing is known then."""
         if time.monotonic() - self.asked >= self.seconds:
             command = ["squeue", "--me", "--noheader", "--format=%A"]
             asked = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-            if asked.returncode:
-                return True
-            self.asked, self.held = time.monotonic(), frozenset(asked.stdout.split())
-        return job.job_id in self.held
+            self.asked = time.monotonic()
+            self.held = None if asked.returncode else frozenset(asked.stdout.split())
+        return self.held is None or job.job_id in self.held
 
 
 class SlurmLauncher(Launcher):

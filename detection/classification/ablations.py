@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from detection.ablation.kinds import ROOT, Damaged, Kind, Workload
+from detection.ablation.kinds import ROOT, Damaged, Kind, Workload, read_json
 from detection.classification.config import ClassifierConfig, load_config, override
 from detection.classification.data import middle
 from detection.classification.sources import open_data
@@ -77,7 +77,7 @@ class ClassifierRuns(Kind):
 
     def read(self, folder: Path) -> dict[str, float]:
         """See `Kind`."""
-        metrics, correct = _read_json(folder / "metrics.json", dict), _read_json(folder / "correct.json", list)
+        metrics, correct = read_json(folder / "metrics.json", dict), read_json(folder / "correct.json", list)
         if not correct or metrics.get("images") != len(correct) or metrics.get("errors") != correct.count(0):
             raise Damaged("metrics.json and correct.json tell different things")
         return {"accuracy": sum(correct) / len(correct)}
@@ -85,11 +85,11 @@ class ClassifierRuns(Kind):
     def evidence(self, folder: Path) -> Answers:
         """See `Kind`."""
         try:
-            measured = _read_json(folder / "metrics.json", dict)["measured"]
-            key = _read_json(folder / "environment.json", dict)["data"][measured]["sha256"]
+            measured = read_json(folder / "metrics.json", dict)["measured"]
+            key = read_json(folder / "environment.json", dict)["data"][measured]["sha256"]
         except (KeyError, TypeError):
             raise Damaged("environment.json does not tell its data") from None
-        return Answers(np.array(_read_json(folder / "correct.json", list), float), key)
+        return Answers(np.array(read_json(folder / "correct.json", list), float), key)
 
     def workload(self, config: ClassifierConfig) -> Workload:
         """See `Kind`; of batches that are in memory already, unchanged."""
@@ -126,25 +126,9 @@ class ClassifierRuns(Kind):
         except (OSError, ValueError, KeyError, TypeError):
             return ""
 
-    def can_resume(self, folder: Path) -> bool:
-        """See `Kind`."""
-        return (folder / "checkpoints" / "last" / "state.pt").is_file()
-
 
 CLASSIFIERS = ClassifierRuns()
 
 
 def _flops(network: torch.nn.Module, side: int) -> int:
     return count_flops(network.eval(), torch.zeros(1, 3, side, side))
-
-
-def _read_json(path: Path, kind: type) -> Any:
-    try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise Damaged(f"{path.name} is missing") from None
-    except (OSError, ValueError) as error:
-        raise Damaged(f"{path.name} cannot be read ({error})") from None
-    if not isinstance(content, kind):
-        raise Damaged(f"{path.name} holds no {kind.__name__}")
-    return content

@@ -1,17 +1,17 @@
 """The settings of a classifier's training: `Config`'s counterpart, of the same kinds and rules (`detection.config`)."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from detection import plain_data
 from detection.classification.augment import ImageAugmentation
 from detection.classification.network import Classifier
-from detection.config import OptimizerConfig, Part, ScheduleConfig
+from detection.config import OptimizerConfig, Part, ScheduleConfig, validate_optimization
 from detection.errors import UserError
 from detection.python_files import apply_overrides, run_file
+from detection.runs import read_config_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,19 +90,13 @@ def open_config(run: str | Path, overrides: Sequence[str] = ()) -> ClassifierCon
     Raises:
         UserError: not a classifier's run folder, or an override that does not fit.
     """
-    path = Path(run) / "config.json"
-    try:
-        plain: Any = json.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{run}: not a run folder, there is no config.json in it.") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not readable as JSON ({error}).") from None
+    plain = read_config_json(run)
     if not isinstance(plain, dict) or "network" not in plain:
         raise UserError(f"{run}: not a classifier's run; give a folder that train_classifier.py wrote.")
     try:
         config = plain_data.from_plain(plain, ClassifierConfig)
     except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+        raise UserError(f"{Path(run) / 'config.json'}: {error}") from None
     return override(config, overrides)
 
 
@@ -130,11 +124,6 @@ def validate(config: ClassifierConfig) -> None:
         "batch_size": config.batch_size,
         "eval_batch_size": config.eval_batch_size,
         "evaluate_every": config.evaluate_every,
-        "schedule.epochs": config.schedule.epochs,
-        "schedule.gamma": config.schedule.gamma,
-        "optimizer.lr": config.optimizer.lr,
-        "optimizer.reference_batch": config.optimizer.reference_batch,
-        "optimizer.clip_norm": config.optimizer.clip_norm,
         "data.size": config.data.size,
         "data.crop": config.data.crop,
     }
@@ -146,5 +135,4 @@ def validate(config: ClassifierConfig) -> None:
             raise UserError(f"{key}={value}: must be 0 or more.")
     if not 0 < config.data.test_fraction < 1:
         raise UserError(f"data.test_fraction={config.data.test_fraction}: must lie between 0 and 1.")
-    if any(not 0 < m <= 1 for m in config.schedule.milestones):
-        raise UserError(f"schedule.milestones={config.schedule.milestones}: are fractions of training, in (0, 1].")
+    validate_optimization(config.optimizer, config.schedule)

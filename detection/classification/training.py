@@ -5,7 +5,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import nn
@@ -18,7 +17,7 @@ from detection.classification.network import Classifier
 from detection.classification.sources import open_data
 from detection.complexity import count_parameters
 from detection.data.sampling import TrainBatches
-from detection.engine import train_one_epoch
+from detection.engine import seed_epoch, train_one_epoch
 from detection.errors import UserError
 from detection.logs import RunLog, progress
 from detection.optim import build_optimizer, build_scheduler
@@ -94,9 +93,7 @@ def run_epochs(job: Job, log: RunLog) -> None:
     for epoch in range(job.epoch, config.schedule.epochs):
         began = time.perf_counter()
         order.set_epoch(epoch)
-        # Depends on nothing before it, so that a resumed run repeats an unbroken one.
-        state = np.random.SeedSequence([config.seed, epoch, accelerator.process_index]).generate_state(1, np.uint32)
-        torch.manual_seed(int(state[0]))
+        seed_epoch(config.seed, epoch, accelerator.process_index)
         _train_epoch(job, model.train(), batches, epoch, log)
         job.epoch, job.seconds = epoch + 1, job.seconds + time.perf_counter() - began
         if not accelerator.is_main_process:
