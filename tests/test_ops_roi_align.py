@@ -214,3 +214,32 @@ def test_an_export_holds_torchvisions_op(stages):
     program = torch.export.export(pool, args)
     assert "torchvision.roi_align" in str(program.graph)
     assert torch.equal(program.module()(*args), pool(*args))
+
+
+def test_weights_are_kept_for_equal_boxes_alone(always, monkeypatch):
+    """As in a skip pool: another map of the same size costs no second W; anything else that differs does."""
+    built = []
+    build = module._weights_by_cell
+    monkeypatch.setattr(module, "_weights_by_cell", lambda *args: built.append(args) or build(*args))
+    monkeypatch.setattr(module, "_last_weights", module._LastWeights())
+    rois = torch.tensor([[0, 1.0, 1.0, 5.0, 4.0], [1, 0.0, 2.0, 3.0, 6.0]])
+
+    def check(rois, builds, channels=3, scale=1.0, n=2, samples=2, dtype=torch.float32, height=7, width=6):
+        m = torch.randn(2, channels, height, width, dtype=dtype, requires_grad=True)
+        rois = rois.to(dtype)
+        output = one_map(m, rois, scale, n, samples)
+        grad = torch.randn_like(output)
+        theirs = torchvision.ops.roi_align(m, rois, n, scale, samples)
+        assert_close(gradients(output, [m], grad), gradients(theirs, [m], grad))
+        assert len(built) == builds
+
+    check(rois, 1)
+    check(rois.clone(), 1, channels=5)
+    rois += 0.5  # the very tensor that was kept
+    check(rois, 2)
+    check(rois[:1], 3)
+    check(rois[:1], 4, scale=0.5)
+    check(rois[:1], 5, n=3)
+    check(rois[:1], 6, samples=1)
+    check(rois[:1], 7, dtype=torch.float64)
+    check(rois[:1], 8, dtype=torch.float64, height=6, width=7)

@@ -99,7 +99,7 @@ class _RoIAlign(torch.autograd.Function):
         rois, levels = ctx.saved_tensors
         # Under autocast torchvision computes in float32; a double stays one.
         grad = grad if grad.dtype == torch.float64 else grad.float()
-        offsets, bins, weights = _weights_by_cell(
+        offsets, bins, weights = _last_weights(
             rois.to(grad.dtype), levels, ctx.scales, ctx.shapes, grad.shape[-1], ctx.samples
         )
         rows = grad.flatten(2).transpose(1, 2).reshape(-1, grad.shape[1])  # (R n n, C)
@@ -111,6 +111,37 @@ class _RoIAlign(torch.autograd.Function):
             g.view(b, h * w, c).transpose(1, 2).reshape(b, c, h, w) if needed else None
             for g, (b, c, h, w), needed in zip(grads, ctx.shapes, ctx.needs_input_grad[5:], strict=True)
         )
+
+
+class _LastWeights:
+    """`_weights_by_cell` with its last answer kept: the sources of a `SkipPool` read equal boxes on maps of one size.
+
+    Each of them is pooled once or, with a norm, twice. Boxes are compared by value, which costs a hundredth.
+    """
+
+    def __init__(self) -> None:
+        self._kept: tuple | None = None
+
+    def __call__(
+        self,
+        rois: Tensor,
+        levels: Tensor,
+        scales: Sequence[float],
+        shapes: Sequence[torch.Size],
+        n: int,
+        samples: int,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        settings = (tuple(scales), tuple((b, h, w) for b, _, h, w in shapes), n, samples, rois.dtype)
+        if self._kept is not None:
+            kept_settings, kept_rois, kept_levels, weights = self._kept
+            if kept_settings == settings and torch.equal(kept_rois, rois) and torch.equal(kept_levels, levels):
+                return weights
+        weights = _weights_by_cell(rois, levels, scales, shapes, n, samples)
+        self._kept = (settings, rois.clone(), levels.clone(), weights)
+        return weights
+
+
+_last_weights = _LastWeights()
 
 
 def _weights_by_cell(
