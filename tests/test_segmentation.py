@@ -43,9 +43,9 @@ def naive_resize(labels, height, width):
 
 
 def naive_loss(part, context, semantic, stride):
-    """Mean over labelled pixels of -log softmax, each score interpolated between the four cells around a pixel."""
+    """Weighted mean over labelled pixels of -log softmax, each score interpolated between the four cells around it."""
     weight, bias = part.classify.weight[:, :, 0, 0].double(), part.classify.bias.double()
-    terms = []
+    terms, shares = [], []
     for cells, labels in zip(context.double(), semantic, strict=True):
         height, width = (math.ceil(side / stride) for side in labels.shape)
         scores = torch.einsum("kc,chw->hwk", weight, cells) + bias
@@ -57,8 +57,10 @@ def naive_loss(part, context, semantic, stride):
                 for j in (math.floor(u), math.floor(u) + 1):
                     inside = scores[min(max(i, 0), height - 1), min(max(j, 0), width - 1)]
                     score = score + (1 - abs(v - i)) * (1 - abs(u - j)) * inside
-            terms.append(torch.logsumexp(score, 0) - score[int(labels[y, x])])
-    return torch.stack(terms).mean()
+            share = part.background if labels[y, x] == 0 else 1.0
+            terms.append(share * (torch.logsumexp(score, 0) - score[int(labels[y, x])]))
+            shares.append(share)
+    return torch.stack(terms).sum() / sum(shares)
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3, 4, 8])
@@ -74,6 +76,35 @@ def test_the_loss_is_the_naive_one(stride, learned):
     half = SegmentationLoss(5, stride, 3, weight=0.5)
     half.load_state_dict(part.state_dict(), strict=False)
     torch.testing.assert_close(half(context, semantic)["loss_segmentation"], loss / 2)
+
+
+@pytest.mark.parametrize("background", [0.0, 0.1, 3.0])
+def test_weighted_background_is_the_naive_one(background):
+    torch.manual_seed(0)
+    part = SegmentationLoss(5, 4, 3, background=background)
+    semantic = labels_of((12, 16), (7, 12))
+    context = torch.randn(2, 5, 4, 5)
+    loss = part(context, semantic)["loss_segmentation"]
+    torch.testing.assert_close(loss.double(), naive_loss(part, context, semantic, 4), rtol=1e-5, atol=1e-6)
+
+
+def test_weighted_background_by_hand():
+    """Equal scores cost ln 3 whatever the weights; certain ones of class 1 cost nothing but on the background."""
+    part = SegmentationLoss(1, 1, 2, background=0.25)
+    nn.init.zeros_(part.classify.weight)
+    labels = torch.tensor([[1, 0, 0], [0, 0, IGNORED]], dtype=torch.uint8)
+    context = torch.zeros(1, 1, 2, 3)
+    assert part(context, [labels])["loss_segmentation"].item() == pytest.approx(math.log(3))
+    with torch.no_grad():
+        part.classify.bias.copy_(torch.tensor([0.0, 20.0, 0.0]))
+    # One object's pixel of weight 1 that costs nothing, four of the background, of 1 in all, that cost 20 each.
+    assert part(context, [labels])["loss_segmentation"].item() == pytest.approx(20 / 2)
+
+
+def test_bad_background_weight_is_one_sentence():
+    for value in (-1.0, math.nan, math.inf):
+        with pytest.raises(UserError, match="segmentation.background=.*must be a number, 0 or more"):
+            SegmentationLoss(4, 8, 3, background=value)
 
 
 def test_gradients():

@@ -133,8 +133,10 @@ def run(args: argparse.Namespace, plan: "Plan", controls: "dict[str, Control]", 
         if controls:
             remember(args.output / "controls.json", controls, question)
         prepare_data(plan)
-        for folder in strays(plan):
-            print(f"note     {folder} is none of these runs; it is left as it is and does not count")
+        if others := strays(plan):
+            what = f"{len(others)} other runs lie here" if len(others) > 1 else "another run lies here"
+            shown = ", ".join(map(str, others[:3])) + (", …" if len(others) > 3 else "")
+            print(f"note     {what}, left as they are and not counted: {shown}")
         board = Board(plan)
         try:
             with board:

@@ -284,7 +284,7 @@ def test_runs_that_no_cell_names_are_told_and_left(capsys):
     write({"fair": [], "good": ["p=0.8"]})
     assert run() == 0
     text = capsys.readouterr().out
-    assert "out/runs/data/better/seed-0 is none of these runs" in text
+    assert "2 other runs lie here, left as they are and not counted: out/runs/data/better/seed-0, out/runs" in text
     assert Path("out/runs/data/better/seed-0/metrics.json").exists() and "better" not in table()
 
 
