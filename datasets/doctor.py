@@ -1,9 +1,10 @@
 """Everything wrong with a COCO-style data set, in one report.
 
-    python datasets/doctor.py ANNOTATIONS.json IMAGES [--fix OUT.json]
+    python datasets/doctor.py ANNOTATIONS.json IMAGES [--masks] [--fix OUT.json]
 
 Exit code 0: fit for training; 1: something would break training; 2: the input cannot be examined, or repaired.
-The code is about ANNOTATIONS.json, with or without --fix; run it on OUT.json to see that the copy is fit.
+The code is about ANNOTATIONS.json, with or without --fix; run it on OUT.json to see that the copy is fit. Masks are not
+repaired: `data.masks=boxes` trains without them.
 """
 
 import argparse
@@ -20,6 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Tell everything that is wrong with a COCO-style data set.")
     parser.add_argument("annotations", type=Path, metavar="ANNOTATIONS.json")
     parser.add_argument("images", type=Path, metavar="IMAGES", help="folder to which file names are relative")
+    parser.add_argument("--masks", action="store_true", help="check masks too, for training with a segmentation loss")
     parser.add_argument("--fix", type=Path, metavar="OUT.json", help="write a repaired copy, and list what changed")
     options = parser.parse_args(arguments)
 
@@ -31,9 +33,10 @@ def main(arguments: list[str] | None = None) -> int:
     data = read_annotations(options.annotations)
     tables, problems = examine(data, options.annotations)
     image_problems, sizes = examine_images(tables, options.annotations, options.images, _progress)
+    mask_problems = _examine_masks(data["annotations"], tables, options.annotations) if options.masks else []
     print(f"{options.annotations}, images in {options.images}\n")
     _print_statistics(tables)
-    fatal = [problem for problem in problems + image_problems if problem.fatal]
+    fatal = [problem for problem in problems + image_problems + mask_problems if problem.fatal]
     no_boxes = bool(tables.iscrowd.all())
     _print_list(
         "Would break training",
@@ -45,6 +48,18 @@ def main(arguments: list[str] | None = None) -> int:
     if options.fix is not None:
         _fix(data, options.annotations, options.fix, image_problems, sizes)
     return 0 if healthy else 1
+
+
+def _examine_masks(entries: list[dict], tables, path: Path) -> list:
+    import numpy as np
+
+    from detection.data.mask_checks import examine_masks
+
+    # Where the image is unknown, or its size, that is told already.
+    images = np.maximum(tables.image_rows, 0)
+    widths, heights = (np.append(sizes, 0)[images] for sizes in (tables.widths, tables.heights))
+    rows = np.flatnonzero((tables.image_rows >= 0) & (widths > 0) & (heights > 0))
+    return examine_masks([entries[row] for row in rows.tolist()], widths[rows], heights[rows], path)
 
 
 def _fix(data: dict, path: Path, out: Path, image_problems: list, sizes: dict) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from detection.data.checks import Section
+from detection.data.checks import Problem, Section
 from detection.data.coco_index import offsets_of
 from detection.data.run_lengths import decode_runs, encode_runs
 from detection.errors import UserError
@@ -20,6 +20,27 @@ POINT_UNIT = 1000
 """Units of `points` in a pixel."""
 
 _REMEDY = "correct it, or set data.masks=boxes to take every box for its mask"
+
+
+class BadMasks(UserError):
+    """Masks that cannot be used, all of them for one reason; `problem` names them."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.sentence)
+        self.problem = problem
+
+
+def examine_masks(entries: list[dict], widths: np.ndarray, heights: np.ndarray, path: Path) -> list[Problem]:
+    """Everything that is wrong with the masks of annotations; see `pack_masks`, which raises the first of it."""
+    problems, rows = [], np.arange(len(entries))
+    while True:
+        try:
+            pack_masks([entries[row] for row in rows.tolist()], widths[rows], heights[rows], path)
+        except BadMasks as error:
+            problems.append(error.problem)
+            rows = np.delete(rows, error.problem.rows)
+        else:
+            return problems
 
 
 def pack_masks(entries: list[dict], widths: np.ndarray, heights: np.ndarray, path: Path) -> dict[str, np.ndarray]:
@@ -37,7 +58,7 @@ def pack_masks(entries: list[dict], widths: np.ndarray, heights: np.ndarray, pat
         `run_offsets` (M + 1,) int64, where each annotation's begins: it is empty for one with polygons.
 
     Raises:
-        UserError: A mask is missing, malformed, or not one of its image; names the first annotation and the remedies.
+        BadMasks: A mask is missing, malformed, or not one of its image; names the first annotation and the remedies.
     """
     section = Section(path, "annotations", entries)
     raw = [entry.get("segmentation") for entry in entries]
@@ -57,7 +78,7 @@ def pack_masks(entries: list[dict], widths: np.ndarray, heights: np.ndarray, pat
 def _refuse(section: Section, rows: list[int], what: Callable[[int], str], remedy: str = _REMEDY) -> None:
     if rows:
         section.report("bad segmentation", rows, what, remedy)
-        raise UserError(section.problems[-1].sentence)
+        raise BadMasks(section.problems[-1])
 
 
 def _is_rle(value: object) -> bool:

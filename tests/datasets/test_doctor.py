@@ -126,6 +126,34 @@ def test_warnings(tmp_path, capsys):
     assert "1 image files in the folder are not listed: file sub/unlisted.png" in report
 
 
+def test_masks_are_examined_when_asked_for(tmp_path, capsys):
+    data = small()
+    square = [[1, 1, 5, 1, 5, 5, 1, 5]]
+    for entry, mask in zip(data["annotations"], (square, square, square, square), strict=True):
+        entry["segmentation"] = mask
+    sound = write(tmp_path, data, "sound.json")
+    assert _run(capsys, sound, tmp_path / "images", "--masks")[0] == 0
+    wrong = [None, [[1, 2, 3]], [[1, 1, 999, 1, 5, 5]], {"size": [3, 3], "counts": [9]}]
+    for entry, mask in zip(data["annotations"], wrong, strict=True):
+        entry["segmentation"] = mask
+    data["annotations"] += [
+        {"id": 40, "image_id": 10, "category_id": 3, "bbox": [0, 0, 9, 9]},
+        {"id": 41, "image_id": 77, "category_id": 3, "bbox": [0, 0, 9, 9]},
+    ]
+    path = write(tmp_path, data)
+    code, report, _ = _run(capsys, path, tmp_path / "images", "--masks")
+    assert code == 1
+    for words in (
+        "annotation 7 has no 'segmentation' (and 1 more)", "2 × bad segmentation: id 7, 40",
+        "annotation 5 has segmentation [[1, 2, 3]], which is not a list of polygons",
+        "annotation 6 has segmentation [[1, 1, 999, 1, 5, 5]] with a point far outside",
+        "annotation 0 has a segmentation of size [3, 3]", "names image_id 77", "data.masks=boxes",
+    ):  # fmt: skip
+        assert words in report, (words, report)
+    report = _run(capsys, path, tmp_path / "images")[1]
+    assert "segmentation" not in report
+
+
 def test_a_set_without_a_box_would_break_training(tmp_path, capsys):
     data = small()
     data["annotations"] = []
