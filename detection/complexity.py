@@ -9,8 +9,7 @@ choice of boxes are 0.
 # I input size, D hidden size, G gates of the input side, T steps, B lines.
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import detection.ops.flops  # noqa: F401 - registers the operations of sweeps
 from detection.cells import Accumulator, Cell, ChannelIRNN, LinearCell
-from detection.ops import sweep as sweeps
+from detection.ops.library import without_library
 
 Shape = Sequence[int]
 
@@ -42,7 +41,8 @@ def count_flops(function: Callable[..., Any], *inputs: Any) -> int:
     # The counter refuses the views of weights that come of `no_grad`; with gradients on, nothing must be kept for them.
     nothing_kept = torch.autograd.graph.saved_tensors_hooks(lambda _: None, lambda _: torch.empty(0))
     counter = FlopCounterMode(display=False, custom_mapping=_RECURRENT_KERNELS)
-    with nothing_kept, _no_library(), counter:
+    # cuDNN's kernels multiply by an identity in place of an input side.
+    with nothing_kept, without_library(), counter:
         function(*inputs)
     return counter.get_total_flops()
 
@@ -65,17 +65,6 @@ def step_flops(cell: Cell) -> int:
     size = cell.hidden_size
     walked = next((count for kind, count in _WALKED if isinstance(cell, kind)), 0)
     return size * (2 * cell.gates * (cell.input_size or 0) + 2 * cell.recurrent_gates * size + walked)
-
-
-@contextmanager
-def _no_library() -> Iterator[None]:
-    """Sweeps walk by our operations on every device: cuDNN's multiply by an identity in place of an input side."""
-    computes = sweeps.library_computes
-    sweeps.library_computes = lambda *_: False
-    try:
-        yield
-    finally:
-        sweeps.library_computes = computes
 
 
 def _cudnn_rnn_flops(x: Shape, weights: Sequence[Shape], *_: Any, **__: Any) -> int:

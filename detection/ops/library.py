@@ -8,7 +8,9 @@ all steps, not one after the other. Where TF32 is allowed (`torch.backends.cudnn
 # B images, D hidden size, H×W map, K directions, T steps, N lines of all images.
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -28,6 +30,24 @@ _KERNELS: dict[type[Cell], tuple[Callable[..., Any], tuple[float, ...]]] = {
     LSTM: (torch._VF.lstm, (CLOSED, CLOSED, 0.0, 0.0)),  # type: ignore[attr-defined]
     GRU: (torch._VF.gru, (CLOSED, CLOSED, 0.0)),  # type: ignore[attr-defined]
 }
+
+
+_allowed = ContextVar("_allowed", default=True)
+
+
+@contextmanager
+def without_library() -> Iterator[None]:
+    """Within it no sweep chooses the library by itself, on any device."""
+    token = _allowed.set(False)
+    try:
+        yield
+    finally:
+        _allowed.reset(token)
+
+
+def library_is_allowed() -> bool:
+    """Whether we are outside of `without_library`."""
+    return _allowed.get()
 
 
 def library_computes(kind: type[Cell], valid: Tensor | None) -> bool:

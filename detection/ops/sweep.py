@@ -21,7 +21,7 @@ from detection.ops.accumulate import accumulate
 from detection.ops.directions import Direction, from_lines, is_horizontal, is_reversed, steps
 from detection.ops.gru import gru
 from detection.ops.layout import as_map, state_type
-from detection.ops.library import library_computes, library_sweep
+from detection.ops.library import library_computes, library_is_allowed, library_sweep
 from detection.ops.linear_scan import linear_scan
 from detection.ops.lstm import lstm
 from detection.ops.matrix_rnn import matrix_rnn
@@ -65,7 +65,7 @@ def _fastest(cells: Sequence[Cell], x: Tensor, valid: Tensor | None) -> Way:
         return "lines"
     # The compiler cannot look into the library's kernels, and float64 is for tests, which should see our code.
     on_library = x.is_cuda and x.dtype != torch.float64 and not torch.compiler.is_compiling()
-    return "library" if on_library and library_computes(kind, valid) else "ours"
+    return "library" if on_library and library_is_allowed() and library_computes(kind, valid) else "ours"
 
 
 def _is_ours(cells: Sequence[Cell]) -> bool:
