@@ -4,8 +4,8 @@ Stages are named by stride as everywhere here, so the paper's conv3_3, conv4_3 a
 and `c5` is the pooled conv5_3.
 """
 
-import torchvision
 from torch import Tensor, nn
+from torchvision.models import vgg
 
 from detection.backbones.backbone import Backbone, Norm, norm_layer
 from detection.weights import LoadReport, load_state, read_state
@@ -32,12 +32,16 @@ class VGG16(Backbone):
     ) -> None:
         super().__init__()
         self.weights, self.batch_norm = weights, batch_norm
-        network = (torchvision.models.vgg16_bn if batch_norm else torchvision.models.vgg16)(weights=None)
         layer = norm_layer(norm, weights)
-        modules = [layer(m.num_features) if isinstance(m, nn.BatchNorm2d) else m for m in network.features.children()]
+        # Without the classifier of `vgg16`, which has nine of ten parameters.
+        convolutions = vgg.make_layers(vgg.cfgs["D"], batch_norm=batch_norm).children()
+        modules = [layer(m.num_features) if isinstance(m, nn.BatchNorm2d) else m for m in convolutions]
         for module in modules:
             if isinstance(module, nn.ReLU):
                 module.inplace = True
+            elif isinstance(module, nn.Conv2d):  # torchvision's start
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
         self.features = nn.Sequential(*modules)
         self.ends_at = {end: name for name, end in _ENDS[batch_norm].items()}
         self.out_channels = {"c2": 256, "c3": 512, "c4": 512, "c5": 512}
