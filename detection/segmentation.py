@@ -39,6 +39,8 @@ class SegmentationLoss(nn.Module):
         learned_upsampling: train the deconvolution, from its bilinear start.
     """
 
+    class_weights: Tensor
+
     def __init__(
         self,
         in_channels: int,
