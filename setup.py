@@ -1,5 +1,17 @@
-"""Installation entry point; all metadata is in pyproject.toml."""
+"""Installation entry point; the metadata is in pyproject.toml.
 
-from setuptools import setup
+The shipped configs lie in `configs/` of a checkout and become the folder `detection/configs` of a wheel.
+"""
 
-setup()
+from setuptools import find_packages, setup
+
+CONFIGS = ("", ".ablations", ".classifiers")
+
+setup(
+    packages=[
+        *find_packages(include=["detection", "detection.*"]),
+        *(f"detection.configs{folder}" for folder in CONFIGS),
+    ],
+    package_dir={f"detection.configs{folder}": f"configs{folder.replace('.', '/')}" for folder in CONFIGS},
+    package_data={"detection": ["py.typed"]},
+)

@@ -19,7 +19,6 @@ from functools import partial
 from detection.backbones import VGG16
 from detection.cells import Accumulator
 from detection.config import (
-    AtTest,
     Augmentation,
     Config,
     DataConfig,
@@ -30,6 +29,7 @@ from detection.config import (
 )
 from detection.context import SpatialRNN
 from detection.heads import FastRCNN
+from detection.inference import AtTest
 from detection.pooling import SkipPool, Source
 from detection.regions import RPN
 from detection.segmentation import SegmentationLoss

@@ -24,7 +24,7 @@ from detection.config import (
 from detection.heads import SequenceHead
 from detection.heads.box_codes import PixelOffsets
 from detection.heads.lstm_decoder import LSTMDecoder
-from detection.heads.sequence import Embed, MeetsWindow
+from detection.heads.sequence_head import Embed, MeetsWindow
 from detection.heads.stitching import Stitch
 from detection.pooling import CentreCell, RoIAlign
 from detection.regions import GridCells

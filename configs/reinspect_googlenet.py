@@ -18,7 +18,7 @@ from detection.config import Augmentation, Config, DataConfig, DetectorConfig, O
 from detection.heads import SequenceHead
 from detection.heads.box_codes import PixelOffsets
 from detection.heads.lstm_decoder import LSTMDecoder
-from detection.heads.sequence import Embed, MeetsWindow
+from detection.heads.sequence_head import Embed, MeetsWindow
 from detection.heads.stitching import Stitch
 from detection.pooling import CentreCell
 from detection.regions import GridCells

@@ -22,7 +22,7 @@ from detection.config import (
 )
 from detection.heads import SequenceHead
 from detection.heads.lstm_decoder import LSTMDecoder
-from detection.heads.sequence import Embed
+from detection.heads.sequence_head import Embed
 from detection.pooling import RoIAlign
 from detection.regions import RPN
 

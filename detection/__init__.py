@@ -5,6 +5,8 @@ The names below are the public API; each is imported when it is first used, so t
 
 import importlib
 
+__version__ = "0.2.0"
+
 _WHERE = {
     "AtTest": "detection.config",
     "AttentionLSTM": "detection.context",
@@ -35,16 +37,16 @@ _WHERE = {
     "Tiny": "detection.backbones",
     "UserError": "detection.errors",
     "VGG16": "detection.backbones",
-    "add_context": "detection.add_context",
+    "add_context": "detection.insertion",
     "build_detector": "detection.detector",
-    "evaluate": "detection.engine",
+    "evaluate": "detection.training.engine",
     "evaluate_detections": "detection.evaluation",
     "load_config": "detection.config",
     "load_index": "detection.data.coco_index",
-    "load_pretrained": "detection.detector",
-    "open_run": "detection.runs",
-    "train": "detection.training",
-    "train_one_epoch": "detection.engine",
+    "load_pretrained": "detection.pretrained",
+    "open_run": "detection.runs.folder",
+    "train": "detection.training.run",
+    "train_one_epoch": "detection.training.engine",
 }
 
 __all__ = sorted(_WHERE)

@@ -27,7 +27,7 @@ def _own_precision():
 @pytest.fixture(scope="session")
 def shapes(tmp_path_factory):
     """A folder with 7 training and 3 validation pictures of 64 pixels; read only."""
-    from tiny_runs import draw_shapes
+    from tests.tiny_runs import draw_shapes
 
     return draw_shapes(tmp_path_factory.mktemp("scenes") / "shapes")
 
@@ -36,9 +36,9 @@ def shapes(tmp_path_factory):
 def finished_run(shapes, tmp_path_factory):
     """A run folder of two trained epochs; read only."""
     from accelerate import Accelerator
-    from tiny_runs import tiny_config
 
-    from detection.training import train
+    from detection.training.run import train
+    from tests.tiny_runs import tiny_config
 
     folder = tmp_path_factory.mktemp("runs") / "finished"
     train(tiny_config(shapes, "validation_loss=true", "ema=0.9"), folder, Accelerator(cpu=True))

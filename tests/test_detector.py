@@ -6,24 +6,19 @@ from functools import partial
 import pytest
 import torch
 import torchvision
-from tiny_runs import DETECTOR
 from torch import nn
 
 from detection.backbones import FPN, ResNet, Tiny
 from detection.config import DetectorConfig
-from detection.detector import (
-    build_detector,
-    from_torchvision,
-    load_pretrained,
-    select_coco_classes,
-    valid_mask,
-)
+from detection.detector import build_detector, valid_mask
 from detection.errors import UserError
 from detection.heads import FastRCNN
 from detection.pooling import RoIAlign
+from detection.pretrained import from_torchvision, load_pretrained, select_coco_classes
 from detection.regions import RPN
 from detection.segmentation import SegmentationLoss
 from detection.weights import load_state
+from tests.tiny_runs import DETECTOR
 
 RESNET50_FPN = DetectorConfig(
     backbone=partial(FPN, body=partial(ResNet, depth=50, weights=None)),

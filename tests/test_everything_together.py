@@ -6,7 +6,6 @@ from functools import partial
 
 import pytest
 import torch
-from tiny_runs import DETECTOR
 
 from detection.backbones import FPN, RCNN, VGG16, GoogLeNet, RecurrentStages, ResNet, Timm, Tiny
 from detection.cells import CELLS
@@ -22,8 +21,9 @@ from detection.context import (
 from detection.detector import build_detector
 from detection.heads import FastRCNN, LocalGlobal, SequenceHead
 from detection.heads.lstm_decoder import LSTMDecoder
-from detection.heads.sequence import Embed
+from detection.heads.sequence_head import Embed
 from detection.pooling import CentreCell, RoIAlign, SkipPool, Source
+from tests.tiny_runs import DETECTOR
 
 K = 3
 TINY = partial(Tiny, channels=(4, 8), stem_channels=4)

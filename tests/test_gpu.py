@@ -5,15 +5,16 @@ import json
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from tiny_runs import DETECTOR, tiny_config
 
 from detection.cells import GRU, IRNN, LSTM, Accumulator, ChannelIRNN, MinGRU, MinLSTM, TanhRNN
 from detection.context import AttentionLSTM, RecurrentConv
 from detection.detector import build_detector, valid_mask
-from detection.ops.directions import DIRECTIONS
-from detection.ops.sweep import sweep
-from detection.runs import build_accelerator, evaluate_run
-from detection.training import train
+from detection.ops.sweep.directions import DIRECTIONS
+from detection.ops.sweep.dispatch import sweep
+from detection.training.evaluate import evaluate_run
+from detection.training.loaders import build_accelerator
+from detection.training.run import train
+from tests.tiny_runs import DETECTOR, tiny_config
 
 pytestmark = [
     pytest.mark.gpu,

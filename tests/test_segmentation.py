@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from safetensors.torch import load_file
-from tiny_runs import tiny_config
 from torch import nn
 
 from detection.config import override
@@ -20,9 +19,10 @@ from detection.context import ConvStack
 from detection.data.semantic import IGNORED
 from detection.detector import build_detector
 from detection.errors import UserError
-from detection.runs import open_config, open_run
+from detection.runs.folder import open_config, open_run
 from detection.segmentation import SegmentationLoss, Upsample, bilinear_kernel, semantic_maps
-from detection.training import train
+from detection.training.run import train
+from tests.tiny_runs import tiny_config
 
 
 def labels_of(*sizes, classes=3, seed=0, ignored=0.3):
@@ -264,7 +264,7 @@ def test_a_run_learns_from_masks_and_goes_on_where_it_stopped(shapes, tmp_path, 
     said = capsys.readouterr().out
     assert ("every box, filled (data.masks=boxes)" in said) == ("data.masks=boxes" in extra)
 
-    import detection.training as training
+    import detection.training.run as training
 
     real = training.evaluate_epoch
 

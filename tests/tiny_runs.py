@@ -3,9 +3,8 @@
 from functools import partial
 from pathlib import Path
 
-import context_scenes
-
 from detection.backbones import Tiny
+from detection.cli import scenes
 from detection.config import (
     Config,
     DataConfig,
@@ -14,6 +13,7 @@ from detection.config import (
     ScheduleConfig,
     SplitConfig,
     override,
+    to_plain,
 )
 from detection.heads import FastRCNN
 from detection.pooling import RoIAlign
@@ -33,7 +33,7 @@ DETECTOR = DetectorConfig(
 
 def draw_shapes(folder: Path, train: int = 7, val: int = 3) -> Path:
     """Draw 64-pixel shapes once; returns the folder."""
-    context_scenes.main([str(folder), f"--train={train}", f"--val={val}", "--size=64"])
+    scenes.main([str(folder), f"--train={train}", f"--val={val}", "--size=64"])
     return folder
 
 
@@ -53,20 +53,8 @@ def tiny_config(folder: Path, *overrides: str) -> Config:
     return override(config, overrides)
 
 
-CONFIG_FILE = """
-import sys
-from pathlib import Path
-
-sys.path[:0] = [{tests!r}, {datasets!r}]
-from tiny_runs import tiny_config
-
-config = tiny_config(Path({folder!r}))
-"""
-
-
 def write_config(path: Path, folder: Path) -> Path:
-    """The same config as a file for the command line."""
-    tests = Path(__file__).parent
-    text = CONFIG_FILE.format(tests=str(tests), datasets=str(tests.parent / "datasets"), folder=str(folder))
-    path.write_text(text)
+    """Write the same config as a file for the command line, which imports nothing from the tests."""
+    plain = to_plain(tiny_config(folder))
+    path.write_text(f"from detection.config import from_plain\n\nconfig = from_plain({plain!r})\n")
     return path

@@ -1,67 +1,8 @@
-"""Finished runs side by side: differences with intervals, by class and size, and the images on which they differ most.
+"""Run `detection compare`."""
 
-python tools/compare.py RUN RUN [RUN ...] [--output DIR] [--images N]
-
-Every run is compared with the first; all must have been measured on the same validation data. Needs results.json and
-config.json of each run, and the annotations and images that it names. With --output, DIR/comparison.html shows it all.
-"""
-
-import argparse
 import sys
-from pathlib import Path
 
-from detection.errors import UserError, command_line
-
-
-def parse(argv: list[str] | None) -> argparse.Namespace:
-    """Read the command line and refuse what cannot be meant."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a finished run")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="folder for the report and its pictures")
-    parser.add_argument(
-        "--images", type=int, default=4, metavar="N", help="most to draw where a run is better, and worse (default 4)"
-    )
-    args = parser.parse_args(argv)
-    if len(args.runs) < 2:
-        raise UserError("Name two runs or more.")
-    if args.images < 0:
-        raise UserError(f"--images {args.images}: must be 0 or more.")
-    if args.output is not None and args.output.exists() and not args.output.is_dir():
-        raise UserError(f"{args.output}: --output must be a folder, and this is a file.")
-    return args
-
-
-def short_names(runs: list[Path]) -> list[str]:
-    """As many last parts of each path as tell the runs apart."""
-    parts = [run.resolve().parts for run in runs]
-    for count in range(1, max(map(len, parts)) + 1):
-        names = ["/".join(part[-count:]) for part in parts]
-        if len(set(names)) == len(names):
-            return names
-    twice = next(str(run) for run in runs if parts.count(run.resolve().parts) > 1)
-    raise UserError(f"{twice}: named twice; name every run once.")
-
-
-@command_line
-def main(argv: list[str] | None = None) -> None:
-    """Read all runs, print tables and draw."""
-    args = parse(argv)
-    names = short_names(args.runs)
-    from detection.ablation.comparison import open_finished, require_same_images
-    from detection.ablation.comparison_report import build_comparison, figures
-    from detection.ablation.markdown import to_markdown
-    from detection.ablation.report_files import write_report
-
-    runs = [open_finished(folder, name) for folder, name in zip(args.runs, names, strict=True)]
-    require_same_images(runs)
-    if args.output is None:
-        print(to_markdown(figures(runs)), end="")
-        return
-    blocks = build_comparison(runs, args.images)
-    written = write_report(args.output, "comparison", blocks)
-    print(to_markdown(figures(runs)), end="")
-    print(f"written to {written[-1]}")
-
+from detection.cli.compare import main
 
 if __name__ == "__main__":
     sys.exit(main())

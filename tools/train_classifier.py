@@ -1,61 +1,8 @@
-"""Train a classifier of small pictures and measure it, or measure a trained one again.
+"""Run `detection train_classifier`."""
 
-python tools/train_classifier.py CONFIG [--output RUN] [key=value ...]
-python tools/train_classifier.py --output RUN --resume [key=value ...]    go on with a run that was stopped
-python tools/train_classifier.py --evaluate RUN [--output DIR] [key=value ...]
-                                   such as network.backbone.test_steps=5; into RUN/evaluation if not told otherwise
-torchrun --nproc-per-node N tools/train_classifier.py CONFIG ...          several processes
-
-Configs are in configs/classifiers/. Runs leave metrics.json, and in correct.json 1 or 0 for each picture.
-"""
-
-import argparse
-import json
 import sys
-from pathlib import Path
 
-from detection.errors import UserError, command_line
-
-
-def parse(argv: list[str] | None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", nargs="?", help="a config file, for a new run")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes, such as schedule.epochs=2")
-    parser.add_argument("--output", type=Path, help="the run folder; a new one under runs/ if left out")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --output, with its own config")
-    parser.add_argument("--evaluate", type=Path, metavar="RUN", help="measure the network of this run")
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="the best there is if left out")
-    args = parser.parse_intermixed_args(argv)
-    if args.config is not None and "=" in args.config:
-        args.overrides.insert(0, args.config)
-        args.config = None
-    if args.resume and args.output is None:
-        raise UserError("--resume: name the run to go on with as --output RUN.")
-    if sum((args.config is not None, args.resume, args.evaluate is not None)) != 1:
-        raise UserError("give one of: a config such as configs/classifiers/rcnn32_digits.py, --resume, --evaluate RUN.")
-    return args
-
-
-@command_line
-def main(argv: list[str] | None = None) -> None:
-    """Open config and data, then train or measure; nothing is written before all of them are sound."""
-    args = parse(argv)
-    from detection.classification.config import load_config, open_config
-    from detection.classification.evaluation import evaluate_run
-    from detection.classification.training import train
-    from detection.runs import build_accelerator, new_run_folder
-
-    if args.evaluate is not None:
-        print(json.dumps(evaluate_run(args.evaluate, args.output, args.device, args.overrides), indent=2))
-        return
-    if args.resume:
-        config, folder = open_config(args.output, args.overrides), args.output
-    else:
-        config = load_config(args.config, args.overrides)
-        folder = new_run_folder(args.output, Path(args.config).stem)
-    train(config, folder, build_accelerator(config.precision, args.device), resume=args.resume)
-
+from detection.cli.train_classifier import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -10,7 +10,7 @@ T + 1 convolutions, the last T of which share their weights; and other norms of 
 """
 
 from detection.ablation import Ablation
-from detection.classification.ablations import CLASSIFIERS
+from detection.ablation.classifiers import CLASSIFIERS
 
 ablation = Ablation(
     base="../classifiers/rcnn32_digits.py",

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from detection.ablation.detectors import DETECTORS
-from detection.ablation.kinds import Kind
-from detection.ablation.texts import as_overrides
+from detection.ablation.run_types import Kind
+from detection.config.files import run_file
+from detection.config.overrides import as_overrides
 from detection.errors import UserError
-from detection.python_files import run_file
 
 Changes = Sequence[str] | Mapping[str, Any]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")

@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from detection.ablation.kinds import Kind, Workload
 from detection.ablation.plan import Cell, Plan
+from detection.ablation.run_types import Kind, Workload
+from detection.atomic_write import write_whole
 from detection.errors import UserError
-from detection.whole_files import write_whole
 
 WARM_UP = 2
 

@@ -1,19 +1,29 @@
-"""Runs of `tools/train.py`, for ablations."""
+"""Runs of `detection train`, for ablations."""
 
+import dataclasses
 import json
 import math
-import runpy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from detection.ablation.detection_evidence import DetectionEvidence, detection_evidence
-from detection.ablation.kinds import ROOT, Damaged, Kind, Outdated, Workload, read_json
+import torch
+from torch import Tensor
+
+from detection.ablation.run_types import Damaged, Kind, Outdated, Workload, read_json
+from detection.analysis.complexity import count_flops, count_parameters
 from detection.config import Config, load_config, override, to_plain
 from detection.data.checks import file_digest
-from detection.errors import UserError
+from detection.detector import Detector, build_detector
+from detection.evaluation.bootstrap import DetectionEvidence, detection_evidence
 from detection.evaluation.coco import METRICS
 from detection.evaluation.results import read_results, read_truth
+from detection.scenes.ensure import ensure_scenes
+from detection.training.engine import train_one_epoch
+from detection.training.freezing import freeze
+from detection.training.loaders import build_accelerator
+from detection.training.optim import build_optimizer
+from detection.training.run import open_data
 
 WEIGHTS = Path("checkpoints", "best", "model.safetensors")
 
@@ -21,7 +31,7 @@ WEIGHTS = Path("checkpoints", "best", "model.safetensors")
 class DetectorRuns(Kind):
     """Detectors, measured by COCO's numbers."""
 
-    script = ROOT / "tools" / "train.py"
+    command = ("-m", "detection.cli.train")
     columns = ("AP", "AP50", "APs", "APm", "APl")
     metrics = ("AP", "AP50", "AP75", "APs", "APm", "APl")
     widths = ("detector.backbone.channels", "detector.backbone.body.channels")
@@ -47,17 +57,11 @@ class DetectorRuns(Kind):
 
     def size(self, config: Config, what: str) -> int:
         """See `Kind`."""
-        from detection.ablation.detector_workload import detector_size
-
         return detector_size(config, what)
 
     def prepare(self, config: Config) -> None:
-        """Draw ContextScenes as the script would, so that two runs do not draw the same set at once."""
-        if not self.script.is_file():
-            raise UserError(
-                f"{self.script} is not there: ablations need the checkout, not the installed package alone."
-            )
-        runpy.run_path(str(self.script))["draw_scenes"](config, True)
+        """Draw ContextScenes as the command would, so that two runs do not draw the same set at once."""
+        ensure_scenes(config.data)
 
     def read(self, folder: Path) -> dict[str, float]:
         """See `Kind`."""
@@ -83,8 +87,6 @@ class DetectorRuns(Kind):
 
     def workload(self, config: Config) -> Workload:
         """See `Kind`."""
-        from detection.ablation.detector_workload import detector_workload
-
         return detector_workload(config)
 
     def progress(self, folder: Path) -> str:
@@ -135,3 +137,65 @@ def _require_same_data(environment: dict[str, Any]) -> None:
             raise Outdated(f"{annotations}, which it was made with, is gone")
         if file_digest(Path(annotations)) != digest:
             raise Outdated(f"{annotations} has changed since")
+
+
+SOME_CLASSES = 3
+"""For sizes that must not depend on whether the data is there."""
+
+
+def detector_size(config: Config, what: str) -> int:
+    """`parameters`, or `flops` on one picture of noise, of the detector at its start of seed 0, for a few classes."""
+    detector = _start(config, SOME_CLASSES)
+    if what == "parameters":
+        return count_parameters(detector)
+    side = config.detector.min_size
+    noise = torch.rand(3, side, side, generator=torch.Generator().manual_seed(0))
+    return count_flops(detector.eval(), [noise])
+
+
+def detector_workload(config: Config) -> Workload:
+    """The detector at its start of seed 0, on the first pictures of its own data.
+
+    The learning rate is next to nothing, so that the weights stay as they are and boxes with them, step after step. At
+    a random start boxes are as many as they may be, so that what depends on their number is at its dearest.
+
+    Raises:
+        UserError: the data is not there.
+    """
+    accelerator = build_accelerator(config.precision)
+    data = open_data(dataclasses.replace(config, data=dataclasses.replace(config.data, workers=0)), accelerator)
+    detector = _start(config, len(data.train.categories))
+    picture = data.val[0][0]
+    parameters, flops = count_parameters(detector), count_flops(detector.eval(), [picture])
+    detector.to(accelerator.device)
+    batch = [data.train[i] for i in range(min(config.batch_size, len(data.train)))]
+    step = _train_step(config, detector, tuple(map(list, zip(*batch, strict=True))), accelerator)
+    return Workload(parameters, flops, step, _inference(detector, picture.to(accelerator.device), accelerator))
+
+
+def _start(config: Config, num_classes: int) -> Detector:
+    torch.manual_seed(0)
+    return build_detector(config.detector, num_classes, resize_in_training=False)
+
+
+def _train_step(config: Config, detector: Detector, batch: Any, accelerator: Any) -> Callable[[], object]:
+    freeze(detector, config.freeze, 0)
+    optimizer = build_optimizer(dataclasses.replace(config.optimizer, lr=1e-12), detector, config.batch_size)
+    scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)
+    model, prepared = accelerator.prepare(detector, optimizer)
+
+    def step() -> None:
+        freeze(detector, config.freeze, 0)
+        torch.manual_seed(1)
+        train_one_epoch(model, [batch], 1, prepared, scheduler, accelerator)
+
+    return step
+
+
+def _inference(detector: Detector, picture: Tensor, accelerator: Any) -> Callable[[], object]:
+    def look() -> None:
+        detector.eval()
+        with torch.inference_mode(), accelerator.autocast():
+            detector([picture])
+
+    return look

@@ -75,12 +75,15 @@ class Plan:
 
     def command(self, cell: Cell) -> list[str]:
         """What makes a cell's run, for this machine's Python."""
-        script, overrides = self.ablation.kind.script, [*cell.overrides, f"seed={cell.seed}"]
-        return [sys.executable, _short(script), _short(self.base), "--output", str(cell.folder), *overrides]
+        return [*self._program, _short(self.base), "--output", str(cell.folder), *cell.overrides, f"seed={cell.seed}"]
 
     def resume_command(self, cell: Cell) -> list[str]:
         """What goes on with a cell's run that was stopped."""
-        return [sys.executable, _short(self.ablation.kind.script), "--output", str(cell.folder), "--resume"]
+        return [*self._program, "--output", str(cell.folder), "--resume"]
+
+    @property
+    def _program(self) -> list[str]:
+        return [sys.executable, *self.ablation.kind.command]
 
     def text(self, cell: Cell) -> str:
         """The command as it can be pasted."""

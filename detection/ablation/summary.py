@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from detection.ablation.intervals import RESAMPLINGS, Interval, bootstrap_counts, difference_interval
-from detection.ablation.kinds import Damaged, Evidence
+from detection.ablation.launch.status import State
 from detection.ablation.plan import Cell, Plan
-from detection.ablation.states import State
+from detection.ablation.run_types import Damaged, Evidence
 from detection.errors import UserError
+from detection.evaluation.intervals import RESAMPLINGS, Interval, bootstrap_counts, difference_interval
 
 TOLERANCE = 1e-6
 

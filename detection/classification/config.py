@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from detection import plain_data
 from detection.classification.augment import ImageAugmentation
 from detection.classification.network import Classifier
-from detection.config import OptimizerConfig, Part, ScheduleConfig, validate_optimization
+from detection.config import OptimizerConfig, Part, ScheduleConfig, serialization
+from detection.config.config import validate_optimization
+from detection.config.files import apply_overrides, run_file
 from detection.errors import UserError
-from detection.python_files import apply_overrides, run_file
-from detection.runs import read_config_json
+from detection.runs.folder import read_config_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +94,7 @@ def open_config(run: str | Path, overrides: Sequence[str] = ()) -> ClassifierCon
     if not isinstance(plain, dict) or "network" not in plain:
         raise UserError(f"{run}: not a classifier's run; give a folder that train_classifier.py wrote.")
     try:
-        config = plain_data.from_plain(plain, ClassifierConfig)
+        config = serialization.from_plain(plain, ClassifierConfig)
     except UserError as error:
         raise UserError(f"{Path(run) / 'config.json'}: {error}") from None
     return override(config, overrides)
@@ -117,7 +117,7 @@ def validate(config: ClassifierConfig) -> None:
     Raises:
         UserError: a setting that does not exist, or of the wrong type, or out of range.
     """
-    plain_data.from_plain(plain_data.to_plain(config), ClassifierConfig)
+    serialization.from_plain(serialization.to_plain(config), ClassifierConfig)
     if not issubclass(config.network.func, Classifier):  # type: ignore[arg-type]
         raise UserError(f"network: must be a Classifier, not a {config.network.func.__name__}; change its `backbone`.")
     positive = {

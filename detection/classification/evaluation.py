@@ -10,15 +10,16 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from detection.checkpoint import load_meta, load_weights
+from detection.analysis.complexity import count_parameters
+from detection.atomic_write import write_json
 from detection.classification.config import ClassifierConfig, open_config
 from detection.classification.data import Images, middle
 from detection.classification.network import Classifier
 from detection.classification.sources import open_data
-from detection.complexity import count_parameters
 from detection.errors import UserError
-from detection.logs import progress
-from detection.runs import build_accelerator, write_json
+from detection.runs.checkpoint import load_meta, load_weights
+from detection.runs.logs import progress
+from detection.training.loaders import build_accelerator
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ is 0 there.
 """
 
 from detection.context.attention_lstm import AttentionLSTM
+from detection.context.baselines import ConvStack, GlobalAverage, NoContext, NonLocal
 from detection.context.recurrent_conv import RecurrentConv
-from detection.context.rivals import ConvStack, GlobalAverage, NoContext, NonLocal
 from detection.context.spatial_rnn import SpatialRNN
 
 __all__ = ["AttentionLSTM", "ConvStack", "GlobalAverage", "NoContext", "NonLocal", "RecurrentConv", "SpatialRNN"]

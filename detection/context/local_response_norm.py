@@ -3,7 +3,7 @@
     x_k / (1 + α/N · Σ x²)^β over the N channels about k,   α = 0.001,   β = 0.75
 
 PyTorch's walks the window channel by channel, which takes longer than the 3×3 convolution before it. Here the sum is a
-1×1 convolution whose weights are a band of α/N, and the power two square roots (`tools/benchmark.py local-response`).
+1×1 convolution whose weights are a band of α/N, and the power two square roots (`detection benchmark local-response`).
 """
 
 import torch

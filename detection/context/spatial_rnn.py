@@ -15,8 +15,8 @@ from torch.nn.functional import rms_norm
 
 from detection.cells import Accumulator, Cell
 from detection.errors import UserError
-from detection.ops.directions import DIRECTIONS, Direction
-from detection.ops.sweep import sweep
+from detection.ops.sweep.directions import DIRECTIONS, Direction
+from detection.ops.sweep.dispatch import sweep
 
 ACCUMULATOR = partial(Accumulator)
 

@@ -210,7 +210,7 @@ class Section:
         self.noun = {"categories": "category"}.get(name, name.removesuffix("s"))
         self.entries = entries
         self.problems: list[Problem] = []
-        self.fix = f"run `python datasets/doctor.py {path} IMAGES --fix OUT.json`"
+        self.fix = f"run `detection doctor {path} IMAGES --fix OUT.json`"
         if not entries and name != "annotations":
             self.problems.append(Problem(f"no {name}", f"{path} lists no {name}: check the converter.", name, (), ()))
 

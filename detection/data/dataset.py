@@ -132,7 +132,7 @@ class DetectionDataset(Dataset):
     def _check_files(self) -> None:
         names = [self.index.file_name(row) for row in self._kept.tolist()]
         missing, escaping = missing_and_escaping(self.images, names)
-        doctor = f"run `python datasets/doctor.py {self.index.path} {self.images} --fix OUT.json` to leave"
+        doctor = f"run `detection doctor {self.index.path} {self.images} --fix OUT.json` to leave"
         for positions, what in (
             (escaping, f"leads out of the folder {self.images}"),
             (missing, f"is not in {self.images}"),
@@ -151,7 +151,7 @@ class DetectionDataset(Dataset):
             raise UserError(
                 f"image {self.images / self.index.file_name(row)} is {width}x{height} pixels (EXIF applied), but "
                 f"{self.index.path} says {listed[0]}x{listed[1]} for image {self.index.image_ids[row]}: run "
-                f"`python datasets/doctor.py {self.index.path} {self.images} --fix OUT.json` to correct the sizes, and "
+                f"`detection doctor {self.index.path} {self.images} --fix OUT.json` to correct the sizes, and "
                 "check that boxes fit the picture."
             )
 

@@ -35,7 +35,7 @@ def _always(truth: dict[str, Any], results: list[dict[str, Any]]) -> Iterator[st
     if all(annotation.get("iscrowd", 0) for annotation in truth["annotations"]):
         yield "The annotations hold no object to find (crowds do not count), so AP is not defined."
     if truth.get("dropped"):
-        yield f"{truth['dropped']} bad boxes of the annotations were left out (datasets/doctor.py lists them)."
+        yield f"{truth['dropped']} bad boxes of the annotations were left out (`detection doctor` lists them)."
     unknown = len(results) - len(known_results(truth, results))
     if unknown:
         yield (

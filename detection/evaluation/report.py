@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from detection.atomic_write import write_whole
 from detection.errors import UserError
 from detection.evaluation.coco import METRICS, coco_metrics
 from detection.evaluation.curves import best_f1, match, precision_recall
 from detection.evaluation.reasons import find_notes
 from detection.evaluation.voc import voc_metrics
-from detection.whole_files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -73,7 +73,7 @@ def _read_list(path: Path) -> list[Any]:
     if isinstance(entries, dict) and "annotations" in entries:
         raise UserError(
             f"{path}: this is an annotations file; results are a list of {', '.join(KEYS)}, "
-            "as written by tools/evaluate.py or tools/predict.py."
+            "as written by detection evaluate or detection predict."
         )
     if not isinstance(entries, list):
         raise UserError(f"{path}: results are a JSON list of {', '.join(KEYS)}, not {_kind(entries)}.")

@@ -2,6 +2,6 @@
 
 from detection.heads.fast_rcnn import FastRCNN
 from detection.heads.local_global import LocalGlobal
-from detection.heads.sequence import SequenceHead
+from detection.heads.sequence_head import SequenceHead
 
 __all__ = ["FastRCNN", "LocalGlobal", "SequenceHead"]

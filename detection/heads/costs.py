@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torchvision.ops import box_convert
 
 from detection.errors import UserError
-from detection.heads.truths import Truths
+from detection.heads.region_targets import Truths
 
 
 class Cost(Protocol):

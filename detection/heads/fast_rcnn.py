@@ -2,7 +2,7 @@
 
 Sampling, loss and post-processing are those of torchvision's `RoIHeads`, called step by step so that the pool stays a
 part of its own; predictions are turned to float32 before box arithmetic and losses. `predict`, `decode` and `select`
-are the post-processing in three steps, for more than one look at test (`detection.at_test`).
+are the post-processing in three steps, for more than one look at test (`detection.inference`).
 
 R boxes of all images, N of one, M candidates or truths of one, n detections, K classes.
 """
@@ -17,8 +17,8 @@ from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCN
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
-from detection.at_test import vote
 from detection.errors import UserError
+from detection.inference import vote
 from detection.weights import LoadReport, load_state, read_state
 
 # torchvision's names of the two layers in its VGGs.

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from detection.heads.costs import pairwise_giou
-from detection.heads.truths import Truths
+from detection.heads.region_targets import Truths
 
 Strategy = Literal["hungarian", "first_k", "fixed"]
 

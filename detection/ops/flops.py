@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch.utils.flop_counter import register_flop_formula
 
-from detection.ops import accumulate, gru, linear_scan, lstm, matrix_rnn  # noqa: F401 - defines the operations
+from detection.ops.sweep import accumulate, gru, linear_scan, lstm, matrix_rnn  # noqa: F401 - defines the operations
 
 ops = torch.ops.detection
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from detection import plain_data
-from detection.ablation.kinds import Damaged, Kind, Workload
+from detection.ablation.run_types import Damaged, Kind, Workload
+from detection.config.serialization import set_key
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Answers:
 
 
 class CoinRuns(Kind):
-    script = Path(__file__)
+    command = (__file__,)
     columns = metrics = ("accuracy",)
     widths = ("width",)
 
@@ -59,7 +59,7 @@ class CoinRuns(Kind):
     def override(self, config, overrides):
         for item in overrides:
             key, _, text = item.partition("=")
-            config = plain_data.set_key(config, key, text)
+            config = set_key(config, key, text)
         return config
 
     def plain(self, config):

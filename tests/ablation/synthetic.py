@@ -7,8 +7,8 @@ on average, at scores of density 2(1 − s). Down to score s recall is p(1 − s
 
 import numpy as np
 
-from detection.ablation.average_precision import RECALLS, Ranking
-from detection.ablation.intervals import bootstrap_counts
+from detection.evaluation.bootstrap import RECALLS, Ranking
+from detection.evaluation.intervals import bootstrap_counts
 
 TRUTHS, FALSE_ALARMS = 3, 2.0
 

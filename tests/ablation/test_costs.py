@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from ablation.coins import COINS
-from tiny_runs import tiny_config
 
 from detection.ablation import Ablation
 from detection.ablation import costs as module
 from detection.ablation.costs import architectures, interleaved, is_complete, measure, read_costs, write_costs
-from detection.ablation.detector_workload import detector_workload
-from detection.ablation.kinds import Workload
+from detection.ablation.detectors import detector_workload
 from detection.ablation.plan import make_plan
+from detection.ablation.run_types import Workload
 from detection.errors import UserError
+from tests.ablation.coins import COINS
+from tests.tiny_runs import tiny_config
 
 nothing = partial(int)
 

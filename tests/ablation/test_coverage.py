@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from ablation.synthetic import counts_with_identity, draw, true_ap
 
-from detection.ablation.average_precision import average_precision
-from detection.ablation.intervals import difference_interval
+from detection.evaluation.bootstrap import average_precision
+from detection.evaluation.intervals import difference_interval
+from tests.ablation.synthetic import counts_with_identity, draw, true_ap
 
 IMAGES, RESAMPLINGS, REPETITIONS = 150, 150, 300
 

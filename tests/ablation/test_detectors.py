@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_runs import tiny_config
 
 from detection.ablation.detectors import DETECTORS, WEIGHTS
-from detection.ablation.kinds import Damaged, Outdated
+from detection.ablation.run_types import Damaged, Outdated
 from detection.config import config_hash, to_plain
 from detection.errors import UserError
-from detection.runs import open_config
+from detection.runs.folder import open_config
+from tests.tiny_runs import tiny_config
 
 
 @pytest.fixture

@@ -2,7 +2,8 @@ import shutil
 
 import pytest
 from accelerate import Accelerator
-from classification.stripes import CONFIG, write_stripes
+
+from tests.classification.stripes import CONFIG, write_stripes
 
 
 @pytest.fixture(scope="session")

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from detection.analysis.complexity import count_parameters
 from detection.classification.augment import NUMBERS, augment
 from detection.classification.config import load_config, override
 from detection.classification.data import middle
-from detection.complexity import count_parameters
 from detection.context.local_response_norm import LocalResponseNorm
 
 ROOT = Path(__file__).parents[2]

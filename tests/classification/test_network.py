@@ -6,9 +6,9 @@ import torch
 from torch import nn
 from torch.nn.functional import conv2d, max_pool2d
 
+from detection.analysis.complexity import count_parameters
 from detection.backbones import RCNN, Tiny
 from detection.classification import Classifier
-from detection.complexity import count_parameters
 from detection.errors import UserError
 
 

@@ -6,12 +6,12 @@ import sys
 import numpy as np
 import pytest
 import torch
-from classification.stripes import write_stripes
 from PIL import Image
 
 from detection.classification.config import ImageData
 from detection.classification.sources import open_data
 from detection.errors import UserError
+from tests.classification.stripes import write_stripes
 
 
 @pytest.fixture(scope="module")

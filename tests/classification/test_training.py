@@ -10,9 +10,9 @@ from detection.classification.config import load_config, open_config, override
 from detection.classification.evaluation import evaluate_run, measure, open_classifier
 from detection.classification.sources import open_data
 from detection.classification.training import train
+from detection.config import to_plain
 from detection.context import RecurrentConv
 from detection.errors import UserError
-from detection.plain_data import to_plain
 
 
 def accelerator():

@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from detection.cells import CELLS, GRU, PeepholeLSTM
+from detection.config import to_plain
+from detection.config.serialization import _convert_part
 from detection.context import (
     AttentionLSTM,
     ConvStack,
@@ -16,7 +18,6 @@ from detection.context import (
     RecurrentConv,
     SpatialRNN,
 )
-from detection.plain_data import _convert_part, to_plain
 
 IN = 6
 CONTEXTS = {

@@ -8,7 +8,7 @@ import torch
 from detection.cells import LSTM, Accumulator, TanhRNN
 from detection.context import SpatialRNN
 from detection.errors import UserError
-from detection.ops.directions import DIRECTIONS
+from detection.ops.sweep.directions import DIRECTIONS
 
 
 def whole(x):

@@ -4,11 +4,11 @@ import json
 import math
 
 import pytest
-from coco_files import small, write
 
 from detection.data.checks import examine, read_annotations
 from detection.data.coco_index import load_index
 from detection.errors import UserError
+from tests.coco_files import small, write
 
 
 def _set(section, row, key, value):

@@ -5,11 +5,11 @@ import sys
 
 import numpy as np
 import pytest
-from coco_files import small, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detection.data.coco_index import Category, load_index
+from tests.coco_files import small, write
 
 
 def test_hand_made_file(tmp_path):

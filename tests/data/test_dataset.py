@@ -3,7 +3,6 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from coco_files import small, write, write_image
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -13,6 +12,7 @@ from detection.data.masks import load_masks
 from detection.data.sampling import TrainBatches
 from detection.data.transforms import Augmentation, Transform
 from detection.errors import UserError
+from tests.coco_files import small, write, write_image
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,6 @@ import pickle
 
 import numpy as np
 import pytest
-from coco_files import small, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.path import Path as Outline
@@ -15,6 +14,7 @@ from detection.data.masks import MAX_CATEGORIES, load_masks
 from detection.data.run_lengths import decode_runs, encode_runs, polygon_runs
 from detection.data.semantic import IGNORED, semantic_map
 from detection.errors import UserError
+from tests.coco_files import small, write
 
 
 @pytest.fixture(autouse=True)

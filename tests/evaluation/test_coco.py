@@ -7,13 +7,13 @@ import io
 
 import numpy as np
 import pytest
-from evaluation.coco_sets import coco_sets, make_results, make_truth
 from hypothesis import given, settings
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from detection.errors import UserError
 from detection.evaluation.coco import METRICS, coco_metrics
+from tests.evaluation.coco_sets import coco_sets, make_results, make_truth
 
 needs_hotcoco = pytest.mark.skipif(importlib.util.find_spec("hotcoco") is None, reason="hotcoco is not installed")
 ONE_CAT = make_truth([(1, 1, (10, 10, 40, 40))])

@@ -6,7 +6,6 @@ import random
 
 import numpy as np
 import pytest
-from evaluation.coco_sets import coco_sets, make_results, make_truth
 from hypothesis import given, settings
 
 from detection.evaluation.counting import counting, two_fold_count
@@ -19,6 +18,7 @@ from detection.evaluation.crowd import (
 )
 from detection.evaluation.matching import FALSE_POSITIVE, IGNORED
 from detection.evaluation.operating_points import equal_error, match_all, miss_rate, miss_rate_curve, operating_points
+from tests.evaluation.coco_sets import coco_sets, make_results, make_truth
 
 HIT, MISS = (0, 0, 20, 20), (60, 60, 20, 20)
 quickly = settings(max_examples=60, deadline=None, derandomize=True)

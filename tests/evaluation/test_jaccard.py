@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from evaluation.coco_sets import coco_sets, make_results, make_truth
 from hypothesis import given, settings
 from scipy.optimize import linear_sum_assignment
 
 from detection.evaluation.jaccard import jaccard_indices
 from detection.evaluation.matching import pair_iou
 from detection.evaluation.operating_points import match_all
+from tests.evaluation.coco_sets import coco_sets, make_results, make_truth
 
 HIT, MISS = (0, 0, 20, 20), (60, 60, 20, 20)
 

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from evaluation.coco_sets import coco_sets, make_results, make_truth
 from hypothesis import given, settings
 
 from detection.evaluation import curves, matching
@@ -12,6 +11,7 @@ from detection.evaluation.coco import coco_metrics
 from detection.evaluation.columns import class_names, detection_columns, truth_columns
 from detection.evaluation.curves import best_f1, confusion_matrix, match, precision_recall
 from detection.evaluation.matching import FALSE_POSITIVE, IGNORED
+from tests.evaluation.coco_sets import coco_sets, make_results, make_truth
 
 
 def naive_iou(a, b, crowd=False):

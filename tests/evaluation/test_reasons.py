@@ -1,9 +1,9 @@
 """The reason for an AP of zero: one broken set of results for each sentence."""
 
 import pytest
-from evaluation.coco_sets import make_results, make_truth
 
 from detection.evaluation import evaluate_detections
+from tests.evaluation.coco_sets import make_results, make_truth
 
 BOXES = [(1, 1, (10, 40, 30, 20)), (1, 2, (60, 50, 20, 30)), (2, 3, (45, 40, 50, 50)), (2, 1, (60, 10, 20, 40))]
 CLASSES = ("cat", "dog", "cow", "elk")

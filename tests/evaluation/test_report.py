@@ -6,16 +6,16 @@ import sys
 import time
 from pathlib import Path
 
-import evaluate
 import numpy as np
 import pytest
-from evaluation.coco_sets import make_results, make_truth
 from matplotlib.image import imread
 
+from detection.cli import evaluate
 from detection.errors import UserError
 from detection.evaluation import METRICS, evaluate_detections, metrics_table, report, write_evaluation
 from detection.evaluation.curves import match
 from detection.evaluation.plots import plot_confusion, plot_losses, plot_precision_recall
+from tests.evaluation.coco_sets import make_results, make_truth
 
 TRUTH = make_truth(
     [(1, 1, (10, 10, 40, 40)), (1, 2, (60, 60, 40, 40)), (2, 1, (10, 10, 50, 50)), (2, 1, (70, 0, 30, 90), True)],
@@ -219,13 +219,13 @@ class TestCommand:
 
     def test_a_run_is_handed_on(self, monkeypatch, capsys):
         seen = {}
-        import detection.runs
+        import detection.training.evaluate
 
         def evaluate_run(run, **options):
             seen.update(run=run, **options)
             return evaluate_detections(TRUTH, RESULTS)
 
-        monkeypatch.setattr(detection.runs, "evaluate_run", evaluate_run)
+        monkeypatch.setattr(detection.training.evaluate, "evaluate_run", evaluate_run)
         assert evaluate.main(["runs/one", "--device", "cpu", "a.b=1", "--output", "out", "c=2"]) == 0
         nothing = {"annotations": None, "images": None}
         assert (

@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from evaluation.coco_sets import make_results, make_truth
 
 from detection.errors import UserError
 from detection.evaluation.results import read_results, read_truth
+from tests.evaluation.coco_sets import make_results, make_truth
 
 TRUTH = make_truth([(1, 1, (10, 10, 40, 40))])
 GOOD = {"image_id": 1, "category_id": 2, "bbox": [1, 2.5, 3, 0], "score": 1}

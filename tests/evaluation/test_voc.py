@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from evaluation.coco_sets import coco_sets, make_results, make_truth
-from evaluation.test_matching import naive_iou
 from hypothesis import given, settings
 
 from detection.evaluation.voc import all_point_ap, eleven_point_ap, voc_metrics
+from tests.evaluation.coco_sets import coco_sets, make_results, make_truth
+from tests.evaluation.test_matching import naive_iou
 
 
 def naive_voc(truth, results):

@@ -5,7 +5,6 @@ from functools import partial
 
 import pytest
 import torch
-from tiny_runs import DETECTOR
 
 from detection.cells import GRU, TiedLSTM
 from detection.context import AttentionLSTM, SpatialRNN
@@ -14,10 +13,11 @@ from detection.heads import FastRCNN, LocalGlobal, SequenceHead
 from detection.heads.box_codes import PixelOffsets
 from detection.heads.costs import SetCost
 from detection.heads.lstm_decoder import LSTMDecoder
-from detection.heads.sequence import Embed, MeetsWindow
+from detection.heads.sequence_head import Embed, MeetsWindow
 from detection.heads.stitching import NMS, Stitch
 from detection.pooling import CentreCell, RoIAlign, SkipPool, Source
 from detection.regions import GridCells
+from tests.tiny_runs import DETECTOR
 
 K = 3
 small = {"embed": partial(Embed, features=16), "decoder": partial(LSTMDecoder, hidden_size=8, num_steps=3)}

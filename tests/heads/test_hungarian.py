@@ -11,7 +11,7 @@ from torchvision.ops import box_iou, generalized_box_iou
 from detection.errors import UserError
 from detection.heads.costs import Lexicographic, SetCost, pairwise_iou
 from detection.heads.hungarian import by_permutations, by_scipy, match, set_loss
-from detection.heads.truths import Truths, keep_nearest, take
+from detection.heads.region_targets import Truths, keep_nearest, take
 
 COSTS = [Lexicographic(), Lexicographic(centre_offset=None, iou=0.25), SetCost()]
 

@@ -5,15 +5,15 @@ from functools import partial
 
 import pytest
 import torch
-from tiny_runs import DETECTOR
 
-from detection.config import AtTest
 from detection.context import AttentionLSTM
 from detection.detector import build_detector
 from detection.errors import UserError
 from detection.heads import FastRCNN, LocalGlobal
 from detection.heads.fast_rcnn import Samples
+from detection.inference import AtTest
 from detection.pooling import CentreCell
+from tests.tiny_runs import DETECTOR
 
 K, C, N, G = 3, 4, 2, 5
 FAST = partial(FastRCNN, hidden_channels=8, batch_size_per_image=8)

@@ -1,0 +1,1 @@
+"""Launching an ablation's runs, on this machine or on a Slurm cluster."""

@@ -1,0 +1,1 @@
+"""Analysis of models: effective receptive field, attention, complexity, time, and drawings."""

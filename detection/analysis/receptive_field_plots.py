@@ -1,0 +1,106 @@
+"""Pictures of how far contexts see, as `detection.analysis.receptive_field` measures it."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from detection.analysis.receptive_field import LITTLE, decay
+
+# Colours of Okabe and Ito 2008, which stay apart for colour-blind eyes; one a family, whose members differ in line.
+_STYLES = {
+    "TanhRNN": ("#D55E00", "-", "o"),
+    "IRNN": ("#E69F00", "-", "s"),
+    "ChannelIRNN": ("#E69F00", "--", "^"),
+    "Accumulator": ("#E69F00", ":", "D"),
+    "LSTM": ("#0072B2", "-", "o"),
+    "PeepholeLSTM": ("#0072B2", "--", "s"),
+    "GRU": ("#009E73", "-", "o"),
+    "MUT1": ("#009E73", "--", "s"),
+    "MUT2": ("#009E73", "-.", "^"),
+    "MUT3": ("#009E73", ":", "D"),
+    "MinGRU": ("#CC79A7", "-", "o"),
+    "MinLSTM": ("#CC79A7", "--", "s"),
+}
+_FAINTEST = 1e-6
+"""Where the plot ends; below it all is the same nothing."""
+
+
+def plot_reach(maps: Mapping[str, Tensor], title: str, stride: int, own: str | None = None) -> Figure:
+    """Draw decay over distance, and each reach as a picture; no global state of pyplot is touched.
+
+    Args:
+        maps: reaches (H, W) of one size by name.
+        title: of the figure.
+        stride: pixels a cell stands for.
+        own: the name that is drawn thick.
+    """
+    rows = math.ceil(len(maps) / 7)
+    columns = math.ceil(len(maps) / rows)
+    one = len(maps) == 1
+    size = (11.5, 5) if one else (12, 5.2 + 2.1 * rows)
+    figure = Figure(figsize=size, dpi=120, layout="constrained")
+    figure.suptitle(title, fontsize=12)
+    grid = figure.add_gridspec(1, 2) if one else figure.add_gridspec(2, 1, height_ratios=(4.4, 2.1 * rows))
+    _plot_decay(figure.add_subplot(grid[0]), maps, stride, own)
+    inner = grid[1].subgridspec(rows, columns)
+    panels = [figure.add_subplot(inner[place]) for place in range(len(maps))]
+    for place, (axes, (name, reached)) in enumerate(zip(panels, maps.items(), strict=True)):
+        image = _plot_map(axes, name, reached, name == own and not one)
+        if place // columns == rows - 1:
+            axes.set_xlabel("cells", fontsize=8)
+    figure.colorbar(image, ax=panels, label="reach, the centre's = 1 (grey: 0)", extend="both", shrink=0.9)  # type: ignore
+    return figure
+
+
+def _plot_decay(axes: Any, maps: Mapping[str, Tensor], stride: int, own: str | None) -> None:
+    curves = {name: [t.numpy() for t in decay(reached)] for name, reached in maps.items()}
+    positive = min(values[values > 0].min() for _, values in curves.values())
+    bottom = min(10 ** math.floor(math.log10(max(positive, _FAINTEST))), LITTLE / 10)
+    for place, (name, (distances, values)) in enumerate(curves.items()):
+        color, line, marker = _STYLES.get(name, ("black", "-", ""))
+        axes.plot(
+            distances,
+            # A reach of 0 has no place on the axis: its line leaves through the bottom.
+            values.clip(bottom / 1e3),
+            line,
+            color=color,
+            marker=marker,
+            # Some cells start as others: where lines coincide, the markers of all of them are seen in turn.
+            markevery=(place % 4, 4),
+            markersize=5,
+            linewidth=3.2 if name == own else 1.6,
+            label=name,
+        )
+    axes.axhline(LITTLE, color="0.45", linewidth=1, linestyle=(0, (1, 2)))
+    axes.text(0.005, LITTLE * 1.1, f"{100 * LITTLE:g} %", transform=axes.get_yaxis_transform(), color="0.35")
+    farthest = max(len(distances) for distances, _ in curves.values()) - 1
+    axes.set(yscale="log", xlim=(0, max(farthest, 1)), ylim=(bottom, None))
+    axes.set(xlabel=f"distance along row and column (cells of {stride} px)", ylabel="reach, the centre's = 1")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.grid(alpha=0.3)
+    if len(maps) > 1:
+        legend = axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9, handlelength=3)
+        for text in legend.get_texts():
+            text.set_fontweight("bold" if text.get_text() == own else "normal")
+
+
+def _plot_map(axes: Any, name: str, reached: Tensor, own: bool) -> Any:
+    height, width = reached.shape
+    top, left = height // 2, width // 2
+    # Exact zeros are masked, and so stand apart from what is merely faint.
+    image = axes.imshow(
+        reached.where(reached > 0, torch.nan).numpy(),
+        norm=LogNorm(1e-4, 1),
+        cmap="viridis",
+        extent=(-left - 0.5, width - left - 0.5, height - top - 0.5, -top - 0.5),
+        interpolation="nearest",
+    )
+    axes.set_facecolor("0.85")
+    axes.set_title(name, fontsize=9, fontweight="bold" if own else "normal")
+    axes.tick_params(labelsize=7)
+    return image

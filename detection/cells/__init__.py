@@ -1,0 +1,16 @@
+"""Recurrent cells, one step each: what the spatial RNN, the box decoder and the attention module have in common."""
+
+from detection.cells.cell import Cell, State
+from detection.cells.gated import GRU, LSTM, MUT1, MUT2, MUT3, PeepholeLSTM, TiedLSTM
+from detection.cells.linear import LinearCell, MinGRU, MinLSTM
+from detection.cells.recurrent import IRNN, Accumulator, ChannelIRNN, TanhRNN
+
+CELLS: tuple[type[Cell], ...] = (
+    TanhRNN, IRNN, ChannelIRNN, Accumulator, LSTM, PeepholeLSTM, TiedLSTM, GRU, MUT1, MUT2, MUT3, MinGRU, MinLSTM,
+)  # fmt: skip
+"""Every cell, for those who compare them."""
+
+__all__ = [
+    "CELLS", "GRU", "IRNN", "LSTM", "MUT1", "MUT2", "MUT3", "Accumulator", "Cell", "ChannelIRNN", "LinearCell",
+    "MinGRU", "MinLSTM", "PeepholeLSTM", "State", "TanhRNN", "TiedLSTM",
+]  # fmt: skip

@@ -1,0 +1,192 @@
+"""Gated cells with a product of the last state: LSTM, GRU, the MUTs and their variants."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from detection.cells.cell import Cell, State, _recur_rows
+
+
+class LSTM(Cell):
+    """i, f, o = σ(W x + U h + b), g = tanh(·), c = f·c + i·g, h = o·tanh(c); gates i, f, g, o.
+
+    Args:
+        hidden_size: D.
+        input_size: I, or None.
+        bias: whether there are bias vectors.
+        forget_bias: where f's bias starts, all vectors together (1: Jozefowicz et al. 2015).
+    """
+
+    gates = 4
+    recurrent_gates = 4
+    num_states = 2
+
+    def __init__(
+        self, hidden_size: int, input_size: int | None = None, bias: bool = True, forget_bias: float = 1.0
+    ) -> None:
+        self.forget_bias = forget_bias
+        super().__init__(hidden_size, input_size, bias)
+
+    def reset_parameters(self) -> None:
+        """Even in ±1/√D, but for the forget gate's bias."""
+        super().reset_parameters()
+        forget = slice(self.hidden_size, 2 * self.hidden_size)
+        with torch.no_grad():
+            if self.bias_hh is not None:
+                self.bias_hh[forget] = self.forget_bias
+                if self.input_size is not None and self.bias_ih is not None:
+                    self.bias_ih[forget] = 0
+
+    def step(self, x: Tensor, state: State) -> State:
+        """See `Cell`."""
+        h, c = state
+        i, f, g, o = (x + self._recur(h)).chunk(4, -1)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        return torch.sigmoid(o) * torch.tanh(c), c
+
+
+class PeepholeLSTM(LSTM):
+    """An LSTM whose i and f also see p·c of the step before, and o sees p_o·c of this one (Gers, Schmidhuber 2000).
+
+    `peephole` (3, D) holds p_i, p_f and p_o and starts at 0.
+    """
+
+    def _add_recurrent_side(self, bias: bool) -> None:
+        super()._add_recurrent_side(bias)
+        self.peephole = nn.Parameter(torch.empty(3, self.hidden_size))
+
+    def reset_parameters(self) -> None:
+        """As an LSTM, which it is at first."""
+        super().reset_parameters()
+        nn.init.zeros_(self.peephole)
+
+    def step(self, x: Tensor, state: State) -> State:
+        """See `Cell`."""
+        h, c = state
+        p_i, p_f, p_o = self.peephole
+        i, f, g, o = (x + self._recur(h)).chunk(4, -1)
+        c = torch.sigmoid(f + p_f * c) * c + torch.sigmoid(i + p_i * c) * torch.tanh(g)
+        return torch.sigmoid(o + p_o * c) * torch.tanh(c), c
+
+
+class TiedLSTM(Cell):
+    """An LSTM that forgets what it shows: f = 1 − o, c = f·c + i·g, h = o·c; gates i, g, o.
+
+    The cell of ReInspect's code (Stewart et al. 2016), recalled: its last tanh is missing there.
+
+    Args:
+        hidden_size: D.
+        input_size: I, or None.
+        bias: whether there are bias vectors.
+        squash: put the tanh back, h = o·tanh(c).
+    """
+
+    gates = 3
+    recurrent_gates = 3
+    num_states = 2
+
+    def __init__(
+        self, hidden_size: int, input_size: int | None = None, bias: bool = True, squash: bool = False
+    ) -> None:
+        super().__init__(hidden_size, input_size, bias)
+        self.squash = squash
+
+    def step(self, x: Tensor, state: State) -> State:
+        """See `Cell`."""
+        h, c = state
+        i, g, o = (x + self._recur(h)).chunk(3, -1)
+        o = torch.sigmoid(o)
+        c = (1 - o) * c + torch.sigmoid(i) * torch.tanh(g)
+        return o * (torch.tanh(c) if self.squash else c), c
+
+
+class GRU(Cell):
+    """r, z = σ(W x + U h + b), h = (1 − z)·n + z·h (Cho et al. 2014); gates r, z, n.
+
+    Args:
+        hidden_size: D.
+        input_size: I, or None.
+        bias: whether there are bias vectors.
+        reset: `after` the product, n = tanh(W x + b + r·(U h + b')), as in PyTorch and cuDNN; or `before` it,
+            n = tanh(W x + b + U (r·h) + b'), as in the paper.
+    """
+
+    gates = 3
+    recurrent_gates = 3
+
+    def __init__(
+        self,
+        hidden_size: int,
+        input_size: int | None = None,
+        bias: bool = True,
+        reset: Literal["after", "before"] = "after",
+    ) -> None:
+        super().__init__(hidden_size, input_size, bias)
+        self.reset = reset
+
+    def step(self, x: Tensor, state: State) -> State:
+        """See `Cell`."""
+        (h,) = state
+        x_r, x_z, x_n = x.chunk(3, -1)
+        if self.reset == "after":
+            h_r, h_z, h_n = self._recur(h).chunk(3, -1)
+            n = torch.tanh(x_n + torch.sigmoid(x_r + h_r) * h_n)
+        else:
+            gates, new = (slice(0, 2 * self.hidden_size), slice(2 * self.hidden_size, None))
+            h_r, h_z = _recur_rows(self, gates, h).chunk(2, -1)
+            n = torch.tanh(x_n + _recur_rows(self, new, torch.sigmoid(x_r + h_r) * h))
+        z = torch.sigmoid(x_z + h_z)
+        return (n + z * (h - n),)
+
+
+class MUT1(Cell):
+    """z = σ(W_z x + b), r = σ(W_r x + U_r h + b), h = z·tanh(U (r·h) + tanh(P x) + b) + (1 − z)·h.
+
+    Jozefowicz et al. 2015, appendix; gates z, r, P, and of the recurrent side r, U. P is always a learned matrix (with
+    a bias where the input side has them); the paper also takes the identity where the sizes allow it.
+    """
+
+    gates = 3
+    recurrent_gates = 2
+
+    def step(self, x: Tensor, state: State) -> State:
+        """See `Cell`."""
+        (h,) = state
+        x_z, x_r, x_p = x.chunk(3, -1)
+        first, second = slice(0, self.hidden_size), slice(self.hidden_size, None)
+        r = torch.sigmoid(x_r + _recur_rows(self, first, h))
+        n = torch.tanh(_recur_rows(self, second, r * h) + torch.tanh(x_p))
+        z = torch.sigmoid(x_z)
+        return (h + z * (n - h),)
+
+
+class MUT2(Cell):
+    """z = σ(W_z x + U_z h + b), r = σ(P x + U_r h + b), h = z·tanh(U (r·h) + W x + b) + (1 − z)·h.
+
+    Jozefowicz et al. 2015, appendix; gates z, r (of P) and n (of W), and of the recurrent side z, r, U. P is always a
+    learned matrix; the paper also takes the identity where the sizes allow it.
+    """
+
+    gates = 3
+    recurrent_gates = 3
+
+    def _seen_by_z(self, h: Tensor) -> Tensor:
+        return h
+
+    def step(self, x: Tensor, state: State) -> State:
+        """See `Cell`."""
+        (h,) = state
+        x_z, x_r, x_n = x.chunk(3, -1)
+        z_rows, r_rows, n_rows = (slice(k * self.hidden_size, (k + 1) * self.hidden_size) for k in range(3))
+        z = torch.sigmoid(x_z + _recur_rows(self, z_rows, self._seen_by_z(h)))
+        r = torch.sigmoid(x_r + _recur_rows(self, r_rows, h))
+        n = torch.tanh(_recur_rows(self, n_rows, r * h) + x_n)
+        return (h + z * (n - h),)
+
+
+class MUT3(MUT2):
+    """MUT2 with z = σ(W_z x + U_z tanh(h) + b) and W_r in the place of P (Jozefowicz et al. 2015, appendix)."""
+
+    def _seen_by_z(self, h: Tensor) -> Tensor:
+        return torch.tanh(h)

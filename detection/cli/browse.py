@@ -1,0 +1,205 @@
+"""What the detector really sees, as one picture, and how many objects of which size that is.
+
+detection browse CONFIG|RUN [--split train|val] [--count N] [--output FILE.png] [key=value ...]
+detection browse CONFIG|RUN --augmented [--epoch E] ...
+
+Plain: images resized as for the detector, with their boxes. Augmented: a row an image, first unchanged, then exactly as
+training gets it in the four epochs from E on. Printed sizes are pixels at the detector's input: choose anchors by them.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from detection.cli import command_parser
+from detection.errors import UserError, command_line
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from detection.config import Config
+    from detection.data.coco_index import CocoIndex
+    from detection.data.dataset import DetectionDataset
+
+EPOCHS = 4
+CELL = 512
+"""Most pixels of the longer side of a picture on the sheet."""
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Read the command line and refuse what does not go together."""
+    parser = command_parser("browse", __doc__)
+    parser.add_argument("source", metavar="CONFIG|RUN", help="a config file, or the folder of a training run")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes, such as detector.min_size=480")
+    parser.add_argument("--augmented", action="store_true", help="training images with their augmentation")
+    parser.add_argument("--split", choices=("train", "val"), default="train", help="train if left out")
+    parser.add_argument("--count", type=int, default=8, metavar="N", help="images, spread over the split; 8")
+    parser.add_argument("--epoch", type=int, metavar="E", help=f"first of the {EPOCHS} epochs with --augmented; 0")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("browse.png"),
+        metavar="FILE.png",
+        help="browse.png if left out; overwritten",
+    )
+    args = parser.parse_intermixed_args(argv)
+    if args.count < 1:
+        raise UserError(f"--count {args.count}: must be 1 or more.")
+    if args.augmented and args.split == "val":
+        raise UserError("--augmented: only training images are augmented; leave out --split val.")
+    if args.epoch is not None and (args.epoch < 0 or not args.augmented):
+        raise UserError(f"--epoch {args.epoch}: a number from 0 on, and only with --augmented.")
+    if args.output.suffix != ".png" or args.output.is_dir():
+        raise UserError(f"--output {args.output}: must be a file name that ends in .png.")
+    return args
+
+
+def open_images(source: str, overrides: list[str], split: str) -> "tuple[Config, DetectionDataset]":
+    """The config and its untransformed images, checked as training checks them."""
+    from detection.config import load_config
+    from detection.data.dataset import DetectionDataset, require_training_boxes
+    from detection.runs.folder import open_config
+    from detection.scenes.ensure import ensure_scenes
+    from detection.training.loaders import open_split
+
+    config = open_config(Path(source), overrides) if Path(source).is_dir() else load_config(source, overrides)
+    ensure_scenes(config.data)
+    files = getattr(config.data, split)
+    index = open_split(f"data.{split}", files)
+    empty = files.empty_images if split == "train" else "keep"
+    images = DetectionDataset(index, Path(files.images), None, config.seed, empty)
+    if split == "train":
+        require_training_boxes(images)
+    if not len(images):
+        raise UserError(f"{index.path}: has no images; check the file.")
+    return config, images
+
+
+def input_boxes(index: "CocoIndex", config: "Config") -> "np.ndarray":
+    """(M, 2) widths and heights of all boxes but crowd regions, in pixels at the detector's input."""
+    import numpy as np
+
+    from detection.data.checks import clip_boxes
+    from detection.data.transforms import resized_shape
+
+    per_image, kept = np.diff(index.box_offsets), ~index.iscrowd
+    sizes = np.stack([index.widths, index.heights], axis=1).astype(np.float64)
+    shapes = (resized_shape(int(h), int(w), config.detector.min_size, config.detector.max_size) for w, h in sizes)
+    scales = np.repeat(np.array([s[::-1] for s in shapes]) / sizes, per_image, axis=0)[kept]
+    width, height = np.repeat(sizes, per_image, axis=0)[kept].T
+    boxes = clip_boxes(index.boxes[kept], width, height)
+    return (boxes[:, 2:] - boxes[:, :2]) * scales
+
+
+def describe(index: "CocoIndex", config: "Config") -> list[str]:
+    """Lines with the number and size of each class, and quantiles of all sizes and shapes."""
+    import numpy as np
+
+    from detection.config import to_plain
+
+    boxes, labels = input_boxes(index, config), index.labels[~index.iscrowd]
+    detector = config.detector
+    lines = [f"input     shorter side {detector.min_size}, longer side at most {detector.max_size} px"]
+    drawn = config.data.augmentation and config.data.augmentation.min_sizes
+    if drawn:
+        lines.append(
+            f"          training draws the shorter side from {', '.join(map(str, drawn))} px; sizes below: without"
+        )
+    if not len(boxes):
+        return [*lines, "boxes     none"]
+    sizes, ratios = np.sqrt(boxes.prod(axis=1)), boxes[:, 1] / boxes[:, 0].clip(1e-9)
+    wide = max(len(c.name) for c in index.categories)
+    lines.append(f"\n{'class':{wide}}  {'boxes':>8}  median size")
+    for label, category in enumerate(index.categories, start=1):
+        own = sizes[labels == label]
+        lines.append(f"{category.name:{wide}}  {len(own):8}" + (f"  {np.median(own):8.1f} px" if len(own) else ""))
+    quantiles = (0, 1, 5, 25, 50, 75, 95, 99, 100)
+    lines.append(f"\n{len(boxes)} boxes  " + "".join(f"{f'{q} %':>8}" for q in quantiles))
+    for name, values in (("sqrt(area), px", sizes), ("height / width", ratios)):
+        lines.append(
+            f"{name:15}" + "".join(f"{v:8.{2 - (values is sizes)}f}" for v in np.percentile(values, quantiles))
+        )
+    small = (f"{int((sizes < limit).sum())} under {limit} px" for limit in (8, 16, 32))
+    lines.append(f"small: {', '.join(small)}")
+    anchors: Any = to_plain(detector.regions)
+    if "anchor_sizes" in anchors:
+        pairs = zip(anchors["stages"], anchors["anchor_sizes"], strict=True)
+        levels = (f"{stage} {'/'.join(map(str, sides))}" for stage, sides in pairs)
+        lines.append(f"anchors now: {', '.join(levels)} px; height / width {anchors['aspect_ratios']}")
+    return lines
+
+
+def draw(
+    images: "DetectionDataset", config: "Config", count: int, epochs: range
+) -> "tuple[list[np.ndarray], list[str]]":
+    """Pictures and titles: for each image the plain one, then one an epoch."""
+    from copy import copy
+
+    import numpy as np
+
+    from detection.analysis.samples import sample_positions
+    from detection.analysis.visualize import distinct_colours
+    from detection.data.transforms import Transform
+
+    plain, augmented = copy(images), copy(images)
+    plain.transform = Transform(None, config.detector.min_size, config.detector.max_size)
+    augmented.transform = Transform(config.data.augmentation, config.detector.min_size, config.detector.max_size)
+    items, titles = [], []
+    for position in sample_positions(images, count):
+        row = [plain[position], *(augmented[epoch, position] for epoch in epochs)]
+        at = int(np.flatnonzero(images.index.image_ids == row[0][1]["image_id"])[0])
+        columns = (Path(images.index.file_name(at)).name, *(f"epoch {e}" for e in epochs))
+        for what, (image, target) in zip(columns, row, strict=True):
+            items.append((image, target))
+            titles.append(f"{what}, {image.shape[2]}x{image.shape[1]}")
+    longest = max(max(image.shape[1:]) for image, _ in items)
+    scale = CELL // longest if longest <= CELL else CELL / longest
+    names = [c.name for c in images.categories]
+    colours = distinct_colours(names)
+    return [_cell(image, target, scale, names, colours) for image, target in items], titles
+
+
+def _cell(image: Any, target: dict, scale: float, names: list[str], colours: dict) -> "np.ndarray":
+    """One picture with its boxes, enlarged by a whole factor or shrunk; all of a sheet by the same."""
+    import numpy as np
+    from PIL import Image
+
+    from detection.analysis.visualize import draw_boxes
+
+    pixels, boxes = image.permute(1, 2, 0).numpy(), target["boxes"].numpy()
+    if scale < 1:
+        height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
+        pixels = np.array(Image.fromarray(pixels).resize((width, height), Image.Resampling.BOX))
+        boxes, scale = boxes * scale, 1
+    labels = [names[k - 1] for k in target["labels"].tolist()]
+    return draw_boxes(pixels, boxes, labels, colors=colours, min_side=int(scale) * min(pixels.shape[:2]))
+
+
+@command_line
+def main(argv: list[str] | None = None) -> None:
+    """Open the images, print what is in them, and draw some."""
+    args = parse(argv)
+    from PIL import Image
+
+    from detection.analysis.visualize import contact_sheet
+
+    config, images = open_images(args.source, args.overrides, args.split)
+    counts = images.counts
+    print(f"{args.split:9} {counts['images']} images, {counts['boxes']} boxes ({images.index.path})")
+    print("\n".join(describe(images.index, config)))
+    if args.augmented and config.data.augmentation is None:
+        print("note      data.augmentation is None: every epoch gets the same images")
+    first = args.epoch or 0
+    epochs = range(first, first + EPOCHS) if args.augmented else range(0)
+    pictures, titles = draw(images, config, args.count, epochs)
+    sheet = contact_sheet(pictures, columns=1 + len(epochs) if args.augmented else 4, titles=titles)
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    fresh = args.output.with_name(args.output.name + ".new")
+    Image.fromarray(sheet).save(fresh, format="png")
+    fresh.replace(args.output)
+    print(f"\ndrawn in  {args.output}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,92 @@
+"""Measure a trained run, or any detector's COCO results file.
+
+detection evaluate RUN [--annotations A.json --images DIR] [--output DIR] [--device D] [key=value ...]
+detection evaluate --results R.json --annotations A.json [--output DIR]
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from detection.cli import command_parser
+from detection.errors import UserError, command_line
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Read the command line and refuse what does not go together."""
+    parser = command_parser("evaluate", __doc__)
+    parser.add_argument("run", nargs="?", metavar="RUN", help="folder of a training run")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the run's config")
+    parser.add_argument("--results", type=Path, help="COCO results of any detector, instead of a run")
+    parser.add_argument("--annotations", help="COCO annotations; for a run its validation set if left out")
+    parser.add_argument("--images", help="folder of the images, for a run")
+    parser.add_argument("--output", type=Path, help="folder for metrics.json, results.json and plots/")
+    parser.add_argument("--device", help="cpu or cuda for a run; the best there is if left out")
+    args = parser.parse_intermixed_args(argv)
+    if args.results is None and args.run is None:
+        raise UserError("Name a run folder, or a results file by --results R.json --annotations A.json.")
+    if args.results is None:
+        if (args.annotations is None) != (args.images is None):
+            raise UserError("--annotations and --images go together: give both, or neither for the run's own data.")
+        return args
+    if args.run is not None:
+        raise UserError(f"--results takes no run folder or config keys, but '{args.run}' was given; leave one out.")
+    if args.images is not None or args.device is not None:
+        raise UserError("--images and --device are for a run; --results needs only --annotations.")
+    if args.annotations is None:
+        raise UserError("--results needs the truth too: add --annotations A.json.")
+    return args
+
+
+def evaluate_results(results_file: Path, annotations: str, output: Path | None) -> dict[str, Any]:
+    """Measure a results file.
+
+    Args:
+        results_file: COCO results.
+        annotations: COCO annotations of the same images.
+        output: Folder for the metrics and plots; None writes nothing.
+    """
+    from detection.evaluation import evaluate_detections, read_results, read_truth, write_evaluation
+
+    if output is not None and output.exists() and not output.is_dir():
+        raise UserError(f"{output}: --output must be a folder, and this is a file.")
+    truth = read_truth(annotations)
+    results = read_results(results_file, truth)
+    metrics = evaluate_detections(truth, results)
+    if output is not None:
+        write_evaluation(output, truth, results, metrics)
+    return metrics
+
+
+@command_line
+def main(argv: list[str] | None = None) -> None:
+    """Measure and print a table, then notes on what is odd."""
+    args = parse(argv)
+    if args.results is not None:
+        metrics = evaluate_results(args.results, args.annotations, args.output)
+    else:
+        from detection.training.evaluate import evaluate_run, evaluation_folder
+
+        args.output = args.output or evaluation_folder(Path(args.run), args.annotations)
+        metrics = evaluate_run(
+            args.run,
+            annotations=args.annotations,
+            images=args.images,
+            output=args.output,
+            device=args.device,
+            overrides=args.overrides,
+        )
+        if metrics is None:  # of several processes only the first has the numbers
+            return
+    from detection.evaluation import metrics_table
+
+    print(metrics_table(metrics))
+    for note in metrics["notes"]:
+        print(f"\nnote: {note}")
+    if args.output is not None:
+        print(f"\nwritten to {args.output}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

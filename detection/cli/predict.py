@@ -1,0 +1,135 @@
+"""Detect on images with a trained run: files, folders (the images directly in them) or quoted patterns such as 'a/**'.
+
+detection predict RUN IMAGE|FOLDER|GLOB ... [--output DIR] [--score S] [--attention] [--device D] [--batch-size N]
+
+Writes into DIR, all of it for detections with a score of at least S:
+  images/NAME.png   each image with its detections drawn
+  detections.csv    file, label, score, and the box x1, y1, x2, y2 in pixels of the image
+  results.json      COCO results; image_id numbers the images from 1
+  images.json       what those ids stand for: a COCO list of images (with `drawn`, the name above) and categories
+  attention/NAME.png with --attention, each image beside itself, lit where a glimpse of the context looks
+
+An image that cannot be read is named at the end and the others are done all the same; the exit code is then 1.
+Exit code 2: a mistake in the command, or not one image could be read; nothing is written.
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from detection.cli import command_parser
+from detection.errors import UserError, command_line
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = command_parser("predict", __doc__)
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a training run")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image file, folder, or quoted pattern")
+    parser.add_argument(
+        "--output", type=Path, default=Path("predictions"), help="a new folder; predictions if left out"
+    )
+    parser.add_argument(
+        "--score",
+        type=float,
+        help="least score; if left out, that of the run's best F1 (in its metrics.json), else 0.5. The run's own "
+        "detector.head.score_threshold (0.05 unless set) is a lower limit",
+    )
+    parser.add_argument("--attention", action="store_true", help="draw where an attention context looks, too")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="the best there is if left out")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="images at once; the run's eval_batch_size")
+    args = parser.parse_args(argv)
+    if args.score is not None and not 0 <= args.score <= 1:
+        raise UserError(f"--score {args.score}: must lie between 0 and 1.")
+    if args.batch_size is not None and args.batch_size < 1:
+        raise UserError(f"--batch-size {args.batch_size}: must be 1 or more.")
+    if os.path.lexists(args.output) and (not args.output.is_dir() or any(args.output.iterdir())):
+        raise UserError(f"{args.output}: exists already and is not an empty folder; choose another --output.")
+    return args
+
+
+def choose_score(run: Path, asked: float | None) -> tuple[float, str]:
+    """The least score, and where it comes from."""
+    if asked is not None:
+        return asked, "as asked for"
+    path = run / "metrics.json"
+    try:
+        best = float(json.loads(path.read_text())["best_f1"]["score"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0.5, f"there is no best F1 in {path}"
+    return (best, f"of the best F1 in {path}") if best >= 0 else (0.5, f"the best F1 in {path} is 0")
+
+
+def report(summary, categories, output: Path) -> None:
+    """Say what was done, and what could not be."""
+    for problem in summary.problems:
+        print(f"error: {problem}", file=sys.stderr)
+    total = summary.pictures + len(summary.problems)
+    unread = f"; {len(summary.problems)} of {total} could not be read" if summary.problems else ""
+    print(f"images      {summary.pictures}{unread}")
+    print(f"detections  {summary.detections.total()}")
+    width = max(len(c.name) for c in categories)
+    for category in categories:
+        print(f"            {category.name:{width}}  {summary.detections[category.name]}")
+    attention = "attention/, " * (output / "attention").is_dir()
+    print(f"written to  {output}: images/, {attention}detections.csv, results.json and images.json")
+
+
+@contextmanager
+def put_in_place(output: Path) -> Iterator[Path]:
+    """A folder to be made beside `output`, which becomes `output` once all is well and vanishes otherwise."""
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        temporary = tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent)
+    except OSError as error:
+        raise UserError(f"{output}: cannot be made ({error.strerror}); choose another --output.") from None
+    with temporary as outer:
+        yield Path(outer) / "predictions"
+        os.replace(Path(outer) / "predictions", output)
+
+
+@command_line
+def main(argv: list[str] | None = None) -> int:
+    """Open run and images, detect and write; the exit code is 1 if an image could not be read."""
+    args = parse(argv)
+    from detection.analysis.attention import require_glimpses
+    from detection.runs.folder import open_config, open_run
+    from detection.runs.logs import progress
+    from detection.runs.prediction import (
+        PictureFiles,
+        detect,
+        find_images,
+        picture_batches,
+        write_attention,
+        write_predictions,
+    )
+    from detection.training.loaders import build_accelerator
+
+    paths = find_images(args.images)
+    accelerator = build_accelerator(open_config(args.run).precision, args.device, inference=True)
+    detector, categories, config = open_run(args.run, accelerator.device)
+    if args.attention:
+        require_glimpses(detector)
+    score, reason = choose_score(args.run, args.score)
+    print(f"score       from {score:.3g}, {reason}", flush=True)
+    files = PictureFiles(paths, config.detector.min_size, config.detector.max_size)
+    batches = picture_batches(files, args.batch_size or config.eval_batch_size)
+    with put_in_place(args.output.resolve()) as folder, progress("detecting", len(paths)) as bar:
+        found = detect(detector, batches, accelerator)
+        summary = write_predictions(folder, found, paths, categories, score, bar.advance)
+        if not summary.pictures:
+            rest = f" (and {len(paths) - 1} more that cannot be read either)" if len(paths) > 1 else ""
+            raise UserError(f"{summary.problems[0].removesuffix('.')}{rest}.")
+        if args.attention:
+            write_attention(folder, detector, batches, paths, accelerator.device)
+    report(summary, categories, args.output)
+    return 1 if summary.problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

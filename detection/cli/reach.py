@@ -1,0 +1,170 @@
+"""How far a context sees: the gradient of the centre's output with respect to the input, over the map.
+
+detection reach CONFIG [--no-cells] [--size H W] [--output FILE.png] [key=value ...]
+detection reach RUN [--cells] [--size H W] [--output FILE.png] [key=value ...]
+
+A config's context is measured at its start, on standard normal input. A run's is measured as trained, on the maps of
+validation images, or on standard normal input where these are not there or a size is asked for. With --cells, the rule
+for a config whose context is a SpatialRNN, the same context is measured with every recurrent cell at its start, too.
+
+The numbers are relative to the centre's own. Writes RUN/plots/reach.png, or reach-CONFIG.png in the current folder.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from detection.cli import command_parser
+from detection.errors import UserError, command_line
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from torch import Tensor, nn
+
+    from detection.analysis.receptive_field import Inputs
+    from detection.backbones import Backbone
+    from detection.config import Config, Part
+    from detection.detector import Detector
+
+IMAGES, DRAWS = 4, 8
+SIZE = (33, 33)
+"""Cells of a random map: its border is 16 cells from the centre."""
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Read the command line and refuse what cannot be meant."""
+    parser = command_parser("reach", __doc__)
+    parser.add_argument("source", type=Path, metavar="RUN|CONFIG", help="folder of a training run, or a config file")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes, such as data.val.images=DIR")
+    parser.add_argument(
+        "--cells", action=argparse.BooleanOptionalAction, help="every recurrent cell beside the context's own"
+    )
+    parser.add_argument(
+        "--size",
+        type=int,
+        nargs=2,
+        metavar=("H", "W"),
+        help=f"cells of the random input; {SIZE[0]} {SIZE[1]} if left out",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE.png",
+        help="RUN/plots/reach.png or reach-CONFIG.png if left out (see above); overwritten",
+    )
+    args = parser.parse_intermixed_args(argv)
+    if args.size is not None and min(args.size) < 1:
+        raise UserError(f"--size {args.size[0]} {args.size[1]}: must be 1 or more.")
+    args.is_run = args.source.is_dir()
+    if args.output is None:
+        run, config = args.source / "plots" / "reach.png", Path(f"reach-{args.source.stem}.png")
+        args.output = run if args.is_run else config
+    if args.output.suffix != ".png" or args.output.is_dir():
+        raise UserError(f"--output {args.output}: must be a file name that ends in .png.")
+    return args
+
+
+def open_source(args: argparse.Namespace) -> "tuple[Config, Backbone, Detector | None]":
+    """Config and backbone of the source, and for a run its detector; refused where there is no context in them."""
+    from detection.config import load_config
+    from detection.contracts import require_maps
+    from detection.runs.folder import open_config, open_run
+
+    config = open_config(args.source, args.overrides) if args.is_run else load_config(args.source, args.overrides)
+    if config.detector.context is None:
+        raise UserError(f"{args.source}: has no context (detector.context is None), so there is no reach to measure.")
+    if args.is_run:
+        detector, _, config = open_run(args.source, overrides=args.overrides)
+        return config, detector.backbone, detector
+    backbone = config.detector.backbone()
+    require_maps("context", (config.detector.context_source,), backbone.out_channels)
+    return config, backbone, None
+
+
+def choose_inputs(
+    size: list[int] | None, config: "Config", backbone: "Backbone", detector: "Detector | None"
+) -> "tuple[Inputs, str]":
+    """What the contexts are given, and what that is: maps of validation images, or standard normal ones."""
+    from detection.analysis.receptive_field import image_inputs, random_inputs
+
+    if detector is not None and size is None:
+        images = validation_images(config)
+        if images:
+            return image_inputs(detector, images), f"maps of {len(images)} validation images"
+    source = config.detector.context_source
+    height, width = size or SIZE
+    return random_inputs(backbone.out_channels[source], height, width, DRAWS, config.seed), "standard normal input"
+
+
+def validation_images(config: "Config") -> "list[Tensor]":
+    """A few images of the validation data; none, and a line that says why, where the data is not there."""
+    from detection.analysis.samples import sample_positions
+    from detection.data.dataset import DetectionDataset
+    from detection.training.loaders import open_split
+
+    try:
+        dataset = DetectionDataset(open_split("data.val", config.data.val), Path(config.data.val.images))
+    except UserError as error:
+        print(f"note     no validation images: {error}")
+        return []
+    return [dataset[position][0] for position in sample_positions(dataset, IMAGES)]
+
+
+def measure(
+    parts: "dict[str, Part]", trained: "nn.Module | None", channels: int, inputs: "Inputs", seed: int
+) -> "dict[str, Tensor]":
+    """The reach of the trained context, if there is one, and of each of the parts at its start, by name."""
+    from detection.analysis.receptive_field import build, reach_on
+    from detection.runs.logs import progress
+
+    contexts = {} if trained is None else {"this run": lambda: trained}
+    contexts |= {name: lambda part=part: build(part, channels, seed) for name, part in parts.items()}
+    maps = {}
+    with progress("measuring", len(contexts)) as bar:
+        for name, context in contexts.items():
+            maps[name] = reach_on(context(), inputs, draws=max(1, DRAWS // len(inputs)), seed=seed)
+            bar.advance()
+    return maps
+
+
+def save(figure: "Figure", path: Path) -> None:
+    """Write a picture, whole or not at all."""
+    from detection.atomic_write import write_whole
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, lambda temporary: figure.savefig(temporary, format="png"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another --output.") from None
+
+
+@command_line
+def main(argv: list[str] | None = None) -> None:
+    """Open the source, measure, print a table and draw."""
+    args = parse(argv)
+    from detection.analysis.receptive_field import cell_of, reach_table, with_each_cell
+    from detection.analysis.receptive_field_plots import plot_reach
+    from detection.context import SpatialRNN
+
+    config, backbone, detector = open_source(args)
+    part: Any = config.detector.context
+    cells = part.func is SpatialRNN and not args.is_run if args.cells is None else args.cells
+    parts = with_each_cell(part) if cells else {} if args.is_run else {part.func.__name__: part}
+    own = "this run" if args.is_run else cell_of(part).func.__name__ if cells else None
+
+    inputs, what = choose_inputs(args.size, config, backbone, detector)
+    source = config.detector.context_source
+    trained = None if detector is None else detector.context
+    maps = measure(parts, trained, backbone.out_channels[source], inputs, config.seed)
+    height, width = next(iter(maps.values())).shape
+    size = f"{height} x {width} cells of {backbone.strides[source]} px"
+    print(f"input    {what}, {size}")
+    print(reach_table(maps))
+    title = f"Reach of the context of {args.source.resolve().stem}, {part.func.__name__} on {source}\n{what}, {size}"
+    save(plot_reach(maps, title, backbone.strides[source], own), args.output)
+    print(f"drawn in {args.output}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,175 @@
+"""Finished runs side by side: what they found on the same images, and on which of these they differ most."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from detection.data.checks import file_digest
+from detection.errors import UserError
+from detection.evaluation.bootstrap import DetectionEvidence, detection_evidence
+from detection.evaluation.columns import Truths, class_names
+from detection.evaluation.curves import Matching, best_f1, match, precision_recall
+from detection.evaluation.intervals import Interval, bootstrap_counts, difference_interval
+from detection.evaluation.matching import FALSE_POSITIVE, overlapping_pairs
+from detection.evaluation.results import read_results, read_truth
+
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """What is known of a run from its folder.
+
+    Attributes:
+        name: what it is called.
+        config: its plain config.
+        truth: COCO dataset dict of its validation data.
+        results: its COCO results.
+        evidence: what it found, for its numbers on resampled images.
+        matching: what it found at an IoU of 0.5.
+        threshold: the score of its best F1, from which on detections are looked at and drawn.
+    """
+
+    name: str
+    config: dict[str, Any]
+    truth: dict[str, Any]
+    results: list[dict[str, Any]]
+    evidence: DetectionEvidence
+    matching: Matching
+    threshold: float
+
+
+def open_finished(folder: Path, name: str) -> FinishedRun:
+    """Read a run from its config.json and results.json, and the annotations that it names.
+
+    Raises:
+        UserError: one of them is not there or cannot be read, or the annotations have changed since the run.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        annotations = Path(config["data"]["val"]["annotations"])
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{folder}: not a run folder, there is no config.json in it.") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder / 'config.json'}: no readable config of a detector's run ({error!r}).") from None
+    digest = file_digest(annotations)
+    if digest != _digest_then(folder, digest):
+        raise UserError(f"{folder}: {annotations} has changed since this run; evaluate it again by detection evaluate.")
+    truth = read_truth(annotations)
+    results = read_results(folder / "results.json", truth)
+    matching = match(truth, results)
+    score = best_f1(precision_recall(matching))["score"]
+    evidence = detection_evidence(truth, results, digest)
+    return FinishedRun(name, config, truth, results, evidence, matching, score if score > 0 else 0.5)
+
+
+def _digest_then(folder: Path, default: str) -> str:
+    try:
+        return json.loads((folder / "environment.json").read_text())["data"]["val"]["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return default
+
+
+def require_same_images(runs: Sequence[FinishedRun]) -> None:
+    """Check that all runs were measured on the same annotations.
+
+    Raises:
+        UserError: they were not.
+    """
+    for run in runs[1:]:
+        if run.evidence.images_key != runs[0].evidence.images_key:
+            files = [r.config["data"]["val"]["annotations"] for r in (runs[0], run)]
+            raise UserError(
+                f"{runs[0].name} and {run.name} were measured on different data ({files[0]}, {files[1]}): "
+                "they cannot be compared."
+            )
+
+
+def numbers(run: FinishedRun) -> dict[str, float]:
+    """The run's metrics, and those of each class as `METRIC/CLASS`; NaN where one is not defined."""
+    every = np.ones((1, run.evidence.num_images), dtype=np.int64)
+    return {name: float(value[0]) for name, value in run.evidence.resampled(every).items()}
+
+
+def differences(first: FinishedRun, second: FinishedRun) -> dict[str, Interval | None]:
+    """Second − first, each with an interval over the images; None where a metric is not defined."""
+    counts = bootstrap_counts(first.evidence.num_images)
+    a, b = (numbers(run) for run in (first, second))
+    again_a, again_b = (run.evidence.resampled(counts) for run in (first, second))
+    return {
+        name: difference_interval(np.array([b[name] - a[name]]), (again_b[name] - again_a[name])[None]) for name in a
+    }
+
+
+@dataclass(frozen=True)
+class ImageDifference:
+    """How two runs differ on one image, each at its own threshold.
+
+    An object counts as found when a detection of its class found it at an IoU of 0.5 and no false alarm of another
+    class lies on it with a higher score: a detector that names every class for it has not found it.
+
+    Attributes:
+        position: of the image, by ascending id.
+        saved: truths (indices) that the second run found and the first did not.
+        lost: truths that the first run found and the second did not.
+        false_alarms: detections without a truth, of the first and of the second run.
+    """
+
+    position: int
+    saved: tuple[int, ...]
+    lost: tuple[int, ...]
+    false_alarms: tuple[int, int]
+
+    @property
+    def gain(self) -> tuple[int, int]:
+        """Objects by which the second run is better, then false alarms; below (0, 0) where it is worse."""
+        return len(self.saved) - len(self.lost), self.false_alarms[0] - self.false_alarms[1]
+
+
+def image_differences(first: FinishedRun, second: FinishedRun) -> list[ImageDifference]:
+    """All images, those on which the second run is better than the first by most first, and worse by most last."""
+    truths = first.matching.truths
+    found_a, found_b = (_found(run) for run in (first, second))
+    alarms_a, alarms_b = (_false_alarms(run) for run in (first, second))
+    every = [
+        ImageDifference(
+            position,
+            _of_image(truths, found_b & ~found_a, position),
+            _of_image(truths, found_a & ~found_b, position),
+            (int(alarms_a[position]), int(alarms_b[position])),
+        )
+        for position in range(first.evidence.num_images)
+    ]
+    return sorted(every, key=lambda d: d.gain, reverse=True)
+
+
+def _found(run: FinishedRun) -> np.ndarray:
+    """Which truths are found at the run's threshold, (N,); see `ImageDifference`."""
+    truths, detections, matched = run.matching.truths, run.matching.detections, run.matching.matched
+    kept = (matched >= 0) & (detections.score >= run.threshold)
+    score = np.full(len(truths.box), -np.inf)
+    score[matched[kept]] = detections.score[kept]
+    detection, truth, _ = overlapping_pairs(detections, truths, 0.5, same_category=False)
+    other = (detections.category[detection] != truths.category[truth]) & (matched[detection] == FALSE_POSITIVE)
+    louder = np.full(len(truths.box), -np.inf)
+    np.maximum.at(louder, truth[other], detections.score[detection[other]])
+    return np.isfinite(score) & (score >= louder)
+
+
+def _false_alarms(run: FinishedRun) -> np.ndarray:
+    """False positives of each image at the run's threshold."""
+    kept = (run.matching.matched == FALSE_POSITIVE) & (run.matching.detections.score >= run.threshold)
+    return np.bincount(run.matching.detections.image[kept], minlength=run.evidence.num_images)
+
+
+def _of_image(truths: Truths, chosen: np.ndarray, position: int) -> tuple[int, ...]:
+    return tuple(np.flatnonzero(chosen & (truths.image == position)).tolist())
+
+
+def class_name(run: FinishedRun, category_id: int) -> str:
+    """A class's name by its original id."""
+    return class_names(run.truth)[category_id]

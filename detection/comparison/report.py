@@ -1,0 +1,154 @@
+"""Two or more finished runs as a report: settings, figures, classes, and the images on which they differ most."""
+
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from detection.ablation.report.report import formatting as formats
+from detection.analysis.visualize import contact_sheet, distinct_colours, draw_boxes
+from detection.comparison.comparison import (
+    METRICS,
+    FinishedRun,
+    ImageDifference,
+    class_name,
+    differences,
+    image_differences,
+    numbers,
+)
+from detection.config.differences import differences as setting_differences
+from detection.data.image_paths import resolve_image
+from detection.data.images import read_image
+from detection.evaluation.columns import class_names
+from detection.reports.document import Block, Bullets, Heading, Paragraph, Picture, Table
+
+EVEN = (0, 0)
+
+
+def build_comparison(runs: Sequence[FinishedRun], pictures: int) -> list[Block]:
+    """Everything about runs on the same images; each is compared with the first.
+
+    Args:
+        runs: two or more.
+        pictures: most images to draw where a run is better than the first, and where it is worse.
+
+    Raises:
+        UserError: an image that is to be drawn is not there.
+    """
+    first, others = runs[0], runs[1:]
+    blocks: list[Block] = [Heading(1, "Runs side by side"), *figures(runs)]
+    for run in others:
+        blocks += [Heading(2, f"{run.name} against {first.name}"), *_settings(first, run)]
+        ranked = image_differences(first, run)
+        blocks += [_counts(first, run, ranked), *_pictures(first, run, ranked, pictures)]
+    return blocks
+
+
+def figures(runs: Sequence[FinishedRun]) -> list[Block]:
+    """Tables of all metrics and of AP50 by class, with differences to the first run."""
+    first, others = runs[0], runs[1:]
+    found = {run.name: numbers(run) for run in runs}
+    apart = {run.name: differences(first, run) for run in others}
+
+    def row(label: str, key: str) -> list[str]:
+        cells = [label, _number(found[first.name][key])]
+        for run in others:
+            cells += [_number(found[run.name][key]), formats.interval(apart[run.name][key])]
+        return cells
+
+    head = [first.name, *(text for run in others for text in (run.name, f"{run.name} − {first.name}"))]
+    classes = [key for key in found[first.name] if key.startswith("AP50/")]
+    about = (
+        f"{first.evidence.num_images} images. Differences with 95 % intervals from drawing the images again; each is "
+        "one run, so they are about these trained networks on other images and tell nothing about another seed."
+    )
+    return [
+        Paragraph(about),
+        Table(["metric", *head], [row(metric, metric) for metric in METRICS]),
+        Table(["AP50 of class", *head], [row(key.partition("/")[2], key) for key in classes]),
+    ]
+
+
+def _number(value: float) -> str:
+    return "n/a" if math.isnan(value) else f"{value:.3f}"
+
+
+def _settings(first: FinishedRun, run: FinishedRun) -> list[Block]:
+    changed = setting_differences(run.config, first.config)
+    if not changed:
+        return [Paragraph("Their settings are the same.")]
+    return [Paragraph("What was set otherwise:"), Bullets(changed)]
+
+
+def _counts(first: FinishedRun, run: FinishedRun, ranked: Sequence[ImageDifference]) -> Block:
+    saved, lost = (sum(len(getattr(d, name)) for d in ranked) for name in ("saved", "lost"))
+    alarms = [sum(d.false_alarms[i] for d in ranked) for i in (0, 1)]
+    better, worse = sum(d.gain > EVEN for d in ranked), sum(d.gain < EVEN for d in ranked)
+    return Paragraph(
+        f"Each at the score of its best F1 ({first.threshold:.2f} and {run.threshold:.2f}), IoU 0.5: {run.name} finds "
+        f"{saved} objects that {first.name} misses and misses {lost} that it finds; false alarms {alarms[0]} → "
+        f"{alarms[1]}. It is better on {better} images, worse on {worse}, even on {len(ranked) - better - worse}. An "
+        "object that a false alarm of another class outscores does not count as found."
+    )
+
+
+def _pictures(first: FinishedRun, run: FinishedRun, ranked: Sequence[ImageDifference], pictures: int) -> list[Block]:
+    better = [d for d in ranked if d.gain > EVEN][:pictures]
+    worse = [d for d in reversed(ranked) if d.gain < EVEN][:pictures]
+    blocks: list[Block] = []
+    for title, chosen in ((f"Where {run.name} is better", better), (f"Where {run.name} is worse", worse)):
+        if chosen:
+            blocks.append(Heading(3, title))
+            blocks += [_picture(first, run, difference) for difference in chosen]
+    return blocks
+
+
+def _picture(first: FinishedRun, run: FinishedRun, difference: ImageDifference) -> Picture:
+    item = sorted(first.truth["images"], key=lambda image: image["id"])[difference.position]
+    caption = (
+        f"{item['file_name']}: {len(difference.saved)} objects saved, {len(difference.lost)} lost, "
+        f"false alarms {difference.false_alarms[0]} → {difference.false_alarms[1]}"
+    )
+    name = f"{first.name}-{run.name}-{item['id']}.png".replace("/", "-")
+    return Picture(name, caption, _png(draw_difference(first, run, difference)))
+
+
+def _png(picture: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="png", optimize=True)
+    return buffer.getvalue()
+
+
+def draw_difference(first: FinishedRun, second: FinishedRun, difference: ImageDifference) -> np.ndarray:
+    """Truth, the first run's detections and the second's, beside each other, (H, W, 3) uint8.
+
+    In the truth a box that only the second run found is marked as saved, one that only the first found as lost.
+
+    Raises:
+        UserError: the image is not there or cannot be read.
+    """
+    item = sorted(first.truth["images"], key=lambda image: image["id"])[difference.position]
+    image = read_image(resolve_image(Path(first.config["data"]["val"]["images"]), item["file_name"]))
+    names = list(class_names(first.truth).values())
+    colours = distinct_colours(names)
+    truths = first.matching.truths
+    inside = np.flatnonzero((truths.image == difference.position) & ~truths.crowd)
+    marks = dict.fromkeys(difference.saved, " saved") | dict.fromkeys(difference.lost, " lost")
+    labels = [names[truths.category[index]] + marks.get(int(index), "") for index in inside]
+    by_label = {label: colours[names[truths.category[i]]] for i, label in zip(inside, labels, strict=True)}
+    panels = [draw_boxes(image, _xyxy(truths.box[inside]), labels, colors=by_label)]
+    for run in (first, second):
+        found = [r for r in run.results if r["image_id"] == item["id"] and r["score"] >= run.threshold]
+        boxes = _xyxy(np.array([r["bbox"] for r in found]))
+        labels = [class_name(run, r["category_id"]) for r in found]
+        panels.append(draw_boxes(image, boxes, labels, [r["score"] for r in found], colors=colours))
+    titles = ("truth", *(f"{run.name}, score from {run.threshold:.2f}" for run in (first, second)))
+    return contact_sheet(panels, columns=3, titles=titles)
+
+
+def _xyxy(xywh: np.ndarray) -> np.ndarray:
+    xywh = xywh.reshape(-1, 4)
+    return np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)

@@ -1,0 +1,340 @@
+"""Configs: typed, frozen dataclasses and partials of classes.
+
+A config file is Python that ends in one `config = Config(...)`. A *part* (backbone, context, regions, pool, head) is a
+`functools.partial` of a class: its keywords are the settings, what the builder injects is left open.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from detection.config import serialization
+from detection.config.files import apply_overrides, run_file
+from detection.config.serialization import Part, to_plain
+from detection.data.transforms import Augmentation
+from detection.errors import UserError
+from detection.evaluation.coco import METRICS
+from detection.inference import AtTest
+
+__all__ = [
+    "AtTest",
+    "Augmentation",
+    "Config",
+    "DataConfig",
+    "DetectorConfig",
+    "OptimizerConfig",
+    "Part",
+    "ScenesConfig",
+    "ScheduleConfig",
+    "SplitConfig",
+    "config_hash",
+    "from_plain",
+    "load_config",
+    "override",
+    "require_context",
+    "to_plain",
+    "validate",
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class DetectorConfig:
+    """The five parts in a row, a loss beside them, and the size of the pictures they see.
+
+    Attributes:
+        backbone: images to stage maps.
+        context: a map to a map of the same size, or None; its output is the map named `context`.
+        context_source: the stage map that the context reads.
+        regions: maps to boxes.
+        pool: maps and boxes to descriptors.
+        head: descriptors to detections or losses.
+        global_pool: a second pool, of whose descriptors the head reads classes too (`detection.heads.LocalGlobal`), or
+            None.
+        rezoom: a second pool, which pools inside of the boxes that the head found at first, for a head that looks again
+            (`detection.heads.SequenceHead`), or None.
+        segmentation: a loss on the context's map that asks it for the class of each pixel, or None; training only.
+        min_size: pixels of a picture's shorter side inside the detector.
+        max_size: most pixels of its longer side.
+        weights: weights of a whole detector to start from: a torchvision name such as
+            `FasterRCNN_ResNet50_FPN_Weights.COCO_V1`, a safetensors file, or None.
+        test: rounds of boxes, voting and mirror images at test.
+    """
+
+    backbone: Part
+    regions: Part
+    pool: Part
+    head: Part
+    context: Part | None = None
+    context_source: str = "c5"
+    segmentation: Part | None = None
+    global_pool: Part | None = None
+    rezoom: Part | None = None
+    min_size: int = 800
+    max_size: int = 1333
+    weights: str | None = None
+    test: AtTest = AtTest()
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitConfig:
+    """One COCO-style split.
+
+    Attributes:
+        annotations: the COCO JSON file.
+        images: the folder that its `file_name`s are relative to.
+        empty_images: keep or drop training images without boxes; counted either way.
+        bad_boxes: what to do with boxes that no training can use: stop, or drop and count them.
+    """
+
+    annotations: str = ""
+    images: str = ""
+    empty_images: Literal["keep", "drop"] = "keep"
+    bad_boxes: Literal["error", "drop"] = "error"
+
+
+@dataclasses.dataclass(frozen=True)
+class ScenesConfig:
+    """ContextScenes to draw when the annotation files do not exist yet (`detection scenes`).
+
+    Attributes:
+        task: what question the pictures ask.
+        train: pictures for training.
+        val: pictures for validation.
+        test: pictures kept for the end.
+        size: side of a picture in pixels.
+        seed: of all pictures.
+        cue: False draws the control version, in which nothing tells the truth.
+        difficulty: the task's knob, None for its default.
+    """
+
+    task: str = "shapes"
+    train: int = 400
+    val: int = 100
+    test: int = 0
+    size: int = 128
+    seed: int = 0
+    cue: bool = True
+    difficulty: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Training and validation data.
+
+    Attributes:
+        train: what is trained on.
+        val: what is evaluated.
+        augmentation: random changes of training pictures, None for none.
+        masks: what `detector.segmentation` learns from: `polygons`, the annotations' own (or their RLE), or `boxes`,
+            every box filled.
+        workers: processes that load pictures; 0 loads in the training process.
+        aspect_grouping: batch wide pictures with wide ones and tall with tall, which saves padding.
+        scenes: draw this ContextScenes set into the folder of `train.annotations` when that file is missing.
+    """
+
+    train: SplitConfig = SplitConfig()
+    val: SplitConfig = SplitConfig()
+    augmentation: Augmentation | None = Augmentation()
+    masks: Literal["polygons", "boxes"] = "polygons"
+    workers: int = 2
+    aspect_grouping: bool = True
+    scenes: ScenesConfig | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """How weights move.
+
+    Attributes:
+        kind: `sgd` with momentum, or `adamw`.
+        lr: learning rate for `reference_batch` images an update; scaled linearly (sgd) or by the square root (adamw)
+            to the real number.
+        reference_batch: images an update that `lr` is stated for.
+        momentum: of sgd.
+        weight_decay: on weights; biases and norms have `norm_weight_decay`.
+        norm_weight_decay: on biases and normalisation weights.
+        clip_norm: largest gradient norm, None for no clipping.
+    """
+
+    kind: Literal["sgd", "adamw"] = "sgd"
+    lr: float = 0.02
+    reference_batch: int = 16
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    norm_weight_decay: float = 1e-4
+    clip_norm: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class ScheduleConfig:
+    """How long, and how the learning rate goes.
+
+    Attributes:
+        epochs: passes over the training images.
+        kind: `step` multiplies by `gamma` at each milestone, `cosine` falls to 0, `exponential` falls by one factor an
+            update, to `gamma` at the end, `constant` stays.
+        milestones: fractions of all updates at which `step` drops.
+        gamma: factor of a drop, or of the whole exponential fall.
+        warmup: updates over which the rate rises linearly from `warmup_start` times its value; at most a tenth of all.
+        warmup_start: factor at the first update.
+    """
+
+    epochs: int = 12
+    kind: Literal["step", "cosine", "exponential", "constant"] = "step"
+    milestones: tuple[float, ...] = (0.667, 0.917)
+    gamma: float = 0.1
+    warmup: int = 500
+    warmup_start: float = 0.001
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Everything a run is made of.
+
+    Attributes:
+        detector: the model.
+        data: what it learns from and is measured on.
+        optimizer: how weights move.
+        schedule: for how long.
+        batch_size: images of one forward pass, on each process.
+        accumulate: forward passes an update.
+        eval_batch_size: images of one forward pass in evaluation.
+        precision: `no` for float32, or mixed precision in `bf16` or `fp16`.
+        freeze: stages (`stem`, `c2` …) or modules (`backbone`, `head` …) that stay as they are, with the epoch at which
+            they are let go, None for never.
+        ema: decay of the exponential moving average of the weights that is evaluated and kept; None for none.
+        validation_loss: measure the loss on the validation split too, at the price of a second pass over it.
+        evaluate_every: epochs between evaluations; the last epoch is always evaluated.
+        best_metric: which of the metrics chooses the best checkpoint; `val_loss` is minimised, the others maximised.
+        early_stopping: evaluations without a new best after which training stops; None for never.
+        samples: validation pictures that are drawn.
+        seed: of weights, order, augmentation and sampling.
+        beside: a sentence printed when the run has finished: what to hold its figures against.
+    """
+
+    detector: DetectorConfig
+    data: DataConfig = DataConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    batch_size: int = 2
+    accumulate: int = 1
+    eval_batch_size: int = 2
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    freeze: dict[str, int | None] = dataclasses.field(default_factory=dict)
+    ema: float | None = None
+    validation_loss: bool = False
+    evaluate_every: int = 1
+    best_metric: str = "AP"
+    early_stopping: int | None = None
+    samples: int = 8
+    seed: int = 0
+    beside: str = ""
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Run a config file and apply `key=value` overrides to its `config`.
+
+    Raises:
+        UserError: no such file, no `config = Config(...)` in it, or an override that does not fit.
+    """
+    path = Path(path)
+    config = run_file(path, "config file").get("config")
+    if not isinstance(config, Config):
+        raise UserError(f"{path}: a config file must end in `config = Config(...)`; found {type(config).__name__}.")
+    return override(config, overrides)
+
+
+def override(config: Config, overrides: Sequence[str]) -> Config:
+    """Return `config` with `dotted.key=value` strings applied in order, and the result checked.
+
+    Raises:
+        UserError: an unknown key (names the nearest one) or a value of the wrong type.
+    """
+    config = apply_overrides(config, overrides)
+    validate(config)
+    return config
+
+
+def validate(config: Config) -> None:
+    """Check types, names of parts' settings, and the ranges of numbers; what is wrong is named with its key.
+
+    Raises:
+        UserError: a setting that does not exist, or of the wrong type, or out of range.
+    """
+    serialization.from_plain(to_plain(config), Config)
+    positive = {
+        "batch_size": config.batch_size,
+        "accumulate": config.accumulate,
+        "eval_batch_size": config.eval_batch_size,
+        "evaluate_every": config.evaluate_every,
+        "detector.min_size": config.detector.min_size,
+    }
+    for key, value in positive.items():
+        if not value > 0:
+            raise UserError(f"{key}={value}: must be greater than 0.")
+    not_negative = {"data.workers": config.data.workers, "samples": config.samples, "seed": config.seed}
+    for key, value in not_negative.items():
+        if value < 0:
+            raise UserError(f"{key}={value}: must be 0 or more.")
+    if config.detector.max_size < config.detector.min_size:
+        raise UserError(
+            f"detector.max_size={config.detector.max_size}: must be at least min_size={config.detector.min_size}."
+        )
+    require_context(config.detector)
+    known = (*METRICS, "VOC07_AP50", "VOC_AP50", "val_loss")
+    if config.best_metric not in known:
+        raise UserError(f"best_metric={config.best_metric}: must be one of {', '.join(known)}.")
+    if config.ema is not None and not 0 < config.ema < 1:
+        raise UserError(f"ema={config.ema}: must lie between 0 and 1, for example 0.999; None for no average.")
+    validate_optimization(config.optimizer, config.schedule)
+
+
+def validate_optimization(optimizer: OptimizerConfig, schedule: ScheduleConfig) -> None:
+    """Check the ranges of what moves weights, which classifiers share.
+
+    Raises:
+        UserError: a number out of range, with its key.
+    """
+    positive = {
+        "schedule.epochs": schedule.epochs,
+        "schedule.gamma": schedule.gamma,
+        "optimizer.lr": optimizer.lr,
+        "optimizer.reference_batch": optimizer.reference_batch,
+    }
+    for key, value in positive.items():
+        if not value > 0:
+            raise UserError(f"{key}={value}: must be greater than 0.")
+    if any(not 0 < m <= 1 for m in schedule.milestones):
+        raise UserError(f"schedule.milestones={schedule.milestones}: are fractions of training, in (0, 1].")
+    if optimizer.clip_norm is not None and optimizer.clip_norm <= 0:
+        raise UserError(f"optimizer.clip_norm={optimizer.clip_norm}: must be greater than 0, or None.")
+
+
+def require_context(config: DetectorConfig) -> None:
+    """Check that a segmentation loss has the context whose map it reads.
+
+    Raises:
+        UserError: it has not.
+    """
+    if config.segmentation is not None and config.context is None:
+        raise UserError(
+            "detector.segmentation: is a loss on the context's map, but detector.context is None; "
+            "give a context, or set detector.segmentation=none."
+        )
+
+
+def from_plain(plain: Any) -> Config:
+    """Rebuild a `Config` from what `to_plain` made.
+
+    Raises:
+        UserError: unknown keys, values of the wrong type, or a class outside this package.
+    """
+    return serialization.from_plain(plain, Config)
+
+
+def config_hash(config: Config) -> str:
+    """SHA-256 of the resolved plain config: equal hashes, equal settings."""
+    return hashlib.sha256(json.dumps(to_plain(config), sort_keys=True).encode()).hexdigest()

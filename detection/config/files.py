@@ -1,0 +1,89 @@
+"""Settings that are written as Python files: run with the mistakes in them told in one sentence."""
+
+import difflib
+import runpy
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from detection.config import serialization
+from detection.errors import UserError
+
+Settings = TypeVar("Settings")
+
+
+def run_file(path: Path, what: str, reason: Callable[[Exception], str] = str) -> dict[str, Any]:
+    """Run a file of settings.
+
+    Args:
+        path: the file.
+        what: it is, for the message.
+        reason: what an error in it means.
+
+    Returns:
+        Its names and their values.
+
+    Raises:
+        UserError: no such file, or an error in it, with its line.
+    """
+    if not path.is_file():
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], n=1)
+        raise UserError(f"{path}: no such {what}" + (f"; did you mean {path.parent / near[0]}?" if near else "."))
+    try:
+        return runpy.run_path(str(path))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except Exception as error:
+        raise UserError(f"{path}: {_line(error, path)}{type(error).__name__}: {reason(error)}.") from None
+
+
+def find_config(name: str | Path) -> Path:
+    """Return the file of a config: a path, else a shipped config's name such as `finetune` or `ablations/smoke`.
+
+    Raises:
+        UserError: neither a file nor a name.
+    """
+    path = Path(name)
+    if path.is_file() or path.suffix == ".py" and len(path.parts) > 1:
+        return path
+    shipped = shipped_configs()
+    wanted = path.with_suffix("").as_posix()
+    matches = [file for known, file in shipped.items() if wanted in (known, known.rpartition("/")[2])]
+    if matches:
+        return matches[0]
+    near = difflib.get_close_matches(wanted, [*shipped, *(known.rpartition("/")[2] for known in shipped)], n=1)
+    hint = f"did you mean {near[0]}?" if near else "`detection configs` lists the names."
+    raise UserError(f"{name}: no such file, and no shipped config of this name; {hint}")
+
+
+def shipped_configs() -> dict[str, Path]:
+    """Return the shipped configs by name: those of the checkout beside the package, else those in the package."""
+    package = Path(__file__).resolve().parents[1]
+    folder = next(
+        (f for f in (package.parent / "configs", package / "configs") if (f / "quickstart.py").is_file()), None
+    )
+    if folder is None:
+        return {}
+    files = sorted(folder.rglob("*.py"), key=lambda file: (len(file.parts), file))
+    return {file.relative_to(folder).with_suffix("").as_posix(): file for file in files if file.name != "__init__.py"}
+
+
+def apply_overrides(config: Settings, overrides: Sequence[str]) -> Settings:
+    """Settings with `dotted.key=value` texts applied in order.
+
+    Raises:
+        UserError: an unknown key (names the nearest one), a value of the wrong type, or no `=`.
+    """
+    for item in overrides:
+        key, equals, text = item.partition("=")
+        if not equals or not key:
+            raise UserError(f"override {item!r}: write it as key=value, for example schedule.epochs=2.")
+        config = serialization.set_key(config, key, text)
+    return config
+
+
+def _line(error: Exception, path: Path) -> str:
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+    return "" if line is None else f"line {line}: "

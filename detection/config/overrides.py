@@ -1,0 +1,54 @@
+"""Changes of a config as the texts that a person types: `key=value`."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from detection.config.serialization import to_plain
+from detection.errors import UserError
+
+
+def as_overrides(changes: Sequence[str] | Mapping[str, Any], key: str) -> tuple[str, ...]:
+    """The changes of a variant or a data set as `key=value` texts.
+
+    Args:
+        changes: such texts already, or values and parts by dotted key.
+        key: where they stand, for errors.
+
+    Raises:
+        UserError: neither of both, a value that is no plain data, or a seed, which is not theirs to set.
+    """
+    if isinstance(changes, Mapping):
+        changes = [f"{name}={as_text(value, f'{key}: {name}')}" for name, value in changes.items()]
+    if isinstance(changes, str) or not all(isinstance(change, str) for change in changes):
+        raise UserError(f"{key}: must be a list of 'key=value' texts, or a dictionary of values by dotted key.")
+    for change in changes:
+        name, equals, _ = change.partition("=")
+        if not equals or not name:
+            raise UserError(f"{key}: {change!r}: write it as key=value, for example schedule.epochs=2.")
+        if name == "seed":
+            raise UserError(f"{key}: {change!r}: seeds are set by `seeds`, one for each run.")
+    return tuple(changes)
+
+
+def as_text(value: Any, key: str) -> str:
+    """A value as a command line takes it: a part is its class, with the settings that were given in a dictionary."""
+    if isinstance(value, str):
+        return value
+    plain = _short(value, key)
+    return plain["class"] if isinstance(plain, dict) and list(plain) == ["class"] else repr(plain)
+
+
+def _short(value: Any, key: str) -> Any:
+    if isinstance(value, functools.partial):
+        to_plain(value, key)  # refuses a class of another package
+        settings = {name: _short(setting, key) for name, setting in value.keywords.items()}
+        return {"class": f"{value.func.__module__}.{value.func.__qualname__}", **settings}
+    if isinstance(value, list | tuple):
+        return [_short(item, key) for item in value]
+    if isinstance(value, Mapping):
+        return {name: _short(item, key) for name, item in value.items()}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _short(getattr(value, f.name), key) for f in dataclasses.fields(value)}
+    return to_plain(value, key)

@@ -1,0 +1,113 @@
+"""Sweeps of h = max(u·h + x, 0) along rows and columns: ION's accumulator (u = 1) and the IRNN with a weight a channel.
+
+Everything lies in channels-last memory, where a step along a row or a column works on whole runs of C numbers, and each
+direction writes straight to its channels of the output. Only the output is kept for the backward pass,
+
+    g(t) = 1[h(t) > 0] · (∂L/∂h(t) + u·g(t + 1)),
+
+whose sum over directions is the gradient of x. Cells outside the image are given x = −∞ once, which keeps h at 0 there
+and lets no gradient through.
+"""
+
+# B images, C channels, H×W map, K directions.
+
+import torch
+from torch import Tensor
+from torch.library import custom_op
+
+from detection.ops.sweep.directions import is_horizontal, steps
+from detection.ops.sweep.layout import as_map, as_rows, close, empty_map, state_type
+from detection.ops.sweep.triton_dispatch import takes, triton_scan
+
+_where_positive = torch.ops.aten.threshold_backward.grad_input
+
+
+@custom_op("detection::accumulate", mutates_args=())
+def accumulate(x: Tensor, weight: Tensor | None, valid: Tensor | None, directions: str) -> Tensor:
+    """Running sums with a ReLU at every step, one direction after the other.
+
+    Args:
+        x: (B, C, H, W); states are float32 where it is half precision.
+        weight: u (K, C); None for ones.
+        valid: (B, 1, H, W) booleans; None for all.
+        directions: of K sweeps, with spaces between.
+
+    Returns:
+        (B, K·C, H, W) in channels-last memory, in the type of x; 0 outside of `valid`.
+    """
+    if takes(x):
+        return triton_scan().accumulate(x, weight, valid, directions)
+    rows = close(as_rows(x), valid, -torch.inf)
+    out = rows.new_empty(*rows.shape[:3], len(directions.split()), rows.shape[3])
+    direct = out.dtype == state_type(x)
+    for k, direction in enumerate(directions.split()):
+        h = state = _zeros_of_a_step(rows, direction)
+        for x_t, out_t in zip(steps(rows, direction), steps(out[:, :, :, k], direction), strict=True):
+            target = out_t if direct else state
+            if weight is not None:
+                h = torch.mul(h, weight[k], out=target)
+            h = torch.add(h, x_t, out=target).relu_()
+            if not direct:
+                out_t.copy_(h)
+    return as_map(out.flatten(3))
+
+
+@accumulate.register_fake
+def _(x: Tensor, weight: Tensor | None, valid: Tensor | None, directions: str) -> Tensor:
+    return empty_map(x, len(directions.split()) * x.shape[1])
+
+
+@custom_op("detection::accumulate_backward", mutates_args=())
+def accumulate_backward(grad: Tensor, out: Tensor, weight: Tensor | None, directions: str) -> tuple[Tensor, Tensor]:
+    """Gradients of x (B, C, H, W) and u (K, C; empty for ones), from the output (B, K·C, H, W) and its gradient."""
+    if takes(grad):
+        return triton_scan().accumulate_backward(grad, out, weight, directions)
+    num = len(directions.split())
+    grads, outs = (as_rows(t).unflatten(3, (num, -1)) for t in (grad, out))
+    outs = outs.to(state_type(grad))
+    total = outs.new_empty(*outs.shape[:3], outs.shape[4])
+    grad_weight = total.new_empty(0 if weight is None else num, outs.shape[4])
+    for k, direction in enumerate(directions.split()):
+        after, own = (_zeros_of_a_step(total, direction) for _ in range(2))
+        products = None if weight is None else torch.zeros_like(own)
+        views = [steps(t, direction)[::-1] for t in (grads[:, :, :, k], outs[:, :, :, k], total)]
+        for position, (grad_t, h_t, total_t) in enumerate(zip(*views, strict=True)):
+            # The first direction writes to the sum itself: zeros would have to be written and read again.
+            g = torch.add(after, grad_t, out=total_t if k == 0 else own)
+            _where_positive(g, h_t, 0, grad_input=g)
+            if k > 0:
+                total_t.add_(g)
+            if weight is None or products is None:
+                after = g
+            elif position + 1 < len(views[1]):
+                products.addcmul_(g, views[1][position + 1])
+                torch.mul(g, weight[k], out=after)
+        if products is not None:
+            torch.sum(products, (0, 1), out=grad_weight[k])
+    return as_map(total.to(grad.dtype)), grad_weight
+
+
+@accumulate_backward.register_fake
+def _(grad: Tensor, out: Tensor, weight: Tensor | None, directions: str) -> tuple[Tensor, Tensor]:
+    num = len(directions.split())
+    channels = grad.shape[1] // num
+    return empty_map(grad, channels), grad.new_empty(0 if weight is None else num, channels, dtype=state_type(grad))
+
+
+def _zeros_of_a_step(rows: Tensor, direction: str) -> Tensor:
+    b, h, w, c = rows.shape
+    return rows.new_zeros(b, h if is_horizontal(direction) else w, c, dtype=state_type(rows))
+
+
+def _keep_output(ctx, inputs: tuple, output: Tensor) -> None:
+    _, weight, _, ctx.directions = inputs
+    ctx.save_for_backward(output, weight)
+
+
+def _backward(ctx, grad: Tensor):
+    out, weight = ctx.saved_tensors
+    grad_x, grad_weight = accumulate_backward(grad, out, weight, ctx.directions)
+    return grad_x, None if weight is None else grad_weight.to(weight.dtype), None, None
+
+
+accumulate.register_autograd(_backward, setup_context=_keep_output)

@@ -1,0 +1,117 @@
+"""Sweeps through PyTorch's own recurrent kernels, which are cuDNN's on CUDA: tanh RNN, IRNN, LSTM and GRU.
+
+Those kernels want an input side. Ours is shared by all directions and comes before, so theirs is the identity: as many
+multiplications again as the recurrent side for the RNNs, 4 and 3 times as many for LSTM and GRU, but in one product for
+all steps, not one after the other. Where TF32 is allowed (`torch.backends.cudnn.allow_tf32`) it rounds x to 11 bits.
+"""
+
+# B images, D hidden size, H×W map, K directions, T steps, N lines of all images.
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from detection.cells import GRU, IRNN, LSTM, Cell, TanhRNN
+from detection.ops.sweep.directions import from_lines, is_reversed, to_lines
+from detection.ops.sweep.layout import as_map, as_rows
+from detection.ops.sweep.lines import by_axis
+
+# −∞ times the identity's zeros would be NaN; every sum with this is as closed.
+CLOSED = -1e30
+
+_KERNELS: dict[type[Cell], tuple[Callable[..., Any], tuple[float, ...]]] = {
+    TanhRNN: (torch._VF.rnn_tanh, (0.0,)),  # type: ignore[attr-defined]
+    IRNN: (torch._VF.rnn_relu, (CLOSED,)),  # type: ignore[attr-defined]
+    LSTM: (torch._VF.lstm, (CLOSED, CLOSED, 0.0, 0.0)),  # type: ignore[attr-defined]
+    GRU: (torch._VF.gru, (CLOSED, CLOSED, 0.0)),  # type: ignore[attr-defined]
+}
+
+
+_allowed = ContextVar("_allowed", default=True)
+
+
+@contextmanager
+def without_library() -> Iterator[None]:
+    """Within it no sweep chooses the library by itself, on any device."""
+    token = _allowed.set(False)
+    try:
+        yield
+    finally:
+        _allowed.reset(token)
+
+
+def library_is_allowed() -> bool:
+    """Whether we are outside of `without_library`."""
+    return _allowed.get()
+
+
+def library_computes(kind: type[Cell], valid: Tensor | None) -> bool:
+    """Whether the kernels compute this cell: under a mask no pre-activation makes a tanh RNN forget."""
+    return kind in _KERNELS and (kind is not TanhRNN or valid is None)
+
+
+def library_sweep(
+    kind: type[Cell], x: Tensor, weight: Tensor, bias: Tensor | None, valid: Tensor | None, directions: str
+) -> Tensor:
+    """`sweep` for the cells of which `library_computes` is true.
+
+    Args:
+        kind: TanhRNN, IRNN, LSTM or GRU.
+        x: (B, G·D, H, W) in float32 or float64.
+        weight: (K, G·D, D), of the type of x.
+        bias: (K, G·D), likewise; None for zeros.
+        valid: (B, 1, H, W) booleans; None for all.
+        directions: K names, with spaces between.
+    """
+    kernel, closed = _KERNELS[kind]
+    rows, size = as_rows(x), weight.shape[2]
+    if valid is not None:
+        fill = rows.new_tensor(closed).repeat_interleave(size)
+        rows = torch.where(as_rows(valid), rows, fill)
+    outputs: list[Tensor] = []
+    for places, names in by_axis(directions):
+        biases = None if bias is None else bias[places]
+        outputs += _walk(kernel, rows, weight[places], biases, names)
+    return as_map(torch.cat(outputs, 3))
+
+
+def _walk(
+    kernel: Callable[..., Any], rows: Tensor, weight: Tensor, bias: Tensor | None, names: list[str]
+) -> list[Tensor]:
+    """Outputs (B, H, W, D) along each direction of one axis, both of them in one call where there are two."""
+    forward = next((p for p, name in enumerate(names) if not is_reversed(name)), None)
+    backward = next((p for p, name in enumerate(names) if is_reversed(name)), None)
+    if len(names) == 2 and forward is not None and backward is not None:
+        order = [forward, backward]
+        found = _call(kernel, rows, weight[order], None if bias is None else bias[order], names[forward])
+        return found if forward == 0 else found[::-1]
+    alone = ((weight[p : p + 1], None if bias is None else bias[p : p + 1], name) for p, name in enumerate(names))
+    return [_call(kernel, rows, w, b, name)[0] for w, b, name in alone]
+
+
+def _call(kernel: Callable[..., Any], rows: Tensor, weight: Tensor, bias: Tensor | None, name: str) -> list[Tensor]:
+    """One direction as named, or two, as named and against it; outputs (B, H, W, D) each."""
+    count, gates, size = weight.shape
+    lines = to_lines(rows, name)  # (T, B, L, G·D)
+    walked = lines.flatten(1, 2)
+    state = walked.new_zeros(count, walked.shape[1], size)
+    identity = torch.eye(gates, dtype=rows.dtype, device=rows.device)
+    parameters: list[Tensor] = []
+    for p in range(count):
+        parameters += [identity, weight[p]]
+        if bias is not None:
+            parameters += [torch.zeros_like(bias[p]), bias[p]]
+    states = (state, state) if kernel is torch._VF.lstm else state  # type: ignore[attr-defined]
+    with warnings.catch_warnings():
+        # They are copied together on each call, which is little beside the walk.
+        warnings.filterwarnings("ignore", "RNN module weights are not part of single contiguous chunk")
+        output = kernel(
+            walked, states, parameters, bias is not None, 1, 0.0, torch.is_grad_enabled(), count == 2, False
+        )[0]
+    parts = output.unflatten(1, lines.shape[1:3]).chunk(count, -1)
+    return [from_lines(part, name) for part in parts]

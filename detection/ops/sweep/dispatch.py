@@ -1,0 +1,150 @@
+"""Sweeps: a recurrent cell walked along the rows and columns of a map under a valid mask.
+
+`sweep` is one function with several ways behind it; all compute what `sweep_by_steps` computes.
+
+    accumulator, channel IRNN       `accumulate`: sums of whole runs of channels; Triton on CUDA
+    minGRU, minLSTM                 `linear_scan`, likewise
+    tanh RNN, IRNN, LSTM, GRU       `matrix_rnn`, `lstm`, `gru`: a product a step for all lines; `library` on CUDA
+    peephole LSTM, GRU that resets before the product, MUT1–3, a cell of your own: `sweep_by_lines`
+"""
+
+# B images, C = G·D pre-activations, D hidden size, H×W map, K directions.
+
+from collections.abc import Sequence
+from typing import Literal, cast
+
+import torch
+from torch import Tensor
+
+from detection.cells import GRU, IRNN, LSTM, Accumulator, Cell, ChannelIRNN, LinearCell, MinGRU, MinLSTM, TanhRNN
+from detection.ops.sweep.accumulate import accumulate
+from detection.ops.sweep.cudnn import library_computes, library_is_allowed, library_sweep
+from detection.ops.sweep.directions import Direction, from_lines, is_horizontal, is_reversed, steps
+from detection.ops.sweep.gru import gru
+from detection.ops.sweep.layout import as_map, state_type
+from detection.ops.sweep.linear_scan import linear_scan
+from detection.ops.sweep.lstm import lstm
+from detection.ops.sweep.matrix_rnn import matrix_rnn
+
+Way = Literal["auto", "ours", "library", "lines", "steps"]
+
+
+def sweep(
+    cells: Sequence[Cell],
+    x: Tensor,
+    valid: Tensor | None,
+    directions: Sequence[Direction],
+    *,
+    way: Way = "auto",
+) -> Tensor:
+    """Walk a cell along each direction, from a state of zeros at the border of the image.
+
+    Args:
+        cells: one a direction, without an input side, all of one class.
+        x: pre-activations (B, G·D, H, W) that all directions share.
+        valid: (B, 1, H, W) booleans, the cells inside each image; None for all. Outside of it states are 0.
+        directions: `right` takes its state from the left neighbour, and so on.
+        way: `ours`, `library`, `lines` or `steps` (see the module), where the cell has it; `auto` takes the fastest.
+
+    Returns:
+        The outputs of all directions side by side (B, K·D, H, W), in the type of x; states are kept in float32.
+    """
+    if way == "auto":
+        way = _fastest(cells, x, valid)
+    with torch.autocast(x.device.type, enabled=False):
+        if way == "steps" or x.numel() == 0:
+            return sweep_by_steps(cells, x, valid, directions)
+        if way == "lines":
+            return sweep_by_lines(cells, x, valid, directions)
+        return _sweep(cells, x, valid, " ".join(directions), way)
+
+
+def _fastest(cells: Sequence[Cell], x: Tensor, valid: Tensor | None) -> Way:
+    kind = type(cells[0])
+    if not _is_ours(cells):
+        return "lines"
+    # The compiler cannot look into the library's kernels, and float64 is for tests, which should see our code.
+    on_library = x.is_cuda and x.dtype != torch.float64 and not torch.compiler.is_compiling()
+    return "library" if on_library and library_is_allowed() and library_computes(kind, valid) else "ours"
+
+
+def _is_ours(cells: Sequence[Cell]) -> bool:
+    """Whether all are of one kind that has an operation here; a subclass has not, for its step may be another."""
+    if any(isinstance(cell, GRU) and cell.reset == "before" for cell in cells):
+        return False
+    kinds = {type(cell) for cell in cells}
+    return len(kinds) == 1 and kinds < {Accumulator, ChannelIRNN, MinGRU, MinLSTM, TanhRNN, IRNN, LSTM, GRU}
+
+
+def _sweep(cells: Sequence[Cell], x: Tensor, valid: Tensor | None, directions: str, way: Way) -> Tensor:
+    kind, wide = type(cells[0]), state_type(x)
+    if kind is Accumulator:
+        return accumulate(x, None, valid, directions)
+    if isinstance(cells[0], LinearCell):
+        coefficients = [cast(LinearCell, cell).coefficients(x.to(wide).movedim(1, -1)) for cell in cells]
+        a, b = (as_map(torch.cat(parts, -1)) for parts in zip(*coefficients, strict=True))
+        return linear_scan(a, b, valid, directions).to(x.dtype)
+    weight = torch.stack([cell.weight_hh for cell in cells]).to(wide)
+    if kind is ChannelIRNN:
+        return accumulate(x, weight, valid, directions)
+    bias = _stack_biases(cells, wide)
+    if way == "library":
+        return library_sweep(kind, x.to(wide), weight, bias, valid, directions).to(x.dtype)
+    if kind is IRNN or kind is TanhRNN:
+        return matrix_rnn(x, weight, bias, valid, directions, kind is IRNN)
+    keep = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    return (lstm if kind is LSTM else gru)(x, weight, bias, valid, directions, keep)[0]
+
+
+def _stack_biases(cells: Sequence[Cell], dtype: torch.dtype) -> Tensor | None:
+    if cells[0].bias_hh is None:
+        return None
+    return torch.stack([cast(Tensor, cell.bias_hh) for cell in cells]).to(dtype)
+
+
+def sweep_by_lines(cells: Sequence[Cell], x: Tensor, valid: Tensor | None, directions: Sequence[Direction]) -> Tensor:
+    """`sweep` for any cell: its own step and its own gradients, all lines at once, the map cut into steps once."""
+    with torch.autocast(x.device.type, enabled=False):
+        rows = x.permute(0, 2, 3, 1).to(state_type(x)).contiguous()
+        inside = None if valid is None else valid.permute(0, 2, 3, 1)
+        outputs = [_walk_lines(cell, rows, inside, d) for cell, d in zip(cells, directions, strict=True)]
+        return as_map(torch.cat(outputs, 3)).to(x.dtype)
+
+
+def _walk_lines(cell: Cell, rows: Tensor, inside: Tensor | None, direction: Direction) -> Tensor:
+    state: tuple[Tensor, ...] | None = None
+    outputs: list[Tensor] = []
+    masks = None if inside is None else steps(inside, direction)
+    walk = steps(rows, direction)
+    for t, x_t in enumerate(walk):
+        lines = x_t.flatten(0, 1)
+        state = cell.step(lines, cell.start(lines) if state is None else state)
+        if masks is not None:
+            state = tuple(torch.where(masks[t].flatten(0, 1), s, 0) for s in state)
+        outputs.append(state[0].unflatten(0, x_t.shape[:2]))
+    lines = torch.stack(outputs[::-1] if is_reversed(direction) else outputs)  # (T, B, L, D) in the order of the map
+    return from_lines(lines, "right" if is_horizontal(direction) else "down")
+
+
+def sweep_by_steps(cells: Sequence[Cell], x: Tensor, valid: Tensor | None, directions: Sequence[Direction]) -> Tensor:
+    """`sweep` as its definition reads: cell after cell, the reference of every faster way."""
+    with torch.autocast(x.device.type, enabled=False):
+        wide = x.to(state_type(x))
+        outputs = [_walk(cell, wide, valid, d) for cell, d in zip(cells, directions, strict=True)]
+        return torch.cat(outputs, dim=1).to(x.dtype)
+
+
+def _walk(cell: Cell, x: Tensor, valid: Tensor | None, direction: Direction) -> Tensor:
+    along = 3 if direction in ("right", "left") else 2
+    order = range(x.shape[along]) if direction in ("right", "down") else reversed(range(x.shape[along]))
+    outputs: dict[int, Tensor] = {}
+    state = None
+    for t in order:
+        x_t = x.select(along, t).movedim(1, -1)  # (B, lines, G·D)
+        lines = x_t.flatten(0, 1)
+        state = cell.step(lines, cell.start(lines) if state is None else state)
+        if valid is not None:
+            inside = valid.select(along, t).reshape(-1, 1)
+            state = tuple(torch.where(inside, s, 0) for s in state)
+        outputs[t] = state[0].unflatten(0, x_t.shape[:2]).movedim(-1, 1)
+    return torch.stack([outputs[t] for t in sorted(outputs)], dim=along)

@@ -1,0 +1,19 @@
+"""Which sweeps go to the Triton kernels: those of CUDA tensors up to float32, where Triton is installed."""
+
+from importlib.util import find_spec
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+
+def takes(x: Tensor) -> bool:
+    """Whether the kernels are for x: their states are float32, so not for float64."""
+    return x.is_cuda and x.dtype != torch.float64 and find_spec("triton") is not None
+
+
+def triton_scan() -> ModuleType:
+    """The kernels' module; only builds of PyTorch for CUDA bring Triton along, so it is imported at its first use."""
+    from detection.ops.sweep.dispatch import triton_scan
+
+    return triton_scan

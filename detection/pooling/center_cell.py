@@ -1,0 +1,38 @@
+"""The one location of a feature map on which the center of a box lies (Stewart et al. 2016, ReInspect)."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from detection.contracts import require_maps
+
+
+class CentreCell(nn.Module):
+    """The one cell of a map on which the centre of a box lies: ReInspect's descriptor of a grid cell, exactly.
+
+    RoIAlign of torchvision reads half a cell beside it.
+
+    Args:
+        in_channels: channels of each map by name.
+        strides: pixels a cell of each map stands for, by name.
+        stage: the map that is read.
+    """
+
+    output_size = 1
+
+    def __init__(self, in_channels: Mapping[str, int], strides: Mapping[str, int], *, stage: str = "c5") -> None:
+        super().__init__()
+        require_maps("pool", (stage,), in_channels)
+        self.out_channels = in_channels[stage]
+        self.stage, self.stride = stage, strides[stage]
+
+    def forward(self, maps: Mapping[str, Tensor], boxes: list[Tensor], image_sizes: list[tuple[int, int]]) -> Tensor:
+        """Descriptors (R, C, 1, 1) of the boxes (N, 4) xyxy of each image; a centre outside reads the border."""
+        cells = maps[self.stage]
+        height, width = cells.shape[-2:]
+        image = torch.cat([torch.full((len(b),), i, device=b.device) for i, b in enumerate(boxes)])
+        corners = torch.cat(boxes)
+        column, row = ((corners[:, :2] + corners[:, 2:]) / (2 * self.stride)).floor().long().unbind(1)
+        place = (image * height + row.clamp(0, height - 1)) * width + column.clamp(0, width - 1)
+        return cells.permute(0, 2, 3, 1).flatten(0, 2)[place][..., None, None]

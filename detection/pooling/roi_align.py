@@ -1,0 +1,70 @@
+"""RoIAlign (He et al. 2017) on one feature map or on pyramid levels chosen by box size (Lin et al. 2017, eq. 1)."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops.poolers import initLevelMapper
+
+from detection.contracts import require_maps
+from detection.errors import UserError
+from detection.ops.roi_align import roi_align
+
+
+class RoIAlign(nn.Module):
+    """torchvision's `MultiScaleRoIAlign`, bit by bit, with the true strides and a faster backward on the CPU.
+
+    Left alone, torchvision infers the scales from the first batch and keeps them; pictures much smaller than their
+    padding (under about 1.4 strides of the coarsest map) give wrong ones.
+
+    Args:
+        in_channels: channels of each map by name.
+        strides: pixels a cell of each map stands for, by name.
+        stages: the maps that are read, finest first.
+        output_size: cells on a side of a descriptor.
+        sampling_ratio: samples on a side of each cell; 0 adapts to the box.
+        canonical_scale: side in pixels of a box that belongs to the level `canonical_level`.
+        canonical_level: log2 of that level's stride.
+    """
+
+    def __init__(
+        self,
+        in_channels: Mapping[str, int],
+        strides: Mapping[str, int],
+        *,
+        stages: tuple[str, ...] = ("p2", "p3", "p4", "p5"),
+        output_size: int = 7,
+        sampling_ratio: int = 2,
+        canonical_scale: int = 224,
+        canonical_level: int = 4,
+    ) -> None:
+        super().__init__()
+        require_maps("pool", stages, in_channels)
+        if len({in_channels[s] for s in stages}) > 1:
+            raise UserError(
+                f"pool.stages={stages}: the maps have different channels; use the levels of an FPN, or one map."
+            )
+        self.out_channels = in_channels[stages[0]]
+        self.stages = stages
+        self.output_size = output_size
+        self.align = MultiScaleRoIAlign(
+            list(stages), output_size, sampling_ratio, canonical_scale=canonical_scale, canonical_level=canonical_level
+        )
+        levels = [int(math.log2(strides[s])) for s in stages]
+        self.scales = [1 / strides[s] for s in stages]
+        self.map_levels = initLevelMapper(levels[0], levels[-1], canonical_scale, canonical_level)
+        self.align.scales, self.align.map_levels = self.scales, self.map_levels
+
+    def forward(self, maps: Mapping[str, Tensor], boxes: list[Tensor], image_sizes: list[tuple[int, int]]) -> Tensor:
+        """Descriptors (R, C, h, w) of the boxes (N, 4) xyxy of each image."""
+        # A trace or an export holds torchvision's op, and its way of merging levels, which ONNX can express.
+        if torch.jit.is_tracing() or torch.compiler.is_compiling():  # pyright: ignore[reportPrivateImportUsage]
+            return self.align(dict(maps), boxes, image_sizes)
+        image = torch.cat([b.new_full((len(b), 1), i) for i, b in enumerate(boxes)])
+        rois = torch.cat([image, torch.cat(boxes)], dim=1)
+        one = len(self.stages) == 1
+        levels = rois.new_zeros(len(rois), dtype=torch.int64) if one else self.map_levels(boxes)
+        read = [maps[s] for s in self.stages]
+        return roi_align(read, rois, levels, self.scales, self.output_size, self.align.sampling_ratio)

@@ -1,0 +1,94 @@
+"""The Region Proposal Network (Ren et al. 2015, Faster R-CNN), torchvision's, composed.
+
+Its predictions are turned to float32 before any box arithmetic, so that mixed precision does not round boxes.
+"""
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+
+from detection.contracts import require_maps
+from detection.errors import UserError
+
+
+class _Float32RPNHead(RPNHead):
+    def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        logits, deltas = super().forward(x)
+        return [t.float() for t in logits], [t.float() for t in deltas]
+
+
+class RPN(nn.Module):
+    """Anchors on every cell of the named maps, scored and refined.
+
+    Args:
+        in_channels: channels of each map by name; those of `stages` must be equal.
+        stages: the maps that are read, finest first.
+        anchor_sizes: sides of square anchors in pixels, one tuple a stage.
+        aspect_ratios: heights over widths of the anchors, the same on every stage.
+        conv_depth: 3×3 convolutions before the two predictions.
+        pre_nms: proposals of each level before NMS, in training and at test.
+        post_nms: proposals of an image after NMS, in training and at test.
+        nms_threshold: IoU over which the lower-scored proposal is dropped.
+        foreground_iou: an anchor with at least this IoU to a truth is positive.
+        background_iou: an anchor below this IoU to all truths is negative.
+        batch_size_per_image: anchors that the loss samples.
+        positive_fraction: most of them that may be positive.
+    """
+
+    def __init__(
+        self,
+        in_channels: Mapping[str, int],
+        *,
+        stages: tuple[str, ...] = ("p2", "p3", "p4", "p5", "p6"),
+        anchor_sizes: tuple[tuple[int, ...], ...] = ((32,), (64,), (128,), (256,), (512,)),
+        aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0),
+        conv_depth: int = 1,
+        pre_nms: tuple[int, int] = (2000, 1000),
+        post_nms: tuple[int, int] = (2000, 1000),
+        nms_threshold: float = 0.7,
+        foreground_iou: float = 0.7,
+        background_iou: float = 0.3,
+        batch_size_per_image: int = 256,
+        positive_fraction: float = 0.5,
+    ) -> None:
+        super().__init__()
+        require_maps("regions", stages, in_channels)
+        if len(anchor_sizes) != len(stages):
+            raise UserError(f"regions.anchor_sizes={anchor_sizes}: needs one tuple for each of the stages {stages}.")
+        if len({in_channels[s] for s in stages}) > 1:
+            raise UserError(
+                f"regions.stages={stages}: the maps have different channels; use the levels of an FPN, or one map."
+            )
+        anchors = AnchorGenerator(anchor_sizes, (aspect_ratios,) * len(stages))
+        if len(set(anchors.num_anchors_per_location())) > 1:
+            raise UserError(f"regions.anchor_sizes={anchor_sizes}: every stage must have the same number of sizes.")
+        self.stages = stages
+        self.rpn = RegionProposalNetwork(
+            anchors,
+            _Float32RPNHead(in_channels[stages[0]], anchors.num_anchors_per_location()[0], conv_depth),
+            foreground_iou,
+            background_iou,
+            batch_size_per_image,
+            positive_fraction,
+            {"training": pre_nms[0], "testing": pre_nms[1]},
+            {"training": post_nms[0], "testing": post_nms[1]},
+            nms_threshold,
+        )
+
+    def forward(
+        self, images: ImageList, maps: Mapping[str, Tensor], targets: list[dict[str, Tensor]] | None
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """Propose boxes.
+
+        Args:
+            images: the padded batch and each image's size inside it.
+            maps: every map of the detector by name.
+            targets: per image `boxes` (N, 4) xyxy; needed in training.
+
+        Returns:
+            Boxes (N, 4) per image, best first; `loss_objectness` and `loss_rpn_box_reg` in training.
+        """
+        return self.rpn(images, {name: maps[name] for name in self.stages}, targets)

@@ -1,0 +1,1 @@
+"""Reports: documents of blocks, written as Markdown and HTML."""

@@ -1,0 +1,233 @@
+"""Detection on image files without annotations: finding the files, detecting, and writing what was found."""
+
+import csv
+import glob
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from detection.analysis.attention import glimpses, write_glimpses
+from detection.analysis.visualize import distinct_colours, draw_boxes
+from detection.data.coco_index import Category
+from detection.data.image_paths import IMAGE_SUFFIXES
+from detection.data.images import read_image
+from detection.detector import Detector, require_visible
+from detection.errors import UserError
+from detection.training.engine import coco_results, to_device
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image to detect on: its pixels (3, H, W) uint8 RGB, or None and the sentence that says why not."""
+
+    path: Path
+    image: Tensor | None
+    problem: str = ""
+
+
+@dataclass
+class Summary:
+    """What `write_predictions` saw: pictures written, the sentences about unreadable ones, detections per class."""
+
+    pictures: int = 0
+    problems: list[str] = field(default_factory=list)
+    detections: Counter[str] = field(default_factory=Counter)
+
+
+class PictureFiles(Dataset):
+    """Decodes image files; one that cannot be used becomes a `Picture` with a problem, and the others go on.
+
+    Args:
+        paths: the files.
+        min_size: pixels of a picture's shorter side inside the detector.
+        max_size: most pixels of its longer side.
+    """
+
+    def __init__(self, paths: Sequence[Path], min_size: int, max_size: int) -> None:
+        self.paths, self.min_size, self.max_size = paths, min_size, max_size
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, position: int) -> Picture:
+        path = self.paths[position]
+        try:
+            image = torch.from_numpy(read_image(path)).permute(2, 0, 1).contiguous()
+            require_visible(image.shape[1], image.shape[2], self.min_size, self.max_size, f"image {path}")
+        except UserError as error:
+            return Picture(path, None, str(error))
+        return Picture(path, image)
+
+
+def find_images(arguments: Sequence[str]) -> list[Path]:
+    """The image files that files, folders and glob patterns name, each once.
+
+    Args:
+        arguments: in the order of the result. A file is taken whatever its name; from a folder the images directly in
+            it, sorted; a pattern (`**` for any depth) stands for the images and folders that match it, sorted. Hidden
+            files are only taken when named.
+
+    Raises:
+        UserError: an argument without any image.
+    """
+    found: dict[str, Path] = {}
+    for argument in arguments:
+        path = Path(argument)
+        if path.is_file():
+            images = [path]
+        elif path.is_dir():
+            images = _images_in(path)
+            if not images:
+                kinds = ", ".join(sorted(IMAGE_SUFFIXES))
+                raise UserError(f"{path}: no image directly in this folder ({kinds}); for those below it: '{path}/**'.")
+        elif glob.has_magic(argument):
+            matches = [Path(match) for match in sorted(glob.glob(argument, recursive=True))]
+            images = [i for m in matches for i in (_images_in(m) if m.is_dir() else [m] if _is_image(m) else [])]
+            if not images:
+                raise UserError(f"{argument}: no image matches this pattern; check it, and the folder you are in.")
+        else:
+            raise UserError(f"{argument}: no such file or folder.")
+        for image in images:
+            found.setdefault(os.path.abspath(image), image)
+    return list(found.values())
+
+
+def _images_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if _is_image(path) and not path.name.startswith("."))
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
+
+
+def picture_batches(files: PictureFiles, batch_size: int) -> DataLoader:
+    """Lists of `batch_size` pictures in order, decoded ahead by up to two processes when there are enough of them."""
+    workers = min(2, len(files) // 8, (os.cpu_count() or 1) - 1)
+    return DataLoader(files, batch_size=batch_size, num_workers=workers, collate_fn=list)
+
+
+@torch.no_grad()
+def detect(
+    detector: Detector, batches: Iterable[Sequence[Picture]], accelerator: Accelerator
+) -> Iterator[tuple[Picture, dict[str, Tensor] | None]]:
+    """Detect on batches of pictures.
+
+    Args:
+        detector: in evaluation mode, on the accelerator's device.
+        batches: pictures; those with a problem are passed by.
+        accelerator: device and precision.
+
+    Yields:
+        Each picture with its `boxes` (n, 4) xyxy in its pixels, `labels` (n,) and `scores` (n,), best first; or None.
+    """
+    for batch in batches:
+        images, _ = to_device([p.image for p in batch if p.image is not None], [], accelerator.device)
+        detections: Iterator[dict[str, Tensor]] = iter(())
+        if images:
+            with accelerator.autocast():
+                detections = iter(detector(images))  # type: ignore[arg-type]
+        for picture in batch:
+            yield picture, None if picture.image is None else next(detections)
+
+
+def write_attention(
+    folder: Path, detector: Detector, batches: Iterable[Sequence[Picture]], paths: Sequence[Path], device: torch.device
+) -> None:
+    """Draw where the detector's context looks in each picture that can be read.
+
+    Args:
+        folder: gets `attention/`, with the names that `write_predictions` gives.
+        detector: in evaluation mode, on `device`, with an attention context.
+        batches: pictures.
+        paths: the files that they are of.
+        device: where the detector is.
+    """
+    names = dict(zip(paths, unique_stems(paths), strict=True))
+    (folder / "attention").mkdir()
+    for batch in batches:
+        read = [(picture.path, picture.image) for picture in batch if picture.image is not None]
+        looks = glimpses(detector, [image.to(device) for _, image in read]) if read else []
+        for (path, image), weights in zip(read, looks, strict=True):
+            write_glimpses(folder / "attention" / f"{names[path]}.png", image, weights)
+
+
+def write_predictions(
+    folder: Path,
+    predictions: Iterable[tuple[Picture, dict[str, Tensor] | None]],
+    paths: Sequence[Path],
+    categories: Sequence[Category],
+    score: float,
+    on_picture: Callable[[], None] = lambda: None,
+) -> Summary:
+    """Write drawn pictures, COCO results and images, and a table.
+
+    Args:
+        folder: to be made, with `images/`, `results.json`, `images.json` and `detections.csv` in it.
+        predictions: of `detect`; read one at a time.
+        paths: the files that `predictions` will be of.
+        categories: label k is `categories[k - 1]`.
+        score: detections below are left out everywhere.
+        on_picture: called for each picture.
+    """
+    names = {c.id: c.name for c in categories}
+    colours = distinct_colours(list(names.values()))
+    drawn_names = dict(zip(paths, unique_stems(paths), strict=True))
+    summary, images, results = Summary(), list[dict[str, Any]](), list[dict[str, Any]]()
+    (folder / "images").mkdir(parents=True)
+    # Names that are no Unicode are written back as the bytes they are on disk.
+    with open(folder / "detections.csv", "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        table = csv.writer(file)
+        table.writerow(("file", "label", "score", "x1", "y1", "x2", "y2"))
+        for picture, detection in predictions:
+            on_picture()
+            if picture.image is None or detection is None:
+                summary.problems.append(picture.problem)
+                continue
+            summary.pictures += 1
+            found = [r for r in coco_results(detection, summary.pictures, categories) if r["score"] >= score]
+            boxes, labels = [_corners(r["bbox"]) for r in found], [names[r["category_id"]] for r in found]
+            scores = [r["score"] for r in found]
+            drawn = f"images/{drawn_names[picture.path]}.png"
+            _draw(picture.image, boxes, labels, scores, colours).save(folder / drawn, compress_level=3)
+            height, width = picture.image.shape[1:]
+            name = str(picture.path)
+            images.append({"id": summary.pictures, "file_name": name, "width": width, "height": height, "drawn": drawn})
+            results += found
+            table.writerows((name, label, s, *box) for label, s, box in zip(labels, scores, boxes, strict=True))
+            summary.detections.update(labels)
+    plain_categories = [{"id": c.id, "name": c.name} for c in categories]
+    (folder / "results.json").write_text(json.dumps(results) + "\n")
+    (folder / "images.json").write_text(json.dumps({"images": images, "categories": plain_categories}, indent=1) + "\n")
+    return summary
+
+
+def unique_stems(paths: Sequence[Path]) -> list[str]:
+    """File names without their suffix, told apart by `-2`, `-3` … where they repeat (in any mix of cases)."""
+    taken: set[str] = set()
+    stems = []
+    for path in paths:
+        candidates = (path.stem if n == 1 else f"{path.stem}-{n}" for n in count(1))
+        stems.append(next(stem for stem in candidates if stem.lower() not in taken))
+        taken.add(stems[-1].lower())
+    return stems
+
+
+def _corners(xywh: Sequence[float]) -> tuple[float, ...]:
+    x, y, width, height = xywh
+    return x, y, round(x + width, 3), round(y + height, 3)
+
+
+def _draw(image: Tensor, boxes: list, labels: list[str], scores: list[float], colours: dict) -> Image.Image:
+    pixels = image.permute(1, 2, 0).contiguous().numpy()
+    return Image.fromarray(draw_boxes(pixels, boxes, labels, scores, colors=colours))  # type: ignore

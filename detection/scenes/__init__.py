@@ -1,0 +1,1 @@
+"""ContextScenes: images drawn from a seed, in which each task asks one question of a detector."""

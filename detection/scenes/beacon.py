@@ -1,0 +1,65 @@
+"""ContextScenes' task `beacon`: rings that all look alike; one far patch tells the class of all of them."""
+
+import numpy as np
+
+from detection.scenes import drawing
+from detection.scenes.task import Knob, Scene, Task, told
+
+BEACONS = {"blue": (40, 70, 235), "green": (30, 200, 60), "red": (230, 40, 40)}
+COLOURS = tuple(sorted(BEACONS))
+GAP = 44 / 128
+"""Least distance between the beacon and an object's box, in sides of the picture."""
+
+
+def draw(rng: np.random.Generator, size: int, patches: float, control: np.random.Generator | None) -> Scene:
+    """Draw 2 to 5 rings that all look alike; their class is the colour of one framed beacon by the picture's border.
+
+    No object's box comes nearer to the beacon than 44 pixels of a picture of 128, which is more than what a network of
+    two stages sees around a box: whoever does not look further can only guess. All else is grey, but for `patches`
+    without a frame, of any of the colours, which say nothing.
+    """
+    scene = Scene(drawing.background(rng, size))
+    drawing.add_clutter(rng, scene.image)
+    drawing.fade(scene.image, 0.0)
+    name = COLOURS[rng.integers(len(COLOURS))]
+    frame = _by_the_border(rng, size, side=size * 20 / 128)
+    drawing.paint_beacon(rng, scene.image, frame, BEACONS[told(name, COLOURS, control)])
+    scene.cues = [frame]
+    far = drawing.outline_box(frame) + np.array([-1, -1, 1, 1]) * GAP * size
+    for _ in range(rng.integers(2, 6)):
+        extent = size * rng.uniform(16 / 128, 30 / 128)
+        outline = drawing.pose(drawing.SHAPES["circle"], extent, 0.0)
+        taken = [drawing.outline_box(other) for _, other in scene.objects]
+        outline = drawing.place(rng, outline, size, [*taken, far], overlap=0.0)
+        if outline is not None:
+            drawing.paint_ring(scene.image, outline)
+            scene.objects.append((name, outline))
+    _add_patches(rng, scene, int(patches))
+    return scene
+
+
+def _by_the_border(rng: np.random.Generator, size: int, side: float) -> np.ndarray:
+    """Return a square outline (4, 2) within a sixteenth of the picture's side of one of its borders."""
+    corner = np.array([rng.uniform(1, size - 1 - side), rng.uniform(1, size / 16)])
+    if rng.random() < 0.5:
+        corner[1] = size - side - corner[1]
+    if rng.random() < 0.5:
+        corner = corner[::-1]
+    return drawing.square(*corner, side)
+
+
+def _add_patches(rng: np.random.Generator, scene: Scene, count: int) -> None:
+    """Paint unframed squares of random beacon colours, as large as its middle, off the beacon and the objects."""
+    size = scene.image.shape[0]
+    square = drawing.square(0, 0, size * 14 / 128)
+    outlines = [*(outline for _, outline in scene.objects), *scene.cues]
+    for _ in range(count):
+        taken = [drawing.outline_box(other) + np.array([-3, -3, 3, 3]) for other in outlines]
+        outline = drawing.place(rng, square, size, taken, overlap=0.0)
+        colour = np.asarray(BEACONS[COLOURS[rng.integers(len(COLOURS))]], np.float32)
+        if outline is not None:
+            drawing.fill(scene.image, outline, np.clip(colour + rng.uniform(-20, 20, 3), 0, 255))
+            outlines.append(outline)
+
+
+TASK = Task(draw, COLOURS, Knob("patches of the beacons' colours, unframed, that say nothing", 0, 0, 12, whole=True))

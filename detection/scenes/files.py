@@ -1,0 +1,158 @@
+"""The files of a ContextScenes data set: COCO truth beside pictures, all of it or nothing."""
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from detection.errors import UserError
+from detection.scenes import drawing
+from detection.scenes.task import Scene
+from detection.scenes.tasks import SPLITS, TASKS, draw_scene
+
+VERSION = 1
+
+
+def annotation(name: str, outline: np.ndarray, categories: tuple[str, ...]) -> dict:
+    """Return the COCO annotation of one object, without its ids: polygon, tight box xywh and polygon area in pixels."""
+    outline = outline.round(2)
+    x, y = outline.T
+    x0, y0, x1, y1 = drawing.outline_box(outline)
+    area = 0.5 * abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1)))
+    return {
+        "category_id": categories.index(name) + 1,
+        "bbox": [round(float(value), 2) for value in (x0, y0, x1 - x0, y1 - y0)],
+        "area": round(area, 2),
+        "iscrowd": 0,
+        "segmentation": [[round(float(value), 2) for value in outline.ravel()]],
+    }
+
+
+def split_info(
+    task: str, split: str, count: int, size: int, seed: int, cue: bool = True, difficulty: float | None = None
+) -> dict:
+    """Return what a split was made from, as its JSON file's `info`; equal infos mean equal files.
+
+    The cue and the difficulty are named only where they are not what the task has by itself.
+
+    Raises:
+        UserError: a difficulty that the task does not know.
+    """
+    difficulty = TASKS[task].knob.check(task, difficulty)
+    changed = {} if cue else {"cue": False}
+    if difficulty != TASKS[task].knob.default:
+        changed["difficulty"] = difficulty
+    description = f"ContextScenes, task {task}, {split} split" + ("" if cue else ", control without the cue")
+    return {
+        "description": description,
+        "task": task,
+        "split": split,
+        "pictures": count,
+        "seed": seed,
+        "size": size,
+        "version": VERSION,
+        **changed,
+    }
+
+
+def scene_of(info: dict, number: int) -> Scene:
+    """Return picture `number` (from 1) of the split that `split_info` describes."""
+    options = info.get("cue", True), info.get("difficulty")
+    return draw_scene(info["task"], info["seed"], info["split"], number, info["size"], *options)
+
+
+def write_split(folder: Path, info: dict) -> None:
+    """Draw one split into `folder`: its pictures in a folder of its name, and its annotations beside that."""
+    split, count, size = info["split"], info["pictures"], info["size"]
+    categories = TASKS[info["task"]].categories
+    images, annotations = [], []
+    (folder / split).mkdir()
+    for number in range(1, count + 1):
+        scene = scene_of(info, number)
+        file_name = f"{number:06d}.png"
+        Image.fromarray(scene.image).save(folder / split / file_name)
+        images.append({"id": number, "file_name": file_name, "width": size, "height": size})
+        for name, outline in scene.objects:
+            ids = {"id": len(annotations) + 1, "image_id": number}
+            annotations.append(ids | annotation(name, outline, categories))
+        if sys.stderr.isatty():
+            end = "\n" if number == count else ""
+            print(f"\r{split}: {number} of {count} pictures", end=end, file=sys.stderr, flush=True)
+    truth = {
+        "info": info,
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": index + 1, "name": name} for index, name in enumerate(categories)],
+    }
+    (folder / f"{split}.json").write_text(json.dumps(truth), encoding="utf-8")
+
+
+def is_complete(out: Path, infos: list[dict]) -> bool:
+    """Tell whether `out` already holds exactly these splits, with all their pictures."""
+    if {path.name for path in out.glob("*.json")} != {f"{info['split']}.json" for info in infos}:
+        return False
+    for info in infos:
+        try:
+            found = json.loads((out / f"{info['split']}.json").read_text(encoding="utf-8"))["info"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+        if found != info or len(list((out / info["split"]).glob("*.png"))) != info["pictures"]:
+            return False
+    return True
+
+
+def make(out: Path, infos: list[dict], overwrite: bool = False) -> bool:
+    """Write the data set, all of it or nothing.
+
+    Args:
+        out: folder to make.
+        infos: one `split_info` for each split.
+        overwrite: replace a data set of other parameters.
+
+    Returns:
+        False when `out` already held this very data set and nothing was done.
+
+    Raises:
+        UserError: `out` holds something else.
+    """
+    out = out.resolve()
+    if is_complete(out, infos):
+        return False
+    if out.exists():
+        _check_replaceable(out, overwrite)
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.part")
+    try:
+        temporary.mkdir(parents=True)
+        for info in infos:
+            write_split(temporary, info)
+        if out.exists():
+            shutil.rmtree(out)
+        try:
+            temporary.rename(out)
+        except OSError:
+            # Another process may have finished the same data set first.
+            if not is_complete(out, infos):
+                raise
+    except OSError as error:
+        raise UserError(f"{out} cannot be written ({error.strerror or error}); choose another OUT folder") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return True
+
+
+def _check_replaceable(out: Path, overwrite: bool) -> None:
+    """Raise unless `out` is an empty folder, or a data set made here that may be replaced."""
+    if not out.is_dir():
+        raise UserError(f"{out} is a file; choose another OUT folder")
+    foreign = {path.name for path in out.iterdir()} - {name for split in SPLITS for name in (split, f"{split}.json")}
+    if foreign:
+        raise UserError(f"{out} holds files that are no ContextScenes ({min(foreign)}); choose another OUT folder")
+    if any(out.iterdir()) and not overwrite:
+        raise UserError(
+            f"{out} holds ContextScenes of other parameters, or an incomplete set; "
+            f"choose another OUT folder or pass --overwrite to replace it"
+        )

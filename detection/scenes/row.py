@@ -1,0 +1,54 @@
+"""ContextScenes' task `row`: rings that all look alike; a far marker in the same row tells the class of each."""
+
+import numpy as np
+
+from detection.scenes import drawing
+from detection.scenes.beacon import BEACONS, COLOURS, GAP
+from detection.scenes.task import Knob, Scene, Task, told
+
+BANDS = 5
+"""Rows of a picture: each holds a ring and its marker, or a distractor, or nothing."""
+MARKER = 12 / 128
+"""Side of a marker, in sides of the picture."""
+
+
+def draw(rng: np.random.Generator, size: int, distractors: float, control: np.random.Generator | None) -> Scene:
+    """Draw 1 to 3 rings whose class is the colour of the marker in the same row, at least 44 pixels of 128 away.
+
+    Each has a class of its own: neither one answer for the whole picture nor the nearest marker is right. Markers in
+    rows without a ring are `distractors`. One sweep along the rows is enough.
+    """
+    scene = Scene(drawing.background(rng, size))
+    drawing.add_clutter(rng, scene.image)
+    drawing.fade(scene.image, 0.0)
+    count = int(rng.integers(1, min(3, BANDS - int(distractors)) + 1))
+    rows = (rng.permutation(BANDS) + 0.5) * (size - 2) / BANDS + 1
+    for row in rows[:count]:
+        name = COLOURS[rng.integers(len(COLOURS))]
+        ring, marker = _pair(rng, size, row)
+        drawing.paint_ring(scene.image, ring)
+        drawing.paint_beacon(rng, scene.image, marker, BEACONS[told(name, COLOURS, control)])
+        scene.objects.append((name, ring))
+        scene.cues.append(marker)
+    for row in rows[count : count + int(distractors)]:
+        marker = drawing.square(rng.uniform(1, size - 1 - MARKER * size), row - MARKER * size / 2, MARKER * size)
+        drawing.paint_beacon(rng, scene.image, marker, BEACONS[COLOURS[rng.integers(len(COLOURS))]])
+    return scene
+
+
+def _pair(rng: np.random.Generator, size: int, row: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the outlines of a ring and its marker, whose middles lie within 2 pixels of 128 of each other's height."""
+    unit, side = size / 128, MARKER * size
+    extent = rng.uniform(16, 22) * unit
+    gap = rng.uniform(GAP * size, size - 2 - extent - side)
+    left = rng.uniform(1, size - 1 - extent - gap - side)
+    ring = [left, row + rng.uniform(-1, 1) * unit - extent / 2]
+    marker = [left + extent + gap, row + rng.uniform(-1, 1) * unit - side / 2]
+    outlines = drawing.pose(drawing.SHAPES["circle"], extent, 0.0) + ring, drawing.square(*marker, side)
+    if rng.random() < 0.5:
+        return tuple([size, 0] + outline * [-1, 1] for outline in outlines)
+    return outlines
+
+
+KNOB = Knob("markers in other rows, which say nothing", 2, 0, 4, whole=True)
+TASK = Task(draw, COLOURS, KNOB)

@@ -1,0 +1,1 @@
+"""Training a detector: the run, the engine, optimizers, freezing, loaders and evaluation."""

@@ -1,0 +1,241 @@
+"""The engine is two functions: `train_one_epoch` and `evaluate`."""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast, gather_object
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
+
+from detection.data.coco_index import Category
+from detection.detector import Detector
+from detection.errors import UserError
+from detection.training.optim import WeightAverage
+
+Batch = tuple[list[Tensor], list[dict[str, Any]]]
+
+
+def seed_epoch(seed: int, epoch: int, rank: int) -> None:
+    """Set the random state of an epoch; it depends on nothing before, so that a resumed run repeats an unbroken one."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, epoch, rank]).generate_state(1, np.uint32)[0]))
+
+
+def train_one_epoch(
+    model: nn.Module,
+    batches: Sequence[Batch] | Iterable[Batch],
+    num_batches: int,
+    optimizer: torch.optim.Optimizer,
+    scheduler: LRScheduler,
+    accelerator: Accelerator,
+    *,
+    accumulate: int = 1,
+    clip_norm: float | None = None,
+    average: WeightAverage | None = None,
+    log: Callable[[dict[str, float]], None] = lambda line: None,
+    failures: Path | None = None,
+) -> None:
+    """Train on every batch once. The model must be in training mode, frozen parts apart (`freezing.freeze`).
+
+    Args:
+        model: the detector as `accelerator.prepare` returned it.
+        batches: images (3, H, W) and targets, as `collate` puts them together.
+        num_batches: how many there are.
+        optimizer: prepared too.
+        scheduler: stepped after every update.
+        accelerator: device, precision and processes.
+        accumulate: batches an update.
+        clip_norm: largest gradient norm, None for no clipping.
+        average: moving average of the weights to keep up.
+        log: gets a line of numbers an update: losses by name and their sum `loss`, `lr`, `grad_norm`, `images_per_s`.
+        failures: folder where the batch of a non-finite loss is saved.
+
+    Raises:
+        UserError: a loss or gradient that is not finite; weights are as they were before that update.
+    """
+    detector = accelerator.unwrap_model(model)
+    parameters = [p for p in detector.parameters() if p.requires_grad]
+    began, images_seen, summed, group = time.perf_counter(), 0, None, list[Batch]()
+    for index, (images, targets) in enumerate(batches, start=1):
+        images, targets = to_device(images, targets, accelerator.device)
+        group.append((images, targets))
+        update = index % accumulate == 0 or index == num_batches
+        in_group = accumulate if index <= num_batches - num_batches % accumulate else num_batches % accumulate
+        with nullcontext() if update else accelerator.no_sync(model):
+            losses = model(images, targets)
+            total = torch.stack(list(losses.values())).sum()
+            accelerator.backward(total / in_group)
+        values = torch.stack([total.detach(), *(v.detach() for v in losses.values())]).float()
+        summed = summed + values if summed is not None else values
+        images_seen += len(images)
+        if not update:
+            continue
+        accelerator.unscale_gradients(optimizer)
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        # The one wait for the device in a step: everything that is logged or checked, at once.
+        numbers = torch.cat([summed / len(group), norm.float().reshape(1)]).tolist()
+        line = dict(zip(["loss", *losses, "grad_norm"], numbers, strict=True))
+        _stop_if_not_finite(line, accelerator, group, failures)
+        if clip_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm)
+        line["lr"] = scheduler.get_last_lr()[0]
+        optimizer.step()
+        if not accelerator.optimizer_step_was_skipped:
+            scheduler.step()
+            if average is not None:
+                average.update_parameters(detector)
+        optimizer.zero_grad()
+        now = time.perf_counter()
+        line["images_per_s"] = images_seen * accelerator.num_processes / (now - began)
+        log(_mean_over_processes(line, accelerator))
+        began, images_seen, summed, group = now, 0, None, []
+
+
+@torch.no_grad()
+def evaluate(
+    detector: Detector,
+    batches: Iterable[Batch],
+    accelerator: Accelerator,
+    categories: Sequence[Category],
+    on_batch: Callable[[int], None] = lambda images: None,
+) -> list[dict[str, Any]]:
+    """Detect on every batch, on all processes together.
+
+    Args:
+        detector: the bare detector, not a distributed wrapper; left in the mode that it came in.
+        batches: this process's share of the images.
+        accelerator: device, precision and processes.
+        categories: whose ids the results carry; label k is `categories[k - 1]`.
+        on_batch: called with the number of images of each finished batch.
+
+    Returns:
+        COCO results of all images, on every process: `image_id`, `category_id`, `bbox` xywh in pixels and `score`,
+        by image id and falling score.
+    """
+    was_training = [m for m in detector.modules() if m.training]
+    detector.eval()
+    _equal_buffers(detector, accelerator)
+    results: list[dict[str, Any]] = []
+    for images, targets in batches:
+        images, _ = to_device(images, [], accelerator.device)
+        with accelerator.autocast():
+            detections = detector(images)
+        for detection, target in zip(detections, targets, strict=True):
+            results += coco_results(detection, int(target["image_id"]), categories)
+        on_batch(len(images))
+    for module in was_training:
+        module.training = True
+    if accelerator.num_processes > 1:
+        results = gather_object(results)
+    return sorted(results, key=lambda r: (r["image_id"], -r["score"]))
+
+
+@torch.no_grad()
+def validation_loss(detector: Detector, batches: Iterable[Batch], accelerator: Accelerator, seed: int = 0) -> float:
+    """Mean training loss over batches without changing anything: no statistics, no weights, no random state.
+
+    Args:
+        detector: the bare detector.
+        batches: this process's share.
+        accelerator: device, precision and processes.
+        seed: of the loss's own sampling, so that epochs compare.
+    """
+    total, count = torch.zeros((), device=accelerator.device), 0
+    with torch.random.fork_rng(), _loss_mode(detector):
+        torch.manual_seed(seed)
+        for images, targets in batches:
+            images, targets = to_device(images, targets, accelerator.device)
+            with accelerator.autocast():
+                losses = detector(images, targets)
+            total += torch.stack(list(losses.values())).sum().float() * len(images)
+            count += len(images)
+    both = torch.stack([total, torch.tensor(float(count), device=total.device)])
+    summed, images_seen = _over_processes(both, "sum", accelerator)
+    return summed / max(images_seen, 1)
+
+
+def to_device(images: Sequence[Tensor], targets: Sequence[dict[str, Any]], device: torch.device) -> Batch:
+    """A batch with its tensors on a device; copies from pinned memory overlap with computation."""
+    moved = [
+        {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in t.items()} for t in targets
+    ]
+    return [image.to(device, non_blocking=True) for image in images], moved
+
+
+def coco_results(detection: dict[str, Tensor], image_id: int, categories: Sequence[Category]) -> list[dict[str, Any]]:
+    """One image's detections as COCO results: boxes xywh to a thousandth of a pixel, scores to six decimals."""
+    boxes = detection["boxes"].to(torch.float64, copy=True)
+    boxes[:, 2:] -= boxes[:, :2]
+    rows = zip(boxes.tolist(), detection["labels"].tolist(), detection["scores"].tolist(), strict=True)
+    return [
+        {
+            "image_id": image_id,
+            "category_id": categories[label - 1].id,
+            "bbox": [round(x, 3) for x in box],
+            "score": round(score, 6),
+        }
+        for box, label, score in rows
+    ]
+
+
+@contextmanager
+def _loss_mode(detector: Detector) -> Iterator[None]:
+    """Training mode where losses are made; test mode for norms, dropout and the resize."""
+    modes = {module: module.training for module in detector.modules()}
+    detector.train()
+    for module in detector.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm | nn.modules.dropout._DropoutNd):
+            module.eval()
+    detector.transform.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _equal_buffers(detector: nn.Module, accelerator: Accelerator) -> None:
+    """Give every process the first one's batch statistics, so that all evaluate the same detector."""
+    if accelerator.num_processes > 1:
+        for buffer in detector.buffers():
+            buffer.copy_(broadcast(buffer))
+
+
+def _mean_over_processes(line: dict[str, float], accelerator: Accelerator) -> dict[str, float]:
+    if accelerator.num_processes == 1:
+        return line
+    numbers = torch.tensor(list(line.values()), dtype=torch.float32, device=accelerator.device)
+    return dict(zip(line, _over_processes(numbers, "mean", accelerator), strict=True))
+
+
+def _over_processes(numbers: Tensor, how: str, accelerator: Accelerator) -> list[float]:
+    return accelerator.reduce(numbers, how).tolist()  # type: ignore[union-attr]
+
+
+def _stop_if_not_finite(
+    line: dict[str, float], accelerator: Accelerator, group: list[Batch], failures: Path | None
+) -> None:
+    # In fp16 the gradient scaler skips updates whose gradients overflow and tries a smaller scale.
+    watched = [k for k in line if k.startswith("loss") or (k == "grad_norm" and accelerator.mixed_precision != "fp16")]
+    bad = [k for k in watched if not math.isfinite(line[k])]
+    if not bad:
+        return
+    terms = [k for k in bad if k.startswith("loss_")] or bad
+    ids = ", ".join(str(t["image_id"]) for _, targets in group for t in targets)
+    saved = ""
+    if failures is not None:
+        path = failures / f"non_finite_batch_{accelerator.process_index}.pt"
+        torch.save(
+            [dict(zip(("images", "targets"), to_device(*b, torch.device("cpu")), strict=True)) for b in group], path
+        )
+        saved = f" The batch is saved in {path}."
+    raise UserError(
+        f"training stopped: {' and '.join(f'{k} is {line[k]}' for k in terms)} on the images {ids}; "
+        f"lower optimizer.lr, set optimizer.clip_norm, or check these images' boxes.{saved}"
+    )

@@ -1,0 +1,78 @@
+"""Data splits, loaders over them, and the device and processes that they feed."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch.utils.data import DataLoader
+
+from detection.config import Config, SplitConfig
+from detection.data.coco_index import CocoIndex, load_index
+from detection.data.dataset import DetectionDataset, collate
+from detection.data.sampling import EvalBatches
+from detection.errors import UserError
+
+
+def open_split(key: str, split: SplitConfig) -> CocoIndex:
+    """The annotations of a split.
+
+    Args:
+        key: its name in the config, for errors: `data.train` or `data.val`.
+        split: its files.
+
+    Raises:
+        UserError: not set, or unusable annotations.
+    """
+    for name in ("annotations", "images"):
+        if not getattr(split, name):
+            raise UserError(f"{key}.{name} is not set: give {key}.{name}=PATH on the command line or in the config.")
+    if not Path(split.images).is_dir():
+        raise UserError(f"{key}.images={split.images}: no such folder.")
+    return load_index(split.annotations, bad_boxes=split.bad_boxes)
+
+
+def eval_loader(dataset: DetectionDataset, config: Config, accelerator: Accelerator) -> DataLoader:
+    """Every image of a data set once, in this process's share of whole batches."""
+    batches = EvalBatches(
+        len(dataset),
+        config.eval_batch_size,
+        num_processes=accelerator.num_processes,
+        rank=accelerator.process_index,
+    )
+    return build_loader(dataset, batches, config.data.workers, accelerator)
+
+
+def build_loader(dataset: DetectionDataset, batches: Any, workers: int, accelerator: Accelerator) -> DataLoader:
+    """A loader over a batch sampler; workers live for the whole run and use one thread each."""
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=accelerator.device.type == "cuda",
+        persistent_workers=workers > 0,
+    )
+
+
+def build_accelerator(precision: str, device: str | None = None, *, inference: bool = False) -> Accelerator:
+    """Device, precision and processes; all from the environment that `torchrun` or `accelerate launch` sets.
+
+    Args:
+        precision: `no`, `bf16` or `fp16`.
+        device: `cpu`, `cuda`, or None for the best there is.
+        inference: whether nothing is trained; what was trained in fp16 then runs in float32 on a CPU.
+
+    Raises:
+        UserError: a device that is not there, or a precision that it cannot train in.
+    """
+    if device not in (None, "cpu", "cuda"):
+        raise UserError(f"--device {device}: must be cpu or cuda; choose among several GPUs by CUDA_VISIBLE_DEVICES.")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: no CUDA device is available here; use --device cpu.")
+    cpu = device == "cpu" or not torch.cuda.is_available()
+    if cpu and precision == "fp16" and inference:
+        precision = "no"
+    if cpu and precision == "fp16":
+        raise UserError("precision=fp16: needs a GPU; use precision=bf16 or precision=no on a CPU.")
+    return Accelerator(mixed_precision=precision, cpu=cpu)

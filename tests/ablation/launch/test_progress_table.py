@@ -1,0 +1,44 @@
+"""The table on a terminal, and the lines in a pipe."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from detection.ablation import Ablation
+from detection.ablation.launch.progress_table import Board
+from detection.ablation.plan import make_plan
+from tests.ablation.coins import COINS
+
+
+@pytest.fixture
+def plan(tmp_path):
+    (tmp_path / "base.py").write_text("from ablation.coins import CoinConfig\n\nconfig = CoinConfig()\n")
+    ablation = Ablation(base="base.py", variants={"a": [], "b": ["p=0.9"]}, seeds=(0, 7), kind=COINS)
+    return make_plan("coins", ablation, tmp_path / "base.py", tmp_path / "out")
+
+
+def shown(plan, terminal):
+    buffer = io.StringIO()
+    console = Console(file=buffer, force_terminal=terminal, width=100, color_system=None, legacy_windows=False)
+    with Board(plan, console) as board:
+        for cell, status in zip(plan.cells, ["finished before", "waiting", "failed: [x]", "waiting"], strict=True):
+            board.set(cell, status)
+        board.show({"data/b/seed-0": "epoch 3 of 9"})
+        middle = buffer.getvalue()
+        board.set(plan.cells[1], "finished in 1 min")
+    return middle, buffer.getvalue()
+
+
+def test_a_pipe_gets_a_line_for_each_event(plan):
+    middle, text = shown(plan, False)
+    lines = text.splitlines()
+    assert [line.split()[0] for line in lines] == ["[1/4]", "[1/4]", "[2/4]", "[2/4]", "[3/4]"]
+    assert lines[2].endswith("failed: [x]") and "epoch" not in text
+
+
+def test_a_terminal_gets_one_table_with_how_far_each_run_is(plan):
+    middle, text = shown(plan, True)
+    assert "epoch 3 of 9" in middle and "seed 7" in middle and "[1/4]" not in text
+    last = text[text.rindex("variant") :]
+    assert "finished in 1 min" in last and "epoch 3 of 9" not in last and "failed: [x]" in last

@@ -1,0 +1,133 @@
+"""Ablations on a real Slurm, started for these tests on this machine (`one_node.sh`)."""
+
+import csv
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from detection.ablation.launch.slurm import Queue, SlurmJob, SlurmLauncher
+from detection.cli import ablate
+from tests.cli.test_ablate import write
+from tests.tiny_runs import write_config
+
+SCRIPT = Path(__file__).with_name("one_node.sh")
+PLACES = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
+ABSENT = [name for name in ("munged", "slurmctld", "slurmd", "sbatch") if not shutil.which(name, path=PLACES)]
+pytestmark = pytest.mark.skipif(bool(ABSENT), reason=f"needs Slurm: {', '.join(ABSENT)} not installed")
+SLURM = ("--launcher=slurm", "--gpus=0", "--cpus=1", "--hours=0.2", "--memory=2")
+
+
+def free_port():
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        return str(other.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    pytest.importorskip("submitit")
+    folder = tmp_path_factory.mktemp("slurm") / "one"
+    ports = {"CTLD_PORT": free_port(), "SLURMD_PORT": free_port()}
+    said = subprocess.run(["sh", SCRIPT, "start", folder], env={**os.environ, **ports}, capture_output=True, text=True)
+    try:
+        assert said.returncode == 0, said.stderr
+        yield said.stdout.strip()
+    finally:
+        subprocess.run(["sh", SCRIPT, "stop", folder], check=True)
+
+
+@pytest.fixture(autouse=True)
+def place(cluster, tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_CONF", cluster)
+    for owner, name in ((SlurmLauncher, "pause"), (Queue, "seconds"), (SlurmJob, "patience")):
+        monkeypatch.setattr(owner, name, 0.5)
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    subprocess.run(["scancel", "--me"], check=True)
+    wait(lambda: not queued())
+
+
+def queued():
+    return subprocess.run(["squeue", "-h", "-o", "%A"], capture_output=True, text=True, check=True).stdout.split()
+
+
+def wait(condition, seconds=180):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.5)
+
+
+def run(file, output, *arguments):
+    return ablate.main([file, f"--output={output}", "--cost-rounds=0", *arguments])
+
+
+def figures(output):
+    with Path(output, "report.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_same_report_as_without_slurm(capsys):
+    write()
+    assert run("coins.py", "slurm", *SLURM) == 0
+    assert run("coins.py", "local") == 0
+    assert len(figures("slurm")) == 3 and figures("slurm") == figures("local")
+    assert queued() == []
+
+
+def test_detectors_and_costs(shapes, place):
+    write_config(place / "base.py", shapes)
+    Path("real.py").write_text(
+        "from detection.ablation import Ablation\n\n"
+        "variants = {'plain': [], 'narrow': {'detector.head.hidden_channels': 8}}\n"
+        "ablation = Ablation(base='base.py', variants=variants, seeds=(0,), metric='AP50')\n"
+    )
+    arguments = ["real.py", "--output=slurm", "--cost-rounds=1", "schedule.epochs=1"]
+    assert ablate.main([*arguments, *SLURM]) == 0
+    assert run("real.py", "local", "--workers=1", "schedule.epochs=1") == 0
+    assert figures("slurm") == figures("local")
+    assert "## Costs" in Path("slurm/report.md").read_text()
+
+
+def start(file):
+    command = [sys.executable, ablate.__file__, file, "--output=out", "--cost-rounds=0", *SLURM]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def test_jobs_that_others_cancel_are_missing():
+    write({"fair": [], "stuck": ["behaviour=hang"]})
+    working = start("coins.py")
+    wait(lambda: len(list(Path("out/runs").glob("data/fair/*/metrics.json"))) == 2 and len(queued()) == 2)
+    subprocess.run(["scancel", *queued()], check=True)
+    text, _ = working.communicate(timeout=180)
+    # One was at work and was told to end, the other had not begun.
+    assert working.returncode == 1 and "seed-0 " in text and "seed-1 " in text, text
+    assert "failed with exit code -15" in text and "Slurm job" in text and "ended without a result" in text, text
+    missing = {row["variant"]: row["missing"] for row in figures("out")}
+    assert missing == {"fair": "", "stuck": "seed-0 seed-1"}
+
+
+def test_jobs_are_cancelled_when_we_are_ended():
+    write({"fair": [], "stuck": ["behaviour=hang"]})
+    working = start("coins.py")
+    wait(lambda: len(queued()) == 2 and list(Path("out/runs").glob("data/fair/*/metrics.json")))
+    working.send_signal(signal.SIGINT)
+    text, _ = working.communicate(timeout=180)
+    assert working.returncode == 130 and "are left" in text, text
+    wait(lambda: not queued())
+
+
+def test_what_slurm_refuses_is_told(capsys):
+    write()
+    assert run("coins.py", "out", *SLURM, "--partition=nowhere") == 2
+    assert "invalid partition" in capsys.readouterr().err.lower()
+    assert run("coins.py", "out", *SLURM[:3], "--memory=900000") == 2
+    assert "sbatch refused a job" in capsys.readouterr().err
+    assert not list(Path("out/runs").glob("*/*/*/metrics.json")) and queued() == []

@@ -1,0 +1,44 @@
+"""What the runs were made with, and a warning where that was not the same for all."""
+
+import json
+from types import SimpleNamespace
+
+from detection.ablation.report.provenance import describe_runs
+from detection.reports.document import Bullets, Paragraph
+
+ENVIRONMENT = {
+    "git": {"commit": "0123456789abcdef", "changes": None},
+    "versions": {"python": "3.12", "torch": "2.15"},
+    "machine": {"device": "cpu", "threads": 2},
+}
+
+
+def plan(folder, *environments):
+    """A plan of runs with these environments, None for one that tells nothing."""
+    cells = []
+    for number, environment in enumerate(environments):
+        run = folder / str(number)
+        run.mkdir(parents=True)
+        if environment is not None:
+            (run / "environment.json").write_text(json.dumps(environment))
+        cells.append(SimpleNamespace(name=f"run {number}", folder=run))
+    return SimpleNamespace(cells=cells), {cell.name for cell in cells}
+
+
+def test_one_environment_is_one_sentence(tmp_path):
+    (block,) = describe_runs(*plan(tmp_path, ENVIRONMENT, ENVIRONMENT))
+    assert block == Paragraph("All were made with commit 0123456789ab, python 3.12, torch 2.15, cpu, 2 thread(s).")
+
+
+def test_several_are_told_apart_with_a_warning(tmp_path):
+    changed = {**ENVIRONMENT, "git": {"commit": "0123456789abcdef", "changes": "fedc"}}
+    warning, bullets = describe_runs(*plan(tmp_path, ENVIRONMENT, changed, None))
+    assert warning.warning and isinstance(bullets, Bullets) and len(bullets.items) == 3
+    assert "with changes fedc" in bullets.items[1] and bullets.items[1].endswith(": run 1")
+    assert "unknown environment" in bullets.items[2]
+
+
+def test_runs_that_do_not_count_are_not_described(tmp_path):
+    found, _ = plan(tmp_path, ENVIRONMENT, None)
+    assert len(describe_runs(found, {"run 0"})) == 1
+    assert describe_runs(found, set()) == [Paragraph("There is none yet.")]

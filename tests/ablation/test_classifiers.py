@@ -1,0 +1,83 @@
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+
+from detection.ablation.classifiers import CLASSIFIERS
+from detection.ablation.run_types import Damaged
+from detection.classification.config import override
+
+
+def test_a_finished_run_is_read(run):
+    told = json.loads((run / "metrics.json").read_text())
+    assert CLASSIFIERS.read(run) == {"accuracy": told["accuracy"]}
+    assert CLASSIFIERS.can_resume(run) and CLASSIFIERS.progress(run) == "epoch 4 of 4"
+    assert set(CLASSIFIERS.read(run)) == set(CLASSIFIERS.metrics) == set(CLASSIFIERS.columns)
+    assert CLASSIFIERS.script.is_file()
+
+
+def test_evidence_is_resampled_by_picture(run):
+    evidence = CLASSIFIERS.evidence(run)
+    correct = json.loads((run / "correct.json").read_text())
+    assert evidence.num_images == 24
+    counts = np.random.default_rng(0).multinomial(24, [1 / 24] * 24, 5)
+    expected = [sum(n * c for n, c in zip(row, correct, strict=True)) / 24 for row in counts]
+    np.testing.assert_allclose(evidence.resampled(counts)["accuracy"], expected)
+    assert evidence.images_key == json.loads((run / "environment.json").read_text())["data"]["test"]["sha256"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        ("metrics.json", None, "metrics.json is missing"),
+        ("correct.json", None, "correct.json is missing"),
+        ("correct.json", "[1, 0", "correct.json cannot be read"),
+        ("correct.json", "{}", "correct.json holds no list"),
+        ("correct.json", "[]", "tell different things"),
+        ("metrics.json", '{"errors": 1}', "tell different things"),
+        ("correct.json", "[1, 1, 0]", "tell different things"),
+        ("metrics.json", '{"images": 24, "errors": 25}', "tell different things"),
+    ],
+)
+def test_a_run_that_is_not_whole(run, tmp_path, name, text, sentence):
+    folder = shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("tensorboard"))
+    (folder / name).unlink() if text is None else (folder / name).write_text(text)
+    with pytest.raises(Damaged, match=sentence):
+        CLASSIFIERS.read(folder)
+
+
+def test_a_run_that_does_not_tell_its_data(run, tmp_path):
+    folder = shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("tensorboard"))
+    (folder / "environment.json").write_text("{}")
+    with pytest.raises(Damaged, match="does not tell its data"):
+        CLASSIFIERS.evidence(folder)
+    assert CLASSIFIERS.progress(tmp_path) == "" and not CLASSIFIERS.can_resume(tmp_path)
+
+
+def test_sizes_and_a_workload(config):
+    parameters = 25 * 3 * 8 + 8 + 4 * (18 * 8**2 + 8) + 10 * 8 + 10
+    assert CLASSIFIERS.size(config, "parameters") == parameters
+    # Multiply-adds of the stem, of two layers at each of two sizes with W_f once and W_r twice, and of the linear one.
+    config = override(config, ["data.size=16", "network.backbone.norm='none'"])
+    layers = 2 * 9 * 8 * 8 * 3 * (8**2 + 4**2)
+    assert CLASSIFIERS.size(config, "flops") == 2 * (25 * 3 * 8 * 16**2 + layers + 8 * 10)
+    workload = CLASSIFIERS.workload(config)
+    assert workload.parameters == parameters - 8 * 8 - 8 and workload.flops == 2 * (25 * 3 * 8 * 16**2 + layers + 8 * 2)
+    workload.train_step()
+    workload.infer()
+    assert all(math.isfinite(n) for n in (workload.parameters, workload.flops))
+
+
+def test_architecture_tells_networks_apart_and_not_seeds(config):
+    same, other = override(config, ["seed=3", "schedule.epochs=9"]), override(config, ["network.backbone.num_steps=1"])
+    plain = CLASSIFIERS.architecture(config)
+    assert CLASSIFIERS.architecture(same) == plain != CLASSIFIERS.architecture(other)
+
+
+def test_a_run_without_pictures_is_not_whole(tmp_path):
+    (tmp_path / "metrics.json").write_text('{"images": 0, "errors": 0}')
+    (tmp_path / "correct.json").write_text("[]")
+    with pytest.raises(Damaged, match="tell different things"):
+        CLASSIFIERS.read(tmp_path)

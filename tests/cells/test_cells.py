@@ -1,0 +1,254 @@
+"""Every cell's step equals its formula written out here in float64; PyTorch's weights load; states stay in float32."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from detection.cells import (
+    GRU,
+    IRNN,
+    LSTM,
+    MUT1,
+    MUT2,
+    MUT3,
+    Accumulator,
+    ChannelIRNN,
+    MinGRU,
+    MinLSTM,
+    PeepholeLSTM,
+    TanhRNN,
+    TiedLSTM,
+)
+
+N, INPUT, SIZE = 4, 3, 2
+
+CELLS = {
+    "tanh": TanhRNN,
+    "irnn": IRNN,
+    "channel_irnn": ChannelIRNN,
+    "accumulator": Accumulator,
+    "lstm": LSTM,
+    "peephole": PeepholeLSTM,
+    "tied": TiedLSTM,
+    "tied_squashed": partial(TiedLSTM, squash=True),
+    "gru": GRU,
+    "gru_before": partial(GRU, reset="before"),
+    "mut1": MUT1,
+    "mut2": MUT2,
+    "mut3": MUT3,
+    "min_gru": MinGRU,
+    "min_lstm": MinLSTM,
+}
+
+
+def sigma(x):
+    return 1 / (1 + torch.exp(-x))
+
+
+def tanh(x):
+    return (torch.exp(x) - torch.exp(-x)) / (torch.exp(x) + torch.exp(-x))
+
+
+def relu(x):
+    return x * (x > 0)
+
+
+def naive(name, cell, x, state):
+    """One step from a raw input x (N, I), gate by gate, with the cell's parameters."""
+    h = state[0]
+    w = [x @ m.T + b for m, b in zip(cell.weight_ih.split(SIZE), cell.bias_ih.split(SIZE), strict=True)]
+    rows = cell.weight_hh.split(SIZE) if name not in ("accumulator", "channel_irnn", "min_gru", "min_lstm") else ()
+    biases = cell.bias_hh.split(SIZE) if rows else ()
+
+    def u(gate, value):
+        return value @ rows[gate].T + biases[gate]
+
+    match name:
+        case "tanh":
+            return (tanh(w[0] + u(0, h)),)
+        case "irnn":
+            return (relu(w[0] + u(0, h)),)
+        case "channel_irnn":
+            return (relu(w[0] + cell.weight_hh * h),)
+        case "accumulator":
+            return (relu(w[0] + h),)
+        case "lstm" | "peephole":
+            c = state[1]
+            p_i, p_f, p_o = cell.peephole if name == "peephole" else torch.zeros(3, SIZE)
+            i, f = sigma(w[0] + u(0, h) + p_i * c), sigma(w[1] + u(1, h) + p_f * c)
+            new = f * c + i * tanh(w[2] + u(2, h))
+            return sigma(w[3] + u(3, h) + p_o * new) * tanh(new), new
+        case "tied" | "tied_squashed":
+            i, g, o = sigma(w[0] + u(0, h)), tanh(w[1] + u(1, h)), sigma(w[2] + u(2, h))
+            new = (1 - o) * state[1] + i * g
+            return o * (new if name == "tied" else tanh(new)), new
+        case "gru" | "gru_before":
+            r, z = sigma(w[0] + u(0, h)), sigma(w[1] + u(1, h))
+            n = tanh(w[2] + r * u(2, h)) if name == "gru" else tanh(w[2] + u(2, r * h))
+            return ((1 - z) * n + z * h,)
+        case "mut1":
+            z, r = sigma(w[0]), sigma(w[1] + u(0, h))
+            return (z * tanh(u(1, r * h) + tanh(w[2])) + (1 - z) * h,)
+        case "mut2" | "mut3":
+            z = sigma(w[0] + u(0, tanh(h) if name == "mut3" else h))
+            r = sigma(w[1] + u(1, h))
+            return (z * tanh(u(2, r * h) + w[2]) + (1 - z) * h,)
+        case "min_gru":
+            z = sigma(w[0] + cell.bias_hh[0])
+            return ((1 - z) * h + z * w[1],)
+        case _:
+            f, i = sigma(w[0] + cell.bias_hh[0]), sigma(w[1] + cell.bias_hh[1])
+            return (f / (f + i) * h + i / (f + i) * w[2],)
+
+
+def make(name, **settings):
+    """A cell in float64 with every parameter drawn anew, so that none hides behind a start of 0."""
+    torch.manual_seed(0)
+    cell = CELLS[name](SIZE, INPUT, **settings).double()
+    for parameter in cell.parameters():
+        nn.init.normal_(parameter, std=0.7)
+    return cell
+
+
+def case(cell):
+    x = torch.randn(N, INPUT, dtype=torch.float64, requires_grad=True)
+    return x, tuple(torch.randn(N, SIZE, dtype=torch.float64, requires_grad=True) for _ in range(cell.num_states))
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_a_step_equals_the_formula(name):
+    cell = make(name)
+    x, state = case(cell)
+    found, expected = cell(x, state), naive(name, cell, x, state)
+    assert len(found) == cell.num_states
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_gradcheck(name):
+    cell = make(name)
+    x, state = case(cell)
+    names, parameters = zip(*cell.named_parameters(), strict=True)
+
+    def step(x, *rest):
+        state, values = rest[: cell.num_states], rest[cell.num_states :]
+        return torch.func.functional_call(cell, dict(zip(names, values, strict=True)), (x, tuple(state)))
+
+    assert torch.autograd.gradcheck(step, (x, *state, *parameters))
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_the_sides_make_a_step_and_rows_are_independent(name):
+    cell = make(name)
+    x, state = case(cell)
+    whole = cell(x, state)
+    assert cell.project(x).shape == (N, cell.gates * SIZE)
+    for a, b in zip(cell.step(cell.project(x), state), whole, strict=True):
+        assert torch.equal(a, b)
+    for row in range(N):
+        alone = cell(x[row : row + 1], tuple(s[row : row + 1] for s in state))
+        for a, b in zip(alone, whole, strict=True):
+            torch.testing.assert_close(a[0], b[row])
+
+
+@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("bias", [True, False])
+def test_without_an_input_side_and_from_zeros(name, bias):
+    cell = CELLS[name](SIZE, bias=bias)
+    assert not hasattr(cell, "weight_ih")
+    assert bias or not any("bias" in n for n, _ in cell.named_parameters())
+    x = torch.randn(N, cell.gates * SIZE)
+    state = cell(x)
+    assert all(s.shape == (N, SIZE) for s in state)
+    for a, b in zip(cell(x, tuple(torch.zeros(N, SIZE) for _ in state)), state, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_states_stay_in_float32_under_autocast(name):
+    cell = CELLS[name](SIZE, INPUT)
+    with torch.autocast("cpu", torch.bfloat16):
+        state = cell(torch.randn(N, INPUT))
+        state = cell(torch.randn(N, INPUT), state)
+    assert all(s.dtype == torch.float32 for s in state)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(
+    "cell, theirs",
+    [
+        (TanhRNN, nn.RNNCell),
+        (IRNN, partial(nn.RNNCell, nonlinearity="relu")),
+        (LSTM, nn.LSTMCell),
+        (GRU, nn.GRUCell),
+    ],
+)
+def test_pytorchs_weights_load(cell, theirs, bias):
+    torch.manual_seed(0)
+    ours, theirs = cell(SIZE, INPUT, bias=bias), theirs(INPUT, SIZE, bias=bias)
+    assert set(ours.state_dict()) == set(theirs.state_dict())
+    ours.load_state_dict(theirs.state_dict())
+    x, state = torch.randn(N, INPUT), tuple(torch.randn(N, SIZE) for _ in range(ours.num_states))
+    expected = theirs(x, state if ours.num_states == 2 else state[0])
+    for a, b in zip(ours(x, state), expected if ours.num_states == 2 else (expected,), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_starts():
+    irnn = IRNN(SIZE, INPUT)
+    assert torch.equal(irnn.weight_hh, torch.eye(SIZE)) and not irnn.bias_hh.any() and not irnn.bias_ih.any()
+    assert 0 < irnn.weight_ih.abs().max() < 0.01
+    assert torch.equal(ChannelIRNN(SIZE).weight_hh, torch.ones(SIZE))
+    assert not PeepholeLSTM(SIZE).peephole.any()
+    assert not list(Accumulator(SIZE).parameters())
+
+
+@pytest.mark.parametrize("cell", [LSTM, PeepholeLSTM])
+def test_forget_bias_is_of_both_vectors_together(cell):
+    for lstm in (cell(SIZE, INPUT), cell(SIZE)):
+        biases = [b for n, b in lstm.named_parameters() if n.startswith("bias")]
+        assert sum(b.chunk(4)[1] for b in biases).tolist() == [1.0] * SIZE
+        assert lstm.bias_hh.chunk(4)[0].tolist() != [1.0] * SIZE
+    assert cell(SIZE, forget_bias=3.0).bias_hh.chunk(4)[1].tolist() == [3.0] * SIZE
+
+
+@pytest.mark.parametrize("cell", [MinGRU, MinLSTM])
+def test_linear_cells_start_by_keeping_more(cell):
+    linear = cell(SIZE)
+    keep, _ = linear.coefficients(torch.zeros(1, linear.gates * SIZE))
+    assert keep.tolist() == [[pytest.approx(torch.sigmoid(torch.tensor(1.0)).item(), abs=0.15)] * SIZE]
+    even, _ = cell(SIZE, forget_bias=0).coefficients(torch.zeros(1, linear.gates * SIZE))
+    assert even.tolist() == [[0.5] * SIZE]
+
+
+def test_min_lstm_has_no_0_over_0():
+    cell = MinLSTM(1, bias=False)
+    x = torch.tensor([[-200.0, -200.0, 3.0]], requires_grad=True)
+    (h,) = cell(x, (torch.ones(1, 1),))
+    h.sum().backward()
+    assert h.item() == pytest.approx(2.0) and x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_to_start_again_is_to_start_as_built(name):
+    """Same numbers under one seed, also where a start is no random one."""
+    torch.manual_seed(0)
+    built = CELLS[name](SIZE, INPUT)
+    again = CELLS[name](SIZE, INPUT)
+    with torch.no_grad():
+        for parameter in again.parameters():
+            parameter.fill_(7)
+    torch.manual_seed(0)
+    again.reset_parameters()
+    for key, value in built.state_dict().items():
+        assert torch.equal(again.state_dict()[key], value), key
+
+
+def test_the_list_of_cells_is_whole():
+    import detection.cells.recurrent as module
+
+    classes = {v for v in vars(module).values() if isinstance(v, type) and issubclass(v, module.Cell)}
+    assert set(module.CELLS) == classes - {module.Cell, module.LinearCell}

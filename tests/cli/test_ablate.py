@@ -1,0 +1,424 @@
+"""The command that runs ablations, on runs that take no time (`ablation.coins`): what it runs, repairs and tells."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from detection.cli import ablate
+from tests.tiny_runs import write_config
+
+TESTS = Path(__file__).parents[1]
+FILE = """
+import sys
+
+sys.path.append({tests!r})
+from tests.ablation.coins import COINS, CoinConfig
+
+from detection.ablation import Ablation
+
+config = CoinConfig()
+ablation = Ablation(
+    base=config,
+    variants={variants},
+    seeds=(0, 1),
+    kind=COINS,
+)
+"""
+VARIANTS = {"fair": [], "good": ["p=0.8"], "better": ["p=0.9", "width=12"]}
+ALL = [f"data/{variant}/seed-{seed}" for seed in (0, 1) for variant in VARIANTS]
+
+
+def write(variants=VARIANTS, name="coins.py", **changes):
+    text = FILE.format(tests=str(TESTS), variants=variants)
+    for old, new in changes.items():
+        text = text.replace(old, new)
+    Path(name).write_text(text)
+    return name
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    """An empty current folder with an ablation of three variants and two seeds in it."""
+    monkeypatch.chdir(tmp_path)
+    write()
+    return tmp_path
+
+
+def run(*arguments, rounds=0):
+    return ablate.main(["coins.py", "--output=out", f"--cost-rounds={rounds}", *arguments])
+
+
+def made():
+    """When each run's metrics were written."""
+    return {
+        f"data/{p.parts[-3]}/{p.parts[-2]}": p.stat().st_mtime_ns for p in Path("out/runs").glob("*/*/*/metrics.json")
+    }
+
+
+def lines(text, word):
+    """Names of the runs of which a line says a word."""
+    return [name for line in text.splitlines() if word in line for name in re.findall(r"data/\S+/seed-\d", line)[:1]]
+
+
+def table():
+    with Path("out/report.csv").open() as file:
+        return {row["variant"]: row for row in csv.DictReader(file)}
+
+
+def test_every_cell_is_run_once_and_reported(capsys):
+    assert run("--workers=2") == 0
+    text = capsys.readouterr().out
+    assert sorted(lines(text, "finished in")) == sorted(ALL) == sorted(made())
+    assert "report   out/report.html" in text
+    rows = table()
+    assert list(rows) == list(VARIANTS) and not any(row["missing"] for row in rows.values())
+    correct = [json.loads(Path(f"out/runs/data/good/seed-{s}/correct.json").read_text()) for s in (0, 1)]
+    assert float(rows["good"]["mean"]) == pytest.approx(sum(map(sum, correct)) / 80)
+    fair, good = (float(rows[name]["mean"]) for name in ("fair", "good"))
+    assert float(rows["good"]["difference"]) == pytest.approx(good - fair)
+    assert float(rows["good"]["low"]) < good - fair < float(rows["good"]["high"])
+    markdown, page = (Path(f"out/report.{ending}").read_text() for ending in ("md", "html"))
+    assert (
+        "6 of 6 runs are finished" in markdown
+        and "on 40 images" in markdown
+        and "missing" not in markdown.split("How to read")[0]
+    )
+    assert f"coins.py --output {Path('out/runs/data/good/seed-1')} p=0.8 seed=1" in markdown
+    assert page.count("data:image/png;base64,") == 1 and "http" not in page
+    assert Path("out/differences-data.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_what_is_finished_is_not_run_again(capsys):
+    assert run() == 0
+    first = made()
+    capsys.readouterr()
+    assert run() == 0
+    text = capsys.readouterr().out
+    assert made() == first and lines(text, "finished before") == ALL and "at work" not in text
+
+
+@pytest.mark.parametrize(
+    ("damage", "word"),
+    [
+        (lambda f: (f / "metrics.json").write_text('{"accu'), "damaged"),
+        (lambda f: (f / "metrics.json").write_text("{}"), "damaged"),
+        (lambda f: (f / "metrics.json").unlink(), "stopped"),
+        (lambda f: ((f / "config.json").write_text("{"), (f / "log.jsonl").touch()), "damaged"),
+        (lambda f: (f / "config.json").write_text((f / "config.json").read_text().replace("0.8", "0.7")), "outdated"),
+    ],
+    ids=["cut off", "empty", "stopped", "config cut off", "other settings"],
+)
+def test_what_is_broken_is_told_put_aside_and_run_again_alone(capsys, damage, word):
+    assert run() == 0
+    first = made()
+    broken = "data/good/seed-1"
+    damage(Path("out/runs") / broken)
+    capsys.readouterr()
+    assert run() == 0
+    text = capsys.readouterr().out
+    again = {name for name, when in made().items() if when != first[name]}
+    assert again == {broken} == set(lines(text, f"was {word}")) == set(lines(text, "finished in"))
+    assert "set aside as out/set-aside/data-good-seed-1-1" in text
+    assert Path("out/set-aside/data-good-seed-1-1/correct.json").exists()
+    assert Path("out/set-aside/data-good-seed-1-1.log").read_text() == "tossed\n"
+
+
+def test_other_settings_of_the_base_make_all_runs_anew(capsys):
+    assert run() == 0
+    capsys.readouterr()
+    assert run("images=30") == 0
+    text = capsys.readouterr().out
+    assert lines(text, "outdated: it was made with images=40 instead of 30") == ALL
+    assert len(json.loads(Path("out/runs/data/fair/seed-0/correct.json").read_text())) == 30
+    assert len(json.loads(Path("out/set-aside/data-fair-seed-0-1/correct.json").read_text())) == 40
+
+
+def test_a_failed_run_is_missing_and_is_not_averaged_over(capsys):
+    write({"fair": [], "good": ["p=0.8"], "odd": ["behaviour=crash"], "refused": ["behaviour=refuse"]})
+    assert run() == 1
+    text = capsys.readouterr().out
+    assert lines(text, "failed with exit code 1") == ["data/odd/seed-0", "data/odd/seed-1"]
+    assert lines(text, "failed with exit code 2") == ["data/refused/seed-0", "data/refused/seed-1"]
+    assert "failed with exit code 2" in text and "absent: it left the words “error: this is refused.”" in text
+    assert "RuntimeError: the coin rolled away" in text and "error: this is refused." in text
+    rows = table()
+    assert rows["odd"]["mean"] == rows["odd"]["difference"] == "" and rows["odd"]["missing"] == "seed-0 seed-1"
+    assert rows["good"]["difference"]
+    report = Path("out/report.md").read_text()
+    assert "**4 of 8 runs are missing." in report and "- data/odd/seed-0: stopped: it was not ended" in report
+    assert "| odd" in report and "missing: seed 0, 1" in report
+
+
+def test_one_missing_seed_is_enough_for_no_mean():
+    assert run() == 0
+    Path("out/runs/data/good/seed-1/metrics.json").unlink()
+    assert run("--report-only") == 1
+    rows = table()
+    assert rows["good"]["mean"] == "" and rows["good"]["missing"] == "seed-1"
+    assert rows["better"]["difference"] and rows["fair"]["mean"]
+    Path("out/runs/data/fair/seed-0/metrics.json").write_text("")
+    assert run("--report-only") == 1
+    assert not any(row["difference"] for row in table().values())
+
+
+def test_runs_on_other_images_are_not_compared():
+    write({"fair": [], "elsewhere": ["data=other"]})
+    assert run() == 0
+    rows = table()
+    assert rows["elsewhere"]["mean"] and rows["elsewhere"]["difference"] == ""
+    assert re.search(r"\| elsewhere +\| +other images +\|", Path("out/report.md").read_text())
+
+
+def test_nothing_is_tried_twice(capsys):
+    write({"fair": [], "odd": ["behaviour=crash"]})
+    assert run() == 1
+    assert lines(capsys.readouterr().out, "at work").count("data/odd/seed-0") == 1
+    assert run() == 1
+    text = capsys.readouterr().out
+    assert lines(text, "was stopped") == lines(text, "at work") == ["data/odd/seed-0", "data/odd/seed-1"]
+
+
+def test_figures_that_a_run_did_not_find_do_not_count(capsys):
+    assert run() == 0
+    path = Path("out/runs/data/good/seed-0/metrics.json")
+    path.write_text(json.dumps({"accuracy": 0.99}))
+    assert run("--report-only") == 1
+    assert "its metrics.json says accuracy 0.990000" in capsys.readouterr().out
+    assert table()["good"]["mean"] == ""
+
+
+def test_a_stopped_run_goes_on_if_asked_to(capsys):
+    write({"fair": [], "halting": ["behaviour=halt"]})
+    assert run() == 1
+    capsys.readouterr()
+    assert run("--resume") == 0
+    text = capsys.readouterr().out
+    assert lines(text, "goes on from its last checkpoint") == ["data/halting/seed-0", "data/halting/seed-1"]
+    assert Path("out/runs/data/halting/seed-0.log").read_text() == "resumed\n"
+    assert not Path("out/set-aside").exists()
+
+
+def processes_of(folder):
+    """Commands of living processes that name a folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            found += [path.parent.name] if str(folder).encode() in path.read_bytes() else []
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_all_runs_and_says_what_is_left(place, number):
+    write({"fair": [], "slow": ["behaviour=hang"], "waiting": ["p=0.2"]})
+    tool = Path(ablate.__file__)
+    command = [sys.executable, str(tool), "coins.py", f"--output={place / 'out'}", "--workers=1", "--cost-rounds=0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, stderr=subprocess.STDOUT)
+    log = place / "out/runs/data/slow/seed-0.log"
+    until = time.monotonic() + 120
+    while not (log.exists() and "hanging" in log.read_text()) and time.monotonic() < until:
+        time.sleep(0.1)
+    second = subprocess.run(command, capture_output=True, text=True)
+    assert second.returncode == 2 and "is at work here" in second.stderr
+    process.send_signal(number)
+    text, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert lines(text, " left") == [f"data/{name}" for name in ("slow/seed-0", "waiting/seed-0", "fair/seed-1",
+                                                                "slow/seed-1", "waiting/seed-1")]  # fmt: skip
+    assert "5 of 6 runs are left" in text
+    assert processes_of(place / "out/runs") == []
+    write({"fair": [], "slow": ["behaviour=fine", "images=41"], "waiting": ["p=0.2"]})
+    assert run("--workers=2") == 0
+
+
+def test_a_dry_run_changes_nothing(place, capsys):
+    before = set(place.rglob("*"))
+    assert run("--dry-run") == 0
+    text = capsys.readouterr().out
+    assert "6 runs" in text and "--output out/runs/data/better/seed-1 p=0.9 width=12 seed=1" in text
+    assert set(place.rglob("*")) == before
+
+
+def test_a_printed_command_makes_the_same_run(capsys):
+    assert run() == 0
+    capsys.readouterr()
+    run("--dry-run")
+    command = next(line for line in capsys.readouterr().out.splitlines() if "better/seed-1" in line)
+    shell = command.replace("python ", f"{sys.executable} ", 1).replace("out/runs", "pasted")
+    subprocess.run(shell, shell=True, check=True, env={**os.environ, "PYTHONPATH": str(TESTS)})
+    for name in ("config.json", "metrics.json"):
+        ours, pasted = (Path(folder, "data/better/seed-1", name).read_text() for folder in ("out/runs", "pasted"))
+        assert ours == pasted
+
+
+def test_controls_of_equal_size(capsys):
+    assert run("--match=params") == 0
+    rows = table()
+    assert list(rows) == [*VARIANTS, "fair-wide-12"] and "fair-wide-12" in capsys.readouterr().out
+    report = Path("out/report.md").read_text()
+    assert "Controls with equal parameters" in report and "| better  | fair-wide-12 | 144" in report
+    assert json.loads(Path("out/runs/data/fair-wide-12/seed-0/config.json").read_text())["width"] == 12
+
+
+def test_costs_are_measured_once(capsys):
+    assert run(rounds=1) == 0
+    assert "measuring costs" in capsys.readouterr().out
+    costs = json.loads(Path("out/costs.json").read_text())
+    assert sorted(cost["parameters"] for cost in costs["architectures"].values()) == [96, 144]
+    assert re.search(r"\| better +\| 144 ", Path("out/report.md").read_text())
+    assert run(rounds=1) == 0
+    assert "measuring costs" not in capsys.readouterr().out
+
+
+def test_runs_that_no_cell_names_are_told_and_left(capsys):
+    assert run() == 0
+    write({"fair": [], "good": ["p=0.8"]})
+    assert run() == 0
+    text = capsys.readouterr().out
+    assert "2 other runs lie here, left as they are and not counted: out/runs/data/better/seed-0, out/runs" in text
+    assert Path("out/runs/data/better/seed-0/metrics.json").exists() and "better" not in table()
+
+
+def test_real_detectors(shapes, place, capsys):
+    """Two detectors trained by their own command; what they found gives their numbers, or they would not count."""
+    write_config(place / "base.py", shapes)
+    Path("real.py").write_text(
+        "from detection.ablation import Ablation\n\n"
+        "variants = {'plain': [], 'narrow': {'detector.head.hidden_channels': 8}}\n"
+        "ablation = Ablation(base='base.py', variants=variants, seeds=(0,), metric='AP50')\n"
+    )
+    assert ablate.main(["real.py", "--output=out", "--cost-rounds=1", "--workers=2", "schedule.epochs=1"]) == 0
+    text = capsys.readouterr().out
+    assert lines(text, "finished in") and "missing" not in text, text
+    environment = json.loads(Path("out/runs/data/narrow/seed-0/environment.json").read_text())
+    assert "detector.head.hidden_channels=8" in environment["command"]
+    costs = json.loads(Path("out/costs.json").read_text())
+    sizes = {cost["parameters"] for cost in costs["architectures"].values()}
+    assert len(sizes) == 2 and costs["failures"] == {}
+    report = Path("out/report.md").read_text()
+    assert all(f"{size:,}" in report for size in sizes) and "There is one seed" in report
+    assert ablate.main(["real.py", "--output=out", "schedule.epochs=1"]) == 0
+    assert len(lines(capsys.readouterr().out, "finished before")) == 2
+
+
+BAD = {
+    "a curve of no data": (
+        lambda: write(**{"seeds=(0, 1)": "curves={'d': {'data': 1, 'dta': 2}}, seeds=(0, 1)"}),
+        ["coins.py"],
+        ["curves['d']='dta'", "did you mean 'data'?"],
+    ),
+    "a curve of words": (
+        lambda: write(**{"seeds=(0, 1)": "curves={'d': {'data': 'far'}}, seeds=(0, 1)"}),
+        ["coins.py"],
+        ["curves['d']['data']='far'", "must be a number"],
+    ),
+    "a curve of one point": (
+        lambda: write(**{"seeds=(0, 1)": "curves={'d': {'data': 1}}, seeds=(0, 1)"}),
+        ["coins.py"],
+        ["curves['d']", "two data sets"],
+    ),
+    "no such file": (lambda: None, ["coin.py"], ["coin.py", "no such ablation", "did you mean coins.py"]),
+    "no ablation": (lambda: Path("coins.py").write_text("x = 1"), [], ["coins.py", "ablation = Ablation"]),
+    "syntax": (lambda: Path("coins.py").write_text("x = ("), [], ["coins.py", "line 1", "SyntaxError"]),
+    "misspelt": (lambda: write(seeds="sedes"), [], ["unknown key sedes", "did you mean seeds"]),
+    "unknown key": (lambda: write({"a": [], "b": ["widht=3"]}), [], ["data/b", "widht", "did you mean width"]),
+    "wrong type": (lambda: write({"a": [], "b": ["width=x"]}), [], ["data/b", "width='x'", "int"]),
+    "no value": (lambda: write({"a": [], "b": ["width"]}), [], ["variants['b']", "'width'", "key=value"]),
+    "a seed": (lambda: write({"a": [], "b": ["seed=3"]}), [], ["variants['b']", "seed=3", "`seeds`"]),
+    "text": (lambda: write({"a": [], "b": "width=3"}), [], ["variants['b']", "list"]),
+    "equal": (lambda: write({"a": [], "b": ["width=8"]}), [], ["a and b are the same config"]),
+    "a folder's name": (lambda: write({"a": [], "../b": ["width=9"]}), [], ["'../b'", "names folders"]),
+    "case": (lambda: write({"a": [], "A": ["width=9"]}), [], ["but for its case"]),
+    "no variants": (lambda: write({}), [], ["variants", "one entry"]),
+    "seeds": (lambda: write(**{"(0, 1)": "(0, 0)"}), [], ["seeds=(0, 0)", "different"]),
+    "reference": (lambda: write(**{"seeds=": "reference='fare', seeds="}), [], ["'fare'", "did you mean 'fair'"]),
+    "metric": (lambda: write(**{"seeds=": "metric='AP', seeds="}), [], ["metric='AP'", "accuracy"]),
+    "base": (lambda: write(**{"config = ": "setup = ", "base=config": "base=setup"}), [], ["base", "`config`"]),
+    "no base": (lambda: write(**{"base=config": "base='no.py'"}), [], ["base='no.py'", "there is no no.py"]),
+    "override": (lambda: None, ["imags=3"], ["imags", "did you mean images"]),
+    "workers": (lambda: None, ["--workers=0"], ["--workers 0", "above 0"]),
+    "output": (lambda: Path("out").touch(), [], ["out", "is a file"]),
+    "other output": (lambda: (Path("out").mkdir(), Path("out/x").touch()), [], ["out", "something else"]),
+    "no report": (lambda: None, ["--report-only"], ["out", "no ablation yet"]),
+    "no width": (lambda: write(**{"kind=COINS": "kind=COINS, widen=('p',)"}), ["--match=params"], ["p is 0.5"]),
+}
+
+
+@pytest.mark.parametrize(("change", "arguments", "words"), BAD.values(), ids=list(BAD))
+def test_bad_input_gets_a_sentence_and_writes_nothing(place, capsys, change, arguments, words):
+    change()
+    before = set(place.rglob("*"))
+    file = [] if arguments and arguments[0].endswith(".py") else ["coins.py"]
+    assert ablate.main([*file, *arguments, "--output=out", "--cost-rounds=0"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1, error
+    assert all(word in error for word in words), error
+    assert set(place.rglob("*")) == before
+
+
+def test_a_folder_that_is_no_run_is_never_touched(capsys):
+    Path("out/runs/data/good/seed-1").mkdir(parents=True)
+    Path("out/ablation.json").write_text("{}")
+    Path("out/runs/data/good/seed-1/thesis.txt").write_text("years of work")
+    assert run() == 2
+    assert "holds something else than a run" in capsys.readouterr().err
+    assert Path("out/runs/data/good/seed-1/thesis.txt").exists() and made() == {}
+
+
+def test_several_data_sets_side_by_side_and_over_a_quantity(capsys):
+    data = "data={'near': ['data=a'], 'far': ['data=b', 'images=60'], 'other': ['data=c']},"
+    curves = "curves={'distance': {'far': 9, 'near': 3}},"
+    write(**{"seeds=(0, 1),": f"seeds=(0, 1), {data} {curves}"})
+    assert run() == 0
+    text = Path("out/report.md").read_text()
+    part = text.split("## All data sets")[1].split("##")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in part.splitlines() if line.startswith("|")]
+    assert rows[0] == ["variant", "near", "far", "other"] and [row[0] for row in rows[2:]] == list(VARIANTS)
+    assert rows[2][1] == rows[2][3] != rows[2][2] and "±" in rows[2][1] and "*" not in "".join(rows[2])
+    assert "accuracy over distance" in part and Path("out/curve-1.png").exists() and "missing" not in part
+
+    shutil.rmtree("out/runs/far/good/seed-1")
+    assert run("--report-only") == 1
+    part = Path("out/report.md").read_text().split("## All data sets")[1].split("##")[0]
+    assert "missing: seed 1" in part and "A gap is missing." in part
+
+    assert run("--data=near,other", "--report-only") == 0
+    assert "curve-1" not in Path("out/report.md").read_text()
+
+
+def test_a_part_of_an_ablation(capsys):
+    """The reference is in it unasked; the rest is named; the whole takes up what the part has done."""
+    assert run("--variants=better", "--seeds", "1") == 0
+    capsys.readouterr()
+    assert sorted(made()) == ["data/better/seed-1", "data/fair/seed-1"] and list(table()) == ["fair", "better"]
+    report = Path("out/report.md").read_text()
+    assert "2 of 2 runs are finished" in report and "left out by choice: variants good; seeds 0." in report
+    assert run("--data=data") == 0
+    assert len(lines(capsys.readouterr().out, "finished before")) == 2
+    assert list(table()) == list(VARIANTS) and "left out" not in Path("out/report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("--variants=fair,god", ["variants='god'", "did you mean 'good'?"]),
+        ("--data=nothing", ["data='nothing'", "known: data."]),
+        ("--seeds=7", ["seeds=7", "known: 0, 1."]),
+        ("--seeds=one", ["--seeds", "'one'", "--seeds 0,1"]),
+    ],
+)
+def test_a_part_that_is_not_there(capsys, option, words):
+    assert run(option) == 2
+    told = capsys.readouterr().err
+    assert all(word in told for word in words), told
+    assert not Path("out").exists()

@@ -1,0 +1,323 @@
+"""Prediction on files: which images are found, what is written, and what happens to a broken one."""
+
+import csv
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from contextlib import redirect_stdout
+from functools import partial
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from PIL import Image
+from pycocotools.coco import COCO
+
+from detection.analysis.visualize import distinct_colours
+from detection.atomic_write import write_json
+from detection.cli import predict
+from detection.config import Config, to_plain
+from detection.context import AttentionLSTM
+from detection.data.coco_index import Category
+from detection.data.images import read_image
+from detection.detector import build_detector
+from detection.errors import UserError
+from detection.runs.checkpoint import save_checkpoint
+from detection.runs.folder import open_run
+from detection.runs.prediction import Picture, PictureFiles, detect, find_images, picture_batches, unique_stems
+from detection.training.engine import coco_results
+from tests.coco_files import write_image
+from tests.tiny_runs import DETECTOR
+
+CATEGORIES = (Category(3, "cat"), Category(9, "dog"))
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    torch.manual_seed(0)
+    save_checkpoint(folder / "checkpoints" / "best", build_detector(DETECTOR, 2), CATEGORIES, {"epoch": 1})
+    write_json(folder / "config.json", to_plain(Config(DETECTOR)))
+    return folder
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_image(Path("photos/b.png"), 60, 40, 1)
+    write_image(Path("photos/a.PNG"), 40, 60, 2)
+    write_image(Path("photos/sub/a.png"), 30, 30, 3)
+    Path("photos/notes.txt").write_text("no image")
+    Path("photos/.hidden.png").write_bytes(b"")
+    return Path("photos")
+
+
+def _main(capsys, *arguments):
+    code = predict.main([str(a) for a in arguments])
+    output = capsys.readouterr()
+    return code, output.out, output.err
+
+
+def _written(folder):
+    images = json.loads((folder / "images.json").read_text())
+    with open(folder / "detections.csv", newline="") as file:
+        return images, json.loads((folder / "results.json").read_text()), list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        (["photos"], ["a.PNG", "b.png"]),
+        (["photos/b.png", "photos"], ["b.png", "a.PNG"]),
+        (["photos/./b.png", "photos/sub/../b.png"], ["b.png"]),
+        (["photos/*.png"], ["b.png"]),
+        (["photos/**"], ["a.PNG", "b.png", "sub/a.png"]),
+        (["photos/*"], ["a.PNG", "b.png", "sub/a.png"]),
+        (["photos/notes.txt"], ["notes.txt"]),
+        (["photos/[ab].*", "photos/.hidden.png"], ["a.PNG", "b.png", ".hidden.png"]),
+    ],
+)
+def test_files_folders_and_patterns_are_found_in_order_and_once(photos, arguments, names):
+    assert [os.path.normpath(p) for p in find_images(arguments)] == [f"photos/{name}" for name in names]
+
+
+def test_a_file_with_brackets_in_its_name_is_no_pattern(photos):
+    write_image(photos / "c[1].png", 9, 9)
+    assert find_images(["photos/c[1].png"]) == [photos / "c[1].png"]
+
+
+@pytest.mark.parametrize("argument", ["photos/none.png", "photos/*.gif", "photos/*.txt", "empty"])
+def test_an_argument_without_images_is_named(photos, argument):
+    Path("empty").mkdir()
+    with pytest.raises(UserError, match=argument.replace("*", r"\*")):
+        find_images(["photos", argument])
+
+
+def test_names_of_drawn_pictures_differ():
+    paths = [Path(p) for p in ("x/a.png", "y/A.png", "x/a-2.png", "z/a.jpg", "x/b.c.png")]
+    assert unique_stems(paths) == ["a", "A-2", "a-2-2", "a-3", "b.c"]
+
+
+class OneBox(torch.nn.Module):
+    """Finds one box as large as the image, of score 1 / the number of images in its batch."""
+
+    def forward(self, images):
+        return [
+            {
+                "boxes": torch.tensor([[0.0, 0.0, image.shape[2], image.shape[1]]]),
+                "labels": torch.tensor([2]),
+                "scores": torch.tensor([1 / len(images)]),
+            }
+            for image in images
+        ]
+
+
+def _picture(width):
+    return Picture(Path(f"{width}.png"), torch.zeros(3, 5, width, dtype=torch.uint8))
+
+
+def test_detect_keeps_pictures_and_detections_together_and_passes_broken_ones_by():
+    broken = Picture(Path("broken.png"), None, "it is broken.")
+    batches = [[_picture(1), broken, _picture(3)], [broken], [_picture(4)]]
+    found = list(detect(OneBox(), batches, Accelerator(cpu=True)))
+    assert [p for p, _ in found] == [p for batch in batches for p in batch]
+    widths = [None if d is None else (d["boxes"][0, 2].item(), d["scores"].item()) for _, d in found]
+    assert widths == [(1, 0.5), None, (3, 0.5), None, (4, 1.0)]
+
+
+def test_workers_change_nothing(photos):
+    for number in range(14):
+        write_image(photos / f"{number}.png", 20 + number, 20, number)
+    files = PictureFiles(find_images(["photos"]), 64, 64)
+    assert len(files) == 16
+    batches = list(picture_batches(files, 3))
+    assert [len(batch) for batch in batches] == [3, 3, 3, 3, 3, 1]
+    for position, picture in enumerate(p for batch in batches for p in batch):
+        expected = read_image(files.paths[position])
+        assert picture.path == files.paths[position]
+        np.testing.assert_array_equal(picture.image.permute(1, 2, 0).numpy(), expected)
+
+
+def test_everything_is_written_and_agrees(run, photos, capsys):
+    code, out, err = _main(capsys, run, "photos", "photos/sub", "--score", 0.3, "--device", "cpu", "--output", "o/p")
+    assert (code, err) == (0, "")
+    images, results, table = _written(Path("o/p"))
+    assert [i["file_name"] for i in images["images"]] == ["photos/a.PNG", "photos/b.png", "photos/sub/a.png"]
+    assert [(i["id"], i["width"], i["height"]) for i in images["images"]] == [(1, 40, 60), (2, 60, 40), (3, 30, 30)]
+    assert sorted(os.listdir("o/p/images")) == ["a-2.png", "a.png", "b.png"]
+    assert sorted(os.listdir("o/p")) == ["detections.csv", "images", "images.json", "results.json"]
+    assert os.listdir("o") == ["p"]
+
+    detector, categories, config = open_run(run)
+    expected = []
+    with torch.no_grad():
+        for pair in ([1, 2], [3]):
+            paths = [images["images"][i - 1]["file_name"] for i in pair]
+            detections = detector([torch.from_numpy(read_image(p)).permute(2, 0, 1) for p in paths])
+            for image_id, detection in zip(pair, detections, strict=True):
+                expected += [r for r in coco_results(detection, image_id, categories) if r["score"] >= 0.3]
+    assert results == expected and len(results) > 3
+
+    files = {i["id"]: i["file_name"] for i in images["images"]}
+    names = {c["id"]: c["name"] for c in images["categories"]}
+    for row, result in zip(table, results, strict=True):
+        assert (row["file"], row["label"]) == (files[result["image_id"]], names[result["category_id"]])
+        x1, y1, x2, y2 = (float(row[k]) for k in ("x1", "y1", "x2", "y2"))
+        np.testing.assert_allclose([x1, y1, x2 - x1, y2 - y1], result["bbox"], atol=0.002)
+    assert f"detections  {len(results)}\n" in out and "images      3\n" in out and "from 0.3, as asked for" in out
+    dogs = sum(r["category_id"] == 9 for r in results)
+    assert f"dog  {dogs}\n" in out
+
+
+def test_images_json_and_results_json_open_in_pycocotools(run, photos, capsys):
+    assert _main(capsys, run, "photos", "--score", 0.3)[0] == 0
+    with redirect_stdout(StringIO()):
+        results = COCO("predictions/images.json").loadRes("predictions/results.json")
+    assert results.getImgIds() == [1, 2] and len(results.getAnnIds()) > 0
+
+
+def test_drawn_pictures_show_the_image_and_its_boxes(run, photos, capsys):
+    assert _main(capsys, run, "photos/b.png", "--score", 0.3)[0] == 0
+    drawn = np.array(Image.open("predictions/images/b.png"))
+    factor = drawn.shape[0] // 40
+    assert drawn.shape == (40 * factor, 60 * factor, 3) and min(drawn.shape[:2]) >= 384
+    colours = distinct_colours(["cat", "dog"])
+    for label in {row["label"] for row in _written(Path("predictions"))[2]}:
+        assert (drawn == colours[label]).all(2).sum() > 100
+    assert _main(capsys, run, "photos/b.png", "--score", 1, "--output", "none")[0] == 0
+    plain = np.array(Image.open("none/images/b.png"))
+    np.testing.assert_array_equal(plain[::factor, ::factor], read_image("photos/b.png"))
+    assert plain.shape == drawn.shape and (plain != drawn).any()
+
+
+def test_a_thin_picture_is_not_enlarged_beyond_reason(run, photos, capsys):
+    write_image(Path("thin.png"), 120, 2)
+    assert _main(capsys, run, "thin.png")[0] == 0
+    assert Image.open("predictions/images/thin.png").size == (120 * 17, 2 * 17)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "said"),
+    [
+        ('{"best_f1": {"score": 0.4321}}', "from 0.432, of the best F1"),
+        ('{"best_f1": {"score": -1.0}}', "from 0.5, the best F1"),
+        ("{", "from 0.5, there is no best F1"),
+        (None, "from 0.5, there is no best F1"),
+    ],
+)
+def test_the_score_comes_from_the_best_f1(run, photos, capsys, tmp_path, metrics, said):
+    copy = tmp_path / "run"
+    copy.mkdir()
+    for name in ("config.json", "checkpoints"):
+        (copy / name).symlink_to(run / name)
+    if metrics is not None:
+        (copy / "metrics.json").write_text(metrics)
+    code, out, _ = _main(capsys, copy, "photos")
+    assert code == 0 and said in out
+    scores = [r["score"] for r in _written(Path("predictions"))[1]]
+    least = float(said.split(",")[0].removeprefix("from "))
+    assert all(score >= least for score in scores)
+
+
+def test_broken_images_are_named_and_the_rest_is_done(run, photos, capsys):
+    (photos / "aa.jpg").write_bytes(b"")
+    (photos / "ab.png").write_bytes((photos / "b.png").read_bytes()[:200])
+    write_image(photos / "ac.png", 300, 1)
+    code, out, err = _main(capsys, run, "photos", "--batch-size", 2)
+    assert code == 1
+    assert [line.split()[2] for line in err.splitlines()] == ["photos/aa.jpg", "photos/ab.png", "photos/ac.png"]
+    assert "300x1 pixels is too thin" in err
+    assert "images      2; 3 of 5 could not be read" in out
+    images, results, _ = _written(Path("predictions"))
+    assert [(i["id"], i["drawn"]) for i in images["images"]] == [(1, "images/a.png"), (2, "images/b.png")]
+    assert {r["image_id"] for r in results} <= {1, 2}
+
+
+def test_nothing_is_written_where_nothing_can_be_read(run, photos, capsys):
+    Path("x.png").write_bytes(b"")
+    code, _, err = _main(capsys, run, "x.png", "photos/notes.txt")
+    assert code == 2 and "x.png is empty" in err and "(and 1 more that cannot be read either)" in err
+    assert sorted(os.listdir()) == ["photos", "x.png"]
+
+
+def test_nothing_is_left_after_a_failure_halfway(run, photos, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("disk")
+
+    monkeypatch.setattr("detection.runs.prediction._draw", fail)
+    with pytest.raises(RuntimeError, match="disk"):
+        predict.main([str(run), "photos"])
+    assert os.listdir() == ["photos"]
+
+
+def test_an_existing_output_is_left_alone(run, photos, capsys):
+    for name in ("full", "empty"):
+        Path(name).mkdir()
+    Path("full/mine.txt").write_text("mine")
+    Path("file").write_text("mine")
+    for name in ("full", "file"):
+        code, _, err = _main(capsys, run, "photos", "--output", name)
+        assert code == 2 and err.startswith(f"error: {name}: exists already")
+    assert os.listdir("full") == ["mine.txt"] and Path("file").read_text() == "mine"
+    assert _main(capsys, run, "photos", "--output", "empty")[0] == 0
+    assert Path("empty/results.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["photos", "--score", "1.5"], "--score 1.5: must lie between 0 and 1."),
+        (["photos", "--batch-size", "0"], "--batch-size 0: must be 1 or more."),
+        (["photos/*.gif"], "photos/*.gif: no image matches"),
+        (["photos", "--output", "photos/b.png/x"], "photos/b.png/x: cannot be made"),
+    ],
+)
+def test_mistakes_get_one_sentence(run, photos, capsys, arguments, sentence):
+    code, _, err = _main(capsys, run, *arguments)
+    assert code == 2 and sentence in err and err.count("\n") == 1 and not Path("predictions").exists()
+
+
+def test_a_folder_that_is_no_run(photos, capsys):
+    code, _, err = _main(capsys, "photos", "photos")
+    assert code == 2 and "photos: not a run folder" in err and os.listdir() == ["photos"]
+
+
+def test_an_fp16_run_predicts_on_a_cpu(run, photos, capsys, tmp_path):
+    copy = tmp_path / "run"
+    copy.mkdir()
+    (copy / "checkpoints").symlink_to(run / "checkpoints")
+    write_json(copy / "config.json", to_plain(Config(DETECTOR, precision="fp16")))
+    assert _main(capsys, copy, "photos", "--device", "cpu")[0] == 0
+
+
+def test_help_needs_no_torch():
+    command = "import sys; sys.argv = ['predict.py', '--help']; import predict\ntry: predict.main()\n"
+    command += "except SystemExit: print('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", command], capture_output=True, text=True, cwd=Path(predict.__file__).parent
+    )
+    assert done.stdout.endswith("False\n") and "exit code is then 1" in done.stdout
+
+
+def test_attention_is_drawn_for_every_image_that_can_be_read(photos, tmp_path, capsys):
+    torch.manual_seed(0)
+    parts = {"context": partial(AttentionLSTM, hidden_channels=4), "context_source": "c3"}
+    config = dataclasses.replace(DETECTOR, pool=partial(DETECTOR.pool, stages=("context",)), **parts)
+    save_checkpoint(tmp_path / "run/checkpoints/best", build_detector(config, 2), CATEGORIES, {"epoch": 1})
+    write_json(tmp_path / "run/config.json", to_plain(Config(config)))
+    code, out, _ = _main(capsys, tmp_path / "run", "photos/**", "photos/notes.txt", "--attention", "--score", 0)
+    assert code == 1 and "attention/" in out
+    written = [{path.name for path in Path("predictions", kind).iterdir()} for kind in ("images", "attention")]
+    assert written[0] == written[1] == {"a.png", "b.png", "a-2.png"}
+
+
+def test_attention_of_a_run_that_has_none_writes_nothing(run, photos, capsys):
+    code, _, err = _main(capsys, run, "photos", "--attention")
+    assert (
+        code == 2 and err.startswith("error: --attention: the run has no context") and not Path("predictions").exists()
+    )

@@ -1,0 +1,295 @@
+"""The VOC converter on hand-made XML: numbers, names, splits, and what every kind of bad input gets."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+
+from detection.cli import doctor
+from detection.data import voc_to_coco
+
+WIDTH, HEIGHT = 60, 40
+
+
+def thing(name: str, corners: tuple, extra: str = "") -> str:
+    """Return an <object>; with fewer than four corners, the last tags are missing."""
+    tags = "".join(
+        f"<{tag}>{value}</{tag}>" for tag, value in zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=False)
+    )
+    return f"<object><name>{name}</name>{extra}<bndbox>{tags}</bndbox></object>"
+
+
+class Voc:
+    """A VOC folder being made: ANNOTATIONS, IMAGES, and a converter that runs on them."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.annotations, self.images = root, root / "Annotations", root / "JPEGImages"
+        self.annotations.mkdir()
+        self.images.mkdir()
+        self.out = root / "out" / "coco.json"
+
+    def add(self, stem: str, *objects: str, filename: str | None = None, image: str | None = None, size=(60, 40)):
+        filename = f"{stem}.jpg" if filename is None else filename
+        header = f"<filename>{filename}</filename><size><width>{size[0]}</width><height>{size[1]}</height></size>"
+        (self.annotations / f"{stem}.xml").write_text(f"<annotation>{header}{''.join(objects)}</annotation>")
+        Image.new("RGB", (WIDTH, HEIGHT)).save(self.images / (image or f"{stem}.jpg"))
+
+    def run(self, *options: str) -> int:
+        return voc_to_coco.main([str(self.annotations), str(self.images), str(self.out), *options])
+
+    def read(self) -> dict:
+        return json.loads(self.out.read_text())
+
+    def ids(self, text: str) -> Path:
+        path = self.root / "list.txt"
+        path.write_text(text)
+        return path
+
+
+@pytest.fixture
+def voc(tmp_path) -> Voc:
+    return Voc(tmp_path)
+
+
+def fails(voc: Voc, capsys, *words: str, options: tuple[str, ...] = ()) -> None:
+    """Check that the run ends with one sentence, exit code 2 and nothing written."""
+    assert voc.run(*options) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1, error
+    assert all(word in error for word in words), error
+    assert not voc.out.exists() and (not voc.out.parent.exists() or not list(voc.out.parent.iterdir()))
+
+
+def test_a_small_set_is_converted(voc, capsys):
+    voc.add("b", thing("dog", (1, 1, 60, 40)), thing("cat", (11, 6, 20, 25)))
+    voc.add("a", thing("dog", (2.5, 3, 10.5, 9)))
+    voc.add("c")
+    assert voc.run() == 0
+    data = voc.read()
+    assert [(image["id"], image["file_name"]) for image in data["images"]] == [(1, "a.jpg"), (2, "b.jpg"), (3, "c.jpg")]
+    assert all((image["width"], image["height"]) == (WIDTH, HEIGHT) for image in data["images"])
+    assert data["categories"] == [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+    assert [(item["id"], item["image_id"], item["category_id"], item["bbox"]) for item in data["annotations"]] == [
+        (1, 1, 2, [1.5, 2, 9, 7]),
+        (2, 2, 2, [0, 0, 60, 40]),  # the whole picture
+        (3, 2, 1, [10, 5, 10, 20]),
+    ]
+    assert all(item["area"] == item["bbox"][2] * item["bbox"][3] for item in data["annotations"])
+    text = capsys.readouterr().out
+    assert "3 images, 3 boxes (cat 1, dog 2)" in text and "images without any box: 1" in text and "clipped" not in text
+    assert len(COCO(voc.out).anns) == 3
+
+
+def test_pixels_may_be_counted_from_zero(voc):
+    voc.add("a", thing("dog", (0, 0, 59, 39)), thing("dog", (10, 5, 19, 24)))
+    assert voc.run("--first-pixel", "0") == 0
+    assert [item["bbox"] for item in voc.read()["annotations"]] == [[0, 0, 60, 40], [10, 5, 10, 20]]
+
+
+def test_boxes_outside_are_clipped_and_counted(voc, capsys):
+    voc.add("a", thing("dog", (0, -3, 30, 20)), thing("dog", (50, 30, 99, 99)), thing("dog", (5, 5, 9, 9)))
+    assert voc.run() == 0
+    assert [item["bbox"] for item in voc.read()["annotations"]] == [[0, 0, 30, 20], [49, 29, 11, 11], [4, 4, 5, 5]]
+    assert "boxes clipped to their image: 2" in capsys.readouterr().out
+
+
+def test_boxes_without_size_are_named_and_left_out(voc, capsys):
+    voc.add("a", thing("dog", (5, 5, 5, 5)), thing("cat", (9, 3, 4, 8)), thing("dog", (70, 3, 80, 8)))
+    voc.add("b", thing("dog", (1, 1, 9, 9)))
+    assert voc.run() == 0
+    assert len(voc.read()["annotations"]) == 1
+    text = capsys.readouterr().out
+    assert "left out: 3" in text
+    for line in ("a.xml, object 1, dog (5, 5, 5, 5)", "a.xml, object 2, cat (9, 3, 4, 8)", "a.xml, object 3, dog"):
+        assert line in text
+
+
+def test_difficult_becomes_crowd(voc, capsys):
+    voc.add(
+        "a",
+        thing("dog", (1, 1, 9, 9), "<difficult>1</difficult>"),
+        thing("dog", (1, 1, 9, 9), "<difficult>0</difficult>"),
+    )
+    assert voc.run() == 0
+    assert [item["iscrowd"] for item in voc.read()["annotations"]] == [1, 0]
+    assert "iscrowd 1: 1" in capsys.readouterr().out
+
+
+def test_parts_of_an_object_are_no_objects(voc):
+    part = "<part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>2</xmax><ymax>2</ymax></bndbox></part>"
+    voc.add("a", thing("person", (3, 3, 9, 9), part))
+    assert voc.run() == 0
+    data = voc.read()
+    assert [item["bbox"] for item in data["annotations"]] == [[2, 2, 7, 7]]
+    assert [category["name"] for category in data["categories"]] == ["person"]
+
+
+@pytest.mark.parametrize(
+    "text", ["b\na\n", "b  1\na -1\n\n", "b 0\n a 1 \nb 1\n"], ids=["stems", "class list", "repeated"]
+)
+def test_lists_choose_and_order_images_but_not_category_ids(voc, text):
+    voc.add("a", thing("dog", (1, 1, 9, 9)))
+    voc.add("b", thing("zebra", (1, 1, 9, 9)))
+    voc.add("c", thing("cat", (1, 1, 9, 9)))
+    assert voc.run("--ids", str(voc.ids(text))) == 0
+    data = voc.read()
+    assert [image["file_name"] for image in data["images"]] == ["b.jpg", "a.jpg"]
+    assert {category["name"]: category["id"] for category in data["categories"]} == {"cat": 1, "dog": 2, "zebra": 3}
+
+
+def test_a_stem_may_hold_spaces_and_end_in_a_number(voc):
+    voc.add("my photo 1", thing("dog", (1, 1, 9, 9)))
+    voc.add("my photo", thing("dog", (1, 1, 9, 9)))
+    assert voc.run("--ids", str(voc.ids("my photo 1\n"))) == 0
+    assert [image["file_name"] for image in voc.read()["images"]] == ["my photo 1.jpg"]
+
+
+def test_category_ids_are_taken_from_names_or_a_coco_file(voc, capsys):
+    voc.add("a", thing("dog", (1, 1, 9, 9)), thing("cat", (1, 1, 9, 9)))
+    assert voc.run("--categories", "dog, cat, cow") == 0
+    assert [item["category_id"] for item in voc.read()["annotations"]] == [1, 2]
+    other = voc.root / "other.json"
+    other.write_text(json.dumps({"categories": [{"id": 18, "name": "dog"}, {"id": 17, "name": "cat"}]}))
+    assert voc.run("--categories", str(other)) == 0
+    assert [item["category_id"] for item in voc.read()["annotations"]] == [18, 17]
+    voc.out.unlink()
+    fails(voc, capsys, "a.xml", "'cat'", "dog,cow", options=("--categories", "dog,cow"))
+    fails(voc, capsys, "dog,dog", options=("--categories", "dog,dog,cat"))
+    other.write_text("{}")
+    fails(voc, capsys, "other.json", options=("--categories", str(other)))
+
+
+@pytest.mark.parametrize(
+    "filename, image",
+    [
+        ("a.jpg", "a.png"),
+        ("a", "a.jpg"),
+        ("", "a.JPG"),
+        ("C:\\photos\\a.bmp", "a.jpg"),
+        ("folder/x.jpg", "x.jpg"),
+        ("wrong.jpg", "a.jpg"),
+        ("v1.2", "v1.2.png"),
+    ],
+)
+def test_images_are_found_by_name_or_stem(voc, filename, image):
+    voc.add("a", thing("dog", (1, 1, 9, 9)), filename=filename, image=image)
+    assert voc.run() == 0
+    assert voc.read()["images"][0]["file_name"] == image
+
+
+def test_the_images_own_size_counts(voc, capsys):
+    voc.add("a", thing("dog", (1, 1, 90, 9)), size=(100, 100))
+    turned = Image.Exif()
+    turned[voc_to_coco.EXIF_ORIENTATION] = 6
+    voc.add("b", thing("dog", (1, 1, 40, 60)), size=(40, 60))
+    Image.new("RGB", (60, 40)).save(voc.images / "b.jpg", exif=turned)
+    assert voc.run() == 0
+    data = voc.read()
+    assert [(image["width"], image["height"]) for image in data["images"]] == [(60, 40), (40, 60)]
+    assert [item["bbox"] for item in data["annotations"]] == [[0, 0, 60, 9], [0, 0, 40, 60]]
+    text = capsys.readouterr().out
+    assert "than their annotation says: 1" in text and "a.xml says (100, 100), a.jpg is (60, 40)" in text
+
+
+def test_a_missing_size_is_read_from_the_image(voc):
+    voc.add("a", thing("dog", (1, 1, 9, 9)))
+    path = voc.annotations / "a.xml"
+    path.write_text("<annotation>" + thing("dog", (1, 1, 9, 9)) + "</annotation>")
+    assert voc.run() == 0
+    assert voc.read()["images"] == [{"id": 1, "file_name": "a.jpg", "width": WIDTH, "height": HEIGHT}]
+
+
+@pytest.mark.parametrize(
+    "xml, words",
+    [
+        ("<annotation><object>", ["no valid XML"]),
+        ("", ["no valid XML"]),
+        ("<annotation><object><name>dog</name></object></annotation>", ["<object> 1", "<bndbox>"]),
+        ("<annotation>" + thing("", (1, 1, 9, 9)) + "</annotation>", ["no <name>"]),
+        ("<annotation>" + thing("dog", (1, 1, 9)) + "</annotation>", ["no <ymax>"]),
+        ("<annotation>" + thing("dog", (1, "one", 9, 9)) + "</annotation>", ["<ymin>", "'one'", "not a number"]),
+        ("<annotation>" + thing("dog", (1, 1, "nan", 9)) + "</annotation>", ["<xmax>", "'nan'"]),
+        ("<annotation><size><width>5</width></size></annotation>", ["no <height>"]),
+    ],
+)
+def test_bad_xml_is_told_by_file(voc, capsys, xml, words):
+    voc.add("good", thing("dog", (1, 1, 9, 9)))
+    voc.add("bad")
+    (voc.annotations / "bad.xml").write_text(xml)
+    fails(voc, capsys, "bad.xml", *words)
+
+
+def test_missing_and_broken_images_are_told_by_file(voc, capsys):
+    voc.add("a", thing("dog", (1, 1, 9, 9)))
+    (voc.images / "a.jpg").write_bytes(b"")
+    fails(voc, capsys, "a.jpg", "no readable image")
+    (voc.images / "a.jpg").unlink()
+    fails(voc, capsys, "a.xml", "no image a.jpg")
+
+
+def test_two_files_about_one_image_are_an_error(voc, capsys):
+    voc.add("a", thing("dog", (1, 1, 9, 9)))
+    voc.add("b", thing("dog", (1, 1, 9, 9)), filename="a.jpg")
+    fails(voc, capsys, "a.xml", "b.xml", "a.jpg")
+
+
+def test_bad_folders_and_lists_are_told(voc, capsys):
+    fails(voc, capsys, "Annotations", "holds no .xml")
+    voc.add("a", thing("dog", (1, 1, 9, 9)))
+    fails(voc, capsys, "list.txt, line 2", "nowhere.xml", options=("--ids", str(voc.ids("a\nnowhere\n"))))
+    fails(voc, capsys, "list.txt", "is empty", options=("--ids", str(voc.ids("\n"))))
+    fails(voc, capsys, "missing.txt", options=("--ids", str(voc.root / "missing.txt")))
+    for wrong in (voc.root / "x", voc.annotations / "a.xml"):
+        assert voc_to_coco.main([str(wrong), str(voc.images), str(voc.out)]) == 2
+        assert voc_to_coco.main([str(voc.annotations), str(wrong), str(voc.out)]) == 2
+    assert not voc.out.exists()
+
+
+def test_an_old_file_survives_a_failed_run(voc, capsys):
+    voc.add("a", thing("dog", (1, 1, 9, 9)))
+    assert voc.run() == 0
+    before = voc.out.read_bytes()
+    (voc.annotations / "a.xml").write_text("broken")
+    assert voc.run() == 2
+    assert voc.out.read_bytes() == before and len(list(voc.out.parent.iterdir())) == 1
+
+
+def test_an_output_that_cannot_be_written_is_told(voc, capsys):
+    voc.add("a", thing("dog", (1, 1, 9, 9)))
+    for out in (voc.annotations / "a.xml" / "coco.json", voc.images):
+        voc.out = out
+        assert voc.run() == 2
+        assert "cannot be written" in capsys.readouterr().err
+    assert [path.name for path in voc.images.iterdir()] == ["a.jpg"]
+
+
+def test_help_needs_neither_torch_nor_pillow():
+    script = "import sys, voc_to_coco; assert not {'torch', 'PIL', 'numpy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(voc_to_coco.__file__).parent)
+    done = subprocess.run([sys.executable, voc_to_coco.__file__, "--help"], capture_output=True, text=True)
+    assert done.returncode == 0 and "--first-pixel" in done.stdout and "difficult" in done.stdout
+
+
+@pytest.mark.bccd
+@pytest.mark.skipif("BCCD_ROOT" not in os.environ, reason="BCCD_ROOT is not set to the folder of the BCCD images")
+def test_bccd_splits(tmp_path, capsys):
+    root = Path(os.environ["BCCD_ROOT"])
+    boxes = 0
+    for split, count in (("train", 205), ("val", 87), ("test", 72)):
+        out = tmp_path / f"{split}.json"
+        listing = root / "ImageSets" / "Main" / f"{split}.txt"
+        arguments = [str(root / "Annotations"), str(root / "JPEGImages"), str(out), "--ids", str(listing)]
+        assert voc_to_coco.main(arguments) == 0
+        data = json.loads(out.read_text())
+        assert len(data["images"]) == count
+        assert [category["name"] for category in data["categories"]] == ["Platelets", "RBC", "WBC"]
+        boxes += len(data["annotations"])
+        assert doctor.main([str(out), str(root / "JPEGImages")]) == 0
+    text = capsys.readouterr().out
+    assert boxes == 4155 + 372 + 361 - 2 and "clipped" not in text
+    assert text.count("left out: 1") == 2 and "BloodImage_00338.xml" in text and "BloodImage_00343.xml" in text

@@ -1,0 +1,66 @@
+"""Intervals by hand; that they cover what they should is in `test_coverage.py`."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import t
+
+from detection.evaluation.intervals import Interval, bootstrap_counts, difference_interval
+
+
+def test_identical_runs_differ_by_exactly_nothing():
+    assert difference_interval(np.zeros(3), np.zeros((3, 100))) == Interval(0.0, 0.0, 0.0, 3)
+    assert difference_interval(np.zeros(1), np.zeros((1, 100))) == Interval(0.0, 0.0, 0.0, 1)
+    assert not Interval(0.0, 0.0, 0.0, 3).is_clear
+
+
+def test_one_seed_is_about_images_alone():
+    resampled = np.array([[0.1, 0.3, 0.2, 0.4]])
+    found = difference_interval(np.array([0.25]), resampled)
+    half = 1.959964 * np.std(resampled, ddof=1)
+    assert (found.value, found.seeds) == (0.25, 1)
+    assert (found.low, found.high) == pytest.approx((0.25 - half, 0.25 + half))
+    assert found.is_clear == (half < 0.25)
+
+
+def test_where_images_do_nothing_it_is_students_t_over_seeds():
+    differences = np.array([0.1, 0.3, 0.2])
+    found = difference_interval(differences, np.repeat(differences[:, None], 50, axis=1))
+    half = t.ppf(0.975, 2) * 0.1 / math.sqrt(3)
+    assert (found.value, found.low, found.high) == pytest.approx((0.2, 0.2 - half, 0.2 + half))
+
+
+def test_what_seeds_share_is_added_and_gives_more_degrees_of_freedom():
+    """Both seeds move alike with the images, by a variance of 0.01; seeds spread by 0.02² / 2 / 2 = 0.0001."""
+    shared = 0.1 * np.sqrt(3 / 4) * np.array([1, 1, -1, -1])
+    found = difference_interval(np.array([0.51, 0.49]), np.stack([shared, shared]))
+    by_seeds, by_images = 0.0001, 0.01
+    freedom = ((by_seeds + by_images) / by_seeds) ** 2
+    assert (found.high - found.low) / 2 == pytest.approx(t.ppf(0.975, freedom) * math.sqrt(by_seeds + by_images))
+
+
+def test_seeds_that_agree_by_luck_do_not_make_it_narrower_than_images_do():
+    """The seeds move apart with the images: nothing is shared, and yet their mean moves."""
+    resampled = np.array([[0.0, 0.2, 0.1, 0.1], [0.1, 0.1, 0.0, 0.2]])
+    found = difference_interval(np.array([0.1, 0.1]), resampled)
+    assert (found.high - found.low) / 2 == pytest.approx(1.959964 * np.std(resampled.mean(axis=0), ddof=1))
+
+
+def test_an_undefined_number_has_no_interval_and_undefined_samples_are_left_out():
+    assert difference_interval(np.array([0.1, np.nan]), np.zeros((2, 10))) is None
+    assert difference_interval(np.array([0.1]), np.array([[np.nan, np.nan, np.nan, 0.1]])) is None
+    some = difference_interval(np.array([0.2]), np.array([[0.1, np.nan, 0.3, 0.2]]))
+    assert some == difference_interval(np.array([0.2]), np.array([[0.1, 0.3, 0.2]]))
+
+
+def test_no_difference_of_metrics_lies_beyond_one():
+    found = difference_interval(np.array([0.5, -0.4]), np.zeros((2, 10)))
+    assert (found.low, found.high) == (-1, 1)
+
+
+def test_the_same_images_are_drawn_every_time():
+    counts = bootstrap_counts(7, 500)
+    assert counts.shape == (500, 7) and (counts.sum(axis=1) == 7).all()
+    assert np.array_equal(counts, bootstrap_counts(7, 500))
+    assert counts.mean(axis=0) == pytest.approx(np.ones(7), abs=0.2) and counts.var() == pytest.approx(6 / 7, rel=0.1)

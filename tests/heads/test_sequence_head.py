@@ -1,0 +1,218 @@
+"""What is special to the sequence head: who answers for what, a perfect decoder, the second look, runs, refusals."""
+
+import dataclasses
+import json
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from detection.detector import build_detector
+from detection.errors import UserError
+from detection.heads import FastRCNN, SequenceHead
+from detection.heads.box_codes import PixelOffsets
+from detection.heads.lstm_decoder import Decoded, LSTMDecoder
+from detection.heads.sequence_head import Embed, MeetsWindow, Overlaps
+from detection.heads.stitching import NMS, SetNMS
+from detection.inference import AtTest
+from detection.pooling import CentreCell, RoIAlign
+from detection.regions import GridCells
+from detection.runs.folder import open_run
+from detection.training.evaluate import evaluate_run
+from detection.training.loaders import build_accelerator
+from detection.training.run import train
+from tests.tiny_runs import DETECTOR, tiny_config
+
+WINDOW = torch.tensor([[0.0, 0, 64, 64]])
+SIZE = [(64, 96)]
+
+
+class Told(nn.Module):
+    """A decoder that says what it is told: codes (R, T, 4) and logits (R, T, 1 + K)."""
+
+    hidden_size = 2
+
+    def __init__(self, in_features, num_classes, *, codes, logits):
+        super().__init__()
+        self.codes, self.logits, self.num_steps = nn.Parameter(codes), nn.Parameter(logits), codes.shape[1]
+
+    def forward(self, x, stop_below=None):
+        going = torch.ones(self.codes.shape[:2], dtype=torch.bool)
+        return Decoded(self.codes, self.logits, x.new_zeros(*self.codes.shape[:2], 2), going)
+
+
+def told(codes, logits, classes=1, **settings):
+    """A head over a descriptor of one number whose decoder says this."""
+    decoder = partial(Told, codes=torch.tensor(codes), logits=torch.tensor(logits))
+    settings = {"code": partial(PixelOffsets, scale=1.0), "assign": partial(MeetsWindow), **settings}
+    return SequenceHead(1, 1, classes, decoder=decoder, batch_size_per_image=None, add_truths=False, **settings)
+
+
+def test_a_window_answers_for_what_it_meets():
+    boxes = torch.tensor([[60.0, 60, 80, 80], [64, 0, 80, 20], [-5, -5, 0.1, 70], [10, 10, 20, 20]])
+    assert MeetsWindow().belongs(WINDOW, boxes).tolist() == [[True, False, True, True]]
+
+
+def test_a_proposal_answers_for_what_it_overlaps_enough():
+    boxes = torch.tensor([[0.0, 0, 64, 32], [0, 0, 64, 31], [0, 0, 64, 64], [70, 70, 80, 80]])
+    assert Overlaps(0.5).belongs(WINDOW, boxes).tolist() == [[True, False, True, False]]
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1]])
+def test_of_too_many_truths_the_nearest_are_kept_whatever_their_order(order):
+    """Centres at 32, 33, 36 and 42 before a window whose centre is at 32; two steps."""
+    boxes = torch.tensor([[22.0, 22, 42, 42], [23, 22, 43, 42], [26, 22, 46, 42], [32, 22, 52, 42]])[order]
+    head = told([[[0.0] * 4] * 2], [[[0.0] * 5] * 2], classes=4)
+    _, truths = head.sample([WINDOW], [{"boxes": boxes, "labels": torch.tensor(order) + 1}])
+    assert truths.labels.tolist() == [[1, 2]] and truths.valid.all()
+    assert truths.codes.tolist() == [[[0, 0, 20, 20], [1, 0, 20, 20]]]
+
+
+def test_truths_are_regions_too_where_they_are_asked_for():
+    head = SequenceHead(1, 1, 2, embed=partial(Embed, features=2), decoder=partial(LSTMDecoder, hidden_size=2))
+    boxes = torch.tensor([[10.0, 10, 30, 30]])
+    regions, truths = head.sample([WINDOW], [{"boxes": boxes, "labels": torch.tensor([2])}])
+    assert regions[0].tolist() == [WINDOW[0].tolist(), boxes[0].tolist()]
+    assert truths.valid.tolist() == [[False] * 5, [True] + [False] * 4] and truths.labels[1, 0] == 2
+    assert truths.codes[1, 0].tolist() == [0, 0, 0, 0] and truths.codes.isfinite().all()
+
+
+def test_a_sample_is_of_the_size_that_was_asked_for():
+    head = SequenceHead(1, 1, 1, embed=partial(Embed, features=2), batch_size_per_image=8, positive_fraction=0.25)
+    grid, _ = GridCells({}, window=16, stride=8).windows(64, 96), None
+    boxes = torch.tensor([[10.0, 10, 30, 30], [50, 10, 66, 26]])
+    regions, truths = head.sample([grid], [{"boxes": boxes, "labels": torch.tensor([1, 1])}])
+    assert len(regions[0]) == 8 and truths.valid.any(1).sum() == 2
+    assert Overlaps().belongs(regions[0], boxes).any(1).tolist() == truths.valid.any(1).tolist()
+
+
+# One window that says two people 70 % on top of each other, and a third step that says nothing.
+PAIR = torch.tensor([[20.0, 10, 40, 50], [23, 10, 43, 50]])
+PAIR_CODES = [[[-2.0, -2, 20, 40], [1, -2, 20, 40], [0, 0, 7, 7]]]
+PAIR_LOGITS = [[[-20.0, 20], [-20, 20], [20, -20]]]
+
+
+def test_a_perfect_decoder_has_no_loss():
+    head = told(PAIR_CODES, PAIR_LOGITS)
+    regions, truths = head.sample([WINDOW], [{"boxes": PAIR.flip(0), "labels": torch.tensor([1, 1])}])
+    _, losses = head(torch.zeros(1, 1, 1, 1), regions, SIZE, truths)
+    assert losses["loss_box_reg"] == 0 and losses["loss_classifier"] < 1e-6
+
+
+def test_a_wrong_box_has_its_distance_as_loss():
+    head = told(PAIR_CODES, PAIR_LOGITS, box_weight=0.03)
+    moved = PAIR + torch.tensor([[0.0, 0, 0, 0], [2, 0, 2, 0]])  # the second truth lies 2 pixels further right
+    regions, truths = head.sample([WINDOW], [{"boxes": moved, "labels": torch.tensor([1, 1])}])
+    _, losses = head(torch.zeros(1, 1, 1, 1), regions, SIZE, truths)
+    assert losses["loss_box_reg"].item() == pytest.approx(0.03 * 2)
+
+
+@pytest.mark.parametrize(("merge", "kept"), [(SetNMS, 2), (NMS, 1)])
+def test_one_region_says_two_boxes_that_overlap(merge, kept):
+    found, _ = told(PAIR_CODES, PAIR_LOGITS, merge=partial(merge)).eval()(torch.zeros(1, 1, 1, 1), [WINDOW], SIZE, None)
+    assert found[0]["boxes"].tolist() == PAIR[:kept].tolist() and found[0]["labels"].tolist() == [1] * kept
+
+
+def test_the_best_scored_are_merged():
+    logits = [[[0.0, 1.0], [0, 3], [0, 2]]]
+    codes = [[[0.0, 0, 20, 20], [0, 0, 0, 20], [0, 0, 20, 30]]]  # the best has no width
+    found, _ = told(codes, logits, pre_merge=1).eval()(torch.zeros(1, 1, 1, 1), [WINDOW], SIZE, None)
+    assert found[0]["boxes"].tolist() == [[22, 17, 42, 47]]
+
+
+def test_another_class_on_the_same_box_is_a_detection_too():
+    logits = [[[-2.0, 1.0, 0.9, -9.0]]]
+    found, _ = told([[[0.0, 0, 20, 20]]], logits, classes=3).eval()(torch.zeros(1, 1, 1, 1), [WINDOW], SIZE, None)
+    probability = torch.tensor(logits[0][0]).softmax(0)
+    assert found[0]["labels"].tolist() == [1, 2]
+    torch.testing.assert_close(found[0]["scores"], probability[1:3])
+
+
+SMALL = {"embed": partial(Embed, features=16), "decoder": partial(LSTMDecoder, hidden_size=8, num_steps=3)}
+TWICE = {"rezoom": partial(RoIAlign, stages=("c2",), output_size=2, sampling_ratio=1)}
+
+
+def build(rezoom=False, **settings):
+    torch.manual_seed(0)
+    parts = {"head": partial(SequenceHead, **SMALL, **settings), **(TWICE if rezoom else {})}
+    return build_detector(dataclasses.replace(DETECTOR, **parts), 3, resize_in_training=False)
+
+
+def images():
+    return [torch.rand(3, 64, 96, generator=torch.Generator().manual_seed(1))]
+
+
+TARGETS = [{"boxes": torch.tensor([[8.0, 8, 50, 50], [40, 20, 90, 60]]), "labels": torch.tensor([1, 2])}]
+
+
+def test_the_second_look_starts_as_a_no_op():
+    once, twice = build().eval(), build(rezoom=True).eval()
+    twice.load_state_dict(once.state_dict(), strict=False)
+    with torch.no_grad():
+        (a,), (b,) = once(images()), twice(images())
+    assert len(a["boxes"]) and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_the_second_look_corrects_and_leaves_the_first_alone():
+    detector = build(rezoom=True)
+    losses = detector(images(), TARGETS)
+    assert losses["loss_rezoom_classifier"] == losses["loss_classifier"]  # at the start
+    second = losses["loss_rezoom_classifier"] + losses["loss_rezoom_box_reg"]
+    second.backward()
+    decoder, correct = detector.head.decoder, detector.head.correct
+    assert correct[2].weight.grad.abs().sum() > 0
+    # Corrections read the decoder's output, but nothing flows into what the first look says.
+    assert decoder.weight.grad is None and decoder.bias.grad is None
+
+
+def test_the_second_look_is_inside_of_the_boxes_found():
+    detector, seen = build(rezoom=True).eval(), []
+    detector.rezoom.register_forward_pre_hook(lambda module, args: seen.append(args[1]))
+    detector(images())
+    ((boxes,),) = seen
+    assert (boxes >= 0).all() and (boxes <= torch.tensor([96.0, 64] * 2)).all() and len(boxes) % 3 == 0
+
+
+def test_early_stop_only_leaves_out():
+    settings = {"merge": partial(NMS, iou=1.0), "score_threshold": 0.25, "detections_per_image": 10_000}
+    found = []
+    for stop in (True, False):
+        detector = build(early_stop=stop, **settings).eval()
+        with torch.no_grad():
+            detector.head.decoder.bias[[0, 1, 2], [5, 4, 5]] = 100  # a class, background, a class
+            found.append({tuple(row) for row in detector(images())[0]["boxes"].tolist()})
+    assert 0 < 2 * len(found[0]) == len(found[1]) and found[0] < found[1]
+
+
+def test_a_run_writes_its_predictions_and_opens_again(shapes, tmp_path):
+    """In mixed precision; two processes and resuming are tested beside those of the plain head."""
+    config = tiny_config(
+        shapes, "detector.head=detection.heads.SequenceHead", "detector.head.score_threshold=0.01", "precision=bf16"
+    )
+    train(config, tmp_path / "run", build_accelerator("bf16", "cpu"))
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results and set(results[0]) == {"image_id", "category_id", "bbox", "score"}
+    opened, *_ = open_run(tmp_path / "run")
+    assert isinstance(opened.head, SequenceHead) and opened.head.decoder.num_steps == 5
+    evaluate_run(tmp_path / "run", output=tmp_path / "again", device="cpu")
+    assert json.loads((tmp_path / "again" / "results.json").read_text()) == results
+
+
+def refused(match, **changes):
+    with pytest.raises(UserError, match=match):
+        build_detector(dataclasses.replace(DETECTOR, **changes), 3)
+
+
+def test_settings_that_do_not_fit_get_one_sentence():
+    head = partial(SequenceHead, **SMALL)
+    refused(
+        "head.decoder.num_steps=0: must be 1 or more", head=partial(head, decoder=partial(LSTMDecoder, num_steps=0))
+    )
+    refused("regions.window=16, stride=32: the window must be at least", regions=partial(GridCells, window=16))
+    refused("detector.rezoom: .* no map 'c9'; the backbone", head=head, rezoom=partial(RoIAlign, stages=("c9",)))
+    refused("there is no map 'c9'; the backbone", head=head, pool=partial(CentreCell, stage="c9"))
+    refused("detector.rezoom: a FastRCNN does not look twice", head=partial(FastRCNN), **TWICE)
+    refused("detector.test: a SequenceHead takes one plain look", head=head, test=AtTest(box_rounds=2))
+    refused("head.pre_merge=0: must be 1 or more", head=partial(head, pre_merge=0))
+    refused("head.score_threshold=1.5: is a probability", head=partial(head, score_threshold=1.5))

@@ -1,0 +1,61 @@
+"""The Triton kernels equal the CPU operations, forward and backward, in the interpreter where there is no GPU."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+
+# Triton reads its switch when it is imported, so the interpreter has a process of its own.
+PROGRAM = """
+import sys
+
+import torch
+
+from detection.ops import triton_scan
+from detection.ops.accumulate import accumulate, accumulate_backward
+from detection.ops.linear_scan import linear_scan, linear_scan_backward
+
+
+def same(found, expected, dtype):
+    tolerance = {} if dtype == torch.float32 else {"rtol": 2e-2, "atol": 5e-2}
+    torch.testing.assert_close(found, expected, **tolerance)
+    assert found.stride() == expected.stride()
+
+
+def compare(shape, directions, dtype, weighted, masked):
+    torch.manual_seed(0)
+    b, c, h, w = shape
+    k = len(directions.split())
+    valid = torch.rand(b, 1, h, w) > 0.3 if masked else None
+    weight = torch.rand(k, c) + 0.5 if weighted else None
+    x, grad = torch.randn(shape).to(dtype), torch.randn(b, k * c, h, w).to(dtype)
+    out = accumulate(x, weight, valid, directions)
+    same(triton_scan.accumulate(x, weight, valid, directions), out, dtype)
+    found = triton_scan.accumulate_backward(grad, out, weight, directions)
+    for a, e in zip(found, accumulate_backward(grad, out, weight, directions), strict=True):
+        same(a, e, dtype)
+    a, new = torch.rand(grad.shape).to(dtype), torch.randn(grad.shape).to(dtype)
+    out = linear_scan(a, new, valid, directions)
+    same(triton_scan.linear_scan(a, new, valid, directions), out, dtype)
+    found = triton_scan.linear_scan_backward(grad, out, a, valid, directions)
+    for f, e in zip(found, linear_scan_backward(grad, out, a, valid, directions), strict=True):
+        same(f, e, dtype)
+
+
+compare((2, 3, 3, 4), "right left down up", torch.float32, True, True)
+compare((1, 130, 1, 3), "up left", torch.float32, False, False)
+compare((1, 5, 3, 1), "down right", torch.bfloat16, False, True)
+print("equal")
+"""
+
+
+def test_interpreted_kernels_equal_the_cpus():
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    root = str(Path(__file__).parents[2])
+    environment["PYTHONPATH"] = os.pathsep.join([root, environment.get("PYTHONPATH", "")])
+    done = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and done.stdout == "equal\n", done.stderr[-2000:]

@@ -1,0 +1,119 @@
+"""A context on a trained detector: a no-op at first, trained from the second step on."""
+
+import dataclasses
+from functools import partial
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from detection.backbones import FPN, ResNet
+from detection.cells import LSTM
+from detection.config import DetectorConfig
+from detection.context import ConvStack, SpatialRNN
+from detection.detector import build_detector
+from detection.errors import UserError
+from detection.heads import FastRCNN
+from detection.insertion import add_context
+from detection.pooling import RoIAlign, SkipPool, Source
+from detection.pretrained import from_torchvision
+from detection.regions import RPN
+from detection.weights import load_state
+from tests.tiny_runs import DETECTOR
+
+
+@pytest.fixture(scope="module")
+def torchvision_model():
+    torch.manual_seed(0)
+    build = torchvision.models.detection.fasterrcnn_resnet50_fpn
+    return build(weights=None, weights_backbone=None, num_classes=91, min_size=96, max_size=160).eval()
+
+
+def ours(theirs):
+    config = DetectorConfig(
+        backbone=partial(FPN, body=partial(ResNet, depth=50, weights=None)),
+        regions=partial(RPN),
+        pool=partial(RoIAlign),
+        head=partial(FastRCNN),
+        min_size=96,
+        max_size=160,
+    )
+    detector = build_detector(config, 90)
+    load_state(detector, from_torchvision(theirs.state_dict()), "torchvision", at_least=1.0)
+    return detector.eval()
+
+
+def images():
+    generator = torch.Generator().manual_seed(1)
+    return [torch.rand(3, 110, 150, generator=generator), torch.rand(3, 90, 70, generator=generator)]
+
+
+def assert_equal_detections(expected, found):
+    assert all(len(e["boxes"]) > 0 for e in expected)
+    for e, f in zip(expected, found, strict=True):
+        for key in ("boxes", "labels", "scores"):
+            assert torch.equal(e[key], f[key]), key
+
+
+@pytest.mark.parametrize("source", ["p4", "c5"])
+def test_torchvisions_detections_stay_bit_equal(torchvision_model, source):
+    detector = add_context(ours(torchvision_model), partial(SpatialRNN, hidden_channels=32), source)
+    with torch.no_grad():
+        assert_equal_detections(torchvision_model(images()), detector(images()))
+
+
+def test_the_context_gets_gradients_after_the_first_step(torchvision_model):
+    detector = add_context(ours(torchvision_model), partial(SpatialRNN, hidden_channels=32), "p4").train()
+    targets = [{"boxes": torch.tensor([[5.0, 5, 60, 70]]), "labels": torch.tensor([k])} for k in (1, 90)]
+    optimizer = torch.optim.SGD(detector.parameters(), lr=1e-3)
+    seen = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        optimizer.zero_grad()
+        sum(detector(images(), targets).values()).backward()
+        seen.append(sum(p.grad.abs().sum().item() for p in detector.context.parameters()))
+        assert detector.pool.reduce.weight.grad[:, 256:].abs().sum() > 0
+        nn.utils.clip_grad_norm_(detector.parameters(), 1.0)
+        optimizer.step()
+    assert seen[0] == 0 and seen[1] > 0
+
+
+def test_a_tiny_detector_with_any_context_stays_the_same_and_saves():
+    torch.manual_seed(0)
+    plain = build_detector(DETECTOR, 3).eval()
+    picture = [torch.rand(3, 64, 64)]
+    with torch.no_grad():
+        expected = plain(picture)
+        detector = add_context(plain, partial(ConvStack, hidden_channels=8), "c3", norm=None)
+        assert_equal_detections(expected, detector(picture))
+    assert detector is plain and not detector.context.training
+    assert {n.split(".")[0] for n in detector.state_dict()} == {"backbone", "context", "head", "pool", "regions"}
+
+
+def test_a_pool_of_several_sources_takes_one_more():
+
+    torch.manual_seed(0)
+    sources = (Source(("c2",), norm="channels"), Source(("c3",), box_scale=1.5, norm="region"))
+    pool = partial(SkipPool, sources=sources, out_channels=9, output_size=3, amplitude=(2.0, 3.0))
+    plain = build_detector(dataclasses.replace(DETECTOR, pool=pool), 3).eval()
+    with torch.no_grad():
+        picture = [torch.rand(3, 64, 64)]
+        expected = plain(picture)
+        add_context(plain, partial(SpatialRNN, hidden_channels=8, cell=partial(LSTM)), "c2")
+        assert_equal_detections(expected, plain(picture))
+    assert [part.amplitude[0].item() for part in plain.pool.parts] == [2, 3, 1]
+
+
+def test_what_does_not_fit_gets_one_sentence():
+    detector = build_detector(DETECTOR, 3)
+    with pytest.raises(UserError, match="there is no map 'p9'"):
+        add_context(detector, partial(SpatialRNN, hidden_channels=8), "p9")
+    assert detector.context is None
+    add_context(detector, partial(SpatialRNN, hidden_channels=8), "c3")
+    with pytest.raises(UserError, match="has a context already"):
+        add_context(detector, partial(SpatialRNN, hidden_channels=8), "c3")
+    other = build_detector(DETECTOR, 3)
+    other.pool = nn.Identity()
+    with pytest.raises(UserError, match="the pool is a Identity"):
+        add_context(other, partial(SpatialRNN, hidden_channels=8), "c3")

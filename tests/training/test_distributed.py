@@ -1,0 +1,115 @@
+"""Two processes on one machine (gloo): they train together, and evaluate to the numbers of one process."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file
+
+from detection.config import to_plain
+from detection.evaluation.coco import METRICS
+from detection.training.run import open_data, train
+from tests.tiny_runs import tiny_config, write_config
+
+ROOT = Path(__file__).parents[2]
+
+
+def launch(*arguments, cwd):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", "--standalone"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([*command, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def two_process_run(shapes, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two")
+    config = write_config(folder / "config.py", shapes)
+    # The stem is let go after the first epoch: the wrapper must be made anew.
+    out = launch(str(ROOT / "tools/train.py"), str(config), "freeze.stem=1", "--output=run", cwd=folder)
+    return folder / "run", out
+
+
+def test_two_processes_train_to_a_complete_run(two_process_run):
+    run, out = two_process_run
+    assert "2 process(es)" in out and "scaled to the real 4" in out
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "lr" in line] == [1, 2, 3, 4]  # 7 images, 4 an update, 2 epochs
+    assert (run / "metrics.json").is_file()
+
+
+IN_STEP = """
+from contextlib import closing
+from pathlib import Path
+
+from accelerate.utils import gather_object
+
+from detection.config import from_plain
+from detection.runs.logs import RunLog
+from detection.training.loaders import build_accelerator
+from detection.training.run import prepare, run_epochs
+
+accelerator = build_accelerator("no", "cpu")
+job = prepare(from_plain({plain!r}), Path("run"), accelerator, False)
+with closing(RunLog(job.folder, accelerator.is_main_process)) as log:
+    run_epochs(job, log)
+states = gather_object([{{n: t.double().abs().sum().item() for n, t in job.detector.state_dict().items()}}])
+differing = [n for n in states[0] if states[0][n] != states[1][n]]
+assert not differing, differing
+accelerator.end_training()
+"""
+
+
+@pytest.mark.parametrize("extra", [("freeze.stem=1",), ("detector.head=detection.heads.SequenceHead",)])
+def test_processes_stay_in_step(shapes, tmp_path, extra):
+    """Weights, those of a stage that is let go after an epoch too, and batch statistics once they were evaluated."""
+    plain = to_plain(tiny_config(shapes, *extra))
+    (tmp_path / "in_step.py").write_text(IN_STEP.format(plain=plain))
+    launch(str(tmp_path / "in_step.py"), cwd=tmp_path)
+
+
+def test_processes_see_different_images(shapes):
+    seen = []
+    for rank in (0, 1):
+        accelerator = SimpleNamespace(num_processes=2, process_index=rank, device=torch.device("cpu"))
+        batches = open_data(tiny_config(shapes, "batch_size=1"), accelerator).train_batches
+        seen.append([position for batch in batches for _, position in batch])
+    assert len(seen[0]) == len(seen[1]) == 4 and set(seen[0] + seen[1]) == set(range(7))
+
+
+def test_both_processes_write_once(two_process_run):
+    _, out = two_process_run
+    assert out.count("classes   circle") == 1 and out.count("finished") == 1
+
+
+def test_one_and_two_processes_evaluate_to_equal_numbers(two_process_run, tmp_path):
+    """3 validation images, an odd number, in batches of 2."""
+    run, _ = two_process_run
+    launch(str(ROOT / "tools/evaluate.py"), str(run), f"--output={tmp_path / 'two'}", "--device=cpu", cwd=tmp_path)
+    from detection.training.evaluate import evaluate_run
+
+    evaluate_run(run, output=tmp_path / "one", device="cpu")
+    one, two = ((tmp_path / n / "results.json").read_text() for n in ("one", "two"))
+    assert one == two
+    one, two = (json.loads((tmp_path / n / "metrics.json").read_text()) for n in ("one", "two"))
+    assert {k: one[k] for k in METRICS} == {k: two[k] for k in METRICS}
+
+
+def test_two_processes_of_one_image_start_like_one_process_of_two(shapes, tmp_path):
+    """The first update sees the same images; what differs is the sampling of anchors on each process."""
+    extra = ("schedule.epochs=1", "optimizer.lr=1e-12", "data.augmentation=none")
+    train(tiny_config(shapes, *extra), tmp_path / "one", Accelerator(cpu=True))
+    config = write_config(tmp_path / "config.py", shapes)
+    launch(str(ROOT / "tools/train.py"), str(config), *extra, "batch_size=1", "--output=two", cwd=tmp_path)
+    first = [json.loads((tmp_path / n / "log.jsonl").read_text().splitlines()[0]) for n in ("one", "two")]
+    assert first[1]["loss"] == pytest.approx(first[0]["loss"], rel=0.1)
+    a, b = (load_file(tmp_path / n / "checkpoints/last/model.safetensors") for n in ("one", "two"))
+    weights = [n for n in a if "running" not in n and "num_batches" not in n]
+    assert all(torch.allclose(a[n], b[n], atol=1e-6) for n in weights)

@@ -1,0 +1,158 @@
+import copy
+import json
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from detection.data.coco_index import Category
+from detection.detector import build_detector
+from detection.errors import UserError
+from detection.training.engine import coco_results, evaluate, train_one_epoch, validation_loss
+from detection.training.freezing import freeze
+from tests.tiny_runs import DETECTOR
+
+CATEGORIES = (Category(4, "a"), Category(70, "b"), Category(71, "c"))
+
+
+def item(image_id, boxes=((4.0, 4, 30, 30),), size=64):
+    generator = torch.Generator().manual_seed(image_id)
+    image = torch.randint(0, 256, (3, size, size), dtype=torch.uint8, generator=generator)
+    target = {"boxes": torch.tensor(boxes), "labels": torch.ones(len(boxes), dtype=torch.int64), "image_id": image_id}
+    return image, target
+
+
+def as_batch(*items):
+    images, targets = zip(*items, strict=True)
+    return list(images), list(targets)
+
+
+@pytest.fixture
+def detector():
+    torch.manual_seed(0)
+    return build_detector(DETECTOR, 3, resize_in_training=False)
+
+
+@pytest.fixture
+def accelerator():
+    return Accelerator(cpu=True)
+
+
+def sgd(detector, lr=0.01):
+    optimizer = torch.optim.SGD(detector.parameters(), lr=lr)
+    return optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)
+
+
+def run(detector, batches, accelerator, **settings):
+    lines = []
+    optimizer, scheduler = sgd(detector)
+    freeze(detector, {}, 0)
+    torch.manual_seed(3)
+    train_one_epoch(detector, batches, len(batches), optimizer, scheduler, accelerator, log=lines.append, **settings)
+    return lines
+
+
+def test_an_epoch_moves_every_weight_and_logs_every_update(detector, accelerator):
+    before = copy.deepcopy(detector.state_dict())
+    lines = run(detector, [as_batch(item(1), item(2)), as_batch(item(3))], accelerator)
+    assert len(lines) == 2
+    keys = {"loss", "loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg"}
+    assert set(lines[0]) == keys | {"grad_norm", "lr", "images_per_s"}
+    assert lines[0]["loss"] == pytest.approx(sum(lines[0][k] for k in keys - {"loss"}), rel=1e-5)
+    moved = [n for n, p in detector.named_parameters() if not torch.equal(p, before[n])]
+    assert len(moved) == len(list(detector.parameters()))
+
+
+def test_accumulated_gradients_equal_a_loop_by_hand(detector, accelerator):
+    """Three batches, two an update: the second update has one batch and is not halved."""
+    batches = [as_batch(item(1)), as_batch(item(2)), as_batch(item(3))]
+    reference = copy.deepcopy(detector)
+    lines = run(detector, batches, accelerator, accumulate=2)
+    assert len(lines) == 2
+
+    optimizer, _ = sgd(reference)
+    freeze(reference, {}, 0)
+    torch.manual_seed(3)
+    for group in (batches[:2], batches[2:]):
+        optimizer.zero_grad()
+        for images, targets in group:
+            (sum(reference(images, targets).values()) / len(group)).backward()
+        optimizer.step()
+    for a, b in zip(detector.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
+
+
+def test_gradients_are_clipped_to_the_norm(detector, accelerator):
+    before = torch.cat([p.detach().flatten().clone() for p in detector.parameters()])
+    lines = run(detector, [as_batch(item(1), item(2))], accelerator, clip_norm=1e-3)
+    after = torch.cat([p.detach().flatten() for p in detector.parameters()])
+    assert lines[0]["grad_norm"] > 1e-3
+    assert (after - before).norm().item() == pytest.approx(0.01 * 1e-3, rel=0.02)
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights_move(detector, accelerator, tmp_path):
+    with torch.no_grad():
+        detector.head.roi_heads.box_predictor.bbox_pred.weight.fill_(float("nan"))
+    before = copy.deepcopy(detector.state_dict())
+    with pytest.raises(UserError, match="training stopped: loss_box_reg is nan on the images 5, 6;") as error:
+        run(detector, [as_batch(item(5), item(6))], accelerator, failures=tmp_path)
+    assert "lower optimizer.lr" in str(error.value) and "non_finite_batch_0.pt" in str(error.value)
+    for name, p in detector.named_parameters():
+        assert torch.equal(p, before[name]) or "bbox_pred" in name
+    (saved,) = torch.load(tmp_path / "non_finite_batch_0.pt", weights_only=True)
+    assert [t["image_id"] for t in saved["targets"]] == [5, 6]
+    assert torch.equal(saved["images"][0], item(5)[0])
+
+
+def test_evaluation_gives_original_ids_and_leaves_the_mode_alone(detector, accelerator):
+    frozen = freeze(detector, {"stem": None}, 0)
+    modes = [m.training for m in detector.modules()]
+    seen = []
+    results = evaluate(detector, [as_batch(item(9), item(2)), as_batch(item(5))], accelerator, CATEGORIES, seen.append)
+    assert frozen and [m.training for m in detector.modules()] == modes
+    assert seen == [2, 1]
+    assert [r["image_id"] for r in results] == sorted(r["image_id"] for r in results)
+    assert {r["category_id"] for r in results} <= {4, 70, 71}
+    json.dumps(results)
+
+
+def test_coco_results_by_hand():
+    detection = {
+        "boxes": torch.tensor([[1.0, 2.0, 11.0, 22.0]]),
+        "labels": torch.tensor([2]),
+        "scores": torch.tensor([0.25]),
+    }
+    assert coco_results(detection, 7, CATEGORIES) == [
+        {"image_id": 7, "category_id": 70, "bbox": [1.0, 2.0, 10.0, 20.0], "score": 0.25}
+    ]
+    assert detection["boxes"].tolist() == [[1.0, 2.0, 11.0, 22.0]]
+
+
+def test_validation_loss_changes_nothing_and_repeats(detector, accelerator):
+    freeze(detector, {"stem": None}, 0)
+    batches = [as_batch(item(1), item(2)), as_batch(item(3))]
+    before = copy.deepcopy(detector.state_dict())
+    modes = [m.training for m in detector.modules()]
+    torch.manual_seed(5)
+    state = torch.random.get_rng_state()
+    first = validation_loss(detector, batches, accelerator)
+    assert validation_loss(detector, batches, accelerator) == first > 0
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert [m.training for m in detector.modules()] == modes
+    assert all(torch.equal(v, before[k]) for k, v in detector.state_dict().items())
+
+
+def test_bf16_trains(detector):
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(True)
+    accelerator = Accelerator(cpu=True, mixed_precision="bf16")
+    optimizer, scheduler = sgd(detector)
+    model, optimizer = accelerator.prepare(detector.train(), optimizer)
+    lines = []
+    train_one_epoch(model, [as_batch(item(1), item(2))] * 2, 2, optimizer, scheduler, accelerator, log=lines.append)
+    assert (
+        len(lines) == 2
+        and evaluate(accelerator.unwrap_model(model), [as_batch(item(1))], accelerator, CATEGORIES) is not None
+    )
+    AcceleratorState._reset_state(True)

@@ -1,0 +1,93 @@
+import itertools
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from detection.config import OptimizerConfig, ScheduleConfig
+from detection.training.optim import (
+    WeightAverage,
+    build_optimizer,
+    build_scheduler,
+    learning_rate_factor,
+    scaled_learning_rate,
+)
+
+
+def test_learning_rate_is_scaled_to_the_real_batch():
+    assert scaled_learning_rate(OptimizerConfig(kind="sgd", lr=0.02, reference_batch=16), 4) == pytest.approx(0.005)
+    assert scaled_learning_rate(OptimizerConfig(kind="adamw", lr=0.02, reference_batch=16), 4) == pytest.approx(0.01)
+
+
+def test_step_schedule_by_hand():
+    config = ScheduleConfig(kind="step", milestones=(0.5, 0.9), gamma=0.1, warmup=2, warmup_start=0.5)
+    factors = [learning_rate_factor(config, u, 20) for u in range(20)]
+    assert factors[:3] == pytest.approx([0.5, 0.75, 1.0])
+    assert factors[9:11] == pytest.approx([1.0, 0.1])
+    assert factors[17:19] == pytest.approx([0.1, 0.01])
+
+
+def test_cosine_schedule_by_hand():
+    config = ScheduleConfig(kind="cosine", warmup=0)
+    assert learning_rate_factor(config, 0, 8) == 1.0
+    assert learning_rate_factor(config, 4, 8) == pytest.approx(0.5)
+    assert learning_rate_factor(config, 8, 8) == pytest.approx(0.0)
+
+
+def test_exponential_schedule_by_hand():
+    """From 1 to 1/16 in 8 updates: by half every second one, and a warm-up on top."""
+    config = ScheduleConfig(kind="exponential", gamma=1 / 16, warmup=0)
+    factors = [learning_rate_factor(config, u, 8) for u in range(9)]
+    assert factors[::2] == pytest.approx([1, 1 / 2, 1 / 4, 1 / 8, 1 / 16])
+    assert [b / a for a, b in itertools.pairwise(factors)] == pytest.approx([2**-0.5] * 8)
+    config = ScheduleConfig(kind="exponential", gamma=0.01, warmup=2, warmup_start=0.5, milestones=(0.5,))
+    assert [learning_rate_factor(config, u, 20) for u in (0, 1, 10, 20)] == pytest.approx(
+        [0.5, 0.75 * 0.01 ** (1 / 20), 0.1, 0.01]
+    )
+
+
+def test_warm_up_never_takes_more_than_a_tenth():
+    config = ScheduleConfig(kind="constant", warmup=500)
+    assert learning_rate_factor(config, 10, 100) == 1.0
+    assert learning_rate_factor(config, 9, 100) < 1.0
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_norms_and_biases_have_their_own_decay(kind):
+    module = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
+    config = OptimizerConfig(kind=kind, weight_decay=0.3, norm_weight_decay=0.0)
+    optimizer = build_optimizer(config, module, 16)
+    decay = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
+    assert decay[id(module[0].weight)] == 0.3
+    assert decay[id(module[0].bias)] == decay[id(module[1].weight)] == 0.0
+    assert len(decay) == 4
+
+
+def test_scheduler_counts_updates():
+    module = nn.Linear(1, 1)
+    optimizer = build_optimizer(OptimizerConfig(lr=1.0), module, 16)
+    scheduler = build_scheduler(ScheduleConfig(epochs=2, warmup=0, milestones=(0.5,)), optimizer, updates_per_epoch=2)
+    rates = []
+    for _ in range(4):
+        rates.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    assert rates == pytest.approx([1.0, 1.0, 0.1, 0.1])
+
+
+def test_weight_average_equals_a_loop_by_hand():
+    module = nn.BatchNorm1d(1)
+    average = WeightAverage(module, decay=0.3)
+    expected = module.weight.item()
+    for update, value in enumerate([3.0, -1.0, 5.0]):
+        with torch.no_grad():
+            module.weight.fill_(value)
+        module.num_batches_tracked += 1
+        average.update_parameters(module)
+        decay = min(0.3, (1 + update) / (10 + update))
+        expected = decay * expected + (1 - decay) * value
+        assert average.module.weight.item() == pytest.approx(expected)
+    assert average.module.num_batches_tracked == 3
+    assert not any(p.requires_grad for p in average.parameters())
+    assert math.isclose(module.weight.item(), 5.0)

@@ -1,0 +1,218 @@
+"""A run folder is complete, repeats itself, and goes on where it stopped."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file
+
+from detection.errors import UserError
+from detection.evaluation.coco import METRICS
+from detection.runs.folder import new_run_folder, open_config, open_run
+from detection.training.engine import seed_epoch
+from detection.training.evaluate import evaluate_run
+from detection.training.loaders import build_accelerator
+from detection.training.run import train
+from tests.tiny_runs import tiny_config
+
+
+def log_lines(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def losses(folder):
+    timed = ("images_per_s",)
+    return [{k: v for k, v in line.items() if k not in timed} for line in log_lines(folder)]
+
+
+def test_the_run_folder_is_complete(finished_run):
+    expected = [
+        "config.json",
+        "environment.json",
+        "log.jsonl",
+        "metrics.json",
+        "results.json",
+        "checkpoints/last/model.safetensors",
+        "checkpoints/best/model.safetensors",
+        "plots/precision_recall.png",
+        "plots/losses.png",
+        "plots/confusion.png",
+    ]
+    assert [name for name in expected if not (finished_run / name).is_file()] == []
+    assert list((finished_run / "tensorboard").iterdir())
+    assert len(list((finished_run / "samples").glob("*.png"))) == 2
+    metrics = json.loads((finished_run / "metrics.json").read_text())
+    assert set(METRICS) <= set(metrics) and len(metrics["per_class"]) == 6
+    environment = json.loads((finished_run / "environment.json").read_text())
+    assert {"command", "versions", "git", "data", "machine", "config_hash", "date"} <= set(environment)
+    assert len(environment["data"]["train"]["sha256"]) == 64
+    assert not list(finished_run.rglob("*.new"))
+
+
+def test_the_log_has_a_line_an_update_and_an_evaluation_an_epoch(finished_run):
+    lines = log_lines(finished_run)
+    updates = [line for line in lines if "lr" in line]
+    assert [line["step"] for line in updates] == list(range(1, 9))
+    assert [line["epoch"] for line in updates] == [0] * 4 + [1] * 4
+    evaluations = [line for line in lines if "AP" in line]
+    assert [line["epoch"] for line in evaluations] == [0, 1]
+    assert all("val_loss" in line for line in evaluations)
+
+
+def test_tensorboard_has_scalars_and_pictures(finished_run):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(finished_run / "tensorboard"))
+    events.Reload()
+    tags = events.Tags()
+    wanted = {"train/loss", "train/loss_box_reg", "train/lr", "train/grad_norm", "train/images_per_s", "val/AP"}
+    assert wanted <= set(tags["scalars"])
+    assert tags["images"] == ["samples"]
+
+
+def test_same_seed_gives_the_same_losses_and_another_seed_others(shapes, tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        train(tiny_config(shapes, "schedule.epochs=1", f"seed={seed}"), tmp_path / name, Accelerator(cpu=True))
+    assert losses(tmp_path / "a") == losses(tmp_path / "b")
+    assert losses(tmp_path / "a") != losses(tmp_path / "c")
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        (),
+        ("ema=0.9", "optimizer.kind=adamw", "freeze.stem=1", "accumulate=3"),
+        ("precision=bf16", "freeze.stem=1"),
+        ("detector.head=detection.heads.SequenceHead",),
+    ],
+)
+def test_a_resumed_run_equals_an_unbroken_one(shapes, tmp_path, monkeypatch, extra):
+    config = tiny_config(shapes, "schedule.epochs=3", *extra)
+    train(config, tmp_path / "unbroken", build_accelerator(config.precision, "cpu"))
+
+    import detection.training.run as training
+
+    class Stopped(Exception):
+        pass
+
+    real = training.evaluate_epoch
+
+    def stop_in_the_second_epoch(job, log):
+        if job.done.epoch == 2:
+            raise Stopped
+        real(job, log)
+
+    monkeypatch.setattr(training, "evaluate_epoch", stop_in_the_second_epoch)
+    with pytest.raises(Stopped):
+        train(config, tmp_path / "broken", build_accelerator(config.precision, "cpu"))
+    monkeypatch.setattr(training, "evaluate_epoch", real)
+    assert max(line["epoch"] for line in log_lines(tmp_path / "broken")) == 1
+    train(
+        open_config(tmp_path / "broken"), tmp_path / "broken", build_accelerator(config.precision, "cpu"), resume=True
+    )
+
+    assert losses(tmp_path / "broken") == losses(tmp_path / "unbroken")
+    a, b = (load_file(tmp_path / n / "checkpoints/last/model.safetensors") for n in ("broken", "unbroken"))
+    assert all(torch.equal(a[name], b[name]) for name in b)
+
+
+def test_the_best_is_measured_once_and_after_a_resume_again(shapes, tmp_path, monkeypatch):
+    import detection.training.run as training
+
+    config = tiny_config(shapes, "schedule.epochs=3", "ema=0.9")
+    asked, real, measure = [], training.detect_split, training.evaluate_detections
+    monkeypatch.setattr(training, "detect_split", lambda *args: (asked.append(args[-1]), real(*args))[1])
+    # Every look is worse than the one before, so that the first epoch is the best.
+    monkeypatch.setattr(training, "evaluate_detections", lambda *args: {**measure(*args), "AP": 1 / (1 + len(asked))})
+    train(config, tmp_path / "unbroken", Accelerator(cpu=True))
+    assert asked == ["evaluating"] * 3
+    metrics = json.loads((tmp_path / "unbroken/metrics.json").read_text())
+    assert metrics["epoch"] == 1
+    evaluate_run(tmp_path / "unbroken", output=tmp_path / "again", device="cpu")
+    written = (tmp_path / "unbroken/results.json").read_text()
+    assert written == (tmp_path / "again/results.json").read_text()
+
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(training, "finish", lambda job: 1 / 0)
+        train(config, tmp_path / "broken", Accelerator(cpu=True))
+    asked.clear()
+    train(open_config(tmp_path / "broken"), tmp_path / "broken", Accelerator(cpu=True), resume=True)
+    assert asked == ["evaluating the best"]
+    assert (tmp_path / "broken/results.json").read_text() == written
+
+
+def test_every_seed_epoch_and_process_has_a_random_state_of_its_own():
+    def drawn(*place):
+        seed_epoch(*place)
+        return torch.rand(1).item()
+
+    places = [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]
+    assert len({drawn(*place) for place in places}) == 4
+    assert drawn(0, 1, 0) == drawn(0, 1, 0)
+
+
+def test_what_to_hold_the_figures_against_is_said_at_the_end(shapes, tmp_path, capsys):
+    train(tiny_config(shapes, "beside=without context AP50 0.3"), tmp_path / "run", Accelerator(cpu=True))
+    assert capsys.readouterr().out.splitlines()[-1] == "beside it without context AP50 0.3"
+
+
+def test_early_stopping_stops(shapes, tmp_path, capsys):
+    config = tiny_config(shapes, "schedule.epochs=9", "early_stopping=1", "optimizer.lr=1e-12")
+    train(config, tmp_path / "run", Accelerator(cpu=True))
+    assert "no better AP in 1 evaluations" in capsys.readouterr().out
+    assert len([line for line in log_lines(tmp_path / "run") if "AP" in line]) < 9
+
+
+def test_the_best_checkpoint_can_go_by_the_smallest_loss(shapes, tmp_path):
+    train(tiny_config(shapes, "best_metric=val_loss"), tmp_path / "run", Accelerator(cpu=True))
+    values = [line["val_loss"] for line in log_lines(tmp_path / "run") if "val_loss" in line]
+    meta = json.loads((tmp_path / "run/checkpoints/best/meta.json").read_text())
+    assert meta["metrics"]["val_loss"] == min(values)
+
+
+def test_evaluating_a_run_again_gives_the_same_numbers(finished_run, tmp_path):
+    metrics = evaluate_run(finished_run, output=tmp_path / "again", device="cpu")
+    recorded = json.loads((finished_run / "metrics.json").read_text())
+    assert {k: metrics[k] for k in METRICS} == {k: recorded[k] for k in METRICS}
+    assert (tmp_path / "again/results.json").read_text() == (finished_run / "results.json").read_text()
+
+
+def test_a_run_is_rebuilt_without_its_pretrained_weights(finished_run, monkeypatch):
+    import detection.detector
+
+    monkeypatch.setattr(detection.detector, "read_state", lambda name: pytest.fail("weights were fetched"))
+    detector, categories, config = open_run(str(finished_run))
+    assert not detector.training and len(categories) == 6
+
+
+def test_data_with_other_categories_is_refused(finished_run, shapes, tmp_path):
+    data = json.loads((shapes / "val.json").read_text())
+    data["categories"][0]["name"] = "blob"
+    (tmp_path / "other.json").write_text(json.dumps(data))
+    with pytest.raises(UserError, match=r"its categories differ .* 'blob' \(id 1\)"):
+        evaluate_run(finished_run, annotations=str(tmp_path / "other.json"), images=str(shapes / "val"), device="cpu")
+
+
+def test_run_folders_are_numbered_or_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first = new_run_folder(None, "quickstart")
+    first.mkdir(parents=True)
+    assert str(new_run_folder(None, "quickstart")) == "runs/quickstart-2"
+    (first / "x").touch()
+    with pytest.raises(UserError, match="exists already; continue it with --resume"):
+        new_run_folder(first, "quickstart")
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path, finished_run):
+    with pytest.raises(UserError, match="not a run folder"):
+        open_run(tmp_path)
+    copy = tmp_path / "copy"
+    shutil.copytree(finished_run, copy)
+    (copy / "config.json").write_text("{")
+    with pytest.raises(UserError, match="not readable as JSON"):
+        open_run(copy)
+    (copy / "config.json").write_text((finished_run / "config.json").read_text().replace("detection.heads", "os"))
+    with pytest.raises(UserError, match="not a class of the package"):
+        open_run(copy)
