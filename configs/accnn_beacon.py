@@ -1,4 +1,4 @@
-"""AC-CNN (Li et al. 2017) in miniature on `beacon` pictures, where the class is told by one patch far away.
+"""AC-CNN (Li et al. 2017) in miniature on `beacon` images, where the class is told by one patch far away.
 
     python tools/train.py configs/accnn_beacon.py
 
@@ -6,8 +6,8 @@ Classes are read from what an attention LSTM glimpsed at last; to see where it l
 
     python tools/predict.py runs/accnn_beacon datasets/beacon/val --attention
 
-AP50 1.000 with seeds 0, 1 and 2, in 6.3 minutes of CPU time each; 0.61, 0.69 and 0.68 of the last glimpse's weight lies
-on the beacon's cell and its neighbours (docs/results/accnn.md).
+AP50 1.000 with seeds 0, 1 and 2, in 6.3 minutes of CPU time each; 0.61, 0.69 and 0.68 of the last attention step's
+weight lies on the beacon's cell and its neighbors (docs/results/accnn.md).
 
 The additive score, which rates what is seen in a cell and not where the cell is, learns this soonest. There is no
 segmentation loss as in `quickstart.py`: this context is the same at every cell and could not tell pixels apart.
@@ -28,7 +28,7 @@ from detection.config import (
 )
 from detection.context import AttentionLSTM
 from detection.heads import FastRCNN, LocalGlobal
-from detection.pooling import CentreCell, RoIAlign
+from detection.pooling import CenterCell, RoIAlign
 from detection.regions import RPN
 
 config = Config(
@@ -41,12 +41,12 @@ config = Config(
             stages=("c3",),
             anchor_sizes=((12, 18, 24),),
             aspect_ratios=(1.0,),
-            pre_nms=(300, 200),
-            post_nms=(100, 60),
+            pre_nms_top_n=(300, 200),
+            post_nms_top_n=(100, 60),
             batch_size_per_image=64,
         ),
         pool=partial(RoIAlign, stages=("c3",), output_size=5, sampling_ratio=1),
-        global_pool=partial(CentreCell, stage="context"),
+        global_pool=partial(CenterCell, stage="context"),
         head=partial(
             LocalGlobal,
             fast_rcnn=partial(FastRCNN, hidden_channels=128, batch_size_per_image=16, positive_fraction=0.5),

@@ -5,8 +5,8 @@
         data.train.annotations=TRAIN.json data.train.images=DIR data.val.annotations=VAL.json data.val.images=DIR
 
 Its parts, each of which can be left out:
-- Global context: an attention LSTM glimpses at p4 three times, and classes are read from what it saw last too. Off:
-  `detector.context=none detector.global_pool=none`.
+- Global context: an attention LSTM attention steps at p4 three times, and classes are read from what it saw last too.
+  Off: `detector.context=none detector.global_pool=none`.
 - Local context: each box pooled at 0.8, 1.2 and 1.8 times its size. Off: `detector.pool=detection.pooling.RoIAlign`.
 - Classes from the global branch alone: `detector.head.local=false`.
 
@@ -20,7 +20,7 @@ from detection.backbones import FPN, Timm
 from detection.config import Augmentation, Config, DataConfig, DetectorConfig, OptimizerConfig, ScheduleConfig
 from detection.context import AttentionLSTM
 from detection.heads import LocalGlobal
-from detection.pooling import CentreCell, SkipPool, Source
+from detection.pooling import CenterCell, SkipPool, Source
 from detection.regions import RPN
 
 PYRAMID = ("p2", "p3", "p4", "p5")
@@ -32,7 +32,7 @@ config = Config(
         context_source="p4",
         regions=partial(RPN),
         pool=partial(SkipPool, sources=tuple(Source(PYRAMID, box_scale=scale) for scale in (0.8, 1.2, 1.8))),
-        global_pool=partial(CentreCell, stage="context"),
+        global_pool=partial(CenterCell, stage="context"),
         head=partial(LocalGlobal),
         min_size=240,
         max_size=320,

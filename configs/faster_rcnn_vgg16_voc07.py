@@ -25,7 +25,11 @@ config = Config(
         backbone=partial(VGG16, weights="IMAGENET1K_FEATURES"),
         # conv5_3, at a stride of 16 pixels, is `c4` here.
         regions=partial(
-            RPN, stages=("c4",), anchor_sizes=((128, 256, 512),), pre_nms=(12000, 6000), post_nms=(2000, 300)
+            RPN,
+            stages=("c4",),
+            anchor_sizes=((128, 256, 512),),
+            pre_nms_top_n=(12000, 6000),
+            post_nms_top_n=(2000, 300),
         ),
         pool=partial(RoIAlign, stages=("c4",)),
         head=partial(FastRCNN, hidden_channels=4096, batch_size_per_image=128),

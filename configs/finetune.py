@@ -5,7 +5,7 @@
         data.train.annotations=TRAIN.json data.train.images=DIR data.val.annotations=VAL.json data.val.images=DIR
 
 BCCD train → test with `schedule.epochs=6`: AP 0.585 and 0.564 (seeds 0 and 1), 39 minutes a run with both at once on
-two shared CPU cores; docs/results/faster_rcnn.md has the commands. The pyramid is normalised and the gradient clipped
+two shared CPU cores; docs/results/faster_rcnn.md has the commands. The pyramid is normalized and the gradient clipped
 because Lite0's maps are large: without the two a trial diverged.
 """
 

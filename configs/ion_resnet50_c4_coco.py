@@ -6,7 +6,7 @@
 
 Not run by us, cost unknown; the paper has VGG16 only. Proposals and context read c4. Others report AP 35.7 for a plain
 ResNet-50 C4 at 12 epochs (detectron2's model zoo), which runs layer 4 on each region; here that layer runs once on the
-picture, c3, c4, c5 and the context are pooled, and the head is two layers of 1024 from a random start, for which
+image, c3, c4, c5 and the context are pooled, and the head is two layers of 1024 from a random start, for which
 descriptors have the amplitude 1.
 
 The difference to `ion_resnet50_fpn_coco.py` is the pyramid that is not there, and a clipped gradient. Not as in the
@@ -14,7 +14,7 @@ paper: the backbone and its frozen stages, the head, the schedule, no segmentati
 these two:
 
         detector.segmentation=detection.segmentation.SegmentationLoss \
-        detector.test.box_rounds=2 detector.test.voting_iou=0.85 detector.test.flip=true
+        detector.test.num_box_iterations=2 detector.test.voting_iou=0.85 detector.test.flip=true
 """
 
 from functools import partial
@@ -41,7 +41,11 @@ config = Config(
         context=partial(SpatialRNN, cell=partial(Accumulator), hidden_channels=512),
         context_source="c4",
         regions=partial(
-            RPN, stages=("c4",), anchor_sizes=((32, 64, 128, 256, 512),), pre_nms=(12000, 6000), post_nms=(2000, 1000)
+            RPN,
+            stages=("c4",),
+            anchor_sizes=((32, 64, 128, 256, 512),),
+            pre_nms_top_n=(12000, 6000),
+            post_nms_top_n=(2000, 1000),
         ),
         pool=partial(
             SkipPool,

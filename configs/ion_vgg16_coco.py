@@ -29,7 +29,7 @@ from detection.config import (
 )
 from detection.context import SpatialRNN
 from detection.heads import FastRCNN
-from detection.inference import AtTest
+from detection.inference import InferenceConfig
 from detection.pooling import SkipPool, Source
 from detection.regions import RPN
 from detection.segmentation import SegmentationLoss
@@ -41,7 +41,11 @@ config = Config(
         context=partial(SpatialRNN, cell=partial(Accumulator), hidden_channels=512),
         context_source="c4",
         regions=partial(
-            RPN, stages=("c4",), anchor_sizes=((32, 64, 128, 256, 512),), pre_nms=(12000, 6000), post_nms=(2000, 1000)
+            RPN,
+            stages=("c4",),
+            anchor_sizes=((32, 64, 128, 256, 512),),
+            pre_nms_top_n=(12000, 6000),
+            post_nms_top_n=(2000, 1000),
         ),
         pool=partial(
             SkipPool,
@@ -59,7 +63,7 @@ config = Config(
         segmentation=partial(SegmentationLoss),
         min_size=600,
         max_size=1000,
-        test=AtTest(box_rounds=2, voting_iou=0.85, flip=True),
+        test=InferenceConfig(num_box_iterations=2, voting_iou=0.85, flip=True),
     ),
     data=DataConfig(
         # Boxes without area are dropped and counted, and so are training images without boxes.

@@ -7,7 +7,8 @@
     python tools/train.py configs/ion_vgg16_voc07.py --output RUN \
         data.train.annotations=trainval.json data.train.images=VOC2007/JPEGImages \
         data.val.annotations=test.json data.val.images=VOC2007/JPEGImages
-    python tools/evaluate.py RUN detector.test.box_rounds=2 detector.test.voting_iou=0.85 detector.test.flip=true \
+    python tools/evaluate.py RUN detector.test.num_box_iterations=2 detector.test.voting_iou=0.85
+    detector.test.flip=true \
         detector.head.nms_threshold=0.475
 
 Not run by us, cost unknown. The paper reports mAP 79.2 (v1) and 80.1 (CVPR) with everything, the last command and the
@@ -19,7 +20,7 @@ at 20; conv1 to conv5 are frozen first, then conv1 and conv2, from 2/7 of traini
 (recalled).
 Not as in the paper:
 - An RPN proposes, where the paper has selective search (recalled), and it is trained along.
-- No segmentation loss: of VOC 2007 few pictures have masks, and the paper takes more from elsewhere. With
+- No segmentation loss: of VOC 2007 few images have masks, and the paper takes more from elsewhere. With
   `detector.segmentation=detection.segmentation.SegmentationLoss data.masks=boxes` it learns from filled boxes instead.
 - One exponential fall of the rate from 5e-3 to 1e-5, where the paper has two: to 1e-4, and from 1e-3 (recalled).
 - 14 epochs; torchvision's training of VGG16, which comes with fc6 and fc7.
@@ -42,7 +43,11 @@ config = Config(
         context=partial(SpatialRNN, cell=partial(Accumulator), hidden_channels=512),
         context_source="c4",
         regions=partial(
-            RPN, stages=("c4",), anchor_sizes=((128, 256, 512),), pre_nms=(12000, 6000), post_nms=(2000, 300)
+            RPN,
+            stages=("c4",),
+            anchor_sizes=((128, 256, 512),),
+            pre_nms_top_n=(12000, 6000),
+            post_nms_top_n=(2000, 300),
         ),
         pool=partial(
             SkipPool,

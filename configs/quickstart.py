@@ -2,7 +2,7 @@
 
     python tools/train.py
 
-Pictures of `beacon` (datasets/context_scenes.py) show rings that all look alike; their class is the colour of a beacon
+Images of `beacon` (datasets/context_scenes.py) show rings that all look alike; their class is the color of a beacon
 far away. Without context,
 
     python tools/train.py detector.context=detection.context.NoContext
@@ -41,8 +41,8 @@ config = Config(
             stages=("c3",),
             anchor_sizes=((12, 18, 24),),
             aspect_ratios=(1.0,),
-            pre_nms=(300, 200),
-            post_nms=(100, 60),
+            pre_nms_top_n=(300, 200),
+            post_nms_top_n=(100, 60),
             batch_size_per_image=64,
         ),
         pool=partial(

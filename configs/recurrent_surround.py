@@ -1,4 +1,4 @@
-"""Recurrent convolution (Liang, Hu 2015) after c3, on `surround` pictures: a pattern round an object tells its class.
+"""Recurrent convolution (Liang, Hu 2015) after c3, on `surround` images: a pattern round an object tells its class.
 
 python tools/train.py configs/recurrent_surround.py
 """
@@ -28,8 +28,8 @@ config = Config(
             stages=("c3",),
             anchor_sizes=((12,),),
             aspect_ratios=(1.0,),
-            pre_nms=(300, 200),
-            post_nms=(100, 60),
+            pre_nms_top_n=(300, 200),
+            post_nms_top_n=(100, 60),
             batch_size_per_image=64,
         ),
         pool=partial(RoIAlign, stages=("c3",), output_size=5, sampling_ratio=1),

@@ -26,7 +26,7 @@ from detection.heads.box_codes import PixelOffsets
 from detection.heads.lstm_decoder import LSTMDecoder
 from detection.heads.sequence_head import Embed, MeetsWindow
 from detection.heads.stitching import Stitch
-from detection.pooling import CentreCell, RoIAlign
+from detection.pooling import CenterCell, RoIAlign
 from detection.regions import GridCells
 
 config = Config(
@@ -39,7 +39,7 @@ config = Config(
             levels=("p2", "p4"),
         ),
         regions=partial(GridCells, window=32, stride=16),
-        pool=partial(CentreCell, stage="p4"),
+        pool=partial(CenterCell, stage="p4"),
         head=partial(
             SequenceHead,
             embed=partial(Embed, features=256),
@@ -50,13 +50,13 @@ config = Config(
             merge=partial(
                 Stitch,
                 iou=None,
-                centre_offset=1.0,
+                center_offset=1.0,
                 replace_iou=0.7,
                 passes=(0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05),
             ),
             box_weight=0.1,
             batch_size_per_image=None,
-            add_truths=False,
+            add_ground_truth=False,
         ),
         rezoom=partial(RoIAlign, stages=("p2",), output_size=2, sampling_ratio=1),
         min_size=96,

@@ -3,7 +3,7 @@
     python tools/train.py configs/reinspect_googlenet.py \
         data.train.annotations=TRAIN.json data.train.images=DIR data.val.annotations=VAL.json data.val.images=DIR
 
-Pictures of 640x480, a grid of 20x15 windows of 64 pixels, 250 units, five steps, L1 in pixels times 0.03; SGD with
+Images of 640x480, a grid of 20x15 windows of 64 pixels, 250 units, five steps, L1 in pixels times 0.03; SGD with
 momentum 0.5 and gradients clipped at 0.1; flips, scales 0.9 to 1.1 and shifts (up to a tenth of each side; the paper's
 are of 16 pixels). The rate and its length are ours: the paper's are not recalled. The tied cell is recalled (its last
 tanh is missing in the authors' code). torchvision's GoogLeNet has batch norm, the paper's has none. Not run here: the
@@ -20,14 +20,14 @@ from detection.heads.box_codes import PixelOffsets
 from detection.heads.lstm_decoder import LSTMDecoder
 from detection.heads.sequence_head import Embed, MeetsWindow
 from detection.heads.stitching import Stitch
-from detection.pooling import CentreCell
+from detection.pooling import CenterCell
 from detection.regions import GridCells
 
 config = Config(
     detector=DetectorConfig(
         backbone=partial(GoogLeNet),
         regions=partial(GridCells, window=64, stride=32),
-        pool=partial(CentreCell, stage="c5"),
+        pool=partial(CenterCell, stage="c5"),
         head=partial(
             SequenceHead,
             embed=partial(Embed, features=1024, relu=False, std=0.005, scale=0.01),
@@ -38,13 +38,13 @@ config = Config(
             merge=partial(
                 Stitch,
                 iou=None,
-                centre_offset=1.0,
+                center_offset=1.0,
                 replace_iou=0.7,
                 passes=(0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05),
             ),
             box_weight=0.03,
             batch_size_per_image=None,
-            add_truths=False,
+            add_ground_truth=False,
         ),
         min_size=480,
         max_size=640,

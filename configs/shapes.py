@@ -2,7 +2,7 @@
 
     python tools/train.py configs/shapes.py
 
-Seed 0: AP 0.683, AP50 0.869 on 100 validation pictures; docs/results/faster_rcnn.md.
+Seed 0: AP 0.683, AP50 0.869 on 100 validation images; docs/results/faster_rcnn.md.
 """
 
 from functools import partial
@@ -29,8 +29,8 @@ config = Config(
             RPN,
             stages=("p3", "p4"),
             anchor_sizes=((12, 20), (32, 48)),
-            pre_nms=(300, 200),
-            post_nms=(150, 100),
+            pre_nms_top_n=(300, 200),
+            post_nms_top_n=(150, 100),
             batch_size_per_image=64,
         ),
         pool=partial(RoIAlign, stages=("p2",), output_size=7, sampling_ratio=1),

@@ -8,11 +8,11 @@ import importlib
 __version__ = "0.2.0"
 
 _WHERE = {
-    "AtTest": "detection.config",
+    "InferenceConfig": "detection.config",
     "AttentionLSTM": "detection.context",
     "Augmentation": "detection.data.transforms",
     "Backbone": "detection.backbones",
-    "CentreCell": "detection.pooling",
+    "CenterCell": "detection.pooling",
     "CocoIndex": "detection.data.coco_index",
     "Config": "detection.config",
     "DetectionDataset": "detection.data.dataset",

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from detection.errors import UserError
 
 
-def require_maps(part: str, stages: tuple[str, ...], in_channels: Mapping[str, int]) -> None:
+def require_feature_maps(part: str, stages: tuple[str, ...], in_channels: Mapping[str, int]) -> None:
     """Check that the maps a part reads exist.
 
     Raises:

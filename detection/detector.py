@@ -16,9 +16,9 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from detection.backbones import Backbone
 from detection.config import DetectorConfig, Part, require_context
-from detection.contracts import require_maps
+from detection.contracts import require_feature_maps
 from detection.errors import UserError
-from detection.inference import PLAIN, AtTest, Look, averaged, detect, mirror_batch, require_steps
+from detection.inference import PLAIN, InferenceConfig, Look, averaged, detect, mirror_batch, require_steps
 from detection.segmentation import semantic_maps
 
 Targets = list[dict[str, Tensor]]
@@ -44,7 +44,7 @@ class Detector(nn.Module):
             descriptors. None: it looks once.
         segmentation: (map `context`, per image the label of each pixel (H, W)) → losses, in training only; or None.
         context_source: the map that the context reads.
-        min_size: pixels of a picture's shorter side inside the detector.
+        min_size: pixels of an image's shorter side inside the detector.
         max_size: most pixels of its longer side.
         resize_in_training: resize in training as at test; False when the data pipeline already has.
         test: rounds of boxes, voting and mirror images at test; beyond the plain settings the head needs `predict`,
@@ -69,7 +69,7 @@ class Detector(nn.Module):
         min_size: int = 800,
         max_size: int = 1333,
         resize_in_training: bool = True,
-        test: AtTest = PLAIN,
+        test: InferenceConfig = PLAIN,
     ) -> None:
         super().__init__()
         require_steps(test, head)
@@ -111,55 +111,55 @@ class Detector(nn.Module):
             for height, width in original_sizes:
                 require_visible(height, width, self.min_size, self.max_size)
         batch, targets = self.transform([_as_float(image) for image in images], targets)
-        maps = self.maps(batch)
-        boxes, losses = self.regions(batch, maps, targets)
+        features = self.features(batch)
+        boxes, losses = self.regions(batch, features, targets)
         if self.training and self.segmentation is not None:
             assert targets is not None
             semantic = semantic_maps(targets, original_sizes, batch.image_sizes)
-            losses = {**losses, **self.segmentation(maps["context"], semantic)}
+            losses = {**losses, **self.segmentation(features["context"], semantic)}
         if not self.training and self.test != PLAIN:
-            detections = self._detect(batch, maps, boxes)
+            detections = self._detect(batch, features, boxes)
             return self.transform.postprocess(detections, batch.image_sizes, original_sizes)
         samples = None
         if self.training:
             boxes, samples = self.head.sample(boxes, targets)
-        descriptors, *others = self._descriptors(maps, boxes, batch.image_sizes)
-        look_again = () if self.rezoom is None else (partial(self._rezoom, maps, batch.image_sizes),)
+        descriptors, *others = self._descriptors(features, boxes, batch.image_sizes)
+        look_again = () if self.rezoom is None else (partial(self._rezoom, features, batch.image_sizes),)
         detections, head_losses = self.head(descriptors, boxes, batch.image_sizes, samples, *others, *look_again)
         if self.training:
             return {**losses, **head_losses}
         return self.transform.postprocess(detections, batch.image_sizes, original_sizes)
 
     def _descriptors(
-        self, maps: dict[str, Tensor], boxes: list[Tensor], image_sizes: list[tuple[int, int]]
+        self, features: dict[str, Tensor], boxes: list[Tensor], image_sizes: list[tuple[int, int]]
     ) -> tuple[Tensor, ...]:
         """What the pools make of boxes (N, 4) of each image."""
         pools = (self.pool,) if self.global_pool is None else (self.pool, self.global_pool)
-        return tuple(pool(maps, boxes, image_sizes) for pool in pools)
+        return tuple(pool(features, boxes, image_sizes) for pool in pools)
 
-    def _rezoom(self, maps: dict[str, Tensor], image_sizes: list[tuple[int, int]], boxes: list[Tensor]) -> Tensor:
+    def _rezoom(self, features: dict[str, Tensor], image_sizes: list[tuple[int, int]], boxes: list[Tensor]) -> Tensor:
         assert self.rezoom is not None
-        return self.rezoom(maps, boxes, image_sizes)
+        return self.rezoom(features, boxes, image_sizes)
 
-    def _detect(self, batch: ImageList, maps: dict[str, Tensor], boxes: list[Tensor]) -> list[dict[str, Tensor]]:
-        """Detections by the settings of `test`; proposals come from the pictures as they are."""
+    def _detect(self, batch: ImageList, features: dict[str, Tensor], boxes: list[Tensor]) -> list[dict[str, Tensor]]:
+        """Detections by the settings of `test`; proposals come from the images as they are."""
 
-        def look_at(maps: dict[str, Tensor]) -> Look:
-            return lambda boxes: self.head.predict(*self._descriptors(maps, boxes, batch.image_sizes))
+        def look_at(features: dict[str, Tensor]) -> Look:
+            return lambda boxes: self.head.predict(*self._descriptors(features, boxes, batch.image_sizes))
 
-        look = look_at(maps)
+        look = look_at(features)
         if self.test.flip:
-            look = averaged(look, look_at(self.maps(mirror_batch(batch))), batch.image_sizes)
+            look = averaged(look, look_at(self.features(mirror_batch(batch))), batch.image_sizes)
         return detect(self.test, self.head, look, boxes, batch.image_sizes)
 
-    def maps(self, batch: ImageList) -> dict[str, Tensor]:
+    def features(self, batch: ImageList) -> dict[str, Tensor]:
         """All maps of a padded batch by name, the context among them."""
-        maps = self.backbone(batch.tensors)
+        features = self.backbone(batch.tensors)
         if self.context is not None:
-            source = maps[self.context_source]
+            source = features[self.context_source]
             valid = valid_mask(batch.image_sizes, self.backbone.strides[self.context_source], source)
-            maps = {**maps, "context": self.context(source, valid)}
-        return maps
+            features = {**features, "context": self.context(source, valid)}
+        return features
 
 
 def valid_mask(image_sizes: Sequence[tuple[int, int]], stride: int, like: Tensor) -> Tensor:
@@ -201,7 +201,7 @@ def build_detector(config: DetectorConfig, num_classes: int, *, resize_in_traini
     """Build the parts and put them in a row, at random start; `load_pretrained` fills in weights.
 
     Args:
-        config: the parts and the picture size.
+        config: the parts and the image size.
         num_classes: foreground classes.
         resize_in_training: see `Detector`.
 
@@ -213,7 +213,7 @@ def build_detector(config: DetectorConfig, num_classes: int, *, resize_in_traini
     channels, strides = dict(backbone.out_channels), dict(backbone.strides)
     context = None
     if config.context is not None:
-        require_maps("context", (config.context_source,), channels)
+        require_feature_maps("context", (config.context_source,), channels)
         context = config.context(channels[config.context_source])
         channels["context"], strides["context"] = context.out_channels, strides[config.context_source]
     regions = config.regions(channels)
@@ -222,7 +222,7 @@ def build_detector(config: DetectorConfig, num_classes: int, *, resize_in_traini
     if config.global_pool is None and not getattr(head, "local", True):
         raise UserError(
             "detector.head.local=false: without a detector.global_pool classes are read from nothing; give one, such"
-            " as detection.pooling.CentreCell with stage=context, or set local=true."
+            " as detection.pooling.CenterCell with stage=context, or set local=true."
         )
     global_pool = _second_pool(config.global_pool, "global_pool", head, channels, strides)
     rezoom = _second_pool(config.rezoom, "rezoom", head, channels, strides)

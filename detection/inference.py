@@ -1,8 +1,9 @@
-"""What a detector does at test beyond one look, as ION does (Bell et al. 2016), by the settings `config.AtTest`.
+"""What a detector does at test beyond one look, as ION does (Bell et al. 2016), by the settings
+`config.InferenceConfig`.
 
     proposals ─► look ─► candidates ─► look ─► more candidates ─► all together: NMS ─► vote ─► detections
 
-Boxes found once are pooled and regressed again, and a detection's box is the mean of its neighbours (both of Gidaris
+Boxes found once are pooled and regressed again, and a detection's box is the mean of its neighbors (both of Gidaris
 and Komodakis 2015); each look is averaged with one at the mirror image.
 
 B images, R boxes of all images, N of one, M its candidates, n its detections, K classes.
@@ -21,39 +22,39 @@ from detection.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
-class AtTest:
+class InferenceConfig:
     """What a detector does beyond one plain look (`detection.inference`): all of it costs time, and only at test.
 
     ION has 2 rounds, votes from an IoU of 0.85 with the head's `nms_threshold` at 0.475 (both recalled), and flips.
 
     Attributes:
-        box_rounds: times that boxes are pooled and regressed; each round after the first begins at the boxes that the
-            one before found, each for its own class only, and detections are chosen from those of all rounds.
+        num_box_iterations: times that boxes are pooled and regressed; each round after the first begins at the boxes
+            that the one before found, each for its own class only, and detections are chosen from those of all rounds.
         voting_iou: after NMS each box becomes the mean, weighted by score, of all boxes of its class before NMS with at
             least this IoU to it; None: it stays.
-        flip: average class probabilities and box deltas over the picture and its mirror image.
+        flip: average class probabilities and box deltas over the image and its mirror image.
     """
 
-    box_rounds: int = 1
+    num_box_iterations: int = 1
     voting_iou: float | None = None
     flip: bool = False
 
     def __post_init__(self) -> None:
-        if self.box_rounds < 1:
-            raise UserError(f"detector.test.box_rounds={self.box_rounds}: must be 1 or more.")
+        if self.num_box_iterations < 1:
+            raise UserError(f"detector.test.num_box_iterations={self.num_box_iterations}: must be 1 or more.")
         if self.voting_iou is not None and not 0 < self.voting_iou <= 1:
             raise UserError(
                 f"detector.test.voting_iou={self.voting_iou}: is an IoU, in (0, 1], such as 0.85; None for no voting."
             )
 
 
-PLAIN = AtTest()
+PLAIN = InferenceConfig()
 
 Look = Callable[[list[Tensor]], tuple[Tensor, Tensor]]
 """Boxes (N, 4) of each image → probabilities (R, 1 + K), the background first, and deltas (R, 1 + K, 4)."""
 
 
-def require_steps(test: AtTest, head: object) -> None:
+def require_steps(test: InferenceConfig, head: object) -> None:
     """Check that a head can do in steps what more than one plain look needs.
 
     Raises:
@@ -61,13 +62,13 @@ def require_steps(test: AtTest, head: object) -> None:
     """
     if test != PLAIN and not all(hasattr(head, step) for step in ("predict", "decode", "select")):
         raise UserError(
-            f"detector.test: a {type(head).__name__} takes one plain look only; leave box_rounds, voting_iou and flip "
+            f"detector.test: a {type(head).__name__} takes one plain look only; leave num_box_iterations, voting_iou and flip "
             "at their defaults, or use a head with predict, decode and select, such as FastRCNN."
         )
 
 
 def detect(
-    test: AtTest, head: Any, look: Look, boxes: list[Tensor], image_sizes: list[tuple[int, int]]
+    test: InferenceConfig, head: Any, look: Look, boxes: list[Tensor], image_sizes: list[tuple[int, int]]
 ) -> list[dict[str, Tensor]]:
     """Detections from one look or more.
 
@@ -83,7 +84,7 @@ def detect(
     """
     found = head.decode(*look(boxes), boxes, image_sizes)
     rounds = [found]
-    for _ in range(test.box_rounds - 1):
+    for _ in range(test.num_box_iterations - 1):
         boxes = [candidates["boxes"] for candidates in found]
         labels = torch.cat([candidates["labels"] for candidates in found])
         probabilities, deltas = look(boxes)
@@ -118,7 +119,7 @@ def vote(kept: dict[str, Tensor], candidates: dict[str, Tensor], iou: float) -> 
 
 
 def averaged(look: Look, mirrored_look: Look, image_sizes: Sequence[tuple[int, int]]) -> Look:
-    """A look at pictures averaged with one at their mirror images."""
+    """A look at images averaged with one at their mirror images."""
 
     def both(boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
         probabilities, deltas = look(boxes)

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from detection.contracts import require_maps
+from detection.contracts import require_feature_maps
 from detection.detector import Detector
 from detection.errors import UserError
 from detection.pooling import RoIAlign, SkipPool, Source
@@ -36,7 +36,7 @@ def add_context(
     if detector.context is not None:
         raise UserError("add_context: the detector has a context already.")
     channels, strides = dict(detector.backbone.out_channels), dict(detector.backbone.strides)
-    require_maps("add_context source", (source,), channels)
+    require_feature_maps("add_context source", (source,), channels)
     part: nn.Module = context(channels[source])
     channels["context"], strides["context"] = part.out_channels, strides[source]  # type: ignore[assignment]
     like = next(detector.parameters())

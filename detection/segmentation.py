@@ -1,12 +1,12 @@
-"""ION's segmentation regulariser: the context's map must tell the class of every pixel; in training only.
+"""ION's segmentation regularizer: the context's map must tell the class of every pixel; in training only.
 
 Bell et al. 2016, Inside-Outside Net: a 1×1 convolution to the classes, a deconvolution of twice the stride's width back
-to the picture's pixels (32×32 with stride 16), a softmax at each pixel, weight 1. What the paper leaves open, and
+to the image's pixels (32×32 with stride 16), a softmax at each pixel, weight 1. What the paper leaves open, and
 where this departs from it:
 
 - The deconvolution works on each class alone and is bilinear interpolation: fixed, as in FCN's code (Long et al. 2015),
   unless it is to be learned.
-- Beyond the picture the map goes on with its last cell, where Caffe has zeros, which halve the scores at the border.
+- Beyond the image the map goes on with its last cell, where Caffe has zeros, which halve the scores at the border.
   Padding of a batch is cut off before, so that an image's loss is the same alone and in a batch.
 - The loss is the mean over all pixels of the batch that have a label, weighted where `background` is not 1.
 
@@ -32,7 +32,7 @@ class SegmentationLoss(nn.Module):
         num_classes: K.
         weight: factor of the loss.
         background: weight of a pixel of the background, where one of an object has 1. Below 1 objects that cover little
-            of the pictures are heard (Eigen, Fergus 2015 weigh all classes so, by their frequency); the paper's is 1.
+            of the images are heard (Eigen, Fergus 2015 weigh all classes so, by their frequency); the paper's is 1.
         output_stride: side in pixels of the squares that are classified, a divisor of the stride; the label of one is
             that of its middle. 1 as in the paper; K = 80 at 800×1333 then keeps 0.35 GB an image until the backward
             pass and three times that in passing, a quarter of it at 2.
@@ -79,7 +79,7 @@ class SegmentationLoss(nn.Module):
             `loss_segmentation`; 0, with a gradient of 0 for everything, where no pixel has a label.
         """
         cells = self.classify(context)
-        losses, labelled = [], []
+        losses, labeled = [], []
         with torch.autocast(cells.device.type, enabled=False):
             # One image after another: the padding costs nothing, and of the passing memory there is one image's.
             wide = cells.to(torch.promote_types(cells.dtype, torch.float32))
@@ -92,8 +92,8 @@ class SegmentationLoss(nn.Module):
                 losses.append(
                     F.cross_entropy(scores, labels[None], weights, ignore_index=IGNORED, reduction="none").sum()
                 )
-                labelled.append(self.background * (labels == 0).sum() + ((labels > 0) & (labels != IGNORED)).sum())
-            loss = torch.stack(losses).sum() / torch.stack(labelled).sum().clamp(min=1)
+                labeled.append(self.background * (labels == 0).sum() + ((labels > 0) & (labels != IGNORED)).sum())
+            loss = torch.stack(losses).sum() / torch.stack(labeled).sum().clamp(min=1)
         return {"loss_segmentation": self.weight * loss}
 
 
@@ -144,7 +144,7 @@ def semantic_maps(
     Raises:
         UserError: a map is missing, or not of its image's size.
     """
-    maps = []
+    features = []
     for i, (target, given, size) in enumerate(zip(targets, given_sizes, sizes, strict=True)):
         if "semantic" not in target:
             raise UserError(
@@ -162,5 +162,5 @@ def semantic_maps(
                 torch.from_numpy(nearest(new, old)).to(labels.device) for new, old in zip(size, given, strict=True)
             )
             labels = labels[rows][:, columns]
-        maps.append(labels)
-    return maps
+        features.append(labels)
+    return features

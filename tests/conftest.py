@@ -26,7 +26,7 @@ def _own_precision():
 
 @pytest.fixture(scope="session")
 def shapes(tmp_path_factory):
-    """A folder with 7 training and 3 validation pictures of 64 pixels; read only."""
+    """A folder with 7 training and 3 validation images of 64 pixels; read only."""
     from tests.tiny_runs import draw_shapes
 
     return draw_shapes(tmp_path_factory.mktemp("scenes") / "shapes")

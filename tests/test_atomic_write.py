@@ -2,13 +2,13 @@
 
 import pytest
 
-from detection.atomic_write import write_whole
+from detection.atomic_write import atomic_write
 
 
 def test_a_file_is_replaced_by_what_was_written(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
-    write_whole(path, lambda fresh: fresh.write_text("new"))
+    atomic_write(path, lambda fresh: fresh.write_text("new"))
     assert path.read_text() == "new"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -22,6 +22,6 @@ def test_what_fails_halfway_leaves_the_old_file_and_nothing_else(tmp_path):
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        write_whole(path, half)
+        atomic_write(path, half)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]

@@ -53,7 +53,7 @@ def pair(request):
 
 
 def batch(seed=1):
-    """Two images of different sizes with their truth."""
+    """Two images of different sizes with their ground truth."""
     generator = torch.Generator().manual_seed(seed)
     images = [torch.rand(3, 110, 150, generator=generator), torch.rand(3, 90, 70, generator=generator)]
     targets = [
@@ -128,7 +128,7 @@ def test_detections_come_in_the_pixels_of_the_image_given(tiny):
     with torch.no_grad():
         boxes = tiny([image])[0]["boxes"]
     assert boxes[:, 0::2].max() <= 128 and boxes[:, 1::2].max() <= 40
-    assert boxes[:, 2].max() > 64  # the picture is 64 wide inside
+    assert boxes[:, 2].max() > 64  # the image is 64 wide inside
 
 
 @pytest.mark.parametrize("where", [0, 1, "both"])
@@ -201,14 +201,14 @@ def batch_with_maps():
 def test_a_segmentation_loss_reads_the_context_in_training_only():
     detector = segmented()
     images, targets = batch_with_maps()
-    maps, calls = {}, []
-    detector.context.register_forward_hook(lambda m, args, out: maps.update(context=out))
+    features, calls = {}, []
+    detector.context.register_forward_hook(lambda m, args, out: features.update(context=out))
     detector.segmentation.register_forward_hook(lambda m, args, out: calls.append(args))
     losses = detector(images, targets)
     assert losses["loss_segmentation"] > 0 and len(losses) == 5
-    # Inside, the pictures are 47x64 and 64x49 pixels.
+    # Inside, the images are 47x64 and 64x49 pixels.
     (context, semantic), *_ = calls
-    assert context is maps["context"] and [tuple(m.shape) for m in semantic] == [(46, 64), (64, 49)]
+    assert context is features["context"] and [tuple(m.shape) for m in semantic] == [(46, 64), (64, 49)]
     assert semantic[0][10, 10] == 1 and semantic[0][40, 40] == 0
     assert targets[0]["semantic"].shape == (110, 150)
     detector.eval()(images)
@@ -271,12 +271,12 @@ def test_boxes_and_losses_are_float32_under_mixed_precision(tiny, precision):
 
 
 def test_roi_align_uses_true_strides_on_tiny_pictures():
-    """A 36-pixel picture padded to 64 has 2 cells at stride 32; torchvision alone would take the stride for 16."""
-    maps = {"c5": torch.rand(1, 4, 2, 2)}
+    """A 36-pixel image padded to 64 has 2 cells at stride 32; torchvision alone would take the stride for 16."""
+    features = {"c5": torch.rand(1, 4, 2, 2)}
     pool = RoIAlign({"c5": 4}, {"c5": 32}, stages=("c5",), output_size=2)
     boxes = [torch.tensor([[0.0, 0, 30, 30]])]
-    expected = torchvision.ops.roi_align(maps["c5"], boxes, 2, 1 / 32, 2)
-    assert torch.equal(pool(maps, boxes, [(36, 36)]), expected)
+    expected = torchvision.ops.roi_align(features["c5"], boxes, 2, 1 / 32, 2)
+    assert torch.equal(pool(features, boxes, [(36, 36)]), expected)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from detection.detector import build_detector
 from detection.heads import FastRCNN, LocalGlobal, SequenceHead
 from detection.heads.lstm_decoder import LSTMDecoder
 from detection.heads.sequence_head import Embed
-from detection.pooling import CentreCell, RoIAlign, SkipPool, Source
+from detection.pooling import CenterCell, RoIAlign, SkipPool, Source
 from tests.tiny_runs import DETECTOR
 
 K = 3
@@ -59,7 +59,7 @@ HEADS = {
     "Fast R-CNN": {"head": FAST},
     "local and global": {
         "head": partial(LocalGlobal, fast_rcnn=FAST, global_channels=8),
-        "global_pool": partial(CentreCell, stage="context"),
+        "global_pool": partial(CenterCell, stage="context"),
     },
     "sequence": {
         "head": partial(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from detection.cells import GRU, IRNN, LSTM, Accumulator, ChannelIRNN, MinGRU, MinLSTM, TanhRNN
+from detection.cells import GRU, IRNN, LSTM, Accumulator, IndRNN, MinGRU, MinLSTM, TanhRNN
 from detection.context import AttentionLSTM, RecurrentConv
 from detection.detector import build_detector, valid_mask
 from detection.ops.sweep.directions import DIRECTIONS
@@ -54,7 +54,7 @@ def test_valid_mask_stays_on_the_device():
     assert mask.is_cuda and mask.sum() == 6
 
 
-@pytest.mark.parametrize("cell", [Accumulator, ChannelIRNN, MinGRU, MinLSTM, TanhRNN, IRNN, LSTM, GRU])
+@pytest.mark.parametrize("cell", [Accumulator, IndRNN, MinGRU, MinLSTM, TanhRNN, IRNN, LSTM, GRU])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("way", ["auto", "ours"])

@@ -17,15 +17,15 @@ from detection.config import override, to_plain
 from detection.context import SpatialRNN
 from detection.detector import build_detector
 from detection.errors import UserError
-from detection.inference import AtTest, detect, mirror_batch, mirror_boxes, mirror_deltas, vote
+from detection.inference import InferenceConfig, detect, mirror_batch, mirror_boxes, mirror_deltas, vote
 from detection.pooling import SkipPool, Source
 from detection.runs.folder import open_config
 from detection.training.evaluate import evaluate_run
 from tests.tiny_runs import DETECTOR, tiny_config
 
-ION = AtTest(box_rounds=2, voting_iou=0.6, flip=True)
+ION = InferenceConfig(num_box_iterations=2, voting_iou=0.6, flip=True)
 SIZES = [(64, 48), (40, 64)]
-"""Height and width of pictures that the tiny detector does not resize, both padded to 64×64."""
+"""Height and width of images that the tiny detector does not resize, both padded to 64×64."""
 
 WITH_CONTEXT = dataclasses.replace(
     DETECTOR,
@@ -45,7 +45,7 @@ def make_detector(test, config=DETECTOR, classes=3):
     return detector
 
 
-def pictures(seed=1):
+def images(seed=1):
     generator = torch.Generator().manual_seed(seed)
     return [torch.rand(3, *size, generator=generator) for size in SIZES]
 
@@ -65,7 +65,7 @@ class Given(nn.Module):
         super().__init__()
         self.boxes = boxes
 
-    def forward(self, images, maps, targets):
+    def forward(self, images, features, targets):
         return self.boxes, {}
 
 
@@ -98,10 +98,10 @@ def naive_nms(candidates, iou, most):
     return {key: t[kept[:most]] for key, t in candidates.items()}
 
 
-def naive_round(detector, maps, box, size, classes):
+def naive_round(detector, features, box, size, classes):
     """What one box becomes: (box, label, score) of each class of `classes` above the threshold."""
     head, found = detector.head.roi_heads, []
-    logits, deltas = head.box_predictor(head.box_head(detector.pool(maps, [box[None]], [size])))
+    logits, deltas = head.box_predictor(head.box_head(detector.pool(features, [box[None]], [size])))
     scores = logits[0].softmax(0)
     (x1, y1, x2, y2), (height, width) = box.tolist(), size
     for k in classes:
@@ -114,15 +114,15 @@ def naive_round(detector, maps, box, size, classes):
     return found
 
 
-def naive_detect(detector, picture, boxes, rounds, voting_iou):
-    """One picture, box by box and class by class."""
-    head, size = detector.head.roi_heads, tuple(picture.shape[1:])
-    batch, _ = detector.transform([picture])
-    maps = detector.maps(batch)
-    found = [c for box in boxes for c in naive_round(detector, maps, box, size, range(1, 4))]
+def naive_detect(detector, image, boxes, rounds, voting_iou):
+    """One image, box by box and class by class."""
+    head, size = detector.head.roi_heads, tuple(image.shape[1:])
+    batch, _ = detector.transform([image])
+    features = detector.features(batch)
+    found = [c for box in boxes for c in naive_round(detector, features, box, size, range(1, 4))]
     every = list(found)
     for _ in range(rounds - 1):
-        found = [c for box, k, _ in found for c in naive_round(detector, maps, box, size, [k])]
+        found = [c for box, k, _ in found for c in naive_round(detector, features, box, size, [k])]
         every += found
     candidates = {
         "boxes": torch.stack([box for box, _, _ in every]),
@@ -175,13 +175,13 @@ def test_votes_are_not_rounded_by_mixed_precision(dtype):
 @pytest.mark.parametrize("rounds", [1, 2, 3])
 @pytest.mark.parametrize("voting_iou", [None, 0.6])
 def test_detections_equal_those_of_a_loop_over_boxes_and_classes(rounds, voting_iou):
-    detector = make_detector(AtTest(rounds, voting_iou))
+    detector = make_detector(InferenceConfig(rounds, voting_iou))
     detector.regions = Given(proposals(7))
     with torch.no_grad():
-        found = detector(pictures())
+        found = detector(images())
         expected = [
-            naive_detect(detector, picture, boxes, rounds, voting_iou)
-            for picture, boxes in zip(pictures(), proposals(7), strict=True)
+            naive_detect(detector, image, boxes, rounds, voting_iou)
+            for image, boxes in zip(images(), proposals(7), strict=True)
         ]
     assert all(len(f["boxes"]) > 3 for f in found)
     assert_same(expected, found, rtol=1e-4, atol=1e-3)
@@ -190,58 +190,66 @@ def test_detections_equal_those_of_a_loop_over_boxes_and_classes(rounds, voting_
 def test_rounds_and_votes_change_detections():
     """Else the test above would compare nothing."""
     found = []
-    for test in (AtTest(), AtTest(2), AtTest(3), AtTest(1, 0.6), AtTest(flip=True)):
+    for test in (
+        InferenceConfig(),
+        InferenceConfig(2),
+        InferenceConfig(3),
+        InferenceConfig(1, 0.6),
+        InferenceConfig(flip=True),
+    ):
         detector = make_detector(test)
         detector.regions = Given(proposals())
         with torch.no_grad():
-            found.append(torch.cat([f["boxes"] for f in detector(pictures())]))
+            found.append(torch.cat([f["boxes"] for f in detector(images())]))
     assert all(not torch.equal(a, b) for i, a in enumerate(found) for b in found[:i])
 
 
 @pytest.mark.parametrize("counts", [(9, 9), (0, 9), (0, 0)])
 @pytest.mark.parametrize("threshold", [0.05, 0.3, 1.0, "a score"])
 def test_one_look_in_steps_is_bit_equal_to_torchvisions_postprocessing(counts, threshold):
-    detector = make_detector(AtTest())
+    detector = make_detector(InferenceConfig())
     boxes = [b[:count] for b, count in zip(proposals(), counts, strict=True)]
-    batch, _ = detector.transform(pictures())
+    batch, _ = detector.transform(images())
     with torch.no_grad():
-        maps = detector.maps(batch)
-        descriptors = detector.pool(maps, boxes, batch.image_sizes)
+        features = detector.features(batch)
+        descriptors = detector.pool(features, boxes, batch.image_sizes)
         if threshold == "a score":
             threshold = detector.head.predict(descriptors)[0][:, 1:].flatten().sort().values[-4:-3].sum().item()
         detector.head.roi_heads.score_thresh = threshold
         expected, _ = detector.head(descriptors, boxes, batch.image_sizes, None)
-        found = detect(AtTest(), detector.head, lambda b: detector.head.predict(descriptors), boxes, batch.image_sizes)
+        found = detect(
+            InferenceConfig(), detector.head, lambda b: detector.head.predict(descriptors), boxes, batch.image_sizes
+        )
     assert any(len(e["boxes"]) for e in expected) == (sum(counts) > 0 and threshold < 1)
     assert_same(expected, found, rtol=0, atol=0)
 
 
 def test_the_default_settings_run_the_heads_own_forward(monkeypatch):
-    detector = make_detector(AtTest())
+    detector = make_detector(InferenceConfig())
     monkeypatch.setattr(detector.head, "decode", None)
     with torch.no_grad():
-        assert len(detector(pictures())[0]["boxes"]) > 0
+        assert len(detector(images())[0]["boxes"]) > 0
 
 
 def test_training_is_the_same_with_and_without():
     targets = [{"boxes": torch.tensor([[5.0, 5, 30, 30]]), "labels": torch.tensor([k])} for k in (1, 2)]
     losses = []
-    for test in (AtTest(), ION):
+    for test in (InferenceConfig(), ION):
         detector = make_detector(test).train()
         torch.manual_seed(3)
-        losses.append(detector(pictures(), targets))
+        losses.append(detector(images(), targets))
     assert losses[0] == losses[1]
 
 
 def test_each_picture_is_mirrored_inside_its_own_size():
-    picture = torch.arange(12.0).view(1, 1, 3, 4).repeat(2, 1, 1, 1)
-    picture[1, :, 2:] = 0
-    picture[1, :, :, 2:] = 0
-    mirrored = mirror_batch(ImageList(picture, [(3, 4), (2, 2)]))
+    image = torch.arange(12.0).view(1, 1, 3, 4).repeat(2, 1, 1, 1)
+    image[1, :, 2:] = 0
+    image[1, :, :, 2:] = 0
+    mirrored = mirror_batch(ImageList(image, [(3, 4), (2, 2)]))
     assert mirrored.tensors[0, 0].tolist() == [[3, 2, 1, 0], [7, 6, 5, 4], [11, 10, 9, 8]]
     assert mirrored.tensors[1, 0].tolist() == [[1, 0, 0, 0], [5, 4, 0, 0], [0, 0, 0, 0]]
     assert mirrored.image_sizes == [(3, 4), (2, 2)]
-    assert picture[0, 0, 0].tolist() == [0, 1, 2, 3]
+    assert image[0, 0, 0].tolist() == [0, 1, 2, 3]
 
 
 def test_mirrored_boxes_and_deltas_by_hand():
@@ -250,20 +258,20 @@ def test_mirrored_boxes_and_deltas_by_hand():
     assert boxes.tolist() == [[70, 20, 90, 60]]
     deltas = torch.tensor([[[5.0, 2.0, 5 * math.log(2), 0.0]]])
     assert mirror_deltas(deltas).flatten().tolist() == pytest.approx([-5.0, 2.0, 5 * math.log(2), 0.0])
-    decode = make_detector(AtTest()).head.roi_heads.box_coder.decode
+    decode = make_detector(InferenceConfig()).head.roi_heads.box_coder.decode
     assert decode(deltas[0], [torch.tensor([[10.0, 20, 30, 60]])]).flatten().tolist() == pytest.approx([10, 28, 50, 68])
     assert decode(mirror_deltas(deltas)[0], [boxes]).flatten().tolist() == pytest.approx([50, 28, 90, 68])
 
 
 @pytest.mark.parametrize("config", [DETECTOR, WITH_CONTEXT], ids=["plain", "context"])
 def test_a_mirrored_picture_gives_mirrored_detections(config):
-    """Of a batch whose pictures have different sizes, both of which begin at the same proposals."""
+    """Of a batch whose images have different sizes, both of which begin at the same proposals."""
     detector = make_detector(ION, config)
     with torch.no_grad():
         detector.regions = Given(proposals())
-        expected = detector(pictures())
+        expected = detector(images())
         detector.regions = Given(mirror_boxes(proposals(), SIZES))
-        found = detector([picture.flip(-1) for picture in pictures()])
+        found = detector([image.flip(-1) for image in images()])
     for detections, (_, width) in zip(found, SIZES, strict=True):
         detections["boxes"] = mirror_boxes([detections["boxes"]], [(0, width)])[0]
     assert all(len(f["boxes"]) > 3 for f in found)
@@ -271,26 +279,26 @@ def test_a_mirrored_picture_gives_mirrored_detections(config):
 
 
 def test_without_flip_a_mirrored_picture_gives_other_detections():
-    detector = make_detector(AtTest(2, 0.6))
+    detector = make_detector(InferenceConfig(2, 0.6))
     with torch.no_grad():
         detector.regions = Given(proposals())
-        expected = detector(pictures())[0]
+        expected = detector(images())[0]
         detector.regions = Given(mirror_boxes(proposals(), SIZES))
-        found = detector([picture.flip(-1) for picture in pictures()])[0]
+        found = detector([image.flip(-1) for image in images()])[0]
     assert not torch.allclose(expected["scores"][:3], found["scores"][:3], atol=1e-3)
 
 
 def test_flipped_looks_are_averaged_by_hand():
-    """Each picture and its mirror image alone, their probabilities and deltas averaged; then torchvision's steps."""
-    detector = make_detector(AtTest(flip=True), WITH_CONTEXT)
+    """Each image and its mirror image alone, their probabilities and deltas averaged; then torchvision's steps."""
+    detector = make_detector(InferenceConfig(flip=True), WITH_CONTEXT)
     detector.regions = Given(proposals())
     with torch.no_grad():
-        found = detector(pictures())
-        for i, (picture, boxes, size) in enumerate(zip(pictures(), proposals(), SIZES, strict=True)):
+        found = detector(images())
+        for i, (drawing, boxes, size) in enumerate(zip(images(), proposals(), SIZES, strict=True)):
             looks = []
-            for image, at in ((picture, boxes), (picture.flip(-1), mirror_boxes([boxes], [size])[0])):
+            for image, at in ((drawing, boxes), (drawing.flip(-1), mirror_boxes([boxes], [size])[0])):
                 batch, _ = detector.transform([image])
-                looks.append(detector.head.predict(detector.pool(detector.maps(batch), [at], [size])))
+                looks.append(detector.head.predict(detector.pool(detector.features(batch), [at], [size])))
             (p, d), (q, e) = looks
             sign = torch.tensor([-1.0, 1, 1, 1])
             logits, deltas = torch.log((p + q) / 2), ((d + sign * e) / 2).flatten(1)
@@ -302,9 +310,9 @@ def test_flipped_looks_are_averaged_by_hand():
 def test_proposals_come_from_the_picture_as_it_is():
     detector, seen = make_detector(ION), []
     detector.regions.register_forward_hook(lambda m, args, out: seen.append(args[0].tensors.clone()))
-    batch, _ = detector.transform(pictures())
+    batch, _ = detector.transform(images())
     with torch.no_grad():
-        detector(pictures())
+        detector(images())
     assert len(seen) == 1 and torch.equal(seen[0], batch.tensors)
 
 
@@ -312,8 +320,8 @@ def test_proposals_come_from_the_picture_as_it_is():
 def test_an_image_alone_equals_it_in_a_batch(config):
     detector = make_detector(ION, config)
     with torch.no_grad():
-        together = detector(pictures())
-        alone = [detector([picture])[0] for picture in pictures()]
+        together = detector(images())
+        alone = [detector([image])[0] for image in images()]
     assert all(len(f["boxes"]) > 3 for f in together)
     assert_same(alone, together, rtol=1e-4, atol=1e-3)
 
@@ -331,7 +339,7 @@ def test_pictures_without_proposals_have_no_detections(counts, classes):
     detector = make_detector(ION, classes=classes)
     detector.regions = Given([b[:count] for b, count in zip(proposals(), counts, strict=True)])
     with torch.no_grad():
-        found = detector(pictures())
+        found = detector(images())
     assert [f["boxes"].shape[0] > 0 for f in found] == [count > 0 for count in counts]
     assert all(f["boxes"].shape[1] == 4 and len(f["labels"]) == len(f["scores"]) == len(f["boxes"]) for f in found)
 
@@ -340,14 +348,14 @@ def test_where_nothing_passes_the_threshold_later_rounds_have_no_boxes():
     detector = make_detector(ION)
     detector.head.roi_heads.score_thresh = 1.0
     with torch.no_grad():
-        assert [len(f["boxes"]) for f in detector(pictures())] == [0, 0]
+        assert [len(f["boxes"]) for f in detector(images())] == [0, 0]
 
 
 @pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
 def test_boxes_are_float32_under_mixed_precision(precision):
     detector = make_detector(ION, WITH_CONTEXT)
     with torch.no_grad(), torch.autocast("cpu", dtype=precision):
-        found = detector(pictures())
+        found = detector(images())
     for detections in found:
         assert len(detections["boxes"]) > 3
         assert all(detections[k].dtype == torch.float32 and detections[k].isfinite().all() for k in ("boxes", "scores"))
@@ -360,23 +368,25 @@ class OneLook(nn.Module):
         super().__init__()
 
 
-@pytest.mark.parametrize("test", [AtTest(box_rounds=2), AtTest(voting_iou=0.5), AtTest(flip=True)])
+@pytest.mark.parametrize(
+    "test", [InferenceConfig(num_box_iterations=2), InferenceConfig(voting_iou=0.5), InferenceConfig(flip=True)]
+)
 def test_a_head_without_the_steps_gets_one_sentence(test):
     config = dataclasses.replace(DETECTOR, head=partial(OneLook))
     build_detector(config, 3)
-    with pytest.raises(UserError, match="a OneLook takes one plain look only; leave box_rounds") as error:
+    with pytest.raises(UserError, match="a OneLook takes one plain look only; leave num_box_iterations") as error:
         build_detector(dataclasses.replace(config, test=test), 3)
     assert "\n" not in str(error.value)
 
 
-OVERRIDES = ("box_rounds=2", "voting_iou=0.85", "flip=true")
+OVERRIDES = ("num_box_iterations=2", "voting_iou=0.85", "flip=true")
 
 
 @pytest.mark.parametrize(
     ("item", "sentence"),
     [
-        ("box_rounds=0", "detector.test.box_rounds=0: must be 1 or more."),
-        ("box_rounds=1.5", "must be of type int"),
+        ("num_box_iterations=0", "detector.test.num_box_iterations=0: must be 1 or more."),
+        ("num_box_iterations=1.5", "must be of type int"),
         ("voting_iou=0", "detector.test.voting_iou=0.0: is an IoU, in (0, 1]"),
         ("voting_iou=85", "detector.test.voting_iou=85.0: is an IoU, in (0, 1]"),
         ("vote=0.5", "did you mean detector.test.voting_iou?"),
@@ -392,9 +402,9 @@ def test_runs_from_before_these_settings_open_and_take_them(tmp_path):
     plain = to_plain(tiny_config(tmp_path))
     del plain["detector"]["test"], plain["detector"]["head"]["weights"]
     (tmp_path / "config.json").write_text(json.dumps(plain))
-    assert open_config(tmp_path).detector.test == AtTest()
+    assert open_config(tmp_path).detector.test == InferenceConfig()
     changed = open_config(tmp_path, [f"detector.test.{item}" for item in OVERRIDES])
-    assert changed.detector.test == AtTest(2, 0.85, True)
+    assert changed.detector.test == InferenceConfig(2, 0.85, True)
 
 
 def test_a_finished_run_is_evaluated_with_them(finished_run, tmp_path):

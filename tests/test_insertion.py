@@ -82,11 +82,11 @@ def test_the_context_gets_gradients_after_the_first_step(torchvision_model):
 def test_a_tiny_detector_with_any_context_stays_the_same_and_saves():
     torch.manual_seed(0)
     plain = build_detector(DETECTOR, 3).eval()
-    picture = [torch.rand(3, 64, 64)]
+    image = [torch.rand(3, 64, 64)]
     with torch.no_grad():
-        expected = plain(picture)
+        expected = plain(image)
         detector = add_context(plain, partial(ConvStack, hidden_channels=8), "c3", norm=None)
-        assert_equal_detections(expected, detector(picture))
+        assert_equal_detections(expected, detector(image))
     assert detector is plain and not detector.context.training
     assert {n.split(".")[0] for n in detector.state_dict()} == {"backbone", "context", "head", "pool", "regions"}
 
@@ -98,10 +98,10 @@ def test_a_pool_of_several_sources_takes_one_more():
     pool = partial(SkipPool, sources=sources, out_channels=9, output_size=3, amplitude=(2.0, 3.0))
     plain = build_detector(dataclasses.replace(DETECTOR, pool=pool), 3).eval()
     with torch.no_grad():
-        picture = [torch.rand(3, 64, 64)]
-        expected = plain(picture)
+        image = [torch.rand(3, 64, 64)]
+        expected = plain(image)
         add_context(plain, partial(SpatialRNN, hidden_channels=8, cell=partial(LSTM)), "c2")
-        assert_equal_detections(expected, plain(picture))
+        assert_equal_detections(expected, plain(image))
     assert [part.amplitude[0].item() for part in plain.pool.parts] == [2, 3, 1]
 
 

@@ -1,4 +1,4 @@
-"""The segmentation regulariser: its loss against a naive one, by itself, in the detector and in a run."""
+"""The segmentation regularizer: its loss against a naive one, by itself, in the detector and in a run."""
 
 import dataclasses
 import json
@@ -28,12 +28,12 @@ from tests.tiny_runs import tiny_config
 def labels_of(*sizes, classes=3, seed=0, ignored=0.3):
     """Maps of random labels with ignored pixels."""
     generator = torch.Generator().manual_seed(seed)
-    maps = [torch.randint(0, classes + 1, size, generator=generator, dtype=torch.uint8) for size in sizes]
-    return [m.masked_fill(torch.rand(m.shape, generator=generator) < ignored, IGNORED) for m in maps]
+    features = [torch.randint(0, classes + 1, size, generator=generator, dtype=torch.uint8) for size in sizes]
+    return [m.masked_fill(torch.rand(m.shape, generator=generator) < ignored, IGNORED) for m in features]
 
 
 def naive_resize(labels, height, width):
-    """Each new pixel's label: that of the old pixel which its centre lies on."""
+    """Each new pixel's label: that of the old pixel which its center lies on."""
     resized = np.empty((height, width), dtype=np.uint8)
     for i in range(height):
         for j in range(width):
@@ -43,7 +43,7 @@ def naive_resize(labels, height, width):
 
 
 def naive_loss(part, context, semantic, stride):
-    """Weighted mean over labelled pixels of -log softmax, each score interpolated between the four cells around it."""
+    """Weighted mean over labeled pixels of -log softmax, each score interpolated between the four cells around it."""
     weight, bias = part.classify.weight[:, :, 0, 0].double(), part.classify.bias.double()
     terms, shares = [], []
     for cells, labels in zip(context.double(), semantic, strict=True):
@@ -123,7 +123,7 @@ def test_gradients():
 
 @pytest.mark.parametrize("learned", [False, True])
 def test_padding_does_not_leak(learned):
-    """A batch's loss is the mean of its images' own, weighted by labelled pixels, whatever stands in the padding."""
+    """A batch's loss is the mean of its images' own, weighted by labeled pixels, whatever stands in the padding."""
     torch.manual_seed(0)
     part = SegmentationLoss(4, 8, 3, learned_upsampling=learned)
     semantic = labels_of((30, 50), (64, 20))
@@ -151,7 +151,7 @@ def test_ignored_pixels_do_not_count():
 
 
 @pytest.mark.parametrize("learned", [False, True])
-def test_without_a_labelled_pixel_the_loss_is_zero_with_gradients(learned):
+def test_without_a_labeled_pixel_the_loss_is_zero_with_gradients(learned):
     """A parameter without a gradient would stop distributed training."""
     part = SegmentationLoss(4, 8, 3, learned_upsampling=learned)
     context = torch.randn(2, 4, 2, 2, requires_grad=True)
@@ -247,7 +247,7 @@ SEGMENTED = {
 
 
 def segmented_config(folder, *overrides):
-    """The tiny run with a context and the regulariser on it."""
+    """The tiny run with a context and the regularizer on it."""
     config = tiny_config(folder)
     detector = dataclasses.replace(config.detector, **SEGMENTED)
     return override(dataclasses.replace(config, detector=detector), overrides)
@@ -296,7 +296,7 @@ def test_a_run_learns_from_masks_and_goes_on_where_it_stopped(shapes, tmp_path, 
     assert isinstance(detector.segmentation, SegmentationLoss)
 
 
-def test_the_regulariser_learns(shapes, tmp_path):
+def test_the_regularizer_learns(shapes, tmp_path):
     config = segmented_config(shapes, "schedule.epochs=6", "optimizer.lr=0.05", "evaluate_every=6", "schedule.warmup=1")
     train(config, tmp_path / "run", Accelerator(cpu=True))
     values = [line["loss_segmentation"] for line in log_lines(tmp_path / "run") if "lr" in line]
@@ -333,7 +333,7 @@ def test_the_validation_split_needs_masks_only_for_its_loss(shapes, tmp_path):
 
 
 @pytest.mark.parametrize("where", ["config", "builder"])
-def test_a_regulariser_without_a_context_is_refused(shapes, where):
+def test_a_regularizer_without_a_context_is_refused(shapes, where):
     config = segmented_config(shapes)
     with pytest.raises(UserError, match="detector.segmentation: is a loss on the context's map, but detector.context"):
         if where == "config":

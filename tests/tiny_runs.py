@@ -22,7 +22,12 @@ from detection.regions import RPN
 DETECTOR = DetectorConfig(
     backbone=partial(Tiny, channels=(8, 16), stem_channels=8),
     regions=partial(
-        RPN, stages=("c3",), anchor_sizes=((12, 24),), pre_nms=(60, 40), post_nms=(30, 20), batch_size_per_image=32
+        RPN,
+        stages=("c3",),
+        anchor_sizes=((12, 24),),
+        pre_nms_top_n=(60, 40),
+        post_nms_top_n=(30, 20),
+        batch_size_per_image=32,
     ),
     pool=partial(RoIAlign, stages=("c3",), output_size=3),
     head=partial(FastRCNN, hidden_channels=16, batch_size_per_image=16),

@@ -3,7 +3,7 @@
     python tools/ablate.py configs/ablations/accnn.py
 
 The miniature of `accnn_beacon.py` on two tasks of ContextScenes: `beacon`, where only the global branch can tell the
-class, and `surround`, where what lies round the box does and two boxes of a picture have different ones. 72 runs of six
+class, and `surround`, where what lies round the box does and two boxes of an image have different ones. 72 runs of six
 CPU minutes or more.
 
 The paper's local scales are 0.8, 1.2 and 1.8 of the box (recalled); `both-wide-local` reaches as far as the pattern of
@@ -15,7 +15,7 @@ from detection.ablation import Ablation, scenes
 
 def local(*scales: float) -> str:
     """The pool that reads c3 within boxes of these sizes."""
-    sources = [{"maps": ["c3"], "box_scale": scale, "norm": "channels"} for scale in scales]
+    sources = [{"features": ["c3"], "box_scale": scale, "norm": "channels"} for scale in scales]
     settings = {"class": "detection.pooling.SkipPool", "sources": sources, "output_size": 5, "sampling_ratio": 1}
     return f"detector.pool={settings}"
 
@@ -34,7 +34,7 @@ ablation = Ablation(
         "both": [LOCAL],
         "both-wide-local": [local(1, 2, 5)],
         "both-1.2-only": [local(1.2)],
-        "both-one-glimpse": [LOCAL, "detector.context.num_glimpses=1"],
+        "both-one-attention step": [LOCAL, "detector.context.num_steps=1"],
         "both-linear-score": [LOCAL, "detector.context.score=linear"],
         "both-one-layer": [LOCAL, "detector.context.num_layers=1"],
         "both-GRU": [LOCAL, "detector.context.cell=detection.cells.GRU"],

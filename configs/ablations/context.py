@@ -60,7 +60,7 @@ def context(name: str, **settings: object) -> list[str]:
 
 
 def task(name: str, **settings: object) -> list[str]:
-    """A question, asked with as many pictures as the others."""
+    """A question, asked with as many images as the others."""
     return scenes(name, size=96, train=1500, val=200, **settings)
 
 

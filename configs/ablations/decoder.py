@@ -1,4 +1,5 @@
-"""ReInspect's questions (Stewart et al. 2016): how truths are matched, how many steps, and which cell decodes.
+"""ReInspect's questions (Stewart et al. 2016): how ground-truth boxes are matched, how many steps, and which cell
+decodes.
 
     python tools/ablate.py configs/ablations/decoder.py
 

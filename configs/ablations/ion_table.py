@@ -4,7 +4,7 @@
 
 Against the quick start's detector, on two tasks of ContextScenes: `beacon`, which needs the context, and `tiny`, which
 needs fine maps.
-- Which layers are pooled (the paper's table 6), and how they are normalised before they are put together.
+- Which layers are pooled (the paper's table 6), and how they are normalized before they are put together.
 - The recurrent part: W_hh learned from the identity (IRNN), left at the identity (accumulator), or a tanh RNN's.
 - Units (the paper: 128 to 2048), layers of sweeps, and which directions each has.
 - The segmentation loss, without and with half or twice its weight.
@@ -19,10 +19,10 @@ FOUR = ("right", "left", "down", "up")
 QUIET = ["validation_loss=false", "beside="]
 
 
-def pooled(*maps: str, norm: str | None = "channels") -> list[str]:
-    """Boxes are pooled from these maps; where they are normalised, the context has four times the others' amplitude."""
-    sources = [{"maps": [name], "norm": norm} for name in maps]
-    amplitude = [4.0 if name == "context" else 1.0 for name in maps]
+def pooled(*features: str, norm: str | None = "channels") -> list[str]:
+    """Boxes are pooled from these maps; where they are normalized, the context has four times the others' amplitude."""
+    sources = [{"features": [name], "norm": norm} for name in features]
+    amplitude = [4.0 if name == "context" else 1.0 for name in features]
     return [f"detector.pool.sources={sources}", f"detector.pool.amplitude={amplitude if norm else 1.0}"]
 
 
@@ -51,7 +51,7 @@ ablation = Ablation(
         "rows-only": layers(LEFT_RIGHT, LEFT_RIGHT),
         "columns-only": layers(UP_DOWN, UP_DOWN),
         "right-and-down": layers(("right", "down"), ("right", "down")),
-        "normalised-sweeps": ["detector.context.normalised=true"],
+        "normalized-sweeps": ["detector.context.normalized=true"],
         "no-segmentation": ["detector.segmentation=none"],
         "segmentation-2": ["detector.segmentation.weight=2"],
         "segmentation-8": ["detector.segmentation.weight=8"],

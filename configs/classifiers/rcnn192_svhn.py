@@ -2,7 +2,7 @@
 
     python tools/train_classifier.py configs/classifiers/rcnn192_svhn.py data.root=DIR
 
-DIR holds train_32x32.mat, extra_32x32.mat and test_32x32.mat; the 604 388 training pictures take 1.9 GB of memory. From
+DIR holds train_32x32.mat, extra_32x32.mat and test_32x32.mat; the 604 388 training images take 1.9 GB of memory. From
 the paper: the network, T = 3, its norm. Recalled from it: training on `train` and `extra` without augmentation; dropout
 0.5; SGD with momentum 0.9; a rate that falls to a tenth when the validation error stops falling. The times of that, the
 rate, weight decay and batch are ours; so is one mean and deviation for each channel, where the paper takes off the mean

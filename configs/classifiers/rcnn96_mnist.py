@@ -3,7 +3,7 @@
     python tools/train_classifier.py configs/classifiers/rcnn96_mnist.py data.root=DIR
 
 DIR holds MNIST/raw as torchvision leaves it. From the paper: the network, T = 3, its norm. Recalled from it: dropout
-0.5; SGD with momentum 0.9; pictures without augmentation; a rate that falls to a tenth when the validation error stops
+0.5; SGD with momentum 0.9; images without augmentation; a rate that falls to a tenth when the validation error stops
 falling. The times of that, the rate, weight decay and batch are ours; so is one mean and deviation for all pixels,
 where the paper takes off the mean of each pixel (recalled).
 """

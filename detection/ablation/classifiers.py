@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from detection.ablation.run_types import Damaged, Kind, Workload, read_json
+from detection.ablation.run_types import CorruptRun, Kind, Workload, read_json
 from detection.analysis.complexity import count_flops, count_parameters
 from detection.classification.config import ClassifierConfig, load_config, override
 from detection.classification.data import middle
@@ -20,13 +20,13 @@ from detection.training.loaders import build_accelerator
 from detection.training.optim import build_optimizer
 
 SOME_CLASSES = 10
-"""For sizes that must not depend on whether the data is there; so is the side of pictures that no setting tells."""
+"""For sizes that must not depend on whether the data is there; so is the side of images that no setting tells."""
 SOME_SIDE = 32
 
 
 @dataclasses.dataclass(frozen=True)
 class Answers:
-    """Which pictures a run got right: `correct` (N,) of 0 and 1; `images_key` is equal for equal pictures."""
+    """Which images a run got right: `correct` (N,) of 0 and 1; `images_key` is equal for equal images."""
 
     correct: np.ndarray
     images_key: str
@@ -37,7 +37,7 @@ class Answers:
         return len(self.correct)
 
     def resampled(self, counts: np.ndarray) -> dict[str, np.ndarray]:
-        """See `detection.ablation.run_types.Evidence`."""
+        """See `detection.ablation.run_types.PerImageResults`."""
         return {"accuracy": counts @ self.correct / counts.sum(axis=1)}
 
 
@@ -61,7 +61,7 @@ class ClassifierRuns(Kind):
         return to_plain(config)
 
     def architecture(self, config: ClassifierConfig) -> Any:
-        """The network, what a step does with it, and the size and kind of its pictures."""
+        """The network, what a step does with it, and the size and kind of its images."""
         plain = self.plain(config)
         rest = {key: plain[key] for key in ("network", "batch_size", "precision", "data")}
         return {"optimizer": plain["optimizer"]["kind"], **rest}
@@ -79,7 +79,7 @@ class ClassifierRuns(Kind):
         """See `Kind`."""
         metrics, correct = read_json(folder / "metrics.json", dict), read_json(folder / "correct.json", list)
         if not correct or metrics.get("images") != len(correct) or metrics.get("errors") != correct.count(0):
-            raise Damaged("metrics.json and correct.json tell different things")
+            raise CorruptRun("metrics.json and correct.json tell different things")
         return {"accuracy": sum(correct) / len(correct)}
 
     def evidence(self, folder: Path) -> Answers:
@@ -88,7 +88,7 @@ class ClassifierRuns(Kind):
             measured = read_json(folder / "metrics.json", dict)["measured"]
             key = read_json(folder / "environment.json", dict)["data"][measured]["sha256"]
         except (KeyError, TypeError):
-            raise Damaged("environment.json does not tell its data") from None
+            raise CorruptRun("environment.json does not tell its data") from None
         return Answers(np.array(read_json(folder / "correct.json", list), float), key)
 
     def workload(self, config: ClassifierConfig) -> Workload:
@@ -99,7 +99,7 @@ class ClassifierRuns(Kind):
         network = config.network(len(images.classes))
         flops = _flops(network, config.data.crop or images.pixels.shape[-1])
         positions = torch.arange(min(config.batch_size, len(images)))
-        pictures = list(middle(images.batch(positions), config.data.crop).to(accelerator.device))
+        drawings = list(middle(images.batch(positions), config.data.crop).to(accelerator.device))
         targets = [{"label": int(images.labels[p]), "image_id": int(p)} for p in positions]
         network.to(accelerator.device)
         optimizer = build_optimizer(dataclasses.replace(config.optimizer, lr=1e-12), network, config.batch_size)
@@ -108,12 +108,12 @@ class ClassifierRuns(Kind):
 
         def train_step() -> None:
             network.train()
-            train_one_epoch(model, [(pictures, targets)], 1, prepared, scheduler, accelerator)
+            train_one_epoch(model, [(drawings, targets)], 1, prepared, scheduler, accelerator)
 
         def infer() -> None:
             network.eval()
             with torch.inference_mode(), accelerator.autocast():
-                network(pictures[:1])
+                network(drawings[:1])
 
         return Workload(count_parameters(network), flops, train_step, infer)
 

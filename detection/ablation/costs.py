@@ -15,7 +15,7 @@ from typing import Any
 
 from detection.ablation.plan import Cell, Plan
 from detection.ablation.run_types import Kind, Workload
-from detection.atomic_write import write_whole
+from detection.atomic_write import atomic_write
 from detection.errors import UserError
 
 WARM_UP = 2
@@ -27,9 +27,9 @@ class Cost:
 
     Attributes:
         parameters: how many numbers it has.
-        flops: operations of a forward pass on one picture.
+        flops: operations of a forward pass on one image.
         train_step_s: seconds of one update on one batch, median.
-        inference_s: seconds of one look at one picture, median.
+        inference_s: seconds of one look at one image, median.
         train_bytes: the most memory that an update holds beyond what was there before it.
         inference_bytes: the same of a look.
     """
@@ -115,7 +115,7 @@ def interleaved(functions: Sequence[Callable], rounds: int, settle: Callable[[],
 
 def write_costs(path: Path, costs: Costs) -> None:
     """Write what was measured, whole or not at all."""
-    write_whole(path, lambda file: file.write_text(json.dumps(asdict(costs), indent=2) + "\n"))
+    atomic_write(path, lambda file: file.write_text(json.dumps(asdict(costs), indent=2) + "\n"))
 
 
 def read_costs(path: Path) -> Costs | None:

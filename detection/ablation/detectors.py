@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detection.ablation.run_types import Damaged, Kind, Outdated, Workload, read_json
+from detection.ablation.run_types import CorruptRun, Kind, StaleRun, Workload, read_json
 from detection.analysis.complexity import count_flops, count_parameters
 from detection.config import Config, load_config, override, to_plain
 from detection.data.checks import file_digest
 from detection.detector import Detector, build_detector
-from detection.evaluation.bootstrap import DetectionEvidence, detection_evidence
+from detection.evaluation.bootstrap import DetectionResults, detection_results
 from detection.evaluation.coco import METRICS
-from detection.evaluation.results import read_results, read_truth
+from detection.evaluation.results import read_ground_truth, read_results
 from detection.scenes.ensure import ensure_scenes
 from detection.training.engine import train_one_epoch
 from detection.training.freezing import freeze
@@ -49,7 +49,7 @@ class DetectorRuns(Kind):
         return to_plain(config)
 
     def architecture(self, config: Config) -> Any:
-        """The detector but for its starting weights, what a step does with it, and the pictures it is measured on."""
+        """The detector but for its starting weights, what a step does with it, and the images it is measured on."""
         plain = self.plain(config)
         detector = {k: v for k, v in plain["detector"].items() if k != "weights"}
         rest = {k: plain[k] for k in ("batch_size", "precision", "freeze", "data")}
@@ -68,10 +68,10 @@ class DetectorRuns(Kind):
         metrics = read_json(folder / "metrics.json", dict)
         missing = [name for name in (*METRICS, "per_class", "detections") if name not in metrics]
         if missing:
-            raise Damaged(f"metrics.json lacks {missing[0]}")
+            raise CorruptRun(f"metrics.json lacks {missing[0]}")
         results = read_json(folder / "results.json", list)
         if len(results) != metrics["detections"]:
-            raise Damaged(f"results.json holds {len(results)} detections and metrics.json {metrics['detections']}")
+            raise CorruptRun(f"results.json holds {len(results)} detections and metrics.json {metrics['detections']}")
         _require_weights(folder / WEIGHTS)
         _require_same_data(read_json(folder / "environment.json", dict))
         numbers = {name: _number(metrics[name]) for name in self.metrics}
@@ -79,11 +79,13 @@ class DetectorRuns(Kind):
             numbers |= {f"{metric}/{name}": _number(of_class[metric]) for metric in ("AP", "AP50")}
         return numbers
 
-    def evidence(self, folder: Path) -> DetectionEvidence:
+    def evidence(self, folder: Path) -> DetectionResults:
         """See `Kind`."""
         annotations = Path(read_json(folder / "config.json", dict)["data"]["val"]["annotations"])
-        truth = read_truth(annotations)
-        return detection_evidence(truth, read_results(folder / "results.json", truth), file_digest(annotations))
+        ground_truth = read_ground_truth(annotations)
+        return detection_results(
+            ground_truth, read_results(folder / "results.json", ground_truth), file_digest(annotations)
+        )
 
     def workload(self, config: Config) -> Workload:
         """See `Kind`."""
@@ -107,7 +109,7 @@ DETECTORS = DetectorRuns()
 def _number(value: Any) -> float:
     """A metric; COCO marks one that is not defined by −1."""
     if not isinstance(value, int | float):
-        raise Damaged(f"metrics.json holds {value!r} in the place of a number")
+        raise CorruptRun(f"metrics.json holds {value!r} in the place of a number")
     return math.nan if value == -1 else float(value)
 
 
@@ -121,9 +123,9 @@ def _require_weights(path: Path) -> None:
             if file.seek(0, 2) != 8 + length + end:
                 raise ValueError("it is cut off")
     except FileNotFoundError:
-        raise Damaged(f"{WEIGHTS} is missing") from None
+        raise CorruptRun(f"{WEIGHTS} is missing") from None
     except (OSError, ValueError, KeyError, TypeError, OverflowError, AttributeError) as error:
-        raise Damaged(f"{WEIGHTS} cannot be read ({error})") from None
+        raise CorruptRun(f"{WEIGHTS} cannot be read ({error})") from None
 
 
 def _require_same_data(environment: dict[str, Any]) -> None:
@@ -131,12 +133,12 @@ def _require_same_data(environment: dict[str, Any]) -> None:
     try:
         splits = [(split["annotations"], split["sha256"]) for split in environment["data"].values()]
     except (KeyError, TypeError, AttributeError):
-        raise Damaged("environment.json does not tell its data") from None
+        raise CorruptRun("environment.json does not tell its data") from None
     for annotations, digest in splits:
         if not Path(annotations).is_file():
-            raise Outdated(f"{annotations}, which it was made with, is gone")
+            raise StaleRun(f"{annotations}, which it was made with, is gone")
         if file_digest(Path(annotations)) != digest:
-            raise Outdated(f"{annotations} has changed since")
+            raise StaleRun(f"{annotations} has changed since")
 
 
 SOME_CLASSES = 3
@@ -144,7 +146,7 @@ SOME_CLASSES = 3
 
 
 def detector_size(config: Config, what: str) -> int:
-    """`parameters`, or `flops` on one picture of noise, of the detector at its start of seed 0, for a few classes."""
+    """`parameters`, or `flops` on one image of noise, of the detector at its start of seed 0, for a few classes."""
     detector = _start(config, SOME_CLASSES)
     if what == "parameters":
         return count_parameters(detector)
@@ -154,7 +156,7 @@ def detector_size(config: Config, what: str) -> int:
 
 
 def detector_workload(config: Config) -> Workload:
-    """The detector at its start of seed 0, on the first pictures of its own data.
+    """The detector at its start of seed 0, on the first images of its own data.
 
     The learning rate is next to nothing, so that the weights stay as they are and boxes with them, step after step. At
     a random start boxes are as many as they may be, so that what depends on their number is at its dearest.
@@ -165,12 +167,12 @@ def detector_workload(config: Config) -> Workload:
     accelerator = build_accelerator(config.precision)
     data = open_data(dataclasses.replace(config, data=dataclasses.replace(config.data, workers=0)), accelerator)
     detector = _start(config, len(data.train.categories))
-    picture = data.val[0][0]
-    parameters, flops = count_parameters(detector), count_flops(detector.eval(), [picture])
+    image = data.val[0][0]
+    parameters, flops = count_parameters(detector), count_flops(detector.eval(), [image])
     detector.to(accelerator.device)
     batch = [data.train[i] for i in range(min(config.batch_size, len(data.train)))]
     step = _train_step(config, detector, tuple(map(list, zip(*batch, strict=True))), accelerator)
-    return Workload(parameters, flops, step, _inference(detector, picture.to(accelerator.device), accelerator))
+    return Workload(parameters, flops, step, _inference(detector, image.to(accelerator.device), accelerator))
 
 
 def _start(config: Config, num_classes: int) -> Detector:
@@ -192,10 +194,10 @@ def _train_step(config: Config, detector: Detector, batch: Any, accelerator: Any
     return step
 
 
-def _inference(detector: Detector, picture: Tensor, accelerator: Any) -> Callable[[], object]:
+def _inference(detector: Detector, image: Tensor, accelerator: Any) -> Callable[[], object]:
     def look() -> None:
         detector.eval()
         with torch.inference_mode(), accelerator.autocast():
-            detector([picture])
+            detector([image])
 
     return look

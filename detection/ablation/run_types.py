@@ -14,15 +14,15 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 
-class Damaged(Exception):
+class CorruptRun(Exception):
     """What a run folder lacks or holds that cannot be read: the rest of a sentence that begins with the folder."""
 
 
-class Outdated(Exception):
+class StaleRun(Exception):
     """Why a run that is finished says nothing any more, such as other data in the place of its own."""
 
 
-class Evidence(Protocol):
+class PerImageResults(Protocol):
     """What a run got right, image by image.
 
     Attributes:
@@ -47,9 +47,9 @@ class Workload:
 
     Attributes:
         parameters: how many numbers it has.
-        flops: operations of a forward pass on one picture.
+        flops: operations of a forward pass on one image.
         train_step: updates it once on one batch, always the same.
-        infer: looks at one picture.
+        infer: looks at one image.
     """
 
     parameters: int
@@ -102,17 +102,17 @@ class Kind(ABC):
         """The numbers of a finished run: `metrics`, and `METRIC/CLASS` for each class; NaN where one is not defined.
 
         Raises:
-            Damaged: it is not whole.
-            Outdated: its data is not what it was.
+            CorruptRun: it is not whole.
+            StaleRun: its data is not what it was.
         """
 
     @abstractmethod
-    def evidence(self, folder: Path) -> Evidence:
+    def evidence(self, folder: Path) -> PerImageResults:
         """What the run found; a `UserError` where that cannot be read."""
 
     @abstractmethod
     def workload(self, config: Any) -> Workload:
-        """The model from its random start, on pictures of its own data; a `UserError` where they are not there."""
+        """The model from its random start, on images of its own data; a `UserError` where they are not there."""
 
     def progress(self, folder: Path) -> str:
         """How far a run is that is still at work, in two or three words; empty if it does not tell."""
@@ -131,14 +131,14 @@ def read_json(path: Path, kind: type) -> Any:
     """What a file of a run folder holds.
 
     Raises:
-        Damaged: it is missing, cannot be read, or holds something else than a `kind`.
+        CorruptRun: it is missing, cannot be read, or holds something else than a `kind`.
     """
     try:
         content = json.loads(path.read_text())
     except FileNotFoundError:
-        raise Damaged(f"{path.name} is missing") from None
+        raise CorruptRun(f"{path.name} is missing") from None
     except (OSError, ValueError) as error:
-        raise Damaged(f"{path.name} cannot be read ({error})") from None
+        raise CorruptRun(f"{path.name} cannot be read ({error})") from None
     if not isinstance(content, kind):
-        raise Damaged(f"{path.name} holds no {kind.__name__}")
+        raise CorruptRun(f"{path.name} holds no {kind.__name__}")
     return content

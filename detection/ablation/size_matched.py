@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from detection.ablation.ablation import Ablation
-from detection.atomic_write import write_whole
+from detection.atomic_write import atomic_write
 from detection.errors import UserError
 
 What = Literal["parameters", "flops"]
@@ -85,7 +85,7 @@ def find_controls(
 def remember(path: Path, controls: dict[str, Control], question: str) -> None:
     """Write what `find_controls` found, for the next time."""
     plain = {name: dataclasses.asdict(control) for name, control in controls.items()}
-    write_whole(path, lambda file: file.write_text(json.dumps({"question": question, "controls": plain}, indent=2)))
+    atomic_write(path, lambda file: file.write_text(json.dumps({"question": question, "controls": plain}, indent=2)))
 
 
 def _recall(path: Path, question: str) -> dict[str, Control] | None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from detection.ablation.launch.status import State
 from detection.ablation.plan import Cell, Plan
-from detection.ablation.run_types import Damaged, Evidence
+from detection.ablation.run_types import CorruptRun, PerImageResults
 from detection.errors import UserError
 from detection.evaluation.intervals import RESAMPLINGS, Interval, bootstrap_counts, difference_interval
 
@@ -115,7 +115,7 @@ class Summary:
         return None if self.lacking(data, variant) or not cells else [self.runs[cell.name] for cell in cells]
 
 
-def summarise(
+def summarize(
     plan: Plan,
     states: Mapping[str, State],
     resamplings: int = RESAMPLINGS,
@@ -138,12 +138,12 @@ def summarise(
             continue
         try:
             runs[cell.name] = _read(plan.ablation.kind.evidence(cell.folder), state.numbers, resamplings)
-        except (UserError, Damaged) as error:
+        except (UserError, CorruptRun) as error:
             missing[cell.name] = str(error)
     return Summary(plan, runs, missing)
 
 
-def _read(evidence: Evidence, numbers: Mapping[str, float], resamplings: int) -> Run:
+def _read(evidence: PerImageResults, numbers: Mapping[str, float], resamplings: int) -> Run:
     every = np.ones((1, evidence.num_images), dtype=np.int64)
     _require_same(numbers, {name: float(v[0]) for name, v in evidence.resampled(every).items()})
     counts = bootstrap_counts(evidence.num_images, resamplings)
@@ -156,4 +156,4 @@ def _require_same(told: Mapping[str, float], found: Mapping[str, float]) -> None
     for name in names:
         a, b = told[name], found[name]
         if math.isnan(a) != math.isnan(b) or abs(a - b) > TOLERANCE:
-            raise Damaged(f"its metrics.json says {name} {a:.6f}, and its results give {b:.6f}")
+            raise CorruptRun(f"its metrics.json says {name} {a:.6f}, and its results give {b:.6f}")

@@ -17,12 +17,12 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import detection.ops.flops  # noqa: F401 - registers the operations of sweeps
-from detection.cells import Accumulator, Cell, ChannelIRNN, LinearCell
-from detection.ops.sweep.cudnn import without_library
+from detection.cells import Accumulator, Cell, IndRNN, LinearCell
+from detection.ops.sweep.cudnn import without_cudnn
 
 Shape = Sequence[int]
 
-_WALKED = ((Accumulator, 2), (LinearCell, 2), (ChannelIRNN, 3))
+_WALKED = ((Accumulator, 2), (LinearCell, 2), (IndRNN, 3))
 
 
 def count_parameters(module: nn.Module) -> int:
@@ -42,13 +42,13 @@ def count_flops(function: Callable[..., Any], *inputs: Any) -> int:
     nothing_kept = torch.autograd.graph.saved_tensors_hooks(lambda _: None, lambda _: torch.empty(0))
     counter = FlopCounterMode(display=False, custom_mapping=_RECURRENT_KERNELS)
     # cuDNN's kernels multiply by an identity in place of an input side.
-    with nothing_kept, without_library(), counter:
+    with nothing_kept, without_cudnn(), counter:
         function(*inputs)
     return counter.get_total_flops()
 
 
 def step_flops(cell: Cell) -> int:
-    """Operations of one step of a cell on one line of a walk.
+    """Operations of one step of a cell on one line of a scan.
 
     The input side, where there is one, is 2·G·D·I. The recurrent side is 2·D·D, a product with the last state, times
 
@@ -60,11 +60,11 @@ def step_flops(cell: Cell) -> int:
     and without a product D times
 
         2  Accumulator: a sum and a maximum; MinGRU, MinLSTM: a multiplication and a sum
-        3  ChannelIRNN: a multiplication, a sum and a maximum
+        3  IndRNN: a multiplication, a sum and a maximum
     """
     size = cell.hidden_size
-    walked = next((count for kind, count in _WALKED if isinstance(cell, kind)), 0)
-    return size * (2 * cell.gates * (cell.input_size or 0) + 2 * cell.recurrent_gates * size + walked)
+    scanned = next((count for kind, count in _WALKED if isinstance(cell, kind)), 0)
+    return size * (2 * cell.gates * (cell.input_size or 0) + 2 * cell.recurrent_gates * size + scanned)
 
 
 def _cudnn_rnn_flops(x: Shape, weights: Sequence[Shape], *_: Any, **__: Any) -> int:

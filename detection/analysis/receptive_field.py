@@ -22,13 +22,13 @@ from detection.detector import Detector, valid_mask
 from detection.errors import UserError
 
 LITTLE = 0.01
-"""A cell with less than this share of the centre's reach counts as out of reach."""
+"""A cell with less than this share of the center's reach counts as out of reach."""
 
 Inputs = Sequence[tuple[Tensor, Tensor]]
 
 
 def reach(context: nn.Module, in_channels: int, height: int, width: int, *, draws: int = 8, seed: int = 0) -> Tensor:
-    """`reach_on` with maps of standard normal numbers, all cells valid, and a direction for each.
+    """`effective_receptive_field_on` with maps of standard normal numbers, all cells valid, and a direction for each.
 
     Args:
         context: in evaluation mode.
@@ -39,18 +39,18 @@ def reach(context: nn.Module, in_channels: int, height: int, width: int, *, draw
         seed: of maps and directions.
 
     Returns:
-        (H, W) float64, 1 at the centre (H // 2, W // 2).
+        (H, W) float64, 1 at the center (H // 2, W // 2).
 
     Raises:
-        UserError: see `reach_on`.
+        UserError: see `effective_receptive_field_on`.
     """
-    return reach_on(context, random_inputs(in_channels, height, width, draws, seed), seed=seed)
+    return effective_receptive_field_on(context, random_inputs(in_channels, height, width, draws, seed), seed=seed)
 
 
-def reach_on(context: nn.Module, inputs: Inputs, *, draws: int = 1, seed: int = 0) -> Tensor:
-    """The norm of ∂(u · output at the centre) / ∂(input at a cell), for each cell, divided by the centre's own.
+def effective_receptive_field_on(context: nn.Module, inputs: Inputs, *, draws: int = 1, seed: int = 0) -> Tensor:
+    """The norm of ∂(u · output at the center) / ∂(input at a cell), for each cell, divided by the center's own.
 
-    u is a random unit vector over the output channels (normal numbers, normalised), and the norm is over the input
+    u is a random unit vector over the output channels (normal numbers, normalized), and the norm is over the input
     channels. Their root mean square over draws of u and inputs estimates, up to the division, the Frobenius norm of the
     Jacobian between the two cells.
 
@@ -61,11 +61,11 @@ def reach_on(context: nn.Module, inputs: Inputs, *, draws: int = 1, seed: int = 
         seed: of the directions, which are equal for contexts of equal output channels.
 
     Returns:
-        (H, W) float64, on the CPU, 1 at the centre (H // 2, W // 2). H and W are those of the smallest valid rectangle;
-        larger ones are cut about their centres.
+        (H, W) float64, on the CPU, 1 at the center (H // 2, W // 2). H and W are those of the smallest valid rectangle;
+        larger ones are cut about their centers.
 
     Raises:
-        UserError: the output at the centre does not depend on the input there, or the gradient is not finite.
+        UserError: the output at the center does not depend on the input there, or the gradient is not finite.
     """
     generator = torch.Generator().manual_seed(seed)
     extents = [_extent(valid) for _, valid in inputs]
@@ -77,11 +77,11 @@ def reach_on(context: nn.Module, inputs: Inputs, *, draws: int = 1, seed: int = 
             squares = _squared_gradient(context, x, valid, (h // 2, w // 2), generator)
             total += squares[top : top + height, left : left + width]
     found = (total / (draws * len(inputs))).sqrt()
-    centre = found[height // 2, width // 2].item()
-    if not (centre and found.isfinite().all()):
-        problem = "not finite: look at its weights" if centre else "0 at the centre: look whether its ReLUs are alive"
+    center = found[height // 2, width // 2].item()
+    if not (center and found.isfinite().all()):
+        problem = "not finite: look at its weights" if center else "0 at the center: look whether its ReLUs are alive"
         raise UserError(f"{type(context).__name__}: there is no reach to measure, its gradient is {problem}.")
-    return found / centre
+    return found / center
 
 
 def _extent(valid: Tensor) -> tuple[int, int]:
@@ -90,12 +90,12 @@ def _extent(valid: Tensor) -> tuple[int, int]:
 
 
 def _squared_gradient(
-    context: nn.Module, x: Tensor, valid: Tensor, centre: tuple[int, int], generator: torch.Generator
+    context: nn.Module, x: Tensor, valid: Tensor, center: tuple[int, int], generator: torch.Generator
 ) -> Tensor:
     """The squared norm over channels of one direction's gradient: (H, W) float64 on the CPU."""
     x = x.detach().requires_grad_()
     with torch.enable_grad():
-        output = context(x, valid)[0, :, centre[0], centre[1]]
+        output = context(x, valid)[0, :, center[0], center[1]]
         direction = normalize(torch.randn(len(output), generator=generator), dim=0)
         (gradient,) = torch.autograd.grad(output @ direction.to(output), x)
     # In float64, for the square of what is left after a hundred steps may be 0 in float32.
@@ -103,7 +103,7 @@ def _squared_gradient(
 
 
 def random_inputs(in_channels: int, height: int, width: int, count: int, seed: int = 0) -> Inputs:
-    """Maps of standard normal numbers, all cells valid, for `reach_on`."""
+    """Maps of standard normal numbers, all cells valid, for `effective_receptive_field_on`."""
     generator = torch.Generator().manual_seed(seed)
     valid = torch.ones(1, 1, height, width, dtype=torch.bool)
     return [(torch.randn(1, in_channels, height, width, generator=generator), valid) for _ in range(count)]
@@ -111,7 +111,7 @@ def random_inputs(in_channels: int, height: int, width: int, count: int, seed: i
 
 @torch.no_grad()
 def image_inputs(detector: Detector, images: Sequence[Tensor]) -> Inputs:
-    """What a detector's context reads of images, for `reach_on`.
+    """What a detector's context reads of images, for `effective_receptive_field_on`.
 
     Args:
         detector: in evaluation mode.
@@ -158,14 +158,14 @@ def build(context: Part, in_channels: int, seed: int = 0) -> nn.Module:
 def decay(reached: Tensor) -> tuple[Tensor, Tensor]:
     """Reach by distance: the mean of the (up to four) cells that lie straight left, right, above and below.
 
-    Straight, because a spatial RNN walks rows and columns: cells that lie aslant are more steps away than their
+    Straight, because a spatial RNN scans rows and columns: cells that lie aslant are more steps away than their
     distance says, or not reached at all, and a mean with them would blur what separates the cells.
 
     Args:
         reached: (H, W), see `reach`.
 
     Returns:
-        Distances from the centre in cells (n,), from 0 to the farthest border, and the reach there (n,).
+        Distances from the center in cells (n,), from 0 to the farthest border, and the reach there (n,).
     """
     height, width = reached.shape
     row, column = height // 2, width // 2
@@ -186,13 +186,13 @@ def out_of_reach(reached: Tensor) -> int | None:
     return int(below[0]) if len(below) else None
 
 
-def reach_table(maps: Mapping[str, Tensor], distances: Sequence[int] = (4, 8, 16)) -> str:
+def receptive_field_table(features: Mapping[str, Tensor], distances: Sequence[int] = (4, 8, 16)) -> str:
     """Lines of text: for each reach by name its `decay` at some distances, and where it ends."""
-    width = max(len("context"), *map(len, maps))
+    width = max(len("context"), *map(len, features))
     lines = [
         f"{'context':{width}}" + "".join(f"{f'at {d}':>10}" for d in distances) + f"   under {100 * LITTLE:g} % at"
     ]
-    for name, reached in maps.items():
+    for name, reached in features.items():
         _, values = decay(reached)
         numbers = "".join(f"{f'{values[d]:.2g}' if d < len(values) else '-':>10}" for d in distances)
         end = out_of_reach(reached)

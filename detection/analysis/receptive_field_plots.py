@@ -1,4 +1,4 @@
-"""Pictures of how far contexts see, as `detection.analysis.receptive_field` measures it."""
+"""Images of how far contexts see, as `detection.analysis.receptive_field` measures it."""
 
 import math
 from collections.abc import Mapping
@@ -11,11 +11,11 @@ from torch import Tensor
 
 from detection.analysis.receptive_field import LITTLE, decay
 
-# Colours of Okabe and Ito 2008, which stay apart for colour-blind eyes; one a family, whose members differ in line.
+# Colors of Okabe and Ito 2008, which stay apart for color-blind eyes; one a family, whose members differ in line.
 _STYLES = {
     "TanhRNN": ("#D55E00", "-", "o"),
     "IRNN": ("#E69F00", "-", "s"),
-    "ChannelIRNN": ("#E69F00", "--", "^"),
+    "IndRNN": ("#E69F00", "--", "^"),
     "Accumulator": ("#E69F00", ":", "D"),
     "LSTM": ("#0072B2", "-", "o"),
     "PeepholeLSTM": ("#0072B2", "--", "s"),
@@ -30,35 +30,35 @@ _FAINTEST = 1e-6
 """Where the plot ends; below it all is the same nothing."""
 
 
-def plot_reach(maps: Mapping[str, Tensor], title: str, stride: int, own: str | None = None) -> Figure:
-    """Draw decay over distance, and each reach as a picture; no global state of pyplot is touched.
+def plot_receptive_field(features: Mapping[str, Tensor], title: str, stride: int, own: str | None = None) -> Figure:
+    """Draw decay over distance, and each reach as an image; no global state of pyplot is touched.
 
     Args:
-        maps: reaches (H, W) of one size by name.
+        features: reaches (H, W) of one size by name.
         title: of the figure.
         stride: pixels a cell stands for.
         own: the name that is drawn thick.
     """
-    rows = math.ceil(len(maps) / 7)
-    columns = math.ceil(len(maps) / rows)
-    one = len(maps) == 1
+    rows = math.ceil(len(features) / 7)
+    columns = math.ceil(len(features) / rows)
+    one = len(features) == 1
     size = (11.5, 5) if one else (12, 5.2 + 2.1 * rows)
     figure = Figure(figsize=size, dpi=120, layout="constrained")
     figure.suptitle(title, fontsize=12)
     grid = figure.add_gridspec(1, 2) if one else figure.add_gridspec(2, 1, height_ratios=(4.4, 2.1 * rows))
-    _plot_decay(figure.add_subplot(grid[0]), maps, stride, own)
+    _plot_decay(figure.add_subplot(grid[0]), features, stride, own)
     inner = grid[1].subgridspec(rows, columns)
-    panels = [figure.add_subplot(inner[place]) for place in range(len(maps))]
-    for place, (axes, (name, reached)) in enumerate(zip(panels, maps.items(), strict=True)):
+    panels = [figure.add_subplot(inner[place]) for place in range(len(features))]
+    for place, (axes, (name, reached)) in enumerate(zip(panels, features.items(), strict=True)):
         image = _plot_map(axes, name, reached, name == own and not one)
         if place // columns == rows - 1:
             axes.set_xlabel("cells", fontsize=8)
-    figure.colorbar(image, ax=panels, label="reach, the centre's = 1 (grey: 0)", extend="both", shrink=0.9)  # type: ignore
+    figure.colorbar(image, ax=panels, label="reach, the center's = 1 (gray: 0)", extend="both", shrink=0.9)  # type: ignore
     return figure
 
 
-def _plot_decay(axes: Any, maps: Mapping[str, Tensor], stride: int, own: str | None) -> None:
-    curves = {name: [t.numpy() for t in decay(reached)] for name, reached in maps.items()}
+def _plot_decay(axes: Any, features: Mapping[str, Tensor], stride: int, own: str | None) -> None:
+    curves = {name: [t.numpy() for t in decay(reached)] for name, reached in features.items()}
     positive = min(values[values > 0].min() for _, values in curves.values())
     bottom = min(10 ** math.floor(math.log10(max(positive, _FAINTEST))), LITTLE / 10)
     for place, (name, (distances, values)) in enumerate(curves.items()):
@@ -80,10 +80,10 @@ def _plot_decay(axes: Any, maps: Mapping[str, Tensor], stride: int, own: str | N
     axes.text(0.005, LITTLE * 1.1, f"{100 * LITTLE:g} %", transform=axes.get_yaxis_transform(), color="0.35")
     farthest = max(len(distances) for distances, _ in curves.values()) - 1
     axes.set(yscale="log", xlim=(0, max(farthest, 1)), ylim=(bottom, None))
-    axes.set(xlabel=f"distance along row and column (cells of {stride} px)", ylabel="reach, the centre's = 1")
+    axes.set(xlabel=f"distance along row and column (cells of {stride} px)", ylabel="reach, the center's = 1")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
-    if len(maps) > 1:
+    if len(features) > 1:
         legend = axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9, handlelength=3)
         for text in legend.get_texts():
             text.set_fontweight("bold" if text.get_text() == own else "normal")

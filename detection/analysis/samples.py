@@ -1,11 +1,11 @@
-"""Pictures of a fixed set of validation images: truth on the left, detections on the right."""
+"""Images of a fixed set of validation images: ground truth on the left, detections on the right."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from detection.analysis.visualize import distinct_colours, draw_boxes, side_by_side
+from detection.analysis.visualize import distinct_colors, draw_boxes, side_by_side
 from detection.data.coco_index import CocoIndex
 from detection.data.image_paths import resolve_image
 from detection.data.images import read_image
@@ -19,38 +19,38 @@ def sample_positions(index: CocoIndex, count: int) -> list[int]:
 def draw_samples(
     index: CocoIndex, images: Path, results: list[dict[str, Any]], count: int, score: float
 ) -> dict[str, np.ndarray]:
-    """Draw truth beside detections.
+    """Draw ground truth beside detections.
 
     Args:
         index: the validation annotations.
         images: their folder.
         results: COCO results of (at least) the drawn images.
-        count: pictures.
+        count: images.
         score: detections below are not drawn.
 
     Returns:
-        Pictures (H, W, 3) uint8 by file stem.
+        Images (H, W, 3) uint8 by file stem.
     """
     names = {c.id: c.name for c in index.categories}
-    colours = distinct_colours(list(names.values()))
-    pictures = {}
+    colors = distinct_colors(list(names.values()))
+    drawings = {}
     for position in sample_positions(index, count):
         image_id = int(index.image_ids[position])
         image = read_image(resolve_image(images, index.file_name(position)))
         span = slice(int(index.box_offsets[position]), int(index.box_offsets[position + 1]))
-        truth = [index.categories[k - 1].name for k in index.labels[span]]
+        ground_truth = [index.categories[k - 1].name for k in index.labels[span]]
         found = [r for r in results if r["image_id"] == image_id and r["score"] >= score]
-        left = draw_boxes(image, _xyxy([b.tolist() for b in index.boxes[span]]), truth, colors=colours)
+        left = draw_boxes(image, _xyxy([b.tolist() for b in index.boxes[span]]), ground_truth, colors=colors)
         right = draw_boxes(
             image,
             _xyxy([r["bbox"] for r in found]),
             [names[r["category_id"]] for r in found],
             [r["score"] for r in found],
-            colors=colours,
+            colors=colors,
         )
         title = f"detections, score from {score:.2f}"
-        pictures[Path(index.file_name(position)).stem] = side_by_side(left, right, ("truth", title))
-    return pictures
+        drawings[Path(index.file_name(position)).stem] = side_by_side(left, right, ("ground truth", title))
+    return drawings
 
 
 def _xyxy(boxes: list[list[float]]) -> np.ndarray:

@@ -1,6 +1,6 @@
-"""Drawing of boxes and labels on pictures, and of pictures beside each other. Needs numpy and Pillow only.
+"""Drawing of boxes and labels on images, and of images beside each other. Needs numpy and Pillow only.
 
-Legend: a picture is (H, W, 3) uint8 RGB; boxes are xyxy in the picture's pixels, pixel i covering [i, i + 1).
+Legend: an image is (H, W, 3) uint8 RGB; boxes are xyxy in the image's pixels, pixel i covering [i, i + 1).
 """
 
 import colorsys
@@ -11,17 +11,17 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 Rectangle = tuple[int, int, int, int]
 
 _MOST_ENLARGED = 2048
-"""Small pictures are enlarged for drawing, but to no longer side above this many pixels."""
+"""Small images are enlarged for drawing, but to no longer side above this many pixels."""
 
 
-def class_colour(name: str) -> Colour:
-    """Return a vivid colour that depends on the name alone; two names may by chance get similar ones.
+def class_color(name: str) -> Color:
+    """Return a vivid color that depends on the name alone; two names may by chance get similar ones.
 
-    A class that is named after a colour has that one.
+    A class that is named after a color has that one.
     """
     if (own := _named(name)) is not None:
         return own
@@ -29,19 +29,19 @@ def class_colour(name: str) -> Colour:
     return _vivid((number % 360) / 360, number // 360 % 3)
 
 
-def distinct_colours(names: Sequence[str]) -> dict[str, Colour]:
-    """Return colours for all classes of a data set that are as far apart as their number allows, for `draw_boxes`."""
+def distinct_colors(names: Sequence[str]) -> dict[str, Color]:
+    """Return colors for all classes of a data set that are as far apart as their number allows, for `draw_boxes`."""
     ordered = sorted(set(names))
     return {name: _named(name) or _vivid(index / len(ordered), index % 3) for index, name in enumerate(ordered)}
 
 
-def _named(name: str) -> Colour | None:
-    colour = ImageColor.colormap.get(name.lower())
-    return None if colour is None else ImageColor.getrgb(str(colour))[:3]  # type: ignore[return-value]
+def _named(name: str) -> Color | None:
+    color = ImageColor.colormap.get(name.lower())
+    return None if color is None else ImageColor.getrgb(str(color))[:3]  # type: ignore[return-value]
 
 
-def _vivid(hue: float, level: int) -> Colour:
-    """Return a strong colour of the hue (0..1) in one of three brightnesses."""
+def _vivid(hue: float, level: int) -> Color:
+    """Return a strong color of the hue (0..1) in one of three brightnesses."""
     saturation, value = ((0.9, 1.0), (0.65, 0.95), (1.0, 0.75))[level]
     red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
     return round(red * 255), round(green * 255), round(blue * 255)
@@ -53,21 +53,21 @@ def draw_boxes(
     labels: Sequence[str],
     scores: Sequence[float] | None = None,
     *,
-    colors: Mapping[str, Colour] | None = None,
+    colors: Mapping[str, Color] | None = None,
     min_side: int = 384,
 ) -> np.ndarray:
-    """Draw labelled boxes on a copy of a picture.
+    """Draw labeled boxes on a copy of an image.
 
     Args:
         image: (H, W, 3) uint8 RGB; left as it is.
         boxes: (N, 4) xyxy in pixels of `image`; parts outside it are not drawn.
         labels: N class names.
         scores: N scores in 0..1, printed behind the names; the highest is drawn on top.
-        colors: RGB colour by class name; a name not in it gets its `class_colour`.
-        min_side: a picture whose shorter side is below this many pixels is first enlarged by a whole factor.
+        colors: RGB color by class name; a name not in it gets its `class_color`.
+        min_side: an image whose shorter side is below this many pixels is first enlarged by a whole factor.
 
     Returns:
-        The drawn picture (f·H, f·W, 3) uint8, where f is that factor.
+        The drawn image (f·H, f·W, 3) uint8, where f is that factor.
 
     Raises:
         ValueError: the numbers of boxes, labels and scores differ.
@@ -76,17 +76,17 @@ def draw_boxes(
     if len(labels) != len(boxes) or (scores is not None and len(scores) != len(boxes)):
         raise ValueError(f"{len(boxes)} boxes, {len(labels)} labels, {None if scores is None else len(scores)} scores")
     factor = max(1, min(math.ceil(min_side / min(image.shape[:2])), _MOST_ENLARGED // max(image.shape[:2])))
-    picture = Image.fromarray(image.repeat(factor, 0).repeat(factor, 1))
-    draw = ImageDraw.Draw(picture)
-    side = min(picture.size)
+    drawing = Image.fromarray(image.repeat(factor, 0).repeat(factor, 1))
+    draw = ImageDraw.Draw(drawing)
+    side = min(drawing.size)
     font = ImageFont.load_default(max(11, side / 36))
     width = max(1, round(side / 250))
 
     order = range(len(boxes)) if scores is None else np.argsort(scores, kind="stable").tolist()
-    palette = {name: (colors or {}).get(name) or class_colour(name) for name in labels}
-    corners = [_pixels(box * factor, picture.size) for box in boxes]
+    palette = {name: (colors or {}).get(name) or class_color(name) for name in labels}
+    corners = [_pixels(box * factor, drawing.size) for box in boxes]
     for index in order:
-        # A dark rim keeps a box visible on a background of its own colour.
+        # A dark rim keeps a box visible on a background of its own color.
         x0, y0, x1, y1 = corners[index]
         draw.rectangle((x0 - 1, y0 - 1, x1 + 1, y1 + 1), outline=(0, 0, 0), width=width + 2)
         draw.rectangle(corners[index], outline=palette[labels[index]], width=width)
@@ -95,11 +95,11 @@ def draw_boxes(
     for index in reversed(order):
         text = labels[index] if scores is None else f"{labels[index]} {scores[index]:.2f}"
         occupied.append(_draw_label(draw, text, corners[index], font, palette[labels[index]], occupied))
-    return np.array(picture)
+    return np.array(drawing)
 
 
 def _pixels(box: np.ndarray, size: tuple[int, int]) -> Rectangle:
-    """Return the first and last pixels (x0, y0, x1, y1) of a box, inside a picture of the given (width, height)."""
+    """Return the first and last pixels (x0, y0, x1, y1) of a box, inside an image of the given (width, height)."""
     limits = np.array([*size, *size]) - 1
     x0, y0, x1, y1 = np.clip(np.round(box - [0, 0, 1, 1]), 0, limits).astype(int).tolist()
     return x0, y0, max(x0, x1), max(y0, y1)
@@ -110,7 +110,7 @@ def _draw_label(
     text: str,
     box: Rectangle,
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
-    colour: Colour,
+    color: Color,
     occupied: Sequence[Rectangle],
 ) -> Rectangle:
     """Write a label at its box, where it hides no earlier label if possible; return the place it takes."""
@@ -123,8 +123,8 @@ def _draw_label(
     ys = [min(max(0, y), max(0, height - high)) for y in (y0 - high, y0, y1 - high + 1, y1 + 1)]
     places = [(x, y, min(x + wide, width) - 1, min(y + high, height) - 1) for y in ys]
     place = next((place for place in places if not any(_touch(place, other) for other in occupied)), places[0])
-    draw.rectangle(place, fill=colour)
-    draw.text((place[0] + 2 - left, place[1] + 2 - top), text, fill=_text_colour(colour), font=font)
+    draw.rectangle(place, fill=color)
+    draw.text((place[0] + 2 - left, place[1] + 2 - top), text, fill=_text_color(color), font=font)
     return place
 
 
@@ -142,30 +142,32 @@ def _shorten(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, widt
     return kept
 
 
-def _text_colour(background: Colour) -> Colour:
+def _text_color(background: Color) -> Color:
     """Return black or white, whichever stands out from the background (luminance as of ITU-R BT.601)."""
     red, green, blue = background
     return (0, 0, 0) if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else (255, 255, 255)
 
 
-def side_by_side(left: np.ndarray, right: np.ndarray, titles: tuple[str, str] = ("truth", "detections")) -> np.ndarray:
-    """Return two pictures beside each other under their titles, as one (H, W, 3) uint8 picture."""
+def side_by_side(
+    left: np.ndarray, right: np.ndarray, titles: tuple[str, str] = ("ground truth", "detections")
+) -> np.ndarray:
+    """Return two images beside each other under their titles, as one (H, W, 3) uint8 image."""
     return contact_sheet([left, right], columns=2, titles=titles)
 
 
 def contact_sheet(
     images: Sequence[np.ndarray], columns: int, *, titles: Sequence[str] | None = None, gap: int = 8
 ) -> np.ndarray:
-    """Lay pictures out in rows.
+    """Lay images out in rows.
 
     Args:
-        images: pictures (H, W, 3) uint8, each of its own size; the cells are as large as the largest.
-        columns: pictures in a row.
-        titles: a line of text above each picture.
-        gap: pixels between pictures and around them.
+        images: images (H, W, 3) uint8, each of its own size; the cells are as large as the largest.
+        columns: images in a row.
+        titles: a line of text above each image.
+        gap: pixels between images and around them.
 
     Returns:
-        One white picture (H, W, 3) uint8 that holds them all.
+        One white image (H, W, 3) uint8 that holds them all.
 
     Raises:
         ValueError: there are no images, or not as many titles.

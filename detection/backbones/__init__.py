@@ -1,4 +1,4 @@
-"""Backbones: images to stage maps."""
+"""Backbones: images to feature maps."""
 
 from detection.backbones.backbone import Backbone
 from detection.backbones.fpn import FPN

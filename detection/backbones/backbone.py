@@ -1,4 +1,4 @@
-"""What every backbone is: images (B, 3, H, W) → stage maps by name, `cK` at a stride of 2^K pixels."""
+"""What every backbone is: images (B, 3, H, W) → feature maps by name, `cK` at a stride of 2^K pixels."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Backbone(nn.Module, ABC):
-    """Images (B, 3, H, W), normalised, → `{"c2": (B, C2, H/4, W/4), …}`; H and W are multiples of the largest stride.
+    """Images (B, 3, H, W), normalized, → `{"c2": (B, C2, H/4, W/4), …}`; H and W are multiples of the largest stride.
 
     Construction gives random weights; `load_pretrained` then fills them, so that a run is rebuilt without a download.
 
@@ -53,7 +53,7 @@ class Backbone(nn.Module, ABC):
 
 
 def norm_layer(norm: Norm, weights: str | None, eps: float = 1e-5) -> Callable[[int], nn.Module]:
-    """The normalisation that fits the weights: frozen statistics when pre-trained, live ones when random.
+    """The normalization that fits the weights: frozen statistics when pre-trained, live ones when random.
 
     Args:
         norm: `auto` chooses by `weights`; `frozen` and `batch` insist.
@@ -61,12 +61,12 @@ def norm_layer(norm: Norm, weights: str | None, eps: float = 1e-5) -> Callable[[
         eps: added to the variance.
 
     Raises:
-        UserError: frozen statistics of random weights, which would normalise nothing.
+        UserError: frozen statistics of random weights, which would normalize nothing.
     """
     frozen = norm == "frozen" or (norm == "auto" and weights is not None)
     if frozen and weights is None:
         raise UserError(
-            "norm='frozen' with weights=None: frozen batch norm of random weights normalises nothing; "
+            "norm='frozen' with weights=None: frozen batch norm of random weights normalizes nothing; "
             "use norm='batch' or pre-trained weights."
         )
     return partial(FrozenBatchNorm2d if frozen else nn.BatchNorm2d, eps=eps)

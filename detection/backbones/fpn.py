@@ -67,10 +67,10 @@ class FPN(Backbone):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """See `Backbone`."""
-        maps = self.body(images)
-        pyramid = self.fpn({name: maps[name] for name in self.sources})
+        features = self.body(images)
+        pyramid = self.fpn({name: features[name] for name in self.sources})
         every = dict(zip(self.levels, pyramid.values(), strict=True))
-        return {**maps, **{name: every[name] for name in self.wanted}}
+        return {**features, **{name: every[name] for name in self.wanted}}
 
     def stages(self) -> dict[str, list[nn.Module]]:
         """See `Backbone`; the pyramid itself is the stage `fpn`."""

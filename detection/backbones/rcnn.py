@@ -68,10 +68,10 @@ class RCNN(Backbone):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """See `Backbone`."""
-        x, maps = self.stem(images), {}
+        x, features = self.stem(images), {}
         for name, block in self.blocks.items():
-            x = maps[name] = block(x)
-        return maps
+            x = features[name] = block(x)
+        return features
 
     def stages(self) -> dict[str, list[nn.Module]]:
         """See `Backbone`."""

@@ -53,11 +53,11 @@ class Timm(Backbone):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """See `Backbone`; networks that work channels-last hand out (B, H, W, C), which is turned."""
-        maps = {}
+        features = {}
         for name, x in zip(self.all_names, self.body(images), strict=True):
             if name in self.out_channels:
-                maps[name] = x if x.shape[1] == self.out_channels[name] else x.permute(0, 3, 1, 2).contiguous()
-        return maps
+                features[name] = x if x.shape[1] == self.out_channels[name] else x.permute(0, 3, 1, 2).contiguous()
+        return features
 
     def stages(self) -> dict[str, list[nn.Module]]:
         """See `Backbone`; timm's modules stand in running order: a stage ends with the module that makes its map."""

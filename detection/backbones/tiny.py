@@ -45,10 +45,10 @@ class Tiny(Backbone):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """See `Backbone`."""
-        x, maps = self.stem(images), {}
+        x, features = self.stem(images), {}
         for name, block in self.blocks.items():
-            x = maps[name] = block(x)
-        return maps
+            x = features[name] = block(x)
+        return features
 
     def stages(self) -> dict[str, list[nn.Module]]:
         """See `Backbone`."""

@@ -52,12 +52,12 @@ class VGG16(Backbone):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """See `Backbone`."""
-        maps, x = {}, images
+        features, x = {}, images
         for index, module in enumerate(self.features, start=1):
             x = module(x)
             if self.ends_at.get(index) in self.out_channels:
-                maps[self.ends_at[index]] = x
-        return maps
+                features[self.ends_at[index]] = x
+        return features
 
     def stages(self) -> dict[str, list[nn.Module]]:
         """See `Backbone`; `stem` is conv1 and `c1` is conv2."""

@@ -2,14 +2,15 @@
 
 from detection.analysis.timing import Figures, interleaved, settle_on
 
-REGIONS, STEPS = 2400, 5  # a batch of 8 pictures of 640x480, a grid of 20x15 each
+REGIONS, STEPS = 2400, 5  # a batch of 8 images of 640x480, a grid of 20x15 each
 
 
 def matching(device: str) -> Figures:
-    """2400 regions with 5 steps, 30 % and all of them with truths: ours at once against SciPy region by region.
+    """2400 regions with 5 steps, 30 % and all of them with ground-truth boxes: ours at once against SciPy region by
+    region.
 
     Then the decoder, with its embedding, matching and loss, forward and backward, against GoogLeNet's forward and
-    backward of the 8 pictures.
+    backward of the 8 images.
     """
     import torch
 
@@ -17,10 +18,11 @@ def matching(device: str) -> Figures:
     figures: Figures = {}
     for share in (0.3, 1.0):
         ours, loop, price = matchings(device, share)
-        # Some regions have two cheapest matchings: L1 distances often stay the same when two truths are swapped.
+        # Some regions have two cheapest matchings: L1 distances often stay the same when two ground-truth boxes are
+        # swapped.
         torch.testing.assert_close(price(ours()), price(loop()))
         times = interleaved({"SciPy in a loop": loop, "ours": ours}, 15, settle_on(device))
-        figures |= {f"{share:.0%} with truths, {name}": figure for name, figure in times.items()}
+        figures |= {f"{share:.0%} with ground-truth boxes, {name}": figure for name, figure in times.items()}
     return figures | decoder_share(device)
 
 
@@ -32,13 +34,13 @@ def matchings(device: str, share: float):
     from detection.heads.costs import Lexicographic
     from detection.heads.hungarian import match
 
-    truths, boxes, codes, logits = random_regions(device, share)
-    cost = Lexicographic().cost(boxes, codes, logits, truths)
+    targets, boxes, codes, logits = random_regions(device, share)
+    cost = Lexicographic().cost(boxes, codes, logits, targets)
 
     def loop():
         matched = torch.full((REGIONS, STEPS), -1, device=device)
         for region in range(REGIONS):
-            valid = truths.valid[region]
+            valid = targets.valid[region]
             if valid.any():
                 steps, columns = linear_sum_assignment(cost[region][:, valid].cpu().numpy())
                 matched[region, steps] = valid.nonzero()[:, 0][torch.as_tensor(columns, device=device)]
@@ -48,11 +50,11 @@ def matchings(device: str, share: float):
         paid = cost.gather(2, matched.clamp(min=0)[:, :, None])[:, :, 0]
         return paid.where(matched >= 0, 0).sum(1)
 
-    return lambda: match(cost, truths), loop, price
+    return lambda: match(cost, targets), loop, price
 
 
 def random_regions(device: str, share: float):
-    """Truths, of which `share` of the regions have one or more, and what was said: boxes, codes and logits."""
+    """Ground-truth boxes, of which `share` of the regions have one or more, and what was said: boxes, codes and logits."""
     import torch
 
     from detection.heads.box_codes import PixelOffsets
@@ -80,20 +82,20 @@ def decoder_share(device: str) -> Figures:
     from detection.heads.box_codes import PixelOffsets
     from detection.heads.lstm_decoder import LSTMDecoder
 
-    truths, *_ = random_regions(device, 0.3)
+    targets, *_ = random_regions(device, 0.3)
     decoder = partial(LSTMDecoder, cell=partial(TiedLSTM, bias=False), start=0.1)
     head = SequenceHead(1024, 1, 1, decoder=decoder, code=partial(PixelOffsets), batch_size_per_image=None).to(device)
     backbone = GoogLeNet(weights=None).to(device)
-    pictures = torch.rand(8, 3, 480, 640, device=device)
+    images = torch.rand(8, 3, 480, 640, device=device)
     windows = [torch.tensor([[0.0, 0, 64, 64]], device=device).expand(REGIONS // 8, 4)] * 8
     descriptors = torch.randn(REGIONS, 1024, 1, 1, device=device, requires_grad=True)
     grad = torch.randn(8, 1024, 15, 20, device=device)
 
     def decode():
-        _, losses = head(descriptors, windows, [(480, 640)] * 8, truths)
+        _, losses = head(descriptors, windows, [(480, 640)] * 8, targets)
         torch.stack(list(losses.values())).sum().backward()
 
     def see():
-        backbone(pictures)["c5"].backward(grad)
+        backbone(images)["c5"].backward(grad)
 
     return interleaved({"decoder, with backward": decode, "GoogLeNet, with backward": see}, 5, settle_on(device))

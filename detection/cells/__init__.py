@@ -3,14 +3,14 @@
 from detection.cells.cell import Cell, State
 from detection.cells.gated import GRU, LSTM, MUT1, MUT2, MUT3, PeepholeLSTM, TiedLSTM
 from detection.cells.linear import LinearCell, MinGRU, MinLSTM
-from detection.cells.recurrent import IRNN, Accumulator, ChannelIRNN, TanhRNN
+from detection.cells.recurrent import IRNN, Accumulator, IndRNN, TanhRNN
 
 CELLS: tuple[type[Cell], ...] = (
-    TanhRNN, IRNN, ChannelIRNN, Accumulator, LSTM, PeepholeLSTM, TiedLSTM, GRU, MUT1, MUT2, MUT3, MinGRU, MinLSTM,
+    TanhRNN, IRNN, IndRNN, Accumulator, LSTM, PeepholeLSTM, TiedLSTM, GRU, MUT1, MUT2, MUT3, MinGRU, MinLSTM,
 )  # fmt: skip
 """Every cell, for those who compare them."""
 
 __all__ = [
-    "CELLS", "GRU", "IRNN", "LSTM", "MUT1", "MUT2", "MUT3", "Accumulator", "Cell", "ChannelIRNN", "LinearCell",
+    "CELLS", "GRU", "IRNN", "LSTM", "MUT1", "MUT2", "MUT3", "Accumulator", "Cell", "IndRNN", "LinearCell",
     "MinGRU", "MinLSTM", "PeepholeLSTM", "State", "TanhRNN", "TiedLSTM",
 ]  # fmt: skip

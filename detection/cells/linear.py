@@ -19,7 +19,7 @@ class LinearCell(Cell):
         hidden_size: D.
         input_size: I, or None.
         bias: whether there are bias vectors.
-        forget_bias: how far the gates start from even, in favour of keeping.
+        forget_bias: how far the gates start from even, in favor of keeping.
     """
 
     recurrent_gates = 0

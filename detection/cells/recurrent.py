@@ -43,7 +43,7 @@ class IRNN(Cell):
         return (torch.relu(x + self._recur(state[0])),)
 
 
-class ChannelIRNN(Cell):
+class IndRNN(Cell):
     """h = max(W x + u·h, 0): an IRNN whose channels do not mix, u (D,) starting at 1 (IndRNN, Li et al. 2018)."""
 
     recurrent_gates = 0

@@ -1,7 +1,7 @@
 """Random shifts, turns, sizes and mirror images of a whole batch at once, on any device.
 
-What happens to a picture is one affine map of its coordinates, told by five numbers in [0, 1). The caller draws
-them, so that they may depend on (seed, epoch, picture) alone. What comes from beyond the border is black.
+What happens to an image is one affine map of its coordinates, told by five numbers in [0, 1). The caller draws
+them, so that they may depend on (seed, epoch, image) alone. What comes from beyond the border is black.
 """
 
 import math
@@ -18,14 +18,14 @@ NUMBERS = 5
 
 @dataclass(frozen=True)
 class ImageAugmentation:
-    """How far training pictures may be changed; each amount is drawn evenly from its range.
+    """How far training images may be changed; each amount is drawn evenly from its range.
 
     Attributes:
-        shift: most pixels to each side, whole ones. With `data.crop` 8 smaller than the picture, a shift of 4 reaches
+        shift: most pixels to each side, whole ones. With `data.crop` 8 smaller than the image, a shift of 4 reaches
             all crops and none beyond the border.
         rotation: most degrees to each side.
         scale: most change of size: 0.1 for 0.9 to 1.1 times.
-        flip: mirror every second picture, left to right.
+        flip: mirror every second image, left to right.
     """
 
     shift: int = 0
@@ -42,7 +42,7 @@ class ImageAugmentation:
 
 
 def augment(images: Tensor, settings: ImageAugmentation, numbers: Tensor, crop: int | None = None) -> Tensor:
-    """Change each picture by its own numbers, and cut out the middle of what that gives.
+    """Change each image by its own numbers, and cut out the middle of what that gives.
 
     Args:
         images: (B, C, S, S).
@@ -57,7 +57,7 @@ def augment(images: Tensor, settings: ImageAugmentation, numbers: Tensor, crop: 
     x, y, turn, size, mirror = numbers.to(images.dtype).unbind(1)
     shift = torch.stack([x, y], 1).mul(2 * settings.shift + 1).floor() - settings.shift
     angle = (2 * turn - 1) * math.radians(settings.rotation)
-    # From a pixel of the result back to the place it is read at: a larger picture is read at smaller steps.
+    # From a pixel of the result back to the place it is read at: a larger image is read at smaller steps.
     step = crop / side / (1 + (2 * size - 1) * settings.scale)
     across = step * (1 - 2 * (mirror < 0.5) * settings.flip)
     cosine, sine = angle.cos(), angle.sin()

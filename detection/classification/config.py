@@ -16,21 +16,21 @@ from detection.runs.folder import read_config_json
 
 @dataclasses.dataclass(frozen=True)
 class ImageData:
-    """Square pictures, each of one class; the classes are the data's own.
+    """Square images, each of one class; the classes are the data's own.
 
     Attributes:
         kind: `digits`, scikit-learn's 1797 handwritten ones of 8×8; torchvision's `MNIST`, `CIFAR10` or `SVHN`, or
-            `SVHN_extra`, which trains on its additional pictures too; or `folder`: `train/CLASS/*` and `test/CLASS/*`,
+            `SVHN_extra`, which trains on its additional images too; or `folder`: `train/CLASS/*` and `test/CLASS/*`,
             or `CLASS/*`, of which a part is kept for the test.
         root: of a folder, that folder; of torchvision's sets, the folder they are in. Nothing is downloaded.
-        size: side in pixels that pictures are brought to (what does not fit a square is cut off); None: as they are.
+        size: side in pixels that images are brought to (what does not fit a square is cut off); None: as they are.
         crop: side of the part that is seen: the middle in the test, moved by `augmentation.shift` in training; None:
             all.
-        augmentation: random changes of training pictures, or None.
+        augmentation: random changes of training images, or None.
         test_fraction: part of each class that is kept for the test where the data has no test part of its own.
         split_seed: chooses it.
         measure: what is measured at the end: `test`; or `validation`, to choose settings by: the same fraction once
-            more, of the training pictures, which are then not trained on.
+            more, of the training images, which are then not trained on.
     """
 
     kind: Literal["digits", "MNIST", "CIFAR10", "SVHN", "SVHN_extra", "folder"]
@@ -52,8 +52,8 @@ class ClassifierConfig:
         data: what it learns from and is measured on.
         optimizer: how weights move.
         schedule: for how long.
-        batch_size: pictures of one forward pass, on each process.
-        eval_batch_size: pictures of one forward pass when it is measured.
+        batch_size: images of one forward pass, on each process.
+        eval_batch_size: images of one forward pass when it is measured.
         evaluate_every: epochs between the measurements that are logged, None for none. They choose nothing: what is
             reported is the last epoch's.
         precision: `no` for float32, or mixed precision in `bf16` or `fp16`.

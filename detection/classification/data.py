@@ -1,6 +1,6 @@
-"""Pictures with a class: held in memory, split by class, and put into batches as the engine takes them.
+"""Images with a class: held in memory, split by class, and put into batches as the engine takes them.
 
-N pictures, C = 1 or 3 channels, S pixels a side.
+N images, C = 1 or 3 channels, S pixels a side.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from detection.data.sampling import TrainBatches
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Images:
-    """A set of pictures.
+    """A set of images.
 
     Attributes:
         pixels: (N, C, S, S) uint8.
@@ -37,11 +37,11 @@ class Images:
         return Images(self.pixels[positions], self.labels[positions], self.classes)
 
     def to(self, device: torch.device) -> "Images":
-        """The same pictures on a device; their labels stay."""
+        """The same images on a device; their labels stay."""
         return dataclasses.replace(self, pixels=self.pixels.to(device))
 
     def batch(self, positions: Tensor) -> Tensor:
-        """Pictures (B, 3, S, S) with values in [0, 1]; grey becomes three equal channels."""
+        """Images (B, 3, S, S) with values in [0, 1]; gray becomes three equal channels."""
         pixels = self.pixels[positions.to(self.pixels.device)]
         return pixels.expand(-1, 3, -1, -1) / 255
 
@@ -53,7 +53,7 @@ class Images:
 
 
 def split_by_class(images: Images, fraction: float, seed: int) -> tuple[Images, Images]:
-    """Divide pictures at random, each class by the same fraction as nearly as whole pictures allow.
+    """Divide images at random, each class by the same fraction as nearly as whole images allow.
 
     Args:
         images: in any order, which both parts keep.
@@ -61,7 +61,7 @@ def split_by_class(images: Images, fraction: float, seed: int) -> tuple[Images, 
         seed: of the choice.
 
     Returns:
-        The larger and the smaller part: at least one picture of each class is in each, if there are two.
+        The larger and the smaller part: at least one image of each class is in each, if there are two.
     """
     rng = np.random.default_rng(seed)
     chosen = np.zeros(len(images), bool)
@@ -73,7 +73,7 @@ def split_by_class(images: Images, fraction: float, seed: int) -> tuple[Images, 
 
 
 def middle(images: Tensor, crop: int | None) -> Tensor:
-    """Cut the middle (…, crop, crop) out of pictures (…, S, S); None for all of them."""
+    """Cut the middle (…, crop, crop) out of images (…, S, S); None for all of them."""
     if crop is None:
         return images
     start = (images.shape[-1] - crop) // 2

@@ -1,4 +1,4 @@
-"""How many pictures a classifier gets right; a trained run measured again, under other settings if wished."""
+"""How many images a classifier gets right; a trained run measured again, under other settings if wished."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from detection.training.loaders import build_accelerator
 
 @dataclass(frozen=True)
 class Measured:
-    """What a classifier does with N pictures.
+    """What a classifier does with N images.
 
     Attributes:
         correct: (N,) bool, in their order.
@@ -35,7 +35,7 @@ class Measured:
     losses: Tensor
 
     def numbers(self) -> dict[str, float]:
-        """Accuracy in [0, 1], errors, pictures, and their mean loss."""
+        """Accuracy in [0, 1], errors, images, and their mean loss."""
         right, count = int(self.correct.sum()), len(self.correct)
         return {
             "accuracy": right / count,
@@ -53,14 +53,14 @@ def measure(
     accelerator: Accelerator,
     on_batch: Callable[[int], None] = lambda count: None,
 ) -> Measured:
-    """Classify pictures, unchanged but for `data.crop`. The network is left in the mode that it came in.
+    """Classify images, unchanged but for `data.crop`. The network is left in the mode that it came in.
 
     Args:
         network: the bare one, not a distributed wrapper.
         images: on the network's device.
         config: for the size of batches, and the crop.
         accelerator: for its precision.
-        on_batch: called with the number of pictures of each finished batch.
+        on_batch: called with the number of images of each finished batch.
     """
     training = network.training
     network.eval()
@@ -131,7 +131,7 @@ def evaluate_run(
 
 
 def write_measured(folder: Path, measured: Measured, metrics: dict[str, Any]) -> None:
-    """Write `correct.json`, 1 or 0 for each picture in order, and then `metrics.json`."""
+    """Write `correct.json`, 1 or 0 for each image in order, and then `metrics.json`."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "correct.json", measured.correct.int().tolist())
     write_json(folder / "metrics.json", metrics)

@@ -14,7 +14,7 @@ RCNN_96 = partial(RCNN, channels=(96, 96), first_stride=1, dropout=0.5)
 
 
 class Classifier(nn.Module):
-    """Pictures (B, 3, H, W) → scores of each class, or a loss in training; grey pictures come as three equal channels.
+    """Images (B, 3, H, W) → scores of each class, or a loss in training; gray images come as three equal channels.
 
     With `RCNN(channels=(K, K), first_stride=1)` it is the paper's RCNN-K, of 25·3·K + K + 4(18K² + K) + 10K + 10
     parameters for 10 classes.
@@ -37,7 +37,7 @@ class Classifier(nn.Module):
 
     @torch.no_grad()
     def measure(self, images: Tensor) -> None:
-        """Take mean and deviation of each channel from training pictures, (N, 1 or 3, H, W) uint8."""
+        """Take mean and deviation of each channel from training images, (N, 1 or 3, H, W) uint8."""
         shades = torch.arange(256, device=images.device) / 255
         for channel in range(3):
             values = images[:, channel % images.shape[1]].flatten()
@@ -49,10 +49,10 @@ class Classifier(nn.Module):
     def forward(
         self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Any]] | None = None
     ) -> Tensor | dict[str, Tensor]:
-        """Classify pictures of one size.
+        """Classify images of one size.
 
         Args:
-            images: B pictures (3, H, W), values in [0, 1].
+            images: B images (3, H, W), values in [0, 1].
             targets: in training the class of each, from 0, under `label`.
 
         Returns:

@@ -1,4 +1,4 @@
-"""Where pictures with a class come from: scikit-learn's digits, torchvision's data sets, folders."""
+"""Where images with a class come from: scikit-learn's digits, torchvision's data sets, folders."""
 
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ _TORCHVISION: dict[str, tuple[str, list[dict[str, Any]], dict[str, Any], str]] =
 
 
 def open_data(config: ImageData) -> tuple[Images, Images]:
-    """The pictures to train on, and those to measure.
+    """The images to train on, and those to measure.
 
     Raises:
         UserError: nothing there, or nothing that can be used; says what belongs where.
@@ -37,7 +37,7 @@ def open_data(config: ImageData) -> tuple[Images, Images]:
         train, test = split_by_class(train, config.test_fraction, config.split_seed)
     height, width = train.pixels.shape[2:]
     if height != width:
-        raise UserError(f"data.size: the pictures are {width}x{height}, not square; make them so by data.size=PIXELS.")
+        raise UserError(f"data.size: the images are {width}x{height}, not square; make them so by data.size=PIXELS.")
     if config.crop is not None and (config.crop > width or (width - config.crop) % 2):
         raise UserError(
             f"data.crop={config.crop}: is cut out of the middle of {width}x{width} pixels, so it must be smaller by an "
@@ -100,15 +100,15 @@ def _resized(images: Images, size: int | None) -> Images:
 
 
 def open_folder(root: Path, size: int | None) -> tuple[Images, Images | None]:
-    """Read `train/CLASS/*` and `test/CLASS/*`, or else `CLASS/*`, which gives no test pictures.
+    """Read `train/CLASS/*` and `test/CLASS/*`, or else `CLASS/*`, which gives no test images.
 
     Args:
         root: the folder.
-        size: side in pixels that the shorter side of each picture is brought to, the longer one losing its ends; None:
+        size: side in pixels that the shorter side of each image is brought to, the longer one losing its ends; None:
             as they are.
 
     Raises:
-        UserError: not such a folder, a damaged picture, pictures of several sizes, or other classes in the test.
+        UserError: not such a folder, a damaged image, images of several sizes, or other classes in the test.
     """
     if not root.is_dir():
         raise UserError(f"data.root={root}: no such folder.")
@@ -119,18 +119,18 @@ def open_folder(root: Path, size: int | None) -> tuple[Images, Images | None]:
         odd = sorted(set(train.classes) ^ set(test.classes))
         raise UserError(f"{root}: train and test must have the same classes; in one of them only: {', '.join(odd)}.")
     if train.pixels.shape[1:] != test.pixels.shape[1:]:
-        raise UserError(f"{root}: train and test have pictures of two sizes; bring all to one by data.size=PIXELS.")
+        raise UserError(f"{root}: train and test have images of two sizes; bring all to one by data.size=PIXELS.")
     return train, test
 
 
 def _open_classes(folder: Path, size: int | None) -> Images:
-    """Every picture below `folder/CLASS`, by class and name."""
+    """Every image below `folder/CLASS`, by class and name."""
     classes = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
     files = [sorted(p for p in (folder / c).rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES) for c in classes]
     few = [c for c, found in zip(classes, files, strict=True) if len(found) < 2]
     if len(classes) < 2 or few:
-        found = f"fewer than two pictures in {few[0]!r}" if few else f"{len(classes)} folders"
-        raise UserError(f"{folder}: must hold a folder for each of two classes or more, with pictures; found {found}.")
+        found = f"fewer than two images in {few[0]!r}" if few else f"{len(classes)} folders"
+        raise UserError(f"{folder}: must hold a folder for each of two classes or more, with images; found {found}.")
     pixels: list[Tensor] = []
     for path in (path for found in files for path in found):
         pixels.append(_read(path, size))

@@ -181,8 +181,8 @@ def finish(job: Job) -> dict[str, Any]:
     }
     write_measured(job.folder, measured, metrics)
     job.say(
-        f"finished  {job.folder}: accuracy {metrics['accuracy']:.4f} on the {metrics['measured']} pictures, "
-        f"{metrics['errors']} of {metrics['images']} wrong; {metrics['train_accuracy']:.4f} on the training pictures; "
+        f"finished  {job.folder}: accuracy {metrics['accuracy']:.4f} on the {metrics['measured']} images, "
+        f"{metrics['errors']} of {metrics['images']} wrong; {metrics['train_accuracy']:.4f} on the training images; "
         f"{job.seconds:.0f} s of training"
     )
     return metrics
@@ -196,7 +196,7 @@ def _require_fitting(network: Classifier, config: ClassifierConfig, images: Imag
     side, stride = config.data.crop or images.pixels.shape[-1], max(network.backbone.strides.values())
     if side % stride:
         raise UserError(
-            f"data.{'crop' if config.data.crop else 'size'}: pictures of {side}x{side} pixels for a backbone of stride "
+            f"data.{'crop' if config.data.crop else 'size'}: images of {side}x{side} pixels for a backbone of stride "
             f"{stride}; choose a multiple of {stride}."
         )
 
@@ -237,8 +237,8 @@ def describe(job: Job, images_per_update: int) -> None:
     seen = f", {config.data.crop}x{config.data.crop} of each seen" if config.data.crop else ""
     if job.epoch:
         job.say(f"resume    {job.folder} after {job.epoch} epochs")
-    job.say(f"train     {len(job.train)} pictures of {side}x{side}{seen}")
-    job.say(f"measured  {len(job.measured)} pictures ({config.data.measure})")
+    job.say(f"train     {len(job.train)} images of {side}x{side}{seen}")
+    job.say(f"measured  {len(job.measured)} images ({config.data.measure})")
     job.say(f"classes   {', '.join(job.train.classes)}")
     job.say(f"network   {count_parameters(job.network)} parameters")
     job.say(

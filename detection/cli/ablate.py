@@ -121,8 +121,8 @@ def build_launcher(args: argparse.Namespace, cells: int, held: int) -> "Launcher
 def run(args: argparse.Namespace, plan: "Plan", controls: "dict[str, Control]", question: str) -> None:
     """Run what is missing, then measure costs where they are not known yet."""
     from detection.ablation.launch.lock import locked
-    from detection.ablation.launch.progress_table import Board
-    from detection.ablation.launch.run import carry_out, inspect_all, prepare_data, strays
+    from detection.ablation.launch.progress_table import ProgressTable
+    from detection.ablation.launch.run import carry_out, inspect_all, prepare_data, unplanned_runs
     from detection.ablation.plan import describe
     from detection.ablation.size_matched import remember
     from detection.atomic_write import write_json
@@ -134,11 +134,11 @@ def run(args: argparse.Namespace, plan: "Plan", controls: "dict[str, Control]", 
         if controls:
             remember(args.output / "controls.json", controls, question)
         prepare_data(plan)
-        if others := strays(plan):
+        if others := unplanned_runs(plan):
             what = f"{len(others)} other runs lie here" if len(others) > 1 else "another run lies here"
             shown = ", ".join(map(str, others[:3])) + (", …" if len(others) > 3 else "")
             print(f"note     {what}, left as they are and not counted: {shown}")
-        board = Board(plan)
+        board = ProgressTable(plan)
         try:
             with board:
                 carry_out(plan, inspect_all(plan), launcher, args.resume, board)
@@ -152,7 +152,7 @@ def run(args: argparse.Namespace, plan: "Plan", controls: "dict[str, Control]", 
 def measure_costs(args: argparse.Namespace, plan: "Plan", launcher: "Launcher") -> None:
     """Have costs measured by the launcher, where the runs are, with nothing beside it; unless they are known."""
     from detection.ablation.costs import is_complete, read_costs
-    from detection.ablation.launch.launchers import Task, Watch, run_all
+    from detection.ablation.launch.launchers import Callbacks, Task, run_all
 
     path = args.output / "costs.json"
     if not args.cost_rounds or is_complete(read_costs(path), plan):
@@ -165,7 +165,7 @@ def measure_costs(args: argparse.Namespace, plan: "Plan", launcher: "Launcher") 
     task = Task(
         "costs", [sys.executable, "-m", "detection.cli.ablate", *own, *more, *args.overrides], args.output / "costs.log"
     )
-    nothing = Watch(
+    nothing = Callbacks(
         lambda name: None, lambda name, code: print(f"costs    exit code {code}") if code else None, print_no
     )
     run_all([task], launcher, nothing)
@@ -193,12 +193,12 @@ def report(args: argparse.Namespace, plan: "Plan", controls: "dict[str, Control]
     from detection.ablation.launch.run import inspect_all
     from detection.ablation.report.csv_export import to_csv
     from detection.ablation.report.report import build_report, headline
-    from detection.ablation.summary import summarise
+    from detection.ablation.summary import summarize
     from detection.reports.files import write_files, write_report
     from detection.runs.logs import progress
 
     with progress("resampling images", len(plan.cells)) as bar:
-        summary = summarise(plan, inspect_all(plan), told=lambda cell: bar.advance())
+        summary = summarize(plan, inspect_all(plan), told=lambda cell: bar.advance())
     costs: Costs | None = read_costs(args.output / "costs.json")
     what = equal_in(args.match)
     blocks = build_report(summary, costs, controls, what, ["detection", "ablate", *argv])

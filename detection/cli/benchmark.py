@@ -7,7 +7,7 @@ detection benchmark [NAME ...] [--device cpu|cuda] [--output FILE.json]
   matching     2400 regions with 5 steps matched at once, against SciPy in a loop; the decoder against its backbone
   ion-step, accnn-step, recurrent-step
                a training step of configs/{ion,accnn,recurrent}_lite0_finetune.py against one of configs/finetune.py
-  local-response  local response normalisation of RCNN-96 against PyTorch's
+  local-response  local response normalization of RCNN-96 against PyTorch's
   roi-align    our RoIAlign against torchvision's, backward alone and with the forward, at two sizes
   index        a synthetic file of COCO's size: first indexing, opening again, memory of a loading process
   evaluation   200 000 detections on 2000 images: pycocotools against hotcoco
@@ -33,21 +33,21 @@ from detection.errors import UserError, command_line
 
 
 def train_step(device: str) -> Figures:
-    """One update on two 240x320 pictures with 14 boxes each: ours, with logging and checks, against the bare loop."""
+    """One update on two 240x320 images with 14 boxes each: ours, with logging and checks, against the bare loop."""
     import torch
 
     ours, our_step = our_train_step(device, "finetune")
     theirs = torchvision_twin(ours).to(device).train()
     optimizer = torch.optim.SGD(theirs.parameters(), lr=1e-9, momentum=0.9, weight_decay=1e-4)
-    images, targets = two_pictures()
+    images, targets = two_images()
     floats = [image.float() / 255 for image in images]
 
     def plain_step() -> None:
         """The step of torchvision's reference script, its check of the loss included."""
         torch.manual_seed(1)
         batch = [image.to(device) for image in floats]
-        truth = [{k: v.to(device) for k, v in t.items() if k != "image_id"} for t in targets]
-        loss = sum(theirs(batch, truth).values())
+        ground_truth = [{k: v.to(device) for k, v in t.items() if k != "image_id"} for t in targets]
+        loss = sum(theirs(batch, ground_truth).values())
         if not torch.isfinite(loss).item():
             raise FloatingPointError
         optimizer.zero_grad()
@@ -59,13 +59,13 @@ def train_step(device: str) -> Figures:
 
 
 def step_beside_plain(name: str, device: str) -> Figures:
-    """One update on two 240x320 pictures with 14 boxes each: a config's detector against that of finetune.py."""
+    """One update on two 240x320 images with 14 boxes each: a config's detector against that of finetune.py."""
     steps = {config: our_train_step(device, config)[1] for config in (name, "finetune")}
     return interleaved(steps, 15, settle_on(device))
 
 
 def our_train_step(device: str, name: str):
-    """The detector of a config, from its own weights, and a function that updates it once on `two_pictures`."""
+    """The detector of a config, from its own weights, and a function that updates it once on `two_images`."""
     import torch
     from accelerate import Accelerator
 
@@ -85,7 +85,7 @@ def our_train_step(device: str, name: str):
     optimizer = torch.optim.SGD(detector.parameters(), lr=1e-9, momentum=0.9, weight_decay=1e-4)
     scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)
     model, optimizer = accelerator.prepare(detector, optimizer)
-    images, targets = two_pictures()
+    images, targets = two_images()
     lines: list[dict[str, float]] = []
 
     def step() -> None:
@@ -95,8 +95,8 @@ def our_train_step(device: str, name: str):
     return detector, step
 
 
-def two_pictures():
-    """Two pictures (3, 240, 320) of noise and targets of 14 boxes each, always the same."""
+def two_images():
+    """Two images (3, 240, 320) of noise and targets of 14 boxes each, always the same."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
@@ -110,7 +110,7 @@ def two_pictures():
 
 
 def roi_align(device: str) -> Figures:
-    """1024 boxes of 8 to 320 pixels on the pyramid of two 240x320 pictures; then 256 on one map of 64 channels."""
+    """1024 boxes of 8 to 320 pixels on the pyramid of two 240x320 images; then 256 on one map of 64 channels."""
     big = roi_align_ratios(device, (4, 8, 16, 32), (2, 256, 240, 320), 1024, 2)
     small = roi_align_ratios(device, (4,), (8, 64, 128, 128), 256, 1)
     return {f"{size}, {k}": v for size, figures in (("pyramid", big), ("one map", small)) for k, v in figures.items()}
@@ -119,33 +119,33 @@ def roi_align(device: str) -> Figures:
 def roi_align_ratios(
     device: str, strides: tuple[int, ...], shape: tuple[int, ...], count: int, samples: int
 ) -> Figures:
-    """Our pool and torchvision's on maps of pictures of `shape` (B, C, H, W), `count` boxes in all."""
+    """Our pool and torchvision's on maps of images of `shape` (B, C, H, W), `count` boxes in all."""
     import torch
 
     from detection.pooling import RoIAlign
 
     torch.manual_seed(0)
     images, channels, height, width = shape
-    maps = {
+    features = {
         f"p{s}": torch.randn(images, channels, height // s, width // s, device=device, requires_grad=True)
         for s in strides
     }
-    named = dict(zip(maps, strides, strict=True))
-    pool = RoIAlign(dict.fromkeys(maps, channels), named, stages=tuple(maps), sampling_ratio=samples)
+    named = dict(zip(features, strides, strict=True))
+    pool = RoIAlign(dict.fromkeys(features, channels), named, stages=tuple(features), sampling_ratio=samples)
     sides = 8 + (min(height, 320) - 8) * torch.rand(count, 2) ** 2
-    centres = torch.rand(count, 2) * torch.tensor([width, height])
+    centers = torch.rand(count, 2) * torch.tensor([width, height])
     limits = torch.tensor([width, height] * 2)
-    corners = torch.cat([centres - sides / 2, centres + sides / 2], dim=1).clamp(min=0).minimum(limits)
+    corners = torch.cat([centers - sides / 2, centers + sides / 2], dim=1).clamp(min=0).minimum(limits)
     boxes, sizes = list(corners.to(device).chunk(images)), [(height, width)] * images
     pools = {"ours": pool, "torchvision's": pool.align}
     grad = torch.randn(count, channels, 7, 7, device=device)
-    outputs = {name: p(maps, boxes, sizes) for name, p in pools.items()}
+    outputs = {name: p(features, boxes, sizes) for name, p in pools.items()}
 
     def backward(output):
-        return lambda: torch.autograd.grad(output, list(maps.values()), grad, retain_graph=True)
+        return lambda: torch.autograd.grad(output, list(features.values()), grad, retain_graph=True)
 
     def both(p):
-        return lambda: torch.autograd.grad(p(maps, boxes, sizes), list(maps.values()), grad)
+        return lambda: torch.autograd.grad(p(features, boxes, sizes), list(features.values()), grad)
 
     settle = settle_on(device)
     back = interleaved({f"{n} backward": backward(o) for n, o in outputs.items()}, 9, settle)
@@ -277,19 +277,19 @@ def synthetic_coco(path: Path, images: int = 118_000, boxes: int = 860_000, cate
 
 
 def evaluation(device: str) -> Figures:
-    """80 classes, 7 truths and 100 detections an image, a third of them near a truth."""
+    """80 classes, 7 ground-truth boxes and 100 detections an image, a third of them near a ground truth."""
     import numpy as np
 
     from detection.evaluation.coco import coco_metrics
 
     rng = np.random.default_rng(0)
-    images, truths, found = 2000, 14_000, 200_000
-    boxes = np.concatenate([rng.uniform(0, 400, (truths, 2)), rng.uniform(10, 200, (truths, 2))], axis=1)
-    owners, labels = rng.integers(1, images + 1, truths), rng.integers(1, 81, truths)
-    near = rng.integers(0, truths, found)
+    images, targets, found = 2000, 14_000, 200_000
+    boxes = np.concatenate([rng.uniform(0, 400, (targets, 2)), rng.uniform(10, 200, (targets, 2))], axis=1)
+    owners, labels = rng.integers(1, images + 1, targets), rng.integers(1, 81, targets)
+    near = rng.integers(0, targets, found)
     shift = np.where(rng.random(found) < 1 / 3, 5, 200)[:, None]
     guesses = np.abs(boxes[near] + rng.normal(0, 1, (found, 4)) * shift) + 1
-    truth = {
+    ground_truth = {
         "images": [{"id": i, "width": 640, "height": 640} for i in range(1, images + 1)],
         "categories": [{"id": k, "name": str(k)} for k in range(1, 81)],
         "annotations": [
@@ -302,7 +302,7 @@ def evaluation(device: str) -> Figures:
     times, metrics = {}, {}
     for backend in ("pycocotools", "hotcoco"):
         began = time.perf_counter()
-        metrics[backend] = coco_metrics(truth, results, backend)
+        metrics[backend] = coco_metrics(ground_truth, results, backend)
         times[backend] = time.perf_counter() - began
     equal = {k: v for k, v in metrics["hotcoco"].items() if k != "backend"} == {
         k: v for k, v in metrics["pycocotools"].items() if k != "backend"

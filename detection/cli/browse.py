@@ -1,4 +1,4 @@
-"""What the detector really sees, as one picture, and how many objects of which size that is.
+"""What the detector really sees, as one image, and how many objects of which size that is.
 
 detection browse CONFIG|RUN [--split train|val] [--count N] [--output FILE.png] [key=value ...]
 detection browse CONFIG|RUN --augmented [--epoch E] ...
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 EPOCHS = 4
 CELL = 512
-"""Most pixels of the longer side of a picture on the sheet."""
+"""Most pixels of the longer side of an image on the sheet."""
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -133,13 +133,13 @@ def describe(index: "CocoIndex", config: "Config") -> list[str]:
 def draw(
     images: "DetectionDataset", config: "Config", count: int, epochs: range
 ) -> "tuple[list[np.ndarray], list[str]]":
-    """Pictures and titles: for each image the plain one, then one an epoch."""
+    """Images and titles: for each image the plain one, then one an epoch."""
     from copy import copy
 
     import numpy as np
 
     from detection.analysis.samples import sample_positions
-    from detection.analysis.visualize import distinct_colours
+    from detection.analysis.visualize import distinct_colors
     from detection.data.transforms import Transform
 
     plain, augmented = copy(images), copy(images)
@@ -156,12 +156,12 @@ def draw(
     longest = max(max(image.shape[1:]) for image, _ in items)
     scale = CELL // longest if longest <= CELL else CELL / longest
     names = [c.name for c in images.categories]
-    colours = distinct_colours(names)
-    return [_cell(image, target, scale, names, colours) for image, target in items], titles
+    colors = distinct_colors(names)
+    return [_cell(image, target, scale, names, colors) for image, target in items], titles
 
 
-def _cell(image: Any, target: dict, scale: float, names: list[str], colours: dict) -> "np.ndarray":
-    """One picture with its boxes, enlarged by a whole factor or shrunk; all of a sheet by the same."""
+def _cell(image: Any, target: dict, scale: float, names: list[str], colors: dict) -> "np.ndarray":
+    """One image with its boxes, enlarged by a whole factor or shrunk; all of a sheet by the same."""
     import numpy as np
     from PIL import Image
 
@@ -173,7 +173,7 @@ def _cell(image: Any, target: dict, scale: float, names: list[str], colours: dic
         pixels = np.array(Image.fromarray(pixels).resize((width, height), Image.Resampling.BOX))
         boxes, scale = boxes * scale, 1
     labels = [names[k - 1] for k in target["labels"].tolist()]
-    return draw_boxes(pixels, boxes, labels, colors=colours, min_side=int(scale) * min(pixels.shape[:2]))
+    return draw_boxes(pixels, boxes, labels, colors=colors, min_side=int(scale) * min(pixels.shape[:2]))
 
 
 @command_line
@@ -192,8 +192,8 @@ def main(argv: list[str] | None = None) -> None:
         print("note      data.augmentation is None: every epoch gets the same images")
     first = args.epoch or 0
     epochs = range(first, first + EPOCHS) if args.augmented else range(0)
-    pictures, titles = draw(images, config, args.count, epochs)
-    sheet = contact_sheet(pictures, columns=1 + len(epochs) if args.augmented else 4, titles=titles)
+    drawings, titles = draw(images, config, args.count, epochs)
+    sheet = contact_sheet(drawings, columns=1 + len(epochs) if args.augmented else 4, titles=titles)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     fresh = args.output.with_name(args.output.name + ".new")
     Image.fromarray(sheet).save(fresh, format="png")

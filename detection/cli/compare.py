@@ -18,7 +18,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line and refuse what cannot be meant."""
     parser = command_parser("compare", __doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a finished run")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="folder for the report and its pictures")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="folder for the report and its images")
     parser.add_argument(
         "--images", type=int, default=4, metavar="N", help="most to draw where a run is better, and worse (default 4)"
     )

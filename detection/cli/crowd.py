@@ -1,11 +1,13 @@
-"""Compare detectors on crowds: AP50, EER, COUNT, log-average miss rate, Jaccard index, recall of overlapping truths.
+"""Compare detectors on crowds: AP50, EER, COUNT, log-average miss rate, Jaccard index, recall of overlapping
+ground-truth boxes.
 
 detection crowd RUN [RUN ...] [--annotations A.json] [--count-threshold X] [--output DIR]
 detection crowd [RUN ...] --results R.json [R.json ...] --annotations A.json [...]
 
 A run is measured by the results.json in its folder, on its own validation data unless --annotations names another
-truth. Numbers are means over the classes that have a truth. With --output, crowd.json holds them and more, also by
-class; precision_recall.png and miss_rate.png draw all detectors in one figure, all classes under one score.
+ground truth. Numbers are means over the classes that have a ground truth. With --output, crowd.json holds them and
+more, also by class; precision_recall.png and miss_rate.png draw all detectors in one figure, all classes under one
+score.
 """
 
 import argparse
@@ -45,7 +47,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     if not args.runs and not args.results:
         raise UserError("Name a run folder, or a results file by --results R.json --annotations A.json.")
     if args.results and args.annotations is None:
-        raise UserError("--results needs the truth too: add --annotations A.json.")
+        raise UserError("--results needs the ground truth too: add --annotations A.json.")
     if args.output is not None and args.output.exists() and not args.output.is_dir():
         raise UserError(f"{args.output}: --output must be a folder, and this is a file.")
     return args
@@ -60,7 +62,7 @@ def find_sources(args: argparse.Namespace) -> dict[str, tuple[Path, str]]:
     for name in names:
         if names.count(name) > 1:
             raise UserError(f"{name}: named twice; name every detector once.")
-    return {name: (results, truth) for name, (_, results, truth) in zip(names, sources, strict=True)}
+    return {name: (results, ground_truth) for name, (_, results, ground_truth) in zip(names, sources, strict=True)}
 
 
 def run_annotations(run: Path) -> str:
@@ -79,7 +81,7 @@ def run_annotations(run: Path) -> str:
 
 
 def require_unchanged(run: Path, annotations: str) -> None:
-    """Refuse a run whose annotations have other bytes than when it wrote its results: they are not about this truth."""
+    """Refuse a run whose annotations have other bytes than when it wrote its results: they are not about this ground truth."""
     from detection.data.checks import file_digest
 
     try:
@@ -115,26 +117,26 @@ def notes(metrics: dict[str, dict[str, Any]], threshold: float | None) -> list[s
         if threshold is None
         else f"at score {threshold:g}"
     )
-    sizes = {(run["images"], run["truths"], run["overlapping_truths"]) for run in metrics.values()}
+    sizes = {(run["images"], run["ground_truth"], run["overlapping_ground_truth"]) for run in metrics.values()}
     lines = [
         f"COUNT   mean absolute error of the number of objects an image, {count}",
         "MR⁻²    log-average miss rate at 0.01 to 1 false positives an image, lower is better",
-        "overlapping   recall of truths at IoU 0.3 or more with another; at EER: down to the score of the EER",
+        "overlapping   recall of ground-truth boxes at IoU 0.3 or more with another; at EER: down to the score of the EER",
     ]
-    lines += [f"{i} images, {t} truths, {o} of them overlapping" for i, t, o in sorted(sizes)]
+    lines += [f"{i} images, {t} ground-truth boxes, {o} of them overlapping" for i, t, o in sorted(sizes)]
     return lines if len(sizes) == 1 else [*lines, "The detectors were measured on different data: do not compare them."]
 
 
 def write(output: Path, metrics: dict[str, Any], figures: dict[str, Any]) -> None:
     """Write the numbers and figures, each file whole or not at all."""
-    from detection.atomic_write import write_whole
+    from detection.atomic_write import atomic_write
 
     try:
         output.mkdir(parents=True, exist_ok=True)
         for name, figure in figures.items():
-            write_whole(output / name, lambda path, figure=figure: figure.savefig(path, format="png"))
+            atomic_write(output / name, lambda path, figure=figure: figure.savefig(path, format="png"))
         text = json.dumps(metrics, indent=2, allow_nan=False) + "\n"
-        write_whole(output / "crowd.json", lambda path: path.write_text(text))
+        atomic_write(output / "crowd.json", lambda path: path.write_text(text))
     except OSError as error:
         raise UserError(f"{output}: the comparison cannot be written there ({error.strerror}).") from None
 
@@ -144,17 +146,17 @@ def main(argv: list[str] | None = None) -> None:
     """Measure every detector, print a table and draw."""
     args = parse(argv)
     sources = find_sources(args)
-    from detection.evaluation import read_results, read_truth
+    from detection.evaluation import read_ground_truth, read_results
     from detection.evaluation.crowd import crowd_metrics
     from detection.evaluation.operating_points import match_all, operating_points
 
     metrics, points = {}, {}
     for name, (results_file, annotations) in sources.items():
-        truth = read_truth(annotations)
-        results = read_results(results_file, truth)
-        metrics[name] = crowd_metrics(truth, results, args.count_threshold)
+        ground_truth = read_ground_truth(annotations)
+        results = read_results(results_file, ground_truth)
+        metrics[name] = crowd_metrics(ground_truth, results, args.count_threshold)
         if args.output is not None:
-            points[name] = operating_points(match_all(truth, results), len(truth["images"]))
+            points[name] = operating_points(match_all(ground_truth, results), len(ground_truth["images"]))
     print(crowd_table(metrics), *notes(metrics, args.count_threshold), sep="\n")
     if args.output is not None:
         from detection.evaluation.crowd_plots import plot_runs_miss_rate, plot_runs_precision_recall

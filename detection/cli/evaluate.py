@@ -35,7 +35,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     if args.images is not None or args.device is not None:
         raise UserError("--images and --device are for a run; --results needs only --annotations.")
     if args.annotations is None:
-        raise UserError("--results needs the truth too: add --annotations A.json.")
+        raise UserError("--results needs the ground truth too: add --annotations A.json.")
     return args
 
 
@@ -47,15 +47,15 @@ def evaluate_results(results_file: Path, annotations: str, output: Path | None) 
         annotations: COCO annotations of the same images.
         output: Folder for the metrics and plots; None writes nothing.
     """
-    from detection.evaluation import evaluate_detections, read_results, read_truth, write_evaluation
+    from detection.evaluation import evaluate_detections, read_ground_truth, read_results, write_evaluation
 
     if output is not None and output.exists() and not output.is_dir():
         raise UserError(f"{output}: --output must be a folder, and this is a file.")
-    truth = read_truth(annotations)
-    results = read_results(results_file, truth)
-    metrics = evaluate_detections(truth, results)
+    ground_truth = read_ground_truth(annotations)
+    results = read_results(results_file, ground_truth)
+    metrics = evaluate_detections(ground_truth, results)
     if output is not None:
-        write_evaluation(output, truth, results, metrics)
+        write_evaluation(output, ground_truth, results, metrics)
     return metrics
 
 

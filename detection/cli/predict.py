@@ -7,7 +7,7 @@ Writes into DIR, all of it for detections with a score of at least S:
   detections.csv    file, label, score, and the box x1, y1, x2, y2 in pixels of the image
   results.json      COCO results; image_id numbers the images from 1
   images.json       what those ids stand for: a COCO list of images (with `drawn`, the name above) and categories
-  attention/NAME.png with --attention, each image beside itself, lit where a glimpse of the context looks
+  attention/NAME.png with --attention, each image beside itself, lit where an attention step of the context looks
 
 An image that cannot be read is named at the end and the others are done all the same; the exit code is then 1.
 Exit code 2: a mistake in the command, or not one image could be read; nothing is written.
@@ -69,9 +69,9 @@ def report(summary, categories, output: Path) -> None:
     """Say what was done, and what could not be."""
     for problem in summary.problems:
         print(f"error: {problem}", file=sys.stderr)
-    total = summary.pictures + len(summary.problems)
+    total = summary.images + len(summary.problems)
     unread = f"; {len(summary.problems)} of {total} could not be read" if summary.problems else ""
-    print(f"images      {summary.pictures}{unread}")
+    print(f"images      {summary.images}{unread}")
     print(f"detections  {summary.detections.total()}")
     width = max(len(c.name) for c in categories)
     for category in categories:
@@ -97,14 +97,14 @@ def put_in_place(output: Path) -> Iterator[Path]:
 def main(argv: list[str] | None = None) -> int:
     """Open run and images, detect and write; the exit code is 1 if an image could not be read."""
     args = parse(argv)
-    from detection.analysis.attention import require_glimpses
+    from detection.analysis.attention import require_attention
     from detection.runs.folder import open_config, open_run
     from detection.runs.logs import progress
     from detection.runs.prediction import (
-        PictureFiles,
+        ImageFiles,
         detect,
         find_images,
-        picture_batches,
+        image_batches,
         write_attention,
         write_predictions,
     )
@@ -114,15 +114,15 @@ def main(argv: list[str] | None = None) -> int:
     accelerator = build_accelerator(open_config(args.run).precision, args.device, inference=True)
     detector, categories, config = open_run(args.run, accelerator.device)
     if args.attention:
-        require_glimpses(detector)
+        require_attention(detector)
     score, reason = choose_score(args.run, args.score)
     print(f"score       from {score:.3g}, {reason}", flush=True)
-    files = PictureFiles(paths, config.detector.min_size, config.detector.max_size)
-    batches = picture_batches(files, args.batch_size or config.eval_batch_size)
+    files = ImageFiles(paths, config.detector.min_size, config.detector.max_size)
+    batches = image_batches(files, args.batch_size or config.eval_batch_size)
     with put_in_place(args.output.resolve()) as folder, progress("detecting", len(paths)) as bar:
         found = detect(detector, batches, accelerator)
         summary = write_predictions(folder, found, paths, categories, score, bar.advance)
-        if not summary.pictures:
+        if not summary.images:
             rest = f" (and {len(paths) - 1} more that cannot be read either)" if len(paths) > 1 else ""
             raise UserError(f"{summary.problems[0].removesuffix('.')}{rest}.")
         if args.attention:

@@ -1,4 +1,4 @@
-"""How far a context sees: the gradient of the centre's output with respect to the input, over the map.
+"""How far a context sees: the gradient of the center's output with respect to the input, over the map.
 
 detection reach CONFIG [--no-cells] [--size H W] [--output FILE.png] [key=value ...]
 detection reach RUN [--cells] [--size H W] [--output FILE.png] [key=value ...]
@@ -7,7 +7,7 @@ A config's context is measured at its start, on standard normal input. A run's i
 validation images, or on standard normal input where these are not there or a size is asked for. With --cells, the rule
 for a config whose context is a SpatialRNN, the same context is measured with every recurrent cell at its start, too.
 
-The numbers are relative to the centre's own. Writes RUN/plots/reach.png, or reach-CONFIG.png in the current folder.
+The numbers are relative to the center's own. Writes RUN/plots/reach.png, or reach-CONFIG.png in the current folder.
 """
 
 import argparse
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 IMAGES, DRAWS = 4, 8
 SIZE = (33, 33)
-"""Cells of a random map: its border is 16 cells from the centre."""
+"""Cells of a random map: its border is 16 cells from the center."""
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -68,7 +68,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def open_source(args: argparse.Namespace) -> "tuple[Config, Backbone, Detector | None]":
     """Config and backbone of the source, and for a run its detector; refused where there is no context in them."""
     from detection.config import load_config
-    from detection.contracts import require_maps
+    from detection.contracts import require_feature_maps
     from detection.runs.folder import open_config, open_run
 
     config = open_config(args.source, args.overrides) if args.is_run else load_config(args.source, args.overrides)
@@ -78,7 +78,7 @@ def open_source(args: argparse.Namespace) -> "tuple[Config, Backbone, Detector |
         detector, _, config = open_run(args.source, overrides=args.overrides)
         return config, detector.backbone, detector
     backbone = config.detector.backbone()
-    require_maps("context", (config.detector.context_source,), backbone.out_channels)
+    require_feature_maps("context", (config.detector.context_source,), backbone.out_channels)
     return config, backbone, None
 
 
@@ -115,26 +115,28 @@ def measure(
     parts: "dict[str, Part]", trained: "nn.Module | None", channels: int, inputs: "Inputs", seed: int
 ) -> "dict[str, Tensor]":
     """The reach of the trained context, if there is one, and of each of the parts at its start, by name."""
-    from detection.analysis.receptive_field import build, reach_on
+    from detection.analysis.receptive_field import build, effective_receptive_field_on
     from detection.runs.logs import progress
 
     contexts = {} if trained is None else {"this run": lambda: trained}
     contexts |= {name: lambda part=part: build(part, channels, seed) for name, part in parts.items()}
-    maps = {}
+    features = {}
     with progress("measuring", len(contexts)) as bar:
         for name, context in contexts.items():
-            maps[name] = reach_on(context(), inputs, draws=max(1, DRAWS // len(inputs)), seed=seed)
+            features[name] = effective_receptive_field_on(
+                context(), inputs, draws=max(1, DRAWS // len(inputs)), seed=seed
+            )
             bar.advance()
-    return maps
+    return features
 
 
 def save(figure: "Figure", path: Path) -> None:
-    """Write a picture, whole or not at all."""
-    from detection.atomic_write import write_whole
+    """Write an image, whole or not at all."""
+    from detection.atomic_write import atomic_write
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, lambda temporary: figure.savefig(temporary, format="png"))
+        atomic_write(path, lambda temporary: figure.savefig(temporary, format="png"))
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); choose another --output.") from None
 
@@ -143,8 +145,8 @@ def save(figure: "Figure", path: Path) -> None:
 def main(argv: list[str] | None = None) -> None:
     """Open the source, measure, print a table and draw."""
     args = parse(argv)
-    from detection.analysis.receptive_field import cell_of, reach_table, with_each_cell
-    from detection.analysis.receptive_field_plots import plot_reach
+    from detection.analysis.receptive_field import cell_of, receptive_field_table, with_each_cell
+    from detection.analysis.receptive_field_plots import plot_receptive_field
     from detection.context import SpatialRNN
 
     config, backbone, detector = open_source(args)
@@ -156,13 +158,13 @@ def main(argv: list[str] | None = None) -> None:
     inputs, what = choose_inputs(args.size, config, backbone, detector)
     source = config.detector.context_source
     trained = None if detector is None else detector.context
-    maps = measure(parts, trained, backbone.out_channels[source], inputs, config.seed)
-    height, width = next(iter(maps.values())).shape
+    features = measure(parts, trained, backbone.out_channels[source], inputs, config.seed)
+    height, width = next(iter(features.values())).shape
     size = f"{height} x {width} cells of {backbone.strides[source]} px"
     print(f"input    {what}, {size}")
-    print(reach_table(maps))
+    print(receptive_field_table(features))
     title = f"Reach of the context of {args.source.resolve().stem}, {part.func.__name__} on {source}\n{what}, {size}"
-    save(plot_reach(maps, title, backbone.strides[source], own), args.output)
+    save(plot_receptive_field(features, title, backbone.strides[source], own), args.output)
     print(f"drawn in {args.output}")
 
 

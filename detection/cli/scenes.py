@@ -1,8 +1,8 @@
-"""Make ContextScenes: pictures in COCO format, drawn from a seed, in which each task asks one question of a detector.
+"""Make ContextScenes: images in COCO format, drawn from a seed, in which each task asks one question of a detector.
 
     detection scenes datasets/shapes --task shapes
 
-writes OUT/train.json with OUT/train/000001.png … and the same for val and test. A picture depends only on the task, its
+writes OUT/train.json with OUT/train/000001.png … and the same for val and test. An image depends only on the task, its
 settings, the seed, its split and its number: making more of them, or another split, changes none of the others. A task
 is a file beside this; docs/context_scenes.md shows them all.
 """
@@ -35,14 +35,16 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("out", type=Path, nargs="?", metavar="OUT", help="folder to make")
     parser.add_argument("--task", default="shapes", choices=sorted(TASKS), help="what to draw (default: shapes)")
     for split, count in zip(SPLITS, (400, 100, 0), strict=True):
-        parser.add_argument(f"--{split}", type=int, default=count, metavar="N", help=f"pictures (default: {count})")
-    parser.add_argument("--size", type=int, default=128, metavar="S", help="side of a picture in pixels (default: 128)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of all pictures (default: 0)")
+        parser.add_argument(f"--{split}", type=int, default=count, metavar="N", help=f"images (default: {count})")
+    parser.add_argument("--size", type=int, default=128, metavar="S", help="side of an image in pixels (default: 128)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of all images (default: 0)")
     cue_help = "--no-cue draws the control version: what tells the classes is drawn regardless of them"
     parser.add_argument("--cue", action=argparse.BooleanOptionalAction, default=True, help=cue_help)
     parser.add_argument("--difficulty", type=float, metavar="D", help="how hard the task is; see below")
     parser.add_argument("--overwrite", action="store_true", help="replace ContextScenes of other parameters in OUT")
-    parser.add_argument("--figure", type=Path, metavar="FILE.png", help="draw six pictures with their truth, no data")
+    parser.add_argument(
+        "--figure", type=Path, metavar="FILE.png", help="draw six images with their ground truth, no data"
+    )
     options = parser.parse_args(argv)
     for key, least in {"size": 64, "seed": 0, "train": 0, "val": 0, "test": 0}.items():
         if getattr(options, key) < least:
@@ -65,10 +67,10 @@ def main(argv: list[str] | None = None) -> None:
     counts = {split: getattr(options, split) for split in SPLITS}
     infos = [split_info(options.task, split, count, **made_from) for split, count in counts.items() if count]
     if not infos:
-        raise UserError("no pictures to make: give --train, --val or --test a number above 0")
+        raise UserError("no images to make: give --train, --val or --test a number above 0")
     made = make(options.out, infos, options.overwrite)
-    total = " + ".join(f"{info['pictures']} {info['split']}" for info in infos)
-    print(f"{options.out}: {total} pictures" + ("" if made else " are already there, nothing to do"))
+    total = " + ".join(f"{info['images']} {info['split']}" for info in infos)
+    print(f"{options.out}: {total} images" + ("" if made else " are already there, nothing to do"))
 
 
 if __name__ == "__main__":

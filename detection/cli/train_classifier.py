@@ -1,4 +1,4 @@
-"""Train a classifier of small pictures and measure it, or measure a trained one again.
+"""Train a classifier of small images and measure it, or measure a trained one again.
 
 detection train_classifier CONFIG [--output RUN] [key=value ...]
 detection train_classifier --output RUN --resume [key=value ...]    go on with a run that was stopped
@@ -6,7 +6,7 @@ detection train_classifier --evaluate RUN [--output DIR] [key=value ...]
                                    such as network.backbone.test_steps=5; into RUN/evaluation if not told otherwise
 torchrun --nproc-per-node N detection train_classifier CONFIG ...          several processes
 
-Configs are in configs/classifiers/. Runs leave metrics.json, and in correct.json 1 or 0 for each picture.
+Configs are in configs/classifiers/. Runs leave metrics.json, and in correct.json 1 or 0 for each image.
 """
 
 import argparse

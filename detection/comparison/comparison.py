@@ -10,12 +10,12 @@ import numpy as np
 
 from detection.data.checks import file_digest
 from detection.errors import UserError
-from detection.evaluation.bootstrap import DetectionEvidence, detection_evidence
+from detection.evaluation.bootstrap import DetectionResults, detection_results
 from detection.evaluation.columns import Truths, class_names
 from detection.evaluation.curves import Matching, best_f1, match, precision_recall
 from detection.evaluation.intervals import Interval, bootstrap_counts, difference_interval
 from detection.evaluation.matching import FALSE_POSITIVE, overlapping_pairs
-from detection.evaluation.results import read_results, read_truth
+from detection.evaluation.results import read_ground_truth, read_results
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
@@ -27,7 +27,7 @@ class FinishedRun:
     Attributes:
         name: what it is called.
         config: its plain config.
-        truth: COCO dataset dict of its validation data.
+        ground_truth: COCO dataset dict of its validation data.
         results: its COCO results.
         evidence: what it found, for its numbers on resampled images.
         matching: what it found at an IoU of 0.5.
@@ -36,9 +36,9 @@ class FinishedRun:
 
     name: str
     config: dict[str, Any]
-    truth: dict[str, Any]
+    ground_truth: dict[str, Any]
     results: list[dict[str, Any]]
-    evidence: DetectionEvidence
+    evidence: DetectionResults
     matching: Matching
     threshold: float
 
@@ -59,12 +59,12 @@ def open_finished(folder: Path, name: str) -> FinishedRun:
     digest = file_digest(annotations)
     if digest != _digest_then(folder, digest):
         raise UserError(f"{folder}: {annotations} has changed since this run; evaluate it again by detection evaluate.")
-    truth = read_truth(annotations)
-    results = read_results(folder / "results.json", truth)
-    matching = match(truth, results)
+    ground_truth = read_ground_truth(annotations)
+    results = read_results(folder / "results.json", ground_truth)
+    matching = match(ground_truth, results)
     score = best_f1(precision_recall(matching))["score"]
-    evidence = detection_evidence(truth, results, digest)
-    return FinishedRun(name, config, truth, results, evidence, matching, score if score > 0 else 0.5)
+    evidence = detection_results(ground_truth, results, digest)
+    return FinishedRun(name, config, ground_truth, results, evidence, matching, score if score > 0 else 0.5)
 
 
 def _digest_then(folder: Path, default: str) -> str:
@@ -114,9 +114,9 @@ class ImageDifference:
 
     Attributes:
         position: of the image, by ascending id.
-        saved: truths (indices) that the second run found and the first did not.
-        lost: truths that the first run found and the second did not.
-        false_alarms: detections without a truth, of the first and of the second run.
+        saved: ground-truth boxes (indices) that the second run found and the first did not.
+        lost: ground-truth boxes that the first run found and the second did not.
+        false_alarms: detections without a ground truth, of the first and of the second run.
     """
 
     position: int
@@ -132,14 +132,14 @@ class ImageDifference:
 
 def image_differences(first: FinishedRun, second: FinishedRun) -> list[ImageDifference]:
     """All images, those on which the second run is better than the first by most first, and worse by most last."""
-    truths = first.matching.truths
+    targets = first.matching.targets
     found_a, found_b = (_found(run) for run in (first, second))
     alarms_a, alarms_b = (_false_alarms(run) for run in (first, second))
     every = [
         ImageDifference(
             position,
-            _of_image(truths, found_b & ~found_a, position),
-            _of_image(truths, found_a & ~found_b, position),
+            _of_image(targets, found_b & ~found_a, position),
+            _of_image(targets, found_a & ~found_b, position),
             (int(alarms_a[position]), int(alarms_b[position])),
         )
         for position in range(first.evidence.num_images)
@@ -148,15 +148,15 @@ def image_differences(first: FinishedRun, second: FinishedRun) -> list[ImageDiff
 
 
 def _found(run: FinishedRun) -> np.ndarray:
-    """Which truths are found at the run's threshold, (N,); see `ImageDifference`."""
-    truths, detections, matched = run.matching.truths, run.matching.detections, run.matching.matched
+    """Which ground-truth boxes are found at the run's threshold, (N,); see `ImageDifference`."""
+    targets, detections, matched = run.matching.targets, run.matching.detections, run.matching.matched
     kept = (matched >= 0) & (detections.score >= run.threshold)
-    score = np.full(len(truths.box), -np.inf)
+    score = np.full(len(targets.box), -np.inf)
     score[matched[kept]] = detections.score[kept]
-    detection, truth, _ = overlapping_pairs(detections, truths, 0.5, same_category=False)
-    other = (detections.category[detection] != truths.category[truth]) & (matched[detection] == FALSE_POSITIVE)
-    louder = np.full(len(truths.box), -np.inf)
-    np.maximum.at(louder, truth[other], detections.score[detection[other]])
+    detection, ground_truth, _ = overlapping_pairs(detections, targets, 0.5, same_category=False)
+    other = (detections.category[detection] != targets.category[ground_truth]) & (matched[detection] == FALSE_POSITIVE)
+    louder = np.full(len(targets.box), -np.inf)
+    np.maximum.at(louder, ground_truth[other], detections.score[detection[other]])
     return np.isfinite(score) & (score >= louder)
 
 
@@ -166,10 +166,10 @@ def _false_alarms(run: FinishedRun) -> np.ndarray:
     return np.bincount(run.matching.detections.image[kept], minlength=run.evidence.num_images)
 
 
-def _of_image(truths: Truths, chosen: np.ndarray, position: int) -> tuple[int, ...]:
-    return tuple(np.flatnonzero(chosen & (truths.image == position)).tolist())
+def _of_image(targets: Truths, chosen: np.ndarray, position: int) -> tuple[int, ...]:
+    return tuple(np.flatnonzero(chosen & (targets.image == position)).tolist())
 
 
 def class_name(run: FinishedRun, category_id: int) -> str:
     """A class's name by its original id."""
-    return class_names(run.truth)[category_id]
+    return class_names(run.ground_truth)[category_id]

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from detection.ablation.report.report import formatting as formats
-from detection.analysis.visualize import contact_sheet, distinct_colours, draw_boxes
+from detection.analysis.visualize import contact_sheet, distinct_colors, draw_boxes
 from detection.comparison.comparison import (
     METRICS,
     FinishedRun,
@@ -28,12 +28,12 @@ from detection.reports.document import Block, Bullets, Heading, Paragraph, Pictu
 EVEN = (0, 0)
 
 
-def build_comparison(runs: Sequence[FinishedRun], pictures: int) -> list[Block]:
+def build_comparison(runs: Sequence[FinishedRun], images: int) -> list[Block]:
     """Everything about runs on the same images; each is compared with the first.
 
     Args:
         runs: two or more.
-        pictures: most images to draw where a run is better than the first, and where it is worse.
+        images: most images to draw where a run is better than the first, and where it is worse.
 
     Raises:
         UserError: an image that is to be drawn is not there.
@@ -43,7 +43,7 @@ def build_comparison(runs: Sequence[FinishedRun], pictures: int) -> list[Block]:
     for run in others:
         blocks += [Heading(2, f"{run.name} against {first.name}"), *_settings(first, run)]
         ranked = image_differences(first, run)
-        blocks += [_counts(first, run, ranked), *_pictures(first, run, ranked, pictures)]
+        blocks += [_counts(first, run, ranked), *_pictures(first, run, ranked, images)]
     return blocks
 
 
@@ -95,9 +95,9 @@ def _counts(first: FinishedRun, run: FinishedRun, ranked: Sequence[ImageDifferen
     )
 
 
-def _pictures(first: FinishedRun, run: FinishedRun, ranked: Sequence[ImageDifference], pictures: int) -> list[Block]:
-    better = [d for d in ranked if d.gain > EVEN][:pictures]
-    worse = [d for d in reversed(ranked) if d.gain < EVEN][:pictures]
+def _pictures(first: FinishedRun, run: FinishedRun, ranked: Sequence[ImageDifference], images: int) -> list[Block]:
+    better = [d for d in ranked if d.gain > EVEN][:images]
+    worse = [d for d in reversed(ranked) if d.gain < EVEN][:images]
     blocks: list[Block] = []
     for title, chosen in ((f"Where {run.name} is better", better), (f"Where {run.name} is worse", worse)):
         if chosen:
@@ -107,7 +107,7 @@ def _pictures(first: FinishedRun, run: FinishedRun, ranked: Sequence[ImageDiffer
 
 
 def _picture(first: FinishedRun, run: FinishedRun, difference: ImageDifference) -> Picture:
-    item = sorted(first.truth["images"], key=lambda image: image["id"])[difference.position]
+    item = sorted(first.ground_truth["images"], key=lambda image: image["id"])[difference.position]
     caption = (
         f"{item['file_name']}: {len(difference.saved)} objects saved, {len(difference.lost)} lost, "
         f"false alarms {difference.false_alarms[0]} → {difference.false_alarms[1]}"
@@ -116,36 +116,36 @@ def _picture(first: FinishedRun, run: FinishedRun, difference: ImageDifference) 
     return Picture(name, caption, _png(draw_difference(first, run, difference)))
 
 
-def _png(picture: np.ndarray) -> bytes:
+def _png(image: np.ndarray) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="png", optimize=True)
+    Image.fromarray(image).save(buffer, format="png", optimize=True)
     return buffer.getvalue()
 
 
 def draw_difference(first: FinishedRun, second: FinishedRun, difference: ImageDifference) -> np.ndarray:
-    """Truth, the first run's detections and the second's, beside each other, (H, W, 3) uint8.
+    """Ground truth, the first run's detections and the second's, beside each other, (H, W, 3) uint8.
 
-    In the truth a box that only the second run found is marked as saved, one that only the first found as lost.
+    In the ground truth a box that only the second run found is marked as saved, one that only the first found as lost.
 
     Raises:
         UserError: the image is not there or cannot be read.
     """
-    item = sorted(first.truth["images"], key=lambda image: image["id"])[difference.position]
+    item = sorted(first.ground_truth["images"], key=lambda image: image["id"])[difference.position]
     image = read_image(resolve_image(Path(first.config["data"]["val"]["images"]), item["file_name"]))
-    names = list(class_names(first.truth).values())
-    colours = distinct_colours(names)
-    truths = first.matching.truths
-    inside = np.flatnonzero((truths.image == difference.position) & ~truths.crowd)
+    names = list(class_names(first.ground_truth).values())
+    colors = distinct_colors(names)
+    targets = first.matching.targets
+    inside = np.flatnonzero((targets.image == difference.position) & ~targets.crowd)
     marks = dict.fromkeys(difference.saved, " saved") | dict.fromkeys(difference.lost, " lost")
-    labels = [names[truths.category[index]] + marks.get(int(index), "") for index in inside]
-    by_label = {label: colours[names[truths.category[i]]] for i, label in zip(inside, labels, strict=True)}
-    panels = [draw_boxes(image, _xyxy(truths.box[inside]), labels, colors=by_label)]
+    labels = [names[targets.category[index]] + marks.get(int(index), "") for index in inside]
+    by_label = {label: colors[names[targets.category[i]]] for i, label in zip(inside, labels, strict=True)}
+    panels = [draw_boxes(image, _xyxy(targets.box[inside]), labels, colors=by_label)]
     for run in (first, second):
         found = [r for r in run.results if r["image_id"] == item["id"] and r["score"] >= run.threshold]
         boxes = _xyxy(np.array([r["bbox"] for r in found]))
         labels = [class_name(run, r["category_id"]) for r in found]
-        panels.append(draw_boxes(image, boxes, labels, [r["score"] for r in found], colors=colours))
-    titles = ("truth", *(f"{run.name}, score from {run.threshold:.2f}" for run in (first, second)))
+        panels.append(draw_boxes(image, boxes, labels, [r["score"] for r in found], colors=colors))
+    titles = ("ground truth", *(f"{run.name}, score from {run.threshold:.2f}" for run in (first, second)))
     return contact_sheet(panels, columns=3, titles=titles)
 
 

@@ -17,10 +17,10 @@ from detection.config.config import (
 )
 from detection.config.serialization import Part, to_plain
 from detection.data.transforms import Augmentation
-from detection.inference import AtTest
+from detection.inference import InferenceConfig
 
 __all__ = [
-    "AtTest",
+    "InferenceConfig",
     "Augmentation",
     "Config",
     "DataConfig",

@@ -17,10 +17,10 @@ from detection.config.serialization import Part, to_plain
 from detection.data.transforms import Augmentation
 from detection.errors import UserError
 from detection.evaluation.coco import METRICS
-from detection.inference import AtTest
+from detection.inference import InferenceConfig
 
 __all__ = [
-    "AtTest",
+    "InferenceConfig",
     "Augmentation",
     "Config",
     "DataConfig",
@@ -42,12 +42,12 @@ __all__ = [
 
 @dataclasses.dataclass(frozen=True)
 class DetectorConfig:
-    """The five parts in a row, a loss beside them, and the size of the pictures they see.
+    """The five parts in a row, a loss beside them, and the size of the images they see.
 
     Attributes:
-        backbone: images to stage maps.
+        backbone: images to feature maps.
         context: a map to a map of the same size, or None; its output is the map named `context`.
-        context_source: the stage map that the context reads.
+        context_source: the feature map that the context reads.
         regions: maps to boxes.
         pool: maps and boxes to descriptors.
         head: descriptors to detections or losses.
@@ -56,7 +56,7 @@ class DetectorConfig:
         rezoom: a second pool, which pools inside of the boxes that the head found at first, for a head that looks again
             (`detection.heads.SequenceHead`), or None.
         segmentation: a loss on the context's map that asks it for the class of each pixel, or None; training only.
-        min_size: pixels of a picture's shorter side inside the detector.
+        min_size: pixels of an image's shorter side inside the detector.
         max_size: most pixels of its longer side.
         weights: weights of a whole detector to start from: a torchvision name such as
             `FasterRCNN_ResNet50_FPN_Weights.COCO_V1`, a safetensors file, or None.
@@ -75,7 +75,7 @@ class DetectorConfig:
     min_size: int = 800
     max_size: int = 1333
     weights: str | None = None
-    test: AtTest = AtTest()
+    test: InferenceConfig = InferenceConfig()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,13 +100,13 @@ class ScenesConfig:
     """ContextScenes to draw when the annotation files do not exist yet (`detection scenes`).
 
     Attributes:
-        task: what question the pictures ask.
-        train: pictures for training.
-        val: pictures for validation.
-        test: pictures kept for the end.
-        size: side of a picture in pixels.
-        seed: of all pictures.
-        cue: False draws the control version, in which nothing tells the truth.
+        task: what question the images ask.
+        train: images for training.
+        val: images for validation.
+        test: images kept for the end.
+        size: side of an image in pixels.
+        seed: of all images.
+        cue: False draws the control version, in which nothing tells the ground truth.
         difficulty: the task's knob, None for its default.
     """
 
@@ -127,11 +127,11 @@ class DataConfig:
     Attributes:
         train: what is trained on.
         val: what is evaluated.
-        augmentation: random changes of training pictures, None for none.
+        augmentation: random changes of training images, None for none.
         masks: what `detector.segmentation` learns from: `polygons`, the annotations' own (or their RLE), or `boxes`,
             every box filled.
-        workers: processes that load pictures; 0 loads in the training process.
-        aspect_grouping: batch wide pictures with wide ones and tall with tall, which saves padding.
+        workers: processes that load images; 0 loads in the training process.
+        aspect_grouping: batch wide images with wide ones and tall with tall, which saves padding.
         scenes: draw this ContextScenes set into the folder of `train.annotations` when that file is missing.
     """
 
@@ -155,7 +155,7 @@ class OptimizerConfig:
         reference_batch: images an update that `lr` is stated for.
         momentum: of sgd.
         weight_decay: on weights; biases and norms have `norm_weight_decay`.
-        norm_weight_decay: on biases and normalisation weights.
+        norm_weight_decay: on biases and normalization weights.
         clip_norm: largest gradient norm, None for no clipping.
     """
 
@@ -208,9 +208,9 @@ class Config:
         ema: decay of the exponential moving average of the weights that is evaluated and kept; None for none.
         validation_loss: measure the loss on the validation split too, at the price of a second pass over it.
         evaluate_every: epochs between evaluations; the last epoch is always evaluated.
-        best_metric: which of the metrics chooses the best checkpoint; `val_loss` is minimised, the others maximised.
+        best_metric: which of the metrics chooses the best checkpoint; `val_loss` is minimized, the others maximized.
         early_stopping: evaluations without a new best after which training stops; None for never.
-        samples: validation pictures that are drawn.
+        samples: validation images that are drawn.
         seed: of weights, order, augmentation and sampling.
         beside: a sentence printed when the run has finished: what to hold its figures against.
     """

@@ -1,4 +1,5 @@
-"""Global context by attention (Li et al. 2017, AC-CNN, section 3.2, after Sharma et al. 2015): T glimpses at the map.
+"""Global context by attention (Li et al. 2017, AC-CNN, section 3.2, after Sharma et al. 2015): T attention steps at
+the map.
 
     a(t) = softmax over cells of score(h(t−1)),   g(t) = Σ a_i(t) X_i,   h(t) = LSTMs(g(t), h(t−1)),   output g(T)
 
@@ -6,7 +7,7 @@ The paper's sizes (20×20 cells, three layers) and its linear score are recalled
 layer is not needed once g(T) is known, so the layers run T − 1 times.
 """
 
-# B images, C channels, H×W map, k×k cells of the pooled map (k ≤ K), D hidden, L layers, T glimpses.
+# B images, C channels, H×W map, k×k cells of the pooled map (k ≤ K), D hidden, L layers, T attention steps.
 
 from functools import partial
 from typing import Literal
@@ -24,14 +25,14 @@ class AttentionLSTM(nn.Module):
     """What stacked recurrent layers looked at last, the same vector at every cell.
 
     The map is pooled to at most K×K cells of equal share of each image, and never enlarged. The state before the first
-    glimpse comes from the mean of the cells by a small perceptron.
+    attention step comes from the mean of the cells by a small perceptron.
 
     Args:
         in_channels: C, of the map and of the context.
         cell: the recurrent cell, a partial of a class of `detection.cells`.
         hidden_channels: D, of a cell's state.
         num_layers: L, cells on top of each other.
-        num_glimpses: T.
+        num_steps: T.
         size: K, cells on a side of the pooled map, at most.
         score: how the last layer's state h rates a cell x_i. `linear`: W_i·h, a place has its own weights and what is
             seen there has none (where fewer than K×K cells are there, those of the nearest relative place).
@@ -45,18 +46,18 @@ class AttentionLSTM(nn.Module):
         cell: partial = LSTM_CELL,
         hidden_channels: int = 512,
         num_layers: int = 3,
-        num_glimpses: int = 3,
+        num_steps: int = 3,
         size: int = 20,
         score: Literal["linear", "additive"] = "linear",
     ) -> None:
         super().__init__()
-        least = {"num_layers": num_layers, "num_glimpses": num_glimpses, "size": size}
+        least = {"num_layers": num_layers, "num_steps": num_steps, "size": size}
         for name, value in least.items():
             if value < 1:
                 raise UserError(f"context.{name}={value}: must be 1 or more.")
-        self.num_glimpses, self.size, self.out_channels = num_glimpses, size, in_channels
-        # A single glimpse is chosen by the first state alone, and layers that never run would be idle weights.
-        layers = num_layers if num_glimpses > 1 else 0
+        self.num_steps, self.size, self.out_channels = num_steps, size, in_channels
+        # A single attention step is chosen by the first state alone, and layers that never run would be idle weights.
+        layers = num_layers if num_steps > 1 else 0
         widths = [in_channels, *[hidden_channels] * (layers - 1)] if layers else []
         self.cells = nn.ModuleList(cell(hidden_channels, input_size=width) for width in widths)
         self.states = [c.num_states for c in self.cells] or [1]  # type: ignore[misc]
@@ -70,10 +71,10 @@ class AttentionLSTM(nn.Module):
         self.score = scores[score](hidden_channels)
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
-        """The last glimpse, at every cell.
+        """The last attention step, at every cell.
 
         Args:
-            x: a stage map (B, C, H, W).
+            x: a feature map (B, C, H, W).
             valid: (B, 1, H, W) booleans, the cells inside each image: a rectangle from the top left.
 
         Returns:
@@ -83,7 +84,7 @@ class AttentionLSTM(nn.Module):
         return seen[:, :, None, None].to(x.dtype) * valid
 
     def glimpses(self, x: Tensor, valid: Tensor) -> Tensor:
-        """Where each glimpse of `forward` looks.
+        """Where each attention step of `forward` looks.
 
         Returns:
             Weights (B, T, H, W), float32 or wider, that add up to 1 over the valid cells of an image and are 0
@@ -95,7 +96,7 @@ class AttentionLSTM(nn.Module):
         return rows.mT[:, None].to(weights) @ weights @ columns[:, None].to(weights)
 
     def _look(self, x: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-        """The last glimpse (B, C) and the weights of all (B, T, k·k), given each cell's share of rows and columns."""
+        """The last attention step (B, C) and the weights of all (B, T, k·k), given each cell's share of rows and columns."""
         with torch.autocast(x.device.type, enabled=False):
             x = x.to(torch.promote_types(x.dtype, torch.float32))
             rows, columns = rows.to(x.dtype), columns.to(x.dtype)
@@ -105,7 +106,7 @@ class AttentionLSTM(nn.Module):
             rate = self.score(cells, rows, columns)
             states = self._start(cells.sum(1) / there.sum(1, keepdim=True).clamp(min=1))
             seen, weights = cells[:, :0].sum(1), []
-            for glimpse in range(self.num_glimpses):
+            for glimpse in range(self.num_steps):
                 if glimpse:
                     states = self._advance(seen, states)
                 weights.append(_softmax(rate(states[-1][0]), there))

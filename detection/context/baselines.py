@@ -26,7 +26,8 @@ class NoContext(nn.Module):
 
 
 class ConvStack(nn.Module):
-    """Convolutions with a ReLU after each: ION's rivals "two 3×3 × 512" and "two 5×5 × 256" (Bell et al. 2016, sec. 5).
+    """Convolutions with a ReLU after each: ION's baselines "two 3×3 × 512" and "two 5×5 × 256" (Bell et al. 2016, sec.
+    5).
 
     Args:
         in_channels: of the map.

@@ -1,8 +1,8 @@
-"""Local response normalisation (Krizhevsky et al. 2012) with the constants of RCNN-K (Liang, Hu 2015, section 3.2).
+"""Local response normalization (Krizhevsky et al. 2012) with the constants of RCNN-K (Liang, Hu 2015, section 3.2).
 
     x_k / (1 + α/N · Σ x²)^β over the N channels about k,   α = 0.001,   β = 0.75
 
-PyTorch's walks the window channel by channel, which takes longer than the 3×3 convolution before it. Here the sum is a
+PyTorch's scans the window channel by channel, which takes longer than the 3×3 convolution before it. Here the sum is a
 1×1 convolution whose weights are a band of α/N, and the power two square roots (`detection benchmark local-response`).
 """
 
@@ -14,11 +14,11 @@ ALPHA = 0.001
 
 
 class LocalResponseNorm(nn.Module):
-    """The normalisation of a map's channels at each cell.
+    """The normalization of a map's channels at each cell.
 
     Args:
         channels: of the map.
-        size: N, an odd window is centred, an even one has one more channel before than behind.
+        size: N, an odd window is centerd, an even one has one more channel before than behind.
     """
 
     band: Tensor
@@ -31,7 +31,7 @@ class LocalResponseNorm(nn.Module):
         self.register_buffer("band", near[:, :, None, None] * (ALPHA / size), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise (B, C, H, W), in float32 or wider: a sum of squares is soon beyond what half precision holds."""
+        """Normalize (B, C, H, W), in float32 or wider: a sum of squares is soon beyond what half precision holds."""
         with torch.autocast(x.device.type, enabled=False):
             exact = x.to(torch.promote_types(x.dtype, torch.float32))
             root = (conv2d(exact.square(), self.band.to(exact.dtype)) + 1).rsqrt()

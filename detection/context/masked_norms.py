@@ -8,7 +8,7 @@ class MaskedBatchNorm(nn.BatchNorm2d):
     """`nn.BatchNorm2d` over valid cells; with all cells valid it is the same."""
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:  # type: ignore[override]
-        """Normalise.
+        """Normalize.
 
         Args:
             x: (B, C, H, W).
@@ -39,7 +39,7 @@ class MaskedGroupNorm(nn.GroupNorm):
     """`nn.GroupNorm` over valid cells; with all cells valid it is the same."""
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:  # type: ignore[override]
-        """Normalise each image.
+        """Normalize each image.
 
         Args:
             x: (B, C, H, W).

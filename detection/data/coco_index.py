@@ -74,7 +74,7 @@ class CocoIndex:
         return self._names[self._name_offsets[i] : self._name_offsets[i + 1]].tobytes().decode("utf-8", "surrogatepass")
 
     def to_coco(self) -> dict:
-        """Return a plain COCO data set with the original ids, raw boxes, areas and crowd flags: evaluation's truth."""
+        """Return a plain COCO data set with the original ids, raw boxes, areas and crowd flags: evaluation's ground truth."""
         category_ids = np.array([category.id for category in self.categories], dtype=np.int64)
         images = [
             {"id": id_, "file_name": self.file_name(i), "width": width, "height": height}

@@ -1,7 +1,7 @@
 """A random crop that leaves no object half seen.
 
-After SSD's IoU crop (Liu et al., 2016, https://arxiv.org/abs/1512.02325), which keeps a box if its centre is inside,
-and so cuts objects and leaves visible halves unlabelled. Here a window is taken only if every box is either kept, at
+After SSD's IoU crop (Liu et al., 2016, https://arxiv.org/abs/1512.02325), which keeps a box if its center is inside,
+and so cuts objects and leaves visible halves unlabeled. Here a window is taken only if every box is either kept, at
 least half visible, or practically gone. albumentations' box-safe crop is not used: it rounds windows down and so cuts
 boxes at their right and bottom, and it may choose a window of one pixel.
 """

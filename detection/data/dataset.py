@@ -152,7 +152,7 @@ class DetectionDataset(Dataset):
                 f"image {self.images / self.index.file_name(row)} is {width}x{height} pixels (EXIF applied), but "
                 f"{self.index.path} says {listed[0]}x{listed[1]} for image {self.index.image_ids[row]}: run "
                 f"`detection doctor {self.index.path} {self.images} --fix OUT.json` to correct the sizes, and "
-                "check that boxes fit the picture."
+                "check that boxes fit the image."
             )
 
 

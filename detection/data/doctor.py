@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from detection.atomic_write import write_whole
+from detection.atomic_write import atomic_write
 from detection.data.checks import examine, partly_outside, read_annotations
 from detection.data.image_checks import examine_images
 from detection.data.image_paths import IMAGE_SUFFIXES
@@ -63,7 +63,7 @@ def _fix(data: dict, path: Path, out: Path, image_problems: list, sizes: dict) -
 
     fixed, notes = repair(data, path, image_problems, sizes)
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(out, lambda temporary: temporary.write_text(json.dumps(fixed)))
+    atomic_write(out, lambda temporary: temporary.write_text(json.dumps(fixed)))
     print()
     _print_list(f"Repaired copy {out}", notes or ["nothing to repair: an equal copy"])
 
@@ -125,7 +125,7 @@ def _warnings(tables, folder: Path) -> list[str]:
 def _unlisted(file_names: list[str], folder: Path) -> list[str]:
     listed = {os.path.normpath(name) for name in file_names}
     unlisted = []
-    for parent, _, names in os.walk(folder):
+    for parent, _, names in os.scan(folder):
         inside = os.path.relpath(parent, folder)
         paths = (
             os.path.normpath(os.path.join(inside, name))

@@ -1,15 +1,15 @@
 """The one function that turns an image file into pixels.
 
-Pillow, not OpenCV: OpenCV fills the missing part of a truncated JPEG with grey and goes on. What each kind becomes:
+Pillow, not OpenCV: OpenCV fills the missing part of a truncated JPEG with gray and goes on. What each kind becomes:
 
 | file | pixels |
 |---|---|
-| 8-bit grey, palette, YCbCr, 1-bit | the same colours as RGB |
-| alpha channel or transparent colour | composited over white, as most viewers and annotation tools show it |
-| CMYK | RGB by Pillow's plain formula (no colour profile) |
-| 16-bit grey | divided by 257 and rounded: 0 → 0, 65535 → 255 |
-| 16-bit colour | the high byte (Pillow) |
-| 32-bit integer grey | as 16-bit if it stays within 0 … 65535, else refused; float refused |
+| 8-bit gray, palette, YCbCr, 1-bit | the same colors as RGB |
+| alpha channel or transparent color | composited over white, as most viewers and annotation tools show it |
+| CMYK | RGB by Pillow's plain formula (no color profile) |
+| 16-bit gray | divided by 257 and rounded: 0 → 0, 65535 → 255 |
+| 16-bit color | the high byte (Pillow) |
+| 32-bit integer gray | as 16-bit if it stays within 0 … 65535, else refused; float refused |
 | EXIF orientation | applied |
 | several frames | the first |
 """
@@ -70,8 +70,8 @@ def _to_rgb(image: Image.Image, path: Path) -> np.ndarray:
     return np.array(image.convert("RGB"))
 
 
-def _from_16_bit(grey: np.ndarray, path: Path) -> np.ndarray:
-    grey = grey.astype(np.int64)
-    if grey.min() < 0 or grey.max() > 65535:
-        raise UserError(f"image {path} has 32-bit pixels up to {grey.max()}: convert it to 8 or 16 bits.")
-    return np.repeat(((grey + 128) // 257).astype(np.uint8)[:, :, None], 3, axis=2)
+def _from_16_bit(gray: np.ndarray, path: Path) -> np.ndarray:
+    gray = gray.astype(np.int64)
+    if gray.min() < 0 or gray.max() > 65535:
+        raise UserError(f"image {path} has 32-bit pixels up to {gray.max()}: convert it to 8 or 16 bits.")
+    return np.repeat(((gray + 128) // 257).astype(np.uint8)[:, :, None], 3, axis=2)

@@ -19,7 +19,7 @@ def repair(
     """Repair a parsed annotation file.
 
     Sizes are taken from the images; unreadable images, and annotations of unknown or left-out images, are left out, as
-    are bad boxes; boxes are clipped to their images; annotation ids that are missing or not unique are given anew.
+    are bad boxes; boxes are clipped to their images; annotation ids that are missing or not unique are given again.
 
     Args:
         data: The parsed file; not changed.

@@ -42,5 +42,5 @@ def semantic_map(index: CocoIndex, masks: Masks, row: int) -> np.ndarray:
 
 
 def nearest(new: int, old: int) -> np.ndarray:
-    """Return (new,) int64: of `old` pixels along an axis, those on which the centres of `new` ones lie."""
+    """Return (new,) int64: of `old` pixels along an axis, those on which the centers of `new` ones lie."""
     return (2 * np.arange(new) + 1) * old // (2 * new)

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from detection.atomic_write import write_whole
+from detection.atomic_write import atomic_write
 from detection.data.voc_to_coco import EXIF_ORIENTATION, read_categories
 from detection.errors import UserError, command_line
 
@@ -226,7 +226,7 @@ def write_json(out: Path, data: Any) -> None:
     """Write a JSON file, all of it or nothing."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(out, lambda temporary: temporary.write_text(json.dumps(data), encoding="utf-8"))
+        atomic_write(out, lambda temporary: temporary.write_text(json.dumps(data), encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{out} cannot be written ({error.strerror}); choose another OUT.json") from error
 
@@ -259,7 +259,7 @@ def main(argv: list[str] | None = None) -> None:
         description="Convert TensorBox-style annotations to one COCO JSON file, or back.",
     )
     parser.add_argument("source", type=Path, metavar="IN.json", help="TensorBox list, or with --back a COCO file")
-    parser.add_argument("images", type=Path, metavar="IMAGES", help="folder of pictures")
+    parser.add_argument("images", type=Path, metavar="IMAGES", help="folder of images")
     parser.add_argument("out", type=Path, metavar="OUT.json", help="file to write")
     parser.add_argument("--back", action="store_true", help="convert COCO to TensorBox")
     parser.add_argument(
@@ -272,7 +272,7 @@ def main(argv: list[str] | None = None) -> None:
     if options.back and options.categories is not None:
         raise UserError("--categories is not for --back: COCO files name their categories themselves")
     if not options.images.is_dir():
-        raise UserError(f"{options.images} is no folder; give the folder of pictures as IMAGES")
+        raise UserError(f"{options.images} is no folder; give the folder of images as IMAGES")
 
     if options.back:
         coco = read_coco(options.source, options.images)

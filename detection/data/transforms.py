@@ -21,7 +21,7 @@ _JITTER_SCALE = (0.9, 1.1)
 _VISIBLE = 0.25
 """A box is left out if less of its area is still inside the image after a jitter."""
 _FILL = (124, 116, 104)
-"""The ImageNet mean: near zero once normalised."""
+"""The ImageNet mean: near zero once normalized."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ class Transform:
 
         _one_opencv_thread()
         shift = (-_JITTER_SHIFT, _JITTER_SHIFT)
-        colour = (0.7, 1.3)
+        color = (0.7, 1.3)
         parts = {
             "jitter": lambda p: albumentations.Affine(
                 scale=_JITTER_SCALE,
@@ -158,7 +158,7 @@ class Transform:
             ),
             "horizontal_flip": lambda p: albumentations.HorizontalFlip(p=p),
             "vertical_flip": lambda p: albumentations.VerticalFlip(p=p),
-            "photometric": lambda p: albumentations.ColorJitter(colour, colour, colour, (-0.05, 0.05), p=p),
+            "photometric": lambda p: albumentations.ColorJitter(color, color, color, (-0.05, 0.05), p=p),
         }
         active = [make(getattr(chosen, name)) for name, make in parts.items() if getattr(chosen, name)]
         moving = chosen.jitter or chosen.horizontal_flip or chosen.vertical_flip

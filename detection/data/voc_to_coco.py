@@ -170,11 +170,11 @@ class ImageFolder:
 
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
-            raise UserError(f"{folder} is no folder; give the folder of pictures as IMAGES")
+            raise UserError(f"{folder} is no folder; give the folder of images as IMAGES")
         self.folder = folder
         self.names = {entry.name for entry in os.scandir(folder)}
-        pictures = sorted(name for name in self.names if Path(name).suffix.lower() in IMAGE_SUFFIXES)
-        self.by_stem = {Path(name).stem: name for name in reversed(pictures)}
+        images = sorted(name for name in self.names if Path(name).suffix.lower() in IMAGE_SUFFIXES)
+        self.by_stem = {Path(name).stem: name for name in reversed(images)}
 
     def find(self, file: VocFile) -> str:
         """Return the file name of an annotation's image: as written, or with another suffix, or with the XML's stem."""
@@ -314,7 +314,7 @@ def main(argv: list[str] | None = None) -> None:
         "Boxes without size are named and left out, boxes that leave their image are clipped and counted.",
     )
     parser.add_argument("annotations", type=Path, metavar="ANNOTATIONS", help="folder of XML files")
-    parser.add_argument("images", type=Path, metavar="IMAGES", help="folder of pictures")
+    parser.add_argument("images", type=Path, metavar="IMAGES", help="folder of images")
     parser.add_argument("out", type=Path, metavar="OUT.json", help="COCO file to write")
     parser.add_argument(
         "--ids", type=Path, metavar="LIST.txt", help="XML stems to convert, one a line; VOC's class lists do too"

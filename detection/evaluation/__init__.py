@@ -2,7 +2,7 @@
 
 from detection.evaluation.coco import METRICS, coco_metrics
 from detection.evaluation.report import evaluate_detections, metrics_table, write_evaluation
-from detection.evaluation.results import read_results, read_truth
+from detection.evaluation.results import read_ground_truth, read_results
 from detection.evaluation.voc import voc_metrics
 
 __all__ = [
@@ -11,7 +11,7 @@ __all__ = [
     "evaluate_detections",
     "metrics_table",
     "read_results",
-    "read_truth",
+    "read_ground_truth",
     "voc_metrics",
     "write_evaluation",
 ]

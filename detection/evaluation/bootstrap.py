@@ -21,19 +21,20 @@ _CHUNK = 2_000_000
 
 @dataclass(frozen=True)
 class Ranking:
-    """The detections that count, of one class and range of sizes, best first, and how many truths there are to find.
+    """The detections that count, of one class and range of sizes, best first, and how many ground-truth boxes there
+    are to find.
 
     Attributes:
         image: position of each detection's image, (D,).
-        matched: whether a detection found a truth, (T, D).
+        matched: whether a detection found a ground truth, (T, D).
         ignored: whether it counts neither way: it lies on a crowd, or is of another size, (T, D).
-        truths: truths that count, of each image, (N,).
+        targets: ground-truth boxes that count, of each image, (N,).
     """
 
     image: np.ndarray
     matched: np.ndarray
     ignored: np.ndarray
-    truths: np.ndarray
+    targets: np.ndarray
 
 
 def rankings(evaluation: Any) -> dict[tuple[int, int], Ranking]:
@@ -55,9 +56,9 @@ def rankings(evaluation: Any) -> dict[tuple[int, int], Ranking]:
 
 def _ranking(images: list[dict[str, Any] | None], num_thresholds: int) -> Ranking:
     found = [(position, image) for position, image in enumerate(images) if image is not None]
-    truths = np.zeros(len(images), dtype=np.int64)
+    targets = np.zeros(len(images), dtype=np.int64)
     for position, image in found:
-        truths[position] = np.count_nonzero(~np.asarray(image["gtIgnore"], dtype=bool))
+        targets[position] = np.count_nonzero(~np.asarray(image["gtIgnore"], dtype=bool))
     position = np.concatenate([np.full(len(i["dtScores"]), p) for p, i in found] or [np.zeros(0)]).astype(np.int64)
     score = np.concatenate([i["dtScores"] for _, i in found] or [np.zeros(0)])
     nothing = np.zeros((num_thresholds, 0))
@@ -68,7 +69,7 @@ def _ranking(images: list[dict[str, Any] | None], num_thresholds: int) -> Rankin
     order = order[~ignored[:, order].all(axis=0)]
     hits = np.flatnonzero((matched & ~ignored)[:, order].any(axis=0))
     order = order[: hits[-1] + 1 if hits.size else 0]
-    return Ranking(position[order], matched[:, order], ignored[:, order], truths)
+    return Ranking(position[order], matched[:, order], ignored[:, order], targets)
 
 
 def average_precision(ranking: Ranking, counts: np.ndarray) -> np.ndarray:
@@ -83,7 +84,7 @@ def average_precision(ranking: Ranking, counts: np.ndarray) -> np.ndarray:
         counts: how often each resampling holds each image, (S, N).
 
     Returns:
-        (S, T); NaN where a resampling has no truth to find.
+        (S, T); NaN where a resampling has no ground truth to find.
     """
     parts = [_average_precision(ranking, counts[rows]) for rows in _chunks(len(counts), len(ranking.image))]
     return np.concatenate(parts)
@@ -95,7 +96,7 @@ def _chunks(resamplings: int, detections: int) -> Iterator[slice]:
 
 
 def _average_precision(ranking: Ranking, counts: np.ndarray) -> np.ndarray:
-    truths = (counts @ ranking.truths).astype(np.float64)
+    targets = (counts @ ranking.targets).astype(np.float64)
     weights = counts[:, ranking.image]
     result = np.zeros((len(counts), len(ranking.matched)))
     kept, seen = None, np.zeros(0)
@@ -107,11 +108,11 @@ def _average_precision(ranking: Ranking, counts: np.ndarray) -> np.ndarray:
         found = np.cumsum(weights[:, hits], axis=1)
         precision = found / (seen[:, hits] + np.spacing(1))
         best_from_here = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-        recall = np.divide(found, truths[:, None], out=np.zeros_like(precision), where=truths[:, None] > 0)
+        recall = np.divide(found, targets[:, None], out=np.zeros_like(precision), where=targets[:, None] > 0)
         reached = np.searchsorted(RECALLS, recall, side="right")
         # A recall level is read at the first detection that reaches it; a hit of weight 0 reaches none of its own.
         result[:, threshold] = (best_from_here * np.diff(reached, axis=1, prepend=0)).sum(axis=1)
-    return np.where(truths[:, None] > 0, result / len(RECALLS), np.nan)
+    return np.where(targets[:, None] > 0, result / len(RECALLS), np.nan)
 
 
 AP50, AP75 = 0, 5
@@ -121,7 +122,7 @@ _SIZES = {"APs": 1, "APm": 2, "APl": 3}
 
 
 @dataclass(frozen=True)
-class DetectionEvidence:
+class DetectionResults:
     """The matches of one run.
 
     Attributes:
@@ -144,7 +145,7 @@ class DetectionEvidence:
 
         Returns:
             `AP`, `AP50`, `AP75`, `APs`, `APm`, `APl`, and `AP/NAME` and `AP50/NAME` of each class, (S,) each; NaN
-            where a resampling has no truth to find.
+            where a resampling has no ground truth to find.
         """
         every = np.stack([average_precision(self.rankings[k, 0], counts) for k in range(len(self.names))])  # (K, S, T)
         numbers = {"AP": _mean(every), "AP50": _mean(every[..., [AP50]]), "AP75": _mean(every[..., [AP75]])}
@@ -157,16 +158,18 @@ class DetectionEvidence:
         return numbers
 
 
-def detection_evidence(truth: dict[str, Any], results: list[dict[str, Any]], images_key: str) -> DetectionEvidence:
-    """Match results to the truth, once.
+def detection_results(ground_truth: dict[str, Any], results: list[dict[str, Any]], images_key: str) -> DetectionResults:
+    """Match results to the ground truth, once.
 
     Args:
-        truth: COCO dataset dict.
+        ground_truth: COCO dataset dict.
         results: COCO results with original ids.
         images_key: of the annotations, such as their digest.
     """
-    names = tuple(class_names(truth).values())
-    return DetectionEvidence(images_key, len(truth["images"]), names, rankings(match_images(truth, results)))
+    names = tuple(class_names(ground_truth).values())
+    return DetectionResults(
+        images_key, len(ground_truth["images"]), names, rankings(match_images(ground_truth, results))
+    )
 
 
 def _mean(values: np.ndarray) -> np.ndarray:

@@ -21,38 +21,38 @@ Arrays = tuple[np.ndarray, np.ndarray]
 
 
 def coco_metrics(
-    truth: dict[str, Any],
+    ground_truth: dict[str, Any],
     results: list[dict[str, Any]],
     backend: Literal["auto", "pycocotools", "hotcoco"] = "auto",
 ) -> dict[str, Any]:
     """Measure results by COCO's rules.
 
     Args:
-        truth: COCO dataset dict.
-        results: COCO results with original ids. Those on images or categories that the truth lacks are left out.
+        ground_truth: COCO dataset dict.
+        results: COCO results with original ids. Those on images or categories that the ground truth lacks are left out.
         backend: `auto` takes hotcoco where it is installed; the numbers are the same.
 
     Returns:
-        The numbers of `METRICS` (-1 where there is no truth to find), `per_class` (`AP` and `AP50` by class name) and
-        `backend` (the one used).
+        The numbers of `METRICS` (-1 where there is no ground truth to find), `per_class` (`AP` and `AP50` by class
+        name) and `backend` (the one used).
 
     Raises:
         UserError: hotcoco is asked for and not installed.
     """
     if backend == "auto":
         backend = "hotcoco" if importlib.util.find_spec("hotcoco") else "pycocotools"
-    precision, recall = BACKENDS[backend](*_renumbered(truth, results))
+    precision, recall = BACKENDS[backend](*_renumbered(ground_truth, results))
     numbers = dict(zip(METRICS, _summary(precision, recall), strict=True))
     per_class = {
         name: {"AP": _mean(precision[:, :, k, 0, -1]), "AP50": _mean(precision[0, :, k, 0, -1])}
-        for k, name in enumerate(class_names(truth).values())
+        for k, name in enumerate(class_names(ground_truth).values())
     }
     return {**numbers, "per_class": per_class, "backend": backend}
 
 
-def _renumbered(truth: dict[str, Any], results: list[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Truth and results as COCO dataset dicts whose ids of all kinds count from 1, in the same order."""
-    images, categories = positions(truth["images"]), positions(truth["categories"])
+def _renumbered(ground_truth: dict[str, Any], results: list[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Ground truth and results as COCO dataset dicts whose ids of all kinds count from 1, in the same order."""
+    images, categories = positions(ground_truth["images"]), positions(ground_truth["categories"])
     shared = {
         "images": [{"id": i + 1, "file_name": "", "width": 0, "height": 0} for i in range(len(images))],
         "categories": [{"id": k + 1, "name": str(k + 1)} for k in range(len(categories))],
@@ -62,30 +62,30 @@ def _renumbered(truth: dict[str, Any], results: list[dict[str, Any]]) -> tuple[d
         place = {"image_id": images[item["image_id"]] + 1, "category_id": categories[item["category_id"]] + 1}
         return {"id": number, **place, "bbox": [float(value) for value in item["bbox"]], **more}
 
-    truths = [
+    targets = [
         annotation(n, a, area=float(a.get("area", a["bbox"][2] * a["bbox"][3])), iscrowd=int(a.get("iscrowd", 0)))
-        for n, a in enumerate(truth["annotations"], start=1)
+        for n, a in enumerate(ground_truth["annotations"], start=1)
     ]
     detections = [
         annotation(n, r, area=float(r["bbox"][2]) * float(r["bbox"][3]), iscrowd=0, score=float(r["score"]))
-        for n, r in enumerate(known_results(truth, results), start=1)
+        for n, r in enumerate(known_results(ground_truth, results), start=1)
     ]
-    return {**shared, "annotations": truths}, {**shared, "annotations": detections}
+    return {**shared, "annotations": targets}, {**shared, "annotations": detections}
 
 
-def match_images(truth: dict[str, Any], results: list[dict[str, Any]]) -> Any:
+def match_images(ground_truth: dict[str, Any], results: list[dict[str, Any]]) -> Any:
     """What `coco_metrics` of pycocotools rests on: its `COCOeval`, with `evalImgs` filled and nothing accumulated."""
-    return _evaluated(*_renumbered(truth, results))
+    return _evaluated(*_renumbered(ground_truth, results))
 
 
-def _pycocotools(truth: dict[str, Any], detections: dict[str, Any]) -> Arrays:
-    evaluation = _evaluated(truth, detections)
+def _pycocotools(ground_truth: dict[str, Any], detections: dict[str, Any]) -> Arrays:
+    evaluation = _evaluated(ground_truth, detections)
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation.accumulate()
     return evaluation.eval["precision"], evaluation.eval["recall"]
 
 
-def _evaluated(truth: dict[str, Any], detections: dict[str, Any]) -> Any:
+def _evaluated(ground_truth: dict[str, Any], detections: dict[str, Any]) -> Any:
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -97,18 +97,18 @@ def _evaluated(truth: dict[str, Any], detections: dict[str, Any]) -> Any:
 
     # Detections are indexed as a data set, because `loadRes` fails on an empty list.
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(index(truth), index(detections), "bbox")
+        evaluation = COCOeval(index(ground_truth), index(detections), "bbox")
         evaluation.evaluate()
     return evaluation
 
 
-def _hotcoco(truth: dict[str, Any], detections: dict[str, Any]) -> Arrays:
+def _hotcoco(ground_truth: dict[str, Any], detections: dict[str, Any]) -> Arrays:
     try:
         import hotcoco
     except ImportError:
         raise UserError("The back-end hotcoco is not installed: pip install hotcoco, or use pycocotools.") from None
 
-    evaluation = hotcoco.COCOeval(hotcoco.COCO(truth), hotcoco.COCO(detections), "bbox")
+    evaluation = hotcoco.COCOeval(hotcoco.COCO(ground_truth), hotcoco.COCO(detections), "bbox")
     evaluation.evaluate()
     evaluation.accumulate()
     arrays = evaluation.eval

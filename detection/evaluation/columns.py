@@ -1,7 +1,7 @@
-"""Truths and detections of a data set as flat arrays, detections best first.
+"""Ground-truth boxes and detections of a data set as flat arrays, detections best first.
 
-Shapes: N truths, D detections, of all images together. Images and categories are counted from 0 in ascending order of
-their ids; boxes are xywh in pixels of the image as it lies on disk.
+Shapes: N ground-truth boxes, D detections, of all images together. Images and categories are counted from 0 in
+ascending order of their ids; boxes are xywh in pixels of the image as it lies on disk.
 """
 
 from collections import Counter
@@ -16,10 +16,10 @@ class Truths:
     """The annotations of a COCO data set, in the order of the file.
 
     Attributes:
-        image: Position of each truth's image, (N,).
-        category: Position of each truth's category, (N,).
+        image: Position of each ground truth's image, (N,).
+        category: Position of each ground truth's category, (N,).
         box: Boxes xywh, (N, 4).
-        crowd: Whether a truth is a crowd region, never counted as missed, (N,).
+        crowd: Whether a ground truth is a crowd region, never counted as missed, (N,).
         names: Category names, one a category, made unique.
     """
 
@@ -60,35 +60,39 @@ def positions(items: list[dict[str, Any]]) -> dict[int, int]:
     return {key: position for position, key in enumerate(sorted({item["id"] for item in items}))}
 
 
-def class_names(truth: dict[str, Any]) -> dict[int, str]:
+def class_names(ground_truth: dict[str, Any]) -> dict[int, str]:
     """Name of every category by id, in ascending order of ids; a name used twice carries its id."""
-    categories = sorted(truth["categories"], key=lambda category: category["id"])
+    categories = sorted(ground_truth["categories"], key=lambda category: category["id"])
     uses = Counter(category["name"] for category in categories)
     return {c["id"]: c["name"] if uses[c["name"]] == 1 else f"{c['name']} (id {c['id']})" for c in categories}
 
 
-def known_results(truth: dict[str, Any], results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The results whose image and category the truth has; the others can be neither right nor wrong."""
-    images, categories = positions(truth["images"]), positions(truth["categories"])
+def known_results(ground_truth: dict[str, Any], results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The results whose image and category the ground truth has; the others can be neither right nor wrong."""
+    images, categories = positions(ground_truth["images"]), positions(ground_truth["categories"])
     return [r for r in results if r["image_id"] in images and r["category_id"] in categories]
 
 
-def truth_columns(truth: dict[str, Any]) -> Truths:
+def ground_truth_columns(ground_truth: dict[str, Any]) -> Truths:
     """Flatten the annotations of a COCO dataset dict."""
-    images, categories, annotations = positions(truth["images"]), positions(truth["categories"]), truth["annotations"]
+    images, categories, annotations = (
+        positions(ground_truth["images"]),
+        positions(ground_truth["categories"]),
+        ground_truth["annotations"],
+    )
     return Truths(
         image=np.array([images[a["image_id"]] for a in annotations], dtype=np.int64),
         category=np.array([categories[a["category_id"]] for a in annotations], dtype=np.int64),
         box=np.array([a["bbox"] for a in annotations], dtype=np.float64).reshape(-1, 4),
         crowd=np.array([a.get("iscrowd", 0) for a in annotations], dtype=bool),
-        names=list(class_names(truth).values()),
+        names=list(class_names(ground_truth).values()),
     )
 
 
-def detection_columns(truth: dict[str, Any], results: list[dict[str, Any]]) -> Detections:
+def detection_columns(ground_truth: dict[str, Any], results: list[dict[str, Any]]) -> Detections:
     """Flatten COCO results and sort them best first; those on unknown images or categories are left out."""
-    images, categories = positions(truth["images"]), positions(truth["categories"])
-    results = known_results(truth, results)
+    images, categories = positions(ground_truth["images"]), positions(ground_truth["categories"])
+    results = known_results(ground_truth, results)
     image = np.array([images[r["image_id"]] for r in results], dtype=np.int64)
     score = np.array([r["score"] for r in results], dtype=np.float64)
     unsorted = Detections(

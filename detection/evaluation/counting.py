@@ -21,8 +21,8 @@ class Counting:
     """How the error of the count changes as detections are added, best first.
 
     Attributes:
-        true: Number of truths of an image and class, crowds left out, (I, K).
-        image: Image of each detection of a class that has a truth, (D,).
+        true: Number of ground-truth boxes of an image and class, crowds left out, (I, K).
+        image: Image of each detection of a class that has a ground truth, (D,).
         category: Its class, (D,).
         score: Scores, descending, (D,).
         step: -1 for a detection up to the true number of its image and class, 1 for one beyond it, (D,).
@@ -35,7 +35,7 @@ class Counting:
     step: np.ndarray
 
     def errors(self, threshold: np.ndarray) -> np.ndarray:
-        """Mean absolute error of the count over images, (K,); NaN for a class without truth.
+        """Mean absolute error of the count over images, (K,); NaN for a class without ground truth.
 
         Args:
             threshold: Smallest score that is counted, for each image, (I,).
@@ -57,12 +57,12 @@ class Counting:
 
 
 def counting(matching: Matching, num_images: int) -> Counting:
-    """Compare the number of detections of every image and class with that of truths; those on crowds do not count."""
-    truths, detections, num_classes = matching.truths, matching.detections, len(matching.truths.names)
-    key = (truths.image * num_classes + truths.category)[~truths.crowd]
+    """Compare the number of detections of every image and class with that of ground-truth boxes; those on crowds do not count."""
+    targets, detections, num_classes = matching.targets, matching.detections, len(matching.targets.names)
+    key = (targets.image * num_classes + targets.category)[~targets.crowd]
     true = np.bincount(key, minlength=num_images * num_classes)
-    has_truth = np.asarray(true.reshape(num_images, num_classes).any(axis=0))
-    counted = detections.select((matching.matched != IGNORED) & has_truth[detections.category])
+    has_ground_truth = np.asarray(true.reshape(num_images, num_classes).any(axis=0))
+    counted = detections.select((matching.matched != IGNORED) & has_ground_truth[detections.category])
     key = counted.image * num_classes + counted.category
     order = np.argsort(key, kind="stable")
     place = np.zeros(len(key), np.int64)
@@ -71,31 +71,31 @@ def counting(matching: Matching, num_images: int) -> Counting:
     return Counting(true.reshape(num_images, num_classes), counted.image, counted.category, counted.score, step)
 
 
-def choose_count_threshold(truth: dict[str, Any], results: list[dict[str, Any]]) -> float:
+def choose_count_threshold(ground_truth: dict[str, Any], results: list[dict[str, Any]]) -> float:
     """The score threshold with the least error of the count, mean of the classes; choose it on other images.
 
     Args:
-        truth: COCO dataset dict.
+        ground_truth: COCO dataset dict.
         results: COCO results with original ids.
 
     Returns:
         The highest such threshold: just above all scores if every detection makes the count worse; -1 where there is
         no detection.
     """
-    num_images = len(truth["images"])
-    return counting(match_all(truth, results), num_images).best_threshold(np.ones(num_images, dtype=bool))
+    num_images = len(ground_truth["images"])
+    return counting(match_all(ground_truth, results), num_images).best_threshold(np.ones(num_images, dtype=bool))
 
 
-def count_error(truth: dict[str, Any], results: list[dict[str, Any]], threshold: float) -> float:
-    """COUNT: mean absolute error of the number of objects of an image, mean of the classes that have a truth.
+def count_error(ground_truth: dict[str, Any], results: list[dict[str, Any]], threshold: float) -> float:
+    """COUNT: mean absolute error of the number of objects of an image, mean of the classes that have a ground truth.
 
     Args:
-        truth: COCO dataset dict.
+        ground_truth: COCO dataset dict.
         results: COCO results with original ids.
         threshold: Smallest score of a detection that is counted, from `choose_count_threshold` on other images.
     """
-    num_images = len(truth["images"])
-    errors = counting(match_all(truth, results), num_images).errors(np.full(num_images, threshold))
+    num_images = len(ground_truth["images"])
+    errors = counting(match_all(ground_truth, results), num_images).errors(np.full(num_images, threshold))
     return float(np.nanmean(errors)) if not np.isnan(errors).all() else -1.0
 
 

@@ -1,10 +1,11 @@
-"""Measures for crowds: AP50, EER, error of the count, miss rate, Jaccard index and recall of overlapping truths.
+"""Measures for crowds: AP50, EER, error of the count, miss rate, Jaccard index and recall of overlapping ground-truth
+boxes.
 
 AP, EER and COUNT are those of ReInspect (Stewart, Andriluka, Ng, CVPR 2016), MR that of Dollár et al. (TPAMI 2012),
 which CrowdHuman (Shao et al., 2018) uses too, and JI that of CrowdDet (Chu et al., CVPR 2020). What each is in detail
 is told in `operating_points.py`, `counting.py` and `jaccard.py`. -1 stands for a number that is not defined.
 
-Shapes: N truths.
+Shapes: N ground-truth boxes.
 """
 
 from typing import Any
@@ -24,81 +25,86 @@ __all__ = [
     "choose_count_threshold",
     "count_error",
     "crowd_metrics",
-    "found_truths",
-    "overlapping_truths",
+    "found_ground_truth",
+    "overlapping_ground_truth",
     "recall_of_overlapping",
 ]
 
 MEASURES = ("AP50", "EER", "COUNT", "MR", "JI", "overlapping_recall", "overlapping_recall_at_EER")
 
 
-def overlapping_truths(truths: Truths, iou: float = 0.3) -> np.ndarray:
-    """Which truths overlap another one of their image and class by an IoU or more, (N,); crowds neither way."""
-    boxes = Detections(truths.image, truths.category, truths.box, np.zeros(len(truths.box)))
-    first, second, _ = overlapping_pairs(boxes, truths, iou)
-    real = (first != second) & ~truths.crowd[first] & ~truths.crowd[second]
-    return np.bincount(first[real], minlength=len(truths.box)) > 0
+def overlapping_ground_truth(targets: Truths, iou: float = 0.3) -> np.ndarray:
+    """Which ground-truth boxes overlap another one of their image and class by an IoU or more, (N,); crowds neither way."""
+    boxes = Detections(targets.image, targets.category, targets.box, np.zeros(len(targets.box)))
+    first, second, _ = overlapping_pairs(boxes, targets, iou)
+    real = (first != second) & ~targets.crowd[first] & ~targets.crowd[second]
+    return np.bincount(first[real], minlength=len(targets.box)) > 0
 
 
-def found_truths(matching: Matching, threshold: float = -np.inf) -> np.ndarray:
-    """Which truths are found by detections down to a score, (N,)."""
+def found_ground_truth(matching: Matching, threshold: float = -np.inf) -> np.ndarray:
+    """Which ground-truth boxes are found by detections down to a score, (N,)."""
     kept = (matching.matched >= 0) & (matching.detections.score >= threshold)
-    return np.bincount(matching.matched[kept], minlength=len(matching.truths.box)) > 0
+    return np.bincount(matching.matched[kept], minlength=len(matching.targets.box)) > 0
 
 
 def recall_of_overlapping(
-    truth: dict[str, Any], results: list[dict[str, Any]], iou: float = 0.3, threshold: float = -np.inf
+    ground_truth: dict[str, Any], results: list[dict[str, Any]], iou: float = 0.3, threshold: float = -np.inf
 ) -> tuple[float, int]:
-    """Recall at IoU 0.5 of the truths that overlap another one of their class: those that suppression puts at risk.
+    """Recall at IoU 0.5 of the ground-truth boxes that overlap another one of their class: those that suppression puts
+    at risk.
 
     Args:
-        truth: COCO dataset dict.
+        ground_truth: COCO dataset dict.
         results: COCO results with original ids.
-        iou: Smallest IoU of two truths.
+        iou: Smallest IoU of two ground-truth boxes.
         threshold: Smallest score of a detection; all if left out.
 
     Returns:
-        The recall over all classes together, -1 if there is no such truth, and the number of such truths.
+        The recall over all classes together, -1 if there is no such ground truth, and the number of such ground-truth
+        boxes.
     """
-    matching = match_all(truth, results)
-    overlapping = overlapping_truths(matching.truths, iou)
-    return _share(found_truths(matching, threshold), overlapping), int(overlapping.sum())
+    matching = match_all(ground_truth, results)
+    overlapping = overlapping_ground_truth(matching.targets, iou)
+    return _share(found_ground_truth(matching, threshold), overlapping), int(overlapping.sum())
 
 
 def crowd_metrics(
-    truth: dict[str, Any], results: list[dict[str, Any]], count_threshold: float | None = None
+    ground_truth: dict[str, Any], results: list[dict[str, Any]], count_threshold: float | None = None
 ) -> dict[str, Any]:
     """Measure results by all of it.
 
-    4370 images with 23 truths and 100 detections each take 13 seconds of one slow core.
+    4370 images with 23 ground-truth boxes and 100 detections each take 13 seconds of one slow core.
 
     Args:
-        truth: COCO dataset dict.
+        ground_truth: COCO dataset dict.
         results: COCO results with original ids.
         count_threshold: Smallest score that COUNT counts, chosen on other images; None chooses it on each half of the
             images (see `two_fold_count`) for the other.
 
     Returns:
         Plain data: `MEASURES`, each the mean of the classes where it is defined; `count_thresholds` (the one given, or
-        the two chosen); `per_class` by name with the same, `EER_score`, `JI_score` and the numbers of `truths` and
-        `overlapping_truths` (IoU 0.3 or more with another); `images`, `truths`, `overlapping_truths`, `detections`.
+        the two chosen); `per_class` by name with the same, `EER_score`, `JI_score` and the numbers of `targets` and
+        `overlapping_ground_truth` (IoU 0.3 or more with another); `images`, `targets`, `overlapping_ground_truth`,
+        `detections`.
     """
-    matching, num_images = match_all(truth, results), len(truth["images"])
+    matching, num_images = match_all(ground_truth, results), len(ground_truth["images"])
     counts = counting(matching, num_images)
     thresholds = [count_threshold] if count_threshold is not None else []
     if count_threshold is None:
         count, thresholds = two_fold_count(counts)
     else:
         count = counts.errors(np.full(num_images, count_threshold))
-    ap50 = coco_metrics(truth, results)["per_class"]
-    jaccard = jaccard_indices(matching.truths, matching.detections, num_images)
+    ap50 = coco_metrics(ground_truth, results)["per_class"]
+    jaccard = jaccard_indices(matching.targets, matching.detections, num_images)
     per_class = {
         name: _class_metrics(matching, num_images, category)
         | {"AP50": ap50[name]["AP50"], "COUNT": _mean([count[category]])}
         | dict(zip(("JI", "JI_score"), jaccard[category], strict=True))
-        for category, name in enumerate(class_names(truth).values())
+        for category, name in enumerate(class_names(ground_truth).values())
     }
-    sums = {key: sum(numbers[key] for numbers in per_class.values()) for key in ("truths", "overlapping_truths")}
+    sums = {
+        key: sum(numbers[key] for numbers in per_class.values()) for key in ("ground_truth", "overlapping_ground_truth")
+    }
     means = {key: _mean([numbers[key] for numbers in per_class.values()]) for key in MEASURES}
     return means | {
         "count_thresholds": thresholds,
@@ -110,19 +116,19 @@ def crowd_metrics(
 
 
 def _class_metrics(matching: Matching, num_images: int, category: int) -> dict[str, Any]:
-    """EER, MR and the recalls of overlapping truths of one class."""
+    """EER, MR and the recalls of overlapping ground-truth boxes of one class."""
     points = operating_points(matching, num_images, category)
     equal, score = equal_error(points)
-    overlapping = overlapping_truths(matching.truths) & (matching.truths.category == category)
+    overlapping = overlapping_ground_truth(matching.targets) & (matching.targets.category == category)
     at_equal = score if score != -1 else -np.inf
     return {
         "EER": equal,
         "EER_score": score,
         "MR": miss_rate(points),
-        "overlapping_recall": _share(found_truths(matching), overlapping),
-        "overlapping_recall_at_EER": _share(found_truths(matching, at_equal), overlapping),
-        "truths": points.num_truths,
-        "overlapping_truths": int(overlapping.sum()),
+        "overlapping_recall": _share(found_ground_truth(matching), overlapping),
+        "overlapping_recall_at_EER": _share(found_ground_truth(matching, at_equal), overlapping),
+        "ground_truth": points.num_ground_truth,
+        "overlapping_ground_truth": int(overlapping.sum()),
     }
 
 

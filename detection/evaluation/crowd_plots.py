@@ -1,4 +1,4 @@
-"""Pictures of several detectors on one data set: precision over recall, and misses over false positives an image."""
+"""Images of several detectors on one data set: precision over recall, and misses over false positives an image."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -18,10 +18,10 @@ def plot_runs_precision_recall(points: dict[str, OperatingPoints]) -> Figure:
     figure, axes = _figure()
     axes.plot([0, 1], [0, 1], color="gray", linewidth=0.8)
     for number, (name, run) in enumerate(points.items()):
-        if not run.num_truths:
+        if not run.num_ground_truth:
             continue
         value, _ = equal_error(run)
-        recall, precision = run.found / run.num_truths, run.found / (run.found + run.false)
+        recall, precision = run.found / run.num_ground_truth, run.found / (run.found + run.false)
         style = _style(number)
         recall, precision = np.append(recall[:1] * 0, recall), np.append(precision[:1], precision)
         axes.plot(recall, precision, label=f"{name}  {value:.3f}", **style)
@@ -44,7 +44,7 @@ def plot_runs_miss_rate(points: dict[str, OperatingPoints]) -> Figure:
     axes.axvspan(1e-2, 1, color="gray", alpha=0.12, linewidth=0)
     axes.set(xscale="log", yscale="log", xlim=(1e-3, 10), ylim=(1e-2, 1.05))
     for number, (name, run) in enumerate(points.items()):
-        if not run.num_truths:
+        if not run.num_ground_truth:
             continue
         fppi, miss = (np.append(start, curve) for start, curve in zip((0, 1), miss_rate_curve(run), strict=True))
         axes.step(
@@ -75,4 +75,4 @@ def _finish(figure: Figure, axes: Axes, title: str, legend: str) -> None:
     if axes.get_legend_handles_labels()[0]:
         figure.legend(loc="outside right upper", title=legend, fontsize=9, frameon=False)
     else:
-        axes.text(0.5, 0.5, "no truth", ha="center", va="center", transform=axes.transAxes)
+        axes.text(0.5, 0.5, "no ground truth", ha="center", va="center", transform=axes.transAxes)

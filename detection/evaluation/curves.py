@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from detection.evaluation.columns import Detections, Truths, detection_columns, truth_columns
+from detection.evaluation.columns import Detections, Truths, detection_columns, ground_truth_columns
 from detection.evaluation.matching import (
     FALSE_POSITIVE,
     IGNORED,
@@ -20,12 +20,12 @@ class Matching:
     """Detections of a data set and what each of them found.
 
     Attributes:
-        truths: The truths, N of them.
+        targets: The ground-truth boxes, N of them.
         detections: The 100 best detections of every image and category, best first, D of them.
-        matched: Index of the truth found, or `FALSE_POSITIVE`, or `IGNORED` (on a crowd), (D,).
+        matched: Index of the ground truth found, or `FALSE_POSITIVE`, or `IGNORED` (on a crowd), (D,).
     """
 
-    truths: Truths
+    targets: Truths
     detections: Detections
     matched: np.ndarray
 
@@ -36,26 +36,26 @@ class Curve:
 
     Attributes:
         score: Scores of the detections that count, descending, (D,).
-        precision: Share of the detections so far that found a truth, (D,).
-        recall: Share of the truths found so far, (D,); NaN where there is no truth.
-        num_truths: Number of truths, crowds left out.
+        precision: Share of the detections so far that found a ground truth, (D,).
+        recall: Share of the ground-truth boxes found so far, (D,); NaN where there is no ground truth.
+        num_ground_truth: Number of ground-truth boxes, crowds left out.
     """
 
     score: np.ndarray
     precision: np.ndarray
     recall: np.ndarray
-    num_truths: int
+    num_ground_truth: int
 
 
-def match(truth: dict[str, Any], results: list[dict[str, Any]]) -> Matching:
+def match(ground_truth: dict[str, Any], results: list[dict[str, Any]]) -> Matching:
     """Match results to a COCO dataset dict at an IoU of 0.5.
 
     Args:
-        truth: COCO dataset dict.
+        ground_truth: COCO dataset dict.
         results: COCO results with original ids.
     """
-    truths, detections = truth_columns(truth), best_per_image(detection_columns(truth, results))
-    return Matching(truths, detections, match_detections(detections, truths))
+    targets, detections = ground_truth_columns(ground_truth), best_per_image(detection_columns(ground_truth, results))
+    return Matching(targets, detections, match_detections(detections, targets))
 
 
 def precision_recall(matching: Matching, category: int | None = None) -> Curve:
@@ -66,17 +66,17 @@ def precision_recall(matching: Matching, category: int | None = None) -> Curve:
         category: Position of the class in ascending order of ids; None takes all.
     """
     counts = matching.matched != IGNORED
-    real = ~matching.truths.crowd
+    real = ~matching.targets.crowd
     if category is not None:
         counts &= matching.detections.category == category
-        real &= matching.truths.category == category
+        real &= matching.targets.category == category
     found = np.cumsum(matching.matched[counts] >= 0)
-    num_truths = int(real.sum())
+    num_ground_truth = int(real.sum())
     return Curve(
         score=matching.detections.score[counts],
         precision=found / np.arange(1, len(found) + 1),
-        recall=found / num_truths if num_truths else np.full(len(found), np.nan),
-        num_truths=num_truths,
+        recall=found / num_ground_truth if num_ground_truth else np.full(len(found), np.nan),
+        num_ground_truth=num_ground_truth,
     )
 
 
@@ -87,10 +87,10 @@ def best_f1(curve: Curve) -> dict[str, float]:
     highest score wins.
 
     Returns:
-        `score`, `f1`, `precision` and `recall`. Without truths all are -1; where nothing is found the score alone
-        is -1.
+        `score`, `f1`, `precision` and `recall`. Without ground-truth boxes all are -1; where nothing is found the
+        score alone is -1.
     """
-    if not curve.num_truths:
+    if not curve.num_ground_truth:
         return {"score": -1.0, "f1": -1.0, "precision": -1.0, "recall": -1.0}
     last_of_ties = np.flatnonzero(np.append(np.diff(curve.score) != 0, True)[: len(curve.score)])
     precision, recall = curve.precision[last_of_ties], curve.recall[last_of_ties]
@@ -106,9 +106,9 @@ def confusion_matrix(matching: Matching, score: float) -> np.ndarray:
     """Count what objects of each class were taken for, keeping detections down to a score.
 
     The matches within a class stay as they are, so that the diagonal over its row's sum is the recall at this score.
-    The truths and detections left over are then matched across classes, detections best first, each to the free truth
-    it overlaps most (IoU ≥ 0.5; of equal overlaps the first truth). Crowds and what lies on crowds of its own class
-    are not counted.
+    The ground-truth boxes and detections left over are then matched across classes, detections best first, each to the
+    free ground truth it overlaps most (IoU ≥ 0.5; of equal overlaps the first ground truth). Crowds and what lies on
+    crowds of its own class are not counted.
 
     Args:
         matching: What each detection found.
@@ -117,30 +117,30 @@ def confusion_matrix(matching: Matching, score: float) -> np.ndarray:
     Returns:
         Counts (K + 1, K + 1): true class by predicted class; the last row and column are background.
     """
-    truths, detections = matching.truths, matching.detections
-    background = len(truths.names)
+    targets, detections = matching.targets, matching.detections
+    background = len(targets.names)
     kept = detections.score >= score
-    taken_for = np.where(truths.crowd, IGNORED, FALSE_POSITIVE)
+    taken_for = np.where(targets.crowd, IGNORED, FALSE_POSITIVE)
     found = matching.matched[kept & (matching.matched >= 0)]
-    taken_for[found] = truths.category[found]
+    taken_for[found] = targets.category[found]
 
     spare = detections.select(kept & (matching.matched == FALSE_POSITIVE))
-    used = _match_left_over(spare, truths, taken_for)
+    used = _match_left_over(spare, targets, taken_for)
 
     matrix = np.zeros((background + 1, background + 1), dtype=np.int64)
-    real = ~truths.crowd
+    real = ~targets.crowd
     predicted = np.where(taken_for >= 0, taken_for, background)
-    np.add.at(matrix, (truths.category[real], predicted[real]), 1)
+    np.add.at(matrix, (targets.category[real], predicted[real]), 1)
     matrix[background, :-1] += np.bincount(spare.category[~used], minlength=background)
     return matrix
 
 
-def _match_left_over(spare: Detections, truths: Truths, taken_for: np.ndarray) -> np.ndarray:
-    """Match left-over detections to left-over truths of any class; fills `taken_for` and says which were used."""
-    detection, truth, iou = overlapping_pairs(spare, truths, 0.5, same_category=False)
+def _match_left_over(spare: Detections, targets: Truths, taken_for: np.ndarray) -> np.ndarray:
+    """Match left-over detections to left-over ground-truth boxes of any class; fills `taken_for` and says which were used."""
+    detection, ground_truth, iou = overlapping_pairs(spare, targets, 0.5, same_category=False)
     used = np.zeros(len(spare.score), dtype=bool)
-    for pair in np.lexsort((truth, -iou, detection)).tolist():
-        if not used[detection[pair]] and taken_for[truth[pair]] == FALSE_POSITIVE:
+    for pair in np.lexsort((ground_truth, -iou, detection)).tolist():
+        if not used[detection[pair]] and taken_for[ground_truth[pair]] == FALSE_POSITIVE:
             used[detection[pair]] = True
-            taken_for[truth[pair]] = spare.category[detection[pair]]
+            taken_for[ground_truth[pair]] = spare.category[detection[pair]]
     return used

@@ -47,7 +47,7 @@ class Interval:
     seeds: int
 
     @property
-    def is_clear(self) -> bool:
+    def is_significant(self) -> bool:
         """Whether 0 lies outside of the interval."""
         return self.low > 0 or self.high < 0
 

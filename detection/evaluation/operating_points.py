@@ -1,8 +1,8 @@
 """What is found and what is falsely found at every score, and two numbers that are read off it: EER and MR⁻².
 
-Unlike in `curves.py`, all detections count: COCO looks at the 100 best of an image, and a crowd may be larger. Truths
-with `iscrowd` are regions to ignore: whoever finds no truth and has half of the own area or more on one of them is
-neither right nor wrong.
+Unlike in `curves.py`, all detections count: COCO looks at the 100 best of an image, and a crowd may be larger.
+Ground-truth boxes with `iscrowd` are regions to ignore: whoever finds no ground truth and has half of the own
+area or more on one of them is neither right nor wrong.
 
 Shapes: D detections, P points.
 """
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from detection.evaluation.columns import detection_columns, truth_columns
+from detection.evaluation.columns import detection_columns, ground_truth_columns
 from detection.evaluation.curves import Matching
 from detection.evaluation.matching import FALSE_POSITIVE, IGNORED, match_detections
 
@@ -27,23 +27,23 @@ class OperatingPoints:
 
     Attributes:
         score: Distinct scores, descending, (P,).
-        found: Number of truths found, (P,).
+        found: Number of ground-truth boxes found, (P,).
         false: Number of detections that found nothing, (P,).
-        num_truths: Number of truths, crowds left out.
+        num_ground_truth: Number of ground-truth boxes, crowds left out.
         num_images: Number of images.
     """
 
     score: np.ndarray
     found: np.ndarray
     false: np.ndarray
-    num_truths: int
+    num_ground_truth: int
     num_images: int
 
 
-def match_all(truth: dict[str, Any], results: list[dict[str, Any]]) -> Matching:
-    """Match results to truths at IoU 0.5, best score first, as `curves.match` does, but all of them."""
-    truths, detections = truth_columns(truth), detection_columns(truth, results)
-    return Matching(truths, detections, match_detections(detections, truths))
+def match_all(ground_truth: dict[str, Any], results: list[dict[str, Any]]) -> Matching:
+    """Match results to ground-truth boxes at IoU 0.5, best score first, as `curves.match` does, but all of them."""
+    targets, detections = ground_truth_columns(ground_truth), detection_columns(ground_truth, results)
+    return Matching(targets, detections, match_detections(detections, targets))
 
 
 def operating_points(matching: Matching, num_images: int, category: int | None = None) -> OperatingPoints:
@@ -54,10 +54,10 @@ def operating_points(matching: Matching, num_images: int, category: int | None =
         num_images: Number of images of the data set.
         category: Position of the class in ascending order of ids; None takes all under one score.
     """
-    counts, real = matching.matched != IGNORED, ~matching.truths.crowd
+    counts, real = matching.matched != IGNORED, ~matching.targets.crowd
     if category is not None:
         counts &= matching.detections.category == category
-        real &= matching.truths.category == category
+        real &= matching.targets.category == category
     score, matched = matching.detections.score[counts], matching.matched[counts]
     last = np.flatnonzero(np.append(np.diff(score) != 0, True)[: len(score)])
     found, false = np.cumsum(matched >= 0)[last], np.cumsum(matched == FALSE_POSITIVE)[last]
@@ -65,28 +65,28 @@ def operating_points(matching: Matching, num_images: int, category: int | None =
 
 
 def equal_error(points: OperatingPoints) -> tuple[float, float]:
-    """Precision where it equals recall, which is where as many detections are kept as there are truths.
+    """Precision where it equals recall, which is where as many detections are kept as there are ground-truth boxes.
 
-    Between two points the number found is taken to grow evenly. Where there are fewer detections than truths, false
-    ones with lower scores are imagined: the value is then the recall of all.
+    Between two points the number found is taken to grow evenly. Where there are fewer detections than ground-truth
+    boxes, false ones with lower scores are imagined: the value is then the recall of all.
 
     Returns:
-        The value, and the score of the last detection kept; -1 where there is no truth or no detection.
+        The value, and the score of the last detection kept; -1 where there is no ground truth or no detection.
     """
-    if not points.num_truths:
+    if not points.num_ground_truth:
         return -1.0, -1.0
     if not len(points.score):
         return 0.0, -1.0
     kept = points.found + points.false
-    found = np.interp(points.num_truths, np.append(0, kept), np.append(0, points.found))
-    place = min(int(np.searchsorted(kept, points.num_truths)), len(kept) - 1)
-    return float(found) / points.num_truths, float(points.score[place])
+    found = np.interp(points.num_ground_truth, np.append(0, kept), np.append(0, points.found))
+    place = min(int(np.searchsorted(kept, points.num_ground_truth)), len(kept) - 1)
+    return float(found) / points.num_ground_truth, float(points.score[place])
 
 
 def miss_rate_curve(points: OperatingPoints) -> tuple[np.ndarray, np.ndarray]:
-    """False positives an image and the share of truths missed, (P,) each; NaN where there is no truth or image."""
+    """False positives an image and the share of ground-truth boxes missed, (P,) each; NaN where there is no ground truth or image."""
     with np.errstate(invalid="ignore"):
-        return points.false / np.float64(points.num_images), 1 - points.found / np.float64(points.num_truths)
+        return points.false / np.float64(points.num_images), 1 - points.found / np.float64(points.num_ground_truth)
 
 
 def miss_rate(points: OperatingPoints) -> float:
@@ -96,7 +96,7 @@ def miss_rate(points: OperatingPoints) -> float:
     where the curve stops short of it, and a miss rate of 1 where the curve begins beyond it. CrowdHuman's own script
     takes the first point that is not below instead, which is a little kinder.
     """
-    if not points.num_truths:
+    if not points.num_ground_truth:
         return -1.0
     fppi, miss = miss_rate_curve(points)
     at = np.append(1.0, miss)[np.searchsorted(fppi, REFERENCE_FPPI, side="right")]

@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: precision over recall, confusion matrix, losses. No global state of pyplot is touched."""
+"""Images of an evaluation: precision over recall, confusion matrix, losses. No global state of pyplot is touched."""
 
 import json
 import math
@@ -22,7 +22,7 @@ def plot_precision_recall(matching: Matching, metrics: dict[str, Any]) -> Figure
         metrics: `per_class` gives the names and AP50.
     """
     classes = list(enumerate(metrics["per_class"].items()))
-    drawn = sorted((c for c in classes if c[1][1]["truths"]), key=lambda c: -c[1][1]["AP50"])
+    drawn = sorted((c for c in classes if c[1][1]["ground_truth"]), key=lambda c: -c[1][1]["AP50"])
     columns = max(1, math.ceil(len(drawn) / LEGEND_ROWS))
     longest = min(24, max((len(name) for _, (name, _) in drawn), default=0))
     figure = Figure(figsize=(6.2 + columns * (0.9 + 0.075 * longest), 6), dpi=120, layout="constrained")
@@ -45,12 +45,12 @@ def plot_precision_recall(matching: Matching, metrics: dict[str, Any]) -> Figure
         size = 9 if len(drawn) <= LEGEND_ROWS else 7.5
         figure.legend(loc="outside right upper", ncols=columns, fontsize=size, title="class  AP50", frameon=False)
     else:
-        axes.text(0.5, 0.5, "no truth", ha="center", va="center")
+        axes.text(0.5, 0.5, "no ground truth", ha="center", va="center")
     return figure
 
 
 def plot_confusion(matching: Matching, score: float) -> Figure:
-    """Draw the confusion matrix; colours are shares of a row, numbers (up to 20 classes) are counts.
+    """Draw the confusion matrix; colors are shares of a row, numbers (up to 20 classes) are counts.
 
     Args:
         matching: What each detection found.
@@ -58,7 +58,7 @@ def plot_confusion(matching: Matching, score: float) -> Figure:
     """
     counts = confusion_matrix(matching, score if score != -1 else -math.inf)
     shares = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
-    names = [*map(_short, matching.truths.names), "background"]
+    names = [*map(_short, matching.targets.names), "background"]
     size = len(names)
     # Without numbers in the cells 0.18 inch is enough for a name.
     side = max(3.2, size * (0.5 if size <= 21 else 0.18))
@@ -70,7 +70,7 @@ def plot_confusion(matching: Matching, score: float) -> Figure:
     axes.set_xticks(range(size), names, rotation=0 if label < side / size else 90, fontsize=font)
     axes.set_yticks(range(size), names, fontsize=font)
     above = "all scores" if score == -1 else f"score ≥ {score:.2f}"
-    axes.set(xlabel="predicted", ylabel="truth", title=f"Confusion at IoU 0.5, {above}")
+    axes.set(xlabel="predicted", ylabel="ground truth", title=f"Confusion at IoU 0.5, {above}")
     if size <= 21:
         for row, column in np.ndindex(counts.shape):
             if counts[row, column]:

@@ -1,4 +1,4 @@
-"""Why AP is zero or nearly so: sentences for the causes that can be read off the truth and the results."""
+"""Why AP is zero or nearly so: sentences for the causes that can be read off the ground truth and the results."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -6,37 +6,37 @@ from typing import Any
 
 import numpy as np
 
-from detection.evaluation.columns import Detections, Truths, detection_columns, known_results, truth_columns
+from detection.evaluation.columns import Detections, Truths, detection_columns, ground_truth_columns, known_results
 from detection.evaluation.matching import overlapping_pairs
 
 
-def find_notes(truth: dict[str, Any], results: list[dict[str, Any]], ap: float) -> list[str]:
+def find_notes(ground_truth: dict[str, Any], results: list[dict[str, Any]], ap: float) -> list[str]:
     """Sentences about what makes the numbers worse or void, with causes if AP is zero.
 
     Args:
-        truth: COCO dataset dict.
+        ground_truth: COCO dataset dict.
         results: COCO results with original ids.
         ap: COCO's AP; causes are looked for where it is 0, and a wrong box format (which hits by chance) below 0.05.
     """
-    notes = list(_always(truth, results))
+    notes = list(_always(ground_truth, results))
     if ap == 0 and not results:
         notes.append(
             "AP is 0: there are no detections at all (score threshold too high, or the detector is untrained)."
         )
     elif ap == 0:
-        notes += [f"AP is 0: {cause}" for cause in _causes(truth, results)]
+        notes += [f"AP is 0: {cause}" for cause in _causes(ground_truth, results)]
     elif 0 < ap < 0.05:
-        cause = _wrong_boxes(truth_columns(truth), detection_columns(truth, results))
+        cause = _wrong_boxes(ground_truth_columns(ground_truth), detection_columns(ground_truth, results))
         notes += [f"AP is low: {cause}"] if cause else []
     return notes
 
 
-def _always(truth: dict[str, Any], results: list[dict[str, Any]]) -> Iterator[str]:
-    if all(annotation.get("iscrowd", 0) for annotation in truth["annotations"]):
+def _always(ground_truth: dict[str, Any], results: list[dict[str, Any]]) -> Iterator[str]:
+    if all(annotation.get("iscrowd", 0) for annotation in ground_truth["annotations"]):
         yield "The annotations hold no object to find (crowds do not count), so AP is not defined."
-    if truth.get("dropped"):
-        yield f"{truth['dropped']} bad boxes of the annotations were left out (`detection doctor` lists them)."
-    unknown = len(results) - len(known_results(truth, results))
+    if ground_truth.get("dropped"):
+        yield f"{ground_truth['dropped']} bad boxes of the annotations were left out (`detection doctor` lists them)."
+    unknown = len(results) - len(known_results(ground_truth, results))
     if unknown:
         yield (
             f"{unknown} of {len(results)} detections name an image or a category that the annotations lack and were "
@@ -51,8 +51,8 @@ def _always(truth: dict[str, Any], results: list[dict[str, Any]]) -> Iterator[st
         )
 
 
-def _causes(truth: dict[str, Any], results: list[dict[str, Any]]) -> Iterator[str]:
-    real = [annotation for annotation in truth["annotations"] if not annotation.get("iscrowd", 0)]
+def _causes(ground_truth: dict[str, Any], results: list[dict[str, Any]]) -> Iterator[str]:
+    real = [annotation for annotation in ground_truth["annotations"] if not annotation.get("iscrowd", 0)]
     true_images, images = ({item["image_id"] for item in items} for items in (real, results))
     if not true_images & images:
         yield f"none of the {len(images)} images with detections has an object in the annotations (another split?)."
@@ -64,12 +64,12 @@ def _causes(truth: dict[str, Any], results: list[dict[str, Any]]) -> Iterator[st
             f"{_some(true_categories)})."
         )
 
-    truths, detections = truth_columns(truth), detection_columns(truth, results)
-    cause = _wrong_boxes(truths, detections) or _wrong_categories(truth, truths, detections)
+    targets, detections = ground_truth_columns(ground_truth), detection_columns(ground_truth, results)
+    cause = _wrong_boxes(targets, detections) or _wrong_categories(ground_truth, targets, detections)
     if cause:
         yield cause
         return
-    iou = overlapping_pairs(detections, truths, 1e-9)[2].max(initial=0.0)
+    iou = overlapping_pairs(detections, targets, 1e-9)[2].max(initial=0.0)
     if iou < 0.5:
         yield f"the best IoU of any detection with an object of its class is {iou:.2f}, below 0.5."
     else:
@@ -84,30 +84,30 @@ def _some(ids: set[int]) -> str:
     return f"{shown}, …" if len(ids) > 5 else shown
 
 
-def _hits(detections: Detections, truths: Truths, box: np.ndarray) -> int:
+def _hits(detections: Detections, targets: Truths, box: np.ndarray) -> int:
     """How many detections of any class lie on an object when their boxes are replaced."""
     moved = replace(detections, box=box)
-    pairs = overlapping_pairs(moved, truths, 0.5, same_category=False, crowd_union=False)
+    pairs = overlapping_pairs(moved, targets, 0.5, same_category=False, crowd_union=False)
     return len(np.unique(pairs[0]))
 
 
-def _wrong_boxes(truths: Truths, detections: Detections) -> str | None:
+def _wrong_boxes(targets: Truths, detections: Detections) -> str | None:
     """The box format in which twice as many detections lie on objects as in the right one, if there is such a one."""
     box = detections.box
     if not box.size:
         return None
-    if np.abs(box).max() <= 1.01 and np.median(truths.box[:, 2:]) > 2:
-        return "boxes look normalised to 0..1; results hold [x, y, width, height] in pixels of the image on disk."
+    if np.abs(box).max() <= 1.01 and np.median(targets.box[:, 2:]) > 2:
+        return "boxes look normalized to 0..1; results hold [x, y, width, height] in pixels of the image on disk."
     corners = np.concatenate([box[:, :2], box[:, 2:] - box[:, :2]], axis=1)
-    centres = np.concatenate([box[:, :2] - box[:, 2:] / 2, box[:, 2:]], axis=1)
+    centers = np.concatenate([box[:, :2] - box[:, 2:] / 2, box[:, 2:]], axis=1)
     formats = {
         "[x1, y1, x2, y2]": np.where((corners[:, 2:] < 0).any(axis=1, keepdims=True), 0.0, corners),
-        "[centre x, centre y, width, height]": centres,
+        "[center x, center y, width, height]": centers,
         "[y, x, height, width]": box[:, [1, 0, 3, 2]],
     }
-    hits = {name: _hits(detections, truths, moved) for name, moved in formats.items()}
+    hits = {name: _hits(detections, targets, moved) for name, moved in formats.items()}
     name = max(hits, key=lambda key: hits[key])
-    as_given = _hits(detections, truths, box)
+    as_given = _hits(detections, targets, box)
     if hits[name] <= 2 * as_given:
         return None
     return (
@@ -116,13 +116,13 @@ def _wrong_boxes(truths: Truths, detections: Detections) -> str | None:
     )
 
 
-def _wrong_categories(truth: dict[str, Any], truths: Truths, detections: Detections) -> str | None:
+def _wrong_categories(ground_truth: dict[str, Any], targets: Truths, detections: Detections) -> str | None:
     """What happened to the category ids, when no box lies on an object of its class but some on others."""
-    detection, found, _ = overlapping_pairs(detections, truths, 0.5, same_category=False, crowd_union=False)
-    if not detection.size or (detections.category[detection] == truths.category[found]).any():
+    detection, found, _ = overlapping_pairs(detections, targets, 0.5, same_category=False, crowd_union=False)
+    if not detection.size or (detections.category[detection] == targets.category[found]).any():
         return None
-    ids = np.array(sorted({category["id"] for category in truth["categories"]}))
-    predicted, annotated = ids[detections.category[detection]], ids[truths.category[found]]
+    ids = np.array(sorted({category["id"] for category in ground_truth["categories"]}))
+    predicted, annotated = ids[detections.category[detection]], ids[targets.category[found]]
     count = len(np.unique(detection))
     start = f"{count} of {len(detections.score)} boxes lie on an object, but of another class"
     explained = {

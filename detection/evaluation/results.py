@@ -10,7 +10,7 @@ from detection.errors import UserError
 KEYS = ("image_id", "category_id", "bbox", "score")
 
 
-def read_truth(path: str | Path) -> dict[str, Any]:
+def read_ground_truth(path: str | Path) -> dict[str, Any]:
     """Read an annotations file without needing its images; boxes that cannot be trained on are dropped and counted.
 
     Args:
@@ -29,12 +29,12 @@ def read_truth(path: str | Path) -> dict[str, Any]:
     return index.to_coco() | ({"dropped": dropped} if dropped else {})
 
 
-def read_results(path: str | Path, truth: dict[str, Any]) -> list[dict[str, Any]]:
+def read_results(path: str | Path, ground_truth: dict[str, Any]) -> list[dict[str, Any]]:
     """Read and check a COCO results file.
 
     Args:
         path: JSON list of `{"image_id", "category_id", "bbox": [x, y, width, height], "score"}`, boxes in pixels.
-        truth: COCO dataset dict whose images and categories the results name.
+        ground_truth: COCO dataset dict whose images and categories the results name.
 
     Returns:
         The entries with these four keys, ids as int, other numbers as float; other keys are left out.
@@ -43,8 +43,8 @@ def read_results(path: str | Path, truth: dict[str, Any]) -> list[dict[str, Any]
         UserError: Anything is wrong with the file; the sentence names the entry, counted from 0.
     """
     entries = _read_list(Path(path))
-    images = {image["id"] for image in truth["images"]}
-    categories = {category["id"] for category in truth["categories"]}
+    images = {image["id"] for image in ground_truth["images"]}
+    categories = {category["id"] for category in ground_truth["categories"]}
     results = []
     for number, entry in enumerate(entries):
         try:
@@ -136,5 +136,5 @@ def _how_many(entries: list[Any], key: str, known: set[int]) -> str:
 
 
 def _kind(value: Any) -> str:
-    kinds = {dict: "an object", list: "a list", str: "a string", bool: "a truth value", type(None): "null"}
+    kinds = {dict: "an object", list: "a list", str: "a string", bool: "a ground truth value", type(None): "null"}
     return kinds.get(type(value), "a number")

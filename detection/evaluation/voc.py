@@ -9,84 +9,85 @@ from typing import Any
 
 import numpy as np
 
-from detection.evaluation.columns import Detections, Truths, detection_columns, truth_columns
+from detection.evaluation.columns import Detections, Truths, detection_columns, ground_truth_columns
 from detection.evaluation.matching import FALSE_POSITIVE, IGNORED, overlapping_pairs
 
 
-def voc_matching(detections: Detections, truths: Truths, iou: float = 0.5) -> np.ndarray:
-    """Match detections by the development kit's rule: each looks only at the truth it overlaps most, free or not.
+def voc_matching(detections: Detections, targets: Truths, iou: float = 0.5) -> np.ndarray:
+    """Match detections by the development kit's rule: each looks only at the ground truth it overlaps most, free or
+    not.
 
-    If that truth is difficult (`iscrowd` in COCO files) the detection is ignored; if a better detection has it
-    already, the detection is a false positive, even where a second truth would have been free.
+    If that ground truth is difficult (`iscrowd` in COCO files) the detection is ignored; if a better detection has it
+    already, the detection is a false positive, even where a second ground truth would have been free.
 
     Args:
         detections: Detections, best first, (D,).
-        truths: Truths, (N,).
+        targets: Ground-truth boxes, (N,).
         iou: Smallest IoU of a match.
 
     Returns:
-        Index of the truth found, `FALSE_POSITIVE` or `IGNORED`, (D,).
+        Index of the ground truth found, `FALSE_POSITIVE` or `IGNORED`, (D,).
     """
-    detection, truth, overlap = overlapping_pairs(detections, truths, iou, crowd_union=False)
+    detection, ground_truth, overlap = overlapping_pairs(detections, targets, iou, crowd_union=False)
     matched = np.full(len(detections.score), FALSE_POSITIVE)
-    by_overlap = np.lexsort((truth, -overlap, detection))
+    by_overlap = np.lexsort((ground_truth, -overlap, detection))
     detection, first = np.unique(detection[by_overlap], return_index=True)
-    truth = truth[by_overlap][first]
-    matched[detection[truths.crowd[truth]]] = IGNORED
-    real = ~truths.crowd[truth]
-    found, first = np.unique(truth[real], return_index=True)
+    ground_truth = ground_truth[by_overlap][first]
+    matched[detection[targets.crowd[ground_truth]]] = IGNORED
+    real = ~targets.crowd[ground_truth]
+    found, first = np.unique(ground_truth[real], return_index=True)
     matched[detection[real][first]] = found
     return matched
 
 
-def eleven_point_ap(hits: np.ndarray, num_truths: int) -> float:
+def eleven_point_ap(hits: np.ndarray, num_ground_truth: int) -> float:
     """Mean over the recalls 0, 0.1, … 1 of the best precision at that recall or a higher one.
 
     Args:
-        hits: Whether each detection that counts found a truth, best first, (D,).
-        num_truths: Number of truths, at least 1.
+        hits: Whether each detection that counts found a ground truth, best first, (D,).
+        num_ground_truth: Number of ground-truth boxes, at least 1.
     """
     found, precision = _counts(hits)
     # Whole numbers, so that a recall of exactly 3/10 reaches the point 0.3.
-    points = [precision[found * 10 >= tenth * num_truths].max(initial=0.0) for tenth in range(11)]
+    points = [precision[found * 10 >= tenth * num_ground_truth].max(initial=0.0) for tenth in range(11)]
     return float(np.mean(points))
 
 
-def all_point_ap(hits: np.ndarray, num_truths: int) -> float:
+def all_point_ap(hits: np.ndarray, num_ground_truth: int) -> float:
     """Area under the curve of precision over recall, precision made to fall.
 
     Args:
-        hits: Whether each detection that counts found a truth, best first, (D,).
-        num_truths: Number of truths, at least 1.
+        hits: Whether each detection that counts found a ground truth, best first, (D,).
+        num_ground_truth: Number of ground-truth boxes, at least 1.
     """
     _, precision = _counts(hits)
     falling = np.maximum.accumulate(precision[::-1])[::-1]
-    return float(falling[hits].sum() / num_truths)
+    return float(falling[hits].sum() / num_ground_truth)
 
 
 def _counts(hits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Truths found so far and precision so far, (D,) each."""
+    """Ground-truth boxes found so far and precision so far, (D,) each."""
     found = np.cumsum(hits)
     return found, found / np.arange(1, len(hits) + 1)
 
 
-def voc_metrics(truth: dict[str, Any], results: list[dict[str, Any]]) -> dict[str, float]:
-    """Mean over the classes that have a truth of both kinds of AP at IoU 0.5.
+def voc_metrics(ground_truth: dict[str, Any], results: list[dict[str, Any]]) -> dict[str, float]:
+    """Mean over the classes that have a ground truth of both kinds of AP at IoU 0.5.
 
     Args:
-        truth: COCO dataset dict; `iscrowd` marks difficult objects.
+        ground_truth: COCO dataset dict; `iscrowd` marks difficult objects.
         results: COCO results with original ids.
 
     Returns:
-        `VOC07_AP50` (11-point) and `VOC_AP50` (all-point); -1 if no class has a truth.
+        `VOC07_AP50` (11-point) and `VOC_AP50` (all-point); -1 if no class has a ground truth.
     """
-    truths, detections = truth_columns(truth), detection_columns(truth, results)
-    matched = voc_matching(detections, truths)
+    targets, detections = ground_truth_columns(ground_truth), detection_columns(ground_truth, results)
+    matched = voc_matching(detections, targets)
     aps = []
-    for category in range(len(truths.names)):
-        num_truths = int(((truths.category == category) & ~truths.crowd).sum())
-        if num_truths:
+    for category in range(len(targets.names)):
+        num_ground_truth = int(((targets.category == category) & ~targets.crowd).sum())
+        if num_ground_truth:
             hits = matched[(detections.category == category) & (matched != IGNORED)] >= 0
-            aps.append((eleven_point_ap(hits, num_truths), all_point_ap(hits, num_truths)))
+            aps.append((eleven_point_ap(hits, num_ground_truth), all_point_ap(hits, num_ground_truth)))
     eleven, every = np.mean(aps, axis=0) if aps else (-1.0, -1.0)
     return {"VOC07_AP50": float(eleven), "VOC_AP50": float(every)}

@@ -15,7 +15,7 @@ from torchvision.ops import box_convert
 
 @dataclass(frozen=True)
 class PixelOffsets:
-    """(cx, cy, w, h) in pixels: the centre from the region's, width and height as they are (Stewart et al. 2016).
+    """(cx, cy, w, h) in pixels: the center from the region's, width and height as they are (Stewart et al. 2016).
 
     Attributes:
         scale: pixels that a decoder's 1 stands for.
@@ -26,20 +26,20 @@ class PixelOffsets:
     def decode(self, codes: Tensor, regions: Tensor) -> Tensor:
         """Codes (R, N, 4) of regions (R, 4) xyxy → boxes (R, N, 4) xyxy; negative sides become 0."""
         x, y, w, h = codes.unbind(-1)
-        centre_x, centre_y, _, _ = _centres_and_sides(regions[:, None])
-        found = torch.stack([x + centre_x, y + centre_y, w.clamp(min=0), h.clamp(min=0)], -1)
+        center_x, center_y, _, _ = _centers_and_sides(regions[:, None])
+        found = torch.stack([x + center_x, y + center_y, w.clamp(min=0), h.clamp(min=0)], -1)
         return box_convert(found, "cxcywh", "xyxy")
 
     def encode(self, boxes: Tensor, regions: Tensor) -> Tensor:
         """Boxes (R, N, 4) xyxy of regions (R, 4) xyxy → codes (R, N, 4)."""
-        x, y, w, h = _centres_and_sides(boxes)
-        centre_x, centre_y, _, _ = _centres_and_sides(regions[:, None])
-        return torch.stack([x - centre_x, y - centre_y, w, h], -1)
+        x, y, w, h = _centers_and_sides(boxes)
+        center_x, center_y, _, _ = _centers_and_sides(regions[:, None])
+        return torch.stack([x - center_x, y - center_y, w, h], -1)
 
 
 @dataclass(frozen=True)
 class Deltas:
-    """Faster R-CNN's: centres in sides of the region, logarithms of the sides' ratios (Girshick et al. 2014).
+    """Faster R-CNN's: centers in sides of the region, logarithms of the sides' ratios (Girshick et al. 2014).
 
     Attributes:
         factors: of x, y, w and h.
@@ -52,21 +52,21 @@ class Deltas:
     def decode(self, codes: Tensor, regions: Tensor) -> Tensor:
         """Codes (R, N, 4) of regions (R, 4) xyxy → boxes (R, N, 4) xyxy; at most 62.5 times as wide or high."""
         x, y, w, h = (codes / codes.new_tensor(self.factors)).unbind(-1)
-        centre_x, centre_y, width, height = _centres_and_sides(regions[:, None])
+        center_x, center_y, width, height = _centers_and_sides(regions[:, None])
         most = math.log(1000 / 16)
         sides = w.clamp(max=most).exp() * width, h.clamp(max=most).exp() * height
-        found = torch.stack([x * width + centre_x, y * height + centre_y, *sides], -1)
+        found = torch.stack([x * width + center_x, y * height + center_y, *sides], -1)
         return box_convert(found, "cxcywh", "xyxy")
 
     def encode(self, boxes: Tensor, regions: Tensor) -> Tensor:
         """Boxes (R, N, 4) xyxy with sides above 0, of regions (R, 4) xyxy → codes (R, N, 4)."""
-        x, y, w, h = _centres_and_sides(boxes)
-        centre_x, centre_y, width, height = _centres_and_sides(regions[:, None])
+        x, y, w, h = _centers_and_sides(boxes)
+        center_x, center_y, width, height = _centers_and_sides(regions[:, None])
         codes = torch.stack(
-            [(x - centre_x) / width, (y - centre_y) / height, (w / width).log(), (h / height).log()], -1
+            [(x - center_x) / width, (y - center_y) / height, (w / width).log(), (h / height).log()], -1
         )
         return codes * codes.new_tensor(self.factors)
 
 
-def _centres_and_sides(boxes: Tensor) -> tuple[Tensor, ...]:
+def _centers_and_sides(boxes: Tensor) -> tuple[Tensor, ...]:
     return box_convert(boxes, "xyxy", "cxcywh").unbind(-1)

@@ -1,7 +1,7 @@
-"""What it costs that a step answers for a truth: ReInspect's cost, and that of today's set predictors.
+"""What it costs that a step answers for a ground truth: ReInspect's cost, and that of today's set predictors.
 
-R regions of all images, T steps, N truths of a region (padded), K classes. Boxes are xyxy in pixels, codes are boxes in
-the units of the box loss.
+R regions of all images, T steps, N ground-truth boxes of a region (padded), K classes. Boxes are xyxy in pixels, codes
+are boxes in the units of the box loss.
 """
 
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ from torch.nn import functional as F
 from torchvision.ops import box_convert
 
 from detection.errors import UserError
-from detection.heads.region_targets import Truths
+from detection.heads.region_targets import RegionTargets
 
 
 class Cost(Protocol):
-    """What it costs that a step answers for a truth; frozen settings, float64 and no gradient."""
+    """What it costs that a step answers for a ground truth; frozen settings, float64 and no gradient."""
 
-    def cost(self, boxes: Tensor, codes: Tensor, logits: Tensor, truths: Truths) -> Tensor:
+    def cost(self, boxes: Tensor, codes: Tensor, logits: Tensor, region_targets: RegionTargets) -> Tensor:
         """Boxes (R, T, 4) xyxy, their codes (R, T, 4) and logits (R, T, 1 + K) → (R, T, N), anything at padding."""
         ...
 
@@ -28,50 +28,50 @@ class Cost(Protocol):
 class Lexicographic:
     """ReInspect's cost: first to overlap, then the order of the steps, then the L1 distance of the codes.
 
-    Of two matchings the one with fewer steps off their truths is cheaper; if equal, the one with earlier steps; if
-    equal, the one with the smaller sum of distances. Classes have no say.
+    Of two matchings the one with fewer steps off their ground-truth boxes is cheaper; if equal, the one with earlier
+    steps; if equal, the one with the smaller sum of distances. Classes have no say.
 
     Attributes:
-        centre_offset: a step is off its truth when its centre is further away than this part of the truth's width, or
-            of its height (the paper); None: by `iou`.
+        center_offset: a step is off its ground truth when its center is further away than this part of the ground
+            truth's width, or of its height (the paper); None: by `iou`.
         iou: it is off when its IoU is below this (TensorBox, 0.25).
     """
 
-    centre_offset: float | None = 0.5
+    center_offset: float | None = 0.5
     iou: float | None = None
 
     def __post_init__(self) -> None:
-        if (self.centre_offset is None) == (self.iou is None):
+        if (self.center_offset is None) == (self.iou is None):
             raise UserError(
-                f"Lexicographic(centre_offset={self.centre_offset}, iou={self.iou}): needs exactly one of the two; "
-                "for the IoU say centre_offset=None, iou=0.25."
+                f"Lexicographic(center_offset={self.center_offset}, iou={self.iou}): needs exactly one of the two; "
+                "for the IoU say center_offset=None, iou=0.25."
             )
-        if self.centre_offset is not None and not self.centre_offset > 0:
-            raise UserError(f"Lexicographic(centre_offset={self.centre_offset}): must be above 0, such as 0.5.")
+        if self.center_offset is not None and not self.center_offset > 0:
+            raise UserError(f"Lexicographic(center_offset={self.center_offset}): must be above 0, such as 0.5.")
         if self.iou is not None and not 0 < self.iou <= 1:
             raise UserError(f"Lexicographic(iou={self.iou}): is an IoU, in (0, 1], such as 0.25.")
 
     @torch.no_grad()
-    def cost(self, boxes: Tensor, codes: Tensor, logits: Tensor, truths: Truths) -> Tensor:
+    def cost(self, boxes: Tensor, codes: Tensor, logits: Tensor, region_targets: RegionTargets) -> Tensor:
         """See `Cost`."""
         steps = boxes.shape[1]
-        distance = _l1(codes, truths.codes)
+        distance = _l1(codes, region_targets.codes)
         # Sums over a matching are compared, so one unit of each place must outweigh all T terms of the next: distances
         # are scaled, region by region, to a sum of at most 1/2, and ranks are integers with a sum below T², the price
         # of one step off. The authors' 100, 1 and 1/2000 fail once distances sum to 2000 pixels.
-        own = F.pad(distance.masked_fill(~truths.valid[:, None], 0).flatten(1), (0, 1))  # one more, for N = 0
+        own = F.pad(distance.masked_fill(~region_targets.valid[:, None], 0).flatten(1), (0, 1))  # one more, for N = 0
         scale = 2 * steps * own.amax(1).clamp(min=1e-300)
         rank = torch.arange(steps, device=boxes.device, dtype=torch.float64)
-        off = self._off(boxes.double(), truths.boxes.double())
+        off = self._off(boxes.double(), region_targets.boxes.double())
         return steps**2 * off + rank[:, None] + distance / scale[:, None, None]
 
-    def _off(self, boxes: Tensor, truths: Tensor) -> Tensor:
+    def _off(self, boxes: Tensor, region_targets: Tensor) -> Tensor:
         if self.iou is not None:
-            return pairwise_iou(boxes, truths)[0] < self.iou
-        assert self.centre_offset is not None
-        ours, theirs = (box_convert(b, "xyxy", "cxcywh") for b in (boxes, truths))
+            return pairwise_iou(boxes, region_targets)[0] < self.iou
+        assert self.center_offset is not None
+        ours, theirs = (box_convert(b, "xyxy", "cxcywh") for b in (boxes, region_targets))
         offset = (ours[:, :, None, :2] - theirs[:, None, :, :2]).abs()  # (R, T, N, 2)
-        return (offset > self.centre_offset * theirs[:, None, :, 2:]).any(-1)
+        return (offset > self.center_offset * theirs[:, None, :, 2:]).any(-1)
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,9 @@ class SetCost:
     """The cost of today's set predictors (DETR, Carion et al. 2020), a weighted sum.
 
     Attributes:
-        l1: weight of the L1 distance of the codes; DETR's are relative to the picture's size.
+        l1: weight of the L1 distance of the codes; DETR's are relative to the image's size.
         giou: weight of −GIoU.
-        label: weight of −(probability of the truth's class).
+        label: weight of −(probability of the ground truth's class).
     """
 
     l1: float = 5.0
@@ -89,16 +89,16 @@ class SetCost:
     label: float = 1.0
 
     @torch.no_grad()
-    def cost(self, boxes: Tensor, codes: Tensor, logits: Tensor, truths: Truths) -> Tensor:
+    def cost(self, boxes: Tensor, codes: Tensor, logits: Tensor, region_targets: RegionTargets) -> Tensor:
         """See `Cost`."""
-        labels = truths.labels.where(truths.valid, 0)[:, None].expand(-1, boxes.shape[1], -1)
+        labels = region_targets.labels.where(region_targets.valid, 0)[:, None].expand(-1, boxes.shape[1], -1)
         probability = logits.double().softmax(-1).gather(2, labels)
-        giou = pairwise_giou(boxes.double(), truths.boxes.double())
-        return self.l1 * _l1(codes, truths.codes) - self.giou * giou - self.label * probability
+        giou = pairwise_giou(boxes.double(), region_targets.boxes.double())
+        return self.l1 * _l1(codes, region_targets.codes) - self.giou * giou - self.label * probability
 
 
-def _l1(codes: Tensor, truths: Tensor) -> Tensor:
-    return torch.cdist(codes.double(), truths.double(), p=1)  # (R, T, N); autocast leaves float64 alone
+def _l1(codes: Tensor, region_targets: Tensor) -> Tensor:
+    return torch.cdist(codes.double(), region_targets.double(), p=1)  # (R, T, N); autocast leaves float64 alone
 
 
 def pairwise_iou(boxes: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
@@ -115,7 +115,7 @@ def pairwise_iou(boxes: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def pairwise_giou(boxes: Tensor, others: Tensor) -> Tensor:
-    """Boxes (…, T, 4) and others (…, N, 4) → their generalised IoUs (…, T, N) (Rezatofighi et al. 2019)."""
+    """Boxes (…, T, 4) and others (…, N, 4) → their generalized IoUs (…, T, N) (Rezatofighi et al. 2019)."""
     iou, union = pairwise_iou(boxes, others)
     x1, y1, x2, y2 = boxes[..., :, None, :].unbind(-1)
     left, top, right, bottom = others[..., None, :, :].unbind(-1)

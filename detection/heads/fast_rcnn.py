@@ -4,7 +4,7 @@ Sampling, loss and post-processing are those of torchvision's `RoIHeads`, called
 part of its own; predictions are turned to float32 before box arithmetic and losses. `predict`, `decode` and `select`
 are the post-processing in three steps, for more than one look at test (`detection.inference`).
 
-R boxes of all images, N of one, M candidates or truths of one, n detections, K classes.
+R boxes of all images, N of one, M candidates or ground-truth boxes of one, n detections, K classes.
 """
 
 from dataclasses import dataclass
@@ -47,9 +47,9 @@ class FastRCNN(nn.Module):
         weights: of the two layers at the start, VGG's fc6 and fc7: a torchvision name such as
             `VGG16_Weights.IMAGENET1K_V1`, or a file with `classifier.0` and `classifier.3`; None for a random start.
             They need descriptors of 512 channels and 7×7 cells, `hidden_channels` 4096, and a backbone from the same
-            training, which fixes how pictures are normalised; `IMAGENET1K_FEATURES` comes without them. Filled in by
+            training, which fixes how images are normalized; `IMAGENET1K_FEATURES` comes without them. Filled in by
             `load_pretrained`, unless the whole detector's weights are given.
-        foreground_iou: a box with at least this IoU to a truth takes its class.
+        foreground_iou: a box with at least this IoU to a ground truth takes its class.
         background_iou: a box below it is background.
         batch_size_per_image: boxes that the loss samples.
         positive_fraction: most of them that may be foreground.
@@ -103,7 +103,7 @@ class FastRCNN(nn.Module):
 
     @torch.no_grad()
     def sample(self, boxes: list[Tensor], targets: list[dict[str, Tensor]]) -> tuple[list[Tensor], Samples]:
-        """Choose the boxes that the loss looks at; truths are added to them.
+        """Choose the boxes that the loss looks at; ground-truth boxes are added to them.
 
         Args:
             boxes: proposals (N, 4) xyxy of each image.

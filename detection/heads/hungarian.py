@@ -1,11 +1,12 @@
-"""Matching the boxes that a region says with its truths, and the loss over both (Stewart, Andriluka and Ng 2016).
+"""Matching the boxes that a region says with its ground-truth boxes, and the loss over both (Stewart, Andriluka and Ng
+2016).
 
-A region has T steps, each with one box and its class. The matching says which step answers for which truth; the other
-steps are to say background. It is a constant of the loss. The costs are those of ReInspect and of today's set
+A region has T steps, each with one box and its class. The matching says which step answers for which ground truth; the
+other steps are to say background. It is a constant of the loss. The costs are those of ReInspect and of today's set
 predictors (`costs.py`). All of it is batched over regions and, up to five steps, without waiting for the GPU.
 
-R regions of all images, T steps, N truths of a region (padded), M truths of one image, K classes. Boxes are xyxy in
-pixels, codes are boxes in the units of the box loss, whatever these are.
+R regions of all images, T steps, N ground-truth boxes of a region (padded), M ground-truth boxes of one image, K
+classes. Boxes are xyxy in pixels, codes are boxes in the units of the box loss, whatever these are.
 """
 
 from functools import cache
@@ -19,31 +20,32 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from detection.heads.costs import pairwise_giou
-from detection.heads.region_targets import Truths
+from detection.heads.region_targets import RegionTargets
 
 Strategy = Literal["hungarian", "first_k", "fixed"]
 
 
 @torch.no_grad()
-def match(cost: Tensor, truths: Truths, strategy: Strategy = "hungarian") -> Tensor:
-    """Which truth each step answers for; every truth has a step.
+def match(cost: Tensor, region_targets: RegionTargets, strategy: Strategy = "hungarian") -> Tensor:
+    """Which ground truth each step answers for; every ground truth has a step.
 
     Args:
-        cost: (R, T, N), no more truths than steps, which `keep_nearest` sees to.
-        truths: of these regions.
+        cost: (R, T, N), no more ground-truth boxes than steps, which `keep_nearest` sees to.
+        region_targets: of these regions.
         strategy: `hungarian`, the cheapest matching of all; `first_k`, the cheapest in which the first steps answer, as
-            many as there are truths; `fixed`, from top to bottom, then left to right, by the truths' centres.
+            many as there are ground-truth boxes; `fixed`, from top to bottom, then left to right, by the ground-truth
+            boxes' centers.
 
     Returns:
-        Indices (R, T) of truths, -1 for none. Of equally cheap matchings the first in the order of `by_permutations`,
-        but for rounding; `by_scipy` says nothing about ties.
+        Indices (R, T) of ground-truth boxes, -1 for none. Of equally cheap matchings the first in the order of
+        `by_permutations`, but for rounding; `by_scipy` says nothing about ties.
     """
     _, steps, count = cost.shape
     if count > steps:
-        raise ValueError(f"{count} truths for {steps} steps: keep the nearest first.")
-    valid = F.pad(truths.valid, (0, steps - count))  # (R, T)
+        raise ValueError(f"{count} ground-truth boxes for {steps} steps: keep the nearest first.")
+    valid = F.pad(region_targets.valid, (0, steps - count))  # (R, T)
     if strategy == "fixed":
-        columns = _reading_order(F.pad(truths.boxes, (0, 0, 0, steps - count)), valid)
+        columns = _reading_order(F.pad(region_targets.boxes, (0, 0, 0, steps - count)), valid)
     else:
         # Padding is free for all steps, and numbers that are not finite are too: the loss is to tell of these.
         cost = F.pad(cost.double(), (0, steps - count)).nan_to_num(0, 0, 0).masked_fill(~valid[:, None], 0)
@@ -58,8 +60,8 @@ def match(cost: Tensor, truths: Truths, strategy: Strategy = "hungarian") -> Ten
 
 def _reading_order(boxes: Tensor, valid: Tensor) -> Tensor:
     order = torch.arange(boxes.shape[1], device=boxes.device).expand(valid.shape)
-    centre_x, centre_y = boxes[..., 0] + boxes[..., 2], boxes[..., 1] + boxes[..., 3]
-    for key in (centre_x, centre_y, (~valid).byte()):
+    center_x, center_y = boxes[..., 0] + boxes[..., 2], boxes[..., 1] + boxes[..., 3]
+    for key in (center_x, center_y, (~valid).byte()):
         order = order.gather(1, key.gather(1, order).argsort(dim=1, stable=True))
     return order
 
@@ -93,7 +95,7 @@ def set_loss(
     codes: Tensor,
     logits: Tensor,
     matched: Tensor,
-    truths: Truths,
+    region_targets: RegionTargets,
     *,
     box_weight: float = 0.03,
     background_weight: float = 1.0,
@@ -106,28 +108,28 @@ def set_loss(
         codes: (R, T, 4).
         logits: (R, T, 1 + K), the background first.
         matched: (R, T), what `match` gives.
-        truths: of these regions.
-        box_weight: of the L1 distance between the codes of matched steps and truths.
+        region_targets: of these regions.
+        box_weight: of the L1 distance between the codes of matched steps and ground-truth boxes.
         background_weight: of the cross-entropy of the other steps.
         giou_weight: of 1 − GIoU of matched steps, part of the box loss (Carion et al. 2020); needs `boxes`.
         boxes: (R, T, 4) xyxy with their gradient.
 
     Returns:
-        `loss_classifier` and `loss_box_reg`; both 0 without regions, the second without truths.
+        `loss_classifier` and `loss_box_reg`; both 0 without regions, the second without ground-truth boxes.
     """
     regions = max(len(codes), 1)
     answers = matched >= 0
-    # One row more, that of padding, for steps without a truth: it has label 0, the background.
-    rows = matched.where(answers, truths.labels.shape[1])
-    labels = F.pad(truths.labels, (0, 1)).gather(1, rows)
+    # One row more, that of padding, for steps without a ground truth: it has label 0, the background.
+    rows = matched.where(answers, region_targets.labels.shape[1])
+    labels = F.pad(region_targets.labels, (0, 1)).gather(1, rows)
     corner_rows = rows[..., None].expand(-1, -1, 4)
-    target = F.pad(truths.codes, (0, 0, 0, 1)).gather(1, corner_rows)
+    target = F.pad(region_targets.codes, (0, 0, 0, 1)).gather(1, corner_rows)
     box_loss = box_weight * _wide(codes).sub(target).where(answers[..., None], 0).abs().sum()
     if giou_weight:
         assert boxes is not None, "the GIoU is of boxes, not of codes"
         # A box with an area, because the gradient of a GIoU without one is NaN even where it is masked.
         some_box = torch.arange(4, device=boxes.device).expand(len(boxes), 1, 4)
-        target = torch.cat([truths.boxes, some_box], dim=1).gather(1, corner_rows).to(_wide(boxes).dtype)
+        target = torch.cat([region_targets.boxes, some_box], dim=1).gather(1, corner_rows).to(_wide(boxes).dtype)
         giou = pairwise_giou(_wide(boxes)[:, :, None], target[:, :, None])[..., 0, 0]  # (R, T)
         box_loss = box_loss + giou_weight * (1 - giou).where(answers, 0).sum()
     entropy = F.cross_entropy(_wide(logits).flatten(0, 1), labels.flatten(), reduction="none")

@@ -1,4 +1,4 @@
-"""AC-CNN's head (Li et al. 2017): classes from a region and from the whole picture, boxes from the region alone.
+"""AC-CNN's head (Li et al. 2017): classes from a region and from the whole image, boxes from the region alone.
 
     descriptors ───────► fc, fc ─┬─────────► box deltas
                                  └─► joined ─► class scores
@@ -24,7 +24,7 @@ FAST_RCNN = partial(FastRCNN)
 class LocalGlobal(nn.Module):
     """A Fast R-CNN head whose classes are also read from a second descriptor of each region, without which it is that.
 
-    The second is pooled by `detector.global_pool`: `CentreCell` on the map `context` when the context is equal at all
+    The second is pooled by `detector.global_pool`: `CenterCell` on the map `context` when the context is equal at all
     cells, as `AttentionLSTM`'s is.
 
     Args:

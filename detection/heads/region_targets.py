@@ -1,6 +1,6 @@
-"""The truths that each region may answer for, padded to one number.
+"""The ground-truth boxes that each region may answer for, padded to one number.
 
-R regions, N truths of a region (padded), M truths of one image, T steps, K classes.
+R regions, N ground-truth boxes of a region (padded), M ground-truth boxes of one image, T steps, K classes.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 
 @dataclass(frozen=True)
-class Truths:
+class RegionTargets:
     """What each region should say.
 
     Attributes:
@@ -28,15 +28,15 @@ class Truths:
 
 
 def keep_nearest(belongs: Tensor, distance: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """The truths of each region that it has steps for: the nearest, whatever their order in the file.
+    """The ground-truth boxes of each region that it has steps for: the nearest, whatever their order in the file.
 
     Args:
-        belongs: (R, M), which truths of the image a region may answer for.
-        distance: (R, M) from its centre; the earlier of two at the same distance comes first.
+        belongs: (R, M), which ground-truth boxes of the image a region may answer for.
+        distance: (R, M) from its center; the earlier of two at the same distance comes first.
         steps: T.
 
     Returns:
-        Indices (R, T) of truths, the nearest first, M at padding; and valid (R, T), false there.
+        Indices (R, T) of ground-truth boxes, the nearest first, M at padding; and valid (R, T), false there.
     """
     count = belongs.shape[1]
     order = distance.masked_fill(~belongs, torch.inf).argsort(dim=1, stable=True)[:, :steps]

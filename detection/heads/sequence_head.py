@@ -4,7 +4,7 @@ With grid cells as regions it is ReInspect. With proposals as regions one propos
 CrowdDet (Chu et al. 2020), whose rule of what a proposal answers for, and whose set NMS, it takes.
 """
 
-# R regions of all images, N of one, M truths of one, F features, T steps, K classes, n detections.
+# R regions of all images, N of one, M ground-truth boxes of one, F features, T steps, K classes, n detections.
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,16 +21,16 @@ from detection.heads.box_codes import Deltas
 from detection.heads.costs import Lexicographic
 from detection.heads.hungarian import Strategy, match, set_loss
 from detection.heads.lstm_decoder import Decoded, LSTMDecoder
-from detection.heads.region_targets import Truths, keep_nearest, take
+from detection.heads.region_targets import RegionTargets, keep_nearest, take
 from detection.heads.stitching import SetNMS
 
 
 @dataclass(frozen=True)
 class MeetsWindow:
-    """A region may answer for the truths that it meets (Stewart et al. 2016)."""
+    """A region may answer for the ground-truth boxes that it meets (Stewart et al. 2016)."""
 
     def belongs(self, regions: Tensor, boxes: Tensor) -> Tensor:
-        """Regions (N, 4) and truths (M, 4) xyxy → booleans (N, M)."""
+        """Regions (N, 4) and ground-truth boxes (M, 4) xyxy → booleans (N, M)."""
         left_top = torch.maximum(regions[:, None, :2], boxes[:, :2])
         right_bottom = torch.minimum(regions[:, None, 2:], boxes[:, 2:])
         return (right_bottom > left_top).all(-1)
@@ -38,7 +38,7 @@ class MeetsWindow:
 
 @dataclass(frozen=True)
 class Overlaps:
-    """A region may answer for the truths that it overlaps enough (Chu et al. 2020).
+    """A region may answer for the ground-truth boxes that it overlaps enough (Chu et al. 2020).
 
     Attributes:
         iou: least IoU.
@@ -47,7 +47,7 @@ class Overlaps:
     iou: float = 0.5
 
     def belongs(self, regions: Tensor, boxes: Tensor) -> Tensor:
-        """Regions (N, 4) and truths (M, 4) xyxy → booleans (N, M)."""
+        """Regions (N, 4) and ground-truth boxes (M, 4) xyxy → booleans (N, M)."""
         return box_iou(regions, boxes) >= self.iou
 
 
@@ -90,19 +90,20 @@ class SequenceHead(nn.Module):
         embed: descriptors to features.
         decoder: features to boxes and class scores, step by step.
         code: what the decoder's box numbers mean, `PixelOffsets` or `Deltas` of `detection.heads.box_codes`.
-        assign: which truths a region may answer for, `Overlaps` or `MeetsWindow`; of more than T the nearest.
+        assign: which ground-truth boxes a region may answer for, `Overlaps` or `MeetsWindow`; of more than T the
+            nearest.
         cost: of answering, `Lexicographic` or `SetCost` of `detection.heads.costs`.
         strategy: of matching, see `detection.heads.hungarian.match`.
         box_weight: of the box loss; 0.03 for ReInspect's pixels.
         giou_weight: of 1 − GIoU beside it.
         background_weight: of steps that should say background.
         batch_size_per_image: regions that the loss samples; None for all.
-        positive_fraction: most of them that may have a truth.
-        add_truths: truths count as regions in training, as they do in Faster R-CNN.
+        positive_fraction: most of them that may have a ground truth.
+        add_ground_truth: ground-truth boxes count as regions in training, as they do in Faster R-CNN.
         pre_merge: most boxes of an image that are merged, the best-scored; merging takes memory for its square.
         merge: which boxes of all regions remain, `Stitch`, `SetNMS` or `NMS` of `detection.heads.stitching`.
         early_stop: at test a region ends at its first step below the score threshold. It suits a cost that asks for
-            truths in the first steps, as the lexicographic one does.
+            ground-truth boxes in the first steps, as the lexicographic one does.
         score_threshold: detections below are dropped.
         detections_per_image: most that are kept.
         rezoom_features: of the layer that corrects boxes and scores after a second look (`DetectorConfig.rezoom`).
@@ -128,7 +129,7 @@ class SequenceHead(nn.Module):
         background_weight: float = 1.0,
         batch_size_per_image: int | None = 512,
         positive_fraction: float = 0.25,
-        add_truths: bool = True,
+        add_ground_truth: bool = True,
         pre_merge: int = 2000,
         merge: Part = partial(SetNMS),
         early_stop: bool = True,
@@ -155,7 +156,7 @@ class SequenceHead(nn.Module):
         self.sampler = None
         if batch_size_per_image is not None:
             self.sampler = BalancedPositiveNegativeSampler(batch_size_per_image, positive_fraction)
-        self.add_truths = add_truths
+        self.add_ground_truth = add_ground_truth
         self.pre_merge = pre_merge
         self.early_stop = early_stop
         self.score_threshold = score_threshold
@@ -172,14 +173,14 @@ class SequenceHead(nn.Module):
         self.correct = nn.Sequential(first, nn.ReLU(inplace=True), last)
 
     @torch.no_grad()
-    def sample(self, boxes: list[Tensor], targets: list[dict[str, Tensor]]) -> tuple[list[Tensor], Truths]:
+    def sample(self, boxes: list[Tensor], targets: list[dict[str, Tensor]]) -> tuple[list[Tensor], RegionTargets]:
         """Choose the regions that the loss looks at, and what each may answer for.
 
         Args:
             boxes: regions (N, 4) xyxy of each image.
             targets: per image `boxes` (M, 4) and `labels` (M,), 1 … K.
         """
-        if self.add_truths:
+        if self.add_ground_truth:
             boxes = [torch.cat([b, t["boxes"].to(b.dtype)]) for b, t in zip(boxes, targets, strict=True)]
         belongs = [self.assign.belongs(b, t["boxes"]) for b, t in zip(boxes, targets, strict=True)]
         if self.sampler is not None:
@@ -188,12 +189,12 @@ class SequenceHead(nn.Module):
             boxes = [b[r] for b, r in zip(boxes, rows, strict=True)]
             belongs = [b[r] for b, r in zip(belongs, rows, strict=True)]
         parts = [self._truths(*image) for image in zip(boxes, belongs, targets, strict=True)]
-        return boxes, Truths(*(torch.cat(column) for column in zip(*parts, strict=True)))
+        return boxes, RegionTargets(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
     def _truths(
         self, regions: Tensor, belongs: Tensor, target: dict[str, Tensor]
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """One image's `Truths`, field by field."""
+        """One image's `RegionTargets`, field by field."""
         middles = [(b[:, :2] + b[:, 2:]) / 2 for b in (regions, target["boxes"])]
         distance = torch.linalg.vector_norm(middles[0][:, None] - middles[1], dim=-1)
         rows, valid = keep_nearest(belongs, distance, self.decoder.num_steps)
@@ -206,7 +207,7 @@ class SequenceHead(nn.Module):
         descriptors: Tensor,
         boxes: list[Tensor],
         image_sizes: list[tuple[int, int]],
-        samples: Truths | None,
+        samples: RegionTargets | None,
         look_again: Callable[[list[Tensor]], Tensor] | None = None,
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
         """Say the boxes of each region.
@@ -265,16 +266,16 @@ class SequenceHead(nn.Module):
         logits: Tensor,
         found: Tensor,
         regions: Tensor,
-        truths: Truths,
+        region_targets: RegionTargets,
         again: tuple[Tensor, Tensor] | None,
     ) -> dict[str, Tensor]:
-        matched = match(self.cost.cost(found, codes, logits, truths), truths, self.strategy)
-        losses = set_loss(codes, logits, matched, truths, boxes=found, **self.weights_of_loss)
+        matched = match(self.cost.cost(found, codes, logits, region_targets), region_targets, self.strategy)
+        losses = set_loss(codes, logits, matched, region_targets, boxes=found, **self.weights_of_loss)
         if again is not None:
             # The corrections learn what the first look left over; that look learns from its own loss alone.
             codes, logits = codes.detach() + again[0], logits.detach() + again[1]
             boxes = self.code.decode(codes, regions)
-            second = set_loss(codes, logits, matched, truths, boxes=boxes, **self.weights_of_loss)
+            second = set_loss(codes, logits, matched, region_targets, boxes=boxes, **self.weights_of_loss)
             losses |= {name.replace("loss_", "loss_rezoom_"): loss for name, loss in second.items()}
         return losses
 

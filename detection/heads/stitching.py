@@ -92,8 +92,8 @@ class Stitch:
     a region's own accepted boxes once more in each pass; here a box has no partner in its own region.
 
     Attributes:
-        iou: boxes overlap over this IoU; None: by `centre_offset`.
-        centre_offset: they overlap when their centres are no further apart than this part of the accepted box's width
+        iou: boxes overlap over this IoU; None: by `center_offset`.
+        center_offset: they overlap when their centers are no further apart than this part of the accepted box's width
             and height (the paper, 1.0 at test).
         replace_iou: a new box that is more confident than its partner and over this IoU takes its place (the authors'
             code, 0.7); None: it is dropped too.
@@ -102,20 +102,20 @@ class Stitch:
     """
 
     iou: float | None = 0.5
-    centre_offset: float | None = None
+    center_offset: float | None = None
     replace_iou: float | None = None
     passes: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        if (self.iou is None) == (self.centre_offset is None):
+        if (self.iou is None) == (self.center_offset is None):
             raise UserError(
-                f"Stitch(iou={self.iou}, centre_offset={self.centre_offset}): needs exactly one of the two; for the "
-                "distance of centres say iou=None, centre_offset=1.0."
+                f"Stitch(iou={self.iou}, center_offset={self.center_offset}): needs exactly one of the two; for the "
+                "distance of centers say iou=None, center_offset=1.0."
             )
         for name in ("iou", "replace_iou"):
             _require_part("Stitch", name, getattr(self, name))
-        if self.centre_offset is not None and not self.centre_offset > 0:
-            raise UserError(f"Stitch(centre_offset={self.centre_offset}): must be above 0, such as 1.0.")
+        if self.center_offset is not None and not self.center_offset > 0:
+            raise UserError(f"Stitch(center_offset={self.center_offset}): must be above 0, such as 1.0.")
         if self.passes is not None and (
             not self.passes or any(low >= high for high, low in zip(self.passes, self.passes[1:], strict=False))
         ):
@@ -138,10 +138,10 @@ class Stitch:
         """(M, M): whether the row, a new box, overlaps the column, an accepted one."""
         if self.iou is not None:
             return iou > self.iou
-        assert self.centre_offset is not None
+        assert self.center_offset is not None
         x, y, width, height = box_convert(boxes, "xyxy", "cxcywh").unbind(1)
-        near = (x[:, None] - x).abs() <= self.centre_offset * width
-        return near & ((y[:, None] - y).abs() <= self.centre_offset * height)
+        near = (x[:, None] - x).abs() <= self.center_offset * width
+        return near & ((y[:, None] - y).abs() <= self.center_offset * height)
 
     def _merge(
         self, boxes: np.ndarray, scores: np.ndarray, groups: np.ndarray, over: np.ndarray, same: np.ndarray

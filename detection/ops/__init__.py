@@ -1,1 +1,1 @@
-"""Operations written anew where measurement says they pay; each keeps the numbers of what it replaces."""
+"""Operations written again where measurement says they pay; each keeps the numbers of what it replaces."""

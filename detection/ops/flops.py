@@ -1,7 +1,7 @@
 """How many operations the sweeps take, for `torch.utils.flop_counter.FlopCounterMode`, which knows only PyTorch's own.
 
 As there, a multiply-add of a matrix product counts 2. Of the cells without products each addition, multiplication and
-maximum of the walk counts 1. The pointwise work beside a product and the gates of minGRU and minLSTM count 0, as all
+maximum of the scan counts 1. The pointwise work beside a product and the gates of minGRU and minLSTM count 0, as all
 pointwise work does in PyTorch. To import this module is to register the formulas.
 """
 
@@ -31,7 +31,7 @@ def _(x, weight, valid, directions, *_, **__) -> int:
 
 @register_flop_formula(ops.accumulate_backward)
 def _(grad, out, weight, *_, **__) -> int:
-    """A sum along the walk, the maximum's mask, the sum over directions; with u two products and a sum more."""
+    """A sum along the scan, the maximum's mask, the sum over directions; with u two products and a sum more."""
     return math.prod(grad) * (3 if weight is None else 6)
 
 

@@ -33,7 +33,7 @@ MAX_SAMPLES = 4
 
 
 def roi_align(
-    maps: Sequence[Tensor],
+    features: Sequence[Tensor],
     rois: Tensor,
     levels: Tensor,
     scales: Sequence[float],
@@ -43,26 +43,32 @@ def roi_align(
     """Descriptors (R, C, n, n) of boxes, each read from the map of its level.
 
     Args:
-        maps: one (B, C, H, W) a level.
+        features: one (B, C, H, W) a level.
         rois: (R, 5), the place of the image in the batch and the box xyxy in pixels of the input.
-        levels: (R,) integers, the place in `maps` of the map each box reads; outside of `maps`, its descriptor is 0.
+        levels: (R,) integers, the place in `features` of the map each box reads; outside of `features`, its descriptor
+            is 0.
         scales: cells a pixel of the input, by level.
         output_size: n.
         sampling_ratio: S; 0 adapts to the box.
     """
     args = (rois, levels, scales, output_size, sampling_ratio)
-    return _RoIAlign.apply(*args, *maps) if _pays(maps, *args) else _forward(maps, *args)
+    return _RoIAlign.apply(*args, *features) if _pays(features, *args) else _forward(features, *args)
 
 
 def _pays(
-    maps: Sequence[Tensor], rois: Tensor, levels: Tensor, scales: Sequence[float], output_size: int, sampling_ratio: int
+    features: Sequence[Tensor],
+    rois: Tensor,
+    levels: Tensor,
+    scales: Sequence[float],
+    output_size: int,
+    sampling_ratio: int,
 ) -> bool:
     """Whether a backward is to come, one that this module can do and is faster at."""
-    channels = maps[0].shape[1]
+    channels = features[0].shape[1]
     return (
         torch.is_grad_enabled()
-        and any(m.requires_grad for m in maps)
-        and maps[0].device.type == "cpu"
+        and any(m.requires_grad for m in features)
+        and features[0].device.type == "cpu"
         and (rois.dtype in (torch.float32, torch.float64) or torch.is_autocast_enabled("cpu"))
         and 0 < sampling_ratio <= MAX_SAMPLES
         and channels >= MIN_CHANNELS
@@ -71,13 +77,18 @@ def _pays(
 
 
 def _forward(
-    maps: Sequence[Tensor], rois: Tensor, levels: Tensor, scales: Sequence[float], output_size: int, sampling_ratio: int
+    features: Sequence[Tensor],
+    rois: Tensor,
+    levels: Tensor,
+    scales: Sequence[float],
+    output_size: int,
+    sampling_ratio: int,
 ) -> Tensor:
     """Torchvision's op level by level, put back in the order of `rois`."""
-    if len(maps) == 1:
-        return torchvision_roi_align(maps[0], rois, output_size, scales[0], sampling_ratio)
-    pooled = maps[0].new_zeros(len(rois), maps[0].shape[1], output_size, output_size)
-    for level, (m, scale) in enumerate(zip(maps, scales, strict=True)):
+    if len(features) == 1:
+        return torchvision_roi_align(features[0], rois, output_size, scales[0], sampling_ratio)
+    pooled = features[0].new_zeros(len(rois), features[0].shape[1], output_size, output_size)
+    for level, (m, scale) in enumerate(zip(features, scales, strict=True)):
         places = torch.where(levels == level)[0]
         found = torchvision_roi_align(m, rois[places], output_size, scale, sampling_ratio)
         # Under autocast the maps may have different types; an operation in place is not cast for us.
@@ -87,11 +98,11 @@ def _forward(
 
 class _RoIAlign(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, rois, levels, scales, output_size, sampling_ratio, *maps):
+    def forward(ctx, rois, levels, scales, output_size, sampling_ratio, *features):
         ctx.save_for_backward(rois, levels)
         ctx.scales, ctx.samples = scales, sampling_ratio
-        ctx.shapes = [m.shape for m in maps]
-        return _forward(maps, rois, levels, scales, output_size, sampling_ratio)
+        ctx.shapes = [m.shape for m in features]
+        return _forward(features, rois, levels, scales, output_size, sampling_ratio)
 
     @staticmethod
     @once_differentiable

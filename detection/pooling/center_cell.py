@@ -5,11 +5,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from detection.contracts import require_maps
+from detection.contracts import require_feature_maps
 
 
-class CentreCell(nn.Module):
-    """The one cell of a map on which the centre of a box lies: ReInspect's descriptor of a grid cell, exactly.
+class CenterCell(nn.Module):
+    """The one cell of a map on which the center of a box lies: ReInspect's descriptor of a grid cell, exactly.
 
     RoIAlign of torchvision reads half a cell beside it.
 
@@ -23,13 +23,15 @@ class CentreCell(nn.Module):
 
     def __init__(self, in_channels: Mapping[str, int], strides: Mapping[str, int], *, stage: str = "c5") -> None:
         super().__init__()
-        require_maps("pool", (stage,), in_channels)
+        require_feature_maps("pool", (stage,), in_channels)
         self.out_channels = in_channels[stage]
         self.stage, self.stride = stage, strides[stage]
 
-    def forward(self, maps: Mapping[str, Tensor], boxes: list[Tensor], image_sizes: list[tuple[int, int]]) -> Tensor:
-        """Descriptors (R, C, 1, 1) of the boxes (N, 4) xyxy of each image; a centre outside reads the border."""
-        cells = maps[self.stage]
+    def forward(
+        self, features: Mapping[str, Tensor], boxes: list[Tensor], image_sizes: list[tuple[int, int]]
+    ) -> Tensor:
+        """Descriptors (R, C, 1, 1) of the boxes (N, 4) xyxy of each image; a center outside reads the border."""
+        cells = features[self.stage]
         height, width = cells.shape[-2:]
         image = torch.cat([torch.full((len(b),), i, device=b.device) for i, b in enumerate(boxes)])
         corners = torch.cat(boxes)

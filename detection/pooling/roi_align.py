@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import initLevelMapper
 
-from detection.contracts import require_maps
+from detection.contracts import require_feature_maps
 from detection.errors import UserError
 from detection.ops.roi_align import roi_align
 
@@ -16,7 +16,7 @@ from detection.ops.roi_align import roi_align
 class RoIAlign(nn.Module):
     """torchvision's `MultiScaleRoIAlign`, bit by bit, with the true strides and a faster backward on the CPU.
 
-    Left alone, torchvision infers the scales from the first batch and keeps them; pictures much smaller than their
+    Left alone, torchvision infers the scales from the first batch and keeps them; images much smaller than their
     padding (under about 1.4 strides of the coarsest map) give wrong ones.
 
     Args:
@@ -41,7 +41,7 @@ class RoIAlign(nn.Module):
         canonical_level: int = 4,
     ) -> None:
         super().__init__()
-        require_maps("pool", stages, in_channels)
+        require_feature_maps("pool", stages, in_channels)
         if len({in_channels[s] for s in stages}) > 1:
             raise UserError(
                 f"pool.stages={stages}: the maps have different channels; use the levels of an FPN, or one map."
@@ -57,14 +57,16 @@ class RoIAlign(nn.Module):
         self.map_levels = initLevelMapper(levels[0], levels[-1], canonical_scale, canonical_level)
         self.align.scales, self.align.map_levels = self.scales, self.map_levels
 
-    def forward(self, maps: Mapping[str, Tensor], boxes: list[Tensor], image_sizes: list[tuple[int, int]]) -> Tensor:
+    def forward(
+        self, features: Mapping[str, Tensor], boxes: list[Tensor], image_sizes: list[tuple[int, int]]
+    ) -> Tensor:
         """Descriptors (R, C, h, w) of the boxes (N, 4) xyxy of each image."""
         # A trace or an export holds torchvision's op, and its way of merging levels, which ONNX can express.
         if torch.jit.is_tracing() or torch.compiler.is_compiling():  # pyright: ignore[reportPrivateImportUsage]
-            return self.align(dict(maps), boxes, image_sizes)
+            return self.align(dict(features), boxes, image_sizes)
         image = torch.cat([b.new_full((len(b), 1), i) for i, b in enumerate(boxes)])
         rois = torch.cat([image, torch.cat(boxes)], dim=1)
         one = len(self.stages) == 1
         levels = rois.new_zeros(len(rois), dtype=torch.int64) if one else self.map_levels(boxes)
-        read = [maps[s] for s in self.stages]
+        read = [features[s] for s in self.stages]
         return roi_align(read, rois, levels, self.scales, self.output_size, self.align.sampling_ratio)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d
 from torchvision.ops import clip_boxes_to_image
 
-from detection.contracts import require_maps
+from detection.contracts import require_feature_maps
 from detection.errors import UserError
 from detection.pooling.roi_align import RoIAlign
 
@@ -26,23 +26,23 @@ class Source:
     """One of the things that a descriptor is made of.
 
     Attributes:
-        maps: one map, or the levels of a pyramid, finest first.
-        box_scale: boxes are scaled about their centre by this and clipped to their image; at 1 they stay as they are.
+        features: one map, or the levels of a pyramid, finest first.
+        box_scale: boxes are scaled about their center by this and clipped to their image; at 1 they stay as they are.
         norm: L2 norm over the `channels` of each pooled cell, or over the whole pooled `region`; None: as it is.
     """
 
-    maps: tuple[str, ...]
+    features: tuple[str, ...]
     box_scale: float = 1.0
     norm: Literal["channels", "region"] | None = None
 
 
 class SkipPool(nn.Module):
-    """Skip pooling: sources pooled by `RoIAlign`, normalised and scaled, joined by a 1×1 convolution.
+    """Skip pooling: sources pooled by `RoIAlign`, normalized and scaled, joined by a 1×1 convolution.
 
     ION is c3, c4, c5 and context with a norm each; AC-CNN's local branch is c5 at 0.8, 1.2 and 1.8 times the box; a
     pyramid with a context is two sources.
 
-    A normalised source is ParseNet's layer (Liu et al. 2015), x / ‖x‖ · s with one s a channel, written as RMSNorm:
+    A normalized source is ParseNet's layer (Liu et al. 2015), x / ‖x‖ · s with one s a channel, written as RMSNorm:
     s = amplitude · √C, or amplitude · √(C·n·n) where the norm is over the region. At an amplitude of 1, the default,
     its numbers have the root mean square that a random start behind them expects, whatever C and the kind of norm.
     Before layers that were trained on other descriptors the amplitude should be theirs. ION's s of 1000 (recalled)
@@ -55,7 +55,7 @@ class SkipPool(nn.Module):
         out_channels: of a descriptor; None for the first source's.
         output_size: cells on a side of a descriptor.
         sampling_ratio: samples on a side of each cell; 0 adapts to the box.
-        amplitude: root mean square of the normalised sources at the start; one for all, or one for each.
+        amplitude: root mean square of the normalized sources at the start; one for all, or one for each.
         learned_amplitude: whether it is then learned, channel by channel.
         reference: maps, as in a `Source`, whose descriptors' root mean square is measured on training images and takes
             the place of `amplitude` before training starts (`detection.training.amplitudes`); None to keep `amplitude`.
@@ -86,7 +86,7 @@ class SkipPool(nn.Module):
         if reference is not None:
             _require_levels("pool.reference", reference, in_channels)
         self.sources, self.reference, self.output_size = sources, reference, output_size
-        self.channels = [in_channels[source.maps[0]] for source in sources]
+        self.channels = [in_channels[source.features[0]] for source in sources]
         self.out_channels = self.channels[0] if out_channels is None else out_channels
         amplitudes = iter(_amplitudes(amplitude, sum(source.norm is not None for source in sources)))
         self.parts = nn.ModuleList()
@@ -94,7 +94,7 @@ class SkipPool(nn.Module):
             align = RoIAlign(
                 in_channels,
                 strides,
-                stages=source.maps,
+                stages=source.features,
                 output_size=output_size,
                 sampling_ratio=sampling_ratio,
                 canonical_scale=canonical_scale,
@@ -104,7 +104,7 @@ class SkipPool(nn.Module):
                 self.parts.append(_Part(align, source.box_scale))
             else:
                 scale = torch.full((channels,), next(amplitudes))
-                self.parts.append(_NormalisedPart(align, source.box_scale, source.norm, scale, learned_amplitude))
+                self.parts.append(_NormalizedPart(align, source.box_scale, source.norm, scale, learned_amplitude))
         self.reduce = nn.Conv2d(sum(self.channels), self.out_channels, 1)
         nn.init.zeros_(self.reduce.bias)  # type: ignore[arg-type]
         if start == "identity":
@@ -123,15 +123,17 @@ class SkipPool(nn.Module):
         nn.init.eye_(self.reduce.weight[:, :channels, 0, 0])
 
     def set_amplitude(self, amplitude: float) -> None:
-        """Give all numbers of the normalised sources this root mean square."""
+        """Give all numbers of the normalized sources this root mean square."""
         for part in self.parts:
-            if isinstance(part, _NormalisedPart):
+            if isinstance(part, _NormalizedPart):
                 nn.init.constant_(part.amplitude, amplitude)
 
-    def forward(self, maps: Mapping[str, Tensor], boxes: list[Tensor], image_sizes: list[tuple[int, int]]) -> Tensor:
+    def forward(
+        self, features: Mapping[str, Tensor], boxes: list[Tensor], image_sizes: list[tuple[int, int]]
+    ) -> Tensor:
         """Descriptors (R, O, n, n) of the boxes (N, 4) xyxy of each image."""
         weights = self.reduce.weight.split(self.channels, dim=1)
-        shares = (part(maps, boxes, image_sizes, weight) for part, weight in zip(self.parts, weights, strict=True))
+        shares = (part(features, boxes, image_sizes, weight) for part, weight in zip(self.parts, weights, strict=True))
         joined = next(shares) + self.reduce.bias[:, None, None]  # type: ignore[index]
         for share in shares:
             joined += share
@@ -150,28 +152,28 @@ class _Part(nn.Module):
         self.box_scale = box_scale
 
     def forward(
-        self, maps: Mapping[str, Tensor], boxes: list[Tensor], image_sizes: list[tuple[int, int]], weight: Tensor
+        self, features: Mapping[str, Tensor], boxes: list[Tensor], image_sizes: list[tuple[int, int]], weight: Tensor
     ) -> Tensor:
         if self.box_scale != 1:
             boxes = [scale_boxes(b, self.box_scale, size) for b, size in zip(boxes, image_sizes, strict=True)]
-        return self.pool({name: maps[name] for name in self.align.stages}, boxes, image_sizes, weight)
+        return self.pool({name: features[name] for name in self.align.stages}, boxes, image_sizes, weight)
 
     def pool(
-        self, maps: dict[str, Tensor], boxes: list[Tensor], image_sizes: list[tuple[int, int]], weight: Tensor
+        self, features: dict[str, Tensor], boxes: list[Tensor], image_sizes: list[tuple[int, int]], weight: Tensor
     ) -> Tensor:
-        if self._maps_are_smaller(maps, boxes):
-            return self.align({name: conv2d(m, weight) for name, m in maps.items()}, boxes, image_sizes)
-        return conv2d(self.align(maps, boxes, image_sizes), weight)
+        if self._maps_are_smaller(features, boxes):
+            return self.align({name: conv2d(m, weight) for name, m in features.items()}, boxes, image_sizes)
+        return conv2d(self.align(features, boxes, image_sizes), weight)
 
-    def _maps_are_smaller(self, maps: dict[str, Tensor], boxes: list[Tensor]) -> bool:
+    def _maps_are_smaller(self, features: dict[str, Tensor], boxes: list[Tensor]) -> bool:
         # A trace or an export must not depend on how many boxes its example has.
         if torch.jit.is_tracing() or torch.compiler.is_compiling():  # pyright: ignore[reportPrivateImportUsage]
             return True
-        cells = sum(len(m) * m.shape[-2] * m.shape[-1] for m in maps.values())
+        cells = sum(len(m) * m.shape[-2] * m.shape[-1] for m in features.values())
         return cells < sum(map(len, boxes)) * self.align.output_size**2
 
 
-class _NormalisedPart(_Part):
+class _NormalizedPart(_Part):
     """A source divided by its root mean square and multiplied by `amplitude` (C,), all in float32."""
 
     # Of the root mean square: else the gradient of a cell of zeros, such as a dead ReLU leaves, would have no bound.
@@ -188,14 +190,14 @@ class _NormalisedPart(_Part):
             self.register_buffer("amplitude", amplitude)
 
     def pool(
-        self, maps: dict[str, Tensor], boxes: list[Tensor], image_sizes: list[tuple[int, int]], weight: Tensor
+        self, features: dict[str, Tensor], boxes: list[Tensor], image_sizes: list[tuple[int, int]], weight: Tensor
     ) -> Tensor:
         weight = weight * self.amplitude[:, None, None]
         with torch.autocast(weight.device.type, enabled=False):
-            maps = {name: m.to(weight.dtype) for name, m in maps.items()}
-            pooled = self.align(maps, boxes, image_sizes)
-            if self._maps_are_smaller(maps, boxes):
-                reduced = self.align({name: conv2d(m, weight) for name, m in maps.items()}, boxes, image_sizes)
+            features = {name: m.to(weight.dtype) for name, m in features.items()}
+            pooled = self.align(features, boxes, image_sizes)
+            if self._maps_are_smaller(features, boxes):
+                reduced = self.align({name: conv2d(m, weight) for name, m in features.items()}, boxes, image_sizes)
             else:
                 reduced = conv2d(pooled, weight)
             norm = torch.linalg.vector_norm(pooled, dim=self.dims, keepdim=True)
@@ -204,34 +206,34 @@ class _NormalisedPart(_Part):
 
 
 def scale_boxes(boxes: Tensor, scale: float, image_size: tuple[int, int]) -> Tensor:
-    """Boxes (N, 4) xyxy scaled about their centres, then clipped to the image of (height, width)."""
-    centres, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
-    return clip_boxes_to_image(torch.cat([centres - sides * scale / 2, centres + sides * scale / 2], 1), image_size)
+    """Boxes (N, 4) xyxy scaled about their centers, then clipped to the image of (height, width)."""
+    centers, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
+    return clip_boxes_to_image(torch.cat([centers - sides * scale / 2, centers + sides * scale / 2], 1), image_size)
 
 
 def _require_sources(sources: tuple[Source, ...], in_channels: Mapping[str, int]) -> None:
     if not isinstance(sources, tuple | list) or not sources:
         raise UserError(f"pool.sources={sources!r}: must be a tuple of at least one Source.")
     for i, source in enumerate(sources):
-        _require_levels(f"pool.sources[{i}].maps", source.maps, in_channels)
+        _require_levels(f"pool.sources[{i}].maps", source.features, in_channels)
         if not source.box_scale > 0:
             raise UserError(f"pool.sources[{i}].box_scale={source.box_scale}: must be greater than 0.")
 
 
-def _require_levels(key: str, maps: tuple[str, ...], in_channels: Mapping[str, int]) -> None:
+def _require_levels(key: str, features: tuple[str, ...], in_channels: Mapping[str, int]) -> None:
     """One map, or levels with the same channels."""
-    if not isinstance(maps, tuple | list) or not maps:
-        raise UserError(f"{key}={maps!r}: must be a tuple of at least one name.")
-    require_maps(key, maps, in_channels)
-    if len({in_channels[m] for m in maps}) > 1:
-        raise UserError(f"{key}={maps}: the maps have different channels; use the levels of an FPN, or one map.")
+    if not isinstance(features, tuple | list) or not features:
+        raise UserError(f"{key}={features!r}: must be a tuple of at least one name.")
+    require_feature_maps(key, features, in_channels)
+    if len({in_channels[m] for m in features}) > 1:
+        raise UserError(f"{key}={features}: the maps have different channels; use the levels of an FPN, or one map.")
 
 
-def _amplitudes(amplitude: float | tuple[float, ...], normalised: int) -> tuple[float, ...]:
-    """One for each normalised source."""
-    amplitudes = amplitude if isinstance(amplitude, tuple | list) else (amplitude,) * normalised
-    if len(amplitudes) != normalised:
+def _amplitudes(amplitude: float | tuple[float, ...], normalized: int) -> tuple[float, ...]:
+    """One for each normalized source."""
+    amplitudes = amplitude if isinstance(amplitude, tuple | list) else (amplitude,) * normalized
+    if len(amplitudes) != normalized:
         raise UserError(
-            f"pool.amplitude={amplitude}: needs one number, or one for each of the {normalised} sources with a norm."
+            f"pool.amplitude={amplitude}: needs one number, or one for each of the {normalized} sources with a norm."
         )
     return tuple(float(a) for a in amplitudes)

@@ -16,9 +16,9 @@ from detection.errors import UserError
 
 
 class GridCells(nn.Module):
-    """A window about the centre of every cell of a grid, row by row; those that lie whole outside their image left out.
+    """A window about the center of every cell of a grid, row by row; those that lie whole outside their image left out.
 
-    ReInspect reads each by `detection.pooling.CentreCell` from a map of the same stride; any other pool will do.
+    ReInspect reads each by `detection.pooling.CenterCell` from a map of the same stride; any other pool will do.
 
     Args:
         in_channels: channels of each map by name; none is read here.
@@ -39,13 +39,13 @@ class GridCells(nn.Module):
         self.window, self.stride = window, stride
 
     def forward(
-        self, images: ImageList, maps: Mapping[str, Tensor], targets: list[dict[str, Tensor]] | None
+        self, images: ImageList, features: Mapping[str, Tensor], targets: list[dict[str, Tensor]] | None
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         """Windows (N, 4) of each image, and no losses.
 
         Args:
             images: the padded batch and each image's size inside it.
-            maps: not read.
+            features: not read.
             targets: not read.
         """
         device = images.tensors.device
@@ -54,5 +54,5 @@ class GridCells(nn.Module):
     def windows(self, height: int, width: int, device: torch.device | None = None) -> Tensor:
         """The windows (N, 4) xyxy of an image of this size; they may reach over its border."""
         y, x = ((torch.arange(0, side, self.stride, device=device) + self.stride / 2) for side in (height, width))
-        centres = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).reshape(-1, 2)
-        return torch.cat([centres - self.window / 2, centres + self.window / 2], dim=1)
+        centers = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).reshape(-1, 2)
+        return torch.cat([centers - self.window / 2, centers + self.window / 2], dim=1)

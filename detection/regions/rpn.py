@@ -10,7 +10,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 
-from detection.contracts import require_maps
+from detection.contracts import require_feature_maps
 from detection.errors import UserError
 
 
@@ -29,11 +29,11 @@ class RPN(nn.Module):
         anchor_sizes: sides of square anchors in pixels, one tuple a stage.
         aspect_ratios: heights over widths of the anchors, the same on every stage.
         conv_depth: 3×3 convolutions before the two predictions.
-        pre_nms: proposals of each level before NMS, in training and at test.
-        post_nms: proposals of an image after NMS, in training and at test.
+        pre_nms_top_n: proposals of each level before NMS, in training and at test.
+        post_nms_top_n: proposals of an image after NMS, in training and at test.
         nms_threshold: IoU over which the lower-scored proposal is dropped.
-        foreground_iou: an anchor with at least this IoU to a truth is positive.
-        background_iou: an anchor below this IoU to all truths is negative.
+        foreground_iou: an anchor with at least this IoU to a ground truth is positive.
+        background_iou: an anchor below this IoU to all ground-truth boxes is negative.
         batch_size_per_image: anchors that the loss samples.
         positive_fraction: most of them that may be positive.
     """
@@ -46,8 +46,8 @@ class RPN(nn.Module):
         anchor_sizes: tuple[tuple[int, ...], ...] = ((32,), (64,), (128,), (256,), (512,)),
         aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0),
         conv_depth: int = 1,
-        pre_nms: tuple[int, int] = (2000, 1000),
-        post_nms: tuple[int, int] = (2000, 1000),
+        pre_nms_top_n: tuple[int, int] = (2000, 1000),
+        post_nms_top_n: tuple[int, int] = (2000, 1000),
         nms_threshold: float = 0.7,
         foreground_iou: float = 0.7,
         background_iou: float = 0.3,
@@ -55,7 +55,7 @@ class RPN(nn.Module):
         positive_fraction: float = 0.5,
     ) -> None:
         super().__init__()
-        require_maps("regions", stages, in_channels)
+        require_feature_maps("regions", stages, in_channels)
         if len(anchor_sizes) != len(stages):
             raise UserError(f"regions.anchor_sizes={anchor_sizes}: needs one tuple for each of the stages {stages}.")
         if len({in_channels[s] for s in stages}) > 1:
@@ -73,22 +73,22 @@ class RPN(nn.Module):
             background_iou,
             batch_size_per_image,
             positive_fraction,
-            {"training": pre_nms[0], "testing": pre_nms[1]},
-            {"training": post_nms[0], "testing": post_nms[1]},
+            {"training": pre_nms_top_n[0], "testing": pre_nms_top_n[1]},
+            {"training": post_nms_top_n[0], "testing": post_nms_top_n[1]},
             nms_threshold,
         )
 
     def forward(
-        self, images: ImageList, maps: Mapping[str, Tensor], targets: list[dict[str, Tensor]] | None
+        self, images: ImageList, features: Mapping[str, Tensor], targets: list[dict[str, Tensor]] | None
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         """Propose boxes.
 
         Args:
             images: the padded batch and each image's size inside it.
-            maps: every map of the detector by name.
+            features: every map of the detector by name.
             targets: per image `boxes` (N, 4) xyxy; needed in training.
 
         Returns:
             Boxes (N, 4) per image, best first; `loss_objectness` and `loss_rpn_box_reg` in training.
         """
-        return self.rpn(images, {name: maps[name] for name in self.stages}, targets)
+        return self.rpn(images, {name: features[name] for name in self.stages}, targets)

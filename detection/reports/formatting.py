@@ -7,7 +7,7 @@ def interval(found: Interval | None) -> str:
     """`+0.012 [−0.003, +0.027]`, with an asterisk where 0 lies outside."""
     if found is None:
         return "n/a"
-    return f"{signed(found.value)} [{signed(found.low)}, {signed(found.high)}]" + ("*" if found.is_clear else "")
+    return f"{signed(found.value)} [{signed(found.low)}, {signed(found.high)}]" + ("*" if found.is_significant else "")
 
 
 def signed(value: float) -> str:

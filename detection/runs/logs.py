@@ -58,8 +58,8 @@ class RunLog:
                 self.board.add_scalar(f"val/{name}", value, self.step)
         self.board.flush()
 
-    def picture(self, name: str, image: np.ndarray) -> None:
-        """Show a picture (H, W, 3) uint8 in TensorBoard."""
+    def image(self, name: str, image: np.ndarray) -> None:
+        """Show an image (H, W, 3) uint8 in TensorBoard."""
         if self.main:
             self.board.add_image(name, image, self.step, dataformats="HWC")
 

@@ -17,8 +17,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from detection.analysis.attention import glimpses, write_glimpses
-from detection.analysis.visualize import distinct_colours, draw_boxes
+from detection.analysis.attention import glimpses, write_attention_image
+from detection.analysis.visualize import distinct_colors, draw_boxes
 from detection.data.coco_index import Category
 from detection.data.image_paths import IMAGE_SUFFIXES
 from detection.data.images import read_image
@@ -38,19 +38,19 @@ class Picture:
 
 @dataclass
 class Summary:
-    """What `write_predictions` saw: pictures written, the sentences about unreadable ones, detections per class."""
+    """What `write_predictions` saw: images written, the sentences about unreadable ones, detections per class."""
 
-    pictures: int = 0
+    images: int = 0
     problems: list[str] = field(default_factory=list)
     detections: Counter[str] = field(default_factory=Counter)
 
 
-class PictureFiles(Dataset):
+class ImageFiles(Dataset):
     """Decodes image files; one that cannot be used becomes a `Picture` with a problem, and the others go on.
 
     Args:
         paths: the files.
-        min_size: pixels of a picture's shorter side inside the detector.
+        min_size: pixels of an image's shorter side inside the detector.
         max_size: most pixels of its longer side.
     """
 
@@ -111,8 +111,8 @@ def _is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
 
 
-def picture_batches(files: PictureFiles, batch_size: int) -> DataLoader:
-    """Lists of `batch_size` pictures in order, decoded ahead by up to two processes when there are enough of them."""
+def image_batches(files: ImageFiles, batch_size: int) -> DataLoader:
+    """Lists of `batch_size` images in order, decoded ahead by up to two processes when there are enough of them."""
     workers = min(2, len(files) // 8, (os.cpu_count() or 1) - 1)
     return DataLoader(files, batch_size=batch_size, num_workers=workers, collate_fn=list)
 
@@ -121,15 +121,15 @@ def picture_batches(files: PictureFiles, batch_size: int) -> DataLoader:
 def detect(
     detector: Detector, batches: Iterable[Sequence[Picture]], accelerator: Accelerator
 ) -> Iterator[tuple[Picture, dict[str, Tensor] | None]]:
-    """Detect on batches of pictures.
+    """Detect on batches of images.
 
     Args:
         detector: in evaluation mode, on the accelerator's device.
-        batches: pictures; those with a problem are passed by.
+        batches: images; those with a problem are passed by.
         accelerator: device and precision.
 
     Yields:
-        Each picture with its `boxes` (n, 4) xyxy in its pixels, `labels` (n,) and `scores` (n,), best first; or None.
+        Each image with its `boxes` (n, 4) xyxy in its pixels, `labels` (n,) and `scores` (n,), best first; or None.
     """
     for batch in batches:
         images, _ = to_device([p.image for p in batch if p.image is not None], [], accelerator.device)
@@ -137,29 +137,29 @@ def detect(
         if images:
             with accelerator.autocast():
                 detections = iter(detector(images))  # type: ignore[arg-type]
-        for picture in batch:
-            yield picture, None if picture.image is None else next(detections)
+        for image in batch:
+            yield image, None if image.image is None else next(detections)
 
 
 def write_attention(
     folder: Path, detector: Detector, batches: Iterable[Sequence[Picture]], paths: Sequence[Path], device: torch.device
 ) -> None:
-    """Draw where the detector's context looks in each picture that can be read.
+    """Draw where the detector's context looks in each image that can be read.
 
     Args:
         folder: gets `attention/`, with the names that `write_predictions` gives.
         detector: in evaluation mode, on `device`, with an attention context.
-        batches: pictures.
+        batches: images.
         paths: the files that they are of.
         device: where the detector is.
     """
     names = dict(zip(paths, unique_stems(paths), strict=True))
     (folder / "attention").mkdir()
     for batch in batches:
-        read = [(picture.path, picture.image) for picture in batch if picture.image is not None]
+        read = [(drawing.path, drawing.image) for drawing in batch if drawing.image is not None]
         looks = glimpses(detector, [image.to(device) for _, image in read]) if read else []
         for (path, image), weights in zip(read, looks, strict=True):
-            write_glimpses(folder / "attention" / f"{names[path]}.png", image, weights)
+            write_attention_image(folder / "attention" / f"{names[path]}.png", image, weights)
 
 
 def write_predictions(
@@ -168,9 +168,9 @@ def write_predictions(
     paths: Sequence[Path],
     categories: Sequence[Category],
     score: float,
-    on_picture: Callable[[], None] = lambda: None,
+    on_image: Callable[[], None] = lambda: None,
 ) -> Summary:
-    """Write drawn pictures, COCO results and images, and a table.
+    """Write drawn images, COCO results and images, and a table.
 
     Args:
         folder: to be made, with `images/`, `results.json`, `images.json` and `detections.csv` in it.
@@ -178,10 +178,10 @@ def write_predictions(
         paths: the files that `predictions` will be of.
         categories: label k is `categories[k - 1]`.
         score: detections below are left out everywhere.
-        on_picture: called for each picture.
+        on_image: called for each image.
     """
     names = {c.id: c.name for c in categories}
-    colours = distinct_colours(list(names.values()))
+    colors = distinct_colors(list(names.values()))
     drawn_names = dict(zip(paths, unique_stems(paths), strict=True))
     summary, images, results = Summary(), list[dict[str, Any]](), list[dict[str, Any]]()
     (folder / "images").mkdir(parents=True)
@@ -189,20 +189,20 @@ def write_predictions(
     with open(folder / "detections.csv", "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         table = csv.writer(file)
         table.writerow(("file", "label", "score", "x1", "y1", "x2", "y2"))
-        for picture, detection in predictions:
-            on_picture()
-            if picture.image is None or detection is None:
-                summary.problems.append(picture.problem)
+        for image, detection in predictions:
+            on_image()
+            if image.image is None or detection is None:
+                summary.problems.append(image.problem)
                 continue
-            summary.pictures += 1
-            found = [r for r in coco_results(detection, summary.pictures, categories) if r["score"] >= score]
+            summary.images += 1
+            found = [r for r in coco_results(detection, summary.images, categories) if r["score"] >= score]
             boxes, labels = [_corners(r["bbox"]) for r in found], [names[r["category_id"]] for r in found]
             scores = [r["score"] for r in found]
-            drawn = f"images/{drawn_names[picture.path]}.png"
-            _draw(picture.image, boxes, labels, scores, colours).save(folder / drawn, compress_level=3)
-            height, width = picture.image.shape[1:]
-            name = str(picture.path)
-            images.append({"id": summary.pictures, "file_name": name, "width": width, "height": height, "drawn": drawn})
+            drawn = f"images/{drawn_names[image.path]}.png"
+            _draw(image.image, boxes, labels, scores, colors).save(folder / drawn, compress_level=3)
+            height, width = image.image.shape[1:]
+            name = str(image.path)
+            images.append({"id": summary.images, "file_name": name, "width": width, "height": height, "drawn": drawn})
             results += found
             table.writerows((name, label, s, *box) for label, s, box in zip(labels, scores, boxes, strict=True))
             summary.detections.update(labels)
@@ -228,6 +228,6 @@ def _corners(xywh: Sequence[float]) -> tuple[float, ...]:
     return x, y, round(x + width, 3), round(y + height, 3)
 
 
-def _draw(image: Tensor, boxes: list, labels: list[str], scores: list[float], colours: dict) -> Image.Image:
+def _draw(image: Tensor, boxes: list, labels: list[str], scores: list[float], colors: dict) -> Image.Image:
     pixels = image.permute(1, 2, 0).contiguous().numpy()
-    return Image.fromarray(draw_boxes(pixels, boxes, labels, scores, colors=colours))  # type: ignore
+    return Image.fromarray(draw_boxes(pixels, boxes, labels, scores, colors=colors))  # type: ignore

@@ -6,24 +6,24 @@ from detection.scenes import drawing
 from detection.scenes.task import Knob, Scene, Task, told
 
 BEACONS = {"blue": (40, 70, 235), "green": (30, 200, 60), "red": (230, 40, 40)}
-COLOURS = tuple(sorted(BEACONS))
+COLORS = tuple(sorted(BEACONS))
 GAP = 44 / 128
-"""Least distance between the beacon and an object's box, in sides of the picture."""
+"""Least distance between the beacon and an object's box, in sides of the image."""
 
 
 def draw(rng: np.random.Generator, size: int, patches: float, control: np.random.Generator | None) -> Scene:
-    """Draw 2 to 5 rings that all look alike; their class is the colour of one framed beacon by the picture's border.
+    """Draw 2 to 5 rings that all look alike; their class is the color of one framed beacon by the image's border.
 
-    No object's box comes nearer to the beacon than 44 pixels of a picture of 128, which is more than what a network of
-    two stages sees around a box: whoever does not look further can only guess. All else is grey, but for `patches`
-    without a frame, of any of the colours, which say nothing.
+    No object's box comes nearer to the beacon than 44 pixels of an image of 128, which is more than what a network of
+    two stages sees around a box: whoever does not look further can only guess. All else is gray, but for `patches`
+    without a frame, of any of the colors, which say nothing.
     """
     scene = Scene(drawing.background(rng, size))
     drawing.add_clutter(rng, scene.image)
     drawing.fade(scene.image, 0.0)
-    name = COLOURS[rng.integers(len(COLOURS))]
+    name = COLORS[rng.integers(len(COLORS))]
     frame = _by_the_border(rng, size, side=size * 20 / 128)
-    drawing.paint_beacon(rng, scene.image, frame, BEACONS[told(name, COLOURS, control)])
+    drawing.paint_beacon(rng, scene.image, frame, BEACONS[told(name, COLORS, control)])
     scene.cues = [frame]
     far = drawing.outline_box(frame) + np.array([-1, -1, 1, 1]) * GAP * size
     for _ in range(rng.integers(2, 6)):
@@ -39,7 +39,7 @@ def draw(rng: np.random.Generator, size: int, patches: float, control: np.random
 
 
 def _by_the_border(rng: np.random.Generator, size: int, side: float) -> np.ndarray:
-    """Return a square outline (4, 2) within a sixteenth of the picture's side of one of its borders."""
+    """Return a square outline (4, 2) within a sixteenth of the image's side of one of its borders."""
     corner = np.array([rng.uniform(1, size - 1 - side), rng.uniform(1, size / 16)])
     if rng.random() < 0.5:
         corner[1] = size - side - corner[1]
@@ -49,17 +49,17 @@ def _by_the_border(rng: np.random.Generator, size: int, side: float) -> np.ndarr
 
 
 def _add_patches(rng: np.random.Generator, scene: Scene, count: int) -> None:
-    """Paint unframed squares of random beacon colours, as large as its middle, off the beacon and the objects."""
+    """Paint unframed squares of random beacon colors, as large as its middle, off the beacon and the objects."""
     size = scene.image.shape[0]
     square = drawing.square(0, 0, size * 14 / 128)
     outlines = [*(outline for _, outline in scene.objects), *scene.cues]
     for _ in range(count):
         taken = [drawing.outline_box(other) + np.array([-3, -3, 3, 3]) for other in outlines]
         outline = drawing.place(rng, square, size, taken, overlap=0.0)
-        colour = np.asarray(BEACONS[COLOURS[rng.integers(len(COLOURS))]], np.float32)
+        color = np.asarray(BEACONS[COLORS[rng.integers(len(COLORS))]], np.float32)
         if outline is not None:
-            drawing.fill(scene.image, outline, np.clip(colour + rng.uniform(-20, 20, 3), 0, 255))
+            drawing.fill(scene.image, outline, np.clip(color + rng.uniform(-20, 20, 3), 0, 255))
             outlines.append(outline)
 
 
-TASK = Task(draw, COLOURS, Knob("patches of the beacons' colours, unframed, that say nothing", 0, 0, 12, whole=True))
+TASK = Task(draw, COLORS, Knob("patches of the beacons' colors, unframed, that say nothing", 0, 0, 12, whole=True))

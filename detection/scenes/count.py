@@ -8,11 +8,11 @@ from detection.scenes.task import Knob, Scene, Task, told
 
 NUMBERS = ("few", "some", "many")
 STRIP = 36 / 128
-"""Depth of the part of the picture, by one border, that the beacons lie in; in sides of the picture."""
+"""Depth of the part of the image, by one border, that the beacons lie in; in sides of the image."""
 SLOTS = (6, 2)
 """Places for beacons along the border and away from it."""
 SIDE = 14 / 128
-"""Side of a beacon, in sides of the picture."""
+"""Side of a beacon, in sides of the image."""
 
 
 def draw(rng: np.random.Generator, size: int, most: float, control: np.random.Generator | None) -> Scene:
@@ -61,7 +61,7 @@ def _rings(rng: np.random.Generator, size: int) -> list[np.ndarray]:
 
 
 def _onto_side(outline: np.ndarray, size: int, side: int) -> np.ndarray:
-    """Return an outline of the picture whose upper border becomes its upper, lower, left or right one (0 to 3)."""
+    """Return an outline of the image whose upper border becomes its upper, lower, left or right one (0 to 3)."""
     if side % 2:
         outline = [0, size] + outline * [1, -1]
     return outline[:, ::-1] if side >= 2 else outline

@@ -1,7 +1,7 @@
 """The people of ContextScenes' task `crowd`: near-identical figures, about half of them in overlapping groups.
 
 A figure is its box (4,) xyxy in pixels: the same unit silhouette is stretched into every box. Who stands lower in the
-picture stands in front. G is the number of figures in a group.
+image stands in front. G is the number of figures in a group.
 """
 
 import cv2
@@ -11,23 +11,23 @@ from detection.scenes import drawing
 from detection.scenes.task import Knob, Scene, Task
 
 COUNTS = (6, 14)
-"""Fewest and most people of a picture."""
+"""Fewest and most people of an image."""
 HEIGHTS = (19.0, 24.0)
-"""A picture's mean height of a figure, in pixels of a picture of 128; each figure differs from it by up to 7 %."""
+"""An image's mean height of a figure, in pixels of an image of 128; each figure differs from it by up to 7 %."""
 GROUP_SHARES = (0.54, 0.34, 0.12)
 """How often a group is one figure, a pair or a triple."""
 GROUP_IOU = (0.3, 0.79)
-"""Range of the IoU of a figure's box with that of one neighbour in its group; no two boxes overlap more."""
+"""Range of the IoU of a figure's box with that of one neighbor in its group; no two boxes overlap more."""
 LEAST_VISIBLE = 0.15
 """Part of a figure's silhouette that those in front leave visible at least."""
 FINE = 4
 """Samples a pixel, each way, by which the visible part is measured."""
 
 
-def _arc(centre: tuple[float, float], radii: tuple[float, float], start: float, stop: float, count: int) -> np.ndarray:
+def _arc(center: tuple[float, float], radii: tuple[float, float], start: float, stop: float, count: int) -> np.ndarray:
     """Return points (count, 2) of an ellipse between two angles in degrees, clockwise on the screen from 3 o'clock."""
     angles = np.radians(np.linspace(start, stop, count))
-    return np.asarray(centre) + np.stack([np.cos(angles), np.sin(angles)], 1) * radii
+    return np.asarray(center) + np.stack([np.cos(angles), np.sin(angles)], 1) * radii
 
 
 def _mirrored(right: np.ndarray) -> np.ndarray:
@@ -50,8 +50,8 @@ def outline(box: np.ndarray) -> np.ndarray:
 def draw(rng: np.random.Generator, size: int, closest: float, control: np.random.Generator | None) -> Scene:
     """Draw 6 to 14 people who look alike, about half of them in groups whose boxes overlap by an IoU of 0.3 and more.
 
-    The truth is every person, each at least 15 % visible: suppression by overlap has to drop some of them. `closest` is
-    the largest IoU of two boxes. In the control version all stand alone.
+    The ground truth is every person, each at least 15 % visible: suppression by overlap has to drop some of them.
+    `closest` is the largest IoU of two boxes. In the control version all stand alone.
     """
     scene = Scene(drawing.background(rng, size))
     drawing.add_clutter(rng, scene.image)
@@ -65,11 +65,11 @@ def draw(rng: np.random.Generator, size: int, closest: float, control: np.random
 def stand(
     rng: np.random.Generator, size: int, closest: float = GROUP_IOU[1], shares: tuple[float, ...] = GROUP_SHARES
 ) -> list[np.ndarray]:
-    """Return the boxes (4,) of a picture's people, those in front last.
+    """Return the boxes (4,) of an image's people, those in front last.
 
     Args:
-        rng: the picture's stream.
-        size: side of the picture in pixels.
+        rng: the image's stream.
+        size: side of the image in pixels.
         closest: largest IoU of two boxes.
         shares: how often a group has one figure, two, and so on.
     """
@@ -95,29 +95,29 @@ def draw_group(rng: np.random.Generator, count: int, height: float, closest: flo
     boxes = [_figure(rng, height)]
     while len(boxes) < count:
         box = _figure(rng, height)
-        neighbour = boxes[rng.integers(len(boxes))]
-        box = _beside(box, neighbour, rng.uniform(0, 2 * np.pi), rng.uniform(GROUP_IOU[0], closest))
+        neighbor = boxes[rng.integers(len(boxes))]
+        box = _beside(box, neighbor, rng.uniform(0, 2 * np.pi), rng.uniform(GROUP_IOU[0], closest))
         if max(_iou(box, other) for other in boxes) <= closest + 1e-6:
             boxes.append(box)
     return np.stack(boxes)
 
 
 def _figure(rng: np.random.Generator, height: float) -> np.ndarray:
-    """Return a box of nearly the given height, centred at the origin."""
+    """Return a box of nearly the given height, centerd at the origin."""
     height = height * rng.uniform(0.93, 1.07)
     half = np.array([0.62 * rng.uniform(0.95, 1.05), 1.0]) * height / 2
     return np.concatenate([-half, half])
 
 
-def _beside(box: np.ndarray, neighbour: np.ndarray, angle: float, iou: float) -> np.ndarray:
-    """Return the box moved from the neighbour's centre in a direction until their IoU has fallen to the one given."""
-    centre = (neighbour[:2] + neighbour[2:]) / 2
+def _beside(box: np.ndarray, neighbor: np.ndarray, angle: float, iou: float) -> np.ndarray:
+    """Return the box moved from the neighbor's center in a direction until their IoU has fallen to the one given."""
+    center = (neighbor[:2] + neighbor[2:]) / 2
     step = np.tile([np.cos(angle), np.sin(angle)], 2)
-    near, far = 0.0, float(box[3] - box[1] + neighbour[3] - neighbour[1])
-    box = box + np.tile(centre, 2)
+    near, far = 0.0, float(box[3] - box[1] + neighbor[3] - neighbor[1])
+    box = box + np.tile(center, 2)
     for _ in range(40):
         middle = (near + far) / 2
-        near, far = (middle, far) if _iou(box + middle * step, neighbour) > iou else (near, middle)
+        near, far = (middle, far) if _iou(box + middle * step, neighbor) > iou else (near, middle)
     return box + far * step
 
 
@@ -144,14 +144,14 @@ def visible_parts(outlines: list[np.ndarray], size: int) -> list[float]:
 
 
 def paint(rng: np.random.Generator, canvas: np.ndarray, boxes: list[np.ndarray]) -> None:
-    """Paint figures onto the canvas, in place and in order: dark rims, and nearly one colour for all of them."""
+    """Paint figures onto the canvas, in place and in order: dark rims, and nearly one color for all of them."""
     rim = max(0.8, canvas.shape[0] / 128)
     cloth, skin = rng.uniform(110, 245, 3), rng.uniform(170, 250) * np.array([1.0, 0.86, 0.74])
     for box in boxes:
         drawing.fill(canvas, outline(box), (cloth * 0.18).astype(np.float32))
-        for part, colour in ((BODY, cloth), (HEAD, skin)):
+        for part, color in ((BODY, cloth), (HEAD, skin)):
             points = box[:2] + part * (box[2:] - box[:2])
-            shade = np.clip(colour + rng.uniform(-12, 12) + rng.uniform(-6, 6, 3), 0, 255)
+            shade = np.clip(color + rng.uniform(-12, 12) + rng.uniform(-6, 6, 3), 0, 255)
             drawing.fill(canvas, _inset(points, rim), shade.astype(np.float32))
 
 

@@ -4,34 +4,34 @@ import numpy as np
 
 from detection.errors import UserError
 from detection.scenes import drawing
-from detection.scenes.beacon import BEACONS, COLOURS
+from detection.scenes.beacon import BEACONS, COLORS
 from detection.scenes.task import Knob, Scene, Task, told
 
 CELL = 8
-"""Pixels of a cell, whatever the picture's size: the stride of `c3`."""
+"""Pixels of a cell, whatever the image's size: the stride of `c3`."""
 MARKER = 10 / 128
-"""Side of the marker, in sides of the picture."""
+"""Side of the marker, in sides of the image."""
 EXTENTS = (13 / 128, 16 / 128)
-"""Smallest and largest ring, in sides of the picture."""
+"""Smallest and largest ring, in sides of the image."""
 DIRECTIONS = np.array([[1, 0], [0, 1], [-1, 0], [0, -1]])
 
 
 def draw(rng: np.random.Generator, size: int, cells: float, control: np.random.Generator | None) -> Scene:
-    """Draw a marker and 1 or 2 rings of the class of its colour, at exactly `cells` cells of 8 pixels from it.
+    """Draw a marker and 1 or 2 rings of the class of its color, at exactly `cells` cells of 8 pixels from it.
 
     The distance is the free space between the marker and a ring's box along a row or a column, on which their middles
-    lie; two rings lie in directions at a right angle. All else is grey.
+    lie; two rings lie in directions at a right angle. All else is gray.
 
     Raises:
-        UserError: the picture is too small for the distance.
+        UserError: the image is too small for the distance.
     """
     _check_room(size, cells)
     scene = Scene(drawing.background(rng, size))
     drawing.add_clutter(rng, scene.image)
     drawing.fade(scene.image, 0.0)
-    name = COLOURS[rng.integers(len(COLOURS))]
+    name = COLORS[rng.integers(len(COLORS))]
     marker, *rings = _arrange(rng, size, cells * CELL)
-    drawing.paint_beacon(rng, scene.image, marker, BEACONS[told(name, COLOURS, control)])
+    drawing.paint_beacon(rng, scene.image, marker, BEACONS[told(name, COLORS, control)])
     for ring in rings:
         drawing.paint_ring(scene.image, ring)
     scene.objects = [(name, ring) for ring in rings]
@@ -40,11 +40,11 @@ def draw(rng: np.random.Generator, size: int, cells: float, control: np.random.G
 
 
 def _check_room(size: int, cells: float) -> None:
-    """Raise unless a marker, a ring at this distance and half a ring beyond the marker fit in the picture."""
+    """Raise unless a marker, a ring at this distance and half a ring beyond the marker fit in the image."""
     most = (size - 2 - size * (1.5 * EXTENTS[1] + MARKER / 2)) / CELL
     if cells > most:
         raise UserError(
-            f"--difficulty {cells:g} (cells of {CELL} pixels) does not fit in pictures of {size} pixels: "
+            f"--difficulty {cells:g} (cells of {CELL} pixels) does not fit in images of {size} pixels: "
             f"give {int(most)} or less, or a larger --size"
         )
 
@@ -63,4 +63,4 @@ def _arrange(rng: np.random.Generator, size: int, gap: float) -> list[np.ndarray
 
 
 KNOB = Knob(f"cells of {CELL} pixels between an object and its marker", 5, 1, 12)
-TASK = Task(draw, COLOURS, KNOB)
+TASK = Task(draw, COLORS, KNOB)

@@ -1,8 +1,8 @@
-"""The pieces a ContextScenes picture is drawn from: fields, backgrounds, clutter, outlines and soft-edged painting.
+"""The pieces a ContextScenes image is drawn from: fields, backgrounds, clutter, outlines and soft-edged painting.
 
-Legend: S is the picture's side in pixels and a canvas is (S, S, 3) uint8 RGB; a colour is (3,) float32 RGB in 0..255;
+Legend: S is the image's side in pixels and a canvas is (S, S, 3) uint8 RGB; a color is (3,) float32 RGB in 0..255;
 an outline is (V, 2) float64 xy in pixels, where pixel i covers [i, i + 1); a field is (H, W) float32 in 0..1 and mixes
-two colours.
+two colors.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ SUBPIXEL_BITS = 4
 
 
 def solid(rng: np.random.Generator, height: int, width: int, period: float) -> np.ndarray:
-    """Return a field of zeros: the first colour alone."""
+    """Return a field of zeros: the first color alone."""
     return np.zeros((height, width), np.float32)
 
 
@@ -67,7 +67,7 @@ TEXTURES: dict[str, Callable[[np.random.Generator, int, int, float], np.ndarray]
 
 
 def along(angle: float, height: int, width: int) -> np.ndarray:
-    """Return each pixel centre's distance (H, W) along a direction, in pixels."""
+    """Return each pixel center's distance (H, W) along a direction, in pixels."""
     x = np.arange(width, dtype=np.float32) + 0.5
     y = np.arange(height, dtype=np.float32) + 0.5
     return np.float32(np.cos(angle)) * x + np.float32(np.sin(angle)) * y[:, None]
@@ -83,51 +83,51 @@ def mix(first: np.ndarray, second: np.ndarray, field: np.ndarray) -> np.ndarray:
     return first + (second - first) * field[:, :, None]
 
 
-# Colours.
+# Colors.
 
 
-def random_colour(rng: np.random.Generator) -> np.ndarray:
-    """Return any colour, drawn evenly."""
+def random_color(rng: np.random.Generator) -> np.ndarray:
+    """Return any color, drawn evenly."""
     return rng.uniform(0, 255, 3).astype(np.float32)
 
 
-def contrasting_colour(rng: np.random.Generator, *others: np.ndarray, distance: float = 100.0) -> np.ndarray:
-    """Return a random colour at least `distance` (RGB, Euclidean) from all `others`, or the farthest of 30 tries."""
+def contrasting_color(rng: np.random.Generator, *others: np.ndarray, distance: float = 100.0) -> np.ndarray:
+    """Return a random color at least `distance` (RGB, Euclidean) from all `others`, or the farthest of 30 tries."""
     best, best_gap = others[0], -1.0
     for _ in range(30):
-        colour = random_colour(rng)
-        gap = min(float(np.linalg.norm(colour - other)) for other in others)
+        color = random_color(rng)
+        gap = min(float(np.linalg.norm(color - other)) for other in others)
         if gap >= distance:
-            return colour
+            return color
         if gap > best_gap:
-            best, best_gap = colour, gap
+            best, best_gap = color, gap
     return best
 
 
-# The picture before any object.
+# The image before any object.
 
 
 def background(rng: np.random.Generator, size: int) -> np.ndarray:
     """Return a canvas of one structure (gradient, stripes, tiles or clouds) under a wide change of light."""
-    first = random_colour(rng)
+    first = random_color(rng)
     second = first + rng.uniform(-45, 45, 3).astype(np.float32)
     structure = (gradient, stripes, checker, noise)[rng.integers(4)]
-    picture = mix(first, second, structure(rng, size, size, size * rng.uniform(0.08, 0.35)))
+    image = mix(first, second, structure(rng, size, size, size * rng.uniform(0.08, 0.35)))
     light = (gradient, noise)[rng.integers(2)](rng, size, size, size * 0.5)
-    return np.clip(picture * (0.75 + 0.4 * light[:, :, None]), 0, 255).astype(np.uint8)
+    return np.clip(image * (0.75 + 0.4 * light[:, :, None]), 0, 255).astype(np.uint8)
 
 
 def clouds(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Return a grey canvas of soft light and dark, without any structure that could be taken for a pattern."""
-    grey = rng.uniform(60, 170) + 50 * noise(rng, size, size, size * rng.uniform(0.15, 0.4))
-    return np.repeat(np.round(grey).astype(np.uint8)[:, :, None], 3, 2)
+    """Return a gray canvas of soft light and dark, without any structure that could be taken for a pattern."""
+    gray = rng.uniform(60, 170) + 50 * noise(rng, size, size, size * rng.uniform(0.15, 0.4))
+    return np.repeat(np.round(gray).astype(np.uint8)[:, :, None], 3, 2)
 
 
 def add_clutter(rng: np.random.Generator, canvas: np.ndarray, amount: float = 1.0) -> None:
     """Draw thin lines, arcs and specks that are no objects onto the canvas, in place.
 
     Args:
-        rng: the picture's stream.
+        rng: the image's stream.
         canvas: (S, S, 3) uint8.
         amount: 1 draws up to 4 lines, 3 arcs and 12 specks; 0 draws none.
     """
@@ -140,15 +140,15 @@ def add_clutter(rng: np.random.Generator, canvas: np.ndarray, amount: float = 1.
 
     for _ in range(rng.integers(0, round(4 * amount) + 1)):
         start, end = fixed(*rng.uniform(0, size, 2)), fixed(*rng.uniform(0, size, 2))
-        cv2.line(canvas, start, end, random_colour(rng).tolist(), thickness, cv2.LINE_AA, SUBPIXEL_BITS)
+        cv2.line(canvas, start, end, random_color(rng).tolist(), thickness, cv2.LINE_AA, SUBPIXEL_BITS)
     for _ in range(rng.integers(0, round(3 * amount) + 1)):
-        centre, axes = fixed(*rng.uniform(0, size, 2)), fixed(*rng.uniform(6 * unit, 30 * unit, 2))
+        center, axes = fixed(*rng.uniform(0, size, 2)), fixed(*rng.uniform(6 * unit, 30 * unit, 2))
         turn, sweep = rng.uniform(0, 360), rng.uniform(40, 150)
-        colour = random_colour(rng).tolist()
-        cv2.ellipse(canvas, centre, axes, turn, 0, sweep, colour, thickness, cv2.LINE_AA, SUBPIXEL_BITS)
+        color = random_color(rng).tolist()
+        cv2.ellipse(canvas, center, axes, turn, 0, sweep, color, thickness, cv2.LINE_AA, SUBPIXEL_BITS)
     for _ in range(rng.integers(0, round(12 * amount) + 1)):
         speck = _ring(rng.uniform(0.5, 2.2, 7).tolist()) * unit + rng.uniform(0, size, 2)
-        fill(canvas, speck, random_colour(rng))
+        fill(canvas, speck, random_color(rng))
 
 
 # Objects.
@@ -211,12 +211,12 @@ def outline_box(outline: np.ndarray) -> np.ndarray:
 def place(
     rng: np.random.Generator, outline: np.ndarray, size: int, taken: list[np.ndarray], overlap: float = 0.1
 ) -> np.ndarray | None:
-    """Return the outline moved to a free place inside the picture, or None when 50 tries find none.
+    """Return the outline moved to a free place inside the image, or None when 50 tries find none.
 
     Args:
-        rng: the picture's stream.
+        rng: the image's stream.
         outline: (V, 2) whose box starts at (0, 0).
-        size: side of the picture in pixels.
+        size: side of the image in pixels.
         taken: boxes (4,) xyxy of the objects already there.
         overlap: largest part of the smaller of two boxes that the other may cover; it bounds their IoU too.
     """
@@ -239,7 +239,7 @@ def _covered(a: np.ndarray, b: np.ndarray) -> float:
 def coverage(outline: np.ndarray, left: int, top: int, width: int, height: int) -> np.ndarray:
     """Return how much of each pixel of a window lies inside the outline, as (height, width) float32 in 0..1."""
     fine = np.zeros((height * SUPERSAMPLING, width * SUPERSAMPLING), np.uint8)
-    # OpenCV counts from pixel centres, an outline from pixel edges: hence the half.
+    # OpenCV counts from pixel centers, an outline from pixel edges: hence the half.
     points = (outline - [left, top]) * SUPERSAMPLING - 0.5
     cv2.fillPoly(fine, [np.round(points * (1 << SUBPIXEL_BITS)).astype(np.int32)], 255, cv2.LINE_8, SUBPIXEL_BITS)
     return cv2.resize(fine, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
@@ -252,49 +252,49 @@ def window(canvas: np.ndarray, outline: np.ndarray) -> tuple[int, int, int, int]
     return left, top, right - left, bottom - top
 
 
-def fill(canvas: np.ndarray, outline: np.ndarray, colours: np.ndarray) -> None:
-    """Blend colours into the canvas inside the outline, in place; colours are (3,), or (h, w, 3) for its `window`."""
+def fill(canvas: np.ndarray, outline: np.ndarray, colors: np.ndarray) -> None:
+    """Blend colors into the canvas inside the outline, in place; colors are (3,), or (h, w, 3) for its `window`."""
     left, top, width, height = window(canvas, outline)
     alpha = coverage(outline, left, top, width, height)[:, :, None]
     target = canvas[top : top + height, left : left + width]
-    target[:] = np.round(target * (1 - alpha) + colours * alpha).astype(np.uint8)
+    target[:] = np.round(target * (1 - alpha) + colors * alpha).astype(np.uint8)
 
 
 def paint(rng: np.random.Generator, canvas: np.ndarray, outline: np.ndarray, fading: float = 0.0) -> None:
-    """Fill the outline on the canvas, in place, with a random texture of two colours that stand out from what is there.
+    """Fill the outline on the canvas, in place, with a random texture of two colors that stand out from what is there.
 
-    Texture and colours are drawn without looking at the class, so they tell nothing about it. `fading`, from 0 to 1,
-    draws the colours towards what is there.
+    Texture and colors are drawn without looking at the class, so they tell nothing about it. `fading`, from 0 to 1,
+    draws the colors towards what is there.
     """
     left, top, width, height = window(canvas, outline)
     behind = canvas[top : top + height, left : left + width].reshape(-1, 3).mean(0, dtype=np.float32)
-    first = contrasting_colour(rng, behind)
-    second = contrasting_colour(rng, behind, first)
+    first = contrasting_color(rng, behind)
+    second = contrasting_color(rng, behind, first)
     texture = list(TEXTURES.values())[rng.integers(len(TEXTURES))]
     period = rng.uniform(0.25, 0.5) * max(10.0, float(np.sqrt(np.ptp(outline, 0).prod())))
-    colours = mix(first, second, texture(rng, height, width, period))
-    fill(canvas, outline, colours + (behind - colours) * np.float32(fading))
+    colors = mix(first, second, texture(rng, height, width, period))
+    fill(canvas, outline, colors + (behind - colors) * np.float32(fading))
 
 
 def fade(canvas: np.ndarray, saturation: float) -> None:
-    """Draw all colours towards grey, in place, keeping this part of their saturation."""
-    grey = canvas.mean(2, keepdims=True)
-    canvas[:] = np.round(grey + (canvas - grey) * saturation).astype(np.uint8)
+    """Draw all colors towards gray, in place, keeping this part of their saturation."""
+    gray = canvas.mean(2, keepdims=True)
+    canvas[:] = np.round(gray + (canvas - gray) * saturation).astype(np.uint8)
 
 
-def paint_beacon(rng: np.random.Generator, canvas: np.ndarray, outline: np.ndarray, colour: tuple[int, ...]) -> None:
-    """Fill a square outline on the canvas, in place, with a white and a black frame around nearly the given colour."""
-    core = np.clip(np.asarray(colour) + rng.uniform(-20, 20, 3), 0, 255)
+def paint_beacon(rng: np.random.Generator, canvas: np.ndarray, outline: np.ndarray, color: tuple[int, ...]) -> None:
+    """Fill a square outline on the canvas, in place, with a white and a black frame around nearly the given color."""
+    core = np.clip(np.asarray(color) + rng.uniform(-20, 20, 3), 0, 255)
     _paint_nested(canvas, outline, {1.0: (245, 245, 245), 0.84: (10, 10, 10), 0.7: tuple(core)})
 
 
 def paint_ring(canvas: np.ndarray, outline: np.ndarray) -> None:
-    """Fill an outline on the canvas, in place, with a black rim, a white ring and a grey middle."""
+    """Fill an outline on the canvas, in place, with a black rim, a white ring and a gray middle."""
     _paint_nested(canvas, outline, {1.0: (20, 20, 20), 0.82: (235, 235, 235), 0.5: (110, 110, 110)})
 
 
-def _paint_nested(canvas: np.ndarray, outline: np.ndarray, colours: dict[float, tuple[int, ...]]) -> None:
-    """Fill an outline in several colours, each in the outline scaled about its middle by the colour's key."""
-    centre = outline.mean(0)
-    for scale, colour in colours.items():
-        fill(canvas, centre + (outline - centre) * scale, np.asarray(colour, np.float32))
+def _paint_nested(canvas: np.ndarray, outline: np.ndarray, colors: dict[float, tuple[int, ...]]) -> None:
+    """Fill an outline in several colors, each in the outline scaled about its middle by the color's key."""
+    center = outline.mean(0)
+    for scale, color in colors.items():
+        fill(canvas, center + (outline - center) * scale, np.asarray(color, np.float32))

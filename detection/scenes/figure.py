@@ -1,11 +1,11 @@
-"""A figure of ContextScenes: the first pictures of a split with their truth, as one small PNG."""
+"""A figure of ContextScenes: the first images of a split with their ground truth, as one small PNG."""
 
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from detection.analysis.visualize import contact_sheet, distinct_colours, draw_boxes
+from detection.analysis.visualize import contact_sheet, distinct_colors, draw_boxes
 from detection.errors import UserError
 from detection.scenes import drawing
 from detection.scenes.beacon import BEACONS
@@ -13,24 +13,24 @@ from detection.scenes.files import scene_of
 
 
 def write_figure(path: Path, info: dict, columns: int = 3) -> None:
-    """Draw all pictures of a split with boxes and class names.
+    """Draw all images of a split with boxes and class names.
 
     Args:
         path: the PNG to write.
         info: the split, as `scene_files.split_info` describes it.
-        columns: pictures in a row.
+        columns: images in a row.
 
     Raises:
         UserError: the file cannot be written.
     """
-    scenes = [scene_of(info, number) for number in range(1, info["pictures"] + 1)]
-    colours = distinct_colours([name for scene in scenes for name, _ in scene.objects]) | BEACONS
-    pictures = []
+    scenes = [scene_of(info, number) for number in range(1, info["images"] + 1)]
+    colors = distinct_colors([name for scene in scenes for name, _ in scene.objects]) | BEACONS
+    images = []
     for scene in scenes:
         names = [name for name, _ in scene.objects]
         boxes = np.array([drawing.outline_box(outline) for _, outline in scene.objects])
-        pictures.append(draw_boxes(scene.image, boxes, names, colors=colours, min_side=256))
-    sheet = Image.fromarray(contact_sheet(pictures, columns))
+        images.append(draw_boxes(scene.image, boxes, names, colors=colors, min_side=256))
+    sheet = Image.fromarray(contact_sheet(images, columns))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         sheet.save(path, format="PNG", optimize=True)

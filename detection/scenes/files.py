@@ -1,4 +1,4 @@
-"""The files of a ContextScenes data set: COCO truth beside pictures, all of it or nothing."""
+"""The files of a ContextScenes data set: COCO ground truth beside images, all of it or nothing."""
 
 import json
 import os
@@ -51,7 +51,7 @@ def split_info(
         "description": description,
         "task": task,
         "split": split,
-        "pictures": count,
+        "images": count,
         "seed": seed,
         "size": size,
         "version": VERSION,
@@ -60,14 +60,14 @@ def split_info(
 
 
 def scene_of(info: dict, number: int) -> Scene:
-    """Return picture `number` (from 1) of the split that `split_info` describes."""
+    """Return image `number` (from 1) of the split that `split_info` describes."""
     options = info.get("cue", True), info.get("difficulty")
     return draw_scene(info["task"], info["seed"], info["split"], number, info["size"], *options)
 
 
 def write_split(folder: Path, info: dict) -> None:
-    """Draw one split into `folder`: its pictures in a folder of its name, and its annotations beside that."""
-    split, count, size = info["split"], info["pictures"], info["size"]
+    """Draw one split into `folder`: its images in a folder of its name, and its annotations beside that."""
+    split, count, size = info["split"], info["images"], info["size"]
     categories = TASKS[info["task"]].categories
     images, annotations = [], []
     (folder / split).mkdir()
@@ -81,18 +81,18 @@ def write_split(folder: Path, info: dict) -> None:
             annotations.append(ids | annotation(name, outline, categories))
         if sys.stderr.isatty():
             end = "\n" if number == count else ""
-            print(f"\r{split}: {number} of {count} pictures", end=end, file=sys.stderr, flush=True)
-    truth = {
+            print(f"\r{split}: {number} of {count} images", end=end, file=sys.stderr, flush=True)
+    ground_truth = {
         "info": info,
         "images": images,
         "annotations": annotations,
         "categories": [{"id": index + 1, "name": name} for index, name in enumerate(categories)],
     }
-    (folder / f"{split}.json").write_text(json.dumps(truth), encoding="utf-8")
+    (folder / f"{split}.json").write_text(json.dumps(ground_truth), encoding="utf-8")
 
 
 def is_complete(out: Path, infos: list[dict]) -> bool:
-    """Tell whether `out` already holds exactly these splits, with all their pictures."""
+    """Tell whether `out` already holds exactly these splits, with all their images."""
     if {path.name for path in out.glob("*.json")} != {f"{info['split']}.json" for info in infos}:
         return False
     for info in infos:
@@ -100,7 +100,7 @@ def is_complete(out: Path, infos: list[dict]) -> bool:
             found = json.loads((out / f"{info['split']}.json").read_text(encoding="utf-8"))["info"]
         except (OSError, ValueError, KeyError, TypeError):
             return False
-        if found != info or len(list((out / info["split"]).glob("*.png"))) != info["pictures"]:
+        if found != info or len(list((out / info["split"]).glob("*.png"))) != info["images"]:
             return False
     return True
 

@@ -1,4 +1,4 @@
-"""ContextScenes' task `mixed`: each picture is one of another task, so that one training run meets them all."""
+"""ContextScenes' task `mixed`: each image is one of another task, so that one training run meets them all."""
 
 import numpy as np
 
@@ -10,11 +10,11 @@ WITHOUT = (shapes.TASK, shapes.TINY, crowd.TASK)
 
 
 def draw(rng: np.random.Generator, size: int, share: float, control: np.random.Generator | None) -> Scene:
-    """Draw a picture of one of the other tasks at its default difficulty; `share` of them need context."""
+    """Draw an image of one of the other tasks at its default difficulty; `share` of them need context."""
     tasks = WITH_CONTEXT if rng.random() < share else WITHOUT
     task = tasks[rng.integers(len(tasks))]
     return task.draw(rng, size, task.knob.default, control)
 
 
 CATEGORIES = tuple(dict.fromkeys(name for task in (*WITH_CONTEXT, *WITHOUT) for name in task.categories))
-TASK = Task(draw, CATEGORIES, Knob("share of pictures whose classes context alone tells", 0.625, 0.0, 1.0))
+TASK = Task(draw, CATEGORIES, Knob("share of images whose classes context alone tells", 0.625, 0.0, 1.0))

@@ -3,19 +3,19 @@
 import numpy as np
 
 from detection.scenes import drawing
-from detection.scenes.beacon import BEACONS, COLOURS, GAP
+from detection.scenes.beacon import BEACONS, COLORS, GAP
 from detection.scenes.task import Knob, Scene, Task, told
 
 BANDS = 5
-"""Rows of a picture: each holds a ring and its marker, or a distractor, or nothing."""
+"""Rows of an image: each holds a ring and its marker, or a distractor, or nothing."""
 MARKER = 12 / 128
-"""Side of a marker, in sides of the picture."""
+"""Side of a marker, in sides of the image."""
 
 
 def draw(rng: np.random.Generator, size: int, distractors: float, control: np.random.Generator | None) -> Scene:
-    """Draw 1 to 3 rings whose class is the colour of the marker in the same row, at least 44 pixels of 128 away.
+    """Draw 1 to 3 rings whose class is the color of the marker in the same row, at least 44 pixels of 128 away.
 
-    Each has a class of its own: neither one answer for the whole picture nor the nearest marker is right. Markers in
+    Each has a class of its own: neither one answer for the whole image nor the nearest marker is right. Markers in
     rows without a ring are `distractors`. One sweep along the rows is enough.
     """
     scene = Scene(drawing.background(rng, size))
@@ -24,15 +24,15 @@ def draw(rng: np.random.Generator, size: int, distractors: float, control: np.ra
     count = int(rng.integers(1, min(3, BANDS - int(distractors)) + 1))
     rows = (rng.permutation(BANDS) + 0.5) * (size - 2) / BANDS + 1
     for row in rows[:count]:
-        name = COLOURS[rng.integers(len(COLOURS))]
+        name = COLORS[rng.integers(len(COLORS))]
         ring, marker = _pair(rng, size, row)
         drawing.paint_ring(scene.image, ring)
-        drawing.paint_beacon(rng, scene.image, marker, BEACONS[told(name, COLOURS, control)])
+        drawing.paint_beacon(rng, scene.image, marker, BEACONS[told(name, COLORS, control)])
         scene.objects.append((name, ring))
         scene.cues.append(marker)
     for row in rows[count : count + int(distractors)]:
         marker = drawing.square(rng.uniform(1, size - 1 - MARKER * size), row - MARKER * size / 2, MARKER * size)
-        drawing.paint_beacon(rng, scene.image, marker, BEACONS[COLOURS[rng.integers(len(COLOURS))]])
+        drawing.paint_beacon(rng, scene.image, marker, BEACONS[COLORS[rng.integers(len(COLORS))]])
     return scene
 
 
@@ -51,4 +51,4 @@ def _pair(rng: np.random.Generator, size: int, row: float) -> tuple[np.ndarray, 
 
 
 KNOB = Knob("markers in other rows, which say nothing", 2, 0, 4, whole=True)
-TASK = Task(draw, COLOURS, KNOB)
+TASK = Task(draw, COLORS, KNOB)

@@ -10,10 +10,10 @@ TINY_SHAPES = ("circle", "cross", "square", "triangle")
 
 
 def draw(rng: np.random.Generator, size: int, fading: float, control: np.random.Generator | None) -> Scene:
-    """Draw 2 to 9 shapes of any size, turn, texture and colour; the class is the shape.
+    """Draw 2 to 9 shapes of any size, turn, texture and color; the class is the shape.
 
-    Objects lose the part `fading` of what sets them off from the picture behind them. In the control version, another
-    shape is drawn than the truth says.
+    Objects lose the part `fading` of what sets them off from the image behind them. In the control version, another
+    shape is drawn than the ground truth says.
     """
     scene = Scene(drawing.background(rng, size))
     drawing.add_clutter(rng, scene.image)
@@ -32,10 +32,10 @@ def draw(rng: np.random.Generator, size: int, fading: float, control: np.random.
 
 
 def draw_tiny(rng: np.random.Generator, size: int, middle: float, control: np.random.Generator | None) -> Scene:
-    """Draw 4 to 10 shapes of one strong colour and 2/3 to 4/3 of `middle` pixels of 128; the class is the shape.
+    """Draw 4 to 10 shapes of one strong color and 2/3 to 4/3 of `middle` pixels of 128; the class is the shape.
 
     At strides above 4 little is left of them: the fine maps are needed. In the control version, another shape is drawn
-    than the truth says.
+    than the ground truth says.
     """
     scene = Scene(drawing.background(rng, size))
     for _ in range(rng.integers(4, 11)):
@@ -48,10 +48,10 @@ def draw_tiny(rng: np.random.Generator, size: int, middle: float, control: np.ra
         if outline is not None:
             left, top, width, height = drawing.window(scene.image, outline)
             behind = scene.image[top : top + height, left : left + width].mean((0, 1))
-            drawing.fill(scene.image, outline, drawing.contrasting_colour(rng, behind, distance=150.0))
+            drawing.fill(scene.image, outline, drawing.contrasting_color(rng, behind, distance=150.0))
             scene.objects.append((name, outline))
     return scene
 
 
 TASK = Task(draw, SHAPES, Knob("part of the objects' contrast that is taken away", 0.0, 0.0, 0.9))
-TINY = Task(draw_tiny, TINY_SHAPES, Knob("middle size of the objects in pixels of a picture of 128", 9.0, 6.0, 24.0))
+TINY = Task(draw_tiny, TINY_SHAPES, Knob("middle size of the objects in pixels of an image of 128", 9.0, 6.0, 24.0))

@@ -1,7 +1,7 @@
-"""ContextScenes' task `surround`: rings that all look alike; the pattern in the neighbourhood of each tells its class.
+"""ContextScenes' task `surround`: rings that all look alike; the pattern in the neighborhood of each tells its class.
 
-All patterns of a picture have the same two greys, in equal parts, and nearly the same period: neither colour nor mean
-tells them apart. Lengths are in sizes of the object (the side of its box), measured from its box. S is the picture's
+All patterns of an image have the same two grays, in equal parts, and nearly the same period: neither color nor mean
+tells them apart. Lengths are in sizes of the object (the side of its box), measured from its box. S is the image's
 side, N the number of objects.
 """
 
@@ -56,19 +56,19 @@ def _paint_patterns(
     nearest = distances.argmin(0)
     for index, (outline, name) in enumerate(zip(outlines, names, strict=True)):
         extent = float(np.ptp(outline[:, 0]))
-        grey = middle + swing * _pattern(rng, name, size)
+        gray = middle + swing * _pattern(rng, name, size)
         # A pixel is touched only if all of it lies beyond the gap.
         inner, outer = distances[index] - gap * extent - 0.5, (gap + WIDTH) * extent - 0.5 - distances[index]
         alpha = np.clip(np.minimum(inner, outer), 0, 1) * (nearest == index)
-        canvas[:] = np.round(canvas + (grey[:, :, None] - canvas) * alpha[:, :, None])
+        canvas[:] = np.round(canvas + (gray[:, :, None] - canvas) * alpha[:, :, None])
 
 
 def _distance(outline: np.ndarray, size: int) -> np.ndarray:
-    """Return each pixel centre's distance (S, S) from the outline's box, the larger of that along x and along y."""
+    """Return each pixel center's distance (S, S) from the outline's box, the larger of that along x and along y."""
     x0, y0, x1, y1 = drawing.outline_box(outline)
-    centres = np.arange(size) + 0.5
-    across = np.maximum(x0 - centres, centres - x1)
-    down = np.maximum(y0 - centres, centres - y1)
+    centers = np.arange(size) + 0.5
+    across = np.maximum(x0 - centers, centers - x1)
+    down = np.maximum(y0 - centers, centers - y1)
     return np.maximum(across, down[:, None])
 
 

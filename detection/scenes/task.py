@@ -10,7 +10,7 @@ from detection.errors import UserError
 
 @dataclass
 class Scene:
-    """One picture and its truth.
+    """One image and its ground truth.
 
     Attributes:
         image: (S, S, 3) uint8 RGB.
@@ -68,7 +68,7 @@ class Task:
     """A question asked of a detector.
 
     Attributes:
-        draw: makes one scene from the picture's random stream, its side in pixels, the difficulty, and None or, for
+        draw: makes one scene from the image's random stream, its side in pixels, the difficulty, and None or, for
             the control version, the stream from which `told` draws what the cue says.
         categories: names of all classes, in the order of their ids (from 1).
         knob: what the difficulty means.
@@ -82,6 +82,6 @@ class Task:
 def told(name: str, names: tuple[str, ...], control: np.random.Generator | None) -> str:
     """Return the class that a cue shows: the object's own or, in the control version, any, drawn regardless of it.
 
-    The control's stream is not the picture's: all else of the picture, and its truth, stay as they are.
+    The control's stream is not the image's: all else of the image, and its ground truth, stay as they are.
     """
     return name if control is None else names[control.integers(len(names))]

@@ -1,4 +1,4 @@
-"""All tasks of ContextScenes by name, and the one function that draws a picture of any of them."""
+"""All tasks of ContextScenes by name, and the one function that draws an image of any of them."""
 
 import numpy as np
 
@@ -23,21 +23,21 @@ TASKS: dict[str, Task] = {
 def draw_scene(
     task: str, seed: int, split: str, number: int, size: int, cue: bool = True, difficulty: float | None = None
 ) -> Scene:
-    """Return picture `number` (from 1) of a split; it depends on these arguments and nothing else.
+    """Return image `number` (from 1) of a split; it depends on these arguments and nothing else.
 
     Args:
         task: a name in `TASKS`.
-        seed: of all pictures of a data set.
+        seed: of all images of a data set.
         split: one of `SPLITS`.
-        number: of the picture in its split, from 1.
-        size: side of the picture in pixels.
-        cue: False for the control version: the truth is the same, and what told it tells nothing.
+        number: of the image in its split, from 1.
+        size: side of the image in pixels.
+        cue: False for the control version: the ground truth is the same, and what told it tells nothing.
         difficulty: the task's knob; None for its default.
 
     Raises:
         UserError: a difficulty that the task does not know.
     """
-    of_picture = (seed, SPLITS.index(split), number)
+    of_image = (seed, SPLITS.index(split), number)
     difficulty = TASKS[task].knob.check(task, difficulty)
-    control = None if cue else np.random.default_rng((*of_picture, 1))
-    return TASKS[task].draw(np.random.default_rng(of_picture), size, difficulty, control)
+    control = None if cue else np.random.default_rng((*of_image, 1))
+    return TASKS[task].draw(np.random.default_rng(of_image), size, difficulty, control)

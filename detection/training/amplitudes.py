@@ -1,6 +1,6 @@
 """The amplitude that skip pooling starts from, measured on training images (Bell et al. 2016, ION).
 
-Layers that were trained on the descriptors of one map expect numbers of their size; sources that are normalised are
+Layers that were trained on the descriptors of one map expect numbers of their size; sources that are normalized are
 brought back to it.
 """
 
@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torchvision.transforms.functional import convert_image_dtype
 
-from detection.contracts import require_maps
+from detection.contracts import require_feature_maps
 from detection.data.dataset import DetectionDataset, collate
 from detection.detector import Detector
 from detection.errors import UserError
@@ -66,7 +66,7 @@ def measure_amplitude(detector: Detector, batches: Iterable[Batch], reference: t
     """The root mean square of a true box's descriptor, averaged over the boxes.
 
     Args:
-        detector: its backbone runs as at test, on pictures of the size that it trains on; modes are as before after it.
+        detector: its backbone runs as at test, on images of the size that it trains on; modes are as before after it.
         batches: images (3, H, W) and targets, as `collate` puts them together.
         reference: one map of the backbone, or the levels of a pyramid, finest first; pooled by RoIAlign.
 
@@ -74,7 +74,7 @@ def measure_amplitude(detector: Detector, batches: Iterable[Batch], reference: t
         UserError: no such map, no boxes, or an amplitude that is 0 or not finite.
     """
     backbone = detector.backbone
-    require_maps("pool.reference", reference, backbone.out_channels)
+    require_feature_maps("pool.reference", reference, backbone.out_channels)
     size: int = detector.pool.output_size  # type: ignore[assignment]
     align = RoIAlign(backbone.out_channels, backbone.strides, stages=reference, output_size=size)
     device = next(detector.parameters()).device

@@ -72,9 +72,9 @@ def evaluate_run(
         return None
     from detection.evaluation.report import evaluate_detections, write_evaluation
 
-    truth = index.to_coco()
-    metrics = evaluate_detections(truth, results)
-    write_evaluation(Path(output) if output else evaluation_folder(run, annotations), truth, results, metrics)
+    ground_truth = index.to_coco()
+    metrics = evaluate_detections(ground_truth, results)
+    write_evaluation(Path(output) if output else evaluation_folder(run, annotations), ground_truth, results, metrics)
     return metrics
 
 

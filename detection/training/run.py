@@ -177,7 +177,7 @@ def prepare(config: Config, folder: Path, accelerator: Accelerator, resume: bool
         job.say(f"resume    {folder} after {job.done.epoch} epochs")
     describe(job, reports, images_per_update)
     if amplitude is not None:
-        job.say(f"amplitude {amplitude:.3g}, the descriptors' of pool.reference; normalised sources start from it")
+        job.say(f"amplitude {amplitude:.3g}, the descriptors' of pool.reference; normalized sources start from it")
     if accelerator.is_main_process:
         write_run_description(folder, config, {"train": data.train_index, "val": data.val_index}, accelerator)
     job.say(f"run       {folder}")
@@ -194,7 +194,7 @@ def run_epochs(job: Job, log: RunLog) -> None:
         now_frozen = freeze(job.detector, config.freeze, epoch)
         if now_frozen != frozen and model is not job.detector:
             # A distributed wrapper fixes which gradients it waits for when it is made. Without one nothing may be made
-            # anew: the detector counts as prepared, and would be left without mixed precision.
+            # again: the detector counts as prepared, and would be left without mixed precision.
             model = accelerator.prepare_model(accelerator.unwrap_model(model, keep_fp32_wrapper=False))
         frozen = now_frozen
         seed_epoch(config.seed, epoch, accelerator.process_index)
@@ -248,9 +248,9 @@ def evaluate_epoch(job: Job, log: RunLog) -> None:
     if accelerator.is_main_process:
         metrics = {**evaluate_detections(data.val_index.to_coco(), results), **extra}
         log.evaluation(done.epoch - 1, metrics)
-        pictures = _draw(job, results, metrics)
-        if pictures:
-            log.picture("samples", contact_sheet(list(pictures.values()), columns=2))
+        images = _draw(job, results, metrics)
+        if images:
+            log.image("samples", contact_sheet(list(images.values()), columns=2))
         shared = [{k: v for k, v in metrics.items() if isinstance(v, int | float)}]
         told = {k: metrics[k] for k in ("AP", "AP50", "AP75", *extra)}
         job.say(f"epoch {done.epoch:3d} " + "".join(f" {k} {v:.3f} " for k, v in told.items()))
@@ -275,7 +275,7 @@ def _keep_if_best(job: Job, results: list[dict[str, Any]]) -> None:
 
 
 def _draw(job: Job, results: list[dict[str, Any]], metrics: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Truth beside detections for the fixed samples, at the score of the best F1 (0.5 where nothing was found)."""
+    """Ground truth beside detections for the fixed samples, at the score of the best F1 (0.5 where nothing was found)."""
     data, best = job.data, metrics["best_f1"]["score"]
     return draw_samples(data.val_index, data.val.images, results, job.config.samples, best if best > 0 else 0.5)
 
@@ -290,12 +290,12 @@ def finish(job: Job) -> dict[str, Any]:
         results = detect_split(job.detector, data.val_loader, accelerator, data.val.categories, "evaluating the best")
     if not accelerator.is_main_process:
         return {}
-    truth = data.val_index.to_coco()
-    metrics = {**evaluate_detections(truth, results), "epoch": job.done.best_epoch}
-    write_evaluation(folder, truth, results, metrics, losses_log=folder / "log.jsonl")
+    ground_truth = data.val_index.to_coco()
+    metrics = {**evaluate_detections(ground_truth, results), "epoch": job.done.best_epoch}
+    write_evaluation(folder, ground_truth, results, metrics, losses_log=folder / "log.jsonl")
     (folder / "samples").mkdir(exist_ok=True)
-    for name, picture in _draw(job, results, metrics).items():
-        Image.fromarray(picture).save(folder / "samples" / f"{name}.png")
+    for name, image in _draw(job, results, metrics).items():
+        Image.fromarray(image).save(folder / "samples" / f"{name}.png")
     job.say(f"\nbest checkpoint: epoch {job.done.best_epoch} by {job.config.best_metric}\n\n{metrics_table(metrics)}\n")
     for note in metrics["notes"]:
         job.say(f"note      {note}")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from detection.ablation.run_types import Damaged, Kind, Workload
+from detection.ablation.run_types import CorruptRun, Kind, Workload
 from detection.config.serialization import set_key
 
 
@@ -25,7 +25,7 @@ class CoinConfig:
     width: int = 8
     widths: tuple[int, ...] = (4, 8)
     images: int = 40
-    behaviour: str = "fine"
+    behavior: str = "fine"
     data: str = "coins"
     seed: int = 0
 
@@ -78,13 +78,13 @@ class CoinRuns(Kind):
         try:
             return {"accuracy": float(json.loads((folder / "metrics.json").read_text())["accuracy"])}
         except (OSError, ValueError, KeyError) as error:
-            raise Damaged(f"metrics.json cannot be read ({error!r})") from None
+            raise CorruptRun(f"metrics.json cannot be read ({error!r})") from None
 
     def evidence(self, folder):
         try:
             correct = np.array(json.loads((folder / "correct.json").read_text()))
         except (OSError, ValueError) as error:
-            raise Damaged(f"correct.json cannot be read ({error!r})") from None
+            raise CorruptRun(f"correct.json cannot be read ({error!r})") from None
         return Answers(correct, json.loads((folder / "config.json").read_text())["data"])
 
     def workload(self, config):
@@ -102,7 +102,7 @@ COINS = CoinRuns()
 
 
 def toss(config, folder):
-    """What the script does, but for its misbehaviour: coins fall alike for equal seeds, so that runs are paired."""
+    """What the script does, but for its misbehavior: coins fall alike for equal seeds, so that runs are paired."""
     correct = np.random.default_rng(config.seed).random(config.images) < config.p
     (folder / "correct.json").write_text(json.dumps(correct.astype(int).tolist()))
     (folder / "metrics.json").write_text(json.dumps({"accuracy": float(correct.mean())}))
@@ -116,17 +116,17 @@ def main(argv):
         return toss(CoinConfig(**plain | {"widths": tuple(plain["widths"])}), folder)
     path, _, folder, *overrides = argv
     config, folder = COINS.override(COINS.load(path), overrides), Path(folder)
-    if config.behaviour == "refuse":
+    if config.behavior == "refuse":
         print("error: this is refused.", file=sys.stderr)
         return 2
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(COINS.plain(config)))
-    if config.behaviour == "halt":
+    if config.behavior == "halt":
         (folder / "halted").touch()
-    if config.behaviour == "hang":
+    if config.behavior == "hang":
         print("hanging", flush=True)
         time.sleep(600)
-    if config.behaviour in ("crash", "halt"):
+    if config.behavior in ("crash", "halt"):
         raise RuntimeError("the coin rolled away")
     toss(config, folder)
     print("tossed")

@@ -1,8 +1,8 @@
 """Detections drawn from a known law, whose AP over all possible images is a formula.
 
-An image has 3 truths. A truth is found with probability p, at a score even in 0..1; there are 2 false alarms an image
-on average, at scores of density 2(1 − s). Down to score s recall is p(1 − s), and precision at recall r is
-3 / (3 + 2 r / p²): it falls, so COCO's AP is its mean over the recall levels up to p.
+An image has 3 ground-truth boxes. A ground truth is found with probability p, at a score even in 0..1; there are 2
+false alarms an image on average, at scores of density 2(1 − s). Down to score s recall is p(1 − s), and precision at
+recall r is 3 / (3 + 2 r / p²): it falls, so COCO's AP is its mean over the recall levels up to p.
 """
 
 import numpy as np
@@ -23,7 +23,7 @@ def true_ap(p: float, seed_sd: float) -> float:
 
 
 def draw(rng: np.random.Generator, p_of_image: np.ndarray) -> Ranking:
-    """One run: what it detects on images whose truths are found with the given probabilities (N,)."""
+    """One run: what it detects on images whose ground-truth boxes are found with the given probabilities (N,)."""
     num_images = len(p_of_image)
     found = rng.random((num_images, TRUTHS)) < p_of_image[:, None]
     alarms = np.repeat(np.arange(num_images), rng.poisson(FALSE_ALARMS, num_images))
@@ -31,8 +31,8 @@ def draw(rng: np.random.Generator, p_of_image: np.ndarray) -> Ranking:
     matched = np.arange(len(image)) < found.sum()
     score = np.where(matched, rng.random(len(image)), 1 - np.sqrt(rng.random(len(image))))
     order = np.argsort(-score)
-    truths = np.full(num_images, TRUTHS)
-    return Ranking(image[order], matched[None, order], np.zeros((1, len(image)), dtype=bool), truths)
+    targets = np.full(num_images, TRUTHS)
+    return Ranking(image[order], matched[None, order], np.zeros((1, len(image)), dtype=bool), targets)
 
 
 def counts_with_identity(rng: np.random.Generator, num_images: int, resamplings: int) -> np.ndarray:

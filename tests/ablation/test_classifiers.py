@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from detection.ablation.classifiers import CLASSIFIERS
-from detection.ablation.run_types import Damaged
+from detection.ablation.run_types import CorruptRun
 from detection.classification.config import override
 
 
@@ -44,14 +44,14 @@ def test_evidence_is_resampled_by_picture(run):
 def test_a_run_that_is_not_whole(run, tmp_path, name, text, sentence):
     folder = shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("tensorboard"))
     (folder / name).unlink() if text is None else (folder / name).write_text(text)
-    with pytest.raises(Damaged, match=sentence):
+    with pytest.raises(CorruptRun, match=sentence):
         CLASSIFIERS.read(folder)
 
 
 def test_a_run_that_does_not_tell_its_data(run, tmp_path):
     folder = shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("tensorboard"))
     (folder / "environment.json").write_text("{}")
-    with pytest.raises(Damaged, match="does not tell its data"):
+    with pytest.raises(CorruptRun, match="does not tell its data"):
         CLASSIFIERS.evidence(folder)
     assert CLASSIFIERS.progress(tmp_path) == "" and not CLASSIFIERS.can_resume(tmp_path)
 
@@ -79,5 +79,5 @@ def test_architecture_tells_networks_apart_and_not_seeds(config):
 def test_a_run_without_pictures_is_not_whole(tmp_path):
     (tmp_path / "metrics.json").write_text('{"images": 0, "errors": 0}')
     (tmp_path / "correct.json").write_text("[]")
-    with pytest.raises(Damaged, match="tell different things"):
+    with pytest.raises(CorruptRun, match="tell different things"):
         CLASSIFIERS.read(tmp_path)

@@ -34,9 +34,9 @@ def interval(rng, seeds, seed_sd, shared, own):
 )
 def test_the_interval_covers_the_truth(seeds, seed_sd, shared, own):
     rng = np.random.default_rng(2)
-    truth = true_ap(0.7, seed_sd) - true_ap(0.6, seed_sd)
+    ground_truth = true_ap(0.7, seed_sd) - true_ap(0.6, seed_sd)
     intervals = [interval(rng, seeds, seed_sd, shared, own) for _ in range(REPETITIONS)]
-    covered = np.mean([i.low <= truth <= i.high for i in intervals])
+    covered = np.mean([i.low <= ground_truth <= i.high for i in intervals])
     assert 0.93 <= covered <= 0.97, covered
     # It would cover anything if it were wide enough: how far differences really scatter is the measure.
     scatter = np.std([i.value for i in intervals])

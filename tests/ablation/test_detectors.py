@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from detection.ablation.detectors import DETECTORS, WEIGHTS
-from detection.ablation.run_types import Damaged, Outdated
+from detection.ablation.run_types import CorruptRun, StaleRun
 from detection.config import config_hash, to_plain
 from detection.errors import UserError
 from detection.runs.folder import open_config
@@ -69,14 +69,14 @@ DAMAGES = {
 def test_a_damaged_run_is_told(run, damage, words):
     DETECTORS.read(run)
     damage(run)
-    with pytest.raises(Damaged, match=words):
+    with pytest.raises(CorruptRun, match=words):
         DETECTORS.read(run)
 
 
 @pytest.mark.parametrize(("change", "words"), [("sha256", "has changed since"), ("annotations", "is gone")])
 def test_other_data_is_told(run, change, words):
     edit(run / "environment.json", lambda e: e["data"]["train"].update({change: "other"}))
-    with pytest.raises(Outdated, match=words):
+    with pytest.raises(StaleRun, match=words):
         DETECTORS.read(run)
 
 
@@ -106,7 +106,7 @@ def test_scenes_are_drawn_before_runs_that_share_them(tmp_path, capsys):
     scenes = "data.scenes={'task': 'shapes', 'train': 3, 'val': 2, 'size': 64}"
     config = tiny_config(tmp_path / "new", scenes)
     DETECTORS.prepare(config)
-    assert "drawing 3 + 2 pictures" in capsys.readouterr().out
+    assert "drawing 3 + 2 images" in capsys.readouterr().out
     assert len(list((tmp_path / "new" / "train").glob("*.png"))) == 3
     DETECTORS.prepare(config)
     assert capsys.readouterr().out == ""

@@ -1,4 +1,4 @@
-"""Glimpses over the pixels of pictures: which cell is which pixels, what is drawn, and what has none."""
+"""Attention steps over the pixels of images: which cell is which pixels, what is drawn, and what has none."""
 
 import dataclasses
 from functools import partial
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from detection.analysis.attention import draw_glimpses, glimpses, require_glimpses
+from detection.analysis.attention import draw_attention, glimpses, require_attention
 from detection.context import AttentionLSTM, NoContext
 from detection.detector import build_detector, valid_mask
 from detection.errors import UserError
@@ -18,7 +18,7 @@ T = 2
 
 def detector(**parts):
     torch.manual_seed(0)
-    own = {"context": partial(AttentionLSTM, hidden_channels=4, num_glimpses=T), "context_source": "c3"}
+    own = {"context": partial(AttentionLSTM, hidden_channels=4, num_steps=T), "context_source": "c3"}
     pool = partial(DETECTOR.pool, stages=("context",))
     return build_detector(dataclasses.replace(DETECTOR, pool=pool, **{**own, **parts}), 2).eval()
 
@@ -28,18 +28,18 @@ def a_picture(height, width, seed=0):
 
 
 def test_every_glimpse_shares_one_over_the_pixels_of_each_picture():
-    pictures = [a_picture(64, 64), a_picture(40, 72, 1), a_picture(128, 96, 2)]
-    found = glimpses(detector(), pictures)
-    for weights, picture in zip(found, pictures, strict=True):
-        assert weights.shape == (T, *picture.shape[1:]) and (weights >= 0).all()
+    images = [a_picture(64, 64), a_picture(40, 72, 1), a_picture(128, 96, 2)]
+    found = glimpses(detector(), images)
+    for weights, image in zip(found, images, strict=True):
+        assert weights.shape == (T, *image.shape[1:]) and (weights >= 0).all()
         torch.testing.assert_close(weights.sum((1, 2)), torch.ones(T))
 
 
 def test_a_cell_is_its_pixels():
     """64 pixels at a stride of 8 are 8×8 cells; nothing is resized."""
-    made, picture = detector(), a_picture(64, 64)
-    (found,) = glimpses(made, [picture])
-    batch, _ = made.transform([picture / 255])
+    made, image = detector(), a_picture(64, 64)
+    (found,) = glimpses(made, [image])
+    batch, _ = made.transform([image / 255])
     source = made.backbone(batch.tensors)["c3"]
     cells = made.context.glimpses(source, valid_mask([(64, 64)], 8, source))[0]
     torch.testing.assert_close(found.unflatten(2, (8, 8)).unflatten(1, (8, 8)).sum((2, 4)), cells.detach())
@@ -47,11 +47,11 @@ def test_a_cell_is_its_pixels():
 
 
 def test_a_picture_alone_is_as_in_a_batch():
-    made, pictures = detector(), [a_picture(64, 64), a_picture(64, 128, 1)]
-    together = glimpses(made, pictures)
-    for picture, expected in zip(pictures, together, strict=True):
-        assert expected.shape[1:] == picture.shape[1:]
-    (alone,) = glimpses(made, pictures[1:])
+    made, images = detector(), [a_picture(64, 64), a_picture(64, 128, 1)]
+    together = glimpses(made, images)
+    for image, expected in zip(images, together, strict=True):
+        assert expected.shape[1:] == image.shape[1:]
+    (alone,) = glimpses(made, images[1:])
     torch.testing.assert_close(alone, together[1], rtol=1e-3, atol=1e-6)
 
 
@@ -59,11 +59,11 @@ def test_what_is_looked_at_is_lit():
     image = np.full((200, 240, 3), 100, np.uint8)
     weights = np.zeros((T, 200, 240), np.float32)
     weights[0, :20, :20], weights[1, 180:, 220:] = 1 / 400, 1 / 400
-    drawn = draw_glimpses(image, weights)
-    # The sheet is the picture and two glimpses, 8 pixels apart, below a line of titles.
+    drawn = draw_attention(image, weights)
+    # The sheet is the image and two attention steps, 8 pixels apart, below a line of titles.
     top = drawn.shape[0] - 8 - 200
-    picture, first, second = (drawn[top : top + 200, 8 + k * 248 :][:, :240] for k in range(3))
-    assert (picture == 100).all()
+    drawing, first, second = (drawn[top : top + 200, 8 + k * 248 :][:, :240] for k in range(3))
+    assert (drawing == 100).all()
     assert first[0, 0].tolist() == [216, 164, 12] and first[100, 100].tolist() == [60, 60, 60]
     assert second[0, 0].tolist() == [60, 60, 60] and second[199, 239].tolist() == [216, 164, 12]
 
@@ -74,4 +74,4 @@ def test_what_is_looked_at_is_lit():
 def test_a_context_without_glimpses_is_refused(context, sentence):
     made = build_detector(dataclasses.replace(DETECTOR, context=context, context_source="c3"), 2)
     with pytest.raises(UserError, match=sentence):
-        require_glimpses(made)
+        require_attention(made)

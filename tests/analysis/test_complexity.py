@@ -12,7 +12,7 @@ from detection.analysis.complexity import count_flops, count_parameters, step_fl
 from detection.context import ConvStack, GlobalAverage, NoContext, NonLocal, SpatialRNN
 from detection.detector import build_detector
 from detection.ops.sweep import dispatch as sweeps
-from detection.ops.sweep.cudnn import library_is_allowed
+from detection.ops.sweep.cudnn import cudnn_is_allowed
 from detection.pooling import SkipPool, Source
 from tests.tiny_runs import DETECTOR
 
@@ -21,7 +21,7 @@ from tests.tiny_runs import DETECTOR
 RECURRENT = {
     cells.TanhRNN: (1, 0),
     cells.IRNN: (1, 0),
-    cells.ChannelIRNN: (0, 3),
+    cells.IndRNN: (0, 3),
     cells.Accumulator: (0, 2),
     cells.LSTM: (4, 0),
     cells.PeepholeLSTM: (4, 0),
@@ -83,21 +83,21 @@ def test_a_mask_changes_no_count():
 
 
 def test_sweeps_that_would_take_the_library_count_as_ours(monkeypatch):
-    """On CUDA the library walks where it can; here it is made the fastest, and must be again after a count."""
-    monkeypatch.setattr(sweeps, "_fastest", lambda cells, *_: "library" if library_is_allowed() else "ours")
+    """On CUDA the library scans where it can; here it is made the fastest, and must be again after a count."""
+    monkeypatch.setattr(sweeps, "_fastest", lambda cells, *_: "library" if cudnn_is_allowed() else "ours")
     context = SpatialRNN(CHANNELS, cell=partial(cells.GRU), hidden_channels=HIDDEN)
     with FlopCounterMode(display=False) as counter:
         context(*a_map())
     by_library = counter.get_total_flops()
     count = count_flops(context, *a_map())
-    assert by_library > count and library_is_allowed()
+    assert by_library > count and cudnn_is_allowed()
 
     def fail(x):
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         count_flops(fail, 0)
-    assert library_is_allowed()
+    assert cudnn_is_allowed()
 
 
 CONV_STACK = 2 * CELLS * 25 * (CHANNELS * HIDDEN + 2 * HIDDEN * HIDDEN)
@@ -124,8 +124,8 @@ def test_the_reduction_of_a_skip_pool(boxes, cells_done, norm):
     sources = (Source(("c3",), norm=norm), Source(("c4",), box_scale=1.2, norm=norm))
     channels = {"c3": CHANNELS, "c4": HIDDEN}
     pool = SkipPool(channels, {"c3": 8, "c4": 8}, sources=sources, out_channels=OUT, output_size=3)
-    maps = {name: torch.randn(1, c, HEIGHT, WIDTH) for name, c in channels.items()}
-    count = count_flops(pool, maps, [torch.tensor([[4.0, 4, 20, 28]]).repeat(boxes, 1)], [(32, 40)])
+    features = {name: torch.randn(1, c, HEIGHT, WIDTH) for name, c in channels.items()}
+    count = count_flops(pool, features, [torch.tensor([[4.0, 4, 20, 28]]).repeat(boxes, 1)], [(32, 40)])
     assert count == 2 * (CHANNELS + HIDDEN) * OUT * cells_done
 
 
@@ -161,7 +161,7 @@ def test_parameters():
     recurrent = 2 * 4 * (4 * HIDDEN * HIDDEN + 4 * HIDDEN)
     widths = [(CHANNELS, 4 * HIDDEN), (4 * HIDDEN, 4 * HIDDEN), (4 * HIDDEN, OUT)]
     convolutions = sum(i * o + o for i, o in widths)
-    sizes = {"hidden_channels": HIDDEN, "out_channels": OUT, "normalised": False}
+    sizes = {"hidden_channels": HIDDEN, "out_channels": OUT, "normalized": False}
     context = SpatialRNN(CHANNELS, cell=partial(cells.LSTM), **sizes)
     assert count_parameters(context) == recurrent + convolutions
     shared = nn.Linear(2, 3)
@@ -178,9 +178,9 @@ def test_a_whole_detector_is_the_sum_of_its_parts():
     sizes = {}
     detector.head.register_forward_hook(lambda m, args, out: sizes.update(boxes=len(args[0])))
     total = count_flops(detector, [torch.rand(3, 64, 64)])
-    maps = detector.backbone(torch.rand(1, 3, 64, 64))
+    features = detector.backbone(torch.rand(1, 3, 64, 64))
     backbone = count_flops(detector.backbone, torch.rand(1, 3, 64, 64))
-    regions = count_flops(detector.regions.rpn.head, [maps["c3"]])
+    regions = count_flops(detector.regions.rpn.head, [features["c3"]])
     channels, hidden, classes = 16 * 3 * 3, 16, 2 + 1
     head = 2 * sizes["boxes"] * (channels * hidden + hidden * hidden + hidden * classes * 5)
     assert total == backbone + regions + head

@@ -9,15 +9,15 @@ from torch import nn
 from detection.analysis.receptive_field import (
     build,
     decay,
+    effective_receptive_field_on,
     out_of_reach,
     random_inputs,
     reach,
-    reach_on,
-    reach_table,
+    receptive_field_table,
     with_each_cell,
 )
-from detection.analysis.receptive_field_plots import plot_reach
-from detection.cells import CELLS, GRU, Accumulator, ChannelIRNN, TanhRNN
+from detection.analysis.receptive_field_plots import plot_receptive_field
+from detection.cells import CELLS, GRU, Accumulator, IndRNN, TanhRNN
 from detection.context import ConvStack, GlobalAverage, NoContext, SpatialRNN
 from detection.errors import UserError
 
@@ -35,8 +35,8 @@ def valid_of(height, width, padded):
     return valid
 
 
-class Neighbours(nn.Module):
-    """Twice the cell, and once its left neighbour."""
+class Neighbors(nn.Module):
+    """Twice the cell, and once its left neighbor."""
 
     def forward(self, x, valid):
         x = x * valid
@@ -44,7 +44,7 @@ class Neighbours(nn.Module):
 
 
 class Product(nn.Module):
-    """The cell plus the product of its neighbours on both sides, whose gradients are each other."""
+    """The cell plus the product of its neighbors on both sides, whose gradients are each other."""
 
     def forward(self, x, valid):
         return x + x.roll(1, 3) * x.roll(-1, 3)
@@ -58,11 +58,11 @@ class Linear(nn.Module):
 
 
 @pytest.mark.parametrize("size", [(7, 9), (6, 8)])
-def test_the_gradient_is_the_centres_at_the_inputs_place(size):
+def test_the_gradient_is_the_centers_at_the_inputs_place(size):
     expected = torch.zeros(size, dtype=torch.float64)
     expected[size[0] // 2, size[1] // 2] = 1
     expected[size[0] // 2, size[1] // 2 - 1] = 0.5
-    torch.testing.assert_close(reach(Neighbours(), 5, *size), expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(reach(Neighbors(), 5, *size), expected, rtol=1e-6, atol=0)
 
 
 def test_the_norm_is_over_input_channels():
@@ -71,10 +71,10 @@ def test_the_norm_is_over_input_channels():
 
 
 def test_draws_are_averaged_by_their_root_mean_square():
-    maps = [torch.zeros(1, 1, 3, 3) for _ in range(2)]
-    maps[0][0, 0, 1] = torch.tensor([0.0, 9, 1])  # the gradient at the left is what stands at the right
-    maps[1][0, 0, 1] = torch.tensor([0.0, 9, 7])
-    reached = reach_on(Product(), [(x, valid_of(3, 3, 3)) for x in maps])
+    features = [torch.zeros(1, 1, 3, 3) for _ in range(2)]
+    features[0][0, 0, 1] = torch.tensor([0.0, 9, 1])  # the gradient at the left is what stands at the right
+    features[1][0, 0, 1] = torch.tensor([0.0, 9, 7])
+    reached = effective_receptive_field_on(Product(), [(x, valid_of(3, 3, 3)) for x in features])
     assert reached[1].tolist() == pytest.approx([5, 1, 0])
 
 
@@ -86,11 +86,11 @@ def test_directions_are_drawn_for_each_input():
             return torch.cat([x, x + x.roll(1, 3)], 1)
 
     inputs = random_inputs(1, 3, 3, 1)
-    one, many = (reach_on(Two(), inputs, draws=draws)[1, 0].item() for draws in (1, 500))
-    # Centre: E (u₁ + u₂)² = 1; left: E u₂² = 1/2.
+    one, many = (effective_receptive_field_on(Two(), inputs, draws=draws)[1, 0].item() for draws in (1, 500))
+    # Center: E (u₁ + u₂)² = 1; left: E u₂² = 1/2.
     assert many == pytest.approx(0.5**0.5, rel=0.1) and one != pytest.approx(many, rel=0.1)
-    assert reach_on(Two(), inputs, draws=1)[1, 0].item() == one
-    assert reach_on(Two(), inputs, draws=1, seed=1)[1, 0].item() != one
+    assert effective_receptive_field_on(Two(), inputs, draws=1)[1, 0].item() == one
+    assert effective_receptive_field_on(Two(), inputs, draws=1, seed=1)[1, 0].item() != one
 
 
 def test_a_stack_of_two_3x3_convolutions_reaches_2_cells():
@@ -119,7 +119,7 @@ def test_one_layer_reaches_row_and_column_and_two_the_map():
 
 def walk_to_the_right(weight):
     """h = max(weight · h + x, 0) along rows, on positive input: linear."""
-    context = SpatialRNN(1, cell=partial(ChannelIRNN), hidden_channels=1, layers=(("right",),), normalised=False)
+    context = SpatialRNN(1, cell=partial(IndRNN), hidden_channels=1, layers=(("right",),), normalized=False)
     for conv in context.convs:
         nn.init.ones_(conv.weight)
     nn.init.constant_(context.cells[0][0].weight_hh, weight)
@@ -127,22 +127,26 @@ def walk_to_the_right(weight):
 
 
 def test_a_walk_fades_by_its_weight_at_every_step():
-    reached = reach_on(walk_to_the_right(0.5), [(torch.ones(1, 1, 3, 7), valid_of(3, 7, 7)[..., :3, :])])
+    reached = effective_receptive_field_on(
+        walk_to_the_right(0.5), [(torch.ones(1, 1, 3, 7), valid_of(3, 7, 7)[..., :3, :])]
+    )
     assert reached[1].tolist() == [0.125, 0.25, 0.5, 1, 0, 0, 0] and reached.sum() == 1.875
 
 
 def test_what_is_left_after_a_hundred_steps_is_not_lost():
     """Its square has no place in float32."""
-    reached = reach_on(walk_to_the_right(0.5), [(torch.ones(1, 1, 1, 201), torch.ones(1, 1, 1, 201, dtype=torch.bool))])
+    reached = effective_receptive_field_on(
+        walk_to_the_right(0.5), [(torch.ones(1, 1, 1, 201), torch.ones(1, 1, 1, 201, dtype=torch.bool))]
+    )
     assert reached[0, 0].item() == 2.0**-100
 
 
-def test_maps_of_images_are_cut_about_their_centres():
+def test_maps_of_images_are_cut_about_their_centers():
     inputs = [(torch.randn(1, 2, 8, 8), valid_of(*size, 8)) for size in ((5, 8), (8, 6), (7, 7))]
-    reached = reach_on(Neighbours(), inputs)
+    reached = effective_receptive_field_on(Neighbors(), inputs)
     assert reached.shape == (5, 6)
     assert (reached > 0).nonzero().tolist() == [[2, 2], [2, 3]] and reached[2, 2] == pytest.approx(0.5)
-    average = reach_on(build(partial(GlobalAverage, hidden_channels=8), 2), inputs)
+    average = effective_receptive_field_on(build(partial(GlobalAverage, hidden_channels=8), 2), inputs)
     torch.testing.assert_close(average, torch.ones(5, 6, dtype=torch.float64))
 
 
@@ -167,12 +171,12 @@ def test_a_measurement_leaves_no_trace():
 def test_a_dead_context_is_named():
     context = build(partial(ConvStack, hidden_channels=4), 2)
     nn.init.constant_(context.convs[1].bias, -1e6)
-    with pytest.raises(UserError, match="ConvStack: .* gradient is 0 at the centre"):
+    with pytest.raises(UserError, match="ConvStack: .* gradient is 0 at the center"):
         reach(context, 2, 3, 3)
 
 
 class Blown(nn.Module):
-    """The cell, and its left neighbour without bounds."""
+    """The cell, and its left neighbor without bounds."""
 
     def forward(self, x, valid):
         return x + torch.inf * x.roll(1, 3)
@@ -195,7 +199,7 @@ def test_decay_is_the_mean_of_the_cells_straight_off():
 
 
 def line(*values):
-    """A map of one row that reads the same on both sides of its centre."""
+    """A map of one row that reads the same on both sides of its center."""
     return torch.tensor([[*values[:0:-1], *values]], dtype=torch.float64)
 
 
@@ -206,7 +210,7 @@ def test_the_end_of_reach_is_the_first_distance_below_a_hundredth():
 
 
 def test_the_table():
-    table = reach_table({"far": line(1, 0.5, 0.25), "near and long": line(1, 0.004, 0)}, (1, 2, 3))
+    table = receptive_field_table({"far": line(1, 0.5, 0.25), "near and long": line(1, 0.004, 0)}, (1, 2, 3))
     assert [row.split() for row in table.splitlines()] == [
         ["context", "at", "1", "at", "2", "at", "3", "under", "1", "%", "at"],
         ["far", "0.5", "0.25", "-", "beyond", "the", "map"],
@@ -239,25 +243,25 @@ def test_a_context_without_cells_is_named():
 
 
 def test_the_plot():
-    maps = {
+    features = {
         "TanhRNN": line(1, 0.5, 0.2),
         "this run": line(1, 0.9, 0.02),
         "cut": line(1, 0, 0),
         "NoContext": line(1, 0, 0),
     }
-    figure = plot_reach(maps, "a title", 16, "this run")
+    figure = plot_receptive_field(features, "a title", 16, "this run")
     figure.draw_without_rendering()
-    curve, *pictures = (axes for axes in figure.axes if axes.get_label() != "<colorbar>")
+    curve, *images = (axes for axes in figure.axes if axes.get_label() != "<colorbar>")
     lines = {drawn.get_label(): drawn for drawn in curve.get_lines()}
     assert lines["this run"].get_linewidth() > lines["TanhRNN"].get_linewidth()
     bottom, top = curve.get_ylim()
     assert curve.get_yscale() == "log" and 0 < bottom < 0.01 and top > 1
     assert all(0 < y < bottom for y in lines["cut"].get_ydata()[1:]) and "16 px" in curve.get_xlabel()
-    assert [axes.get_title() for axes in pictures] == list(maps)
-    assert pictures[2].get_images()[0].get_array().mask.tolist() == [[True, True, False, True, True]]
+    assert [axes.get_title() for axes in images] == list(features)
+    assert images[2].get_images()[0].get_array().mask.tolist() == [[True, True, False, True, True]]
 
 
 def test_the_plot_of_one_context_has_no_legend():
-    figure = plot_reach({"NoContext": line(1.0)}, "a title", 16)
+    figure = plot_receptive_field({"NoContext": line(1.0)}, "a title", 16)
     figure.draw_without_rendering()
     assert figure.axes[0].get_legend() is None

@@ -1,4 +1,4 @@
-"""Drawing: pictures keep their content and their size, labels stay inside, colours follow names."""
+"""Drawing: images keep their content and their size, labels stay inside, colors follow names."""
 
 import subprocess
 import sys
@@ -8,20 +8,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detection.analysis.visualize import class_colour, contact_sheet, distinct_colours, draw_boxes, side_by_side
+from detection.analysis.visualize import class_color, contact_sheet, distinct_colors, draw_boxes, side_by_side
 
 
-def grey(height: int = 400, width: int = 500) -> np.ndarray:
+def gray(height: int = 400, width: int = 500) -> np.ndarray:
     return np.full((height, width, 3), 128, np.uint8)
 
 
-def has_colour(picture: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
-    return (picture == np.array(colour, np.uint8)).all(2)
+def has_color(image: np.ndarray, color: tuple[int, int, int]) -> np.ndarray:
+    return (image == np.array(color, np.uint8)).all(2)
 
 
 def test_box_edges_are_where_the_box_is():
-    drawn = draw_boxes(grey(), np.array([[100.0, 150.0, 200.0, 300.0]]), ["cell"], colors={"cell": (255, 0, 0)})
-    red = has_colour(drawn, (255, 0, 0))
+    drawn = draw_boxes(gray(), np.array([[100.0, 150.0, 200.0, 300.0]]), ["cell"], colors={"cell": (255, 0, 0)})
+    red = has_color(drawn, (255, 0, 0))
     assert drawn.shape == (400, 500, 3) and drawn.dtype == np.uint8
     ys, xs = np.nonzero(red[160:])
     assert (xs.min(), xs.max(), ys.max() + 160) == (100, 199, 299)
@@ -30,7 +30,7 @@ def test_box_edges_are_where_the_box_is():
 
 
 def test_image_is_not_changed_and_no_boxes_draw_nothing():
-    image = grey()
+    image = gray()
     before = image.copy()
     draw_boxes(image, np.array([[1, 2, 30, 40]]), ["a"], [0.5])
     np.testing.assert_array_equal(image, before)
@@ -45,8 +45,8 @@ def test_small_pictures_grow_by_a_whole_factor_and_boxes_with_them():
     assert drawn.shape == (400, 512, 3)
     np.testing.assert_array_equal(drawn[::4, ::4], image)
     assert draw_boxes(image, np.zeros((0, 4)), [], min_side=1).shape == image.shape
-    red = has_colour(
-        draw_boxes(grey(100, 128), np.array([[50, 60, 90, 80]]), ["a"], colors={"a": (255, 0, 0)}), (255, 0, 0)
+    red = has_color(
+        draw_boxes(gray(100, 128), np.array([[50, 60, 90, 80]]), ["a"], colors={"a": (255, 0, 0)}), (255, 0, 0)
     )
     ys, xs = np.nonzero(red[250:])
     assert (xs.min(), xs.max() + 1, ys.max() + 251) == (200, 360, 320)
@@ -60,19 +60,19 @@ def test_small_pictures_grow_by_a_whole_factor_and_boxes_with_them():
     width=st.integers(1, 60),
 )
 def test_any_box_and_any_name_can_be_drawn(boxes, name, height, width):
-    drawn = draw_boxes(grey(height, width), np.array(boxes), [name] * len(boxes), [0.5] * len(boxes), min_side=64)
+    drawn = draw_boxes(gray(height, width), np.array(boxes), [name] * len(boxes), [0.5] * len(boxes), min_side=64)
     factor = max(1, min(-(-64 // min(height, width)), 2048 // max(height, width)))
     assert drawn.shape == (height * factor, width * factor, 3)
 
 
 def test_a_long_thin_picture_is_not_enlarged_without_limit():
-    assert draw_boxes(grey(1, 5000), np.zeros((0, 4)), []).shape == (1, 5000, 3)
+    assert draw_boxes(gray(1, 5000), np.zeros((0, 4)), []).shape == (1, 5000, 3)
 
 
 def label_size(box: tuple[int, int, int, int]) -> tuple[int, int]:
-    """Return the (height, width) of the label at a box of 40 pixels: only its rows hold more than 50 of its colour."""
-    drawn = draw_boxes(grey(), np.array([box]), ["platelets"], [0.5], colors={"platelets": (255, 255, 0)})
-    yellow = has_colour(drawn, (255, 255, 0))
+    """Return the (height, width) of the label at a box of 40 pixels: only its rows hold more than 50 of its color."""
+    drawn = draw_boxes(gray(), np.array([box]), ["platelets"], [0.5], colors={"platelets": (255, 255, 0)})
+    yellow = has_color(drawn, (255, 255, 0))
     rows = yellow.sum(1) > 50
     return int(rows.sum()), int(yellow[rows].any(0).sum())
 
@@ -84,47 +84,47 @@ def test_whole_label_stays_in_the_picture(box):
 
 
 def test_long_names_are_shortened_to_the_picture():
-    drawn = draw_boxes(grey(), np.array([[10, 100, 60, 140]]), ["very " * 60], colors={})
+    drawn = draw_boxes(gray(), np.array([[10, 100, 60, 140]]), ["very " * 60], colors={})
     assert drawn.shape == (400, 500, 3)
 
 
 def test_labels_of_two_equal_boxes_are_both_readable():
     box = [[100, 100, 300, 200], [100, 100, 300, 200]]
-    drawn = draw_boxes(grey(), np.array(box), ["a", "b"], [0.9, 0.8], colors={"a": (255, 0, 0), "b": (0, 0, 255)})
-    red, blue = has_colour(drawn, (255, 0, 0)), has_colour(drawn, (0, 0, 255))
+    drawn = draw_boxes(gray(), np.array(box), ["a", "b"], [0.9, 0.8], colors={"a": (255, 0, 0), "b": (0, 0, 255)})
+    red, blue = has_color(drawn, (255, 0, 0)), has_color(drawn, (0, 0, 255))
     assert red[:99].sum() > 100 and not blue[:99].any()  # the better one has the better place
     assert blue[102:130, 102:290].sum() > 100
 
 
 def test_the_best_score_is_drawn_on_top():
     box = np.array([[100, 100, 300, 200]] * 2)
-    colours = {"good": (255, 0, 0), "bad": (0, 0, 255)}
-    drawn = draw_boxes(grey(), box, ["good", "bad"], [0.9, 0.1], colors=colours)
-    assert tuple(drawn[199, 200]) == colours["good"]
+    colors = {"good": (255, 0, 0), "bad": (0, 0, 255)}
+    drawn = draw_boxes(gray(), box, ["good", "bad"], [0.9, 0.1], colors=colors)
+    assert tuple(drawn[199, 200]) == colors["good"]
 
 
-def test_a_class_named_after_a_colour_has_it():
-    assert class_colour("red") == (255, 0, 0) and class_colour("Blue") == (0, 0, 255)
-    colours = distinct_colours(["red", "dog", "cat"])
-    assert colours["red"] == (255, 0, 0) and len(set(colours.values())) == 3
+def test_a_class_named_after_a_color_has_it():
+    assert class_color("red") == (255, 0, 0) and class_color("Blue") == (0, 0, 255)
+    colors = distinct_colors(["red", "dog", "cat"])
+    assert colors["red"] == (255, 0, 0) and len(set(colors.values())) == 3
 
 
-def test_colours_follow_names():
-    assert class_colour("dog") == class_colour("dog") != class_colour("cat")
-    script = "from detection.analysis.visualize import class_colour; print(class_colour('dog'))"
+def test_colors_follow_names():
+    assert class_color("dog") == class_color("dog") != class_color("cat")
+    script = "from detection.analysis.visualize import class_color; print(class_color('dog'))"
     other = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert other.stdout.strip() == str(class_colour("dog"))
+    assert other.stdout.strip() == str(class_color("dog"))
     names = [f"class {index}" for index in range(80)]
-    palette = distinct_colours(names)
-    assert len(set(palette.values())) == 80 and palette == distinct_colours(names[::-1])
-    assert distinct_colours([]) == {}
+    palette = distinct_colors(names)
+    assert len(set(palette.values())) == 80 and palette == distinct_colors(names[::-1])
+    assert distinct_colors([]) == {}
 
 
 def test_wrong_lengths_are_an_error():
     with pytest.raises(ValueError, match="1 boxes, 2 labels"):
-        draw_boxes(grey(), np.array([[0, 0, 5, 5]]), ["a", "b"])
+        draw_boxes(gray(), np.array([[0, 0, 5, 5]]), ["a", "b"])
     with pytest.raises(ValueError):
-        draw_boxes(grey(), np.array([[0, 0, 5, 5]]), ["a"], [])
+        draw_boxes(gray(), np.array([[0, 0, 5, 5]]), ["a"], [])
     with pytest.raises(ValueError):
         contact_sheet([], 3)
 
@@ -132,7 +132,7 @@ def test_wrong_lengths_are_an_error():
 def test_pictures_side_by_side_are_whole():
     left, right = np.full((90, 120, 3), 10, np.uint8), np.full((60, 80, 3), 200, np.uint8)
     sheet = side_by_side(left, right)
-    assert has_colour(sheet, (10,) * 3).sum() >= 90 * 120 and has_colour(sheet, (200,) * 3).sum() >= 60 * 80
+    assert has_color(sheet, (10,) * 3).sum() >= 90 * 120 and has_color(sheet, (200,) * 3).sum() >= 60 * 80
     assert sheet[0, 0].tolist() == [255] * 3 and sheet.shape[1] == 2 * 120 + 3 * 8
 
 

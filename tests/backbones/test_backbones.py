@@ -43,10 +43,10 @@ def backbone(request):
 
 
 def test_maps_have_the_promised_names_channels_and_strides(backbone):
-    maps = backbone(torch.rand(2, 3, 64, 96))
-    assert list(maps) == list(backbone.out_channels)
-    assert set(backbone.strides) == set(maps)
-    for name, x in maps.items():
+    features = backbone(torch.rand(2, 3, 64, 96))
+    assert list(features) == list(backbone.out_channels)
+    assert set(backbone.strides) == set(features)
+    for name, x in features.items():
         stride = backbone.strides[name]
         assert stride == 2 ** int(name[1:])
         assert x.shape[:2] == (2, backbone.out_channels[name])
@@ -125,8 +125,8 @@ def test_lite0_weights_come_from_the_wheel():
     assert backbone.image_mean == (0.5, 0.5, 0.5)
     # Frozen statistics that fit their weights keep activations in range; shuffled ones would not.
     with torch.no_grad():
-        maps = backbone.eval()(torch.rand(1, 3, 64, 64) * 2 - 1)
-    assert all(0.1 < x.std() < 30 for x in maps.values())
+        features = backbone.eval()(torch.rand(1, 3, 64, 64) * 2 - 1)
+    assert all(0.1 < x.std() < 30 for x in features.values())
 
 
 def test_frozen_timm_equals_live_timm_at_test():

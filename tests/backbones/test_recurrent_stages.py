@@ -58,8 +58,8 @@ def test_a_layer_reads_its_stage_and_is_read_by_the_next():
     c2 = more.layers["c2"].layer(plain.blocks["c2"](plain.stem(images)), ones(2, 1, 8, 12))
     c3 = plain.blocks["c3"](c2)
     c4 = more.layers["c4"].layer(plain.blocks["c4"](c3), ones(2, 1, 2, 3))
-    maps = more(images)
-    assert torch.equal(maps["c2"], c2) and torch.equal(maps["c3"], c3) and torch.equal(maps["c4"], c4)
+    features = more(images)
+    assert torch.equal(features["c2"], c2) and torch.equal(features["c3"], c3) and torch.equal(features["c4"], c4)
 
 
 @torch.no_grad()

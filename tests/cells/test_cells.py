@@ -14,7 +14,7 @@ from detection.cells import (
     MUT2,
     MUT3,
     Accumulator,
-    ChannelIRNN,
+    IndRNN,
     MinGRU,
     MinLSTM,
     PeepholeLSTM,
@@ -27,7 +27,7 @@ N, INPUT, SIZE = 4, 3, 2
 CELLS = {
     "tanh": TanhRNN,
     "irnn": IRNN,
-    "channel_irnn": ChannelIRNN,
+    "channel_irnn": IndRNN,
     "accumulator": Accumulator,
     "lstm": LSTM,
     "peephole": PeepholeLSTM,
@@ -104,7 +104,7 @@ def naive(name, cell, x, state):
 
 
 def make(name, **settings):
-    """A cell in float64 with every parameter drawn anew, so that none hides behind a start of 0."""
+    """A cell in float64 with every parameter drawn again, so that none hides behind a start of 0."""
     torch.manual_seed(0)
     cell = CELLS[name](SIZE, INPUT, **settings).double()
     for parameter in cell.parameters():
@@ -201,7 +201,7 @@ def test_starts():
     irnn = IRNN(SIZE, INPUT)
     assert torch.equal(irnn.weight_hh, torch.eye(SIZE)) and not irnn.bias_hh.any() and not irnn.bias_ih.any()
     assert 0 < irnn.weight_ih.abs().max() < 0.01
-    assert torch.equal(ChannelIRNN(SIZE).weight_hh, torch.ones(SIZE))
+    assert torch.equal(IndRNN(SIZE).weight_hh, torch.ones(SIZE))
     assert not PeepholeLSTM(SIZE).peephole.any()
     assert not list(Accumulator(SIZE).parameters())
 

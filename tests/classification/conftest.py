@@ -8,8 +8,8 @@ from tests.classification.stripes import CONFIG, write_stripes
 
 @pytest.fixture(scope="session")
 def stripes(tmp_path_factory):
-    """A folder of 64 training and 24 test pictures of 16 pixels, the test's fifth with the wrong class; read only."""
-    folder = write_stripes(tmp_path_factory.mktemp("pictures") / "stripes")
+    """A folder of 64 training and 24 test images of 16 pixels, the test's fifth with the wrong class; read only."""
+    folder = write_stripes(tmp_path_factory.mktemp("images") / "stripes")
     shutil.copy(folder / "train/standing/000.png", folder / "test/lying/004.png")
     return folder
 

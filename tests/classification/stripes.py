@@ -1,4 +1,4 @@
-"""A small set of pictures made here: stripes that lie or stand, in any colour, phase and width."""
+"""A small set of images made here: stripes that lie or stand, in any color, phase and width."""
 
 import numpy as np
 from PIL import Image
@@ -21,7 +21,7 @@ config = ClassifierConfig(
 
 
 def draw(rng, standing, size=16):
-    """Pixels (size, size, 3) of one picture."""
+    """Pixels (size, size, 3) of one image."""
     wave = np.sin(np.arange(size) * rng.uniform(1.2, 2.0) + rng.uniform(0, 6))[:, None, None]
     pixels = 128 + 90 * wave * rng.uniform(0.5, 1, 3) + rng.normal(0, 8, (size, size, 3))
     return (pixels.transpose(1, 0, 2) if standing else pixels).clip(0, 255).astype(np.uint8)

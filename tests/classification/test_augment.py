@@ -13,7 +13,7 @@ def numbers(*rows):
     return torch.tensor(rows)
 
 
-def pictures(count=3, side=8):
+def random_images(count=3, side=8):
     return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(0))
 
 
@@ -22,13 +22,13 @@ def close(a, b):
 
 
 def test_the_middle_of_every_range_is_the_picture():
-    images = pictures()
+    images = random_images()
     settings = ImageAugmentation(shift=2, rotation=30.0, scale=0.3, flip=True)
     close(augment(images, settings, numbers(STILL, STILL, STILL)), images)
 
 
 def test_a_shift_is_of_whole_pixels_with_black_behind():
-    images = pictures(2)
+    images = random_images(2)
     first, last = (0.0, 0.5, *STILL[2:]), (0.5, 0.999, *STILL[2:])
     changed = augment(images, ImageAugmentation(shift=2), numbers(first, last))
     close(changed[0, :, :, 2:], images[0, :, :, :-2])
@@ -48,7 +48,7 @@ def test_all_shifts_are_equally_likely():
 
 
 def test_a_crop_is_the_middle_and_a_shift_moves_it():
-    images = pictures(2)
+    images = random_images(2)
     corner = (0.0, 0.999, *STILL[2:])
     changed = augment(images, ImageAugmentation(shift=2), numbers(STILL, corner), crop=4)
     close(changed[0], images[0, :, 2:6, 2:6])
@@ -56,7 +56,7 @@ def test_a_crop_is_the_middle_and_a_shift_moves_it():
 
 
 def test_a_mirror_image_and_a_turn():
-    images = pictures(2)
+    images = random_images(2)
     flipped = (*STILL[:4], 0.1)
     mirrored = augment(images, ImageAugmentation(flip=True), numbers(flipped, STILL))
     close(mirrored, torch.stack([images[0].flip(2), images[1]]))
@@ -68,8 +68,8 @@ def test_a_mirror_image_and_a_turn():
 
 
 def test_a_mirror_image_of_a_turned_picture_is_upright_as_far():
-    """Turn and flip do not disturb each other: the mirror image of the picture, turned."""
-    images = pictures(1)
+    """Turn and flip do not disturb each other: the mirror image of the image, turned."""
+    images = random_images(1)
     both = numbers((*STILL[:2], 0.0, 0.5, 0.1))
     changed = augment(images, ImageAugmentation(rotation=90.0, flip=True), both)
     close(changed, images.rot90(-1, (2, 3)).flip(3))
@@ -85,7 +85,7 @@ def test_a_scale_is_a_size():
 
 
 def test_a_picture_is_changed_alone_as_in_a_batch():
-    images, draws = pictures(), torch.rand(3, NUMBERS, generator=torch.Generator().manual_seed(1))
+    images, draws = random_images(), torch.rand(3, NUMBERS, generator=torch.Generator().manual_seed(1))
     settings = ImageAugmentation(shift=2, rotation=20.0, scale=0.2, flip=True)
     together = augment(images, settings, draws, crop=6)
     alone = torch.cat([augment(images[i : i + 1], settings, draws[i : i + 1], crop=6) for i in range(3)])

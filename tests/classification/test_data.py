@@ -7,7 +7,7 @@ from detection.data.sampling import TrainBatches
 
 
 def numbered(counts, side=4, channels=1):
-    """Pictures whose first pixel is their number; classes interleaved."""
+    """Images whose first pixel is their number; classes interleaved."""
     labels = torch.tensor([k for k, count in enumerate(counts) for _ in range(count)])
     labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))]
     pixels = torch.arange(len(labels), dtype=torch.uint8)[:, None, None, None].expand(-1, channels, side, side)
@@ -37,7 +37,7 @@ def test_a_split_depends_on_its_seed_only():
     assert numbers_of(split_by_class(images, 0.5, seed=4)[1]) != first
 
 
-def test_grey_becomes_three_equal_channels_between_0_and_1():
+def test_gray_becomes_three_equal_channels_between_0_and_1():
     batch = numbered((52,), side=2).batch(torch.tensor([51, 0, 17]))
     assert batch.shape == (3, 3, 2, 2) and batch.dtype == torch.float32
     torch.testing.assert_close(batch[:, :, 0, 0], (torch.tensor([51, 0, 17]) / 255)[:, None].expand(-1, 3))
@@ -50,7 +50,7 @@ def test_the_middle():
 
 
 def epoch_of(images, epoch, batch_size=4, processes=1, augmentation=None, crop=None, seed=7):
-    """Picture id → (pixels, label), over the batches of all processes; of those seen twice, the last."""
+    """Image id → (pixels, label), over the batches of all processes; of those seen twice, the last."""
     seen = {}
     for rank in range(processes):
         order = TrainBatches(len(images), batch_size, seed=seed, num_processes=processes, rank=rank)

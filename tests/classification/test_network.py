@@ -47,7 +47,7 @@ def naive_rcl(x, layer, steps, feed):
 @pytest.mark.parametrize(("feed", "steps"), [("always", 3), ("first", 2), ("always", 0)])
 def test_scores_are_those_of_the_paper_written_out(feed, steps):
     network = build(feed=feed, num_steps=steps).eval()
-    # Large pictures' values, so that the norm is felt.
+    # Large images' values, so that the norm is felt.
     images = torch.rand(2, 3, 12, 20) * 60
     with torch.no_grad():
         conv = network.backbone.stem[0]
@@ -73,7 +73,7 @@ def test_the_loss_is_the_cross_entropy():
     assert all(p.grad is not None and p.grad.any() for p in network.parameters())
 
 
-def test_it_normalises_by_the_training_pictures():
+def test_it_normalizes_by_the_training_pictures():
     pixels = torch.randint(0, 256, (5, 3, 4, 4), dtype=torch.uint8)
     network = build()
     network.measure(pixels)
@@ -137,8 +137,8 @@ def test_dropout_is_before_every_recurrent_layer_but_the_first():
 @pytest.mark.parametrize(("first_stride", "first"), [(1, 1), (2, 2), (4, 3)])
 def test_the_first_stride_names_the_stages(first_stride, first):
     backbone = RCNN(channels=(4, 8, 12), first_stride=first_stride, num_steps=1)
-    maps = backbone(torch.rand(1, 3, 64, 32))
-    assert list(maps) == [f"c{k}" for k in range(first, first + 3)]
+    features = backbone(torch.rand(1, 3, 64, 32))
+    assert list(features) == [f"c{k}" for k in range(first, first + 3)]
     assert list(backbone.out_channels.values()) == [4, 8, 12]
-    for name, x in maps.items():
+    for name, x in features.items():
         assert x.shape[2:] == (64 // backbone.strides[name], 32 // backbone.strides[name])

@@ -49,7 +49,7 @@ def test_validation_is_taken_from_the_training_pictures(sklearn_digits):
 def test_digits_are_brought_to_a_size(sklearn_digits):
     small, large = open_data(ImageData("digits"))[0], open_data(ImageData("digits", size=16))[0]
     assert large.pixels.shape == (len(small), 1, 16, 16) and torch.equal(small.labels, large.labels)
-    # Bilinear at twice the size: inside the picture a pixel is 9/16, 3/16, 3/16 and 1/16 of its four neighbours.
+    # Bilinear at twice the size: inside the image a pixel is 9/16, 3/16, 3/16 and 1/16 of its four neighbors.
     a, b, c, d = (small.pixels[:, 0, y, x].float() for y, x in ((3, 3), (3, 4), (4, 3), (4, 4)))
     torch.testing.assert_close(large.pixels[:, 0, 7, 7].float(), (9 * a + 3 * b + 3 * c + d) / 16, rtol=0, atol=1)
 
@@ -133,8 +133,8 @@ def test_a_folder_with_both_parts(stripes):
     train, test = open_data(ImageData("folder", root=str(stripes)))
     assert train.classes == test.classes == ("lying", "standing")
     assert torch.bincount(train.labels).tolist() == [32, 32] and torch.bincount(test.labels).tolist() == [12, 12]
-    picture = np.array(Image.open(stripes / "test" / "standing" / "003.png"))
-    assert torch.equal(test.pixels[15], torch.from_numpy(picture).permute(2, 0, 1)) and test.labels[15] == 1
+    image = np.array(Image.open(stripes / "test" / "standing" / "003.png"))
+    assert torch.equal(test.pixels[15], torch.from_numpy(image).permute(2, 0, 1)) and test.labels[15] == 1
 
 
 def test_a_folder_without_parts_is_split(tmp_path):
@@ -144,7 +144,7 @@ def test_a_folder_without_parts_is_split(tmp_path):
 
 
 def test_pictures_of_a_folder_lose_their_ends(tmp_path):
-    """A wide picture at its size: its shorter side is brought to it, and of the longer the middle is kept."""
+    """A wide image at its size: its shorter side is brought to it, and of the longer the middle is kept."""
     for name in "ab":
         (tmp_path / name).mkdir()
         for number in range(2):
@@ -156,14 +156,14 @@ def test_pictures_of_a_folder_lose_their_ends(tmp_path):
 
 
 def only(folder, *names):
-    """Delete every class but these, from the training pictures."""
+    """Delete every class but these, from the training images."""
     for path in (folder / "train").iterdir():
         if path.name not in names:
             shutil.rmtree(path)
 
 
 def clear(folder, count=0):
-    """Leave that many pictures of one class."""
+    """Leave that many images of one class."""
     for path in sorted((folder / "train" / "lying").iterdir())[count:]:
         path.unlink()
 
@@ -172,11 +172,11 @@ BROKEN = {
     "no folder": (lambda f: shutil.rmtree(f), {}, "no such folder"),
     "one class": (lambda f: only(f, "lying"), {}, "found 1 folders"),
     "no class": (lambda f: only(f), {}, "found 0 folders"),
-    "a class without pictures": (clear, {}, "fewer than two pictures in 'lying'"),
-    "a class of one picture": (lambda f: clear(f, 1), {}, "fewer than two pictures in 'lying'"),
+    "a class without images": (clear, {}, "fewer than two images in 'lying'"),
+    "a class of one image": (lambda f: clear(f, 1), {}, "fewer than two images in 'lying'"),
     "another class in the test": (lambda f: (f / "test/lying").rename(f / "test/leaning"), {}, "only: leaning, lying"),
     "several sizes": (lambda f: Image.new("RGB", (9, 9)).save(f / "train/lying/001.png"), {}, "data.size=PIXELS"),
-    "no picture": (lambda f: (f / "train/lying/001.png").write_text("hello"), {}, "001.png is not an image"),
+    "no image": (lambda f: (f / "train/lying/001.png").write_text("hello"), {}, "001.png is not an image"),
     "a truncated one": (lambda f: (f / "test/lying/001.png").write_bytes(b""), {}, "001.png is empty"),
     "an odd crop": (lambda f: None, {"crop": 5}, "data.crop=5"),
     "too large a crop": (lambda f: None, {"crop": 10}, "data.crop=10"),

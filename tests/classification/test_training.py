@@ -55,7 +55,7 @@ def test_a_run_folder_is_complete(run, config):
 
 
 def test_what_is_right_is_told_in_the_order_of_the_pictures(run, config):
-    """Against one picture at a time, by hand."""
+    """Against one image at a time, by hand."""
     network, classes, _ = open_classifier(run)
     _, images = open_data(config.data)
     assert classes == images.classes
@@ -151,7 +151,7 @@ def test_the_measured_part_can_be_kept_from_the_training_pictures(config, tmp_pa
 
 
 def test_sizes_that_the_backbone_cannot_take(config, tmp_path):
-    with pytest.raises(UserError, match=r"data.crop: pictures of 10x10 pixels for a backbone of stride 4"):
+    with pytest.raises(UserError, match=r"data.crop: images of 10x10 pixels for a backbone of stride 4"):
         train(override(config, ["data.crop=10"]), tmp_path / "run", accelerator())
     assert not (tmp_path / "run").exists()
 

@@ -143,7 +143,7 @@ def test_other_settings_of_the_base_make_all_runs_anew(capsys):
 
 
 def test_a_failed_run_is_missing_and_is_not_averaged_over(capsys):
-    write({"fair": [], "good": ["p=0.8"], "odd": ["behaviour=crash"], "refused": ["behaviour=refuse"]})
+    write({"fair": [], "good": ["p=0.8"], "odd": ["behavior=crash"], "refused": ["behavior=refuse"]})
     assert run() == 1
     text = capsys.readouterr().out
     assert lines(text, "failed with exit code 1") == ["data/odd/seed-0", "data/odd/seed-1"]
@@ -179,7 +179,7 @@ def test_runs_on_other_images_are_not_compared():
 
 
 def test_nothing_is_tried_twice(capsys):
-    write({"fair": [], "odd": ["behaviour=crash"]})
+    write({"fair": [], "odd": ["behavior=crash"]})
     assert run() == 1
     assert lines(capsys.readouterr().out, "at work").count("data/odd/seed-0") == 1
     assert run() == 1
@@ -197,7 +197,7 @@ def test_figures_that_a_run_did_not_find_do_not_count(capsys):
 
 
 def test_a_stopped_run_goes_on_if_asked_to(capsys):
-    write({"fair": [], "halting": ["behaviour=halt"]})
+    write({"fair": [], "halting": ["behavior=halt"]})
     assert run() == 1
     capsys.readouterr()
     assert run("--resume") == 0
@@ -220,7 +220,7 @@ def processes_of(folder):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_ends_all_runs_and_says_what_is_left(place, number):
-    write({"fair": [], "slow": ["behaviour=hang"], "waiting": ["p=0.2"]})
+    write({"fair": [], "slow": ["behavior=hang"], "waiting": ["p=0.2"]})
     tool = Path(ablate.__file__)
     command = [sys.executable, str(tool), "coins.py", f"--output={place / 'out'}", "--workers=1", "--cost-rounds=0"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, stderr=subprocess.STDOUT)
@@ -237,7 +237,7 @@ def test_an_interrupt_ends_all_runs_and_says_what_is_left(place, number):
                                                                 "slow/seed-1", "waiting/seed-1")]  # fmt: skip
     assert "5 of 6 runs are left" in text
     assert processes_of(place / "out/runs") == []
-    write({"fair": [], "slow": ["behaviour=fine", "images=41"], "waiting": ["p=0.2"]})
+    write({"fair": [], "slow": ["behavior=fine", "images=41"], "waiting": ["p=0.2"]})
     assert run("--workers=2") == 0
 
 

@@ -15,7 +15,7 @@ def test_smoke(tmp_path, monkeypatch, capsys):
     assert text.count("finished in") == 4 and "missing" not in text
     with (output / "report.csv").open() as file:
         means = {row["variant"]: float(row["mean"]) for row in csv.DictReader(file) if row["metric"] == "AP50"}
-    # Three colours to choose from, of which a ring's own row has one.
+    # Three colors to choose from, of which a ring's own row has one.
     assert means["none"] < 0.5 < means["accumulator"]
     names = {path.name for path in output.iterdir()}
     assert names >= {"report.md", "report.html", "report.csv", "differences-row.png", "costs-row.png", "costs.json"}

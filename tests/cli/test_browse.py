@@ -1,4 +1,4 @@
-"""The picture of what the detector sees, and the numbers beside it."""
+"""The image of what the detector sees, and the numbers beside it."""
 
 import json
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 from accelerate import Accelerator
 from PIL import Image
 
-from detection.analysis.visualize import distinct_colours
+from detection.analysis.visualize import distinct_colors
 from detection.atomic_write import write_json
 from detection.cli import browse
 from detection.config import override, to_plain
@@ -63,7 +63,7 @@ def test_the_augmented_sheet_shows_what_training_gets(config_file, shapes, capsy
     cell, gap = 512, 8
     line = (sheet.shape[0] - gap) // 3 - cell - gap
     assert sheet.shape[1] == 5 * (cell + gap) + gap and 10 < line < 40
-    colours = np.array(list(distinct_colours([c.name for c in data.train.categories]).values()))
+    colors = np.array(list(distinct_colors([c.name for c in data.train.categories]).values()))
     plain = Transform(None, 64, 64)
     for row, position in enumerate([0, 3, 6]):
         for column in range(5):
@@ -73,7 +73,7 @@ def test_the_augmented_sheet_shows_what_training_gets(config_file, shapes, capsy
             seen = sheet[y + 4 : y + cell : 8, x + 4 : x + cell : 8]
             same = (seen == image.permute(1, 2, 0).numpy()).all(2)
             assert same.mean() > 0.5, (row, column)
-            shown = (sheet[y : y + cell, x : x + cell, None] == colours).all(3).any((0, 1))
+            shown = (sheet[y : y + cell, x : x + cell, None] == colors).all(3).any((0, 1))
             assert shown[target["labels"].numpy() - 1].all(), (row, column)
 
 
@@ -148,7 +148,7 @@ def test_scenes_are_drawn_when_they_are_not_there(config_file, shapes, tmp_path,
     config["data"]["scenes"] = {"task": "shapes", "train": 3, "val": 1, "size": 64, "seed": 0}
     (tmp_path / "config.json").write_text(json.dumps(config))
     code, out, err = _main(capsys, tmp_path)
-    assert (code, err) == (0, "") and "drawing 3 + 1 pictures" in out and (folder / "train.json").is_file()
+    assert (code, err) == (0, "") and "drawing 3 + 1 images" in out and (folder / "train.json").is_file()
     assert "drawing" not in _main(capsys, tmp_path)[1]
 
 

@@ -1,4 +1,4 @@
-"""The command that lays finished runs side by side: figures, what a run saved, pictures, and what it refuses."""
+"""The command that lays finished runs side by side: figures, what a run saved, images, and what it refuses."""
 
 import hashlib
 import json
@@ -31,19 +31,19 @@ EVEN = [found(i, box, 0.9) for i in (3, 4) for box in (LEFT, RIGHT)] + [found(4,
 
 @pytest.fixture(autouse=True)
 def place(tmp_path, monkeypatch):
-    """A current folder with pictures, truth.json, and the runs `a/plain` and `a/context` on it."""
+    """A current folder with images, ground_truth.json, and the runs `a/plain` and `a/context` on it."""
     monkeypatch.chdir(tmp_path)
     Path("images").mkdir()
     rng = np.random.default_rng(0)
     for image in TRUTH["images"]:
         Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(f"images/{image['file_name']}")
-    Path("truth.json").write_text(json.dumps(TRUTH))
-    digest = hashlib.sha256(Path("truth.json").read_bytes()).hexdigest()
+    Path("ground_truth.json").write_text(json.dumps(TRUTH))
+    digest = hashlib.sha256(Path("ground_truth.json").read_bytes()).hexdigest()
     for name, rows in (("plain", PLAIN), ("context", CONTEXT)):
         folder = Path("a", name)
         folder.mkdir(parents=True)
         (folder / "results.json").write_text(json.dumps(make_results(rows + EVEN)))
-        val = {"annotations": "truth.json", "images": "images"}
+        val = {"annotations": "ground_truth.json", "images": "images"}
         (folder / "config.json").write_text(json.dumps({"context": name, "data": {"val": val}, "seed": 0}))
         (folder / "environment.json").write_text(json.dumps({"data": {"val": {"sha256": digest}}}))
     return tmp_path
@@ -125,9 +125,9 @@ def test_the_images_on_which_they_differ_most_are_drawn(capsys):
     assert "![1.png: 1 objects saved, 0 lost, false alarms 1 → 0](plain-context-1.png)" in better
     assert "![2.png: 0 objects saved, 1 lost" in worse and "3.png" not in text
     assert page.count("data:image/png;base64,") == 2
-    picture = np.asarray(Image.open("deep/out/plain-context-1.png"))
-    height, width = picture.shape[:2]
-    assert width > 2.5 * height and picture.std() > 20
+    image = np.asarray(Image.open("deep/out/plain-context-1.png"))
+    height, width = image.shape[:2]
+    assert width > 2.5 * height and image.std() > 20
     assert compare.main(["a/plain", "a/context", "--output=none", "--images=0"]) == 0
     assert list(Path("none").glob("*.png")) == []
 
@@ -169,11 +169,15 @@ BAD = {
     "nowhere": (lambda: None, ["a/plain", "nowhere"], ["nowhere", "not a run folder"]),
     "not ended": (lambda: Path("a/context/results.json").unlink(), [], ["a/context/results.json", "no such"]),
     "odd config": (lambda: Path("a/context/config.json").write_text("{}"), [], ["a/context/config.json", "'data'"]),
-    "changed": (lambda: Path("truth.json").write_text(json.dumps(TRUTH, indent=1)), [], ["truth.json has changed"]),
+    "changed": (
+        lambda: Path("ground_truth.json").write_text(json.dumps(TRUTH, indent=1)),
+        [],
+        ["ground_truth.json has changed"],
+    ),
     "other data": (other_truth, [], ["measured on different data", "other.json"]),
-    "no picture": (lambda: Path("images/1.png").unlink(), ["--output=out"], ["1.png"]),
+    "no image": (lambda: Path("images/1.png").unlink(), ["--output=out"], ["1.png"]),
     "negative": (lambda: None, ["--images=-1"], ["--images -1"]),
-    "a file": (lambda: None, ["--output=truth.json"], ["truth.json", "must be a folder"]),
+    "a file": (lambda: None, ["--output=ground_truth.json"], ["ground_truth.json", "must be a folder"]),
 }
 
 

@@ -21,13 +21,13 @@ FIRST = make_results([(i, 1, PAIR[0], 0.9 - i / 100) for i in range(1, 5)])
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """A current folder with truth.json, and two runs on it: `both` finds everybody, `one` the first of each pair."""
+    """A current folder with ground_truth.json, and two runs on it: `both` finds everybody, `one` the first of each pair."""
     monkeypatch.chdir(tmp_path)
-    Path("truth.json").write_text(json.dumps(TRUTH))
+    Path("ground_truth.json").write_text(json.dumps(TRUTH))
     for name, results in (("both", ALL), ("one", FIRST)):
         Path(name).mkdir()
         Path(name, "results.json").write_text(json.dumps(results))
-        Path(name, "config.json").write_text(json.dumps({"data": {"val": {"annotations": "truth.json"}}}))
+        Path(name, "config.json").write_text(json.dumps({"data": {"val": {"annotations": "ground_truth.json"}}}))
     return tmp_path
 
 
@@ -56,7 +56,7 @@ def test_runs_are_measured_side_by_side(place, capsys):
     one = crowd_metrics(TRUTH, FIRST)
     assert table["one"] == {column: f"{one[key]:.3f}" for key, column in crowd.COLUMNS.items()}
     assert table["one"]["overlapping"] == "0.500"
-    assert "4 images, 8 truths, 8 of them overlapping" in text and "best on the other half" in text
+    assert "4 images, 8 ground-truth boxes, 8 of them overlapping" in text and "best on the other half" in text
     assert "do not compare" not in text
 
 
@@ -68,13 +68,13 @@ def test_the_threshold_of_the_count_may_be_given(place, capsys):
 
 def test_results_of_any_detector(place, capsys):
     Path("mine.json").write_text(json.dumps(FIRST))
-    assert crowd.main(["both", "--results", "mine.json", "one/results.json", "--annotations=truth.json"]) == 0
+    assert crowd.main(["both", "--results", "mine.json", "one/results.json", "--annotations=ground_truth.json"]) == 0
     table = rows(capsys.readouterr().out)
     assert list(table) == ["both", "mine", "results"] and table["mine"] == table["results"] != table["both"]
 
 
 def test_equal_names_are_told_apart_by_their_paths(place, capsys):
-    arguments = ["--results", "both/results.json", "one/results.json", "--annotations=truth.json"]
+    arguments = ["--results", "both/results.json", "one/results.json", "--annotations=ground_truth.json"]
     assert crowd.main(arguments) == 0
     assert list(rows(capsys.readouterr().out)) == ["both/results", "one/results"]
     assert "both: named twice" in refused(capsys, "both", "both")
@@ -92,13 +92,13 @@ def test_other_data_is_said_to_be_no_comparison(place, capsys):
 
 
 def test_results_about_another_truth_are_refused(place, capsys):
-    digest = hashlib.sha256(Path("truth.json").read_bytes()).hexdigest()
+    digest = hashlib.sha256(Path("ground_truth.json").read_bytes()).hexdigest()
     Path("both/environment.json").write_text(json.dumps({"data": {"val": {"sha256": digest}}}))
     assert crowd.main(["both"]) == 0
-    Path("truth.json").write_text(json.dumps(TRUTH, indent=1))
+    Path("ground_truth.json").write_text(json.dumps(TRUTH, indent=1))
     error = refused(capsys, "both", "one")
-    assert "both: truth.json has changed since this run" in error and "--annotations truth.json" in error
-    assert crowd.main(["both", "--annotations=truth.json"]) == 0
+    assert "both: ground_truth.json has changed since this run" in error and "--annotations ground_truth.json" in error
+    assert crowd.main(["both", "--annotations=ground_truth.json"]) == 0
 
 
 def test_numbers_and_figures_are_written(place, capsys):
@@ -131,7 +131,7 @@ def test_what_the_figures_draw():
     assert lines["both"][-1].tolist() == [0.001, 0.01]
     nothing = {"nothing": operating_points(match_all(make_truth([]), []), 1)}
     for plot in (plot_runs_miss_rate, plot_runs_precision_recall):
-        assert plot(nothing).axes[0].texts[0].get_text() == "no truth" and not plot(nothing).legends
+        assert plot(nothing).axes[0].texts[0].get_text() == "no ground truth" and not plot(nothing).legends
 
 
 @pytest.mark.parametrize(
@@ -140,17 +140,17 @@ def test_what_the_figures_draw():
         ([], ["run folder"]),
         (["--results", "one/results.json"], ["--annotations"]),
         (["nowhere"], ["nowhere", "not a run folder", "config.json"]),
-        (["truth.json"], ["truth.json", "not a run folder"]),
+        (["ground_truth.json"], ["ground_truth.json", "not a run folder"]),
         (["empty"], ["empty/results.json", "no such results file"]),
         (["odd"], ["odd/config.json", "--annotations"]),
         (["both", "--annotations=none.json"], ["none.json"]),
-        (["both", "--results", "none.json", "--annotations=truth.json"], ["none.json", "no such results file"]),
-        (["both", "--output=truth.json"], ["truth.json", "must be a folder"]),
-        (["both", "--output=truth.json/out"], ["truth.json/out", "cannot be written"]),
+        (["both", "--results", "none.json", "--annotations=ground_truth.json"], ["none.json", "no such results file"]),
+        (["both", "--output=ground_truth.json"], ["ground_truth.json", "must be a folder"]),
+        (["both", "--output=ground_truth.json/out"], ["ground_truth.json/out", "cannot be written"]),
     ],
 )
 def test_what_is_refused(place, capsys, arguments, words):
-    for name, config in (("empty", '{"data": {"val": {"annotations": "truth.json"}}}'), ("odd", "{}")):
+    for name, config in (("empty", '{"data": {"val": {"annotations": "ground_truth.json"}}}'), ("odd", "{}")):
         Path(name).mkdir()
         Path(name, "config.json").write_text(config)
     error = refused(capsys, *arguments)

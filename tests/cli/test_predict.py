@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from PIL import Image
 from pycocotools.coco import COCO
 
-from detection.analysis.visualize import distinct_colours
+from detection.analysis.visualize import distinct_colors
 from detection.atomic_write import write_json
 from detection.cli import predict
 from detection.config import Config, to_plain
@@ -29,7 +29,7 @@ from detection.detector import build_detector
 from detection.errors import UserError
 from detection.runs.checkpoint import save_checkpoint
 from detection.runs.folder import open_run
-from detection.runs.prediction import Picture, PictureFiles, detect, find_images, picture_batches, unique_stems
+from detection.runs.prediction import ImageFiles, Picture, detect, find_images, image_batches, unique_stems
 from detection.training.engine import coco_results
 from tests.coco_files import write_image
 from tests.tiny_runs import DETECTOR
@@ -133,14 +133,14 @@ def test_detect_keeps_pictures_and_detections_together_and_passes_broken_ones_by
 def test_workers_change_nothing(photos):
     for number in range(14):
         write_image(photos / f"{number}.png", 20 + number, 20, number)
-    files = PictureFiles(find_images(["photos"]), 64, 64)
+    files = ImageFiles(find_images(["photos"]), 64, 64)
     assert len(files) == 16
-    batches = list(picture_batches(files, 3))
+    batches = list(image_batches(files, 3))
     assert [len(batch) for batch in batches] == [3, 3, 3, 3, 3, 1]
-    for position, picture in enumerate(p for batch in batches for p in batch):
+    for position, image in enumerate(p for batch in batches for p in batch):
         expected = read_image(files.paths[position])
-        assert picture.path == files.paths[position]
-        np.testing.assert_array_equal(picture.image.permute(1, 2, 0).numpy(), expected)
+        assert image.path == files.paths[position]
+        np.testing.assert_array_equal(image.image.permute(1, 2, 0).numpy(), expected)
 
 
 def test_everything_is_written_and_agrees(run, photos, capsys):
@@ -186,9 +186,9 @@ def test_drawn_pictures_show_the_image_and_its_boxes(run, photos, capsys):
     drawn = np.array(Image.open("predictions/images/b.png"))
     factor = drawn.shape[0] // 40
     assert drawn.shape == (40 * factor, 60 * factor, 3) and min(drawn.shape[:2]) >= 384
-    colours = distinct_colours(["cat", "dog"])
+    colors = distinct_colors(["cat", "dog"])
     for label in {row["label"] for row in _written(Path("predictions"))[2]}:
-        assert (drawn == colours[label]).all(2).sum() > 100
+        assert (drawn == colors[label]).all(2).sum() > 100
     assert _main(capsys, run, "photos/b.png", "--score", 1, "--output", "none")[0] == 0
     plain = np.array(Image.open("none/images/b.png"))
     np.testing.assert_array_equal(plain[::factor, ::factor], read_image("photos/b.png"))

@@ -10,7 +10,7 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from detection.analysis.receptive_field import build, image_inputs, reach_on, reach_table
+from detection.analysis.receptive_field import build, effective_receptive_field_on, image_inputs, receptive_field_table
 from detection.analysis.receptive_field import reach as measure
 from detection.atomic_write import write_json
 from detection.cells import CELLS
@@ -91,8 +91,8 @@ def test_a_run_is_measured_as_trained_on_its_validation_images(run, capsys, shap
     detector, _, config = open_run(run)
     images = [torch.from_numpy(read_image(path)).permute(2, 0, 1) for path in sorted((shapes / "val").glob("*.png"))]
     inputs = image_inputs(detector, images)
-    expected = reach_on(detector.context, inputs, draws=2, seed=config.seed)
-    assert reach_table({"this run": expected}) in out
+    expected = effective_receptive_field_on(detector.context, inputs, draws=2, seed=config.seed)
+    assert receptive_field_table({"this run": expected}) in out
     read = []
     detector.context.register_forward_hook(lambda module, args, output: read.extend(args))
     detector([images[0]])
@@ -124,7 +124,7 @@ def test_a_config_with_its_own_cell_alone(config, capsys, no_picture):
     assert rows(before) == ["SpatialRNN"]
     assert called(capsys, "config.py", "--no-cells", *SMALL)[1] == before
     fresh = build(CONTEXT, 16, seed=1)
-    expected = reach_table({"SpatialRNN": measure(fresh, 16, 9, 11, seed=1)})
+    expected = receptive_field_table({"SpatialRNN": measure(fresh, 16, 9, 11, seed=1)})
     assert expected in called(capsys, "config.py", "--no-cells", *SMALL, "seed=1")[1] and expected not in before
     config("partial(SpatialRNN, hidden_channels=8, cell=partial(GRU))")
     assert called(capsys, "config.py", "--no-cells", *SMALL)[1] != before

@@ -193,7 +193,7 @@ def test_scenes_are_drawn_on_first_use(tmp_path, monkeypatch, capsys):
     )
     config.write_text(text)
     assert train.main(["config.py", "schedule.epochs=1", "--device=cpu", "--output=run"]) == 0
-    assert "drawing 4 + 2 pictures" in capsys.readouterr().out
+    assert "drawing 4 + 2 images" in capsys.readouterr().out
     assert len(list((tmp_path / "new/scenes/train").glob("*.png"))) == 4
 
 

@@ -106,7 +106,7 @@ WITH_SKIP_POOL = dataclasses.replace(CONFIG, detector=dataclasses.replace(DETECT
 
 def test_dataclasses_in_a_tuple_of_a_part_survive():
     plain = json.loads(json.dumps(to_plain(WITH_SKIP_POOL)))
-    assert plain["detector"]["pool"]["sources"][1] == {"maps": ["c3"], "box_scale": 1.5, "norm": "channels"}
+    assert plain["detector"]["pool"]["sources"][1] == {"features": ["c3"], "box_scale": 1.5, "norm": "channels"}
     again = from_plain(plain)
     assert {k: again.detector.pool.keywords[k] for k in SKIP_POOL.keywords} == SKIP_POOL.keywords
     assert to_plain(again) == to_plain(WITH_SKIP_POOL)

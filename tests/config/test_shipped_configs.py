@@ -17,13 +17,13 @@ from detection.training.freezing import freeze
 FILES = {path.stem: path for path in sorted((Path(__file__).parents[2] / "configs").glob("*.py"))}
 ION = sorted(name for name in FILES if name.startswith("ion_"))
 NUM_CLASSES = 3
-# VGG's fully connected layers and the ResNets' pictures would take most of the time.
+# VGG's fully connected layers and the ResNets' images would take most of the time.
 SMALL = {
     "hidden_channels": 16,
     "min_size": 64,
     "max_size": 96,
-    "pre_nms": [60, 40],
-    "post_nms": [30, 20],
+    "pre_nms_top_n": [60, 40],
+    "post_nms_top_n": [30, 20],
     "detections_per_image": 10,
 }
 
@@ -37,7 +37,7 @@ def shrunk(plain):
 
 
 def make_batch(with_masks):
-    """Two pictures of different sizes with a box or two."""
+    """Two images of different sizes with a box or two."""
     generator = torch.Generator().manual_seed(0)
     images = [torch.rand(3, *size, generator=generator) for size in ((64, 96), (64, 70))]
     boxes = [[[8.0, 8, 50, 50], [40, 20, 90, 60]], [[5.0, 10, 60, 50]]]
@@ -110,7 +110,7 @@ def test_context_and_pool_are_the_only_difference(plain, ion):
 
 def test_the_voc_config_takes_the_overrides_that_its_text_names():
     items = [
-        "detector.test.box_rounds=2",
+        "detector.test.num_box_iterations=2",
         "detector.test.voting_iou=0.85",
         "detector.test.flip=true",
         "detector.head.nms_threshold=0.475",

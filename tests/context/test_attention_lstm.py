@@ -50,14 +50,14 @@ def naive_score(context, h, cells, rows, columns):
     return torch.stack(ratings)
 
 
-def naive(context, picture):
-    """The weights of every glimpse (T, k·k') and the last glimpse (C,) at one picture (C, h, w), step by step."""
-    rows, columns = (min(context.size, side) for side in picture.shape[1:])
-    cells = adaptive_avg_pool2d(picture, (rows, columns)).flatten(1).T
+def naive(context, image):
+    """The weights of every attention step (T, k·k') and the last attention step (C,) at one image (C, h, w), step by step."""
+    rows, columns = (min(context.size, side) for side in image.shape[1:])
+    cells = adaptive_avg_pool2d(image, (rows, columns)).flatten(1).T
     numbers = list(context.start(cells.mean(0)).split(4))
     layers = [(numbers[2 * k], numbers[2 * k + 1]) for k in range(len(context.cells))] or [(numbers[0],)]
     weights, seen = [], None
-    for glimpse in range(context.num_glimpses):
+    for glimpse in range(context.num_steps):
         if glimpse:
             x = seen
             for k, cell in enumerate(context.cells):
@@ -70,7 +70,7 @@ def naive(context, picture):
 
 
 @pytest.mark.parametrize("score", ["linear", "additive"])
-@pytest.mark.parametrize("settings", [{}, {"num_glimpses": 1}, {"num_layers": 1, "num_glimpses": 4}, {"size": 9}])
+@pytest.mark.parametrize("settings", [{}, {"num_steps": 1}, {"num_layers": 1, "num_steps": 4}, {"size": 9}])
 def test_it_is_the_naive_version_step_by_step(score, settings):
     context = attention(score=score, **settings)
     x, valid = a_batch()
@@ -133,7 +133,7 @@ def test_permuting_cells_permutes_weights(score):
 
 def test_one_glimpse_by_hand():
     """Two cells, 0 and 2, of one channel: the mean is 1, so h = tanh(3·tanh(2·1)); additive and linear scores."""
-    context = AttentionLSTM(1, hidden_channels=1, num_glimpses=1, score="additive").double()
+    context = AttentionLSTM(1, hidden_channels=1, num_steps=1, score="additive").double()
     x, valid = torch.tensor([[[[0.0, 2.0]]]], dtype=torch.float64), torch.ones(1, 1, 1, 2, dtype=torch.bool)
     first, _, second, _ = context.start
     with torch.no_grad():
@@ -148,7 +148,7 @@ def test_one_glimpse_by_hand():
     torch.testing.assert_close(context.glimpses(x, valid).flatten(), a)
     torch.testing.assert_close(context(x, valid).flatten(), (2 * a[1]).expand(2))
 
-    linear = AttentionLSTM(1, hidden_channels=1, num_glimpses=1, size=4).double()
+    linear = AttentionLSTM(1, hidden_channels=1, num_steps=1, size=4).double()
     linear.start.load_state_dict(context.start.state_dict())
     with torch.no_grad():
         linear.score.linear.weight.copy_(torch.arange(16)[:, None])
@@ -172,10 +172,10 @@ def test_what_is_not_finite_in_the_padding_stays_there():
 
 
 def test_one_glimpse_has_no_idle_layers():
-    assert len(attention(num_glimpses=1).cells) == 0 and len(attention().cells) == 3
+    assert len(attention(num_steps=1).cells) == 0 and len(attention().cells) == 3
 
 
-@pytest.mark.parametrize("name", ["num_layers", "num_glimpses", "size"])
+@pytest.mark.parametrize("name", ["num_layers", "num_steps", "size"])
 def test_settings_below_one_are_refused(name):
     with pytest.raises(UserError, match=f"context.{name}=0: must be 1 or more"):
         AttentionLSTM(C, **{name: 0})

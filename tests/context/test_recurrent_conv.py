@@ -92,7 +92,7 @@ def test_it_is_the_naive_unroll_with_other_norms(norm, residual):
 
 
 def test_by_hand():
-    """One channel on one row, W_f = (0, 1, 0), W_r = (1, 0, 0) reads the left neighbour, b = 0: u = 1, 2, −5.
+    """One channel on one row, W_f = (0, 1, 0), W_r = (1, 0, 0) reads the left neighbor, b = 0: u = 1, 2, −5.
 
     x(0) = 1, 2, 0; x(1) = 1, 2 + 1, max(−5 + 2, 0); x(2) = 1, 2 + 1, max(−5 + 3, 0).
     """

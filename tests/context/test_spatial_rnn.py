@@ -48,7 +48,7 @@ def test_two_layers_see_every_valid_cell_and_no_other(cell, layers):
 
 
 def test_a_direction_looks_the_way_it_is_named():
-    """`right` walks to the right, so a cell has seen what lies to its left."""
+    """`right` scans to the right, so a cell has seen what lies to its left."""
     for direction, (rows, columns) in {
         "right": (slice(2, 3), slice(0, 4)),
         "left": (slice(2, 3), slice(3, 6)),
@@ -88,17 +88,17 @@ def naive(context, x):
     return (torch.einsum("oi,bihw->bohw", conv.weight[:, :, 0, 0], x) + conv.bias[None, :, None, None]).clamp(min=0)
 
 
-@pytest.mark.parametrize("normalised", [True, False])
-def test_equals_a_naive_version(normalised):
+@pytest.mark.parametrize("normalized", [True, False])
+def test_equals_a_naive_version(normalized):
     torch.manual_seed(0)
-    context = SpatialRNN(3, hidden_channels=4, out_channels=5, normalised=normalised).double()
+    context = SpatialRNN(3, hidden_channels=4, out_channels=5, normalized=normalized).double()
     x = torch.randn(2, 3, 4, 5, dtype=torch.float64)
     torch.testing.assert_close(context(x, whole(x)), naive(context, x))
 
 
 def test_by_hand():
     """One channel, all weights 1: 1 0 / 0 2 swept right is 1 1 / 0 2, and ReLU keeps what is not negative."""
-    context = SpatialRNN(1, hidden_channels=1, layers=(("right",),), normalised=False)
+    context = SpatialRNN(1, hidden_channels=1, layers=(("right",),), normalized=False)
     with torch.no_grad():
         for conv in context.convs:
             conv.weight.fill_(1)

@@ -107,11 +107,11 @@ def test_a_map_of_labels_comes_along_and_changes_nothing_else(tmp_path):
 
     zero, two = epoch(segmented, 0), epoch(segmented, 2)
     assert _equal(_flat(epoch(plain, 0)), _flat(zero)) and _equal(_flat(zero), _flat(two))
-    maps = [[target["semantic"] for _, targets in batches for target in targets] for batches in (zero, two)]
-    assert len(maps[0]) == 10 and all(torch.equal(a, b) for a, b in zip(*maps, strict=True))
+    features = [[target["semantic"] for _, targets in batches for target in targets] for batches in (zero, two)]
+    assert len(features[0]) == 10 and all(torch.equal(a, b) for a, b in zip(*features, strict=True))
     images = [image for images, _ in zero for image in images]
-    assert all(m.shape == i.shape[1:] and m.dtype == torch.uint8 for m, i in zip(maps[0], images, strict=True))
-    assert set(torch.cat([m.flatten() for m in maps[0]]).tolist()) == {0, 1, 255}  # 255: uncovered by a jitter
+    assert all(m.shape == i.shape[1:] and m.dtype == torch.uint8 for m, i in zip(features[0], images, strict=True))
+    assert set(torch.cat([m.flatten() for m in features[0]]).tolist()) == {0, 1, 255}  # 255: uncovered by a jitter
     assert not any("semantic" in target for _, targets in epoch(plain, 0) for target in targets)
 
 

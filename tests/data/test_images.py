@@ -25,10 +25,10 @@ def test_rgb_and_palette(tmp_path):
     assert (result == PIXELS).all() and result.dtype == np.uint8 and result.flags.writeable
 
 
-def test_grey_becomes_three_equal_channels(tmp_path):
-    grey = np.array([[0, 7], [128, 255]], np.uint8)
+def test_gray_becomes_three_equal_channels(tmp_path):
+    gray = np.array([[0, 7], [128, 255]], np.uint8)
     for mode in ("L", "1"):
-        image = Image.fromarray(grey).convert(mode, dither=Image.Dither.NONE)
+        image = Image.fromarray(gray).convert(mode, dither=Image.Dither.NONE)
         result = read_image(_save(tmp_path / f"{mode}.png", image))
         assert (result == np.asarray(image.convert("L"))[:, :, None]).all() and result.shape == (2, 2, 3)
 
@@ -37,17 +37,17 @@ def test_alpha_is_composited_over_white(tmp_path):
     rgba = np.array([[[10, 20, 30, 255], [10, 20, 30, 0], [0, 0, 0, 51]]], np.uint8)
     expected = [[[10, 20, 30], [255, 255, 255], [204, 204, 204]]]
     assert read_image(_save(tmp_path / "a.png", Image.fromarray(rgba))).tolist() == expected
-    grey = Image.fromarray(np.array([[[10, 255], [10, 0]]], np.uint8), "LA")
-    assert read_image(_save(tmp_path / "la.png", grey)).tolist() == [[[10] * 3, [255] * 3]]
+    gray = Image.fromarray(np.array([[[10, 255], [10, 0]]], np.uint8), "LA")
+    assert read_image(_save(tmp_path / "la.png", gray)).tolist() == [[[10] * 3, [255] * 3]]
     transparent = _save(tmp_path / "t.png", Image.fromarray(PIXELS), transparency=(255, 0, 0))
     assert read_image(transparent)[0].tolist() == [[255] * 3, [0, 255, 0], [0, 0, 255]]
 
 
-def test_16_bit_grey_is_divided_by_257(tmp_path):
-    grey = np.array([[0, 257, 65535], [128, 129, 32896]], np.uint16)
-    expected = np.round(grey / 257).astype(np.uint8)
+def test_16_bit_gray_is_divided_by_257(tmp_path):
+    gray = np.array([[0, 257, 65535], [128, 129, 32896]], np.uint16)
+    expected = np.round(gray / 257).astype(np.uint8)
     for name in ("a.png", "a.tif"):
-        assert (read_image(_save(tmp_path / name, Image.fromarray(grey))) == expected[:, :, None]).all()
+        assert (read_image(_save(tmp_path / name, Image.fromarray(gray))) == expected[:, :, None]).all()
 
 
 def test_cmyk(tmp_path):

@@ -204,9 +204,9 @@ def with_masks():
 
 
 def test_masks_follow_their_annotations(tmp_path):
-    maps = [painted(tmp_path, with_masks(), row=row) for row in range(3)]
-    assert [m.shape for m in maps] == [(30, 40), (50, 20), (10, 10)]
-    found = [{int(x): int(m[0, x]) for x in np.flatnonzero(m[0])} for m in maps]
+    features = [painted(tmp_path, with_masks(), row=row) for row in range(3)]
+    assert [m.shape for m in features] == [(30, 40), (50, 20), (10, 10)]
+    found = [{int(x): int(m[0, x]) for x in np.flatnonzero(m[0])} for m in features]
     assert found == [{5: IGNORED, 6: 2}, {7: 2, 0: 1}, {}]
 
 
@@ -281,7 +281,7 @@ def test_a_bad_mask_is_told_in_one_sentence_and_only_when_asked(tmp_path, segmen
     assert semantic_map(index, load_masks(index, "boxes"), 0).min() > 0
 
 
-def test_good_neighbours_of_the_bad_masks_are_taken(tmp_path):
+def test_good_neighbors_of_the_bad_masks_are_taken(tmp_path):
     """The limits themselves: points one side outside, three points, the longest and shortest runs."""
     for segmentation in (
         [rectangle(-20, -12, 40, 24)],

@@ -122,7 +122,7 @@ def test_boxes_follow_their_pixels(augmentation):
     kept = 0
     for seed in range(40):
         result, boxes, _ = transform(image, box, np.array([1]), seed)
-        # The border that a jitter uncovers is filled with a middle grey.
+        # The border that a jitter uncovers is filled with a middle gray.
         ys, xs = np.nonzero(result.min(axis=2) > 127.5)
         if len(boxes):
             found = [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
@@ -260,17 +260,17 @@ def test_a_crop_cuts_the_same_window_from_labels_and_image(monkeypatch):
     [Augmentation(0.0, jitter=1.0), Augmentation(0.5, 0.5, (60, 150, 400), crop=0.5, jitter=0.7), Augmentation(0.0)],
 )
 def test_labels_move_like_the_image(augmentation):
-    """An image of one grey a label: where it is still that pure grey, the map has the label; outside it is ignored."""
-    greys = {0: 0, 1: 60, 2: 150, 3: 200, IGNORED: 250}
+    """An image of one gray a label: where it is still that pure gray, the map has the label; outside it is ignored."""
+    grays = {0: 0, 1: 60, 2: 150, 3: 200, IGNORED: 250}
     _, boxes, labels = _sample(96, 128)
     transform = Transform(augmentation, 130, NO_LIMIT)
     outside = 0
     for seed in range(30):
         semantic = _labels(96, 128, seed)
-        grey = np.vectorize(greys.get)(semantic).astype(np.uint8)
-        image, moved, *_ = transform.with_semantic(np.repeat(grey[:, :, None], 3, 2), semantic, boxes, labels, seed)
+        gray = np.vectorize(grays.get)(semantic).astype(np.uint8)
+        image, moved, *_ = transform.with_semantic(np.repeat(gray[:, :, None], 3, 2), semantic, boxes, labels, seed)
         pure = 0
-        for label, value in greys.items():
+        for label, value in grays.items():
             its = _inner((image == value).all(2))
             assert (moved[its] == label).all()
             pure += its.mean()
@@ -282,7 +282,7 @@ def test_labels_move_like_the_image(augmentation):
 
 
 def _inner(where):
-    """Pixels all of whose neighbours are in `where` too."""
+    """Pixels all of whose neighbors are in `where` too."""
     padded = np.pad(where, 1)
     h, w = where.shape
     return np.all([padded[y : y + h, x : x + w] for y in range(3) for x in range(3)], axis=0)

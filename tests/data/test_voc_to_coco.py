@@ -76,7 +76,7 @@ def test_a_small_set_is_converted(voc, capsys):
     assert data["categories"] == [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
     assert [(item["id"], item["image_id"], item["category_id"], item["bbox"]) for item in data["annotations"]] == [
         (1, 1, 2, [1.5, 2, 9, 7]),
-        (2, 2, 2, [0, 0, 60, 40]),  # the whole picture
+        (2, 2, 2, [0, 0, 60, 40]),  # the whole image
         (3, 2, 1, [10, 5, 10, 20]),
     ]
     assert all(item["area"] == item["bbox"][2] * item["bbox"][3] for item in data["annotations"])

@@ -39,11 +39,11 @@ def make_results(boxes):
 
 @st.composite
 def coco_sets(draw, most_detections=260):
-    """A truth and results: crowds, no truths or results, annotation id 0, sparse ids, ties, > 100 boxes an image."""
+    """A ground truth and results: crowds, no ground-truth boxes or results, annotation id 0, sparse ids, ties, > 100 boxes an image."""
     rng = random.Random(draw(st.integers(0, 2**32)))
     image_ids = draw(st.lists(st.sampled_from(SPARSE_IDS), min_size=1, max_size=4, unique=True))
     category_ids = draw(st.lists(st.sampled_from(SPARSE_IDS), min_size=1, max_size=4, unique=True))
-    num_truths = draw(st.sampled_from((0, 1, 4, 15, 40)))
+    num_ground_truth = draw(st.sampled_from((0, 1, 4, 15, 40)))
     num_results = draw(st.sampled_from((0, 1, 6, 30, most_detections)))
     on_grid = draw(st.booleans())
     truthless = draw(st.booleans())
@@ -54,7 +54,7 @@ def coco_sets(draw, most_detections=260):
         side = rng.choice((5, 32, 60, 96, 300))
         return [rng.uniform(0, 60), rng.uniform(0, 60), rng.uniform(0.1, 1.2) * side, rng.uniform(0.1, 1.2) * side]
 
-    truth_ids = list(range(num_truths))
+    truth_ids = list(range(num_ground_truth))
     rng.shuffle(truth_ids)
     true_images = image_ids[1:] if truthless and len(image_ids) > 1 else image_ids
     annotations = []
@@ -72,9 +72,9 @@ def coco_sets(draw, most_detections=260):
             moved = [x + rng.choice((0, 0, 1, -1, 0.5)), y, w * rng.choice((1, 1, 0.5, 0.9, 2)), h]
             row = {"image_id": target["image_id"], "category_id": target["category_id"], "bbox": moved}
         results.append({**row, "score": rng.choice((0.0, 0.5, 0.5, 1.0, rng.random(), rng.random()))})
-    truth = {
+    ground_truth = {
         "images": [{"id": i, "file_name": f"{i}.png", "width": 100, "height": 100} for i in image_ids],
         "annotations": annotations,
         "categories": [{"id": k, "name": f"class {k}"} for k in category_ids],
     }
-    return truth, results
+    return ground_truth, results

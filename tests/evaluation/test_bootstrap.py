@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detection.evaluation.bootstrap import detection_evidence
+from detection.evaluation.bootstrap import detection_results
 from detection.evaluation.coco import coco_metrics
 from tests.evaluation.coco_sets import coco_sets, make_results, make_truth
 
@@ -27,47 +27,47 @@ def assert_same(found, row, metrics):
 @SETTINGS
 @given(coco_sets())
 def test_each_image_once_is_pycocotools(pair):
-    truth, results = pair
-    evidence = detection_evidence(truth, results, "")
-    found = evidence.resampled(np.ones((1, len(truth["images"])), dtype=int))
-    assert_same(found, 0, coco_metrics(truth, results, "pycocotools"))
+    ground_truth, results = pair
+    evidence = detection_results(ground_truth, results, "")
+    found = evidence.resampled(np.ones((1, len(ground_truth["images"])), dtype=int))
+    assert_same(found, 0, coco_metrics(ground_truth, results, "pycocotools"))
 
 
-def with_copies(truth, results, counts):
+def with_copies(ground_truth, results, counts):
     """Data in which image i, by ascending id, is there counts[i] times; copies of an image stand beside each other."""
-    ids = sorted(image["id"] for image in truth["images"])
+    ids = sorted(image["id"] for image in ground_truth["images"])
     names = [(old, 1000 * place + copy) for place, old in enumerate(ids) for copy in range(counts[place])]
 
     def copied(items, key):
         return [{**item, key: new} for old, new in names for item in items if item[key] == old]
 
-    annotations = copied(truth["annotations"], "image_id")
+    annotations = copied(ground_truth["annotations"], "image_id")
     for number, annotation in enumerate(annotations):
         annotation["id"] = number
-    images = copied(truth["images"], "id")
-    return {**truth, "images": images, "annotations": annotations}, copied(results, "image_id")
+    images = copied(ground_truth["images"], "id")
+    return {**ground_truth, "images": images, "annotations": annotations}, copied(results, "image_id")
 
 
 @SETTINGS
 @given(coco_sets(most_detections=30), st.data())
 def test_images_left_out_and_drawn_again_are_copies(pair, data):
-    truth, results = copy.deepcopy(pair)
+    ground_truth, results = copy.deepcopy(pair)
     for number, result in enumerate(results):  # copies of equal scores stand in another order, which changes AP
         result["score"] += number * 1e-6
-    number = len(truth["images"])
+    number = len(ground_truth["images"])
     counts = data.draw(st.lists(st.lists(st.integers(0, 3), min_size=number, max_size=number), min_size=1, max_size=3))
-    found = detection_evidence(truth, results, "").resampled(np.array(counts))
+    found = detection_results(ground_truth, results, "").resampled(np.array(counts))
     for row, of_images in enumerate(counts):
         if any(of_images):
-            assert_same(found, row, coco_metrics(*with_copies(truth, results, of_images), "pycocotools"))
+            assert_same(found, row, coco_metrics(*with_copies(ground_truth, results, of_images), "pycocotools"))
 
 
 def test_by_hand():
-    """Two images with a truth each; the first is found, with a false alarm above it; the second is not."""
+    """Two images with a ground truth each; the first is found, with a false alarm above it; the second is not."""
     box, far = (0, 0, 20, 20), (60, 60, 20, 20)
-    truth = make_truth([(1, 1, box), (2, 1, box)], ("cat",), num_images=2)
+    ground_truth = make_truth([(1, 1, box), (2, 1, box)], ("cat",), num_images=2)
     results = make_results([(1, 1, box, 0.5), (1, 1, far, 0.9)])
-    evidence = detection_evidence(truth, results, "")
+    evidence = detection_results(ground_truth, results, "")
     found = evidence.resampled(np.array([[1, 1], [2, 0], [1, 3], [0, 2]]))
     # Precision is 1/2 in all; recall ends at 1/2 (51 of 101 levels), 1, 1/4 (26 levels) and 0.
     assert found["AP50"] == pytest.approx([51 / 202, 1 / 2, 26 / 202, 0])
@@ -75,9 +75,9 @@ def test_by_hand():
 
 def test_many_resamplings_come_in_pieces(monkeypatch):
     rng = np.random.default_rng(0)
-    truth = make_truth([(i, 1, (0, 0, 20, 20)) for i in range(1, 9)], ("cat",), num_images=8)
+    ground_truth = make_truth([(i, 1, (0, 0, 20, 20)) for i in range(1, 9)], ("cat",), num_images=8)
     results = make_results([(i, 1, (x, 0, 20, 20), rng.random()) for i in range(1, 9) for x in (0, 5, 60)])
-    evidence, counts = detection_evidence(truth, results, ""), rng.integers(0, 3, (50, 8))
+    evidence, counts = detection_results(ground_truth, results, ""), rng.integers(0, 3, (50, 8))
     whole = evidence.resampled(counts)
     monkeypatch.setattr("detection.evaluation.bootstrap._CHUNK", 100)
     assert all(np.array_equal(whole[name], value, equal_nan=True) for name, value in evidence.resampled(counts).items())

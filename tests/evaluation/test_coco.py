@@ -19,14 +19,14 @@ needs_hotcoco = pytest.mark.skipif(importlib.util.find_spec("hotcoco") is None, 
 ONE_CAT = make_truth([(1, 1, (10, 10, 40, 40))])
 
 
-def reference(truth, results, category_id=None):
-    """The twelve numbers as pycocotools' own documentation computes them; truths numbered from 1."""
-    truth, results = copy.deepcopy(truth), copy.deepcopy(results)
-    for number, annotation in enumerate(truth["annotations"], start=1):
+def reference(ground_truth, results, category_id=None):
+    """The twelve numbers as pycocotools' own documentation computes them; ground-truth boxes numbered from 1."""
+    ground_truth, results = copy.deepcopy(ground_truth), copy.deepcopy(results)
+    for number, annotation in enumerate(ground_truth["annotations"], start=1):
         annotation["id"] = number
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO()
-        coco.dataset = truth
+        coco.dataset = ground_truth
         coco.createIndex()
         evaluation = COCOeval(coco, coco.loadRes(results), "bbox")
         if category_id is not None:
@@ -73,10 +73,10 @@ class TestByHand:
         assert coco_metrics(ONE_CAT, stray + good, backend)["AP"] == pytest.approx(1)
 
     def test_negative_ids_and_two_categories_of_one_name(self, backend):
-        truth = make_truth([(1, 1, (10, 10, 40, 40))], categories=("cat", "cat"))
-        truth["categories"][0]["id"] = truth["annotations"][0]["category_id"] = -4
-        truth["images"][0]["id"] = truth["annotations"][0]["image_id"] = -1
-        metrics = coco_metrics(truth, make_results([(-1, -4, (10, 10, 40, 40), 0.5)]), backend)
+        ground_truth = make_truth([(1, 1, (10, 10, 40, 40))], categories=("cat", "cat"))
+        ground_truth["categories"][0]["id"] = ground_truth["annotations"][0]["category_id"] = -4
+        ground_truth["images"][0]["id"] = ground_truth["annotations"][0]["image_id"] = -1
+        metrics = coco_metrics(ground_truth, make_results([(-1, -4, (10, 10, 40, 40), 0.5)]), backend)
         expected = pytest.approx({"cat (id -4)": 1, "cat (id 2)": -1})
         assert {name: row["AP"] for name, row in metrics["per_class"].items()} == expected
 
@@ -91,13 +91,13 @@ class TestByHand:
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(coco_sets())
 def test_wrapper_equals_direct_pycocotools(pair):
-    truth, results = pair
+    ground_truth, results = pair
     if not results:
-        results = [{**make_results([(0, 0, (0, 0, 0, 0), 0)])[0], "image_id": truth["images"][0]["id"]}]
-    metrics = coco_metrics(truth, results, "pycocotools")
-    assert numbers(metrics) == reference(truth, results)
-    for category in truth["categories"][:2]:
-        alone = reference(truth, results, category["id"])
+        results = [{**make_results([(0, 0, (0, 0, 0, 0), 0)])[0], "image_id": ground_truth["images"][0]["id"]}]
+    metrics = coco_metrics(ground_truth, results, "pycocotools")
+    assert numbers(metrics) == reference(ground_truth, results)
+    for category in ground_truth["categories"][:2]:
+        alone = reference(ground_truth, results, category["id"])
         assert metrics["per_class"][category["name"]] == {"AP": alone["AP"], "AP50": alone["AP50"]}
 
 

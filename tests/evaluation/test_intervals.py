@@ -12,7 +12,7 @@ from detection.evaluation.intervals import Interval, bootstrap_counts, differenc
 def test_identical_runs_differ_by_exactly_nothing():
     assert difference_interval(np.zeros(3), np.zeros((3, 100))) == Interval(0.0, 0.0, 0.0, 3)
     assert difference_interval(np.zeros(1), np.zeros((1, 100))) == Interval(0.0, 0.0, 0.0, 1)
-    assert not Interval(0.0, 0.0, 0.0, 3).is_clear
+    assert not Interval(0.0, 0.0, 0.0, 3).is_significant
 
 
 def test_one_seed_is_about_images_alone():
@@ -21,7 +21,7 @@ def test_one_seed_is_about_images_alone():
     half = 1.959964 * np.std(resampled, ddof=1)
     assert (found.value, found.seeds) == (0.25, 1)
     assert (found.low, found.high) == pytest.approx((0.25 - half, 0.25 + half))
-    assert found.is_clear == (half < 0.25)
+    assert found.is_significant == (half < 0.25)
 
 
 def test_where_images_do_nothing_it_is_students_t_over_seeds():

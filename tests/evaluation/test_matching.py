@@ -8,7 +8,7 @@ from hypothesis import given, settings
 
 from detection.evaluation import curves, matching
 from detection.evaluation.coco import coco_metrics
-from detection.evaluation.columns import class_names, detection_columns, truth_columns
+from detection.evaluation.columns import class_names, detection_columns, ground_truth_columns
 from detection.evaluation.curves import best_f1, confusion_matrix, match, precision_recall
 from detection.evaluation.matching import FALSE_POSITIVE, IGNORED
 from tests.evaluation.coco_sets import coco_sets, make_results, make_truth
@@ -23,14 +23,14 @@ def naive_iou(a, b, crowd=False):
     return overlap / (a[2] * a[3] if crowd else a[2] * a[3] + b[2] * b[3] - overlap)
 
 
-def naive_matching(detections, truths):
+def naive_matching(detections, targets):
     matched, taken = [], set()
     for image, category, box in zip(detections.image, detections.category, detections.box, strict=True):
         best, best_iou, on_crowd = FALSE_POSITIVE, 0.5, False
-        for t in range(len(truths.image)):
-            if (truths.image[t], truths.category[t]) == (image, category):
-                iou = naive_iou(box, truths.box[t], truths.crowd[t])
-                if truths.crowd[t]:
+        for t in range(len(targets.image)):
+            if (targets.image[t], targets.category[t]) == (image, category):
+                iou = naive_iou(box, targets.box[t], targets.crowd[t])
+                if targets.crowd[t]:
                     on_crowd |= iou >= 0.5
                 elif t not in taken and iou >= best_iou:
                     best, best_iou = t, iou
@@ -50,31 +50,32 @@ def coco_ap(curve):
 @given(coco_sets(most_detections=150))
 def test_matching_equals_naive_loops(pair):
     found = match(*pair)
-    assert found.matched.tolist() == naive_matching(found.detections, found.truths)
+    assert found.matched.tolist() == naive_matching(found.detections, found.targets)
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(coco_sets())
 def test_curves_give_cocos_ap50(pair):
-    truth, results = pair
-    found, metrics = match(truth, results), coco_metrics(truth, results)
-    for category, name in enumerate(class_names(truth).values()):
+    ground_truth, results = pair
+    found, metrics = match(ground_truth, results), coco_metrics(ground_truth, results)
+    for category, name in enumerate(class_names(ground_truth).values()):
         curve = precision_recall(found, category)
         expected = metrics["per_class"][name]["AP50"]
-        assert (coco_ap(curve) if curve.num_truths else -1) == pytest.approx(expected, abs=1e-12)
+        assert (coco_ap(curve) if curve.num_ground_truth else -1) == pytest.approx(expected, abs=1e-12)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(coco_sets(most_detections=80))
 def test_confusion_sums(pair):
-    truth, results = pair
-    found = match(truth, results)
+    ground_truth, results = pair
+    found = match(ground_truth, results)
     for score in (-1.0, 0.5, 2.0):
         matrix = confusion_matrix(found, score)
-        real = ~found.truths.crowd
-        num_classes = len(truth["categories"])
+        real = ~found.targets.crowd
+        num_classes = len(ground_truth["categories"])
         assert (
-            matrix[:-1].sum(axis=1).tolist() == np.bincount(found.truths.category[real], minlength=num_classes).tolist()
+            matrix[:-1].sum(axis=1).tolist()
+            == np.bincount(found.targets.category[real], minlength=num_classes).tolist()
         )
         counted = (found.detections.score >= score) & (found.matched != IGNORED)
         assert matrix[:, :-1].sum() == counted.sum()
@@ -87,28 +88,28 @@ def test_confusion_sums(pair):
 def test_pairs_in_chunks(monkeypatch):
     rng = np.random.default_rng(0)
     boxes = [(1, 1 + i % 2, (*rng.uniform(0, 20, 2), 20, 20)) for i in range(30)]
-    truth = make_truth(boxes)
+    ground_truth = make_truth(boxes)
     results = make_results([(*row, rng.random()) for row in boxes for _ in range(3)])
-    truths, detections = truth_columns(truth), detection_columns(truth, results)
-    whole = matching.overlapping_pairs(detections, truths, 0.3)
+    targets, detections = ground_truth_columns(ground_truth), detection_columns(ground_truth, results)
+    whole = matching.overlapping_pairs(detections, targets, 0.3)
     monkeypatch.setattr(matching, "MAX_PAIRS", 40)
-    parts = matching.overlapping_pairs(detections, truths, 0.3)
+    parts = matching.overlapping_pairs(detections, targets, 0.3)
     assert len(whole[0]) > 100
     for a, b in zip(whole, parts, strict=True):
         assert np.array_equal(a, b)
 
 
 def test_at_most_100_of_an_image_and_class():
-    truth = make_truth([(1, 1, (0, 0, 9, 9)), (2, 1, (0, 0, 9, 9))], num_images=2)
+    ground_truth = make_truth([(1, 1, (0, 0, 9, 9)), (2, 1, (0, 0, 9, 9))], num_images=2)
     rows = [(1, 1, (50, 50, 9, 9), 0.9)] * 100 + [(1, 1, (0, 0, 9, 9), 0.8), (2, 1, (0, 0, 9, 9), 0.1)]
-    found = match(truth, make_results(rows))
+    found = match(ground_truth, make_results(rows))
     assert len(found.detections.score) == 101
     assert found.matched.tolist() == [FALSE_POSITIVE] * 100 + [1]
 
 
 def test_of_equal_overlaps_the_later_truth_wins_as_in_pycocotools():
-    truth = make_truth([(1, 1, (0, 0, 20, 20)), (1, 1, (4, 0, 20, 20))])
-    assert match(truth, make_results([(1, 1, (2, 0, 20, 20), 0.9)])).matched.tolist() == [1]
+    ground_truth = make_truth([(1, 1, (0, 0, 20, 20)), (1, 1, (4, 0, 20, 20))])
+    assert match(ground_truth, make_results([(1, 1, (2, 0, 20, 20), 0.9)])).matched.tolist() == [1]
 
 
 class TestByHand:
@@ -119,7 +120,7 @@ class TestByHand:
     # 0.7 cat               x
     # 0.6 cat                        x (ignored)
     # 0.5 cat    nowhere
-    truth = make_truth(
+    ground_truth = make_truth(
         [(1, 1, (0, 0, 20, 20)), (1, 1, (30, 0, 20, 20)), (1, 2, (0, 50, 20, 20)), (1, 1, (60, 0, 40, 100), True)]
     )
     results = make_results(
@@ -133,14 +134,14 @@ class TestByHand:
     )
 
     def test_curve(self):
-        curve = precision_recall(match(self.truth, self.results), 0)
-        assert curve.num_truths == 2
+        curve = precision_recall(match(self.ground_truth, self.results), 0)
+        assert curve.num_ground_truth == 2
         assert curve.score.tolist() == [0.9, 0.8, 0.7, 0.5]
         assert curve.precision.tolist() == [1, 1 / 2, 2 / 3, 2 / 4]
         assert curve.recall.tolist() == [0.5, 0.5, 1, 1]
 
     def test_best_f1(self):
-        found = match(self.truth, self.results)
+        found = match(self.ground_truth, self.results)
         cat = best_f1(precision_recall(found, 0))
         assert cat == {"score": 0.7, "f1": pytest.approx(0.8), "precision": pytest.approx(2 / 3), "recall": 1.0}
         assert best_f1(precision_recall(found, 1)) == {"score": -1, "f1": 0, "precision": 0, "recall": 0}
@@ -152,26 +153,26 @@ class TestByHand:
 
     def test_equal_scores_are_kept_together(self):
         # One true and one false detection of score 0.5: no threshold has the true one alone.
-        truth = make_truth([(1, 1, (0, 0, 20, 20))])
+        ground_truth = make_truth([(1, 1, (0, 0, 20, 20))])
         rows = [(1, 1, (0, 0, 20, 20), 0.5), (1, 1, (50, 50, 20, 20), 0.5)]
         for order in (rows, rows[::-1]):
-            best = best_f1(precision_recall(match(truth, make_results(order)), 0))
+            best = best_f1(precision_recall(match(ground_truth, make_results(order)), 0))
             assert best == {"score": 0.5, "f1": pytest.approx(2 / 3), "precision": 0.5, "recall": 1.0}
 
     def test_confusion(self):
         # The dog is taken for a cat; the doubled cat and the stray one are background taken for cats.
         results = self.results + make_results([(1, 1, (0, 50, 20, 20), 0.4)])
-        found = match(self.truth, results)
+        found = match(self.ground_truth, results)
         assert confusion_matrix(found, 0.0).tolist() == [[2, 0, 0], [1, 0, 0], [2, 0, 0]]
         assert confusion_matrix(found, 0.5).tolist() == [[2, 0, 0], [0, 0, 1], [2, 0, 0]]
         assert confusion_matrix(found, 0.85).tolist() == [[1, 0, 1], [0, 0, 1], [0, 0, 0]]
 
     def test_confusion_prefers_the_own_class(self):
         # A better-scored dog on the cat does not take it from the cat's own detection.
-        truth = make_truth([(1, 1, (0, 0, 20, 20))])
+        ground_truth = make_truth([(1, 1, (0, 0, 20, 20))])
         results = make_results([(1, 2, (0, 0, 20, 20), 0.9), (1, 1, (0, 0, 20, 18), 0.3)])
-        assert confusion_matrix(match(truth, results), 0.0).tolist() == [[1, 0, 0], [0, 0, 0], [0, 1, 0]]
-        assert confusion_matrix(match(truth, results), 0.5).tolist() == [[0, 1, 0], [0, 0, 0], [0, 0, 0]]
+        assert confusion_matrix(match(ground_truth, results), 0.0).tolist() == [[1, 0, 0], [0, 0, 0], [0, 1, 0]]
+        assert confusion_matrix(match(ground_truth, results), 0.5).tolist() == [[0, 1, 0], [0, 0, 0], [0, 0, 0]]
 
     def test_nothing_at_all(self):
         found = match({"images": [], "annotations": [], "categories": []}, [])
@@ -180,13 +181,13 @@ class TestByHand:
 
 
 def test_order_of_the_results_matters_only_for_ties_in_an_image():
-    truth = make_truth([(i, 1, (0, 0, 20, 20)) for i in (1, 2, 3)], num_images=3)
+    ground_truth = make_truth([(i, 1, (0, 0, 20, 20)) for i in (1, 2, 3)], num_images=3)
     rows = [(i, 1, (0, 0, 20, size), 0.5) for i, size in ((1, 20), (2, 5), (3, 20))]
-    curve_of = [precision_recall(match(truth, make_results(order)), 0) for order in (rows, rows[::-1])]
+    curve_of = [precision_recall(match(ground_truth, make_results(order)), 0) for order in (rows, rows[::-1])]
     assert curve_of[0].precision.tolist() == curve_of[1].precision.tolist() == [1, 1 / 2, 2 / 3]
 
 
 def test_columns_are_used_as_given():
-    found = match(TestByHand.truth, TestByHand.results)
-    again = curves.match_detections(found.detections, replace(found.truths, crowd=np.zeros(4, dtype=bool)))
+    found = match(TestByHand.ground_truth, TestByHand.results)
+    again = curves.match_detections(found.detections, replace(found.targets, crowd=np.zeros(4, dtype=bool)))
     assert again.tolist() == [0, -1, 1, -1, -1]

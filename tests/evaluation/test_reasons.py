@@ -10,8 +10,8 @@ CLASSES = ("cat", "dog", "cow", "elk")
 TRUTH = make_truth(BOXES, categories=CLASSES, num_images=3)
 
 
-def notes_of(rows, truth=TRUTH):
-    metrics = evaluate_detections(truth, make_results(rows))
+def notes_of(rows, ground_truth=TRUTH):
+    metrics = evaluate_detections(ground_truth, make_results(rows))
     return metrics["AP"], metrics["notes"]
 
 
@@ -46,17 +46,17 @@ WRONG = {
         changed(box=lambda x, y, w, h: (x, y, x + w, y + h)),
         "boxes look like [x1, y1, x2, y2] rather than [x, y, width, height]: read so, 4 of 4 detections",
     ),
-    "centres": (
+    "centers": (
         changed(box=lambda x, y, w, h: (x + w / 2, y + h / 2, w, h)),
-        "boxes look like [centre x, centre y, width, height] rather than",
+        "boxes look like [center x, center y, width, height] rather than",
     ),
     "rows first": (
         changed(box=lambda x, y, w, h: (y, x, h, w))[:1],
         "boxes look like [y, x, height, width] rather than",
     ),
-    "normalised": (
+    "normalized": (
         changed(box=lambda x, y, w, h: (x / 100, y / 100, w / 100, h / 100)),
-        "boxes look normalised to 0..1; results hold [x, y, width, height] in pixels",
+        "boxes look normalized to 0..1; results hold [x, y, width, height] in pixels",
     ),
     "far off": (
         changed(box=lambda x, y, w, h: (x + w * 0.75, y, w, h)),
@@ -75,12 +75,12 @@ def test_reason(name):
 
 
 def test_positions_instead_of_sparse_ids():
-    truth = make_truth([(1, 1, (10, 40, 30, 20)), (2, 2, (45, 40, 50, 50))], num_images=2)
-    ids = (1, 2, 3, 5, 6, 7, 10, 11)  # the truths' 10 and 11 are places 6 and 7
-    truth["categories"] = [{"id": k, "name": f"class {k}"} for k in ids]
-    for annotation in truth["annotations"]:
+    ground_truth = make_truth([(1, 1, (10, 40, 30, 20)), (2, 2, (45, 40, 50, 50))], num_images=2)
+    ids = (1, 2, 3, 5, 6, 7, 10, 11)  # the ground-truth boxes' 10 and 11 are places 6 and 7
+    ground_truth["categories"] = [{"id": k, "name": f"class {k}"} for k in ids]
+    for annotation in ground_truth["annotations"]:
         annotation["category_id"] += 9
-    ap, notes = notes_of([(1, 6, (10, 40, 30, 20), 0.9), (2, 7, (45, 40, 50, 50), 0.9)], truth)
+    ap, notes = notes_of([(1, 6, (10, 40, 30, 20), 0.9), (2, 7, (45, 40, 50, 50), 0.9)], ground_truth)
     assert ap == 0
     assert "it seems that category ids are positions in the list of categories, counted from 0" in notes[1]
 
@@ -94,8 +94,8 @@ def test_a_wrong_box_format_is_noted_when_a_few_boxes_hit_by_chance():
 
 
 def test_only_on_crowds():
-    truth = make_truth([(1, 1, (0, 0, 20, 20)), (1, 1, (40, 40, 50, 50), True)])
-    ap, notes = notes_of([(1, 1, (50, 50, 20, 20), 0.9)], truth)
+    ground_truth = make_truth([(1, 1, (0, 0, 20, 20)), (1, 1, (40, 40, 50, 50), True)])
+    ap, notes = notes_of([(1, 1, (50, 50, 20, 20), 0.9)], ground_truth)
     assert ap == 0
     assert notes == [
         "AP is 0: detections reach an IoU of 0.5 with objects of their class only on crowds, or beyond the 100 best of "

@@ -37,21 +37,21 @@ class TestData:
     metrics = evaluate_detections(TRUTH, RESULTS)
 
     def test_keys(self):
-        expected = {*METRICS, "VOC07_AP50", "VOC_AP50", "best_f1", "per_class", "images", "truths", "detections"}
+        expected = {*METRICS, "VOC07_AP50", "VOC_AP50", "best_f1", "per_class", "images", "ground_truth", "detections"}
         assert set(self.metrics) == expected | {"backend", "notes"}
 
     def test_values(self):
         assert self.metrics["AP50"] == pytest.approx(0.5)
         assert self.metrics["VOC_AP50"] == self.metrics["VOC07_AP50"] == 0.5
-        assert (self.metrics["images"], self.metrics["truths"], self.metrics["detections"]) == (2, 3, 3)
+        assert (self.metrics["images"], self.metrics["ground_truth"], self.metrics["detections"]) == (2, 3, 3)
         perfect = {"score": 0.8, "f1": 1.0, "precision": 1.0, "recall": 1.0}
         cat = self.metrics["per_class"]["cat"]
-        assert cat["AP50"] == pytest.approx(1) and cat["truths"] == 2 and cat["best_f1"] == perfect
+        assert cat["AP50"] == pytest.approx(1) and cat["ground_truth"] == 2 and cat["best_f1"] == perfect
         assert self.metrics["best_f1"] == {"score": 0.8, **dict.fromkeys(("f1",), pytest.approx(0.8))} | {
             "precision": 1.0,
             "recall": pytest.approx(2 / 3),
         }
-        assert self.metrics["per_class"]["a|b"]["truths"] == 0
+        assert self.metrics["per_class"]["a|b"]["ground_truth"] == 0
 
     def test_backends_agree(self):
         assert evaluate_detections(TRUTH, RESULTS, "pycocotools") | {"backend": ""} == self.metrics | {"backend": ""}
@@ -62,11 +62,11 @@ class TestTable:
         table = metrics_table(evaluate_detections(TRUTH, RESULTS))
         rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table.splitlines() if "|" in line]
         assert ["AP50", "0.500"] in rows
-        assert ["APs", "n/a (no truth of this size)"] in rows
+        assert ["APs", "n/a (no ground truth of this size)"] in rows
         assert ["best F1", "0.800 at score 0.800"] in rows
         assert ["cat", "0.950", "1.000", "1.000", "0.800", "2"] in rows
-        assert ["a\\|b", *["n/a (no truth)"] * 3, "-", "0"] in rows
-        assert "2 images, 3 truths, 3 detections" in table
+        assert ["a\\|b", *["n/a (no ground truth)"] * 3, "-", "0"] in rows
+        assert "2 images, 3 ground-truth boxes, 3 detections" in table
         assert "-1" not in table
 
     def test_columns_line_up(self):
@@ -75,7 +75,7 @@ class TestTable:
 
     def test_nothing_to_find(self):
         table = metrics_table(evaluate_detections({"images": [], "annotations": [], "categories": []}, []))
-        assert "| AP         | n/a (no truth)" in table and "| class" not in table
+        assert "| AP         | n/a (no ground truth)" in table and "| class" not in table
 
 
 class TestFiles:
@@ -128,11 +128,11 @@ class TestPlots:
     @pytest.mark.parametrize("num_classes", [0, 1, 21, 80])
     def test_any_number_of_classes(self, tmp_path, num_classes):
         names = [f"class {k}" for k in range(num_classes)]
-        truth = make_truth([(1, k + 1, (k, k, 20, 20)) for k in range(num_classes)], categories=names)
+        ground_truth = make_truth([(1, k + 1, (k, k, 20, 20)) for k in range(num_classes)], categories=names)
         results = make_results([(1, k + 1, (k, k, 20, 20), 0.5) for k in range(num_classes)])
-        metrics = evaluate_detections(truth, results)
-        plot_precision_recall(match(truth, results), metrics).savefig(tmp_path / "curve.png")
-        plot_confusion(match(truth, results), 0.0).savefig(tmp_path / "confusion.png")
+        metrics = evaluate_detections(ground_truth, results)
+        plot_precision_recall(match(ground_truth, results), metrics).savefig(tmp_path / "curve.png")
+        plot_confusion(match(ground_truth, results), 0.0).savefig(tmp_path / "confusion.png")
 
     def test_losses(self, tmp_path):
         log = tmp_path / "log.jsonl"
@@ -190,7 +190,7 @@ class TestCommand:
         ("argv", "sentence"),
         [
             ([], "Name a run folder, or a results file by --results R.json --annotations A.json."),
-            (["--results", "R"], "--results needs the truth too: add --annotations A.json."),
+            (["--results", "R"], "--results needs the ground truth too: add --annotations A.json."),
             (
                 ["RUN", "--results", "R", "--annotations", "A"],
                 "--results takes no run folder or config keys, but 'RUN'",

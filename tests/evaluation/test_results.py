@@ -5,7 +5,7 @@ import json
 import pytest
 
 from detection.errors import UserError
-from detection.evaluation.results import read_results, read_truth
+from detection.evaluation.results import read_ground_truth, read_results
 from tests.evaluation.coco_sets import make_results, make_truth
 
 TRUTH = make_truth([(1, 1, (10, 10, 40, 40))])
@@ -43,7 +43,7 @@ BAD_ENTRIES = {
     ),
     "id as text": (GOOD | {"image_id": "1"}, 'image_id is "1", not an integer.'),
     "fractional id": (GOOD | {"category_id": 1.5}, "category_id is 1.5, not an integer."),
-    "id is a truth value": (GOOD | {"image_id": True}, "image_id is true, not an integer."),
+    "id is a ground truth value": (GOOD | {"image_id": True}, "image_id is true, not an integer."),
     "infinite id": (GOOD | {"image_id": float("inf")}, "image_id is Infinity, not an integer."),
     "score NaN": (GOOD | {"score": float("nan")}, "score holds nan; it must be a finite number."),
     "score inf": (GOOD | {"score": float("inf")}, "score holds inf; it must be a finite number."),
@@ -104,15 +104,15 @@ def test_missing_file_and_folder(tmp_path):
 def test_truth_comes_back_as_written(tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTION_CACHE", str(tmp_path / "cache"))
     (tmp_path / "annotations.json").write_text(json.dumps(TRUTH))
-    assert read_truth(tmp_path / "annotations.json") == TRUTH
+    assert read_ground_truth(tmp_path / "annotations.json") == TRUTH
 
 
 def test_bad_boxes_of_the_truth_are_dropped_and_counted(tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTION_CACHE", str(tmp_path / "cache"))
     broken = make_truth([(1, 1, (10, 10, 40, 40)), (1, 1, (10, 10, 0, 40))])
     (tmp_path / "annotations.json").write_text(json.dumps(broken))
-    truth = read_truth(tmp_path / "annotations.json")
-    assert truth["dropped"] == 1 and len(truth["annotations"]) == 1
+    ground_truth = read_ground_truth(tmp_path / "annotations.json")
+    assert ground_truth["dropped"] == 1 and len(ground_truth["annotations"]) == 1
 
 
 def test_helper_results_are_valid(tmp_path):

@@ -9,20 +9,20 @@ from tests.evaluation.coco_sets import coco_sets, make_results, make_truth
 from tests.evaluation.test_matching import naive_iou
 
 
-def naive_voc(truth, results):
+def naive_voc(ground_truth, results):
     """`VOCevaldet.m` and `VOCap.m`, class by class and detection by detection, on continuous boxes."""
     eleven, every = [], []
-    for category in (c["id"] for c in truth["categories"]):
-        truths = [a for a in truth["annotations"] if a["category_id"] == category]
-        num_truths = sum(not a["iscrowd"] for a in truths)
-        if not num_truths:
+    for category in (c["id"] for c in ground_truth["categories"]):
+        targets = [a for a in ground_truth["annotations"] if a["category_id"] == category]
+        num_ground_truth = sum(not a["iscrowd"] for a in targets)
+        if not num_ground_truth:
             continue
         mine = [r for r in results if r["category_id"] == category]
         mine.sort(key=lambda r: (-r["score"], r["image_id"]))
         seen, tp, fp = set(), [], []
         for result in mine:
             best, best_iou = None, -1.0
-            for annotation in truths:
+            for annotation in targets:
                 if annotation["image_id"] == result["image_id"]:
                     iou = naive_iou(result["bbox"], annotation["bbox"])
                     if iou > best_iou:
@@ -34,7 +34,7 @@ def naive_voc(truth, results):
             seen |= {best["id"]} if new else set()
             tp.append(int(new))
             fp.append(int(not new))
-        recall = np.cumsum(tp) / num_truths
+        recall = np.cumsum(tp) / num_ground_truth
         precision = np.cumsum(tp) / np.maximum(np.cumsum(tp) + np.cumsum(fp), 1)
         eleven.append(np.mean([max(precision[recall >= t / 10 - 1e-9], default=0) for t in range(11)]))
         recall, precision = np.array([0, *recall, 1]), np.array([0, *precision, 0])
@@ -53,7 +53,8 @@ def test_equals_the_development_kit(pair):
 
 
 def test_by_hand():
-    # Found: yes, no, yes, no; two of three truths. Precision made to fall: 1 up to recall 1/3, 2/3 up to recall 2/3.
+    # Found: yes, no, yes, no; two of three ground-truth boxes. Precision made to fall: 1 up to recall 1/3, 2/3 up to
+    # recall 2/3.
     hits = np.array([True, False, True, False])
     assert all_point_ap(hits, 3) == pytest.approx((1 + 2 / 3) / 3)
     # The points 0 … 0.3 reach precision 1, 0.4 … 0.6 reach 2/3, 0.7 … 1 nothing.
@@ -70,25 +71,25 @@ def test_no_detections():
 
 
 def test_a_duplicate_is_false_even_where_a_second_truth_is_free():
-    # Both detections overlap the left truth most; COCO would give the second one the truth beside it.
-    truth = make_truth([(1, 1, (0, 0, 20, 20)), (1, 1, (5, 0, 20, 20))])
+    # Both detections overlap the left ground truth most; COCO would give the second one the ground truth beside it.
+    ground_truth = make_truth([(1, 1, (0, 0, 20, 20)), (1, 1, (5, 0, 20, 20))])
     results = make_results([(1, 1, (0, 0, 20, 20), 0.9), (1, 1, (1, 0, 20, 20), 0.8)])
-    assert voc_metrics(truth, results)["VOC_AP50"] == 0.5
+    assert voc_metrics(ground_truth, results)["VOC_AP50"] == 0.5
 
 
 def test_difficult_truths_and_what_lies_on_them_do_not_count():
-    truth = make_truth([(1, 1, (0, 0, 20, 20)), (1, 1, (50, 50, 20, 20), True)])
+    ground_truth = make_truth([(1, 1, (0, 0, 20, 20)), (1, 1, (50, 50, 20, 20), True)])
     results = make_results([(1, 1, (50, 50, 20, 20), 0.9), (1, 1, (0, 0, 20, 20), 0.8)])
-    assert voc_metrics(truth, results) == {"VOC07_AP50": 1, "VOC_AP50": 1}
+    assert voc_metrics(ground_truth, results) == {"VOC07_AP50": 1, "VOC_AP50": 1}
 
 
 def test_an_iou_of_exactly_one_half_counts_and_less_does_not():
-    truth = make_truth([(1, 1, (0, 0, 20, 20))])
-    assert voc_metrics(truth, make_results([(1, 1, (0, 0, 20, 10), 0.9)]))["VOC_AP50"] == 1
-    assert voc_metrics(truth, make_results([(1, 1, (0, 0, 20, 9.99), 0.9)]))["VOC_AP50"] == 0
+    ground_truth = make_truth([(1, 1, (0, 0, 20, 20))])
+    assert voc_metrics(ground_truth, make_results([(1, 1, (0, 0, 20, 10), 0.9)]))["VOC_AP50"] == 1
+    assert voc_metrics(ground_truth, make_results([(1, 1, (0, 0, 20, 9.99), 0.9)]))["VOC_AP50"] == 0
 
 
 def test_mean_over_classes_with_a_truth():
-    truth = make_truth([(1, 1, (0, 0, 20, 20)), (1, 2, (0, 0, 20, 20))], categories=("cat", "dog", "cow"))
+    ground_truth = make_truth([(1, 1, (0, 0, 20, 20)), (1, 2, (0, 0, 20, 20))], categories=("cat", "dog", "cow"))
     results = make_results([(1, 1, (0, 0, 20, 20), 0.9), (1, 3, (0, 0, 20, 20), 0.9)])
-    assert voc_metrics(truth, results) == {"VOC07_AP50": 0.5, "VOC_AP50": 0.5}
+    assert voc_metrics(ground_truth, results) == {"VOC07_AP50": 0.5, "VOC_AP50": 0.5}

@@ -17,7 +17,7 @@ def random_boxes(*shape, seed=0):
 
 def test_pixels_by_hand():
     regions = torch.tensor([[0.0, 0, 64, 64]])
-    box = torch.tensor([[[30.0, 20, 50, 60]]])  # centre (40, 40), 20 wide, 40 high
+    box = torch.tensor([[[30.0, 20, 50, 60]]])  # center (40, 40), 20 wide, 40 high
     assert PixelOffsets().encode(box, regions).tolist() == [[[8, 8, 20, 40]]]
     assert PixelOffsets().decode(torch.tensor([[[8.0, 8, 20, 40]]]), regions).tolist() == box.tolist()
 

@@ -15,7 +15,7 @@ from detection.heads.costs import SetCost
 from detection.heads.lstm_decoder import LSTMDecoder
 from detection.heads.sequence_head import Embed, MeetsWindow
 from detection.heads.stitching import NMS, Stitch
-from detection.pooling import CentreCell, RoIAlign, SkipPool, Source
+from detection.pooling import CenterCell, RoIAlign, SkipPool, Source
 from detection.regions import GridCells
 from tests.tiny_runs import DETECTOR
 
@@ -28,9 +28,9 @@ grid = {
     "merge": partial(Stitch),
     "box_weight": 0.03,
     "batch_size_per_image": None,
-    "add_truths": False,
+    "add_ground_truth": False,
 }
-GRID = {"regions": partial(GridCells, window=16, stride=8), "pool": partial(CentreCell, stage="c3")}
+GRID = {"regions": partial(GridCells, window=16, stride=8), "pool": partial(CenterCell, stage="c3")}
 decoder = partial(LSTMDecoder, hidden_size=8, num_steps=2)
 tied = partial(LSTMDecoder, cell=partial(TiedLSTM, bias=False), hidden_size=8, start=0.1)
 gru = partial(decoder, cell=partial(GRU), layers=2, shared_heads=True, dropout=0.0)
@@ -39,7 +39,7 @@ GLOBAL = {
     "context": partial(AttentionLSTM, hidden_channels=8, num_layers=2),
     "context_source": "c3",
     "pool": partial(SkipPool, sources=tuple(Source(("c3",), box_scale=s, norm="channels") for s in (0.8, 1.2, 1.8))),
-    "global_pool": partial(CentreCell, stage="context"),
+    "global_pool": partial(CenterCell, stage="context"),
 }
 HEADS = {
     "fast rcnn": {"head": partial(FastRCNN, hidden_channels=16, batch_size_per_image=16)},
@@ -83,7 +83,7 @@ def detector(request):
 
 
 def batch():
-    """Two images of different sizes, two of the first one's truths nearly the same."""
+    """Two images of different sizes, two of the first one's ground-truth boxes nearly the same."""
     generator = torch.Generator().manual_seed(0)
     images = [torch.rand(3, *size, generator=generator) for size in ((64, 96), (64, 70))]
     targets = [
@@ -100,15 +100,15 @@ def without_truth(target):
     return {key: t[:0] for key, t in target.items()}
 
 
-@pytest.mark.parametrize("truths", ["all", "some", "none"])
-def test_it_trains_whatever_the_truths(detector, truths):
+@pytest.mark.parametrize("ground_truth", ["all", "some", "none"])
+def test_it_trains_whatever_the_truths(detector, region_targets):
     images, targets = batch()
-    if truths != "all":
-        targets = [without_truth(targets[0]), targets[1] if truths == "some" else without_truth(targets[1])]
+    if region_targets != "all":
+        targets = [without_truth(targets[0]), targets[1] if region_targets == "some" else without_truth(targets[1])]
     losses = detector(images, targets)
     assert {"loss_classifier", "loss_box_reg"} <= set(losses)
     assert all(loss.ndim == 0 and loss.dtype == torch.float32 and loss.isfinite() for loss in losses.values())
-    if truths == "none":
+    if region_targets == "none":
         assert all(loss == 0 for name, loss in losses.items() if name.endswith("box_reg"))
     sum(losses.values()).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in detector.parameters())

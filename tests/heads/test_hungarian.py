@@ -11,17 +11,17 @@ from torchvision.ops import box_iou, generalized_box_iou
 from detection.errors import UserError
 from detection.heads.costs import Lexicographic, SetCost, pairwise_iou
 from detection.heads.hungarian import by_permutations, by_scipy, match, set_loss
-from detection.heads.region_targets import Truths, keep_nearest, take
+from detection.heads.region_targets import RegionTargets, keep_nearest, take
 
-COSTS = [Lexicographic(), Lexicographic(centre_offset=None, iou=0.25), SetCost()]
+COSTS = [Lexicographic(), Lexicographic(center_offset=None, iou=0.25), SetCost()]
 
 
 def make_truths(boxes, labels=None, valid=None):
-    """Truths whose codes are their corners in tens of pixels, from boxes (R, N, 4)."""
+    """RegionTargets whose codes are their corners in tens of pixels, from boxes (R, N, 4)."""
     boxes = torch.as_tensor(boxes, dtype=torch.float64)
     labels = torch.ones(boxes.shape[:2], dtype=torch.int64) if labels is None else torch.as_tensor(labels)
     valid = torch.ones(boxes.shape[:2], dtype=torch.bool) if valid is None else valid
-    return Truths(boxes, boxes / 10, labels, valid)
+    return RegionTargets(boxes, boxes / 10, labels, valid)
 
 
 def random_boxes(*shape, generator, size=40.0):
@@ -30,45 +30,47 @@ def random_boxes(*shape, generator, size=40.0):
 
 
 def random_case(seed, regions=6, steps=4, count=None, classes=3):
-    """Predictions, and truths with 0 … count of them valid, not always the first."""
+    """Predictions, and ground-truth boxes with 0 … count of them valid, not always the first."""
     generator = torch.Generator().manual_seed(seed)
     count = steps if count is None else count
     boxes = random_boxes(regions, steps, generator=generator)
     logits = torch.randn(regions, steps, 1 + classes, generator=generator, dtype=torch.float64)
-    truths = make_truths(
+    region_targets = make_truths(
         random_boxes(regions, count, generator=generator),
         torch.randint(1, classes + 1, (regions, count), generator=generator),
         torch.rand(regions, count, generator=generator) < torch.rand(regions, 1, generator=generator),
     )
-    return boxes, boxes / 10, logits, truths
+    return boxes, boxes / 10, logits, region_targets
 
 
-def shuffled(truths, generator):
-    order = torch.rand(truths.valid.shape, generator=generator).argsort(1)
+def shuffled(region_targets, generator):
+    order = torch.rand(region_targets.valid.shape, generator=generator).argsort(1)
     corners = order[..., None].expand(-1, -1, 4)
-    return Truths(
-        truths.boxes.gather(1, corners),
-        truths.codes.gather(1, corners),
-        truths.labels.gather(1, order),
-        truths.valid.gather(1, order),
+    return RegionTargets(
+        region_targets.boxes.gather(1, corners),
+        region_targets.codes.gather(1, corners),
+        region_targets.labels.gather(1, order),
+        region_targets.valid.gather(1, order),
     )
 
 
 def total(cost, matched):
     """What a matching of one region (T,) costs."""
-    return sum(cost[step, truth].item() for step, truth in enumerate(matched.tolist()) if truth >= 0)
-
-
-def cheapest(cost, valid, steps):
-    """The least cost of one region, all its truths to some of the given steps."""
-    truths = valid.nonzero().flatten().tolist()
-    return min(
-        sum(cost[s, n].item() for s, n in zip(chosen, truths, strict=True))
-        for chosen in permutations(steps, len(truths))
+    return sum(
+        cost[step, ground_truth].item() for step, ground_truth in enumerate(matched.tolist()) if ground_truth >= 0
     )
 
 
-# Steps 0, 1, 2 and truths 0, 1. The cheapest of all is step 1 → 0, step 2 → 1.
+def cheapest(cost, valid, steps):
+    """The least cost of one region, all its ground-truth boxes to some of the given steps."""
+    region_targets = valid.nonzero().flatten().tolist()
+    return min(
+        sum(cost[s, n].item() for s, n in zip(chosen, region_targets, strict=True))
+        for chosen in permutations(steps, len(region_targets))
+    )
+
+
+# Steps 0, 1, 2 and ground-truth boxes 0, 1. The cheapest of all is step 1 → 0, step 2 → 1.
 BY_HAND = torch.tensor([[[4.0, 6.0], [1.0, 5.0], [9.0, 2.0]]])
 
 
@@ -82,16 +84,16 @@ def test_three_steps_and_two_truths(strategy, expected):
 
 def test_first_k_differs_from_fixed():
     left, right = [0, 0, 10, 10], [30, 0, 40, 10]
-    truths = make_truths([[left, right]])
-    assert match(BY_HAND, truths, "first_k").tolist() == [[1, 0, -1]]
-    assert match(BY_HAND, truths, "fixed").tolist() == [[0, 1, -1]]
+    region_targets = make_truths([[left, right]])
+    assert match(BY_HAND, region_targets, "first_k").tolist() == [[1, 0, -1]]
+    assert match(BY_HAND, region_targets, "fixed").tolist() == [[0, 1, -1]]
 
 
-def test_fixed_goes_by_centres_and_skips_padding():
-    # Centres (5, 20), (padding), (25, 10), (15, 10); by its upper edge the first would come first.
+def test_fixed_goes_by_centers_and_skips_padding():
+    # Centers (5, 20), (padding), (25, 10), (15, 10); by its upper edge the first would come first.
     boxes = [[0, 0, 10, 40], [0, 0, 0, 0], [20, 5, 30, 15], [10, 5, 20, 15]]
-    truths = make_truths([boxes], valid=torch.tensor([[True, False, True, True]]))
-    assert match(torch.zeros(1, 5, 4), truths, "fixed").tolist() == [[3, 2, 0, -1, -1]]
+    region_targets = make_truths([boxes], valid=torch.tensor([[True, False, True, True]]))
+    assert match(torch.zeros(1, 5, 4), region_targets, "fixed").tolist() == [[3, 2, 0, -1, -1]]
 
 
 @settings(max_examples=150, deadline=None)
@@ -103,12 +105,12 @@ def test_fixed_goes_by_centres_and_skips_padding():
     strategy=st.sampled_from(["hungarian", "first_k"]),
 )
 def test_no_permutation_is_cheaper(seed, steps, count, cost, strategy):
-    boxes, codes, logits, truths = random_case(seed, steps=steps, count=min(count, steps))
+    boxes, codes, logits, region_targets = random_case(seed, steps=steps, count=min(count, steps))
     if cost is None:
-        costs = 100 * torch.randn(len(boxes), steps, truths.valid.shape[1], dtype=torch.float64)
+        costs = 100 * torch.randn(len(boxes), steps, region_targets.valid.shape[1], dtype=torch.float64)
     else:
-        costs = cost.cost(boxes, codes, logits, truths)
-    for one, valid, found in zip(costs, truths.valid, match(costs, truths, strategy), strict=True):
+        costs = cost.cost(boxes, codes, logits, region_targets)
+    for one, valid, found in zip(costs, region_targets.valid, match(costs, region_targets, strategy), strict=True):
         assert sorted(found[found >= 0].tolist()) == valid.nonzero().flatten().tolist()
         allowed = range(steps if strategy == "hungarian" else int(valid.sum()))
         assert set((found >= 0).nonzero().flatten().tolist()) <= set(allowed)
@@ -129,9 +131,9 @@ def test_the_two_solvers_agree(seed, steps, magnitude):
 
 @pytest.mark.parametrize("strategy", ["hungarian", "first_k"])
 def test_many_steps_go_through_scipy(strategy):
-    boxes, codes, logits, truths = random_case(3, regions=20, steps=7, count=3)
-    costs = Lexicographic().cost(boxes, codes, logits, truths)
-    for one, valid, found in zip(costs, truths.valid, match(costs, truths, strategy), strict=True):
+    boxes, codes, logits, region_targets = random_case(3, regions=20, steps=7, count=3)
+    costs = Lexicographic().cost(boxes, codes, logits, region_targets)
+    for one, valid, found in zip(costs, region_targets.valid, match(costs, region_targets, strategy), strict=True):
         allowed = range(7 if strategy == "hungarian" else int(valid.sum()))
         assert total(one, found) == pytest.approx(cheapest(one, valid, allowed), abs=1e-9)
 
@@ -139,55 +141,60 @@ def test_many_steps_go_through_scipy(strategy):
 @pytest.mark.parametrize("strategy", ["hungarian", "first_k", "fixed"])
 @pytest.mark.parametrize("cost", COSTS, ids=repr)
 def test_regions_do_not_see_each_other(cost, strategy):
-    boxes, codes, logits, truths = random_case(5, regions=30)
-    together = match(cost.cost(boxes, codes, logits, truths), truths, strategy)
+    boxes, codes, logits, region_targets = random_case(5, regions=30)
+    together = match(cost.cost(boxes, codes, logits, region_targets), region_targets, strategy)
     for r in range(30):
-        one = Truths(*(t[r : r + 1] for t in (truths.boxes, truths.codes, truths.labels, truths.valid)))
+        one = RegionTargets(
+            *(
+                t[r : r + 1]
+                for t in (region_targets.boxes, region_targets.codes, region_targets.labels, region_targets.valid)
+            )
+        )
         alone = cost.cost(boxes[r : r + 1], codes[r : r + 1], logits[r : r + 1], one)
         assert torch.equal(match(alone, one, strategy)[0], together[r])
 
 
 def test_of_equal_matchings_the_first_steps_take_the_first_truths():
-    truths = make_truths([[[0, 0, 10, 10]] * 3])
-    assert match(torch.ones(1, 4, 3), truths).tolist() == [[0, 1, 2, -1]]
+    region_targets = make_truths([[[0, 0, 10, 10]] * 3])
+    assert match(torch.ones(1, 4, 3), region_targets).tolist() == [[0, 1, 2, -1]]
 
 
 @pytest.mark.parametrize("cost", COSTS, ids=repr)
 def test_identical_truths_all_have_a_step(cost):
     boxes, codes, logits, _ = random_case(0, regions=5, steps=5)
-    truths = make_truths(torch.tensor([0.0, 0, 10, 10]).expand(5, 3, 4))
-    matched = match(cost.cost(boxes, codes, logits, truths), truths)
+    region_targets = make_truths(torch.tensor([0.0, 0, 10, 10]).expand(5, 3, 4))
+    matched = match(cost.cost(boxes, codes, logits, region_targets), region_targets)
     assert all(sorted(m[m >= 0].tolist()) == [0, 1, 2] for m in matched)
 
 
 def test_a_number_that_is_not_finite_stops_no_matching():
     cost = BY_HAND.clone()
     cost[0, 0, 0], cost[0, 1, 1] = torch.nan, torch.inf
-    truths = make_truths(torch.zeros(1, 2, 4))
-    assert sorted(match(cost, truths)[0].tolist()) == [-1, 0, 1]
-    assert sorted(match(cost.repeat(1, 3, 1), truths)[0].tolist()) == [-1] * 7 + [0, 1]
+    region_targets = make_truths(torch.zeros(1, 2, 4))
+    assert sorted(match(cost, region_targets)[0].tolist()) == [-1, 0, 1]
+    assert sorted(match(cost.repeat(1, 3, 1), region_targets)[0].tolist()) == [-1] * 7 + [0, 1]
 
 
 @pytest.mark.parametrize("strategy", ["hungarian", "first_k", "fixed"])
 @pytest.mark.parametrize("cost", COSTS, ids=repr)
 def test_padding_may_hold_anything(cost, strategy):
-    boxes, codes, logits, truths = random_case(9)
-    void = ~truths.valid
-    nan = void[..., None].expand_as(truths.boxes)
-    other = Truths(
-        truths.boxes.masked_fill(nan, torch.nan),
-        truths.codes.masked_fill(nan, torch.nan),
-        truths.labels.masked_fill(void, -7),
-        truths.valid,
+    boxes, codes, logits, region_targets = random_case(9)
+    void = ~region_targets.valid
+    nan = void[..., None].expand_as(region_targets.boxes)
+    other = RegionTargets(
+        region_targets.boxes.masked_fill(nan, torch.nan),
+        region_targets.codes.masked_fill(nan, torch.nan),
+        region_targets.labels.masked_fill(void, -7),
+        region_targets.valid,
     )
-    found, expected = (match(cost.cost(boxes, codes, logits, some), some, strategy) for some in (other, truths))
+    found, expected = (match(cost.cost(boxes, codes, logits, some), some, strategy) for some in (other, region_targets))
     assert void.any() and torch.equal(found, expected)
-    losses = [set_loss(codes, logits, found, some, giou_weight=1.0, boxes=boxes) for some in (other, truths)]
+    losses = [set_loss(codes, logits, found, some, giou_weight=1.0, boxes=boxes) for some in (other, region_targets)]
     torch.testing.assert_close(*losses, rtol=0, atol=0)
 
 
 def test_more_truths_than_steps_is_refused():
-    with pytest.raises(ValueError, match="3 truths for 2 steps"):
+    with pytest.raises(ValueError, match="3 ground-truth boxes for 2 steps"):
         match(torch.zeros(1, 2, 3), make_truths(torch.zeros(1, 3, 4)))
 
 
@@ -195,22 +202,23 @@ def test_more_truths_than_steps_is_refused():
 
 
 def test_lexicographic_by_hand():
-    # Step 0 is 6 px right of the truth, more than half its width of 10; step 1 is 5 px down, just half its height.
+    # Step 0 is 6 px right of the ground truth, more than half its width of 10; step 1 is 5 px down, just half its
+    # height.
     boxes = torch.tensor([[[6.0, 0, 16, 10], [0, 5, 10, 15]]])
-    truths = make_truths([[[0, 0, 10, 10]]])
-    found = Lexicographic().cost(boxes, boxes / 10, torch.zeros(1, 2, 2), truths)
+    region_targets = make_truths([[[0, 0, 10, 10]]])
+    found = Lexicographic().cost(boxes, boxes / 10, torch.zeros(1, 2, 2), region_targets)
     # T² = 4 for a step off, its rank, and distances 1.2 and 1 over twice 2 · 1.2.
     torch.testing.assert_close(found[0, :, 0], torch.tensor([4 + 0.25, 1 + 1 / 4.8], dtype=torch.float64))
     # IoUs 40 / 160 and 50 / 150: the first is not below 0.25.
-    found = Lexicographic(centre_offset=None, iou=0.25).cost(boxes, boxes / 10, torch.zeros(1, 2, 2), truths)
+    found = Lexicographic(center_offset=None, iou=0.25).cost(boxes, boxes / 10, torch.zeros(1, 2, 2), region_targets)
     torch.testing.assert_close(found[0, :, 0], torch.tensor([0.25, 1 + 1 / 4.8], dtype=torch.float64))
 
 
 def test_offset_is_measured_by_the_truth_and_each_side_by_its_own():
-    truths = make_truths([[[0, 0, 40, 4]]])
-    # Centres 18 px right, 2.5 and 1.5 px down, of boxes 4 × 40.
+    region_targets = make_truths([[[0, 0, 40, 4]]])
+    # Centers 18 px right, 2.5 and 1.5 px down, of boxes 4 × 40.
     boxes = torch.tensor([[[36.0, -18, 40, 22], [18, -15.5, 22, 24.5], [18, -16.5, 22, 23.5]]])
-    off = Lexicographic().cost(boxes, boxes, torch.zeros(1, 3, 2), truths)[0, :, 0] >= 9
+    off = Lexicographic().cost(boxes, boxes, torch.zeros(1, 3, 2), region_targets)[0, :, 0] >= 9
     assert off.tolist() == [False, True, False]
 
 
@@ -228,24 +236,24 @@ def lexicographic_key(cost, distance, off, chosen):
 def test_sums_are_compared_lexicographically(seed, magnitude, count):
     generator, steps = torch.Generator().manual_seed(seed), 4
     boxes = random_boxes(1, steps, generator=generator)
-    truths = make_truths(random_boxes(1, count, generator=generator))
+    region_targets = make_truths(random_boxes(1, count, generator=generator))
     # Codes that have nothing to do with the boxes: distances are huge exactly where they must not decide.
     codes = magnitude * torch.randn(1, steps, 4, generator=generator, dtype=torch.float64)
     cost = Lexicographic()
-    matched = match(cost.cost(boxes, codes, torch.zeros(1, steps, 2), truths), truths)[0].tolist()
-    distance = [[(c - t).abs().sum().item() for t in truths.codes[0]] for c in codes[0]]
-    off = [[bool(o) for o in row] for row in cost._off(boxes, truths.boxes)[0]]
+    matched = match(cost.cost(boxes, codes, torch.zeros(1, steps, 2), region_targets), region_targets)[0].tolist()
+    distance = [[(c - t).abs().sum().item() for t in region_targets.codes[0]] for c in codes[0]]
+    off = [[bool(o) for o in row] for row in cost._off(boxes, region_targets.boxes)[0]]
     found = lexicographic_key(cost, distance, off, [matched.index(n) for n in range(count)])
     assert found == min(lexicographic_key(cost, distance, off, p) for p in permutations(range(steps), count))
 
 
 def test_distances_of_a_million_do_not_outweigh_a_rank():
     # Steps 1 and 2 are exact, steps 0 and 1 come first; the authors' L1 / 2000 would prefer the exact ones.
-    truths = make_truths([[[0, 0, 10, 10], [0, 0, 10, 10]]])
-    codes = truths.codes[:, [0, 0, 0]].clone()
+    region_targets = make_truths([[[0, 0, 10, 10], [0, 0, 10, 10]]])
+    codes = region_targets.codes[:, [0, 0, 0]].clone()
     codes[0, 0] += 1e6
-    cost = Lexicographic().cost(truths.boxes[:, [0, 0, 0]], codes, torch.zeros(1, 3, 2), truths)
-    assert match(cost, truths)[0, 2] == -1
+    cost = Lexicographic().cost(region_targets.boxes[:, [0, 0, 0]], codes, torch.zeros(1, 3, 2), region_targets)
+    assert match(cost, region_targets)[0, 2] == -1
 
 
 @settings(max_examples=30, deadline=None)
@@ -260,9 +268,9 @@ def test_ious_are_those_of_torchvision(seed):
 
 def test_set_cost_by_hand():
     boxes = torch.tensor([[[0.0, 0, 10, 10], [10, 0, 20, 10]]])
-    truths = make_truths([[[0, 0, 10, 10], [0, 0, 0, 0]]], [[2, -5]], torch.tensor([[True, False]]))
+    region_targets = make_truths([[[0, 0, 10, 10], [0, 0, 0, 0]]], [[2, -5]], torch.tensor([[True, False]]))
     logits = torch.tensor([[[0.0, 0, 0], [0, 0, 1.0]]])
-    found = SetCost(l1=5, giou=2, label=3).cost(boxes, boxes / 10, logits, truths)[0, :, 0]
+    found = SetCost(l1=5, giou=2, label=3).cost(boxes, boxes / 10, logits, region_targets)[0, :, 0]
     # Side by side: L1 2, IoU 0, and the hull is full, so GIoU 0.
     probability = logits.softmax(-1)[0, :, 2].tolist()
     expected = [-2 * 1 - 3 * probability[0], 5 * 2 - 3 * probability[1]]
@@ -271,35 +279,35 @@ def test_set_cost_by_hand():
 
 @pytest.mark.parametrize("cost", COSTS, ids=repr)
 def test_costs_are_float64_without_gradient_also_under_autocast(cost):
-    boxes, codes, logits, truths = random_case(1)
-    expected = cost.cost(boxes, codes, logits, truths)
+    boxes, codes, logits, region_targets = random_case(1)
+    expected = cost.cost(boxes, codes, logits, region_targets)
     with torch.autocast("cpu", torch.bfloat16):
-        found = cost.cost(boxes.requires_grad_(), codes.requires_grad_(), logits, truths)
-        assert torch.equal(match(found, truths), match(expected, truths))
+        found = cost.cost(boxes.requires_grad_(), codes.requires_grad_(), logits, region_targets)
+        assert torch.equal(match(found, region_targets), match(expected, region_targets))
     assert found.dtype == torch.float64 and not found.requires_grad and torch.equal(found, expected)
-    naive = (codes[:, :, None] - truths.codes[:, None]).abs().sum(-1)
-    distance = SetCost(l1=1, giou=0, label=0).cost(boxes, codes, logits, truths)
+    naive = (codes[:, :, None] - region_targets.codes[:, None]).abs().sum(-1)
+    distance = SetCost(l1=1, giou=0, label=0).cost(boxes, codes, logits, region_targets)
     torch.testing.assert_close(distance, naive.detach(), rtol=1e-14, atol=0)
     halves = [t.detach().bfloat16() for t in (boxes, codes, logits)]
-    assert torch.equal(cost.cost(*halves, truths), cost.cost(*(t.double() for t in halves), truths))
+    assert torch.equal(cost.cost(*halves, region_targets), cost.cost(*(t.double() for t in halves), region_targets))
 
 
 @pytest.mark.parametrize(
     "keys",
-    [{"centre_offset": None}, {"iou": 0.25}, {"centre_offset": 0.0}, {"centre_offset": None, "iou": 1.5}],
+    [{"center_offset": None}, {"iou": 0.25}, {"center_offset": 0.0}, {"center_offset": None, "iou": 1.5}],
 )
 def test_bad_settings(keys):
     with pytest.raises(UserError, match="Lexicographic"):
         Lexicographic(**keys)
 
 
-# Truths
+# RegionTargets
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), min_size=4, max_size=4), max_size=9))
 def test_nearest_truths_are_kept(columns):
-    """Against sorting lists; ties by order; no truths at all."""
+    """Against sorting lists; ties by order; no ground-truth boxes at all."""
     belongs = torch.tensor([[b for b, _ in column] for column in columns], dtype=torch.bool).reshape(-1, 4).T
     distance = torch.tensor([[d for _, d in column] for column in columns], dtype=torch.float32).reshape(-1, 4).T
     indices, valid = keep_nearest(belongs, distance, 3)
@@ -315,16 +323,16 @@ def test_nearest_truths_are_kept(columns):
 def test_a_truth_beyond_the_steps_is_the_furthest():
     boxes = torch.tensor([[90.0, 0, 99, 9], [0, 0, 9, 9], [10, 0, 19, 9]])
     indices, valid = keep_nearest(torch.ones(1, 3, dtype=torch.bool), torch.tensor([[90.0, 0, 10]]), 2)
-    truths = make_truths(take(boxes, indices), valid=valid)
-    found = boxes[None, :2].double()  # the first says the truth that is not kept
-    matched = match(Lexicographic().cost(found, found / 10, torch.zeros(1, 2, 2), truths), truths)
+    region_targets = make_truths(take(boxes, indices), valid=valid)
+    found = boxes[None, :2].double()  # the first says the ground truth that is not kept
+    matched = match(Lexicographic().cost(found, found / 10, torch.zeros(1, 2, 2), region_targets), region_targets)
     assert matched.tolist() == [[1, 0]] and indices.tolist() == [[1, 2]]
 
 
 # Loss
 
 
-def naive_loss(codes, logits, matched, truths, box_weight=0.03, background_weight=1.0):
+def naive_loss(codes, logits, matched, region_targets, box_weight=0.03, background_weight=1.0):
     boxes = classes = 0.0
     for r in range(len(codes)):
         for t in range(codes.shape[1]):
@@ -333,19 +341,21 @@ def naive_loss(codes, logits, matched, truths, box_weight=0.03, background_weigh
             if n < 0:
                 classes += background_weight * entropy[0]
             else:
-                classes += entropy[truths.labels[r, n]]
-                boxes += box_weight * (codes[r, t] - truths.codes[r, n]).abs().sum()
+                classes += entropy[region_targets.labels[r, n]]
+                boxes += box_weight * (codes[r, t] - region_targets.codes[r, n]).abs().sum()
     return {"loss_classifier": classes / len(codes), "loss_box_reg": boxes / len(codes)}
 
 
 @pytest.mark.parametrize("classes", [1, 3])
 def test_loss_is_the_naive_one(classes):
-    boxes, codes, logits, truths = random_case(2, regions=9, classes=classes)
-    matched = match(Lexicographic().cost(boxes, codes, logits, truths), truths)
-    expected = naive_loss(codes, logits, matched, truths, 0.1, 0.5)
-    found = set_loss(codes, logits, matched, truths, box_weight=0.1, background_weight=0.5)
+    boxes, codes, logits, region_targets = random_case(2, regions=9, classes=classes)
+    matched = match(Lexicographic().cost(boxes, codes, logits, region_targets), region_targets)
+    expected = naive_loss(codes, logits, matched, region_targets, 0.1, 0.5)
+    found = set_loss(codes, logits, matched, region_targets, box_weight=0.1, background_weight=0.5)
     torch.testing.assert_close(found, expected)
-    torch.testing.assert_close(set_loss(codes, logits, matched, truths), naive_loss(codes, logits, matched, truths))
+    torch.testing.assert_close(
+        set_loss(codes, logits, matched, region_targets), naive_loss(codes, logits, matched, region_targets)
+    )
 
 
 @pytest.mark.parametrize("cost", COSTS, ids=repr)
@@ -355,10 +365,10 @@ def test_loss_is_the_naive_one(classes):
 def test_the_order_of_truths_does_not_matter(strategy, cost, seed):
     # Distances along a line often sum to the same both ways round; then only a set cost sees classes and IoUs.
     sees_all = isinstance(cost, SetCost)
-    boxes, codes, logits, truths = random_case(seed, classes=3 if sees_all else 1)
+    boxes, codes, logits, region_targets = random_case(seed, classes=3 if sees_all else 1)
     generator = torch.Generator().manual_seed(seed)
     losses = []
-    for some in (truths, shuffled(truths, generator)):
+    for some in (region_targets, shuffled(region_targets, generator)):
         matched = match(cost.cost(boxes, codes, logits, some), some, strategy)
         losses.append(set_loss(codes, logits, matched, some, giou_weight=float(sees_all), boxes=boxes))
     torch.testing.assert_close(losses[1], losses[0])
@@ -366,59 +376,63 @@ def test_the_order_of_truths_does_not_matter(strategy, cost, seed):
 
 @pytest.mark.parametrize("count", [0, 3])
 def test_no_truths_no_box_loss(count):
-    boxes, codes, logits, truths = random_case(0, count=count)
-    truths = Truths(truths.boxes, truths.codes, truths.labels, torch.zeros_like(truths.valid))
+    boxes, codes, logits, region_targets = random_case(0, count=count)
+    region_targets = RegionTargets(
+        region_targets.boxes, region_targets.codes, region_targets.labels, torch.zeros_like(region_targets.valid)
+    )
     codes.requires_grad_()
     for strategy in ("hungarian", "first_k", "fixed"):
-        matched = match(Lexicographic().cost(boxes, codes, logits, truths), truths, strategy)
-        loss = set_loss(codes, logits, matched, truths, giou_weight=2.0, boxes=boxes)
+        matched = match(Lexicographic().cost(boxes, codes, logits, region_targets), region_targets, strategy)
+        loss = set_loss(codes, logits, matched, region_targets, giou_weight=2.0, boxes=boxes)
         assert (matched == -1).all() and loss["loss_box_reg"] == 0 and loss["loss_classifier"] > 0
         assert not torch.autograd.grad(loss["loss_box_reg"], codes)[0].any()
 
 
 def test_no_regions_no_loss_but_a_gradient():
     codes, logits = torch.zeros(0, 5, 4, requires_grad=True), torch.zeros(0, 5, 2, requires_grad=True)
-    truths = make_truths(torch.zeros(0, 2, 4))
+    region_targets = make_truths(torch.zeros(0, 2, 4))
     for cost in COSTS:
-        matched = match(cost.cost(codes, codes, logits, truths), truths)
-    loss = set_loss(codes, logits, matched, truths, giou_weight=1.0, boxes=codes)
+        matched = match(cost.cost(codes, codes, logits, region_targets), region_targets)
+    loss = set_loss(codes, logits, matched, region_targets, giou_weight=1.0, boxes=codes)
     assert loss["loss_box_reg"] == 0 and loss["loss_classifier"] == 0
     sum(loss.values()).backward()
     assert codes.grad is not None and logits.grad is not None
 
 
 def test_exact_boxes_have_no_position_loss():
-    boxes, codes, logits, truths = random_case(0, steps=5, count=3)
-    boxes = torch.cat([boxes[:, :2], truths.boxes.flip(1)], dim=1)
-    for cost in (SetCost(l1=1, giou=1, label=0), Lexicographic(centre_offset=1e-9)):
-        matched = match(cost.cost(boxes, boxes / 10, logits, truths), truths)
+    boxes, codes, logits, region_targets = random_case(0, steps=5, count=3)
+    boxes = torch.cat([boxes[:, :2], region_targets.boxes.flip(1)], dim=1)
+    for cost in (SetCost(l1=1, giou=1, label=0), Lexicographic(center_offset=1e-9)):
+        matched = match(cost.cost(boxes, boxes / 10, logits, region_targets), region_targets)
         assert matched.max() >= 0
-        assert set_loss(boxes / 10, logits, matched, truths, giou_weight=1.0, boxes=boxes)["loss_box_reg"] < 1e-12
+        assert (
+            set_loss(boxes / 10, logits, matched, region_targets, giou_weight=1.0, boxes=boxes)["loss_box_reg"] < 1e-12
+        )
 
 
 @pytest.mark.filterwarnings("ignore:Anomaly Detection")
 def test_giou_loss_by_hand():
-    truths = make_truths([[[0, 0, 10, 10], [50, 50, 60, 60]]])
-    # Truth 1 is said apart by one width: IoU 0, hull 3 widths, GIoU -1/3. Steps 0 and 2: exact, and none.
+    region_targets = make_truths([[[0, 0, 10, 10], [50, 50, 60, 60]]])
+    # Ground truth 1 is said apart by one width: IoU 0, hull 3 widths, GIoU -1/3. Steps 0 and 2: exact, and none.
     boxes = torch.tensor([[[0, 0, 10, 10], [70, 50, 80, 60], [0, 0, 0, 0]]], dtype=torch.float64, requires_grad=True)
     matched = torch.tensor([[0, 1, -1]])
     with torch.autograd.detect_anomaly():
         loss = set_loss(
-            boxes / 10, torch.zeros(1, 3, 2), matched, truths, box_weight=0.0, giou_weight=3.0, boxes=boxes
+            boxes / 10, torch.zeros(1, 3, 2), matched, region_targets, box_weight=0.0, giou_weight=3.0, boxes=boxes
         )["loss_box_reg"]
         loss.backward()
     assert loss.item() == pytest.approx(3 * (1 + 1 / 3)) and not boxes.grad[0, 2].any()
 
 
 def test_gradients():
-    boxes, _, logits, truths = random_case(4, regions=3)
+    boxes, _, logits, region_targets = random_case(4, regions=3)
     boxes.requires_grad_(), logits.requires_grad_()
-    matched = match(SetCost().cost(boxes, boxes / 10, logits, truths), truths)
+    matched = match(SetCost().cost(boxes, boxes / 10, logits, region_targets), region_targets)
     assert not matched.requires_grad and (matched >= 0).any() and (matched < 0).any()
 
     def loss(boxes, logits):
         options = {"background_weight": 0.3, "giou_weight": 2.0, "boxes": boxes}
-        return tuple(set_loss(boxes / 10, logits, matched, truths, **options).values())
+        return tuple(set_loss(boxes / 10, logits, matched, region_targets, **options).values())
 
     assert torch.autograd.gradcheck(loss, (boxes, logits))
     by_boxes, by_logits = torch.autograd.grad(sum(loss(boxes, logits)), (boxes, logits))
@@ -426,28 +440,30 @@ def test_gradients():
 
 
 def test_loss_is_wide():
-    boxes, codes, logits, truths = random_case(6)
-    matched = match(SetCost().cost(boxes, codes, logits, truths), truths)
+    boxes, codes, logits, region_targets = random_case(6)
+    matched = match(SetCost().cost(boxes, codes, logits, region_targets), region_targets)
     halves = (codes.bfloat16().requires_grad_(), logits.bfloat16().requires_grad_())
-    truths = Truths(truths.boxes.float(), truths.codes.float(), truths.labels, truths.valid)
-    loss = set_loss(*halves, matched, truths)
+    region_targets = RegionTargets(
+        region_targets.boxes.float(), region_targets.codes.float(), region_targets.labels, region_targets.valid
+    )
+    loss = set_loss(*halves, matched, region_targets)
     assert all(value.dtype == torch.float32 for value in loss.values())
-    expected = set_loss(*(h.detach().float() for h in halves), matched, truths)
+    expected = set_loss(*(h.detach().float() for h in halves), matched, region_targets)
     torch.testing.assert_close(loss, expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("strategy", ["hungarian", "first_k", "fixed"])
 def test_nothing_depends_on_values(strategy):
     """Tensors without values can neither be waited for nor indexed by a mask."""
-    boxes, codes, logits, truths = random_case(8, steps=5, count=3)
-    fields = (truths.boxes, truths.codes, truths.labels, truths.valid)
+    boxes, codes, logits, region_targets = random_case(8, steps=5, count=3)
+    fields = (region_targets.boxes, region_targets.codes, region_targets.labels, region_targets.valid)
     boxes, codes, logits, *fields = (t.to("meta") for t in (boxes, codes, logits, *fields))
-    truths = Truths(*fields)
+    region_targets = RegionTargets(*fields)
     for cost in COSTS:
-        matched = match(cost.cost(boxes, codes, logits, truths), truths, strategy)
-        loss = set_loss(codes, logits, matched, truths, background_weight=0.5, giou_weight=1.0, boxes=boxes)
+        matched = match(cost.cost(boxes, codes, logits, region_targets), region_targets, strategy)
+        loss = set_loss(codes, logits, matched, region_targets, background_weight=0.5, giou_weight=1.0, boxes=boxes)
         assert matched.is_meta and all(value.is_meta for value in loss.values())
-    kept = keep_nearest(truths.valid, boxes[:, :3, 0], 5)
+    kept = keep_nearest(region_targets.valid, boxes[:, :3, 0], 5)
     assert kept[0].is_meta and take(boxes[0], kept[0]).shape == (6, 5, 4)
 
 
@@ -456,14 +472,14 @@ def test_nothing_depends_on_values(strategy):
 @pytest.mark.parametrize("strategy", ["hungarian", "first_k", "fixed"])
 def test_gpu_answers_as_the_cpu_and_never_waits(strategy):
     def run(device):
-        boxes, codes, logits, truths = random_case(7, regions=50, steps=5)
-        fields = (truths.boxes, truths.codes, truths.labels, truths.valid)
+        boxes, codes, logits, region_targets = random_case(7, regions=50, steps=5)
+        fields = (region_targets.boxes, region_targets.codes, region_targets.labels, region_targets.valid)
         boxes, codes, logits, *fields = (t.to(device) for t in (boxes, codes, logits, *fields))
         torch.cuda.set_sync_debug_mode("error" if device == "cuda" and warm else "default")
-        matched, truths = [], Truths(*fields)
+        matched, region_targets = [], RegionTargets(*fields)
         for cost in COSTS:
-            matched.append(match(cost.cost(boxes, codes, logits, truths), truths, strategy))
-        loss = set_loss(codes, logits, matched[0], truths, giou_weight=1.0, boxes=boxes)
+            matched.append(match(cost.cost(boxes, codes, logits, region_targets), region_targets, strategy))
+        loss = set_loss(codes, logits, matched[0], region_targets, giou_weight=1.0, boxes=boxes)
         torch.cuda.set_sync_debug_mode("default")
         return torch.stack(matched).cpu(), {key: value.cpu() for key, value in loss.items()}
 

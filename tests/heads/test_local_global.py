@@ -11,8 +11,8 @@ from detection.detector import build_detector
 from detection.errors import UserError
 from detection.heads import FastRCNN, LocalGlobal
 from detection.heads.fast_rcnn import Samples
-from detection.inference import AtTest
-from detection.pooling import CentreCell
+from detection.inference import InferenceConfig
+from detection.pooling import CenterCell
 from tests.tiny_runs import DETECTOR
 
 K, C, N, G = 3, 4, 2, 5
@@ -37,7 +37,7 @@ def detector(**parts):
     own = {
         "context": partial(AttentionLSTM, hidden_channels=4),
         "context_source": "c3",
-        "global_pool": partial(CentreCell, stage="context"),
+        "global_pool": partial(CenterCell, stage="context"),
         "head": partial(LocalGlobal, fast_rcnn=FAST, global_channels=6),
     }
     return build_detector(dataclasses.replace(DETECTOR, **{**own, **parts}), K, resize_in_training=False)
@@ -92,7 +92,10 @@ def test_without_a_global_pool_it_is_fast_rcnn():
 @torch.no_grad()
 def test_more_looks_at_test_read_the_global_branch_too():
     images = [torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))]
-    plain, more = detector().eval(), detector(test=AtTest(box_rounds=2, voting_iou=0.8, flip=True)).eval()
+    plain, more = (
+        detector().eval(),
+        detector(test=InferenceConfig(num_box_iterations=2, voting_iou=0.8, flip=True)).eval(),
+    )
     more.load_state_dict(plain.state_dict())
     (a,), (b,) = plain(images), more(images)
     assert len(b["boxes"]) and not torch.equal(a["scores"][:5], b["scores"][:5])
@@ -102,7 +105,7 @@ def test_more_looks_at_test_read_the_global_branch_too():
     ("parts", "sentence"),
     [
         ({"head": FAST}, "detector.global_pool: a FastRCNN has no global branch; use detection.heads.LocalGlobal"),
-        ({"global_pool": partial(CentreCell, stage="c9")}, "detector.global_pool: .*c9"),
+        ({"global_pool": partial(CenterCell, stage="c9")}, "detector.global_pool: .*c9"),
         ({"global_pool": None, "head": partial(LocalGlobal, local=False)}, "head.local=false: without .*global_pool"),
     ],
 )

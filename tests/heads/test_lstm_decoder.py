@@ -14,7 +14,7 @@ R, F, D, T, K = 6, 5, 4, 3, 2
 
 
 def make(**settings):
-    """A decoder in float64 with every parameter drawn anew."""
+    """A decoder in float64 with every parameter drawn again."""
     torch.manual_seed(0)
     decoder = LSTMDecoder(F, K, **{"num_steps": T, "hidden_size": D, "dropout": 0.0, **settings}).double()
     for parameter in decoder.parameters():

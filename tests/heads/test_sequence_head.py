@@ -15,8 +15,8 @@ from detection.heads.box_codes import PixelOffsets
 from detection.heads.lstm_decoder import Decoded, LSTMDecoder
 from detection.heads.sequence_head import Embed, MeetsWindow, Overlaps
 from detection.heads.stitching import NMS, SetNMS
-from detection.inference import AtTest
-from detection.pooling import CentreCell, RoIAlign
+from detection.inference import InferenceConfig
+from detection.pooling import CenterCell, RoIAlign
 from detection.regions import GridCells
 from detection.runs.folder import open_run
 from detection.training.evaluate import evaluate_run
@@ -46,7 +46,7 @@ def told(codes, logits, classes=1, **settings):
     """A head over a descriptor of one number whose decoder says this."""
     decoder = partial(Told, codes=torch.tensor(codes), logits=torch.tensor(logits))
     settings = {"code": partial(PixelOffsets, scale=1.0), "assign": partial(MeetsWindow), **settings}
-    return SequenceHead(1, 1, classes, decoder=decoder, batch_size_per_image=None, add_truths=False, **settings)
+    return SequenceHead(1, 1, classes, decoder=decoder, batch_size_per_image=None, add_ground_truth=False, **settings)
 
 
 def test_a_window_answers_for_what_it_meets():
@@ -61,30 +61,30 @@ def test_a_proposal_answers_for_what_it_overlaps_enough():
 
 @pytest.mark.parametrize("order", [[0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1]])
 def test_of_too_many_truths_the_nearest_are_kept_whatever_their_order(order):
-    """Centres at 32, 33, 36 and 42 before a window whose centre is at 32; two steps."""
+    """Centers at 32, 33, 36 and 42 before a window whose center is at 32; two steps."""
     boxes = torch.tensor([[22.0, 22, 42, 42], [23, 22, 43, 42], [26, 22, 46, 42], [32, 22, 52, 42]])[order]
     head = told([[[0.0] * 4] * 2], [[[0.0] * 5] * 2], classes=4)
-    _, truths = head.sample([WINDOW], [{"boxes": boxes, "labels": torch.tensor(order) + 1}])
-    assert truths.labels.tolist() == [[1, 2]] and truths.valid.all()
-    assert truths.codes.tolist() == [[[0, 0, 20, 20], [1, 0, 20, 20]]]
+    _, region_targets = head.sample([WINDOW], [{"boxes": boxes, "labels": torch.tensor(order) + 1}])
+    assert region_targets.labels.tolist() == [[1, 2]] and region_targets.valid.all()
+    assert region_targets.codes.tolist() == [[[0, 0, 20, 20], [1, 0, 20, 20]]]
 
 
 def test_truths_are_regions_too_where_they_are_asked_for():
     head = SequenceHead(1, 1, 2, embed=partial(Embed, features=2), decoder=partial(LSTMDecoder, hidden_size=2))
     boxes = torch.tensor([[10.0, 10, 30, 30]])
-    regions, truths = head.sample([WINDOW], [{"boxes": boxes, "labels": torch.tensor([2])}])
+    regions, region_targets = head.sample([WINDOW], [{"boxes": boxes, "labels": torch.tensor([2])}])
     assert regions[0].tolist() == [WINDOW[0].tolist(), boxes[0].tolist()]
-    assert truths.valid.tolist() == [[False] * 5, [True] + [False] * 4] and truths.labels[1, 0] == 2
-    assert truths.codes[1, 0].tolist() == [0, 0, 0, 0] and truths.codes.isfinite().all()
+    assert region_targets.valid.tolist() == [[False] * 5, [True] + [False] * 4] and region_targets.labels[1, 0] == 2
+    assert region_targets.codes[1, 0].tolist() == [0, 0, 0, 0] and region_targets.codes.isfinite().all()
 
 
 def test_a_sample_is_of_the_size_that_was_asked_for():
     head = SequenceHead(1, 1, 1, embed=partial(Embed, features=2), batch_size_per_image=8, positive_fraction=0.25)
     grid, _ = GridCells({}, window=16, stride=8).windows(64, 96), None
     boxes = torch.tensor([[10.0, 10, 30, 30], [50, 10, 66, 26]])
-    regions, truths = head.sample([grid], [{"boxes": boxes, "labels": torch.tensor([1, 1])}])
-    assert len(regions[0]) == 8 and truths.valid.any(1).sum() == 2
-    assert Overlaps().belongs(regions[0], boxes).any(1).tolist() == truths.valid.any(1).tolist()
+    regions, region_targets = head.sample([grid], [{"boxes": boxes, "labels": torch.tensor([1, 1])}])
+    assert len(regions[0]) == 8 and region_targets.valid.any(1).sum() == 2
+    assert Overlaps().belongs(regions[0], boxes).any(1).tolist() == region_targets.valid.any(1).tolist()
 
 
 # One window that says two people 70 % on top of each other, and a third step that says nothing.
@@ -95,16 +95,16 @@ PAIR_LOGITS = [[[-20.0, 20], [-20, 20], [20, -20]]]
 
 def test_a_perfect_decoder_has_no_loss():
     head = told(PAIR_CODES, PAIR_LOGITS)
-    regions, truths = head.sample([WINDOW], [{"boxes": PAIR.flip(0), "labels": torch.tensor([1, 1])}])
-    _, losses = head(torch.zeros(1, 1, 1, 1), regions, SIZE, truths)
+    regions, region_targets = head.sample([WINDOW], [{"boxes": PAIR.flip(0), "labels": torch.tensor([1, 1])}])
+    _, losses = head(torch.zeros(1, 1, 1, 1), regions, SIZE, region_targets)
     assert losses["loss_box_reg"] == 0 and losses["loss_classifier"] < 1e-6
 
 
 def test_a_wrong_box_has_its_distance_as_loss():
     head = told(PAIR_CODES, PAIR_LOGITS, box_weight=0.03)
-    moved = PAIR + torch.tensor([[0.0, 0, 0, 0], [2, 0, 2, 0]])  # the second truth lies 2 pixels further right
-    regions, truths = head.sample([WINDOW], [{"boxes": moved, "labels": torch.tensor([1, 1])}])
-    _, losses = head(torch.zeros(1, 1, 1, 1), regions, SIZE, truths)
+    moved = PAIR + torch.tensor([[0.0, 0, 0, 0], [2, 0, 2, 0]])  # the second ground truth lies 2 pixels further right
+    regions, region_targets = head.sample([WINDOW], [{"boxes": moved, "labels": torch.tensor([1, 1])}])
+    _, losses = head(torch.zeros(1, 1, 1, 1), regions, SIZE, region_targets)
     assert losses["loss_box_reg"].item() == pytest.approx(0.03 * 2)
 
 
@@ -211,8 +211,8 @@ def test_settings_that_do_not_fit_get_one_sentence():
     )
     refused("regions.window=16, stride=32: the window must be at least", regions=partial(GridCells, window=16))
     refused("detector.rezoom: .* no map 'c9'; the backbone", head=head, rezoom=partial(RoIAlign, stages=("c9",)))
-    refused("there is no map 'c9'; the backbone", head=head, pool=partial(CentreCell, stage="c9"))
+    refused("there is no map 'c9'; the backbone", head=head, pool=partial(CenterCell, stage="c9"))
     refused("detector.rezoom: a FastRCNN does not look twice", head=partial(FastRCNN), **TWICE)
-    refused("detector.test: a SequenceHead takes one plain look", head=head, test=AtTest(box_rounds=2))
+    refused("detector.test: a SequenceHead takes one plain look", head=head, test=InferenceConfig(num_box_iterations=2))
     refused("head.pre_merge=0: must be 1 or more", head=partial(head, pre_merge=0))
     refused("head.score_threshold=1.5: is a probability", head=partial(head, score_threshold=1.5))

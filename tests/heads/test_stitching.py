@@ -11,7 +11,7 @@ from torchvision.ops import box_iou, nms
 from detection.errors import UserError
 from detection.heads.stitching import NMS, SetNMS, Stitch, set_nms
 
-MERGES = [NMS(), SetNMS(), Stitch(), Stitch(iou=None, centre_offset=0.5, replace_iou=0.7, passes=(0.8, 0.4, 0.05))]
+MERGES = [NMS(), SetNMS(), Stitch(), Stitch(iou=None, center_offset=0.5, replace_iou=0.7, passes=(0.8, 0.4, 0.05))]
 
 
 def boxes_of(rows):
@@ -39,9 +39,9 @@ def naive_set_nms(boxes, scores, labels, regions, iou):
     return kept
 
 
-def centres_near(boxes, part):
-    centres, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
-    return ((centres[:, None] - centres).abs() <= part * sides).all(-1)
+def centers_near(boxes, part):
+    centers, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
+    return ((centers[:, None] - centers).abs() <= part * sides).all(-1)
 
 
 def naive_stitch(boxes, scores, labels, regions, over):
@@ -98,8 +98,8 @@ def test_stitch_is_the_best_matching_region_by_region(crowd, part):
     boxes = boxes + torch.rand(boxes.shape, generator=torch.Generator().manual_seed(len(boxes))) / 8  # no ties
     overlapping = box_iou(boxes, boxes).double() > part
     assert Stitch(iou=part)(boxes, *seen).tolist() == naive_stitch(boxes, *seen, overlapping)
-    near = centres_near(boxes, part)
-    assert Stitch(iou=None, centre_offset=part)(boxes, *seen).tolist() == naive_stitch(boxes, *seen, near)
+    near = centers_near(boxes, part)
+    assert Stitch(iou=None, center_offset=part)(boxes, *seen).tolist() == naive_stitch(boxes, *seen, near)
 
 
 @pytest.mark.parametrize("merge", MERGES, ids=repr)
@@ -120,7 +120,7 @@ def test_every_merge_sorts_and_sees_each_label_alone(merge, crowd):
 @given(crowd=crowds())
 def test_one_region_keeps_all(crowd):
     boxes, scores, labels, regions = crowd
-    for merge in (SetNMS(), Stitch(), Stitch(passes=(0.5, 0.0)), Stitch(iou=None, centre_offset=9.0, replace_iou=0.0)):
+    for merge in (SetNMS(), Stitch(), Stitch(passes=(0.5, 0.0)), Stitch(iou=None, center_offset=9.0, replace_iou=0.0)):
         assert len(merge(boxes, scores, labels, torch.zeros_like(regions))) == len(boxes)
 
 
@@ -129,7 +129,7 @@ COUPLE = boxes_of([[0, 0, 10, 20], [2, 0, 12, 20], [0.2, 0, 10.2, 20], [2.2, 0, 
 SEEN = (torch.tensor([0.9, 0.6, 0.8, 0.7]), torch.ones(4, dtype=torch.int64), torch.tensor([0, 0, 1, 1]))
 
 
-def test_nms_deletes_a_neighbour_and_stitching_keeps_it():
+def test_nms_deletes_a_neighbor_and_stitching_keeps_it():
     assert NMS(0.5)(COUPLE, *SEEN).tolist() == [0]
     assert SetNMS(0.5)(COUPLE, *SEEN).tolist() == [0, 1]
     assert Stitch(0.5)(COUPLE, *SEEN).tolist() == [0, 1]
@@ -155,14 +155,14 @@ def test_overlap_comes_before_distance():
     assert Stitch(0.5)(boxes, *seen).tolist() == [0, 1]
 
 
-def test_centres_are_compared_by_the_accepted_box():
+def test_centers_are_compared_by_the_accepted_box():
     boxes = boxes_of([[0, 0, 10, 40], [5, 20, 95, 60], [16, 0, 26, 40]])
     seen = (torch.tensor([0.9, 0.8, 0.7]), torch.ones(3), torch.arange(3))
-    # Centres (5, 20), (50, 40), (21, 20): the last is within half the second's size, 90 × 40, and not the first's.
-    assert Stitch(iou=None, centre_offset=0.5)(boxes, *seen).tolist() == [0, 1]
-    assert Stitch(iou=None, centre_offset=0.3)(boxes, *seen).tolist() == [0, 1, 2]
+    # Centers (5, 20), (50, 40), (21, 20): the last is within half the second's size, 90 × 40, and not the first's.
+    assert Stitch(iou=None, center_offset=0.5)(boxes, *seen).tolist() == [0, 1]
+    assert Stitch(iou=None, center_offset=0.3)(boxes, *seen).tolist() == [0, 1, 2]
     boxes = boxes_of([[0, 0, 10, 40], [5, 20, 15, 60], [6, 0, 16, 40]])  # just half the first's size, and more
-    assert Stitch(iou=None, centre_offset=0.5)(boxes, *seen).tolist() == [0, 2]
+    assert Stitch(iou=None, center_offset=0.5)(boxes, *seen).tolist() == [0, 2]
 
 
 def test_a_more_confident_box_takes_the_place():
@@ -207,8 +207,8 @@ def test_boxes_without_an_area_and_half_precision():
         lambda: SetNMS(iou=-0.1),
         lambda: Stitch(iou=2.0),
         lambda: Stitch(iou=None),
-        lambda: Stitch(iou=0.5, centre_offset=0.5),
-        lambda: Stitch(iou=None, centre_offset=0.0),
+        lambda: Stitch(iou=0.5, center_offset=0.5),
+        lambda: Stitch(iou=None, center_offset=0.0),
         lambda: Stitch(replace_iou=7.0),
         lambda: Stitch(passes=()),
         lambda: Stitch(passes=(0.1, 0.5)),

@@ -31,8 +31,8 @@ def one_map(m, rois, scale=1.0, n=2, samples=2):
     return roi_align([m], rois, torch.zeros(len(rois), dtype=torch.int64), [scale], n, samples)
 
 
-def gradients(output, maps, grad):
-    return torch.autograd.grad(output, maps, grad)
+def gradients(output, features, grad):
+    return torch.autograd.grad(output, features, grad)
 
 
 def assert_close(ours, theirs):
@@ -69,7 +69,7 @@ coordinate = st.one_of(
 
 @st.composite
 def pyramids(draw):
-    """Strides, a picture's size, boxes of each image (outside, inverted and empty ones too), bins, samples, a seed."""
+    """Strides, an image's size, boxes of each image (outside, inverted and empty ones too), bins, samples, a seed."""
     strides = [4, 8, 16][: draw(st.integers(1, 3))]
     size = (draw(st.integers(1, 4)) * 16, draw(st.integers(1, 4)) * 16)
     images = draw(st.lists(st.lists(st.tuples(*[coordinate] * 4), max_size=5), min_size=1, max_size=3))
@@ -81,47 +81,47 @@ def pyramids(draw):
 def test_every_pyramid_equals_torchvisions(pyramid):
     strides, (height, width), images, n, samples, seed = pyramid
     generator = torch.Generator().manual_seed(seed)
-    maps = {
+    features = {
         f"p{s}": torch.randn(len(images), 3, height // s, width // s, generator=generator).requires_grad_()
         for s in strides
     }
     boxes = [torch.tensor(b).view(-1, 4) for b in images]
     pool = RoIAlign(
-        dict.fromkeys(maps, 3),
-        dict(zip(maps, strides, strict=True)),
-        stages=tuple(maps),
+        dict.fromkeys(features, 3),
+        dict(zip(features, strides, strict=True)),
+        stages=tuple(features),
         output_size=n,
         sampling_ratio=samples,
         canonical_scale=32,
         canonical_level=3,
     )
-    theirs = MultiScaleRoIAlign(list(maps), n, samples, canonical_scale=32, canonical_level=3)
+    theirs = MultiScaleRoIAlign(list(features), n, samples, canonical_scale=32, canonical_level=3)
     theirs.scales = [1 / s for s in strides]
     theirs.map_levels = initLevelMapper(int(math.log2(strides[0])), int(math.log2(strides[-1])), 32, 3)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "MIN_CHANNELS", 0)
         patch.setattr(module, "MIN_NUMBERS", 0)
-        found = pool(maps, boxes, [(height, width)] * len(images))
-    expected = theirs(maps, boxes, [(height, width)] * len(images))
+        found = pool(features, boxes, [(height, width)] * len(images))
+    expected = theirs(features, boxes, [(height, width)] * len(images))
     assert is_ours(found) and torch.equal(found, expected)
     grad = torch.randn(expected.shape, generator=generator)
-    assert_close(gradients(found, list(maps.values()), grad), gradients(expected, list(maps.values()), grad))
+    assert_close(gradients(found, list(features.values()), grad), gradients(expected, list(features.values()), grad))
 
 
 def test_gradcheck_in_float64(always):
-    maps = [torch.randn(2, 2, s, s + 1, dtype=torch.float64, requires_grad=True) for s in (6, 3)]
+    features = [torch.randn(2, 2, s, s + 1, dtype=torch.float64, requires_grad=True) for s in (6, 3)]
     corners = torch.rand(6, 2, dtype=torch.float64) * 24 - 6
     boxes = torch.cat([corners, corners + torch.rand(6, 2, dtype=torch.float64) * 20], dim=1)
     rois = torch.cat([torch.tensor([0.0, 0, 1, 1, 1, 0], dtype=torch.float64)[:, None], boxes], dim=1)
     levels = torch.tensor([0, 1, 1, 0, 0, 1])
-    assert torch.autograd.gradcheck(lambda *m: roi_align(m, rois, levels, [1 / 4, 1 / 8], 3, 2), maps)
+    assert torch.autograd.gradcheck(lambda *m: roi_align(m, rois, levels, [1 / 4, 1 / 8], 3, 2), features)
 
 
 def test_a_map_without_boxes_gets_zeros(always):
-    maps = [torch.randn(1, 2, 4, 4, requires_grad=True) for _ in range(2)]
-    output = roi_align(maps, torch.zeros(0, 5), torch.zeros(0, dtype=torch.int64), [1.0, 0.5], 3, 2)
+    features = [torch.randn(1, 2, 4, 4, requires_grad=True) for _ in range(2)]
+    output = roi_align(features, torch.zeros(0, 5), torch.zeros(0, dtype=torch.int64), [1.0, 0.5], 3, 2)
     assert output.shape == (0, 2, 3, 3)
-    assert all(torch.equal(g, torch.zeros(1, 2, 4, 4)) for g in gradients(output, maps, torch.zeros(0, 2, 3, 3)))
+    assert all(torch.equal(g, torch.zeros(1, 2, 4, 4)) for g in gradients(output, features, torch.zeros(0, 2, 3, 3)))
 
 
 def test_only_the_maps_that_learn_get_gradients(always):
@@ -191,8 +191,8 @@ class Pool(torch.nn.Module):
         self.pool = RoIAlign({"p2": 32, "p3": 32}, {"p2": 4, "p3": 8}, stages=stages)
 
     def forward(self, m, boxes):
-        maps = {"p2": m, "p3": m[:, :, ::2, ::2]}
-        return self.pool(maps, [boxes], [(80, 96)])
+        features = {"p2": m, "p3": m[:, :, ::2, ::2]}
+        return self.pool(features, [boxes], [(80, 96)])
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::torch.jit.TracerWarning")

@@ -16,14 +16,14 @@ from detection.cells import (
     MUT2,
     MUT3,
     Accumulator,
-    ChannelIRNN,
+    IndRNN,
     MinGRU,
     MinLSTM,
     PeepholeLSTM,
     TanhRNN,
 )
 from detection.ops.sweep.accumulate import accumulate
-from detection.ops.sweep.cudnn import library_computes
+from detection.ops.sweep.cudnn import cudnn_computes
 from detection.ops.sweep.directions import DIRECTIONS
 from detection.ops.sweep.dispatch import sweep, sweep_by_steps
 from detection.ops.sweep.gru import gru
@@ -33,7 +33,7 @@ from detection.ops.sweep.lstm import lstm
 from detection.ops.sweep.matrix_rnn import matrix_rnn
 
 B, SIZE, H, W = 2, 3, 3, 4
-POINTWISE = [Accumulator, ChannelIRNN, MinGRU, MinLSTM]
+POINTWISE = [Accumulator, IndRNN, MinGRU, MinLSTM]
 PRODUCTS = [TanhRNN, IRNN, LSTM, GRU]
 OTHERS = [PeepholeLSTM, partial(GRU, reset="before"), MUT1, MUT2, MUT3]
 CELLS = POINTWISE + PRODUCTS + OTHERS
@@ -48,7 +48,7 @@ fast_cells = pytest.mark.parametrize("cell", POINTWISE + PRODUCTS, ids=name_of)
 
 
 def make(cell, directions=DIRECTIONS, dtype=torch.float64, **settings):
-    """A cell a direction, every parameter drawn anew."""
+    """A cell a direction, every parameter drawn again."""
     cells = [cell(SIZE, **settings).to(dtype) for _ in directions]
     for parameter in (p for c in cells for p in c.parameters()):
         nn.init.normal_(parameter, std=0.6)
@@ -97,7 +97,7 @@ def test_every_way_equals_the_loop(cell, mask):
         cells = make(cell, directions)
         x, grad = draw(cells)
         ways = ["auto", "lines"]
-        if cell in PRODUCTS and library_computes(cell, valid):
+        if cell in PRODUCTS and cudnn_computes(cell, valid):
             ways.append("library")
         assert_ways_agree(ways, cells, x, valid, directions, grad)
 
@@ -140,7 +140,7 @@ def test_memory_layouts(cell):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("autocast", [False, True], ids=["plain", "autocast"])
 def test_types(cell, dtype, autocast):
-    """Half precision in and out is that of a float32 walk, rounded once."""
+    """Half precision in and out is that of a float32 scan, rounded once."""
     torch.manual_seed(0)
     cells = make(cell, dtype=torch.float32)
     x, grad = draw(cells, dtype=dtype)
@@ -198,7 +198,7 @@ def test_alone_is_as_in_a_padded_batch(cell):
     h, w = (H + 1) // 2, (W + 1) // 2
     batched = sweep(cells, x, valid, DIRECTIONS)[:1, :, :h, :w]
     alone = sweep(cells, x[:1, :, :h, :w], None, DIRECTIONS)
-    if cell in (Accumulator, ChannelIRNN):
+    if cell in (Accumulator, IndRNN):
         assert torch.equal(batched, alone)
     else:
         torch.testing.assert_close(batched, alone, rtol=1e-5, atol=1e-6)
@@ -227,8 +227,8 @@ def test_compiles_whole(cell):
 @pytest.mark.parametrize("op", [accumulate, linear_scan, matrix_rnn, lstm, gru], ids=lambda op: op._name)
 def test_operations_are_what_pytorch_asks_of_them(op):
     torch.manual_seed(0)
-    maps = {lstm: 4, gru: 3, linear_scan: 2}
-    rows = maps.get(op, 1) * SIZE
+    features = {lstm: 4, gru: 3, linear_scan: 2}
+    rows = features.get(op, 1) * SIZE
     x = torch.randn(B, rows, H, W, requires_grad=True)
     weight = torch.randn(2, rows, SIZE, requires_grad=True)
     bias = torch.randn(2, rows, requires_grad=True)
@@ -309,13 +309,13 @@ def test_cells_of_several_kinds_and_subclasses_go_their_own_way():
             return (2 * super().step(x, state)[0],)
 
     torch.manual_seed(0)
-    for cells in ([Doubled(SIZE), Doubled(SIZE)], [Accumulator(SIZE), ChannelIRNN(SIZE)]):
+    for cells in ([Doubled(SIZE), Doubled(SIZE)], [Accumulator(SIZE), IndRNN(SIZE)]):
         x = torch.randn(B, SIZE, H, W)
         directions = ("right", "up")
         torch.testing.assert_close(sweep(cells, x, None, directions), sweep_by_steps(cells, x, None, directions))
 
 
-def test_neighbours_along_an_axis_are_walked_together():
+def test_neighbors_along_an_axis_are_walked_together():
     assert by_axis("right left down up") == [(slice(0, 2), ["right", "left"]), (slice(2, 4), ["down", "up"])]
     assert by_axis("left up right") == [(slice(0, 1), ["left"]), (slice(1, 2), ["up"]), (slice(2, 3), ["right"])]
 
@@ -325,7 +325,7 @@ def test_neighbours_along_an_axis_are_walked_together():
     [
         # 4 directions x 2·3·3·4 = 72 numbers: additions and maxima; sums, masks and the sum over directions.
         (Accumulator, 4 * 72 * 2, 4 * 72 * 3),
-        (ChannelIRNN, 4 * 72 * 3, 4 * 72 * 6),
+        (IndRNN, 4 * 72 * 3, 4 * 72 * 6),
         (MinGRU, 4 * 72 * 2, 4 * 72 * 3),
         # 4 directions x 24 cells x 3·3 products of 2, for each gate; and twice in the backward pass.
         (IRNN, 4 * 24 * 9 * 2, 4 * 24 * 9 * 4),

@@ -17,7 +17,7 @@ from detection.config import Config, from_plain, to_plain, validate
 from detection.detector import build_detector
 from detection.errors import UserError
 from detection.pooling import RoIAlign, SkipPool, Source
-from detection.pooling.skip_pool import _NormalisedPart, _Part, scale_boxes
+from detection.pooling.skip_pool import _NormalizedPart, _Part, scale_boxes
 from tests.tiny_runs import DETECTOR
 
 CHANNELS = {"p2": 8, "p3": 8, "p4": 8, "c3": 6, "context": 5}
@@ -42,7 +42,7 @@ def make_maps(seed=0, dtype=torch.float32):
 
 
 def make_boxes(counts=(5, 4), seed=0):
-    """Boxes inside each picture, from 5 pixels on a side to 45: of every level."""
+    """Boxes inside each image, from 5 pixels on a side to 45: of every level."""
     generator, boxes = torch.Generator().manual_seed(seed), []
     for count, (height, width) in zip(counts, SIZES, strict=True):
         sides = torch.linspace(5, 45, count)[:, None] * (1 + 0.05 * torch.rand(count, 2, generator=generator))
@@ -57,9 +57,9 @@ def place(request, monkeypatch):
     monkeypatch.setattr(_Part, "_maps_are_smaller", lambda *args: request.param == "on the maps")
 
 
-def naive(pool, maps, boxes):
-    """Every box by itself: scale, clip, choose the level, pool, normalise, times √numbers · amplitude; cat; conv."""
-    amplitudes = [part.amplitude if isinstance(part, _NormalisedPart) else None for part in pool.parts]
+def naive(pool, features, boxes):
+    """Every box by itself: scale, clip, choose the level, pool, normalize, times √numbers · amplitude; cat; conv."""
+    amplitudes = [part.amplitude if isinstance(part, _NormalizedPart) else None for part in pool.parts]
     rows = []
     for image, (height, width) in enumerate(SIZES):
         for box in boxes[image].tolist():
@@ -69,10 +69,10 @@ def naive(pool, maps, boxes):
                 x, y, w, h = (x1 + x2) / 2, (y1 + y2) / 2, (x2 - x1) * s, (y2 - y1) * s
                 x1, y1, x2, y2 = max(x - w / 2, 0), max(y - h / 2, 0), min(x + w / 2, width), min(y + h / 2, height)
                 level = math.floor(3 + math.log2(math.sqrt((x2 - x1) * (y2 - y1)) / 16) + 1e-6)
-                lowest = int(math.log2(STRIDES[source.maps[0]]))
-                name = source.maps[min(max(level - lowest, 0), len(source.maps) - 1)]
-                roi = torch.tensor([[image, x1, y1, x2, y2]], dtype=maps[name].dtype)
-                cells = roi_align(maps[name], roi, pool.output_size, 1 / STRIDES[name], 2)
+                lowest = int(math.log2(STRIDES[source.features[0]]))
+                name = source.features[min(max(level - lowest, 0), len(source.features) - 1)]
+                roi = torch.tensor([[image, x1, y1, x2, y2]], dtype=features[name].dtype)
+                cells = roi_align(features[name], roi, pool.output_size, 1 / STRIDES[name], 2)
                 if source.norm is not None:
                     dims = 1 if source.norm == "channels" else (1, 2, 3)
                     numbers = cells.shape[1] if source.norm == "channels" else cells.numel()
@@ -90,19 +90,19 @@ def naive(pool, maps, boxes):
         (Source(("c3",), 0.8), Source(("c3",), 1.2, "channels"), Source(PYRAMID, 1.8, "channels")),
         (Source(("context",)),),
     ],
-    ids=["pyramid and context", "all normalised", "box scales", "one"],
+    ids=["pyramid and context", "all normalized", "box scales", "one"],
 )
 def test_descriptors_and_gradients_equal_the_naive_ones(sources, place):
     pool = make_pool(*sources, out_channels=7, amplitude=3.0)
     with torch.no_grad():
         for p in pool.parameters():
             p.add_(torch.randn_like(p) * 0.1)
-    maps = {name: m.requires_grad_() for name, m in make_maps().items()}
+    features = {name: m.requires_grad_() for name, m in make_maps().items()}
     boxes = make_boxes()
-    found, expected = pool(maps, boxes, SIZES), naive(pool, maps, boxes)
+    found, expected = pool(features, boxes, SIZES), naive(pool, features, boxes)
     assert found.shape == (9, 7, 3, 3) and (pool.out_channels, pool.output_size) == (7, 3)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-    learning = [*pool.parameters(), *(maps[m] for source in sources for m in source.maps)]
+    learning = [*pool.parameters(), *(features[m] for source in sources for m in source.features)]
     grad = torch.randn_like(found)
     for a, b in zip(*(torch.autograd.grad(out, learning, grad) for out in (found, expected)), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
@@ -110,14 +110,14 @@ def test_descriptors_and_gradients_equal_the_naive_ones(sources, place):
 
 def test_norms_by_hand():
     """A map of (3, 4) everywhere: over channels 3 and 4 are divided by √(25/2); over the region alike."""
-    maps = {"context": torch.tensor([3.0, 4]).view(1, 2, 1, 1).expand(1, 2, 4, 4)}
+    features = {"context": torch.tensor([3.0, 4]).view(1, 2, 1, 1).expand(1, 2, 4, 4)}
     boxes, size = [torch.tensor([[16.0, 16, 48, 48]])], [(64, 64)]
     for norm in ("channels", "region"):
         pool = SkipPool(
             {"context": 2}, {"context": 16}, sources=(Source(("context",), norm=norm),), output_size=2, amplitude=10.0
         )
         nn.init.eye_(pool.reduce.weight.data[:, :, 0, 0])
-        found = pool(maps, boxes, size)
+        found = pool(features, boxes, size)
         assert found.shape == (1, 2, 2, 2)
         expected = torch.tensor([30.0, 40]) / math.sqrt(12.5)
         torch.testing.assert_close(found, expected.view(1, 2, 1, 1).expand(1, 2, 2, 2))
@@ -135,7 +135,7 @@ def test_the_norm_over_channels_levels_cells_and_that_over_the_region_keeps_thei
     assert found["region"][0] == pytest.approx([1 / math.sqrt(5), 3 / math.sqrt(5)])
 
 
-def test_boxes_are_scaled_about_their_centre_and_clipped():
+def test_boxes_are_scaled_about_their_center_and_clipped():
     boxes = torch.tensor([[10.0, 20, 20, 40], [0, 0, 30, 30], [5, 5, 5, 5]])
     expected = torch.tensor([[5.0, 10, 25, 50], [0, 0, 40, 45], [5, 5, 5, 5]])
     assert torch.equal(scale_boxes(boxes, 2, (60, 40)), expected)
@@ -144,80 +144,80 @@ def test_boxes_are_scaled_about_their_centre_and_clipped():
 
 
 def test_a_scaled_box_at_the_border_pools_what_is_in_the_picture():
-    maps, boxes = make_maps(), [torch.tensor([[0.0, 0, 20, 20]]), torch.tensor([[60.0, 28, 80, 48]])]
+    features, boxes = make_maps(), [torch.tensor([[0.0, 0, 20, 20]]), torch.tensor([[60.0, 28, 80, 48]])]
     clipped = [torch.tensor([[0.0, 0, 30, 30]]), torch.tensor([[50.0, 18, 80, 48]])]
     scaled, plain = make_pool(Source(("c3",), 2.0)), make_pool(Source(("c3",)))
-    assert torch.equal(scaled(maps, boxes, SIZES), plain(maps, clipped, SIZES))
+    assert torch.equal(scaled(features, boxes, SIZES), plain(features, clipped, SIZES))
 
 
 def test_at_scale_one_boxes_outside_the_picture_stay_as_they_are():
-    maps, boxes = make_maps(), [torch.tensor([[-8.0, -8, 20, 20]]), torch.zeros(0, 4)]
-    found = make_pool(Source(("c3",)), start="identity")(maps, boxes, SIZES)
+    features, boxes = make_maps(), [torch.tensor([[-8.0, -8, 20, 20]]), torch.zeros(0, 4)]
+    found = make_pool(Source(("c3",)), start="identity")(features, boxes, SIZES)
     plain = RoIAlign(CHANNELS, STRIDES, stages=("c3",), output_size=3)
-    assert torch.equal(found, plain(maps, boxes, SIZES))
+    assert torch.equal(found, plain(features, boxes, SIZES))
 
 
 @settings(deadline=None, max_examples=60)
 @given(st.tuples(*[st.integers(0, 6)] * 2), st.integers(0, 99), st.booleans(), st.sampled_from(["channels", "region"]))
 def test_the_identity_start_is_the_first_source_bit_by_bit(counts, seed, on_maps, norm):
-    maps, boxes = make_maps(seed), make_boxes(counts, seed)
+    features, boxes = make_maps(seed), make_boxes(counts, seed)
     pool = make_pool(Source(PYRAMID), Source(("c3",), 1.5), Source(("context",), 0.7, norm), start="identity")
     plain = RoIAlign(CHANNELS, STRIDES, stages=PYRAMID, output_size=3, **CANONICAL)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_Part, "_maps_are_smaller", lambda *args: on_maps)
-        found = pool(maps, boxes, SIZES)
-    assert found.shape == (sum(counts), 8, 3, 3) and torch.equal(found, plain(maps, boxes, SIZES))
+        found = pool(features, boxes, SIZES)
+    assert found.shape == (sum(counts), 8, 3, 3) and torch.equal(found, plain(features, boxes, SIZES))
 
 
 @pytest.mark.parametrize("channels", [16, 40])
 def test_the_identity_start_holds_at_real_widths(channels, place):
     """Wide enough for a blocked convolution, and for our own backward of RoIAlign."""
     names, strides = dict.fromkeys(("p2", "p3", "context"), channels), {"p2": 4, "p3": 8, "context": 8}
-    maps = {n: torch.randn(1, channels, 64 // s, 64 // s, requires_grad=True) for n, s in strides.items()}
+    features = {n: torch.randn(1, channels, 64 // s, 64 // s, requires_grad=True) for n, s in strides.items()}
     boxes = [torch.cat([torch.rand(120, 2) * 20, 21 + torch.rand(120, 2) * 40], 1)]
     stages = ("p2", "p3")
     sources = (Source(stages), Source(("context",), norm="channels"))
     pool = SkipPool(names, strides, sources=sources, start="identity", **CANONICAL)
     plain = RoIAlign(names, strides, stages=stages, **CANONICAL)
-    assert torch.equal(pool(maps, boxes, [(64, 64)]), plain(maps, boxes, [(64, 64)]))
+    assert torch.equal(pool(features, boxes, [(64, 64)]), plain(features, boxes, [(64, 64)]))
 
 
 def test_the_convolution_goes_where_it_has_fewer_cells(monkeypatch):
     seen = []
     conv2d = nn.functional.conv2d
     monkeypatch.setattr("detection.pooling.skip_pool.conv2d", lambda x, w: seen.append(x.shape[-2:]) or conv2d(x, w))
-    pool, maps = make_pool(*FPN_AND_CONTEXT), make_maps()
-    pool(maps, make_boxes((50, 50)), SIZES)  # 900 cells of descriptors against 2 · (384 + 96 + 24) and 2 · 24
-    pool(maps, make_boxes((80, 80)), SIZES)
+    pool, features = make_pool(*FPN_AND_CONTEXT), make_maps()
+    pool(features, make_boxes((50, 50)), SIZES)  # 900 cells of descriptors against 2 · (384 + 96 + 24) and 2 · 24
+    pool(features, make_boxes((80, 80)), SIZES)
     assert seen == [(3, 3), (4, 6), (16, 24), (8, 12), (4, 6), (4, 6)]
 
 
 @pytest.mark.parametrize("norm", [None, "channels", "region"])
 def test_an_image_alone_equals_it_in_a_batch(norm):
-    pool, maps, boxes = (
+    pool, features, boxes = (
         make_pool(Source(PYRAMID, 1.3, norm), Source(("context",), norm=norm)),
         make_maps(),
         make_boxes(),
     )
-    together = pool(maps, boxes, SIZES).split([len(b) for b in boxes])
+    together = pool(features, boxes, SIZES).split([len(b) for b in boxes])
     for i in range(2):
-        alone = pool({name: m[i : i + 1] for name, m in maps.items()}, boxes[i : i + 1], SIZES[i : i + 1])
+        alone = pool({name: m[i : i + 1] for name, m in features.items()}, boxes[i : i + 1], SIZES[i : i + 1])
         torch.testing.assert_close(together[i], alone)
 
 
 def test_without_boxes_there_are_no_descriptors_and_gradients_are_zeros(place):
-    pool, maps = make_pool(*FPN_AND_CONTEXT), {name: m.requires_grad_() for name, m in make_maps().items()}
-    found = pool(maps, [torch.zeros(0, 4)] * 2, SIZES)
+    pool, features = make_pool(*FPN_AND_CONTEXT), {name: m.requires_grad_() for name, m in make_maps().items()}
+    found = pool(features, [torch.zeros(0, 4)] * 2, SIZES)
     assert found.shape == (0, 8, 3, 3)
     found.sum().backward()
-    assert all(torch.count_nonzero(p.grad) == 0 for p in [*pool.parameters(), maps["p2"], maps["context"]])
+    assert all(torch.count_nonzero(p.grad) == 0 for p in [*pool.parameters(), features["p2"], features["context"]])
 
 
 def test_gradcheck_in_float64(place):
     sources = (Source(("p4",), 1.5), Source(("context",), norm="channels"), Source(("context",), norm="region"))
     pool = make_pool(*sources, out_channels=2, output_size=2).double()
-    maps, boxes = make_maps(dtype=torch.float64), [make_boxes((2, 0))[0].double()]
-    p4, context = (maps[n][:1].clone().requires_grad_() for n in ("p4", "context"))
+    features, boxes = make_maps(dtype=torch.float64), [make_boxes((2, 0))[0].double()]
+    p4, context = (features[n][:1].clone().requires_grad_() for n in ("p4", "context"))
 
     def found(p4, context, *parameters):
         return pool({"p4": p4, "context": context}, boxes, SIZES[:1])
@@ -227,24 +227,24 @@ def test_gradcheck_in_float64(place):
 
 @pytest.mark.parametrize("norm", ["channels", "region"])
 def test_cells_of_zeros_give_zeros_and_small_gradients(norm, place):
-    """A context whose ReLUs are dead, or that is 0 outside of the picture."""
-    pool, maps = make_pool(Source(("context",), norm=norm)), make_maps()
-    context = maps["context"] = (maps["context"] * (torch.arange(6) < 3)).requires_grad_()
+    """A context whose ReLUs are dead, or that is 0 outside of the image."""
+    pool, features = make_pool(Source(("context",), norm=norm)), make_maps()
+    context = features["context"] = (features["context"] * (torch.arange(6) < 3)).requires_grad_()
     boxes = [torch.tensor([[60.0, 10, 90, 40]]), torch.tensor([[0.0, 10, 70, 40]])]
-    found = pool(maps, boxes, SIZES)
+    found = pool(features, boxes, SIZES)
     assert torch.count_nonzero(found[0]) == 0 and torch.count_nonzero(found[1]) > 0
     found.sum().backward()
     largest = max(t.grad.abs().max() for t in (context, *pool.parameters()))
     assert torch.isfinite(largest) and largest < 1e4
 
 
-def test_normalised_descriptors_do_not_change_with_the_size_of_the_maps(place):
-    pool, maps, boxes = (
+def test_normalized_descriptors_do_not_change_with_the_size_of_the_maps(place):
+    pool, features, boxes = (
         make_pool(Source(("c3",), norm="channels"), Source(PYRAMID, norm="region")),
         make_maps(),
         make_boxes(),
     )
-    small, large = ({name: m * by for name, m in maps.items()} for by in (0.1, 1000.0))
+    small, large = ({name: m * by for name, m in features.items()} for by in (0.1, 1000.0))
     torch.testing.assert_close(pool(small, boxes, SIZES), pool(large, boxes, SIZES))
 
 
@@ -272,13 +272,13 @@ def test_amplitudes_are_learned_by_channel_or_kept(learned, parameters):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_mixed_precision_stays_close_and_normalises_in_float32(dtype, place):
+def test_mixed_precision_stays_close_and_normalizes_in_float32(dtype, place):
     """Maps of 200 in half precision: their squares overflow it."""
     pool, boxes = make_pool(*FPN_AND_CONTEXT), make_boxes()
-    maps = make_maps()
-    maps["context"] = maps["context"] * 200
-    expected = pool(maps, boxes, SIZES)
-    halves = {name: m.to(dtype).requires_grad_() for name, m in maps.items()}
+    features = make_maps()
+    features["context"] = features["context"] * 200
+    expected = pool(features, boxes, SIZES)
+    halves = {name: m.to(dtype).requires_grad_() for name, m in features.items()}
     with torch.autocast("cpu", dtype):
         found = pool(halves, boxes, SIZES)
     torch.testing.assert_close(found.float(), expected, rtol=0, atol=0.05)

@@ -5,7 +5,7 @@ import torch
 from torchvision.models.detection.image_list import ImageList
 
 from detection.errors import UserError
-from detection.pooling import CentreCell
+from detection.pooling import CenterCell
 from detection.regions import GridCells
 
 
@@ -46,17 +46,17 @@ def test_the_descriptor_is_the_maps_own_cell(window, stride):
     height, width = 5, 4
     image = ImageList(torch.zeros(1, 3, height * stride, width * stride), [(height * stride, width * stride)])
     boxes, _ = GridCells({}, window=window, stride=stride)(image, {}, None)
-    pool = CentreCell({"c5": 3}, {"c5": stride})
-    maps = torch.randn(2, 3, height, width)
-    found = pool({"c5": maps}, boxes * 2, image.image_sizes * 2)
+    pool = CenterCell({"c5": 3}, {"c5": stride})
+    features = torch.randn(2, 3, height, width)
+    found = pool({"c5": features}, boxes * 2, image.image_sizes * 2)
     assert pool.out_channels == 3 and found.shape == (2 * height * width, 3, 1, 1)
-    torch.testing.assert_close(found[:, :, 0, 0], torch.cat([m.flatten(1).T for m in maps]), rtol=0, atol=0)
+    torch.testing.assert_close(found[:, :, 0, 0], torch.cat([m.flatten(1).T for m in features]), rtol=0, atol=0)
 
 
-def test_a_centre_off_the_map_reads_its_border():
-    pool, maps = CentreCell({"c2": 1}, {"c2": 4}, stage="c2"), torch.arange(6.0).reshape(1, 1, 2, 3)
+def test_a_center_off_the_map_reads_its_border():
+    pool, features = CenterCell({"c2": 1}, {"c2": 4}, stage="c2"), torch.arange(6.0).reshape(1, 1, 2, 3)
     boxes = torch.tensor([[-20.0, -20, 0, 0], [11, 3, 13, 5], [3.9, 7.9, 4.1, 40], [0, 0, 7.8, 7.8]])
-    assert pool({"c2": maps}, [boxes], [(8, 12)]).flatten().tolist() == [0, 5, 4, 0]
+    assert pool({"c2": features}, [boxes], [(8, 12)]).flatten().tolist() == [0, 5, 4, 0]
 
 
 @pytest.mark.parametrize(("window", "stride"), [(31, 32), (0, 0), (8, -8)])

@@ -1,4 +1,4 @@
-"""ContextScenes `beacon`: the class is told by the far beacon and by nothing else in the picture."""
+"""ContextScenes `beacon`: the class is told by the far beacon and by nothing else in the image."""
 
 import json
 
@@ -15,7 +15,7 @@ def scenes(count):
     return [context_scenes.draw_scene("beacon", 3, "train", number, SIZE) for number in range(1, count + 1)]
 
 
-def test_another_colour_of_the_beacon_changes_no_other_pixel(monkeypatch):
+def test_another_color_of_the_beacon_changes_no_other_pixel(monkeypatch):
     """And those pixels are farther from every object's box than the gap that the task promises."""
     before = scenes(60)
     names = sorted(beacon.BEACONS)
@@ -58,6 +58,6 @@ def test_number_place_and_size_of_objects_do_not_tell_the_class():
 def test_it_is_drawn_at_any_size(tmp_path, size):
     out = tmp_path / "beacon"
     context_scenes.main([str(out), "--task=beacon", "--train=6", "--val=2", f"--size={size}"])
-    truth = json.loads((out / "train.json").read_text())
-    assert [c["name"] for c in truth["categories"]] == ["blue", "green", "red"]
-    assert len(truth["annotations"]) >= 12 and truth["info"]["task"] == "beacon"
+    ground_truth = json.loads((out / "train.json").read_text())
+    assert [c["name"] for c in ground_truth["categories"]] == ["blue", "green", "red"]
+    assert len(ground_truth["annotations"]) >= 12 and ground_truth["info"]["task"] == "beacon"

@@ -1,4 +1,4 @@
-"""ContextScenes `crowd`: who overlaps whom and by how much, who stays visible, and that pictures repeat."""
+"""ContextScenes `crowd`: who overlaps whom and by how much, who stays visible, and that images repeat."""
 
 import json
 
@@ -54,7 +54,7 @@ def test_a_picture_has_6_to_14_people(scenes):
 
 
 def test_overlaps_are_as_promised(scenes):
-    """About half overlap a neighbour by 0.3 or more, a third by 0.5 or more, and none by more than 0.8."""
+    """About half overlap a neighbor by 0.3 or more, a third by 0.5 or more, and none by more than 0.8."""
     highest = np.concatenate([overlaps(scene).max(1) for scene in scenes])
     assert 0.77 < highest.max() <= 0.8
     assert 0.45 <= (highest >= 0.299).mean() <= 0.65
@@ -114,10 +114,10 @@ def test_people_are_nearly_alike(scenes):
 def test_it_is_drawn_at_any_size(tmp_path, size):
     out = tmp_path / "crowd"
     assert context_scenes.main([str(out), "--task=crowd", "--train=6", "--val=2", f"--size={size}"]) == 0
-    truth = json.loads((out / "train.json").read_text())
-    assert [c["name"] for c in truth["categories"]] == ["person"] and truth["info"]["task"] == "crowd"
-    assert len(truth["annotations"]) >= 36
-    for item in truth["annotations"]:
+    ground_truth = json.loads((out / "train.json").read_text())
+    assert [c["name"] for c in ground_truth["categories"]] == ["person"] and ground_truth["info"]["task"] == "crowd"
+    assert len(ground_truth["annotations"]) >= 36
+    for item in ground_truth["annotations"]:
         x, y, width, height = item["bbox"]
         assert 16 < height * 128 / size < 27 and 0.5 < width / height < 0.75
         xs, ys = np.reshape(item["segmentation"][0], (-1, 2)).T

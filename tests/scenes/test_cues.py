@@ -1,6 +1,6 @@
 """ContextScenes: the cue of each task tells every class, lies where the task says, and is all that its control changes.
 
-`reading` is a naive reader of each cue, written here; it knows where to look and is right in every picture.
+`reading` is a naive reader of each cue, written here; it knows where to look and is right in every image.
 """
 
 import cv2
@@ -20,12 +20,12 @@ def scenes(task, count, cue=True, difficulty=None, size=SIZE):
     return [draw_scene(task, 5, "train", number, size, cue, difficulty) for number in range(1, count + 1)]
 
 
-def colour_name(pixel):
+def color_name(pixel):
     return min(beacon.BEACONS, key=lambda name: np.abs(np.array(beacon.BEACONS[name]) - pixel).sum())
 
 
-def coloured(image):
-    """Where a picture is not grey."""
+def colored(image):
+    """Where an image is not gray."""
     return np.ptp(image.astype(int), axis=2) > 60
 
 
@@ -35,24 +35,24 @@ def gap(a, b):
 
 
 def marker_reading(scene, index):
-    """The colour in the middle of the object's own marker, or of the only one there is."""
+    """The color in the middle of the object's own marker, or of the only one there is."""
     x, y = scene.cues[min(index, len(scene.cues) - 1)].mean(0).astype(int)
-    return colour_name(scene.image[y, x])
+    return color_name(scene.image[y, x])
 
 
 def count_reading(scene, index):
-    """The number of coloured patches; 1, 2 or 3 at the default difficulty."""
-    return ("few", "some", "many")[cv2.connectedComponents(coloured(scene.image).astype(np.uint8))[0] - 2]
+    """The number of colored patches; 1, 2 or 3 at the default difficulty."""
+    return ("few", "some", "many")[cv2.connectedComponents(colored(scene.image).astype(np.uint8))[0] - 2]
 
 
 def surround_reading(scene, index):
-    """In which directions the grey changes in the ring from 2 to 3 sizes around the object."""
+    """In which directions the gray changes in the ring from 2 to 3 sizes around the object."""
     x0, y0, x1, y1 = drawing.outline_box(scene.objects[index][1])
-    centres = np.arange(SIZE) + 0.5
-    far = np.maximum(np.maximum(x0 - centres, centres - x1), np.maximum(y0 - centres, centres - y1)[:, None])
+    centers = np.arange(SIZE) + 0.5
+    far = np.maximum(np.maximum(x0 - centers, centers - x1), np.maximum(y0 - centers, centers - y1)[:, None])
     ring = (far > 2 * (x1 - x0) + 2) & (far < 3 * (x1 - x0) - 2)
-    grey = scene.image.mean(2)
-    down, across = (np.abs(change)[ring].mean() for change in np.gradient(grey))
+    gray = scene.image.mean(2)
+    down, across = (np.abs(change)[ring].mean() for change in np.gradient(gray))
     if max(down, across) < 2 * min(down, across):
         return "checks"
     return "columns" if across > down else "rows"
@@ -75,14 +75,14 @@ def test_the_cue_tells_every_class(task):
 
 @pytest.mark.parametrize("task", TOLD_BY_CONTEXT)
 def test_in_the_control_version_the_cue_tells_nothing(task):
-    """One object a picture: right in a third of the pictures, within four standard deviations."""
+    """One object an image: right in a third of the images, within four standard deviations."""
     right = [scene.objects[0][0] == READING[task](scene, 0) for scene in scenes(task, 120, cue=False)]
     assert abs(np.mean(right) - 1 / 3) < 4 * np.sqrt(2 / 9 / 120)
 
 
 @pytest.mark.parametrize("task", TOLD_BY_CONTEXT)
 def test_the_control_version_changes_the_cue_and_nothing_else(task):
-    """Truths are equal; pixels that differ lie in the cues' outlines and far from the boxes, as the task promises."""
+    """Ground-truth boxes are equal; pixels that differ lie in the cues' outlines and far from the boxes, as the task promises."""
     differing = 0
     for with_cue, without in zip(scenes(task, 60), scenes(task, 60, cue=False), strict=True):
         for (name, outline), (other_name, other) in zip(with_cue.objects, without.objects, strict=True):
@@ -119,14 +119,14 @@ def test_the_own_marker_in_row_is_farther_than_a_small_network_sees():
 def test_row_holds_one_marker_beside_each_ring_and_distractors_elsewhere():
     numbers = set()
     for scene in scenes("row", 60):
-        colours = coloured(scene.image)
+        colors = colored(scene.image)
         for index, (_, outline) in enumerate(scene.objects):
             _, y0, _, y1 = drawing.outline_box(outline)
-            beside = np.nonzero(colours[int(y0) : int(np.ceil(y1))].any(0))[0]
+            beside = np.nonzero(colors[int(y0) : int(np.ceil(y1))].any(0))[0]
             marker = drawing.outline_box(scene.cues[index])
             assert marker[0] <= beside.min() and beside.max() <= marker[2]
             assert abs((marker[1] + marker[3]) / 2 - (y0 + y1) / 2) <= 2.01
-        markers = cv2.connectedComponents(colours.astype(np.uint8))[0] - 1
+        markers = cv2.connectedComponents(colors.astype(np.uint8))[0] - 1
         assert markers == len(scene.objects) + 2
         numbers.add(len(scene.objects))
     assert numbers == {1, 2, 3}
@@ -136,7 +136,7 @@ def test_row_holds_one_marker_beside_each_ring_and_distractors_elsewhere():
 def test_distance_is_exact_along_a_row_or_a_column(cells):
     directions, numbers = set(), set()
     for scene in scenes("distance", 60, difficulty=cells):
-        assert len(scene.cues) == 1 and cv2.connectedComponents(coloured(scene.image).astype(np.uint8))[0] == 2
+        assert len(scene.cues) == 1 and cv2.connectedComponents(colored(scene.image).astype(np.uint8))[0] == 2
         marker = drawing.outline_box(scene.cues[0])
         numbers.add(len(scene.objects))
         for _, outline in scene.objects:
@@ -152,14 +152,14 @@ def test_distance_is_exact_along_a_row_or_a_column(cells):
 def test_count_is_of_the_most_beacons_and_one_or_two_fewer(most):
     seen = set()
     for scene in scenes("count", 40, difficulty=most):
-        beacons = cv2.connectedComponents(coloured(scene.image).astype(np.uint8))[0] - 1
+        beacons = cv2.connectedComponents(colored(scene.image).astype(np.uint8))[0] - 1
         assert beacons == most - ["many", "some", "few"].index(scene.objects[0][0])
         assert len({name for name, _ in scene.objects}) == 1
         seen.add(beacons)
     assert seen == {most - 2, most - 1, most}
 
 
-def test_patterns_share_their_greys():
+def test_patterns_share_their_grays():
     """Where cue and control show different patterns, their pixels have nearly the same mean and spread."""
     differences = []
     for with_cue, without in zip(scenes("surround", 60), scenes("surround", 60, cue=False), strict=True):
@@ -170,7 +170,7 @@ def test_patterns_share_their_greys():
     assert len(differences) > 30 and np.abs(differences).max() < 8
 
 
-def test_neighbours_in_surround_have_classes_of_their_own_and_room_for_their_patterns():
+def test_neighbors_in_surround_have_classes_of_their_own_and_room_for_their_patterns():
     pairs = [scene for scene in scenes("surround", 120) if len(scene.objects) == 2]
     equal = [a == b for (a, _), (b, _) in (scene.objects for scene in pairs)]
     assert len(pairs) > 20 and abs(np.mean(equal) - 1 / 3) < 4 * np.sqrt(2 / 9 / len(pairs))

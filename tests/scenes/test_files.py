@@ -57,7 +57,7 @@ def test_files_are_complete_coco(data_set, split, count):
 
 
 def test_mask_box_and_area_agree_with_the_annotation(data_set):
-    """The mask is made eight times finer than the picture: a pixel's centre misses the sharp tips of a star."""
+    """The mask is made eight times finer than the image: a pixel's center misses the sharp tips of a star."""
     coco = COCO(data_set / "val.json")
     for item in coco.dataset["annotations"]:
         assert item["iscrowd"] == 0
@@ -84,7 +84,7 @@ def test_boxes_lie_inside_and_hardly_overlap(train):
 
 
 def test_the_picture_shows_each_object_at_its_polygon():
-    """Painted in one known colour on another, the bright pixels are the polygon's mask and its area is kept."""
+    """Painted in one known color on another, the bright pixels are the polygon's mask and its area is kept."""
     for name, shape in drawing.SHAPES.items():
         outline = drawing.pose(shape, 40, 0.7, 1.2) + [20.3, 31.6]
         canvas = np.zeros((SIZE, SIZE, 3), np.uint8)
@@ -95,8 +95,8 @@ def test_the_picture_shows_each_object_at_its_polygon():
         ys, xs = np.nonzero(coverage > 0.02)
         x0, y0, x1, y1 = drawing.outline_box(outline)
         np.testing.assert_allclose([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1], [x0, y0, x1, y1], atol=1.2)
-        centre = (coverage[:, :, None] * np.stack(np.meshgrid(np.arange(SIZE), np.arange(SIZE)), -1)).sum((0, 1))
-        np.testing.assert_allclose(centre / coverage.sum() + 0.5, centroid(outline), atol=0.1)
+        center = (coverage[:, :, None] * np.stack(np.meshgrid(np.arange(SIZE), np.arange(SIZE)), -1)).sum((0, 1))
+        np.testing.assert_allclose(center / coverage.sum() + 0.5, centroid(outline), atol=0.1)
 
 
 def centroid(outline: np.ndarray) -> np.ndarray:
@@ -111,18 +111,18 @@ def test_classes_are_balanced(train):
     assert len(counts) == 6 and counts.min() >= 0.7 * counts.mean() and counts.max() <= 1.3 * counts.mean()
 
 
-def test_size_place_and_colour_do_not_tell_the_class(data_set, train):
+def test_size_place_and_color_do_not_tell_the_class(data_set, train):
     """Between-class differences of each property stay within what chance gives (p about 1e-4 a property)."""
-    pictures = {}
+    images = {}
     rows, classes = [], []
     for item in train["annotations"]:
         x, y, width, height = item["bbox"]
         name = f"{item['image_id']:06d}.png"
-        if name not in pictures:
-            pictures[name] = np.asarray(Image.open(data_set / "train" / name), np.float64)
-        centre = np.mean(np.reshape(item["segmentation"][0], (-1, 2)), 0).astype(int)
-        colour = pictures[name][centre[1] - 1 : centre[1] + 2, centre[0] - 1 : centre[0] + 2].mean((0, 1))
-        rows.append([np.log(width * height), x + width / 2, y + height / 2, *colour])
+        if name not in images:
+            images[name] = np.asarray(Image.open(data_set / "train" / name), np.float64)
+        center = np.mean(np.reshape(item["segmentation"][0], (-1, 2)), 0).astype(int)
+        color = images[name][center[1] - 1 : center[1] + 2, center[0] - 1 : center[0] + 2].mean((0, 1))
+        rows.append([np.log(width * height), x + width / 2, y + height / 2, *color])
         classes.append(item["category_id"])
     properties, labels = np.array(rows), np.array(classes)
     groups = [properties[labels == index] for index in range(1, 7)]
@@ -132,8 +132,8 @@ def test_size_place_and_colour_do_not_tell_the_class(data_set, train):
 
 
 def test_no_two_pictures_are_alike(data_set):
-    pictures = [hash_ for name, hash_ in tree_hashes(data_set).items() if name.endswith(".png")]
-    assert len(pictures) == 300 == len(set(pictures))
+    images = [hash_ for name, hash_ in tree_hashes(data_set).items() if name.endswith(".png")]
+    assert len(images) == 300 == len(set(images))
 
 
 def test_same_seed_gives_the_same_bytes_whatever_else_is_made(data_set, tmp_path):
@@ -201,7 +201,7 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
         (["--size", "8"], "--size 8"),
         (["--seed", "-1"], "--seed -1"),
         (["--train", "-3"], "--train -3"),
-        (["--train", "0", "--val", "0"], "no pictures"),
+        (["--train", "0", "--val", "0"], "no images"),
     ],
 )
 def test_bad_numbers_are_told_in_one_sentence(tmp_path, capsys, options, words):

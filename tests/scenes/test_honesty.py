@@ -1,8 +1,8 @@
 """ContextScenes: what a trained network can tell of an object's class from the object alone, and from its place alone.
 
 Where a task says that context tells the class, the object's own pixels are worth no more than a guess; where it says
-that the object does, they are worth much more. One object of a held-out picture is asked for (two are trained on):
-objects of a picture may share their class, and then their answers are no independent trials.
+that the object does, they are worth much more. One object of a held-out image is asked for (two are trained on):
+objects of an image may share their class, and then their answers are no independent trials.
 """
 
 import functools
@@ -26,7 +26,7 @@ def samples(task, split, cue=True):
     """Crops (N, 3, SIDE, SIDE) of the boxes alone, places (N, 7) and classes (N,) of a split's objects.
 
     A place is the box's middle, its size (no side by side: a half-disc is longer than a circle), how many objects there
-    are, and the picture's number, plain and by the remainders that a careless generator would give away.
+    are, and the image's number, plain and by the remainders that a careless generator would give away.
     """
     crops, places, classes = [], [], []
     for number in range(1, PICTURES + 1):
@@ -60,20 +60,20 @@ def accuracy(network, inputs, classes, held_out, held_out_classes, epochs):
 
 def from_crops(task, cue=True):
     torch.manual_seed(0)
-    (crops, _, classes), (held_out, _, truth) = samples(task, "train", cue), samples(task, "val", cue)
+    (crops, _, classes), (held_out, _, ground_truth) = samples(task, "train", cue), samples(task, "val", cue)
     layers = []
     for channels in ((3, 16), (16, 32)):
         layers += [nn.Conv2d(*channels, 3, 2, 1), nn.BatchNorm2d(channels[1]), nn.ReLU()]
     network = nn.Sequential(*layers, nn.Flatten(), nn.Linear(32 * (SIDE // 4) ** 2, len(TASKS[task].categories)))
-    return accuracy(network, crops, classes, held_out, truth, epochs=10)
+    return accuracy(network, crops, classes, held_out, ground_truth, epochs=10)
 
 
 def from_places(task, cue=True):
     torch.manual_seed(0)
-    (_, places, classes), (_, held_out, truth) = samples(task, "train", cue), samples(task, "val", cue)
+    (_, places, classes), (_, held_out, ground_truth) = samples(task, "train", cue), samples(task, "val", cue)
     mean, spread = places.mean(0), places.std(0) + 1e-6
     network = nn.Sequential(nn.Linear(7, 32), nn.ReLU(), nn.Linear(32, len(TASKS[task].categories)))
-    return accuracy(network, (places - mean) / spread, classes, (held_out - mean) / spread, truth, epochs=30)
+    return accuracy(network, (places - mean) / spread, classes, (held_out - mean) / spread, ground_truth, epochs=30)
 
 
 def best_guess(task):
@@ -100,7 +100,7 @@ def test_place_size_and_number_are_at_chance(task):
 
 @pytest.mark.parametrize("task", TOLD_BY_CONTEXT + TOLD_BY_THE_OBJECT)
 def test_classes_are_balanced(task):
-    """Over pictures, as objects of one may share their class: within four standard deviations of equal parts."""
+    """Over images, as objects of one may share their class: within four standard deviations of equal parts."""
     _, _, classes = samples(task, "val")
     share = 1 / len(TASKS[task].categories)
     counts = np.bincount(classes, minlength=len(TASKS[task].categories))

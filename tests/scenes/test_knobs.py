@@ -60,8 +60,8 @@ def test_beacon_adds_patches_off_the_objects_and_changes_nothing_else():
 @pytest.mark.parametrize("markers", [0, 4])
 def test_row_has_as_many_distractors(markers):
     for scene in scenes("row", 20, markers):
-        colours = (np.ptp(scene.image.astype(int), axis=2) > 60).astype(np.uint8)
-        assert cv2.connectedComponents(colours)[0] - 1 == markers + len(scene.objects)
+        colors = (np.ptp(scene.image.astype(int), axis=2) > 60).astype(np.uint8)
+        assert cv2.connectedComponents(colors)[0] - 1 == markers + len(scene.objects)
 
 
 @pytest.mark.parametrize("middle", [9, 18])
@@ -72,7 +72,7 @@ def test_tiny_has_objects_from_two_to_four_thirds_of_its_middle_size(middle):
 
 
 def test_shapes_lose_contrast():
-    """On a flat grey, an object faded by 3/4 differs from it by a quarter of what it differs by itself."""
+    """On a flat gray, an object faded by 3/4 differs from it by a quarter of what it differs by itself."""
     outline = drawing.pose(drawing.SHAPES["star"], 40, 0.3) + 20
     plain, faded = (np.full((SIZE, SIZE, 3), 120, np.uint8) for _ in range(2))
     drawing.paint(np.random.default_rng(1), plain, outline)
@@ -138,7 +138,7 @@ def test_a_difficulty_out_of_range_is_told_in_one_sentence(tmp_path, capsys, tas
 def test_a_distance_that_the_picture_has_no_room_for_is_refused(tmp_path, capsys):
     assert context_scenes.main([str(tmp_path / "set"), "--task=distance", "--size=64", "--difficulty=9"]) == 2
     error = capsys.readouterr().err
-    assert "pictures of 64 pixels: give 5 or less" in error and error.count("\n") == 1
+    assert "images of 64 pixels: give 5 or less" in error and error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(UserError):
         draw_scene("distance", 0, "train", 1, 64, True, 6)
@@ -154,7 +154,7 @@ def test_files_name_what_is_not_the_default_only(tmp_path, capsys):
         return json.loads((tmp_path / "set" / "train.json").read_text())["info"]
 
     plain = info()
-    assert set(plain) == {"description", "task", "split", "pictures", "seed", "size", "version"}
+    assert set(plain) == {"description", "task", "split", "images", "seed", "size", "version"}
     assert info("--difficulty=2", "--cue") == plain and "already there" in capsys.readouterr().out
     changed = info("--no-cue", "--difficulty=3", "--overwrite")
     assert changed["cue"] is False and changed["difficulty"] == 3 and "control" in changed["description"]

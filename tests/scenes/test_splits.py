@@ -1,4 +1,4 @@
-"""ContextScenes: the published splits stay what they are. Golden values: truths exactly, pictures by their mean."""
+"""ContextScenes: the published splits stay what they are. Golden values: ground-truth boxes exactly, images by their mean."""
 
 import hashlib
 import json
@@ -23,17 +23,17 @@ GOLDEN = {
 
 
 def first_pictures(task):
-    """Hash of the truths of the first two pictures of each split, and the mean of these pictures."""
-    truths, means = [], []
+    """Hash of the ground-truth boxes of the first two images of each split, and the mean of these images."""
+    targets, means = [], []
     for split in SPLITS:
         info = scene_files.split_info(task, split, 2, SIZE, 0)
         for scene in (scene_files.scene_of(info, number) for number in (1, 2)):
-            truths += [scene_files.annotation(name, o, TASKS[task].categories) for name, o in scene.objects]
+            targets += [scene_files.annotation(name, o, TASKS[task].categories) for name, o in scene.objects]
             means.append(scene.image.mean())
-    return hashlib.sha256(json.dumps(truths).encode()).hexdigest()[:12], sum(means) / len(means)
+    return hashlib.sha256(json.dumps(targets).encode()).hexdigest()[:12], sum(means) / len(means)
 
 
 @pytest.mark.parametrize("task", sorted(TASKS))
 def test_published_splits_are_unchanged(task):
-    truths, mean = first_pictures(task)
-    assert truths == GOLDEN[task][0] and mean == pytest.approx(GOLDEN[task][1], abs=0.05)
+    targets, mean = first_pictures(task)
+    assert targets == GOLDEN[task][0] and mean == pytest.approx(GOLDEN[task][1], abs=0.05)

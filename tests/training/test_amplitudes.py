@@ -42,7 +42,7 @@ def detector():
 
 
 def make_batches():
-    """One picture a batch, of 64x64 and 48x64 pixels, with two boxes and one."""
+    """One image a batch, of 64x64 and 48x64 pixels, with two boxes and one."""
     generator = torch.Generator().manual_seed(0)
     boxes = [[[4.0, 4, 30, 40], [20, 20, 60, 60]], [[10.0, 0, 50, 48]]]
     return [
@@ -93,7 +93,7 @@ def test_measuring_leaves_the_detector_and_the_random_state_as_they_were(detecto
     assert torch.equal(torch.get_rng_state(), random)
 
 
-def test_normalised_sources_get_the_amplitude_of_the_reference(shapes, detector):
+def test_normalized_sources_get_the_amplitude_of_the_reference(shapes, detector):
     dataset = open_data(skip_config(shapes), CPU).train
     amplitude = start_amplitude(detector, dataset, CPU)
     assert amplitude is not None and amplitude > 0 and amplitude != 1
@@ -107,7 +107,7 @@ def test_normalised_sources_get_the_amplitude_of_the_reference(shapes, detector)
 
 
 class Pictures:
-    """Twenty pictures, those with odd numbers without boxes."""
+    """Twenty images, those with odd numbers without boxes."""
 
     def __init__(self, seed):
         self.seed = seed

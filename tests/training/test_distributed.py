@@ -32,7 +32,7 @@ def launch(*arguments, cwd):
 def two_process_run(shapes, tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
     config = write_config(folder / "config.py", shapes)
-    # The stem is let go after the first epoch: the wrapper must be made anew.
+    # The stem is let go after the first epoch: the wrapper must be made again.
     out = launch(str(ROOT / "tools/train.py"), str(config), "freeze.stem=1", "--output=run", cwd=folder)
     return folder / "run", out
 

@@ -37,7 +37,7 @@ class Launcher(ABC):
 
     @abstractmethod
     def start(self, command: Sequence[str], log: Path) -> Job:
-        """Start a command whose output goes to `log`, which is written anew; a `UserError` where that cannot be."""
+        """Start a command whose output goes to `log`, which is written again; a `UserError` where that cannot be."""
 
 
 class LocalLauncher(Launcher):
@@ -124,7 +124,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Watch:
+class Callbacks:
     """Who is told what happens, by the name of the task.
 
     Attributes:
@@ -138,7 +138,7 @@ class Watch:
     waited: Callable[[Sequence[str]], None]
 
 
-def run_all(tasks: Sequence[Task], launcher: Launcher, watch: Watch) -> None:
+def run_all(tasks: Sequence[Task], launcher: Launcher, watch: Callbacks) -> None:
     """Run each task once; none is tried again.
 
     Whatever ends this early (Ctrl-C, an error of ours) ends all that is at work.

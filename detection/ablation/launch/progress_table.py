@@ -10,10 +10,10 @@ from rich.text import Text
 
 from detection.ablation.plan import Cell, Plan
 
-_COLOURS = {"finished": "green", "failed": "red", "waiting": "dim", "left": "yellow"}
+_COLORS = {"finished": "green", "failed": "red", "waiting": "dim", "left": "yellow"}
 
 
-class Board:
+class ProgressTable:
     """What each cell is at; a context, during which a terminal shows the table.
 
     Args:
@@ -27,7 +27,7 @@ class Board:
         self.console = console or Console(file=sys.stdout, highlight=False, soft_wrap=True)
         self.live = Live(console=self.console, auto_refresh=False) if self.console.is_terminal else None
 
-    def __enter__(self) -> "Board":
+    def __enter__(self) -> "ProgressTable":
         if self.live is not None:
             self.live.start()
         return self
@@ -60,5 +60,5 @@ class Board:
 
     def _text(self, cell: Cell, notes: Mapping[str, str]) -> Text:
         status = self.status[cell.name]
-        colour = next((colour for word, colour in _COLOURS.items() if status.startswith(word)), "")
-        return Text(notes.get(cell.name) or status, style=colour)
+        color = next((color for word, color in _COLORS.items() if status.startswith(word)), "")
+        return Text(notes.get(cell.name) or status, style=color)

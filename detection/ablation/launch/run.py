@@ -4,8 +4,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from detection.ablation.launch.launchers import Launcher, Task, Watch, run_all
-from detection.ablation.launch.progress_table import Board
+from detection.ablation.launch.launchers import Callbacks, Launcher, Task, run_all
+from detection.ablation.launch.progress_table import ProgressTable
 from detection.ablation.launch.status import State, inspect, set_aside
 from detection.ablation.plan import Cell, Plan
 
@@ -26,21 +26,21 @@ def inspect_all(plan: Plan) -> dict[str, State]:
     return {cell.name: inspect(cell, plan.ablation.kind) for cell in plan.cells}
 
 
-def strays(plan: Plan) -> list[Path]:
+def unplanned_runs(plan: Plan) -> list[Path]:
     """Run folders that no cell of the plan has: of variants, data sets or seeds that it no longer names."""
     known = {cell.folder for cell in plan.cells}
     found = sorted((plan.output / "runs").glob("*/*/seed-*"))
     return [folder for folder in found if folder.is_dir() and folder not in known]
 
 
-def carry_out(plan: Plan, states: Mapping[str, State], launcher: Launcher, resume: bool, board: Board) -> None:
+def carry_out(plan: Plan, states: Mapping[str, State], launcher: Launcher, resume: bool, board: ProgressTable) -> None:
     """Run every cell that is not finished, once.
 
     Args:
         plan: the cells.
         states: what lies in their folders.
         launcher: what starts them.
-        resume: go on with stopped runs that left a checkpoint; the others, and without it all, begin anew.
+        resume: go on with stopped runs that left a checkpoint; the others, and without it all, begin again.
         board: what is told.
     """
     by_name = {cell.name: cell for cell in plan.cells}
@@ -61,7 +61,7 @@ def carry_out(plan: Plan, states: Mapping[str, State], launcher: Launcher, resum
         board.show({name: kind.progress(by_name[name].folder) for name in names})
 
     try:
-        run_all(tasks, launcher, Watch(started, ended, waited))
+        run_all(tasks, launcher, Callbacks(started, ended, waited))
     except BaseException:
         for task in tasks:
             if not board.status[task.name].startswith(("finished", "failed")):
@@ -77,7 +77,7 @@ def outcome(plan: Plan, cell: Cell, state: State, code: int, minutes: float) -> 
     return f"finished in {minutes:.1f} min{beside}, {_headline(plan, state)}"
 
 
-def _task(plan: Plan, cell: Cell, state: State, resume: bool, board: Board) -> Task | None:
+def _task(plan: Plan, cell: Cell, state: State, resume: bool, board: ProgressTable) -> Task | None:
     """What is to be run for a cell, and what is said about it beforehand; None if it is finished."""
     if state.what == "finished":
         board.set(cell, f"finished before, {_headline(plan, state)}")
@@ -89,7 +89,7 @@ def _task(plan: Plan, cell: Cell, state: State, resume: bool, board: Board) -> T
         board.set(cell, "waiting" if not cell.log.exists() else f"waiting; the last time {state.reason}")
     else:
         place = set_aside(cell, plan.output)
-        board.set(cell, f"waiting; was {state.what}: {state.reason}; set aside as {place}, begins anew")
+        board.set(cell, f"waiting; was {state.what}: {state.reason}; set aside as {place}, begins again")
     return Task(cell.name, plan.command(cell), cell.log)
 
 

@@ -175,7 +175,7 @@ class SlurmJob(Job):
 
 
 def _refresh(folder: Path) -> None:
-    """Have a network's file system look at a folder anew, instead of remembering what it held."""
+    """Have a network's file system look at a folder again, instead of remembering what it held."""
     with contextlib.suppress(OSError):
         folder.chmod(folder.stat().st_mode)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from detection.ablation.plan import Cell
-from detection.ablation.run_types import Damaged, Kind, Outdated
+from detection.ablation.run_types import CorruptRun, Kind, StaleRun
 from detection.config.differences import differences
 from detection.errors import UserError
 
@@ -57,9 +57,9 @@ def inspect(cell: Cell, kind: Kind) -> State:
         return State("stopped", ", ".join(["it was not ended", *filter(None, told)]))
     try:
         return State("finished", numbers=kind.read(folder))
-    except Damaged as error:
+    except CorruptRun as error:
         return State("damaged", str(error))
-    except Outdated as error:
+    except StaleRun as error:
         return State("outdated", str(error))
 
 

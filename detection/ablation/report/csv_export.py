@@ -1,4 +1,4 @@
-"""The report's files: Markdown with its pictures, one HTML page, and a CSV of all figures."""
+"""The report's files: Markdown with its images, one HTML page, and a CSV of all figures."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""Pictures of an ablation: differences with their intervals, and what the metric costs."""
+"""Images of an ablation: differences with their intervals, and what the metric costs."""
 
 import io
 import math
@@ -29,9 +29,9 @@ def plot_differences(rows: Sequence[tuple[str, Interval | None]], title: str, re
                 "missing", (0, place), xytext=(4, 0), textcoords="offset points", va="center", color="#c60", fontsize=9
             )
             continue
-        colour = "C0" if interval.is_clear else "gray"
-        axes.plot([interval.low, interval.high], [place, place], color=colour, linewidth=2, solid_capstyle="butt")
-        axes.plot([interval.value], [place], color=colour, marker="o", markersize=5)
+        color = "C0" if interval.is_significant else "gray"
+        axes.plot([interval.low, interval.high], [place, place], color=color, linewidth=2, solid_capstyle="butt")
+        axes.plot([interval.value], [place], color=color, marker="o", markersize=5)
     axes.set_yticks(range(len(rows)), [name for name, _ in rows])
     axes.set(ylim=(len(rows) - 0.5, -0.5), xlabel=f"difference to {reference}", title=title)
     axes.grid(axis="x", alpha=0.3)
@@ -45,7 +45,7 @@ def plot_costs(rows: Sequence[tuple[str, Spread | None, Cost | None]], metric: s
         return None
     axis: dict[str, Callable[[Cost], float]] = {
         "parameters (M)": lambda cost: cost.parameters / 1e6,
-        "operations a picture (G)": lambda cost: cost.flops / 1e9,
+        "operations an image (G)": lambda cost: cost.flops / 1e9,
         "update (ms)": lambda cost: cost.train_step_s * 1e3,
     }
     figure = Figure(figsize=(11, 4.2), dpi=120, layout="constrained")

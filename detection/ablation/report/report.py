@@ -80,7 +80,8 @@ def _all_data(summary: Summary) -> list[Block]:
         for data in ablation.data:
             found = None if variant == ablation.reference else summary.difference(data, variant, ablation.metric)
             cells.append(
-                formatting.spread(summary, data, variant, ablation.metric) + ("*" if found and found.is_clear else "")
+                formatting.spread(summary, data, variant, ablation.metric)
+                + ("*" if found and found.is_significant else "")
             )
         rows.append(cells)
     text = (
@@ -113,7 +114,7 @@ def _figures(summary: Summary, data: str, costs: Costs | None) -> list[Block]:
     differences = [[v, *(formatting.difference(summary, data, v, column) for column in columns)] for v in others]
     rows = [(v, summary.difference(data, v, metric)) for v in others]
     figure = figures.plot_differences(rows, f"{metric} on {data}, 95 % interval", reference)
-    caption = f"{metric} on {data}: difference to {reference} with its 95 % interval; grey where it holds 0."
+    caption = f"{metric} on {data}: difference to {reference} with its 95 % interval; gray where it holds 0."
     blocks = [
         Heading(2, f"Figures on {data}"),
         Paragraph(f"Mean over seeds ± standard deviation between them{_on_images(summary, data)}."),
@@ -200,9 +201,9 @@ def _costs(summary: Summary, costs: Costs | None) -> list[Block]:
     blocks.append(
         Paragraph(
             f"Measured on {costs.machine}: medians of {costs.rounds} rounds, in each of which every architecture has "
-            "its turn, at its random start, on the first pictures of its data. × is to the reference. Operations are "
-            "of one picture, multiply-adds count twice; an update is one batch forward and backward with the "
-            "optimizer's step; a look is one picture. Memory is the most that either holds at a time beyond weights, "
+            "its turn, at its random start, on the first images of its data. × is to the reference. Operations are "
+            "of one image, multiply-adds count twice; an update is one batch forward and backward with the "
+            "optimizer's step; a look is one image. Memory is the most that either holds at a time beyond weights, "
             "gradients and inputs that were there before."
         )
     )
@@ -223,6 +224,6 @@ def _how_to_read(summary: Summary) -> list[Block]:
         "are about these trained networks on other images; they do not tell what another seed would do."
     )
     others = len(summary.plan.variants) - 1
-    chance = f"Of {others} intervals at 95 %, {0.05 * others:.2g} miss the truth by chance alone, on average."
+    chance = f"Of {others} intervals at 95 %, {0.05 * others:.2g} miss the ground truth by chance alone, on average."
     missing = "A figure that lacks a seed is missing here; “n/a” is a figure that its data does not define."
     return [Heading(2, "How to read this"), Bullets([about, chance, missing])]

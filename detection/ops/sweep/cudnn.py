@@ -36,7 +36,7 @@ _allowed = ContextVar("_allowed", default=True)
 
 
 @contextmanager
-def without_library() -> Iterator[None]:
+def without_cudnn() -> Iterator[None]:
     """Within it no sweep chooses the library by itself, on any device."""
     token = _allowed.set(False)
     try:
@@ -45,20 +45,20 @@ def without_library() -> Iterator[None]:
         _allowed.reset(token)
 
 
-def library_is_allowed() -> bool:
-    """Whether we are outside of `without_library`."""
+def cudnn_is_allowed() -> bool:
+    """Whether we are outside of `without_cudnn`."""
     return _allowed.get()
 
 
-def library_computes(kind: type[Cell], valid: Tensor | None) -> bool:
+def cudnn_computes(kind: type[Cell], valid: Tensor | None) -> bool:
     """Whether the kernels compute this cell: under a mask no pre-activation makes a tanh RNN forget."""
     return kind in _KERNELS and (kind is not TanhRNN or valid is None)
 
 
-def library_sweep(
+def cudnn_sweep(
     kind: type[Cell], x: Tensor, weight: Tensor, bias: Tensor | None, valid: Tensor | None, directions: str
 ) -> Tensor:
-    """`sweep` for the cells of which `library_computes` is true.
+    """`sweep` for the cells of which `cudnn_computes` is true.
 
     Args:
         kind: TanhRNN, IRNN, LSTM or GRU.
@@ -76,11 +76,11 @@ def library_sweep(
     outputs: list[Tensor] = []
     for places, names in by_axis(directions):
         biases = None if bias is None else bias[places]
-        outputs += _walk(kernel, rows, weight[places], biases, names)
+        outputs += _scan(kernel, rows, weight[places], biases, names)
     return as_map(torch.cat(outputs, 3))
 
 
-def _walk(
+def _scan(
     kernel: Callable[..., Any], rows: Tensor, weight: Tensor, bias: Tensor | None, names: list[str]
 ) -> list[Tensor]:
     """Outputs (B, H, W, D) along each direction of one axis, both of them in one call where there are two."""
@@ -98,8 +98,8 @@ def _call(kernel: Callable[..., Any], rows: Tensor, weight: Tensor, bias: Tensor
     """One direction as named, or two, as named and against it; outputs (B, H, W, D) each."""
     count, gates, size = weight.shape
     lines = to_lines(rows, name)  # (T, B, L, G·D)
-    walked = lines.flatten(1, 2)
-    state = walked.new_zeros(count, walked.shape[1], size)
+    scanned = lines.flatten(1, 2)
+    state = scanned.new_zeros(count, scanned.shape[1], size)
     identity = torch.eye(gates, dtype=rows.dtype, device=rows.device)
     parameters: list[Tensor] = []
     for p in range(count):
@@ -108,10 +108,10 @@ def _call(kernel: Callable[..., Any], rows: Tensor, weight: Tensor, bias: Tensor
             parameters += [torch.zeros_like(bias[p]), bias[p]]
     states = (state, state) if kernel is torch._VF.lstm else state  # type: ignore[attr-defined]
     with warnings.catch_warnings():
-        # They are copied together on each call, which is little beside the walk.
+        # They are copied together on each call, which is little beside the scan.
         warnings.filterwarnings("ignore", "RNN module weights are not part of single contiguous chunk")
         output = kernel(
-            walked, states, parameters, bias is not None, 1, 0.0, torch.is_grad_enabled(), count == 2, False
+            scanned, states, parameters, bias is not None, 1, 0.0, torch.is_grad_enabled(), count == 2, False
         )[0]
     parts = output.unflatten(1, lines.shape[1:3]).chunk(count, -1)
     return [from_lines(part, name) for part in parts]

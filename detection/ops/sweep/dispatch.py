@@ -1,4 +1,4 @@
-"""Sweeps: a recurrent cell walked along the rows and columns of a map under a valid mask.
+"""Sweeps: a recurrent cell scanned along the rows and columns of a map under a valid mask.
 
 `sweep` is one function with several ways behind it; all compute what `sweep_by_steps` computes.
 
@@ -16,9 +16,9 @@ from typing import Literal, cast
 import torch
 from torch import Tensor
 
-from detection.cells import GRU, IRNN, LSTM, Accumulator, Cell, ChannelIRNN, LinearCell, MinGRU, MinLSTM, TanhRNN
+from detection.cells import GRU, IRNN, LSTM, Accumulator, Cell, IndRNN, LinearCell, MinGRU, MinLSTM, TanhRNN
 from detection.ops.sweep.accumulate import accumulate
-from detection.ops.sweep.cudnn import library_computes, library_is_allowed, library_sweep
+from detection.ops.sweep.cudnn import cudnn_computes, cudnn_is_allowed, cudnn_sweep
 from detection.ops.sweep.directions import Direction, from_lines, is_horizontal, is_reversed, steps
 from detection.ops.sweep.gru import gru
 from detection.ops.sweep.layout import as_map, state_type
@@ -37,13 +37,13 @@ def sweep(
     *,
     way: Way = "auto",
 ) -> Tensor:
-    """Walk a cell along each direction, from a state of zeros at the border of the image.
+    """Scan a cell along each direction, from a state of zeros at the border of the image.
 
     Args:
         cells: one a direction, without an input side, all of one class.
         x: pre-activations (B, G·D, H, W) that all directions share.
         valid: (B, 1, H, W) booleans, the cells inside each image; None for all. Outside of it states are 0.
-        directions: `right` takes its state from the left neighbour, and so on.
+        directions: `right` takes its state from the left neighbor, and so on.
         way: `ours`, `library`, `lines` or `steps` (see the module), where the cell has it; `auto` takes the fastest.
 
     Returns:
@@ -65,7 +65,7 @@ def _fastest(cells: Sequence[Cell], x: Tensor, valid: Tensor | None) -> Way:
         return "lines"
     # The compiler cannot look into the library's kernels, and float64 is for tests, which should see our code.
     on_library = x.is_cuda and x.dtype != torch.float64 and not torch.compiler.is_compiling()
-    return "library" if on_library and library_is_allowed() and library_computes(kind, valid) else "ours"
+    return "library" if on_library and cudnn_is_allowed() and cudnn_computes(kind, valid) else "ours"
 
 
 def _is_ours(cells: Sequence[Cell]) -> bool:
@@ -73,7 +73,7 @@ def _is_ours(cells: Sequence[Cell]) -> bool:
     if any(isinstance(cell, GRU) and cell.reset == "before" for cell in cells):
         return False
     kinds = {type(cell) for cell in cells}
-    return len(kinds) == 1 and kinds < {Accumulator, ChannelIRNN, MinGRU, MinLSTM, TanhRNN, IRNN, LSTM, GRU}
+    return len(kinds) == 1 and kinds < {Accumulator, IndRNN, MinGRU, MinLSTM, TanhRNN, IRNN, LSTM, GRU}
 
 
 def _sweep(cells: Sequence[Cell], x: Tensor, valid: Tensor | None, directions: str, way: Way) -> Tensor:
@@ -85,11 +85,11 @@ def _sweep(cells: Sequence[Cell], x: Tensor, valid: Tensor | None, directions: s
         a, b = (as_map(torch.cat(parts, -1)) for parts in zip(*coefficients, strict=True))
         return linear_scan(a, b, valid, directions).to(x.dtype)
     weight = torch.stack([cell.weight_hh for cell in cells]).to(wide)
-    if kind is ChannelIRNN:
+    if kind is IndRNN:
         return accumulate(x, weight, valid, directions)
     bias = _stack_biases(cells, wide)
     if way == "library":
-        return library_sweep(kind, x.to(wide), weight, bias, valid, directions).to(x.dtype)
+        return cudnn_sweep(kind, x.to(wide), weight, bias, valid, directions).to(x.dtype)
     if kind is IRNN or kind is TanhRNN:
         return matrix_rnn(x, weight, bias, valid, directions, kind is IRNN)
     keep = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
@@ -107,16 +107,16 @@ def sweep_by_lines(cells: Sequence[Cell], x: Tensor, valid: Tensor | None, direc
     with torch.autocast(x.device.type, enabled=False):
         rows = x.permute(0, 2, 3, 1).to(state_type(x)).contiguous()
         inside = None if valid is None else valid.permute(0, 2, 3, 1)
-        outputs = [_walk_lines(cell, rows, inside, d) for cell, d in zip(cells, directions, strict=True)]
+        outputs = [_scan_lines(cell, rows, inside, d) for cell, d in zip(cells, directions, strict=True)]
         return as_map(torch.cat(outputs, 3)).to(x.dtype)
 
 
-def _walk_lines(cell: Cell, rows: Tensor, inside: Tensor | None, direction: Direction) -> Tensor:
+def _scan_lines(cell: Cell, rows: Tensor, inside: Tensor | None, direction: Direction) -> Tensor:
     state: tuple[Tensor, ...] | None = None
     outputs: list[Tensor] = []
     masks = None if inside is None else steps(inside, direction)
-    walk = steps(rows, direction)
-    for t, x_t in enumerate(walk):
+    scan = steps(rows, direction)
+    for t, x_t in enumerate(scan):
         lines = x_t.flatten(0, 1)
         state = cell.step(lines, cell.start(lines) if state is None else state)
         if masks is not None:
@@ -130,11 +130,11 @@ def sweep_by_steps(cells: Sequence[Cell], x: Tensor, valid: Tensor | None, direc
     """`sweep` as its definition reads: cell after cell, the reference of every faster way."""
     with torch.autocast(x.device.type, enabled=False):
         wide = x.to(state_type(x))
-        outputs = [_walk(cell, wide, valid, d) for cell, d in zip(cells, directions, strict=True)]
+        outputs = [_scan(cell, wide, valid, d) for cell, d in zip(cells, directions, strict=True)]
         return torch.cat(outputs, dim=1).to(x.dtype)
 
 
-def _walk(cell: Cell, x: Tensor, valid: Tensor | None, direction: Direction) -> Tensor:
+def _scan(cell: Cell, x: Tensor, valid: Tensor | None, direction: Direction) -> Tensor:
     along = 3 if direction in ("right", "left") else 2
     order = range(x.shape[along]) if direction in ("right", "down") else reversed(range(x.shape[along]))
     outputs: dict[int, Tensor] = {}

@@ -1,10 +1,10 @@
 """Sweeps of the GRU that resets after its product. A step is one product for all lines of both directions of an axis.
 
-The gates and U h + b of the new state are kept for the backward pass; its gradient of U is one product after the walk.
+The gates and U h + b of the new state are kept for the backward pass; its gradient of U is one product after the scan.
 Outside the image the pre-activations of r and z are −∞ and that of n is 0, which makes h exactly 0.
 """
 
-# B images, D hidden size, H×W map, K directions, P of them walked at once, T steps, N lines of all images.
+# B images, D hidden size, H×W map, K directions, P of them scanned at once, T steps, N lines of all images.
 
 import torch
 from torch import Tensor
@@ -57,7 +57,7 @@ def gru(
     for places, names in groups(directions, weight.device):
         xs, outs = shared_steps(rows, names), own_steps(out[:, :, :, places], names)
         kept = [by_step(t[places], len(xs)) for t in (all_gates, all_new)] if keep else None
-        _walk(xs, outs, weight[places], bias[places], kept)
+        _scan(xs, outs, weight[places], bias[places], kept)
     return as_map(out.flatten(3)), all_gates, all_new
 
 
@@ -88,7 +88,7 @@ def gru_backward(
         gs, hs = (own_steps(t[:, :, :, places], names) for t in (grads, outs))
         gates, new = (by_step(t[places], len(gs)) for t in (all_gates, all_new))
         hidden = read_all(torch.empty_like(new), hs)
-        recurrent = _walk_back(gs, gates, new, hidden, weight[places], shared_steps(total, names))[..., : 3 * size]
+        recurrent = _scan_back(gs, gates, new, hidden, weight[places], shared_steps(total, names))[..., : 3 * size]
         grad_weight[places] = weight_gradient(recurrent, hidden)
         torch.sum(recurrent, (1, 2), out=grad_bias[places])
     return as_map(close(total, valid, 0).to(grad.dtype)), grad_weight, grad_bias
@@ -107,7 +107,7 @@ def _(
     return empty_map(grad, weight.shape[1]), torch.empty_like(weight), weight.new_empty(weight.shape[:2])
 
 
-def _walk(xs: Steps, outs: Steps, weight: Tensor, bias: Tensor, kept: list[Tensor] | None) -> None:
+def _scan(xs: Steps, outs: Steps, weight: Tensor, bias: Tensor, kept: list[Tensor] | None) -> None:
     """From views of the pre-activations to views of the outputs; gates and the side of n are written to `kept`."""
     p, _, size = weight.shape
     rz, n_rows = weight[:, : 2 * size].transpose(1, 2), weight[:, 2 * size :].transpose(1, 2)
@@ -125,7 +125,7 @@ def _walk(xs: Steps, outs: Steps, weight: Tensor, bias: Tensor, kept: list[Tenso
         write(h, targets)
 
 
-def _walk_back(grads: Steps, gates: Tensor, new: Tensor, hidden: Tensor, weight: Tensor, totals: Steps) -> Tensor:
+def _scan_back(grads: Steps, gates: Tensor, new: Tensor, hidden: Tensor, weight: Tensor, totals: Steps) -> Tensor:
     """From views of the gradients of outputs to (P, T, N, 4·D), those of r, z, U h of n, and n.
 
     The gradients of r, z and n are added to views of that of x.

@@ -1,4 +1,4 @@
-"""Maps as lines in the order of a walk, for cells whose step is a matrix product over all lines at once."""
+"""Maps as lines in the order of a scan, for cells whose step is a matrix product over all lines at once."""
 
 # B images, C channels, H×W map, L lines of an image, N = B·L, P directions along one axis, T steps, D hidden size.
 
@@ -13,7 +13,7 @@ Steps = Sequence[Sequence[Tensor]]
 
 
 def by_axis(directions: str) -> list[tuple[slice, list[str]]]:
-    """Neighbours along one axis, which have lines of one length: their places among all directions, and their names."""
+    """Neighbors along one axis, which have lines of one length: their places among all directions, and their names."""
     names = directions.split()
     starts = [k for k, n in enumerate(names) if k == 0 or is_horizontal(n) != is_horizontal(names[k - 1])]
     return [(slice(a, b), names[a:b]) for a, b in zip(starts, [*starts[1:], len(names)], strict=True)]
@@ -64,9 +64,9 @@ def add_views(lines: Tensor, views: Sequence[Tensor]) -> None:
         line.view(view.shape).add_(view)
 
 
-def read_all(lines: Tensor, walk: Steps) -> Tensor:
+def read_all(lines: Tensor, scan: Steps) -> Tensor:
     """Fill lines (P, T, N, C) from T tuples of views."""
-    for lines_t, views in zip(lines.unbind(1), walk, strict=True):
+    for lines_t, views in zip(lines.unbind(1), scan, strict=True):
         read(lines_t, views)
     return lines
 

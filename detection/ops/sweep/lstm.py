@@ -1,10 +1,10 @@
 """Sweeps of the LSTM. A step is one product for all lines of both directions along an axis.
 
-The gates and the cell states are kept for the backward pass, whose gradient of U is one product after the walk. Outside
+The gates and the cell states are kept for the backward pass, whose gradient of U is one product after the scan. Outside
 the image the pre-activations of i and f are −∞, which makes c and h exactly 0 and lets no gradient through.
 """
 
-# B images, D hidden size, H×W map, K directions, P of them walked at once, T steps, N lines of all images.
+# B images, D hidden size, H×W map, K directions, P of them scanned at once, T steps, N lines of all images.
 
 import torch
 from torch import Tensor
@@ -56,7 +56,7 @@ def lstm(
     for places, names in groups(directions, weight.device):
         xs, outs = shared_steps(rows, names), own_steps(out[:, :, :, places], names)
         kept = [by_step(t[places], len(xs)) for t in (all_gates, all_c)] if keep else None
-        _walk(xs, outs, weight[places], None if bias is None else bias[places], kept)
+        _scan(xs, outs, weight[places], None if bias is None else bias[places], kept)
     return as_map(out.flatten(3)), all_gates, all_c
 
 
@@ -80,7 +80,7 @@ def lstm_backward(
     for places, names in groups(directions, weight.device):
         gs, hs = (own_steps(t[:, :, :, places], names) for t in (grads, outs))
         gates, c = (by_step(t[places], len(gs)) for t in (all_gates, all_c))
-        g = _walk_back(gs, gates, c, weight[places], shared_steps(total, names))
+        g = _scan_back(gs, gates, c, weight[places], shared_steps(total, names))
         grad_weight[places] = weight_gradient(g, read_all(torch.empty_like(c), hs))
         torch.sum(g, (1, 2), out=grad_bias[places])
     return as_map(total.to(grad.dtype)), grad_weight, grad_bias
@@ -93,7 +93,7 @@ def _(
     return empty_map(grad, weight.shape[1]), torch.empty_like(weight), weight.new_empty(weight.shape[:2])
 
 
-def _walk(xs: Steps, outs: Steps, weight: Tensor, bias: Tensor | None, kept: list[Tensor] | None) -> None:
+def _scan(xs: Steps, outs: Steps, weight: Tensor, bias: Tensor | None, kept: list[Tensor] | None) -> None:
     """From views of the pre-activations to views of the outputs; gates and cell states are written to `kept`."""
     p, _, size = weight.shape
     transposed = weight.transpose(1, 2)
@@ -112,7 +112,7 @@ def _walk(xs: Steps, outs: Steps, weight: Tensor, bias: Tensor | None, kept: lis
         write(h, targets)
 
 
-def _walk_back(grads: Steps, gates: Tensor, c: Tensor, weight: Tensor, totals: Steps) -> Tensor:
+def _scan_back(grads: Steps, gates: Tensor, c: Tensor, weight: Tensor, totals: Steps) -> Tensor:
     """From views of the gradients of outputs to those of pre-activations (P, T, N, 4·D), which are added to views."""
     grad = torch.empty_like(gates)
     dh, dc = torch.zeros(2, *c[:, 0].shape, dtype=c.dtype, device=c.device).unbind()

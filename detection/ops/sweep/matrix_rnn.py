@@ -1,10 +1,10 @@
 """Sweeps of h = f(x + U h), f tanh or ReLU and U a full matrix: the tanh RNN and the IRNN.
 
-A step is one product for all lines, of both directions along an axis where they are neighbours. Only the output is kept
-for the backward pass, whose gradient of U is one product after the walk.
+A step is one product for all lines, of both directions along an axis where they are neighbors. Only the output is kept
+for the backward pass, whose gradient of U is one product after the scan.
 """
 
-# B images, D hidden size, H×W map, K directions, P of them walked at once, T steps, N lines of all images.
+# B images, D hidden size, H×W map, K directions, P of them scanned at once, T steps, N lines of all images.
 
 import torch
 from torch import Tensor
@@ -69,7 +69,7 @@ def matrix_rnn_backward(
         masks = None if rectified else _masks(valid, names, weight.dtype)
         h = read_all(weight.new_empty(len(names), len(hs), hs[0][0].shape[:2].numel(), size), hs)
         g = read_all(torch.empty_like(h), gs)
-        _walk_back(g, h, weight[places], masks, rectified)
+        _scan_back(g, h, weight[places], masks, rectified)
         for g_t, targets in zip(g.unbind(1), shared_steps(total, names), strict=True):
             add(g_t, targets)
         grad_weight[places] = weight_gradient(g, h)
@@ -84,7 +84,7 @@ def _(
     return empty_map(grad, weight.shape[1]), torch.empty_like(weight), weight.new_empty(weight.shape[:2])
 
 
-def _walk_back(g: Tensor, h: Tensor, weight: Tensor, masks: list[Tensor] | None, rectified: bool) -> None:
+def _scan_back(g: Tensor, h: Tensor, weight: Tensor, masks: list[Tensor] | None, rectified: bool) -> None:
     """Gradients (P, T, N, D) of outputs become those of pre-activations."""
     for t in reversed(range(g.shape[1])):
         g_t, h_t = g[:, t], h[:, t]

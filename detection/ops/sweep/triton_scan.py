@@ -1,4 +1,4 @@
-"""`accumulate` and `linear_scan` on CUDA: Triton kernels in which a program walks one line for a block of channels.
+"""`accumulate` and `linear_scan` on CUDA: Triton kernels in which a program scans one line for a block of channels.
 
 Maps lie channels last, so that a step of a program reads and writes one run of memory. States are float32 whatever the
 maps are; loads of the steps ahead are pipelined. The mask is read in the kernel. All directions go in one launch, but
@@ -34,11 +34,11 @@ def _line(code, b, line, H, W):
 
 @triton.jit
 def _place(codes, B, H, W):
-    """Which direction, and of it the line, this program walks."""
+    """Which direction, and of it the line, this program scans."""
     lines = tl.maximum(H, W)
-    walk = tl.program_id(0)
-    k = walk // (B * lines)
-    steps, first, stride = _line((codes >> (2 * k)) % 4, walk // lines % B, walk % lines, H, W)
+    scan = tl.program_id(0)
+    k = scan // (B * lines)
+    steps, first, stride = _line((codes >> (2 * k)) % 4, scan // lines % B, scan % lines, H, W)
     return k, steps, first, stride
 
 

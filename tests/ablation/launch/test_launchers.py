@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from detection.ablation.launch.launchers import Job, Launcher, LocalLauncher, Task, Watch, run_all
+from detection.ablation.launch.launchers import Callbacks, Job, Launcher, LocalLauncher, Task, run_all
 from detection.ablation.launch.slurm import Queue, SlurmJob, SlurmLauncher, SlurmOptions
 from detection.errors import UserError
 
@@ -94,7 +94,7 @@ class Imagined(Launcher):
 
 def test_no_more_than_the_slots_work_at_a_time_and_each_is_told():
     launcher, events = Imagined(2), []
-    watch = Watch(lambda n: events.append(n), lambda n, code: events.append((n, code)), lambda names: None)
+    watch = Callbacks(lambda n: events.append(n), lambda n, code: events.append((n, code)), lambda names: None)
     run_all([Task(n, [n], Path("log")) for n in ("aaaa", "b", "cc")], launcher, watch)
     assert launcher.most == 2 and launcher.stopped == []
     assert events == ["aaaa", "b", ("b", 1), "cc", ("aaaa", 4), ("cc", 2)]
@@ -103,7 +103,9 @@ def test_no_more_than_the_slots_work_at_a_time_and_each_is_told():
 def test_an_error_of_ours_ends_what_is_at_work():
     launcher = Imagined(2, broken=("bad",))
     with pytest.raises(UserError):
-        run_all([Task(n, [n], Path("log")) for n in ("a", "bad")], launcher, Watch(print, print, lambda names: None))
+        run_all(
+            [Task(n, [n], Path("log")) for n in ("a", "bad")], launcher, Callbacks(print, print, lambda names: None)
+        )
     assert launcher.stopped == ["a"]
 
 

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from detection.ablation import Ablation
-from detection.ablation.launch.progress_table import Board
+from detection.ablation.launch.progress_table import ProgressTable
 from detection.ablation.plan import make_plan
 from tests.ablation.coins import COINS
 
@@ -21,7 +21,7 @@ def plan(tmp_path):
 def shown(plan, terminal):
     buffer = io.StringIO()
     console = Console(file=buffer, force_terminal=terminal, width=100, color_system=None, legacy_windows=False)
-    with Board(plan, console) as board:
+    with ProgressTable(plan, console) as board:
         for cell, status in zip(plan.cells, ["finished before", "waiting", "failed: [x]", "waiting"], strict=True):
             board.set(cell, status)
         board.show({"data/b/seed-0": "epoch 3 of 9"})

@@ -102,7 +102,7 @@ def start(file):
 
 
 def test_jobs_that_others_cancel_are_missing():
-    write({"fair": [], "stuck": ["behaviour=hang"]})
+    write({"fair": [], "stuck": ["behavior=hang"]})
     working = start("coins.py")
     wait(lambda: len(list(Path("out/runs").glob("data/fair/*/metrics.json"))) == 2 and len(queued()) == 2)
     subprocess.run(["scancel", *queued()], check=True)
@@ -115,7 +115,7 @@ def test_jobs_that_others_cancel_are_missing():
 
 
 def test_jobs_are_cancelled_when_we_are_ended():
-    write({"fair": [], "stuck": ["behaviour=hang"]})
+    write({"fair": [], "stuck": ["behavior=hang"]})
     working = start("coins.py")
     wait(lambda: len(queued()) == 2 and list(Path("out/runs").glob("data/fair/*/metrics.json")))
     working.send_signal(signal.SIGINT)
