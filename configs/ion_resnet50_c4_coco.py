@@ -14,7 +14,7 @@ paper: the backbone and its frozen stages, the head, the schedule, no segmentati
 these two:
 
         detector.segmentation=detection.segmentation.SegmentationLoss \
-        detector.test.num_box_iterations=2 detector.test.voting_iou=0.85 detector.test.flip=true
+        detector.inference.num_box_iterations=2 detector.inference.voting_iou=0.85 detector.inference.flip=true
 """
 
 from functools import partial

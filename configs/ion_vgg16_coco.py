@@ -8,7 +8,7 @@ Not run by us, cost unknown. The paper reports AP 31.2 (its competition entry) a
 
 The difference to `ion_vgg16_voc07.py` is the data, small anchors, the segmentation loss on the context's map, learned
 from the annotations' polygons, and at test two rounds of boxes, voting and mirror images (NMS and voting IoU recalled
-with doubt). These are part of every evaluation in training too: detector.test.flip=false about halves its cost.
+with doubt). These are part of every evaluation in training too: detector.inference.flip=false about halves its cost.
 
 Not as in the paper: an RPN alone proposes, and is trained along; the two additional 3×3 convolutions (+0.2 AP) are left
 out; one exponential fall of the rate; 14 epochs; the splits of 2017.
@@ -63,7 +63,7 @@ config = Config(
         segmentation=partial(SegmentationLoss),
         min_size=600,
         max_size=1000,
-        test=InferenceConfig(num_box_iterations=2, voting_iou=0.85, flip=True),
+        inference=InferenceConfig(num_box_iterations=2, voting_iou=0.85, flip=True),
     ),
     data=DataConfig(
         # Boxes without area are dropped and counted, and so are training images without boxes.
@@ -75,7 +75,7 @@ config = Config(
     optimizer=OptimizerConfig(kind="sgd", lr=0.005, reference_batch=4, weight_decay=5e-4, clip_norm=20.0),
     schedule=ScheduleConfig(epochs=14, kind="exponential", gamma=0.002),
     batch_size=2,
-    accumulate=2,
+    gradient_accumulation_steps=2,
     freeze={"stem": None, "c1": None, "c2": 4, "c3": 4, "c4": 4},
     evaluate_every=2,
 )

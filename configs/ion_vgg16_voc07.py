@@ -7,8 +7,8 @@
     python tools/train.py configs/ion_vgg16_voc07.py --output RUN \
         data.train.annotations=trainval.json data.train.images=VOC2007/JPEGImages \
         data.val.annotations=test.json data.val.images=VOC2007/JPEGImages
-    python tools/evaluate.py RUN detector.test.num_box_iterations=2 detector.test.voting_iou=0.85
-    detector.test.flip=true \
+    python tools/evaluate.py RUN detector.inference.num_box_iterations=2 detector.inference.voting_iou=0.85
+    detector.inference.flip=true \
         detector.head.nms_threshold=0.475
 
 Not run by us, cost unknown. The paper reports mAP 79.2 (v1) and 80.1 (CVPR) with everything, the last command and the
@@ -63,7 +63,7 @@ config = Config(
     optimizer=OptimizerConfig(kind="sgd", lr=0.005, reference_batch=4, weight_decay=5e-4, clip_norm=20.0),
     schedule=ScheduleConfig(epochs=14, kind="exponential", gamma=0.002),
     batch_size=2,
-    accumulate=2,
+    gradient_accumulation_steps=2,
     freeze={"stem": None, "c1": None, "c2": 4, "c3": 4, "c4": 4},
     best_metric="VOC07_AP50",
 )

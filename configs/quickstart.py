@@ -73,5 +73,5 @@ config = Config(
     validation_loss=True,
     evaluate_every=2,
     best_metric="AP50",
-    beside="without context (detector.context=detection.context.NoContext) the same run gave AP50 0.369, AP 0.315",
+    note="without context (detector.context=detection.context.NoContext) the same run gave AP50 0.369, AP 0.315",
 )

@@ -6,7 +6,7 @@
 
 The difference to `finetune.py` is a layer after c3 and one after c4, three steps each, that add nothing at the start:
 training begins with the ImageNet weights as they are. More steps at test: `tools/evaluate.py RUN
-detector.backbone.body.layer.test_steps=4`.
+detector.backbone.body.layer.inference_steps=4`.
 
 BCCD train → test with `schedule.epochs=6`: AP 0.578 and 0.561 (seeds 0 and 1), level with the plain detector's 0.585
 and 0.564; a step takes 1.01 times as long (docs/results/accnn.md).

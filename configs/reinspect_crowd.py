@@ -44,10 +44,10 @@ config = Config(
             SequenceHead,
             embed=partial(Embed, features=256),
             decoder=partial(LSTMDecoder, num_steps=5, hidden_size=128, dropout=0.0),
-            code=partial(PixelOffsets, scale=10.0),
-            assign=partial(MeetsWindow),
+            box_coder=partial(PixelOffsets, scale=10.0),
+            assigner=partial(MeetsWindow),
             # The paper's overlap at test, and the passes and the exchange of the authors' code.
-            merge=partial(
+            postprocess=partial(
                 Stitch,
                 iou=None,
                 center_offset=1.0,

@@ -32,10 +32,10 @@ config = Config(
             SequenceHead,
             embed=partial(Embed, features=1024, relu=False, std=0.005, scale=0.01),
             decoder=partial(LSTMDecoder, cell=partial(TiedLSTM, bias=False), start=0.1),
-            code=partial(PixelOffsets, scale=100.0),
-            assign=partial(MeetsWindow),
+            box_coder=partial(PixelOffsets, scale=100.0),
+            assigner=partial(MeetsWindow),
             # The paper's overlap at test, and the passes and the exchange of the authors' code.
-            merge=partial(
+            postprocess=partial(
                 Stitch,
                 iou=None,
                 center_offset=1.0,

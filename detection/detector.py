@@ -47,8 +47,8 @@ class Detector(nn.Module):
         min_size: pixels of an image's shorter side inside the detector.
         max_size: most pixels of its longer side.
         resize_in_training: resize in training as at test; False when the data pipeline already has.
-        test: rounds of boxes, voting and mirror images at test; beyond the plain settings the head needs `predict`,
-            `decode` and `select`, as `FastRCNN` has them.
+        inference: rounds of boxes, voting and mirror images at test; beyond the plain settings the head needs
+            `predict`, `decode` and `select`, as `FastRCNN` has them.
     """
 
     backbone: Backbone
@@ -69,11 +69,11 @@ class Detector(nn.Module):
         min_size: int = 800,
         max_size: int = 1333,
         resize_in_training: bool = True,
-        test: InferenceConfig = PLAIN,
+        inference: InferenceConfig = PLAIN,
     ) -> None:
         super().__init__()
-        require_steps(test, head)
-        self.test = test
+        require_steps(inference, head)
+        self.inference = inference
         self.min_size, self.max_size, self.resize_in_training = min_size, max_size, resize_in_training
         self.transform = GeneralizedRCNNTransform(
             min_size,
@@ -111,13 +111,13 @@ class Detector(nn.Module):
             for height, width in original_sizes:
                 require_visible(height, width, self.min_size, self.max_size)
         batch, targets = self.transform([_as_float(image) for image in images], targets)
-        features = self.features(batch)
+        features = self.extract_features(batch)
         boxes, losses = self.regions(batch, features, targets)
         if self.training and self.segmentation is not None:
             assert targets is not None
             semantic = semantic_maps(targets, original_sizes, batch.image_sizes)
             losses = {**losses, **self.segmentation(features["context"], semantic)}
-        if not self.training and self.test != PLAIN:
+        if not self.training and self.inference != PLAIN:
             detections = self._detect(batch, features, boxes)
             return self.transform.postprocess(detections, batch.image_sizes, original_sizes)
         samples = None
@@ -148,9 +148,9 @@ class Detector(nn.Module):
             return lambda boxes: self.head.predict(*self._descriptors(features, boxes, batch.image_sizes))
 
         look = look_at(features)
-        if self.test.flip:
-            look = averaged(look, look_at(self.features(mirror_batch(batch))), batch.image_sizes)
-        return detect(self.test, self.head, look, boxes, batch.image_sizes)
+        if self.inference.flip:
+            look = averaged(look, look_at(self.extract_features(mirror_batch(batch))), batch.image_sizes)
+        return detect(self.inference, self.head, look, boxes, batch.image_sizes)
 
     def features(self, batch: ImageList) -> dict[str, Tensor]:
         """All maps of a padded batch by name, the context among them."""
@@ -242,7 +242,7 @@ def build_detector(config: DetectorConfig, num_classes: int, *, resize_in_traini
         min_size=config.min_size,
         max_size=config.max_size,
         resize_in_training=resize_in_training,
-        test=config.test,
+        inference=config.inference,
     )
 
 

@@ -41,10 +41,10 @@ class InferenceConfig:
 
     def __post_init__(self) -> None:
         if self.num_box_iterations < 1:
-            raise UserError(f"detector.test.num_box_iterations={self.num_box_iterations}: must be 1 or more.")
+            raise UserError(f"detector.inference.num_box_iterations={self.num_box_iterations}: must be 1 or more.")
         if self.voting_iou is not None and not 0 < self.voting_iou <= 1:
             raise UserError(
-                f"detector.test.voting_iou={self.voting_iou}: is an IoU, in (0, 1], such as 0.85; None for no voting."
+                f"detector.inference.voting_iou={self.voting_iou}: is an IoU, in (0, 1], such as 0.85; None for no voting."
             )
 
 
@@ -62,7 +62,7 @@ def require_steps(test: InferenceConfig, head: object) -> None:
     """
     if test != PLAIN and not all(hasattr(head, step) for step in ("predict", "decode", "select")):
         raise UserError(
-            f"detector.test: a {type(head).__name__} takes one plain look only; leave num_box_iterations, voting_iou and flip "
+            f"detector.inference: a {type(head).__name__} takes one plain look only; leave num_box_iterations, voting_iou and flip "
             "at their defaults, or use a head with predict, decode and select, such as FastRCNN."
         )
 

@@ -52,7 +52,7 @@ def _with_context(
 ) -> SkipPool:
     context = Source(("context",), norm=norm)
     if isinstance(pool, RoIAlign):
-        return SkipPool(channels, strides, sources=(Source(pool.stages), context), start="identity", **_settings(pool))
+        return SkipPool(channels, strides, sources=(Source(pool.stages), context), init="identity", **_settings(pool))
     if not isinstance(pool, SkipPool):
         raise UserError(f"add_context: the pool is a {type(pool).__name__}; it must be RoIAlign or SkipPool.")
     settings = _settings(pool.parts[0].align)  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ where this departs from it:
   unless it is to be learned.
 - Beyond the image the map goes on with its last cell, where Caffe has zeros, which halve the scores at the border.
   Padding of a batch is cut off before, so that an image's loss is the same alone and in a batch.
-- The loss is the mean over all pixels of the batch that have a label, weighted where `background` is not 1.
+- The loss is the mean over all pixels of the batch that have a label, weighted where `background_weight` is not 1.
 
 B images, C channels, H×W map, K classes and the background.
 """
@@ -31,8 +31,9 @@ class SegmentationLoss(nn.Module):
         stride: pixels a cell of it stands for.
         num_classes: K.
         weight: factor of the loss.
-        background: weight of a pixel of the background, where one of an object has 1. Below 1 objects that cover little
-            of the images are heard (Eigen, Fergus 2015 weigh all classes so, by their frequency); the paper's is 1.
+        background_weight: weight of a pixel of the background, where one of an object has 1. Below 1 objects that
+            cover little of the images are heard (Eigen, Fergus 2015 weigh all classes so, by their frequency); the
+            paper's is 1.
         output_stride: side in pixels of the squares that are classified, a divisor of the stride; the label of one is
             that of its middle. 1 as in the paper; K = 80 at 800×1333 then keeps 0.35 GB an image until the backward
             pass and three times that in passing, a quarter of it at 2.
@@ -48,20 +49,20 @@ class SegmentationLoss(nn.Module):
         num_classes: int,
         *,
         weight: float = 1.0,
-        background: float = 1.0,
+        background_weight: float = 1.0,
         output_stride: int = 1,
         learned_upsampling: bool = False,
     ) -> None:
         super().__init__()
         if output_stride < 1 or stride % output_stride:
             raise UserError(f"segmentation.output_stride={output_stride}: must divide the context's stride, {stride}.")
-        if not 0 <= background < float("inf"):
-            raise UserError(f"segmentation.background={background}: must be a number, 0 or more.")
+        if not 0 <= background_weight < float("inf"):
+            raise UserError(f"segmentation.background_weight={background_weight}: must be a number, 0 or more.")
         self.stride = stride
         self.weight = weight
-        self.background = background
+        self.background_weight = background_weight
         self.output_stride = output_stride
-        self.register_buffer("class_weights", torch.tensor([background] + [1.0] * num_classes), persistent=False)
+        self.register_buffer("class_weights", torch.tensor([background_weight] + [1.0] * num_classes), persistent=False)
         self.classify = nn.Conv2d(in_channels, num_classes + 1, 1)
         nn.init.xavier_uniform_(self.classify.weight)
         nn.init.zeros_(self.classify.bias)  # type: ignore[arg-type]
@@ -92,7 +93,9 @@ class SegmentationLoss(nn.Module):
                 losses.append(
                     F.cross_entropy(scores, labels[None], weights, ignore_index=IGNORED, reduction="none").sum()
                 )
-                labeled.append(self.background * (labels == 0).sum() + ((labels > 0) & (labels != IGNORED)).sum())
+                labeled.append(
+                    self.background_weight * (labels == 0).sum() + ((labels > 0) & (labels != IGNORED)).sum()
+                )
             loss = torch.stack(losses).sum() / torch.stack(labeled).sum().clamp(min=1)
         return {"loss_segmentation": self.weight * loss}
 

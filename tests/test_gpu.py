@@ -57,8 +57,8 @@ def test_valid_mask_stays_on_the_device():
 @pytest.mark.parametrize("cell", [Accumulator, IndRNN, MinGRU, MinLSTM, TanhRNN, IRNN, LSTM, GRU])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("way", ["auto", "ours"])
-def test_sweeps_agree_with_the_cpu(cell, dtype, masked, way, monkeypatch):
+@pytest.mark.parametrize("backend", ["auto", "ours"])
+def test_sweeps_agree_with_the_cpu(cell, dtype, masked, backend, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     torch.manual_seed(0)
     cells = torch.nn.ModuleList(cell(20) for _ in DIRECTIONS)
@@ -70,7 +70,7 @@ def test_sweeps_agree_with_the_cpu(cell, dtype, masked, way, monkeypatch):
     for device in ("cpu", "cuda"):
         cells.to(device)
         m = x.to(device).requires_grad_()
-        y = sweep(list(cells), m, valid.to(device) if masked else None, DIRECTIONS, way=way)
+        y = sweep(list(cells), m, valid.to(device) if masked else None, DIRECTIONS, backend=backend)
         found.append([y, *torch.autograd.grad(y, [m, *cells.parameters()], grad.to(device))])
     tolerance = {"rtol": 1e-4, "atol": 1e-4} if dtype == torch.float32 else {"rtol": 0.05, "atol": 0.1}
     for here, there in zip(*found, strict=True):

@@ -38,7 +38,7 @@ WITH_CONTEXT = dataclasses.replace(
 def make_detector(test, config=DETECTOR, classes=3):
     """The tiny detector with a predictor whose scores differ and whose boxes move by about a tenth of their size."""
     torch.manual_seed(0)
-    detector = build_detector(dataclasses.replace(config, test=test), classes).eval()
+    detector = build_detector(dataclasses.replace(config, inference=test), classes).eval()
     predictor = detector.head.roi_heads.box_predictor
     nn.init.normal_(predictor.cls_score.weight, std=2.0)
     nn.init.normal_(predictor.bbox_pred.weight, std=3.0)
@@ -375,7 +375,7 @@ def test_a_head_without_the_steps_gets_one_sentence(test):
     config = dataclasses.replace(DETECTOR, head=partial(OneLook))
     build_detector(config, 3)
     with pytest.raises(UserError, match="a OneLook takes one plain look only; leave num_box_iterations") as error:
-        build_detector(dataclasses.replace(config, test=test), 3)
+        build_detector(dataclasses.replace(config, inference=test), 3)
     assert "\n" not in str(error.value)
 
 
@@ -385,16 +385,16 @@ OVERRIDES = ("num_box_iterations=2", "voting_iou=0.85", "flip=true")
 @pytest.mark.parametrize(
     ("item", "sentence"),
     [
-        ("num_box_iterations=0", "detector.test.num_box_iterations=0: must be 1 or more."),
+        ("num_box_iterations=0", "detector.inference.num_box_iterations=0: must be 1 or more."),
         ("num_box_iterations=1.5", "must be of type int"),
-        ("voting_iou=0", "detector.test.voting_iou=0.0: is an IoU, in (0, 1]"),
-        ("voting_iou=85", "detector.test.voting_iou=85.0: is an IoU, in (0, 1]"),
-        ("vote=0.5", "did you mean detector.test.voting_iou?"),
+        ("voting_iou=0", "detector.inference.voting_iou=0.0: is an IoU, in (0, 1]"),
+        ("voting_iou=85", "detector.inference.voting_iou=85.0: is an IoU, in (0, 1]"),
+        ("vote=0.5", "did you mean detector.inference.voting_iou?"),
     ],
 )
 def test_a_wrong_setting_gets_one_sentence(tmp_path, item, sentence):
     with pytest.raises(UserError) as error:
-        override(tiny_config(tmp_path), [f"detector.test.{item}"])
+        override(tiny_config(tmp_path), [f"detector.inference.{item}"])
     assert sentence in str(error.value) and "\n" not in str(error.value)
 
 
@@ -402,13 +402,13 @@ def test_runs_from_before_these_settings_open_and_take_them(tmp_path):
     plain = to_plain(tiny_config(tmp_path))
     del plain["detector"]["test"], plain["detector"]["head"]["weights"]
     (tmp_path / "config.json").write_text(json.dumps(plain))
-    assert open_config(tmp_path).detector.test == InferenceConfig()
-    changed = open_config(tmp_path, [f"detector.test.{item}" for item in OVERRIDES])
-    assert changed.detector.test == InferenceConfig(2, 0.85, True)
+    assert open_config(tmp_path).detector.inference == InferenceConfig()
+    changed = open_config(tmp_path, [f"detector.inference.{item}" for item in OVERRIDES])
+    assert changed.detector.inference == InferenceConfig(2, 0.85, True)
 
 
 def test_a_finished_run_is_evaluated_with_them(finished_run, tmp_path):
-    items = [*(f"detector.test.{item}" for item in OVERRIDES), "detector.head.nms_threshold=0.475"]
+    items = [*(f"detector.inference.{item}" for item in OVERRIDES), "detector.head.nms_threshold=0.475"]
     metrics = evaluate_run(finished_run, output=tmp_path / "ion", device="cpu", overrides=items)
     plain = evaluate_run(finished_run, output=tmp_path / "plain", device="cpu")
     assert metrics["images"] == plain["images"] == 3

@@ -81,7 +81,7 @@ def test_the_loss_is_the_naive_one(stride, learned):
 @pytest.mark.parametrize("background", [0.0, 0.1, 3.0])
 def test_weighted_background_is_the_naive_one(background):
     torch.manual_seed(0)
-    part = SegmentationLoss(5, 4, 3, background=background)
+    part = SegmentationLoss(5, 4, 3, background_weight=background)
     semantic = labels_of((12, 16), (7, 12))
     context = torch.randn(2, 5, 4, 5)
     loss = part(context, semantic)["loss_segmentation"]
@@ -90,7 +90,7 @@ def test_weighted_background_is_the_naive_one(background):
 
 def test_weighted_background_by_hand():
     """Equal scores cost ln 3 whatever the weights; certain ones of class 1 cost nothing but on the background."""
-    part = SegmentationLoss(1, 1, 2, background=0.25)
+    part = SegmentationLoss(1, 1, 2, background_weight=0.25)
     nn.init.zeros_(part.classify.weight)
     labels = torch.tensor([[1, 0, 0], [0, 0, IGNORED]], dtype=torch.uint8)
     context = torch.zeros(1, 1, 2, 3)
@@ -103,8 +103,8 @@ def test_weighted_background_by_hand():
 
 def test_bad_background_weight_is_one_sentence():
     for value in (-1.0, math.nan, math.inf):
-        with pytest.raises(UserError, match="segmentation.background=.*must be a number, 0 or more"):
-            SegmentationLoss(4, 8, 3, background=value)
+        with pytest.raises(UserError, match="segmentation.background_weight=.*must be a number, 0 or more"):
+            SegmentationLoss(4, 8, 3, background_weight=value)
 
 
 def test_gradients():

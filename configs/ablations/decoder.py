@@ -33,7 +33,7 @@ ablation = Ablation(
         "two-layers": ["detector.head.decoder.layers=2"],
         "shared-heads": ["detector.head.decoder.shared_heads=true"],
         "no-rezoom": ["detector.rezoom=none"],
-        "first-come": ["detector.head.merge.passes=none"],
+        "first-come": ["detector.head.postprocess.passes=none"],
         **{name: [f"detector.head.decoder.cell=detection.cells.{cell}"] for name, cell in CELLS.items()},
     },
     data={"crowd": []},

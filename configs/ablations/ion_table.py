@@ -16,7 +16,7 @@ from detection.ablation import Ablation, scenes
 
 LEFT_RIGHT, UP_DOWN = ("right", "left"), ("down", "up")
 FOUR = ("right", "left", "down", "up")
-QUIET = ["validation_loss=false", "beside="]
+QUIET = ["validation_loss=false", "note="]
 
 
 def pooled(*features: str, norm: str | None = "channels") -> list[str]:
@@ -51,7 +51,7 @@ ablation = Ablation(
         "rows-only": layers(LEFT_RIGHT, LEFT_RIGHT),
         "columns-only": layers(UP_DOWN, UP_DOWN),
         "right-and-down": layers(("right", "down"), ("right", "down")),
-        "normalized-sweeps": ["detector.context.normalized=true"],
+        "normalized-sweeps": ["detector.context.rms_norm=true"],
         "no-segmentation": ["detector.segmentation=none"],
         "segmentation-2": ["detector.segmentation.weight=2"],
         "segmentation-8": ["detector.segmentation.weight=8"],

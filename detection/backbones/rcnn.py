@@ -23,7 +23,7 @@ class RCNN(Backbone):
         first_stride: pixels a cell of the stem: 2 gives `c2`, `c3`, …; 1, the paper's, gives `c1`, `c2`, … at four
             times the cost; 4 gives `c3`, … at a quarter.
         num_steps: T of every recurrent convolution; 0 leaves plain ones.
-        test_steps: T in evaluation mode; None: `num_steps`.
+        inference_steps: T in evaluation mode; None: `num_steps`.
         norm: of each step, see `RecurrentConv`; the paper's is `lrn`.
         feed: see `RecurrentConv`.
         dropout: probability before every recurrent convolution but the first (the paper: after each but the last, and
@@ -35,7 +35,7 @@ class RCNN(Backbone):
         channels: tuple[int, ...] = (96, 96, 96, 96),
         first_stride: Literal[1, 2, 4] = 2,
         num_steps: int = 3,
-        test_steps: int | None = None,
+        inference_steps: int | None = None,
         norm: StepNorm = "lrn",
         feed: Literal["always", "first"] = "always",
         dropout: float = 0.0,
@@ -54,7 +54,7 @@ class RCNN(Backbone):
                 in_channels,
                 hidden_channels=hidden_channels,
                 num_steps=num_steps,
-                test_steps=test_steps,
+                inference_steps=inference_steps,
                 norm=norm,
                 feed=feed,
             )

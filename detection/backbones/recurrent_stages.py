@@ -11,7 +11,7 @@ from detection.context import RecurrentConv
 from detection.errors import UserError
 from detection.weights import LoadReport
 
-RECURRENT_CONV = partial(RecurrentConv, norm="group", residual=True, start="zero")
+RECURRENT_CONV = partial(RecurrentConv, norm="group", residual=True, init="zero")
 
 
 class RecurrentStages(Backbone):

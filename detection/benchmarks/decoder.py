@@ -83,8 +83,10 @@ def decoder_share(device: str) -> Figures:
     from detection.heads.lstm_decoder import LSTMDecoder
 
     targets, *_ = random_regions(device, 0.3)
-    decoder = partial(LSTMDecoder, cell=partial(TiedLSTM, bias=False), start=0.1)
-    head = SequenceHead(1024, 1, 1, decoder=decoder, code=partial(PixelOffsets), batch_size_per_image=None).to(device)
+    decoder = partial(LSTMDecoder, cell=partial(TiedLSTM, bias=False), init_range=0.1)
+    head = SequenceHead(1024, 1, 1, decoder=decoder, box_coder=partial(PixelOffsets), batch_size_per_image=None).to(
+        device
+    )
     backbone = GoogLeNet(weights=None).to(device)
     images = torch.rand(8, 3, 480, 640, device=device)
     windows = [torch.tensor([[0.0, 0, 64, 64]], device=device).expand(REGIONS // 8, 4)] * 8

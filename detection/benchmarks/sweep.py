@@ -35,10 +35,11 @@ def sweep(device: str) -> Figures:
 
     figures: Figures = {}
     for loop in ("select", "unbind"):
-        ways = {f"loop by {loop}": partial(loop_accumulate, cut=loop), "ours": ours}
-        forward = {f"accumulator {n}": lambda f=f: f(x.detach()) for n, f in ways.items()}
+        backends = {f"loop by {loop}": partial(loop_accumulate, cut=loop), "ours": ours}
+        forward = {f"accumulator {n}": lambda f=f: f(x.detach()) for n, f in backends.items()}
         both = {
-            f"accumulator {n}, with backward": lambda f=f: torch.autograd.grad(f(x), x, grad) for n, f in ways.items()
+            f"accumulator {n}, with backward": lambda f=f: torch.autograd.grad(f(x), x, grad)
+            for n, f in backends.items()
         }
         figures |= interleaved(forward, rounds, settle) | interleaved(both, rounds, settle)
     peak = peak_bytes(lambda: torch.autograd.grad(ours(x), x, grad), device)
@@ -129,12 +130,12 @@ def rnn_ratios(name: str, device: str, x, rounds: int, settle: Callable[[], obje
 
     grad = channels_last(torch.randn_like(theirs()))
     learned = {theirs: [x, *rnns.parameters()], ours: [x, *conv.parameters(), *cells.parameters()]}
-    ways = {f"{name} of nn": theirs, f"{name} ours": ours}
+    backends = {f"{name} of nn": theirs, f"{name} ours": ours}
 
-    def forward(way):
+    def forward(backend):
         with torch.no_grad():
-            way()
+            backend()
 
-    figures = interleaved({n: lambda w=w: forward(w) for n, w in ways.items()}, rounds, settle)
-    both = {f"{n}, with backward": lambda w=w: torch.autograd.grad(w(), learned[w], grad) for n, w in ways.items()}
+    figures = interleaved({n: lambda w=w: forward(w) for n, w in backends.items()}, rounds, settle)
+    both = {f"{n}, with backward": lambda w=w: torch.autograd.grad(w(), learned[w], grad) for n, w in backends.items()}
     return figures | interleaved(both, rounds, settle)

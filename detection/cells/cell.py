@@ -62,7 +62,7 @@ class Cell(nn.Module, ABC):
     def step(self, x: Tensor, state: State) -> State:
         """The recurrent side: pre-activations (N, G·D) and a state → the next state."""
 
-    def start(self, x: Tensor) -> State:
+    def initial_state(self, x: Tensor) -> State:
         """The state before the first step: zeros (N, D), for inputs (N, …)."""
         zero = x.new_zeros(len(x), self.hidden_size)
         return (zero,) * self.num_states
@@ -80,7 +80,7 @@ class Cell(nn.Module, ABC):
         """The rest of `forward`, for who projects once and steps often: pre-activations (N, G·D) → the next state."""
         with torch.autocast(x.device.type, enabled=False):
             x = x.to(torch.promote_types(x.dtype, torch.float32))
-            return self.step(x, self.start(x) if state is None else state)
+            return self.step(x, self.initial_state(x) if state is None else state)
 
     def _recur(self, h: Tensor) -> Tensor:
         return linear(h, self.weight_hh, self.bias_hh)

@@ -109,7 +109,7 @@ def evaluate_run(
         run: the run folder.
         output: where they go; None for `RUN/evaluation`.
         device: `cpu`, `cuda`, or None for the best there is.
-        overrides: `key=value` changes of its config, such as `network.backbone.test_steps=5`.
+        overrides: `key=value` changes of its config, such as `network.backbone.inference_steps=5`.
 
     Returns:
         The metrics.

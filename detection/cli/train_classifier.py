@@ -3,7 +3,7 @@
 detection train_classifier CONFIG [--output RUN] [key=value ...]
 detection train_classifier --output RUN --resume [key=value ...]    go on with a run that was stopped
 detection train_classifier --evaluate RUN [--output DIR] [key=value ...]
-                                   such as network.backbone.test_steps=5; into RUN/evaluation if not told otherwise
+                                   such as network.backbone.inference_steps=5; into RUN/evaluation if not told otherwise
 torchrun --nproc-per-node N detection train_classifier CONFIG ...          several processes
 
 Configs are in configs/classifiers/. Runs leave metrics.json, and in correct.json 1 or 0 for each image.

@@ -60,7 +60,7 @@ class DetectorConfig:
         max_size: most pixels of its longer side.
         weights: weights of a whole detector to start from: a torchvision name such as
             `FasterRCNN_ResNet50_FPN_Weights.COCO_V1`, a safetensors file, or None.
-        test: rounds of boxes, voting and mirror images at test.
+        inference: rounds of boxes, voting and mirror images at test.
     """
 
     backbone: Part
@@ -75,7 +75,7 @@ class DetectorConfig:
     min_size: int = 800
     max_size: int = 1333
     weights: str | None = None
-    test: InferenceConfig = InferenceConfig()
+    inference: InferenceConfig = InferenceConfig()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,7 +200,7 @@ class Config:
         optimizer: how weights move.
         schedule: for how long.
         batch_size: images of one forward pass, on each process.
-        accumulate: forward passes an update.
+        gradient_accumulation_steps: forward passes an update.
         eval_batch_size: images of one forward pass in evaluation.
         precision: `no` for float32, or mixed precision in `bf16` or `fp16`.
         freeze: stages (`stem`, `c2` …) or modules (`backbone`, `head` …) that stay as they are, with the epoch at which
@@ -212,7 +212,7 @@ class Config:
         early_stopping: evaluations without a new best after which training stops; None for never.
         samples: validation images that are drawn.
         seed: of weights, order, augmentation and sampling.
-        beside: a sentence printed when the run has finished: what to hold its figures against.
+        note: a sentence printed when the run has finished: what to hold its figures against.
     """
 
     detector: DetectorConfig
@@ -220,7 +220,7 @@ class Config:
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     batch_size: int = 2
-    accumulate: int = 1
+    gradient_accumulation_steps: int = 1
     eval_batch_size: int = 2
     precision: Literal["no", "bf16", "fp16"] = "no"
     freeze: dict[str, int | None] = dataclasses.field(default_factory=dict)
@@ -231,7 +231,7 @@ class Config:
     early_stopping: int | None = None
     samples: int = 8
     seed: int = 0
-    beside: str = ""
+    note: str = ""
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -267,7 +267,7 @@ def validate(config: Config) -> None:
     serialization.from_plain(to_plain(config), Config)
     positive = {
         "batch_size": config.batch_size,
-        "accumulate": config.accumulate,
+        "gradient_accumulation_steps": config.gradient_accumulation_steps,
         "eval_batch_size": config.eval_batch_size,
         "evaluate_every": config.evaluate_every,
         "detector.min_size": config.detector.min_size,

@@ -61,7 +61,7 @@ class AttentionLSTM(nn.Module):
         widths = [in_channels, *[hidden_channels] * (layers - 1)] if layers else []
         self.cells = nn.ModuleList(cell(hidden_channels, input_size=width) for width in widths)
         self.states = [c.num_states for c in self.cells] or [1]  # type: ignore[misc]
-        self.start = nn.Sequential(
+        self.initial_state = nn.Sequential(
             nn.Linear(in_channels, hidden_channels),
             nn.Tanh(),
             nn.Linear(hidden_channels, sum(self.states) * hidden_channels),  # type: ignore[arg-type]
@@ -115,7 +115,7 @@ class AttentionLSTM(nn.Module):
 
     def _start(self, mean: Tensor) -> list[State]:
         """The states of each layer (B, D) for the mean of the cells (B, C)."""
-        numbers = iter(self.start(mean).chunk(sum(self.states), 1))  # type: ignore[arg-type]
+        numbers = iter(self.initial_state(mean).chunk(sum(self.states), 1))  # type: ignore[arg-type]
         return [tuple(next(numbers) for _ in range(count)) for count in self.states]  # type: ignore[arg-type]
 
     def _advance(self, x: Tensor, states: list[State]) -> list[State]:

@@ -25,14 +25,14 @@ class RecurrentConv(nn.Module):
         in_channels: of the map u.
         hidden_channels: K, of the state x and of the output; None: `in_channels`.
         num_steps: T; at 0 it is a plain convolution.
-        test_steps: T in evaluation mode; None: `num_steps`.
+        inference_steps: T in evaluation mode; None: `num_steps`.
         norm: of each step's state. `lrn`, the paper's: x / (1 + α/N · Σ x²)^β over N = K/8 + 1 channels, with α = 0.001
             and β = 0.75. `batch`: one batch norm for each step, as a shared one loses accuracy. `group`: one group norm
             for all steps.
         kernel_size: cells on a side of both kernels; odd.
         residual: u itself in the place of W_f * u, and z(T) for output: the recurrence adds to a map that is there
             already. At T = 0, or with W_r at 0, the map goes through bit by bit.
-        start: of W_r: `random` (He et al. 2015), or `zero`, from where the layer learns away from a plain convolution.
+        init: of W_r: `random` (He et al. 2015), or `zero`, from where the layer learns away from a plain convolution.
         feed: `always`, or `first`: u is read at x(0) only, which is the paper's control "rCNN", a cascade of
             convolutions that share their weights.
 
@@ -46,17 +46,17 @@ class RecurrentConv(nn.Module):
         *,
         hidden_channels: int | None = None,
         num_steps: int = 3,
-        test_steps: int | None = None,
+        inference_steps: int | None = None,
         norm: StepNorm = "lrn",
         kernel_size: int = 3,
         residual: bool = False,
-        start: Literal["random", "zero"] = "random",
+        init: Literal["random", "zero"] = "random",
         feed: Literal["always", "first"] = "always",
     ) -> None:
         super().__init__()
         channels = hidden_channels or in_channels
-        _check(in_channels, channels, num_steps, test_steps, norm, kernel_size, residual, feed)
-        self.num_steps, self.test_steps = num_steps, num_steps if test_steps is None else test_steps
+        _check(in_channels, channels, num_steps, inference_steps, norm, kernel_size, residual, feed)
+        self.num_steps, self.inference_steps = num_steps, num_steps if inference_steps is None else inference_steps
         self.residual, self.feed, self.out_channels = residual, feed, channels
         padding = kernel_size // 2
         self.forward_conv = None if residual else nn.Conv2d(in_channels, channels, kernel_size, padding=padding)
@@ -70,7 +70,7 @@ class RecurrentConv(nn.Module):
                 nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
                 if conv.bias is not None:
                     nn.init.zeros_(conv.bias)
-        if start == "zero" and self.recurrent_conv is not None:
+        if init == "zero" and self.recurrent_conv is not None:
             nn.init.zeros_(self.recurrent_conv.weight)
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
@@ -83,7 +83,7 @@ class RecurrentConv(nn.Module):
         Returns:
             (B, K, H, W), 0 outside of `valid`.
         """
-        steps = self.num_steps if self.training else self.test_steps
+        steps = self.num_steps if self.training else self.inference_steps
         fed = x * valid if self.forward_conv is None else self.forward_conv(x * valid)
         z = fed
         for step in range(steps):
@@ -120,14 +120,16 @@ def _check(
     in_channels: int,
     channels: int,
     num_steps: int,
-    test_steps: int | None,
+    inference_steps: int | None,
     norm: StepNorm,
     kernel_size: int,
     residual: bool,
     feed: str,
 ) -> None:
-    if num_steps < 0 or (test_steps is not None and test_steps < 0):
-        raise UserError(f"num_steps={num_steps}, test_steps={test_steps}: a recurrent convolution has 0 steps or more.")
+    if num_steps < 0 or (inference_steps is not None and inference_steps < 0):
+        raise UserError(
+            f"num_steps={num_steps}, inference_steps={inference_steps}: a recurrent convolution has 0 steps or more."
+        )
     if kernel_size % 2 == 0:
         raise UserError(f"kernel_size={kernel_size}: must be odd, for a map of the same size.")
     if residual and channels != in_channels:
@@ -136,10 +138,12 @@ def _check(
         )
     if residual and feed == "first":
         raise UserError("feed=first: takes away what residual=true adds to; set one of them only.")
-    if norm == "batch" and (test_steps or 0) > num_steps:
+    if norm == "batch" and (inference_steps or 0) > num_steps:
         raise UserError(
-            f"test_steps={test_steps}: with norm=batch each step has its own statistics and only {num_steps} steps are "
+            f"inference_steps={inference_steps}: with norm=batch each step has its own statistics and only {num_steps} steps are "
             "trained; test with as many at most, or train with norm=lrn or group."
         )
-    if num_steps == 0 and test_steps:
-        raise UserError(f"test_steps={test_steps}: with num_steps=0 nothing recurrent is trained; set test_steps=0.")
+    if num_steps == 0 and inference_steps:
+        raise UserError(
+            f"inference_steps={inference_steps}: with num_steps=0 nothing recurrent is trained; set inference_steps=0."
+        )

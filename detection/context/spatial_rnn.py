@@ -31,7 +31,7 @@ class SpatialRNN(nn.Module):
         layers: directions of each layer; ION's "left/right first, up/down second" is
             `(("right", "left"), ("down", "up"))`.
         out_channels: of the context map; None: `hidden_channels`.
-        normalized: divide each cell's sweeps by their root mean square over channels, and scale by a learned vector
+        rms_norm: divide each cell's sweeps by their root mean square over channels, and scale by a learned vector
             that starts at 1, before the convolution that reads them. The paper does not. Sums along a line grow with
             its length, and this keeps them in bounds; where the pool normalizes the context, as ION's does, learning
             was faster without.
@@ -45,7 +45,7 @@ class SpatialRNN(nn.Module):
         hidden_channels: int = 512,
         layers: tuple[tuple[Direction, ...], ...] = (DIRECTIONS, DIRECTIONS),
         out_channels: int | None = None,
-        normalized: bool = False,
+        rms_norm: bool = False,
     ) -> None:
         super().__init__()
         _check_layers(layers)
@@ -56,7 +56,7 @@ class SpatialRNN(nn.Module):
         widths = [in_channels, *(len(layer) * hidden_channels for layer in layers)]
         heights = [gates * hidden_channels] * len(layers) + [self.out_channels]
         self.convs = nn.ModuleList(nn.Conv2d(i, o, 1) for i, o in zip(widths, heights, strict=True))
-        self.scales = nn.ParameterList(torch.ones(width) for width in widths[1:]) if normalized else None
+        self.scales = nn.ParameterList(torch.ones(width) for width in widths[1:]) if rms_norm else None
         for conv, parts in zip(self.convs, [gates] * len(layers) + [1], strict=True):
             _start(conv, parts)  # type: ignore[arg-type]
 

@@ -50,7 +50,8 @@ class LSTMDecoder(nn.Module):
         layers: cells on top of each other.
         shared_heads: read all steps by the same linear layers; ReInspect has some for each step.
         dropout: of a cell's output, on its way to the linear layers and to the next cell.
-        start: all weights start evenly in ± this and biases at 0, as ReInspect's do (0.1); None: each as its class has.
+        init_range: all weights start evenly in ± this and biases at 0, as ReInspect's do (0.1); None: each as its
+            class has.
 
     Raises:
         UserError: a number that cannot be.
@@ -67,7 +68,7 @@ class LSTMDecoder(nn.Module):
         layers: int = 1,
         shared_heads: bool = False,
         dropout: float = 0.15,
-        start: float | None = None,
+        init_range: float | None = None,
     ) -> None:
         super().__init__()
         for name, value in {"num_steps": num_steps, "hidden_size": hidden_size, "layers": layers}.items():
@@ -85,9 +86,9 @@ class LSTMDecoder(nn.Module):
         self.bias = nn.Parameter(torch.zeros(heads, 4 + 1 + num_classes))
         bound = 1 / math.sqrt(hidden_size)
         nn.init.uniform_(self.weight, -bound, bound)
-        if start is not None:
+        if init_range is not None:
             for name, parameter in self.named_parameters():
-                nn.init.zeros_(parameter) if "bias" in name else nn.init.uniform_(parameter, -start, start)
+                nn.init.zeros_(parameter) if "bias" in name else nn.init.uniform_(parameter, -init_range, init_range)
 
     def forward(self, x: Tensor, stop_below: float | None = None) -> Decoded:
         """Decode.

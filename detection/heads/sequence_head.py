@@ -89,8 +89,8 @@ class SequenceHead(nn.Module):
         num_classes: foreground classes.
         embed: descriptors to features.
         decoder: features to boxes and class scores, step by step.
-        code: what the decoder's box numbers mean, `PixelOffsets` or `Deltas` of `detection.heads.box_codes`.
-        assign: which ground-truth boxes a region may answer for, `Overlaps` or `MeetsWindow`; of more than T the
+        box_coder: what the decoder's box numbers mean, `PixelOffsets` or `Deltas` of `detection.heads.box_codes`.
+        assigner: which ground-truth boxes a region may answer for, `Overlaps` or `MeetsWindow`; of more than T the
             nearest.
         cost: of answering, `Lexicographic` or `SetCost` of `detection.heads.costs`.
         strategy: of matching, see `detection.heads.hungarian.match`.
@@ -101,7 +101,7 @@ class SequenceHead(nn.Module):
         positive_fraction: most of them that may have a ground truth.
         add_ground_truth: ground-truth boxes count as regions in training, as they do in Faster R-CNN.
         pre_merge: most boxes of an image that are merged, the best-scored; merging takes memory for its square.
-        merge: which boxes of all regions remain, `Stitch`, `SetNMS` or `NMS` of `detection.heads.stitching`.
+        postprocess: which boxes of all regions remain, `Stitch`, `SetNMS` or `NMS` of `detection.heads.stitching`.
         early_stop: at test a region ends at its first step below the score threshold. It suits a cost that asks for
             ground-truth boxes in the first steps, as the lexicographic one does.
         score_threshold: detections below are dropped.
@@ -120,8 +120,8 @@ class SequenceHead(nn.Module):
         *,
         embed: Part = partial(Embed),
         decoder: Part = partial(LSTMDecoder),
-        code: Part = partial(Deltas),
-        assign: Part = partial(Overlaps),
+        box_coder: Part = partial(Deltas),
+        assigner: Part = partial(Overlaps),
         cost: Part = partial(Lexicographic),
         strategy: Strategy = "hungarian",
         box_weight: float = 1.0,
@@ -131,7 +131,7 @@ class SequenceHead(nn.Module):
         positive_fraction: float = 0.25,
         add_ground_truth: bool = True,
         pre_merge: int = 2000,
-        merge: Part = partial(SetNMS),
+        postprocess: Part = partial(SetNMS),
         early_stop: bool = True,
         score_threshold: float = 0.05,
         detections_per_image: int = 100,
@@ -146,7 +146,7 @@ class SequenceHead(nn.Module):
         self.num_classes = num_classes
         self.embed = embed(in_channels * size**2)
         self.decoder = decoder(self.embed.linear.out_features, num_classes)
-        self.code, self.assign, self.cost, self.merge = code(), assign(), cost(), merge()
+        self.box_coder, self.assigner, self.cost, self.postprocess = box_coder(), assigner(), cost(), postprocess()
         self.strategy: Strategy = strategy
         self.weights_of_loss = {
             "box_weight": box_weight,
@@ -182,7 +182,7 @@ class SequenceHead(nn.Module):
         """
         if self.add_ground_truth:
             boxes = [torch.cat([b, t["boxes"].to(b.dtype)]) for b, t in zip(boxes, targets, strict=True)]
-        belongs = [self.assign.belongs(b, t["boxes"]) for b, t in zip(boxes, targets, strict=True)]
+        belongs = [self.assigner.belongs(b, t["boxes"]) for b, t in zip(boxes, targets, strict=True)]
         if self.sampler is not None:
             chosen = [p | n for p, n in zip(*self.sampler([b.any(1).long() for b in belongs]), strict=True)]
             rows = [torch.where(mask)[0] for mask in chosen]
@@ -200,7 +200,7 @@ class SequenceHead(nn.Module):
         rows, valid = keep_nearest(belongs, distance, self.decoder.num_steps)
         # What is padding has a box too, the region's own, so that its code is finite.
         boxes = take(target["boxes"], rows).where(valid[..., None], regions[:, None])
-        return boxes, self.code.encode(boxes, regions), take(target["labels"], rows), valid
+        return boxes, self.box_coder.encode(boxes, regions), take(target["labels"], rows), valid
 
     def forward(
         self,
@@ -227,8 +227,8 @@ class SequenceHead(nn.Module):
         regions = torch.cat(boxes)
         stop_below = self.score_threshold if self.early_stop and not self.training else None
         decoded = self.decoder(self.embed(descriptors.flatten(1)), stop_below)
-        codes, logits = decoded.codes * self.code.scale, decoded.logits
-        found = self.code.decode(codes, regions)
+        codes, logits = decoded.codes * self.box_coder.scale, decoded.logits
+        found = self.box_coder.decode(codes, regions)
         again = None
         if self.correct is not None:
             assert look_again is not None, "after add_rezoom the head needs a second look"
@@ -238,7 +238,7 @@ class SequenceHead(nn.Module):
             return [], self._losses(codes, logits, found, regions, samples, again)
         if again is not None:
             codes, logits = codes + again[0], logits + again[1]
-            found = self.code.decode(codes, regions)
+            found = self.box_coder.decode(codes, regions)
         return self._detections(found, logits, decoded.going, [len(b) for b in boxes], image_sizes), {}
 
     def _look_again(
@@ -258,7 +258,7 @@ class SequenceHead(nn.Module):
         ]
         seen = look(inside).flatten(1).unflatten(0, (-1, steps))
         corrections = self.correct(torch.cat([decoded.hidden, seen], dim=-1)).float()
-        return corrections[..., :4] * self.code.scale, corrections[..., 4:]
+        return corrections[..., :4] * self.box_coder.scale, corrections[..., 4:]
 
     def _losses(
         self,
@@ -274,7 +274,7 @@ class SequenceHead(nn.Module):
         if again is not None:
             # The corrections learn what the first look left over; that look learns from its own loss alone.
             codes, logits = codes.detach() + again[0], logits.detach() + again[1]
-            boxes = self.code.decode(codes, regions)
+            boxes = self.box_coder.decode(codes, regions)
             second = set_loss(codes, logits, matched, region_targets, boxes=boxes, **self.weights_of_loss)
             losses |= {name.replace("loss_", "loss_rezoom_"): loss for name, loss in second.items()}
         return losses
@@ -291,6 +291,6 @@ class SequenceHead(nn.Module):
             said = score[region, step, label].where(keep, 0)
             best = said.topk(min(int(keep.sum()), self.pre_merge)).indices
             region, box, label, said = region[best], box[best], label[best] + 1, said[best]
-            chosen = self.merge(box, said, label, region)[: self.detections_per_image]
+            chosen = self.postprocess(box, said, label, region)[: self.detections_per_image]
             detections.append({"boxes": box[chosen], "labels": label[chosen], "scores": said[chosen]})
         return detections

@@ -26,12 +26,12 @@ class Source:
     """One of the things that a descriptor is made of.
 
     Attributes:
-        features: one map, or the levels of a pyramid, finest first.
+        feature_maps: one feature map, or the levels of a pyramid, finest first.
         box_scale: boxes are scaled about their center by this and clipped to their image; at 1 they stay as they are.
         norm: L2 norm over the `channels` of each pooled cell, or over the whole pooled `region`; None: as it is.
     """
 
-    features: tuple[str, ...]
+    feature_maps: tuple[str, ...]
     box_scale: float = 1.0
     norm: Literal["channels", "region"] | None = None
 
@@ -59,7 +59,7 @@ class SkipPool(nn.Module):
         learned_amplitude: whether it is then learned, channel by channel.
         reference: maps, as in a `Source`, whose descriptors' root mean square is measured on training images and takes
             the place of `amplitude` before training starts (`detection.training.amplitudes`); None to keep `amplitude`.
-        start: of the convolution: Xavier's, or `identity` on the first source and 0 on the others, which gives bit by
+        init: of the convolution: Xavier's, or `identity` on the first source and 0 on the others, which gives bit by
             bit the descriptors of the first source alone.
         canonical_scale: see `RoIAlign`.
         canonical_level: see `RoIAlign`.
@@ -77,7 +77,7 @@ class SkipPool(nn.Module):
         amplitude: float | tuple[float, ...] = 1.0,
         learned_amplitude: bool = True,
         reference: tuple[str, ...] | None = None,
-        start: Literal["xavier", "identity"] = "xavier",
+        init: Literal["xavier", "identity"] = "xavier",
         canonical_scale: int = 224,
         canonical_level: int = 4,
     ) -> None:
@@ -86,7 +86,7 @@ class SkipPool(nn.Module):
         if reference is not None:
             _require_levels("pool.reference", reference, in_channels)
         self.sources, self.reference, self.output_size = sources, reference, output_size
-        self.channels = [in_channels[source.features[0]] for source in sources]
+        self.channels = [in_channels[source.feature_maps[0]] for source in sources]
         self.out_channels = self.channels[0] if out_channels is None else out_channels
         amplitudes = iter(_amplitudes(amplitude, sum(source.norm is not None for source in sources)))
         self.parts = nn.ModuleList()
@@ -94,7 +94,7 @@ class SkipPool(nn.Module):
             align = RoIAlign(
                 in_channels,
                 strides,
-                stages=source.features,
+                stages=source.feature_maps,
                 output_size=output_size,
                 sampling_ratio=sampling_ratio,
                 canonical_scale=canonical_scale,
@@ -107,7 +107,7 @@ class SkipPool(nn.Module):
                 self.parts.append(_NormalizedPart(align, source.box_scale, source.norm, scale, learned_amplitude))
         self.reduce = nn.Conv2d(sum(self.channels), self.out_channels, 1)
         nn.init.zeros_(self.reduce.bias)  # type: ignore[arg-type]
-        if start == "identity":
+        if init == "identity":
             self._start_as_identity()
         else:
             nn.init.xavier_uniform_(self.reduce.weight)
@@ -116,7 +116,7 @@ class SkipPool(nn.Module):
         norm, channels = self.sources[0].norm, self.channels[0]
         if norm is not None or self.out_channels != channels:
             raise UserError(
-                f"pool.start=identity: pool.sources[0] has {channels} channels and norm={norm}, but must have the "
+                f"pool.init=identity: pool.sources[0] has {channels} channels and norm={norm}, but must have the "
                 f"{self.out_channels} channels of a descriptor (pool.out_channels) and no norm."
             )
         nn.init.zeros_(self.reduce.weight)
@@ -215,7 +215,7 @@ def _require_sources(sources: tuple[Source, ...], in_channels: Mapping[str, int]
     if not isinstance(sources, tuple | list) or not sources:
         raise UserError(f"pool.sources={sources!r}: must be a tuple of at least one Source.")
     for i, source in enumerate(sources):
-        _require_levels(f"pool.sources[{i}].maps", source.features, in_channels)
+        _require_levels(f"pool.sources[{i}].maps", source.feature_maps, in_channels)
         if not source.box_scale > 0:
             raise UserError(f"pool.sources[{i}].box_scale={source.box_scale}: must be greater than 0.")
 

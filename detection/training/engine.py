@@ -35,7 +35,7 @@ def train_one_epoch(
     scheduler: LRScheduler,
     accelerator: Accelerator,
     *,
-    accumulate: int = 1,
+    gradient_accumulation_steps: int = 1,
     clip_norm: float | None = None,
     average: WeightAverage | None = None,
     log: Callable[[dict[str, float]], None] = lambda line: None,
@@ -50,7 +50,7 @@ def train_one_epoch(
         optimizer: prepared too.
         scheduler: stepped after every update.
         accelerator: device, precision and processes.
-        accumulate: batches an update.
+        gradient_accumulation_steps: batches an update.
         clip_norm: largest gradient norm, None for no clipping.
         average: moving average of the weights to keep up.
         log: gets a line of numbers an update: losses by name and their sum `loss`, `lr`, `grad_norm`, `images_per_s`.
@@ -65,8 +65,12 @@ def train_one_epoch(
     for index, (images, targets) in enumerate(batches, start=1):
         images, targets = to_device(images, targets, accelerator.device)
         group.append((images, targets))
-        update = index % accumulate == 0 or index == num_batches
-        in_group = accumulate if index <= num_batches - num_batches % accumulate else num_batches % accumulate
+        update = index % gradient_accumulation_steps == 0 or index == num_batches
+        in_group = (
+            gradient_accumulation_steps
+            if index <= num_batches - num_batches % gradient_accumulation_steps
+            else num_batches % gradient_accumulation_steps
+        )
         with nullcontext() if update else accelerator.no_sync(model):
             losses = model(images, targets)
             total = torch.stack(list(losses.values())).sum()

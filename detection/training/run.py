@@ -147,8 +147,8 @@ def train(config: Config, folder: str | Path, accelerator: Accelerator, *, resum
         run_epochs(job, log)
     metrics = finish(job)
     job.say(f"finished  {folder} in {(time.perf_counter() - began) / 60:.1f} min")
-    if config.beside:
-        job.say(f"beside it {config.beside}")
+    if config.note:
+        job.say(f"note      {config.note}")
     accelerator.end_training()
     return metrics
 
@@ -165,9 +165,9 @@ def prepare(config: Config, folder: Path, accelerator: Accelerator, resume: bool
     names = [category.name for category in data.train.categories]
     reports = [] if resume else load_pretrained(detector, config.detector.weights, names)
     freeze(detector, config.freeze, 0)
-    images_per_update = config.batch_size * config.accumulate * accelerator.num_processes
+    images_per_update = config.batch_size * config.gradient_accumulation_steps * accelerator.num_processes
     optimizer = build_optimizer(config.optimizer, detector.to(accelerator.device), images_per_update)
-    updates_per_epoch = -(-len(data.train_batches) // config.accumulate)
+    updates_per_epoch = -(-len(data.train_batches) // config.gradient_accumulation_steps)
     scheduler = build_scheduler(config.schedule, optimizer, updates_per_epoch)
     amplitude = None if resume else start_amplitude(detector, data.train, accelerator, reports)
     average = None if config.ema is None else WeightAverage(detector, config.ema)
@@ -220,7 +220,7 @@ def _train_epoch(job: Job, model: nn.Module, epoch: int, log: RunLog) -> None:
 
         def log_update(line: dict[str, float]) -> None:
             log.update(epoch, line)
-            bar.advance(min(config.accumulate, bar.total - bar.done), f"loss {line['loss']:.3f}")
+            bar.advance(min(config.gradient_accumulation_steps, bar.total - bar.done), f"loss {line['loss']:.3f}")
 
         train_one_epoch(
             model,
@@ -229,7 +229,7 @@ def _train_epoch(job: Job, model: nn.Module, epoch: int, log: RunLog) -> None:
             job.optimizer,
             job.scheduler,
             job.accelerator,
-            accumulate=config.accumulate,
+            gradient_accumulation_steps=config.gradient_accumulation_steps,
             clip_norm=config.optimizer.clip_norm,
             average=job.average,
             log=log_update,

@@ -161,7 +161,7 @@ def test_parameters():
     recurrent = 2 * 4 * (4 * HIDDEN * HIDDEN + 4 * HIDDEN)
     widths = [(CHANNELS, 4 * HIDDEN), (4 * HIDDEN, 4 * HIDDEN), (4 * HIDDEN, OUT)]
     convolutions = sum(i * o + o for i, o in widths)
-    sizes = {"hidden_channels": HIDDEN, "out_channels": OUT, "normalized": False}
+    sizes = {"hidden_channels": HIDDEN, "out_channels": OUT, "rms_norm": False}
     context = SpatialRNN(CHANNELS, cell=partial(cells.LSTM), **sizes)
     assert count_parameters(context) == recurrent + convolutions
     shared = nn.Linear(2, 3)

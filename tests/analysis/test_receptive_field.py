@@ -119,7 +119,7 @@ def test_one_layer_reaches_row_and_column_and_two_the_map():
 
 def walk_to_the_right(weight):
     """h = max(weight · h + x, 0) along rows, on positive input: linear."""
-    context = SpatialRNN(1, cell=partial(IndRNN), hidden_channels=1, layers=(("right",),), normalized=False)
+    context = SpatialRNN(1, cell=partial(IndRNN), hidden_channels=1, layers=(("right",),), rms_norm=False)
     for conv in context.convs:
         nn.init.ones_(conv.weight)
     nn.init.constant_(context.cells[0][0].weight_hh, weight)

@@ -101,7 +101,7 @@ def test_layers_are_a_stage_of_their_own_so_that_they_learn_while_others_are_fro
 def test_steps_at_test_are_a_setting():
     layer = partial(RecurrentConv, norm="group", residual=True, start="random")
     _, three = pair("tiny", layer=layer)
-    _, five = pair("tiny", layer=partial(layer, test_steps=5))
+    _, five = pair("tiny", layer=partial(layer, inference_steps=5))
     five.load_state_dict(three.state_dict())
     images = torch.rand(1, 3, 32, 32)
     assert not torch.equal(three(images)["c3"], five(images)["c3"])

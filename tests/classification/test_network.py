@@ -89,12 +89,12 @@ def test_it_normalizes_by_the_training_pictures():
 
 @pytest.mark.parametrize("norm", ["lrn", "group"])
 def test_steps_can_be_others_in_the_test(norm):
-    """The same weights with test_steps=T are those of a network of T steps."""
+    """The same weights with inference_steps=T are those of a network of T steps."""
     images = torch.rand(2, 3, 8, 8)
     trained = build(norm=norm).eval()
     outputs = []
     for steps in (1, 3, 5):
-        network, other = build(norm=norm, test_steps=steps), build(norm=norm, num_steps=steps)
+        network, other = build(norm=norm, inference_steps=steps), build(norm=norm, num_steps=steps)
         for n in (network, other):
             n.load_state_dict(trained.state_dict())
         torch.testing.assert_close(network.eval()(images), other.eval()(images))
@@ -111,8 +111,8 @@ def test_each_step_has_its_own_batch_statistics():
     assert all(int(n.num_batches_tracked) == 1 for n in norms)
     means = [n.running_mean for n in norms]
     assert not torch.allclose(means[0], means[1]) and not torch.allclose(means[1], means[2])
-    with pytest.raises(UserError, match="test_steps=3"):
-        build(norm="batch", num_steps=2, test_steps=3)
+    with pytest.raises(UserError, match="inference_steps=3"):
+        build(norm="batch", num_steps=2, inference_steps=3)
 
 
 def test_any_backbone_classifies():

@@ -119,10 +119,10 @@ def test_a_run_is_measured_again_with_other_steps(run, tmp_path):
     told = read(run, "metrics.json")
     assert {k: again[k] for k in again} == {k: told[k] for k in again}
     assert read(tmp_path / "again", "correct.json") == read(run, "correct.json")
-    changed = evaluate_run(run, tmp_path / "one", "cpu", ["network.backbone.test_steps=1"])
+    changed = evaluate_run(run, tmp_path / "one", "cpu", ["network.backbone.inference_steps=1"])
     assert changed["loss"] != told["loss"] and changed["parameters"] == told["parameters"]
-    network, _, _ = open_classifier(run, overrides=["network.backbone.test_steps=5"])
-    assert {m.test_steps for m in network.modules() if isinstance(m, RecurrentConv)} == {5}
+    network, _, _ = open_classifier(run, overrides=["network.backbone.inference_steps=5"])
+    assert {m.inference_steps for m in network.modules() if isinstance(m, RecurrentConv)} == {5}
 
 
 def test_other_classes_cannot_be_measured(run, stripes, tmp_path):

@@ -34,7 +34,7 @@ def test_train_then_resume_then_measure_again(workplace, capsys):
     assert "of 8 wrong" in capsys.readouterr().out
     assert train_classifier.main(["--resume", "--output=run", "--device=cpu", "schedule.epochs=2"]) == 0
     assert "after 1 epochs" in capsys.readouterr().out
-    arguments = ["--evaluate=run", "network.backbone.test_steps=4", "--device=cpu"]
+    arguments = ["--evaluate=run", "network.backbone.inference_steps=4", "--device=cpu"]
     assert train_classifier.main(arguments) == 0
     told = json.loads(capsys.readouterr().out)
     again = Path("run/evaluation/metrics.json")
@@ -61,7 +61,7 @@ def test_a_run_without_an_output_is_named_by_its_config(workplace):
         (["config.py", "data.root=none"], ["data.root=none", "no such folder"]),
         (["config.py", "data.kind=CIFAR10"], ["data.root=stripes", "cifar-10-batches-py"]),
         (["config.py", "data.crop=6"], ["multiple of 4"]),
-        (["config.py", "network.backbone.norm=batch", "network.backbone.test_steps=9"], ["test_steps=9"]),
+        (["config.py", "network.backbone.norm=batch", "network.backbone.inference_steps=9"], ["inference_steps=9"]),
         (["config.py", "precision=fp16"], ["needs a GPU"]),
         (["config.py", "--output=stripes"], ["stripes", "exists already"]),
     ],

@@ -125,8 +125,8 @@ def test_dataclasses_in_a_tuple_of_a_part_are_typed_on_the_command_line():
     [
         (Source(("c3",), norm="chanels"), "pool.sources[1].norm=chanels: must be one of channels, region"),
         (Source(("c3",), box_scale="2"), "pool.sources[1].box_scale='2': must be of type float, not str."),
-        (Source((3,)), "pool.sources[1].maps[0]=3: must be of type str, not int."),
-        (Source((b"c3",)), "pool.sources[1].maps[0]: a bytes cannot be written to config.json"),
+        (Source((3,)), "pool.sources[1].feature_maps[0]=3: must be of type str, not int."),
+        (Source((b"c3",)), "pool.sources[1].feature_maps[0]: a bytes cannot be written to config.json"),
         (partial(Tiny), "pool.sources[1]: unknown config key"),
         (("c3",), "pool.sources[1]=['c3']: has settings below it"),
     ],

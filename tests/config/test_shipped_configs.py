@@ -110,9 +110,9 @@ def test_context_and_pool_are_the_only_difference(plain, ion):
 
 def test_the_voc_config_takes_the_overrides_that_its_text_names():
     items = [
-        "detector.test.num_box_iterations=2",
-        "detector.test.voting_iou=0.85",
-        "detector.test.flip=true",
+        "detector.inference.num_box_iterations=2",
+        "detector.inference.voting_iou=0.85",
+        "detector.inference.flip=true",
         "detector.head.nms_threshold=0.475",
         "detector.segmentation=detection.segmentation.SegmentationLoss",
         "data.masks=boxes",
@@ -120,5 +120,5 @@ def test_the_voc_config_takes_the_overrides_that_its_text_names():
     text = FILES["ion_vgg16_voc07"].read_text()
     assert all(item in text for item in items)
     voc, coco = override(load_config(FILES["ion_vgg16_voc07"]), items), load_config(FILES["ion_vgg16_coco"])
-    assert voc.detector.test == coco.detector.test
+    assert voc.detector.inference == coco.detector.inference
     assert voc.detector.head.keywords == coco.detector.head.keywords

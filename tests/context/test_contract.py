@@ -25,7 +25,7 @@ CONTEXTS = {
     "GRU, reset before": partial(SpatialRNN, cell=partial(GRU, reset="before"), hidden_channels=5),
     "one layer, two directions": partial(SpatialRNN, hidden_channels=5, layers=(("left", "up"),)),
     "rows, then columns": partial(SpatialRNN, hidden_channels=5, layers=(("right", "left"), ("down", "up"))),
-    "normalized": partial(SpatialRNN, hidden_channels=5, normalized=True),
+    "normalized": partial(SpatialRNN, hidden_channels=5, rms_norm=True),
     "two 3x3": partial(ConvStack, hidden_channels=5),
     "two 5x5": partial(ConvStack, hidden_channels=5, kernel_size=5),
     "global average": partial(GlobalAverage, hidden_channels=5),

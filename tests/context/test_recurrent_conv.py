@@ -147,7 +147,7 @@ def test_the_papers_number_of_parameters(channels):
 @pytest.mark.parametrize("norm", ["lrn", "group"])
 def test_steps_at_test_differ_from_those_in_training(norm):
     x, valid = a_map((5, 6))
-    three, five = layer(norm=norm), layer(norm=norm, test_steps=5)
+    three, five = layer(norm=norm), layer(norm=norm, inference_steps=5)
     other = layer(norm=norm, num_steps=5)
     other.load_state_dict(five.state_dict())
     assert torch.equal(five(x, valid), three(x, valid))
@@ -157,11 +157,13 @@ def test_steps_at_test_differ_from_those_in_training(norm):
 
 def test_fewer_steps_at_test_go_with_batch_norm_and_more_do_not():
     x, valid = a_map((5, 6))
-    fewer, same = layer(norm="batch", test_steps=1), layer(norm="batch", num_steps=1)
+    fewer, same = layer(norm="batch", inference_steps=1), layer(norm="batch", num_steps=1)
     same.load_state_dict(fewer.state_dict(), strict=False)
     assert torch.equal(fewer.eval()(x, valid), same.eval()(x, valid))
-    with pytest.raises(UserError, match="test_steps=4: with norm=batch each step has its own statistics and only 3"):
-        layer(norm="batch", test_steps=4)
+    with pytest.raises(
+        UserError, match="inference_steps=4: with norm=batch each step has its own statistics and only 3"
+    ):
+        layer(norm="batch", inference_steps=4)
 
 
 def test_each_step_has_its_own_batch_statistics():
@@ -231,11 +233,11 @@ def test_lrn_holds_in_half_precision():
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"num_steps": -1}, "num_steps=-1, test_steps=None: a recurrent convolution has 0 steps or more"),
+        ({"num_steps": -1}, "num_steps=-1, inference_steps=None: a recurrent convolution has 0 steps or more"),
         ({"kernel_size": 4}, "kernel_size=4: must be odd"),
         ({"residual": True}, "hidden_channels=8: with residual=true they are those of the map, 3"),
         ({"residual": True, "hidden_channels": None, "feed": "first"}, "feed=first: takes away"),
-        ({"num_steps": 0, "test_steps": 2}, "test_steps=2: with num_steps=0 nothing recurrent is trained"),
+        ({"num_steps": 0, "inference_steps": 2}, "inference_steps=2: with num_steps=0 nothing recurrent is trained"),
     ],
 )
 def test_settings_that_do_not_go_together(settings, sentence):

@@ -98,7 +98,7 @@ def test_equals_a_naive_version(normalized):
 
 def test_by_hand():
     """One channel, all weights 1: 1 0 / 0 2 swept right is 1 1 / 0 2, and ReLU keeps what is not negative."""
-    context = SpatialRNN(1, hidden_channels=1, layers=(("right",),), normalized=False)
+    context = SpatialRNN(1, hidden_channels=1, layers=(("right",),), rms_norm=False)
     with torch.no_grad():
         for conv in context.convs:
             conv.weight.fill_(1)

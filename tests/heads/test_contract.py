@@ -54,7 +54,7 @@ HEADS = {
         "head": partial(SequenceHead, **small),
     },
     "sequence, first k, gru": {"head": partial(SequenceHead, **{**small, "decoder": gru}, strategy="first_k")},
-    "sequence, fixed, nms": {"head": partial(SequenceHead, **small, strategy="fixed", merge=partial(NMS))},
+    "sequence, fixed, nms": {"head": partial(SequenceHead, **small, strategy="fixed", postprocess=partial(NMS))},
     "sequence, set cost": {
         "head": partial(SequenceHead, **small, cost=partial(SetCost), giou_weight=2.0, early_stop=False)
     },

@@ -94,7 +94,7 @@ def test_more_looks_at_test_read_the_global_branch_too():
     images = [torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))]
     plain, more = (
         detector().eval(),
-        detector(test=InferenceConfig(num_box_iterations=2, voting_iou=0.8, flip=True)).eval(),
+        detector(inference=InferenceConfig(num_box_iterations=2, voting_iou=0.8, flip=True)).eval(),
     )
     more.load_state_dict(plain.state_dict())
     (a,), (b,) = plain(images), more(images)

@@ -110,7 +110,9 @@ def test_a_wrong_box_has_its_distance_as_loss():
 
 @pytest.mark.parametrize(("merge", "kept"), [(SetNMS, 2), (NMS, 1)])
 def test_one_region_says_two_boxes_that_overlap(merge, kept):
-    found, _ = told(PAIR_CODES, PAIR_LOGITS, merge=partial(merge)).eval()(torch.zeros(1, 1, 1, 1), [WINDOW], SIZE, None)
+    found, _ = told(PAIR_CODES, PAIR_LOGITS, postprocess=partial(merge)).eval()(
+        torch.zeros(1, 1, 1, 1), [WINDOW], SIZE, None
+    )
     assert found[0]["boxes"].tolist() == PAIR[:kept].tolist() and found[0]["labels"].tolist() == [1] * kept
 
 
@@ -213,6 +215,10 @@ def test_settings_that_do_not_fit_get_one_sentence():
     refused("detector.rezoom: .* no map 'c9'; the backbone", head=head, rezoom=partial(RoIAlign, stages=("c9",)))
     refused("there is no map 'c9'; the backbone", head=head, pool=partial(CenterCell, stage="c9"))
     refused("detector.rezoom: a FastRCNN does not look twice", head=partial(FastRCNN), **TWICE)
-    refused("detector.test: a SequenceHead takes one plain look", head=head, test=InferenceConfig(num_box_iterations=2))
+    refused(
+        "detector.inference: a SequenceHead takes one plain look",
+        head=head,
+        inference=InferenceConfig(num_box_iterations=2),
+    )
     refused("head.pre_merge=0: must be 1 or more", head=partial(head, pre_merge=0))
     refused("head.score_threshold=1.5: is a probability", head=partial(head, score_threshold=1.5))

@@ -1,4 +1,4 @@
-"""Every way to sweep every cell equals the loop over steps; by hand; PyTorch's own RNNs; masks, types, compiling."""
+"""Every backend to sweep every cell equals the loop over steps; by hand; PyTorch's own RNNs; masks, types, compiling."""
 
 from functools import partial
 
@@ -73,17 +73,17 @@ def holes(shape=(B, H, W)):
     return torch.rand(shape[0], 1, *shape[1:], generator=torch.Generator().manual_seed(1)) > 0.3
 
 
-def with_gradients(way, cells, x, valid, directions, grad):
+def with_gradients(backend, cells, x, valid, directions, grad):
     """Output and gradients of x and every parameter."""
-    y = sweep(cells, x, valid, directions, way=way)
+    y = sweep(cells, x, valid, directions, backend=backend)
     parameters = [p for c in cells for p in c.parameters()]
     return [y, *torch.autograd.grad(y, [x, *parameters], grad)]
 
 
-def assert_ways_agree(ways, cells, x, valid, directions, grad, **tolerance):
+def assert_ways_agree(backends, cells, x, valid, directions, grad, **tolerance):
     expected = with_gradients("steps", cells, x, valid, directions, grad)
-    for way in ways:
-        for a, b in zip(with_gradients(way, cells, x, valid, directions, grad), expected, strict=True):
+    for backend in backends:
+        for a, b in zip(with_gradients(backend, cells, x, valid, directions, grad), expected, strict=True):
             assert a.dtype == b.dtype
             torch.testing.assert_close(a, b, **tolerance)
 
@@ -96,10 +96,10 @@ def test_every_way_equals_the_loop(cell, mask):
     for directions in (DIRECTIONS, ("left", "right", "down"), ("left", "up", "right"), ("up",)):
         cells = make(cell, directions)
         x, grad = draw(cells)
-        ways = ["auto", "lines"]
+        backends = ["auto", "lines"]
         if cell in PRODUCTS and cudnn_computes(cell, valid):
-            ways.append("library")
-        assert_ways_agree(ways, cells, x, valid, directions, grad)
+            backends.append("cudnn")
+        assert_ways_agree(backends, cells, x, valid, directions, grad)
 
 
 @every_cell
@@ -107,8 +107,8 @@ def test_without_bias(cell):
     torch.manual_seed(0)
     cells = make(cell, bias=False)
     x, grad = draw(cells)
-    ways = ["auto", "library"] if cell in PRODUCTS else ["auto"]
-    assert_ways_agree(ways, cells, x, holes() if cell is not TanhRNN else None, DIRECTIONS, grad)
+    backends = ["auto", "cudnn"] if cell in PRODUCTS else ["auto"]
+    assert_ways_agree(backends, cells, x, holes() if cell is not TanhRNN else None, DIRECTIONS, grad)
 
 
 @every_cell

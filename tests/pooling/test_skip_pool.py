@@ -152,7 +152,7 @@ def test_a_scaled_box_at_the_border_pools_what_is_in_the_picture():
 
 def test_at_scale_one_boxes_outside_the_picture_stay_as_they_are():
     features, boxes = make_maps(), [torch.tensor([[-8.0, -8, 20, 20]]), torch.zeros(0, 4)]
-    found = make_pool(Source(("c3",)), start="identity")(features, boxes, SIZES)
+    found = make_pool(Source(("c3",)), init="identity")(features, boxes, SIZES)
     plain = RoIAlign(CHANNELS, STRIDES, stages=("c3",), output_size=3)
     assert torch.equal(found, plain(features, boxes, SIZES))
 
@@ -161,7 +161,7 @@ def test_at_scale_one_boxes_outside_the_picture_stay_as_they_are():
 @given(st.tuples(*[st.integers(0, 6)] * 2), st.integers(0, 99), st.booleans(), st.sampled_from(["channels", "region"]))
 def test_the_identity_start_is_the_first_source_bit_by_bit(counts, seed, on_maps, norm):
     features, boxes = make_maps(seed), make_boxes(counts, seed)
-    pool = make_pool(Source(PYRAMID), Source(("c3",), 1.5), Source(("context",), 0.7, norm), start="identity")
+    pool = make_pool(Source(PYRAMID), Source(("c3",), 1.5), Source(("context",), 0.7, norm), init="identity")
     plain = RoIAlign(CHANNELS, STRIDES, stages=PYRAMID, output_size=3, **CANONICAL)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_Part, "_maps_are_smaller", lambda *args: on_maps)
@@ -177,7 +177,7 @@ def test_the_identity_start_holds_at_real_widths(channels, place):
     boxes = [torch.cat([torch.rand(120, 2) * 20, 21 + torch.rand(120, 2) * 40], 1)]
     stages = ("p2", "p3")
     sources = (Source(stages), Source(("context",), norm="channels"))
-    pool = SkipPool(names, strides, sources=sources, start="identity", **CANONICAL)
+    pool = SkipPool(names, strides, sources=sources, init="identity", **CANONICAL)
     plain = RoIAlign(names, strides, stages=stages, **CANONICAL)
     assert torch.equal(pool(features, boxes, [(64, 64)]), plain(features, boxes, [(64, 64)]))
 
@@ -298,17 +298,20 @@ def test_the_bias_starts_at_zero_and_weights_by_xavier():
     [
         ({"sources": ()}, r"pool.sources=\(\): must be a tuple of at least one Source"),
         ({"sources": Source(("c3",))}, r"pool.sources=Source\(.*: must be a tuple of at least one Source"),
-        ({"sources": (Source(("c3",)), Source(()))}, r"pool.sources\[1\].maps=\(\): must be a tuple"),
-        ({"sources": (Source("c3"),)}, r"pool.sources\[0\].maps='c3': must be a tuple"),
-        ({"sources": (Source(("c9",)),)}, r"pool.sources\[0\].maps: there is no map 'c9'; .* p2, p3, p4, c3, context"),
-        ({"sources": (Source(("p2", "c3")),)}, r"pool.sources\[0\].maps=\('p2', 'c3'\): .* different channels"),
+        ({"sources": (Source(("c3",)), Source(()))}, r"pool.sources\[1\].feature_maps=\(\): must be a tuple"),
+        ({"sources": (Source("c3"),)}, r"pool.sources\[0\].feature_maps='c3': must be a tuple"),
+        (
+            {"sources": (Source(("c9",)),)},
+            r"pool.sources\[0\].feature_maps: there is no map 'c9'; .* p2, p3, p4, c3, context",
+        ),
+        ({"sources": (Source(("p2", "c3")),)}, r"pool.sources\[0\].feature_maps=\('p2', 'c3'\): .* different channels"),
         ({"sources": (Source(("c3",), 0.0),)}, r"pool.sources\[0\].box_scale=0.0: must be greater than 0"),
         ({"amplitude": (1.0, 2.0)}, r"pool.amplitude=\(1.0, 2.0\): needs one number, or one for each of the 1 sources"),
         ({"reference": ("c9",)}, "pool.reference: there is no map 'c9'"),
-        ({"start": "identity", "out_channels": 4}, r"pool.start=identity: pool.sources\[0\] has 8 .* the 4 channels"),
+        ({"init": "identity", "out_channels": 4}, r"pool.init=identity: pool.sources\[0\] has 8 .* the 4 channels"),
         (
-            {"start": "identity", "sources": (Source(("c3",), norm="region"),)},
-            "pool.start=identity: .* norm=region, but must have .* no norm",
+            {"init": "identity", "sources": (Source(("c3",), norm="region"),)},
+            "pool.init=identity: .* norm=region, but must have .* no norm",
         ),
     ],
 )
@@ -363,7 +366,7 @@ def test_a_detector_learns_through_every_source():
 
 
 def test_a_context_that_starts_as_identity_detects_what_the_plain_detector_does():
-    config = skip_detector(start="identity")
+    config = skip_detector(init="identity")
     plain = partial(RoIAlign, stages=("p2", "p3"), output_size=3, **CANONICAL)
     with_context = build_detector(config, 3).eval()
     without = build_detector(dataclasses.replace(config, context=None, pool=plain), 3).eval()

@@ -67,7 +67,7 @@ def test_accumulated_gradients_equal_a_loop_by_hand(detector, accelerator):
     """Three batches, two an update: the second update has one batch and is not halved."""
     batches = [as_batch(item(1)), as_batch(item(2)), as_batch(item(3))]
     reference = copy.deepcopy(detector)
-    lines = run(detector, batches, accelerator, accumulate=2)
+    lines = run(detector, batches, accelerator, gradient_accumulation_steps=2)
     assert len(lines) == 2
 
     optimizer, _ = sgd(reference)

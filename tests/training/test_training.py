@@ -83,7 +83,7 @@ def test_same_seed_gives_the_same_losses_and_another_seed_others(shapes, tmp_pat
     "extra",
     [
         (),
-        ("ema=0.9", "optimizer.kind=adamw", "freeze.stem=1", "accumulate=3"),
+        ("ema=0.9", "optimizer.kind=adamw", "freeze.stem=1", "gradient_accumulation_steps=3"),
         ("precision=bf16", "freeze.stem=1"),
         ("detector.head=detection.heads.SequenceHead",),
     ],
@@ -154,8 +154,8 @@ def test_every_seed_epoch_and_process_has_a_random_state_of_its_own():
 
 
 def test_what_to_hold_the_figures_against_is_said_at_the_end(shapes, tmp_path, capsys):
-    train(tiny_config(shapes, "beside=without context AP50 0.3"), tmp_path / "run", Accelerator(cpu=True))
-    assert capsys.readouterr().out.splitlines()[-1] == "beside it without context AP50 0.3"
+    train(tiny_config(shapes, "note=without context AP50 0.3"), tmp_path / "run", Accelerator(cpu=True))
+    assert capsys.readouterr().out.splitlines()[-1] == "note      without context AP50 0.3"
 
 
 def test_early_stopping_stops(shapes, tmp_path, capsys):

@@ -1,10 +1,10 @@
 """Sweeps: a recurrent cell scanned along the rows and columns of a map under a valid mask.
 
-`sweep` is one function with several ways behind it; all compute what `sweep_by_steps` computes.
+`sweep` is one function with several backends behind it; all compute what `sweep_by_steps` computes.
 
     accumulator, channel IRNN       `accumulate`: sums of whole runs of channels; Triton on CUDA
     minGRU, minLSTM                 `linear_scan`, likewise
-    tanh RNN, IRNN, LSTM, GRU       `matrix_rnn`, `lstm`, `gru`: a product a step for all lines; `library` on CUDA
+    tanh RNN, IRNN, LSTM, GRU       `matrix_rnn`, `lstm`, `gru`: a product a step for all lines; `cudnn` on CUDA
     peephole LSTM, GRU that resets before the product, MUT1–3, a cell of your own: `sweep_by_lines`
 """
 
@@ -26,7 +26,7 @@ from detection.ops.sweep.linear_scan import linear_scan
 from detection.ops.sweep.lstm import lstm
 from detection.ops.sweep.matrix_rnn import matrix_rnn
 
-Way = Literal["auto", "ours", "library", "lines", "steps"]
+Backend = Literal["auto", "ours", "cudnn", "lines", "steps"]
 
 
 def sweep(
@@ -35,7 +35,7 @@ def sweep(
     valid: Tensor | None,
     directions: Sequence[Direction],
     *,
-    way: Way = "auto",
+    backend: Backend = "auto",
 ) -> Tensor:
     """Scan a cell along each direction, from a state of zeros at the border of the image.
 
@@ -44,28 +44,28 @@ def sweep(
         x: pre-activations (B, G·D, H, W) that all directions share.
         valid: (B, 1, H, W) booleans, the cells inside each image; None for all. Outside of it states are 0.
         directions: `right` takes its state from the left neighbor, and so on.
-        way: `ours`, `library`, `lines` or `steps` (see the module), where the cell has it; `auto` takes the fastest.
+        backend: `ours`, `cudnn`, `lines` or `steps` (see the module), where the cell has it; `auto` takes the fastest.
 
     Returns:
         The outputs of all directions side by side (B, K·D, H, W), in the type of x; states are kept in float32.
     """
-    if way == "auto":
-        way = _fastest(cells, x, valid)
+    if backend == "auto":
+        backend = _fastest(cells, x, valid)
     with torch.autocast(x.device.type, enabled=False):
-        if way == "steps" or x.numel() == 0:
+        if backend == "steps" or x.numel() == 0:
             return sweep_by_steps(cells, x, valid, directions)
-        if way == "lines":
+        if backend == "lines":
             return sweep_by_lines(cells, x, valid, directions)
-        return _sweep(cells, x, valid, " ".join(directions), way)
+        return _sweep(cells, x, valid, " ".join(directions), backend)
 
 
-def _fastest(cells: Sequence[Cell], x: Tensor, valid: Tensor | None) -> Way:
+def _fastest(cells: Sequence[Cell], x: Tensor, valid: Tensor | None) -> Backend:
     kind = type(cells[0])
     if not _is_ours(cells):
         return "lines"
     # The compiler cannot look into the library's kernels, and float64 is for tests, which should see our code.
     on_library = x.is_cuda and x.dtype != torch.float64 and not torch.compiler.is_compiling()
-    return "library" if on_library and cudnn_is_allowed() and cudnn_computes(kind, valid) else "ours"
+    return "cudnn" if on_library and cudnn_is_allowed() and cudnn_computes(kind, valid) else "ours"
 
 
 def _is_ours(cells: Sequence[Cell]) -> bool:
@@ -76,7 +76,7 @@ def _is_ours(cells: Sequence[Cell]) -> bool:
     return len(kinds) == 1 and kinds < {Accumulator, IndRNN, MinGRU, MinLSTM, TanhRNN, IRNN, LSTM, GRU}
 
 
-def _sweep(cells: Sequence[Cell], x: Tensor, valid: Tensor | None, directions: str, way: Way) -> Tensor:
+def _sweep(cells: Sequence[Cell], x: Tensor, valid: Tensor | None, directions: str, backend: Backend) -> Tensor:
     kind, wide = type(cells[0]), state_type(x)
     if kind is Accumulator:
         return accumulate(x, None, valid, directions)
@@ -88,7 +88,7 @@ def _sweep(cells: Sequence[Cell], x: Tensor, valid: Tensor | None, directions: s
     if kind is IndRNN:
         return accumulate(x, weight, valid, directions)
     bias = _stack_biases(cells, wide)
-    if way == "library":
+    if backend == "cudnn":
         return cudnn_sweep(kind, x.to(wide), weight, bias, valid, directions).to(x.dtype)
     if kind is IRNN or kind is TanhRNN:
         return matrix_rnn(x, weight, bias, valid, directions, kind is IRNN)
@@ -118,7 +118,7 @@ def _scan_lines(cell: Cell, rows: Tensor, inside: Tensor | None, direction: Dire
     scan = steps(rows, direction)
     for t, x_t in enumerate(scan):
         lines = x_t.flatten(0, 1)
-        state = cell.step(lines, cell.start(lines) if state is None else state)
+        state = cell.step(lines, cell.initial_state(lines) if state is None else state)
         if masks is not None:
             state = tuple(torch.where(masks[t].flatten(0, 1), s, 0) for s in state)
         outputs.append(state[0].unflatten(0, x_t.shape[:2]))
@@ -127,7 +127,7 @@ def _scan_lines(cell: Cell, rows: Tensor, inside: Tensor | None, direction: Dire
 
 
 def sweep_by_steps(cells: Sequence[Cell], x: Tensor, valid: Tensor | None, directions: Sequence[Direction]) -> Tensor:
-    """`sweep` as its definition reads: cell after cell, the reference of every faster way."""
+    """`sweep` as its definition reads: cell after cell, the reference of every faster backend."""
     with torch.autocast(x.device.type, enabled=False):
         wide = x.to(state_type(x))
         outputs = [_scan(cell, wide, valid, d) for cell, d in zip(cells, directions, strict=True)]
@@ -142,7 +142,7 @@ def _scan(cell: Cell, x: Tensor, valid: Tensor | None, direction: Direction) -> 
     for t in order:
         x_t = x.select(along, t).movedim(1, -1)  # (B, lines, G·D)
         lines = x_t.flatten(0, 1)
-        state = cell.step(lines, cell.start(lines) if state is None else state)
+        state = cell.step(lines, cell.initial_state(lines) if state is None else state)
         if valid is not None:
             inside = valid.select(along, t).reshape(-1, 1)
             state = tuple(torch.where(inside, s, 0) for s in state)
