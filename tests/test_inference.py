@@ -118,7 +118,7 @@ def naive_detect(detector, image, boxes, rounds, voting_iou):
     """One image, box by box and class by class."""
     head, size = detector.head.roi_heads, tuple(image.shape[1:])
     batch, _ = detector.transform([image])
-    features = detector.features(batch)
+    features = detector.extract_features(batch)
     found = [c for box in boxes for c in naive_round(detector, features, box, size, range(1, 4))]
     every = list(found)
     for _ in range(rounds - 1):
@@ -211,7 +211,7 @@ def test_one_look_in_steps_is_bit_equal_to_torchvisions_postprocessing(counts, t
     boxes = [b[:count] for b, count in zip(proposals(), counts, strict=True)]
     batch, _ = detector.transform(images())
     with torch.no_grad():
-        features = detector.features(batch)
+        features = detector.extract_features(batch)
         descriptors = detector.pool(features, boxes, batch.image_sizes)
         if threshold == "a score":
             threshold = detector.head.predict(descriptors)[0][:, 1:].flatten().sort().values[-4:-3].sum().item()
@@ -298,7 +298,7 @@ def test_flipped_looks_are_averaged_by_hand():
             looks = []
             for image, at in ((drawing, boxes), (drawing.flip(-1), mirror_boxes([boxes], [size])[0])):
                 batch, _ = detector.transform([image])
-                looks.append(detector.head.predict(detector.pool(detector.features(batch), [at], [size])))
+                looks.append(detector.head.predict(detector.pool(detector.extract_features(batch), [at], [size])))
             (p, d), (q, e) = looks
             sign = torch.tensor([-1.0, 1, 1, 1])
             logits, deltas = torch.log((p + q) / 2), ((d + sign * e) / 2).flatten(1)
