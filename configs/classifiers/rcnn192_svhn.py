@@ -1,6 +1,6 @@
-"""RCNN-192 on SVHN, error 1.77 % in the paper (Liang, Hu 2015; recalled); not run here, where SVHN is not.
+"""RCNN-192 on SVHN (Liang, Hu 2015), error 1.77 % in the paper (recalled).
 
-    python tools/train_classifier.py configs/classifiers/rcnn192_svhn.py data.root=DIR
+    detection train_classifier rcnn192_svhn data.root=DIR
 
 DIR holds train_32x32.mat, extra_32x32.mat and test_32x32.mat; the 604 388 training images take 1.9 GB of memory. From
 the paper: the network, T = 3, its norm. Recalled from it: training on `train` and `extra` without augmentation; dropout

@@ -1,7 +1,7 @@
-"""RCNN-32 on scikit-learn's handwritten digits: the recurrent convolution's check that needs no download.
+"""RCNN-32 on scikit-learn's handwritten digits: recurrent convolution without any download.
 
-    pip install -e '.[digits]'
-    python tools/train_classifier.py configs/classifiers/rcnn32_digits.py
+    pip install 'context-detection[digits]'
+    detection train_classifier rcnn32_digits
 
 1797 gray images of 8×8, here of 16×16 so that two poolings leave 4×4 cells; a fifth of each class is the test. Small
 turns, shifts and sizes; amounts, epochs and dropout were chosen on training images (data.measure=validation). The

@@ -1,6 +1,6 @@
-"""RCNN-96 on MNIST, whose error is 0.31 % in the paper (Liang, Hu 2015); not run here, where MNIST is not.
+"""RCNN-96 on MNIST (Liang, Hu 2015), error 0.31 % in the paper.
 
-    python tools/train_classifier.py configs/classifiers/rcnn96_mnist.py data.root=DIR
+    detection train_classifier rcnn96_mnist data.root=DIR
 
 DIR holds MNIST/raw as torchvision leaves it. From the paper: the network, T = 3, its norm. Recalled from it: dropout
 0.5; SGD with momentum 0.9; images without augmentation; a rate that falls to a tenth when the validation error stops

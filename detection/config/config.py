@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from detection.config import serialization
-from detection.config.files import apply_overrides, run_file
+from detection.config.files import apply_overrides, find_config, run_file
 from detection.config.serialization import Part, to_plain
 from detection.data.transforms import Augmentation
 from detection.errors import UserError
@@ -30,6 +30,7 @@ __all__ = [
     "ScenesConfig",
     "ScheduleConfig",
     "SplitConfig",
+    "base_config",
     "config_hash",
     "from_plain",
     "load_config",
@@ -245,6 +246,15 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     if not isinstance(config, Config):
         raise UserError(f"{path}: a config file must end in `config = Config(...)`; found {type(config).__name__}.")
     return override(config, overrides)
+
+
+def base_config(name: str) -> Config:
+    """Load a shipped config by name, for a config that states its difference to it by `dataclasses.replace`.
+
+    Raises:
+        UserError: no shipped config of this name.
+    """
+    return load_config(find_config(name))
 
 
 def override(config: Config, overrides: Sequence[str]) -> Config:
