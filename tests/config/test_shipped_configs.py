@@ -3,14 +3,17 @@
 import ast
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
 
-from detection.config import from_plain, load_config, override, to_plain
+from detection.config import base_config, from_plain, load_config, override, to_plain
+from detection.config.files import find_config, shipped_configs
 from detection.context import SpatialRNN
 from detection.detector import build_detector
+from detection.errors import UserError
 from detection.pretrained import load_pretrained
 from detection.training.freezing import freeze
 
@@ -75,10 +78,23 @@ def test_a_config_trains_a_step_and_detects(name):
     assert all(len(f["boxes"]) <= 10 and f["boxes"].isfinite().all() for f in found)
 
 
+@pytest.mark.parametrize("name", shipped_configs())
+def test_the_docstring_has_a_short_first_line_and_the_command(name):
+    text = ast.get_docstring(ast.parse(find_config(name).read_text()))
+    assert len(text.splitlines()[0]) <= 100
+    command = {"ablations": "ablate", "classifiers": "train_classifier"}.get(name.rpartition("/")[0], "train")
+    assert re.search(rf"^    detection {command} {name.rpartition('/')[2]}\b", text, re.MULTILINE)
+
+
 @pytest.mark.parametrize("name", FILES)
-def test_a_config_says_how_to_run_it(name):
-    text = ast.get_docstring(ast.parse(FILES[name].read_text())) or ""
-    assert f"python tools/train.py configs/{name}.py" in text or name == "quickstart"
+def test_a_base_has_no_base(name):
+    for base in re.findall(r'base_config\("(\w+)"\)', FILES[name].read_text()):
+        assert "base_config(" not in FILES[base].read_text()
+
+
+def test_an_unknown_base_is_one_sentence():
+    with pytest.raises(UserError, match="finetun: .*did you mean finetune"):
+        base_config("finetun")
 
 
 @pytest.mark.parametrize("name", ION)
