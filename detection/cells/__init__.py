@@ -1,4 +1,4 @@
-"""Recurrent cells, one step each: what the spatial RNN, the box decoder and the attention module have in common."""
+"""Recurrent cells, one step each, as the spatial RNN, the LSTM decoder and the attention module use them."""
 
 from detection.cells.cell import Cell, State
 from detection.cells.gated import GRU, LSTM, MUT1, MUT2, MUT3, PeepholeLSTM, TiedLSTM
@@ -8,7 +8,7 @@ from detection.cells.recurrent import IRNN, Accumulator, IndRNN, TanhRNN
 CELLS: tuple[type[Cell], ...] = (
     TanhRNN, IRNN, IndRNN, Accumulator, LSTM, PeepholeLSTM, TiedLSTM, GRU, MUT1, MUT2, MUT3, MinGRU, MinLSTM,
 )  # fmt: skip
-"""Every cell, for those who compare them."""
+"""Cells that are compared with each other in a spatial RNN."""
 
 __all__ = [
     "CELLS", "GRU", "IRNN", "LSTM", "MUT1", "MUT2", "MUT3", "Accumulator", "Cell", "IndRNN", "LinearCell",

@@ -1,4 +1,14 @@
-"""The contract of a recurrent cell."""
+"""The contract of a recurrent cell, which computes one step.
+
+A cell has two sides. The input side, `project`, is linear and does not read the state, so a user may do it for all
+steps at once, or leave it out (`input_size=None`) and pass pre-activations, as a 1×1 convolution computes them for all
+four directions of a spatial RNN. The recurrent side, `step`, is what has to wait for the step before.
+
+Gates are in PyTorch's order and parameters have the names of `nn.RNNCell`, `nn.LSTMCell` and `nn.GRUCell`, so their
+weights load. A cell has no matrices but these; σ is the logistic function, · is the element-wise product.
+"""
+
+# N lines (or regions) at once, I input size, D hidden size, G gates of the input side.
 
 import math
 from abc import ABC, abstractmethod
@@ -21,7 +31,7 @@ class Cell(nn.Module, ABC):
 
     Args:
         hidden_size: D.
-        input_size: I; None: inputs are pre-activations (N, G·D), and there is no input side.
+        input_size: I; None for no input side: inputs are pre-activations (N, G·D).
         bias: whether there are bias vectors.
     """
 
@@ -47,7 +57,7 @@ class Cell(nn.Module, ABC):
             self.bias_hh = nn.Parameter(torch.empty(rows)) if bias else None
 
     def reset_parameters(self) -> None:
-        """Start as PyTorch's cells do: matrices and their biases even in ±1/√D."""
+        """Initialize as PyTorch's cells do: matrices and their biases uniformly in ±1/√D."""
         bound = 1 / math.sqrt(self.hidden_size)
         for name in ("weight_ih", "bias_ih", *(("weight_hh", "bias_hh") if self.recurrent_gates else ())):
             parameter = getattr(self, name, None)
@@ -55,20 +65,20 @@ class Cell(nn.Module, ABC):
                 nn.init.uniform_(parameter, -bound, bound)
 
     def project(self, x: Tensor) -> Tensor:
-        """The input side: x (…, I) → pre-activations (…, G·D); x itself where there is none."""
+        """Return the pre-activations (…, G·D) of x (…, I), which is x itself without an input side."""
         return x if self.input_size is None else linear(x, self.weight_ih, self.bias_ih)
 
     @abstractmethod
     def step(self, x: Tensor, state: State) -> State:
-        """The recurrent side: pre-activations (N, G·D) and a state → the next state."""
+        """Return the next state from pre-activations (N, G·D) and the state before."""
 
     def initial_state(self, x: Tensor) -> State:
-        """The state before the first step: zeros (N, D), for inputs (N, …)."""
+        """Return the state before the first step: zeros (N, D), for inputs (N, …)."""
         zero = x.new_zeros(len(x), self.hidden_size)
         return (zero,) * self.num_states
 
     def forward(self, x: Tensor, state: State | None = None) -> State:
-        """One whole step; the state is kept in float32 (or wider) under autocast.
+        """Compute one step; the state is kept in float32 (or wider) under autocast.
 
         Args:
             x: (N, I), or pre-activations (N, G·D) when the cell has no input side.
@@ -77,7 +87,7 @@ class Cell(nn.Module, ABC):
         return self.advance(self.project(x), state)
 
     def advance(self, x: Tensor, state: State | None = None) -> State:
-        """The rest of `forward`, for who projects once and steps often: pre-activations (N, G·D) → the next state."""
+        """Compute one step from pre-activations (N, G·D): `forward` for a caller that projects once and steps often."""
         with torch.autocast(x.device.type, enabled=False):
             x = x.to(torch.promote_types(x.dtype, torch.float32))
             return self.step(x, self.initial_state(x) if state is None else state)
@@ -85,7 +95,7 @@ class Cell(nn.Module, ABC):
     def _recur(self, h: Tensor) -> Tensor:
         return linear(h, self.weight_hh, self.bias_hh)
 
-
-def _recur_rows(cell: Cell, rows: slice, h: Tensor) -> Tensor:
-    """The product of some of the gates with h."""
-    return linear(h, cell.weight_hh[rows], None if cell.bias_hh is None else cell.bias_hh[rows])
+    def _recur_gates(self, h: Tensor, first: int, end: int) -> Tensor:
+        """Return U h + b of the recurrent gates `first` … `end` − 1: (N, (end − first)·D)."""
+        rows = slice(first * self.hidden_size, end * self.hidden_size)
+        return linear(h, self.weight_hh[rows], None if self.bias_hh is None else self.bias_hh[rows])

@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from detection.cells.cell import Cell, State, _recur_rows
+from detection.cells.cell import Cell, State
 
 
 class LSTM(Cell):
@@ -15,7 +15,7 @@ class LSTM(Cell):
         hidden_size: D.
         input_size: I, or None.
         bias: whether there are bias vectors.
-        forget_bias: where f's bias starts, all vectors together (1: Jozefowicz et al. 2015).
+        forget_bias: initial bias of f, the sum of all vectors (1: Jozefowicz et al. 2015).
     """
 
     gates = 4
@@ -29,7 +29,7 @@ class LSTM(Cell):
         super().__init__(hidden_size, input_size, bias)
 
     def reset_parameters(self) -> None:
-        """Even in ±1/√D, but for the forget gate's bias."""
+        """Initialize uniformly in ±1/√D, but for the forget gate's bias."""
         super().reset_parameters()
         forget = slice(self.hidden_size, 2 * self.hidden_size)
         with torch.no_grad():
@@ -39,7 +39,7 @@ class LSTM(Cell):
                     self.bias_ih[forget] = 0
 
     def step(self, x: Tensor, state: State) -> State:
-        """See `Cell`."""
+        """Return h and c."""
         h, c = state
         i, f, g, o = (x + self._recur(h)).chunk(4, -1)
         c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
@@ -47,9 +47,9 @@ class LSTM(Cell):
 
 
 class PeepholeLSTM(LSTM):
-    """An LSTM whose i and f also see p·c of the step before, and o sees p_o·c of this one (Gers, Schmidhuber 2000).
+    """An LSTM whose i and f also read p·c of the step before, and o reads p_o·c of this one (Gers, Schmidhuber 2000).
 
-    `peephole` (3, D) holds p_i, p_f and p_o and starts at 0.
+    `peephole` (3, D) holds p_i, p_f and p_o and is 0 at first, which makes it an LSTM.
     """
 
     def _add_recurrent_side(self, bias: bool) -> None:
@@ -57,12 +57,12 @@ class PeepholeLSTM(LSTM):
         self.peephole = nn.Parameter(torch.empty(3, self.hidden_size))
 
     def reset_parameters(self) -> None:
-        """As an LSTM, which it is at first."""
+        """Initialize as an LSTM, with peepholes of 0."""
         super().reset_parameters()
         nn.init.zeros_(self.peephole)
 
     def step(self, x: Tensor, state: State) -> State:
-        """See `Cell`."""
+        """Return h and c; i and f read the cell state of the step before, o the new one."""
         h, c = state
         p_i, p_f, p_o = self.peephole
         i, f, g, o = (x + self._recur(h)).chunk(4, -1)
@@ -71,7 +71,7 @@ class PeepholeLSTM(LSTM):
 
 
 class TiedLSTM(Cell):
-    """An LSTM that forgets what it shows: f = 1 − o, c = f·c + i·g, h = o·c; gates i, g, o.
+    """An LSTM whose forget gate is tied to its output gate: f = 1 − o, c = f·c + i·g, h = o·c; gates i, g, o.
 
     The cell of ReInspect's code (Stewart et al. 2016), recalled: its last tanh is missing there.
 
@@ -79,7 +79,7 @@ class TiedLSTM(Cell):
         hidden_size: D.
         input_size: I, or None.
         bias: whether there are bias vectors.
-        squash: put the tanh back, h = o·tanh(c).
+        squash: restore the tanh, h = o·tanh(c).
     """
 
     gates = 3
@@ -93,7 +93,7 @@ class TiedLSTM(Cell):
         self.squash = squash
 
     def step(self, x: Tensor, state: State) -> State:
-        """See `Cell`."""
+        """Return h and c."""
         h, c = state
         i, g, o = (x + self._recur(h)).chunk(3, -1)
         o = torch.sigmoid(o)
@@ -126,18 +126,17 @@ class GRU(Cell):
         self.reset = reset
 
     def step(self, x: Tensor, state: State) -> State:
-        """See `Cell`."""
+        """Return (1 − z)·n + z·h."""
         (h,) = state
         x_r, x_z, x_n = x.chunk(3, -1)
         if self.reset == "after":
             h_r, h_z, h_n = self._recur(h).chunk(3, -1)
             n = torch.tanh(x_n + torch.sigmoid(x_r + h_r) * h_n)
         else:
-            gates, new = (slice(0, 2 * self.hidden_size), slice(2 * self.hidden_size, None))
-            h_r, h_z = _recur_rows(self, gates, h).chunk(2, -1)
-            n = torch.tanh(x_n + _recur_rows(self, new, torch.sigmoid(x_r + h_r) * h))
+            h_r, h_z = self._recur_gates(h, 0, 2).chunk(2, -1)
+            n = torch.tanh(x_n + self._recur_gates(torch.sigmoid(x_r + h_r) * h, 2, 3))
         z = torch.sigmoid(x_z + h_z)
-        return (n + z * (h - n),)
+        return (n + z * (h - n),)  # (1 − z)·n + z·h with one product less
 
 
 class MUT1(Cell):
@@ -151,12 +150,11 @@ class MUT1(Cell):
     recurrent_gates = 2
 
     def step(self, x: Tensor, state: State) -> State:
-        """See `Cell`."""
+        """Return z·n + (1 − z)·h; z depends on the input alone."""
         (h,) = state
         x_z, x_r, x_p = x.chunk(3, -1)
-        first, second = slice(0, self.hidden_size), slice(self.hidden_size, None)
-        r = torch.sigmoid(x_r + _recur_rows(self, first, h))
-        n = torch.tanh(_recur_rows(self, second, r * h) + torch.tanh(x_p))
+        r = torch.sigmoid(x_r + self._recur_gates(h, 0, 1))
+        n = torch.tanh(self._recur_gates(r * h, 1, 2) + torch.tanh(x_p))
         z = torch.sigmoid(x_z)
         return (h + z * (n - h),)
 
@@ -171,22 +169,21 @@ class MUT2(Cell):
     gates = 3
     recurrent_gates = 3
 
-    def _seen_by_z(self, h: Tensor) -> Tensor:
+    def _input_of_z(self, h: Tensor) -> Tensor:
         return h
 
     def step(self, x: Tensor, state: State) -> State:
-        """See `Cell`."""
+        """Return z·n + (1 − z)·h."""
         (h,) = state
         x_z, x_r, x_n = x.chunk(3, -1)
-        z_rows, r_rows, n_rows = (slice(k * self.hidden_size, (k + 1) * self.hidden_size) for k in range(3))
-        z = torch.sigmoid(x_z + _recur_rows(self, z_rows, self._seen_by_z(h)))
-        r = torch.sigmoid(x_r + _recur_rows(self, r_rows, h))
-        n = torch.tanh(_recur_rows(self, n_rows, r * h) + x_n)
+        z = torch.sigmoid(x_z + self._recur_gates(self._input_of_z(h), 0, 1))
+        r = torch.sigmoid(x_r + self._recur_gates(h, 1, 2))
+        n = torch.tanh(self._recur_gates(r * h, 2, 3) + x_n)
         return (h + z * (n - h),)
 
 
 class MUT3(MUT2):
     """MUT2 with z = σ(W_z x + U_z tanh(h) + b) and W_r in the place of P (Jozefowicz et al. 2015, appendix)."""
 
-    def _seen_by_z(self, h: Tensor) -> Tensor:
+    def _input_of_z(self, h: Tensor) -> Tensor:
         return torch.tanh(h)

@@ -1,14 +1,4 @@
-"""Recurrent cells, one step each: what the spatial RNN, the box decoder and the attention module have in common.
-
-A cell has two sides. The input side, `project`, is linear and does not look at the state, so a user may do it for all
-steps at once, or leave it out (`input_size=None`) and hand in pre-activations that it made itself, as a 1×1 convolution
-does for all four directions of a spatial RNN. The recurrent side, `step`, is what has to wait.
-
-Gates lie in PyTorch's order and parameters carry the names of `nn.RNNCell`, `nn.LSTMCell` and `nn.GRUCell`, so their
-weights load. A cell has no matrices but these; σ is the logistic function, · is element by element.
-"""
-
-# N lines (or regions) at once, I input size, D hidden size, G gates of the input side.
+"""Cells without gates: the tanh RNN, the IRNN and its variants without a recurrent matrix."""
 
 import torch
 from torch import Tensor, nn
@@ -20,18 +10,18 @@ class TanhRNN(Cell):
     """h = tanh(W x + U h + b) (Elman 1990). Its gradient vanishes over long distances."""
 
     def step(self, x: Tensor, state: State) -> State:
-        """See `Cell`."""
+        """Return tanh(x + U h + b)."""
         return (torch.tanh(x + self._recur(state[0])),)
 
 
 class IRNN(Cell):
-    """h = max(W x + U h + b, 0), U starting as the identity and b as 0 (Le, Jaitly, Hinton 2015).
+    """h = max(W x + U h + b, 0), U initialized as the identity and b as 0 (Le, Jaitly, Hinton 2015).
 
-    W starts gaussian with a standard deviation of 0.001, as in that paper.
+    W is initialized normally with a standard deviation of 0.001, as in that paper.
     """
 
     def reset_parameters(self) -> None:
-        """See the class."""
+        """Initialize U as the identity, W with small normal values, and biases as 0."""
         for name, parameter in self.named_parameters():
             nn.init.zeros_(parameter)
             if name == "weight_ih":
@@ -39,7 +29,7 @@ class IRNN(Cell):
         nn.init.eye_(self.weight_hh)
 
     def step(self, x: Tensor, state: State) -> State:
-        """See `Cell`."""
+        """Return max(x + U h + b, 0)."""
         return (torch.relu(x + self._recur(state[0])),)
 
 
@@ -52,12 +42,12 @@ class IndRNN(Cell):
         self.weight_hh = nn.Parameter(torch.empty(self.hidden_size))
 
     def reset_parameters(self) -> None:
-        """See the class; the input side is even in ±1/√D."""
+        """Initialize u as 1, and the input side uniformly in ±1/√D."""
         super().reset_parameters()
         nn.init.ones_(self.weight_hh)
 
     def step(self, x: Tensor, state: State) -> State:
-        """See `Cell`."""
+        """Return max(x + u·h, 0)."""
         return (torch.relu(x + self.weight_hh * state[0]),)
 
 
@@ -67,5 +57,5 @@ class Accumulator(Cell):
     recurrent_gates = 0
 
     def step(self, x: Tensor, state: State) -> State:
-        """See `Cell`."""
+        """Return max(x + h, 0)."""
         return (torch.relu(x + state[0]),)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from detection import cells
 from detection.cells import (
     GRU,
     IRNN,
@@ -27,7 +28,7 @@ N, INPUT, SIZE = 4, 3, 2
 CELLS = {
     "tanh": TanhRNN,
     "irnn": IRNN,
-    "channel_irnn": IndRNN,
+    "ind_rnn": IndRNN,
     "accumulator": Accumulator,
     "lstm": LSTM,
     "peephole": PeepholeLSTM,
@@ -59,7 +60,7 @@ def naive(name, cell, x, state):
     """One step from a raw input x (N, I), gate by gate, with the cell's parameters."""
     h = state[0]
     w = [x @ m.T + b for m, b in zip(cell.weight_ih.split(SIZE), cell.bias_ih.split(SIZE), strict=True)]
-    rows = cell.weight_hh.split(SIZE) if name not in ("accumulator", "channel_irnn", "min_gru", "min_lstm") else ()
+    rows = cell.weight_hh.split(SIZE) if name not in ("accumulator", "ind_rnn", "min_gru", "min_lstm") else ()
     biases = cell.bias_hh.split(SIZE) if rows else ()
 
     def u(gate, value):
@@ -70,7 +71,7 @@ def naive(name, cell, x, state):
             return (tanh(w[0] + u(0, h)),)
         case "irnn":
             return (relu(w[0] + u(0, h)),)
-        case "channel_irnn":
+        case "ind_rnn":
             return (relu(w[0] + cell.weight_hh * h),)
         case "accumulator":
             return (relu(w[0] + h),)
@@ -104,7 +105,7 @@ def naive(name, cell, x, state):
 
 
 def make(name, **settings):
-    """A cell in float64 with every parameter drawn again, so that none hides behind a start of 0."""
+    """A cell in float64 with every parameter drawn at random, so that none is hidden by an initial 0."""
     torch.manual_seed(0)
     cell = CELLS[name](SIZE, INPUT, **settings).double()
     for parameter in cell.parameters():
@@ -144,13 +145,13 @@ def test_gradcheck(name):
 def test_the_sides_make_a_step_and_rows_are_independent(name):
     cell = make(name)
     x, state = case(cell)
-    whole = cell(x, state)
+    together = cell(x, state)
     assert cell.project(x).shape == (N, cell.gates * SIZE)
-    for a, b in zip(cell.step(cell.project(x), state), whole, strict=True):
+    for a, b in zip(cell.step(cell.project(x), state), together, strict=True):
         assert torch.equal(a, b)
     for row in range(N):
         alone = cell(x[row : row + 1], tuple(s[row : row + 1] for s in state))
-        for a, b in zip(alone, whole, strict=True):
+        for a, b in zip(alone, together, strict=True):
             torch.testing.assert_close(a[0], b[row])
 
 
@@ -197,7 +198,7 @@ def test_pytorchs_weights_load(cell, theirs, bias):
         torch.testing.assert_close(a, b)
 
 
-def test_starts():
+def test_initial_weights():
     irnn = IRNN(SIZE, INPUT)
     assert torch.equal(irnn.weight_hh, torch.eye(SIZE)) and not irnn.bias_hh.any() and not irnn.bias_ih.any()
     assert 0 < irnn.weight_ih.abs().max() < 0.01
@@ -216,7 +217,7 @@ def test_forget_bias_is_of_both_vectors_together(cell):
 
 
 @pytest.mark.parametrize("cell", [MinGRU, MinLSTM])
-def test_linear_cells_start_by_keeping_more(cell):
+def test_linear_cells_keep_more_than_they_take_in_at_first(cell):
     linear = cell(SIZE)
     keep, _ = linear.coefficients(torch.zeros(1, linear.gates * SIZE))
     assert keep.tolist() == [[pytest.approx(torch.sigmoid(torch.tensor(1.0)).item(), abs=0.15)] * SIZE]
@@ -233,8 +234,8 @@ def test_min_lstm_has_no_0_over_0():
 
 
 @pytest.mark.parametrize("name", CELLS)
-def test_to_start_again_is_to_start_as_built(name):
-    """Same numbers under one seed, also where a start is no random one."""
+def test_reset_parameters_gives_the_weights_of_construction(name):
+    """Equal values under one seed, also where the initialization is not random."""
     torch.manual_seed(0)
     built = CELLS[name](SIZE, INPUT)
     again = CELLS[name](SIZE, INPUT)
@@ -247,8 +248,6 @@ def test_to_start_again_is_to_start_as_built(name):
         assert torch.equal(again.state_dict()[key], value), key
 
 
-def test_the_list_of_cells_is_whole():
-    import detection.cells.recurrent as module
-
-    classes = {v for v in vars(module).values() if isinstance(v, type) and issubclass(v, module.Cell)}
-    assert set(module.CELLS) == classes - {module.Cell, module.LinearCell}
+def test_the_list_of_cells_is_complete():
+    classes = {v for v in vars(cells).values() if isinstance(v, type) and issubclass(v, cells.Cell)}
+    assert set(cells.CELLS) == classes - {cells.Cell, cells.LinearCell}
