@@ -14,7 +14,6 @@ Exit code 2: a mistake in the command, or not one image could be read; nothing i
 """
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -53,18 +52,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def choose_score(run: Path, asked: float | None) -> tuple[float, str]:
-    """The least score, and where it comes from."""
-    if asked is not None:
-        return asked, "as asked for"
-    path = run / "metrics.json"
-    try:
-        best = float(json.loads(path.read_text())["best_f1"]["score"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0.5, f"there is no best F1 in {path}"
-    return (best, f"of the best F1 in {path}") if best >= 0 else (0.5, f"the best F1 in {path} is 0")
-
-
 def report(summary, categories, output: Path) -> None:
     """Say what was done, and what could not be."""
     for problem in summary.problems:
@@ -98,6 +85,7 @@ def main(argv: list[str] | None = None) -> int:
     """Open run and images, detect and write; the exit code is 1 if an image could not be read."""
     args = parse(argv)
     from detection.analysis.attention import require_attention
+    from detection.predictor import choose_score
     from detection.runs.folder import open_config, open_run
     from detection.runs.logs import progress
     from detection.runs.prediction import (
