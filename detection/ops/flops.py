@@ -1,8 +1,8 @@
-"""How many operations the sweeps take, for `torch.utils.flop_counter.FlopCounterMode`, which knows only PyTorch's own.
+"""FLOPs of the sweeps, for `torch.utils.flop_counter.FlopCounterMode`, which knows only PyTorch's operations.
 
 As there, a multiply-add of a matrix product counts 2. Of the cells without products each addition, multiplication and
-maximum of the scan counts 1. The pointwise work beside a product and the gates of minGRU and minLSTM count 0, as all
-pointwise work does in PyTorch. To import this module is to register the formulas.
+maximum of the scan counts 1. Pointwise work next to a product and the gates of minGRU and minLSTM count 0, as all
+pointwise work does in PyTorch. Importing this module registers the formulas.
 """
 
 # B images, D hidden size, H×W map, K directions.
@@ -19,43 +19,43 @@ ops = torch.ops.detection
 
 
 def _product(state: Sequence[int], weight: Sequence[int]) -> int:
-    """One product of the states of all cells of a map (B, …, H, W) with U (K, G·D, D)."""
+    """Return what a product of the states at all locations of a map (B, …, H, W) with U (K, G·D, D) costs."""
     return 2 * state[0] * state[2] * state[3] * math.prod(weight)
 
 
 @register_flop_formula(ops.accumulate)
 def _(x, weight, valid, directions, *_, **__) -> int:
-    """A sum and a maximum; the product with u."""
+    """Count a sum and a maximum; the product with u."""
     return len(directions.split()) * math.prod(x) * (2 if weight is None else 3)
 
 
 @register_flop_formula(ops.accumulate_backward)
 def _(grad, out, weight, *_, **__) -> int:
-    """A sum along the scan, the maximum's mask, the sum over directions; with u two products and a sum more."""
+    """Count a sum along the scan, the maximum's mask, the sum over directions; with u two products and a sum more."""
     return math.prod(grad) * (3 if weight is None else 6)
 
 
 @register_flop_formula(ops.linear_scan)
 def _(a, *_, **__) -> int:
-    """A product and a sum."""
+    """Count a product and a sum."""
     return 2 * math.prod(a)
 
 
 @register_flop_formula(ops.linear_scan_backward)
 def _(grad, *_, **__) -> int:
-    """A sum and two products."""
+    """Count a sum and two products."""
     return 3 * math.prod(grad)
 
 
 @register_flop_formula([ops.matrix_rnn, ops.lstm, ops.gru])
 def _(x, weight, *_, **__) -> int:
-    """The states' product with U."""
+    """Count the states' product with U."""
     return _product(x, weight)
 
 
 @register_flop_formula(ops.matrix_rnn_backward)
 def _(grad, out, weight, *_, **__) -> int:
-    """A product for the gradient of the states, one for that of U; so in the next two."""
+    """Count a product for the gradient of the states and one for that of U; so in the next two."""
     return 2 * _product(grad, weight)
 
 

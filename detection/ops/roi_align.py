@@ -1,9 +1,10 @@
 """RoIAlign (He et al. 2017) over the levels of a pyramid: torchvision's forward, a faster backward on the CPU.
 
-torchvision's backward recomputes the bilinear weights of every sample for every channel and scatters cell by cell.
+torchvision's backward computes the bilinear weights of every sample again for every channel and scatters one by one.
 RoIAlign is linear in the map, out = W map, and a bin's weights are the product of its rows' and its columns'. Here W is
-built once, sorted by map cell, and grad_map = Wᵀ grad_out is one `embedding_bag` with channels as columns: the bags are
-the cells of all levels, their entries the bins that read them. The order of sums is fixed, so results are repeatable.
+built once, sorted by map location, and grad_map = Wᵀ grad_out is one `embedding_bag` with channels as columns: the bags
+are the locations of all levels, their entries the bins that read them. The order of sums is fixed, so results are
+repeatable.
 
 Ours / torchvision's in float32, medians of interleaved calls (2026-11-21, one thread on 2 shared cores, torch 2.15):
 
@@ -11,9 +12,9 @@ Ours / torchvision's in float32, medians of interleaved calls (2026-11-21, one t
     8 images, 256 boxes on one map 32x32, 64 channels, 7x7, S 1                backward 0.19, with forward 0.28
     a training step of configs/finetune.py on two images 240x320               0.76 (with torchvision's backward: 1.00)
 
-The other ways to multiply by Wᵀ took longer: CSR 1.1 to 1.8 times, CSC 1.2 to 1.9, `index_add_` 1.1 to 6.4. Building W
+Other methods to multiply by Wᵀ took longer: CSR 1.1 to 1.8 times, CSC 1.2 to 1.9, `index_add_` 1.1 to 6.4. Building W
 costs 0.6 ms and more whatever the channels: with 8 channels torchvision's backward was faster (tried up to 128
-boxes), with 16 or more it is so below about 25 000 numbers of output (R·C·n·n). S above 4 was not measured, S 0
+boxes), with 16 or more it is so below about 25 000 output values (R·C·n·n). S above 4 was not measured, S 0
 differs by box: both are torchvision's.
 """
 
@@ -28,7 +29,7 @@ from torchvision.ops import roi_align as torchvision_roi_align
 # B images, C channels, H×W map, R regions of all images and levels, n bins on a side, S samples on a side of a bin.
 
 MIN_CHANNELS = 16
-MIN_NUMBERS = 32_768  # R·C·n·n
+MIN_VALUES = 32_768  # R·C·n·n
 MAX_SAMPLES = 4
 
 
@@ -40,14 +41,14 @@ def roi_align(
     output_size: int,
     sampling_ratio: int,
 ) -> Tensor:
-    """Descriptors (R, C, n, n) of boxes, each read from the map of its level.
+    """Pool descriptors (R, C, n, n) of boxes, each from the feature map of its level.
 
     Args:
-        features: one (B, C, H, W) a level.
-        rois: (R, 5), the place of the image in the batch and the box xyxy in pixels of the input.
-        levels: (R,) integers, the place in `features` of the map each box reads; outside of `features`, its descriptor
+        features: (B, C, H, W) of each level.
+        rois: (R, 5), the index of the image in the batch and the box xyxy in pixels of the input.
+        levels: (R,) integers, the index in `features` of the map each box reads; for any other index its descriptor
             is 0.
-        scales: cells a pixel of the input, by level.
+        scales: map locations per pixel of the input, by level.
         output_size: n.
         sampling_ratio: S; 0 adapts to the box.
     """
@@ -63,7 +64,7 @@ def _pays(
     output_size: int,
     sampling_ratio: int,
 ) -> bool:
-    """Whether a backward is to come, one that this module can do and is faster at."""
+    """Return whether a backward pass will follow that is faster here than in torchvision."""
     channels = features[0].shape[1]
     return (
         torch.is_grad_enabled()
@@ -72,7 +73,7 @@ def _pays(
         and (rois.dtype in (torch.float32, torch.float64) or torch.is_autocast_enabled("cpu"))
         and 0 < sampling_ratio <= MAX_SAMPLES
         and channels >= MIN_CHANNELS
-        and len(rois) * channels * output_size**2 >= MIN_NUMBERS
+        and len(rois) * channels * output_size**2 >= MIN_VALUES
     )
 
 
@@ -84,13 +85,13 @@ def _forward(
     output_size: int,
     sampling_ratio: int,
 ) -> Tensor:
-    """Torchvision's op level by level, put back in the order of `rois`."""
+    """Pool level by level with torchvision's operation, and restore the order of `rois`."""
     if len(features) == 1:
         return torchvision_roi_align(features[0], rois, output_size, scales[0], sampling_ratio)
     pooled = features[0].new_zeros(len(rois), features[0].shape[1], output_size, output_size)
-    for level, (m, scale) in enumerate(zip(features, scales, strict=True)):
+    for level, (feature_map, scale) in enumerate(zip(features, scales, strict=True)):
         places = torch.where(levels == level)[0]
-        found = torchvision_roi_align(m, rois[places], output_size, scale, sampling_ratio)
+        found = torchvision_roi_align(feature_map, rois[places], output_size, scale, sampling_ratio)
         # Under autocast the maps may have different types; an operation in place is not cast for us.
         pooled.index_copy_(0, places, found.to(pooled.dtype))
     return pooled
@@ -114,20 +115,21 @@ class _RoIAlign(torch.autograd.Function):
             rois.to(grad.dtype), levels, ctx.scales, ctx.shapes, grad.shape[-1], ctx.samples
         )
         rows = grad.flatten(2).transpose(1, 2).reshape(-1, grad.shape[1])  # (R n n, C)
-        cells = embedding_bag(
+        locations = embedding_bag(
             bins, rows, offsets, mode="sum", per_sample_weights=weights, include_last_offset=True
-        )  # (cells of all levels, C)
-        grads = cells.split([b * h * w for b, _, h, w in ctx.shapes])
+        )  # (locations of all levels, C)
+        grads = locations.split([b * h * w for b, _, h, w in ctx.shapes])
+        # (B, C, H, W) each, in channels-last memory
         return (None,) * 5 + tuple(
-            g.view(b, h * w, c).transpose(1, 2).reshape(b, c, h, w) if needed else None
+            g.view(b, h, w, c).permute(0, 3, 1, 2) if needed else None
             for g, (b, c, h, w), needed in zip(grads, ctx.shapes, ctx.needs_input_grad[5:], strict=True)
         )
 
 
 class _LastWeights:
-    """`_weights_by_cell` with its last answer kept: the sources of a `SkipPool` read equal boxes on maps of one size.
+    """`_weights_by_location` with a cache of one: the sources of a `SkipPool` read equal boxes on maps of one size.
 
-    Each of them is pooled once or, with a norm, twice. Boxes are compared by value, which costs a hundredth.
+    Each of them is pooled once or, with a norm, twice. Comparing boxes by value takes a hundredth of the time.
     """
 
     def __init__(self) -> None:
@@ -147,7 +149,7 @@ class _LastWeights:
             kept_settings, kept_rois, kept_levels, weights = self._kept
             if kept_settings == settings and torch.equal(kept_rois, rois) and torch.equal(kept_levels, levels):
                 return weights
-        weights = _weights_by_cell(rois, levels, scales, shapes, n, samples)
+        weights = _weights_by_location(rois, levels, scales, shapes, n, samples)
         self._kept = (settings, rois.clone(), levels.clone(), weights)
         return weights
 
@@ -155,10 +157,10 @@ class _LastWeights:
 _last_weights = _LastWeights()
 
 
-def _weights_by_cell(
+def _weights_by_location(
     rois: Tensor, levels: Tensor, scales: Sequence[float], shapes: Sequence[torch.Size], n: int, samples: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The transpose of W in rows: where each cell's entries begin (cells + 1,), their bins, their weights."""
+    """Return Wᵀ by rows: offsets of each location's entries (locations + 1,), their bins, their weights."""
     firsts = [0]
     for b, _, h, w in shapes:
         firsts.append(firsts[-1] + b * h * w)
@@ -171,23 +173,23 @@ def _weights_by_cell(
     columns, column_weights = _axis(x1, x2, widths, n, samples)
     first = torch.tensor(firsts[:-1])[levels] + rois[:, 0].long() * heights * widths
     rows = first[:, None, None] + rows * widths[:, None, None]
-    cells = rows[:, :, None, :, None] + columns[:, None, :, None, :]  # (R, n, n, 2S, 2S)
-    weights = (row_weights[:, :, None, :, None] * column_weights[:, None, :, None, :]).flatten()
+    locations = rows[:, :, None, :, None] + columns[:, None, :, None, :]  # (R, n, n, 2S, 2S)
+    weights = (row_weights[:, :, None, :, None] * column_weights[:, None, :, None, :]).flatten()  # (R·n·n·2S·2S,)
     kept = weights.nonzero().squeeze(1)
-    # Half the width sorts in half the time; `firsts[-1]` cells and the bins fit far below 2**31.
-    cells, order = cells.flatten()[kept].int().sort(stable=True)
+    # Half the width sorts in half the time; locations and bins are far fewer than 2**31.
+    locations, order = locations.flatten()[kept].int().sort(stable=True)
     kept = kept[order]
-    offsets = torch.searchsorted(cells, torch.arange(firsts[-1] + 1, dtype=cells.dtype))
+    offsets = torch.searchsorted(locations, torch.arange(firsts[-1] + 1, dtype=locations.dtype))
     return offsets, kept // (2 * samples) ** 2, weights[kept]
 
 
-def _axis(low: Tensor, high: Tensor, cells: Tensor, n: int, samples: int) -> tuple[Tensor, Tensor]:
-    """Cells (R, n, 2S) that the samples of each bin read along one axis, and their weights; a cell has one weight.
+def _axis(low: Tensor, high: Tensor, size: Tensor, n: int, samples: int) -> tuple[Tensor, Tensor]:
+    """Return the indices (R, n, 2S) that each bin reads along one axis, and their weights; each index has one weight.
 
     Args:
-        low: (R,) where each box begins, in cells.
+        low: (R,) where each box begins, in units of the map.
         high: (R,) where it ends.
-        cells: (R,) cells of its map along the axis.
+        size: (R,) length of its map along the axis.
         n: bins.
         samples: S.
     """
@@ -195,14 +197,15 @@ def _axis(low: Tensor, high: Tensor, cells: Tensor, n: int, samples: int) -> tup
     bins = torch.arange(n, dtype=low.dtype)[:, None]
     within = torch.arange(samples, dtype=low.dtype) + 0.5
     place = low[:, None, None] + bins * step + within * step / samples  # (R, n, S)
-    cells = cells[:, None, None]
-    inside = (place >= -1) & (place <= cells)  # torchvision's rule: up to a cell outside counts as the border
-    place = place.clamp(min=0).minimum(cells - 1)
+    size = size[:, None, None]
+    inside = (place >= -1) & (place <= size)  # torchvision's rule: up to 1 outside counts as the border
+    place = place.clamp(min=0).minimum(size - 1)
     near = place.long()
     far_weight = place - near
-    index = torch.stack([near, (near + 1).minimum(cells - 1)], -1).flatten(-2)
+    index = torch.stack([near, (near + 1).minimum(size - 1)], -1).flatten(-2)  # (R, n, 2S)
     weight = torch.stack([1 - far_weight, far_weight], -1) / samples
-    weight = torch.where(inside[..., None], weight, 0).flatten(-2)
+    weight = torch.where(inside[..., None], weight, 0).flatten(-2)  # (R, n, 2S)
+    # An index that two samples read gets the sum of their weights once, and 0 the second time.
     same = index[..., :, None] == index[..., None, :]
     weight = (same * weight[..., None, :]).sum(-1)
     return index, weight.masked_fill(same.tril(-1).any(-1), 0)

@@ -18,7 +18,7 @@ from detection.pooling import RoIAlign
 @pytest.fixture
 def always(monkeypatch):
     """Our backward whatever the size."""
-    for name in ("MIN_CHANNELS", "MIN_NUMBERS"):
+    for name in ("MIN_CHANNELS", "MIN_VALUES"):
         monkeypatch.setattr(module, name, 0)
 
 
@@ -100,7 +100,7 @@ def test_every_pyramid_equals_torchvisions(pyramid):
     theirs.map_levels = initLevelMapper(int(math.log2(strides[0])), int(math.log2(strides[-1])), 32, 3)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "MIN_CHANNELS", 0)
-        patch.setattr(module, "MIN_NUMBERS", 0)
+        patch.setattr(module, "MIN_VALUES", 0)
         found = pool(features, boxes, [(height, width)] * len(images))
     expected = theirs(features, boxes, [(height, width)] * len(images))
     assert is_ours(found) and torch.equal(found, expected)
@@ -219,8 +219,8 @@ def test_an_export_holds_torchvisions_op(stages):
 def test_weights_are_kept_for_equal_boxes_alone(always, monkeypatch):
     """As in a skip pool: another map of the same size costs no second W; anything else that differs does."""
     built = []
-    build = module._weights_by_cell
-    monkeypatch.setattr(module, "_weights_by_cell", lambda *args: built.append(args) or build(*args))
+    build = module._weights_by_location
+    monkeypatch.setattr(module, "_weights_by_location", lambda *args: built.append(args) or build(*args))
     monkeypatch.setattr(module, "_last_weights", module._LastWeights())
     rois = torch.tensor([[0, 1.0, 1.0, 5.0, 4.0], [1, 0.0, 2.0, 3.0, 6.0]])
 

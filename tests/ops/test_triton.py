@@ -15,9 +15,9 @@ import sys
 
 import torch
 
-from detection.ops import triton_scan
-from detection.ops.accumulate import accumulate, accumulate_backward
-from detection.ops.linear_scan import linear_scan, linear_scan_backward
+from detection.ops.sweep import triton_scan
+from detection.ops.sweep.accumulate import accumulate, accumulate_backward
+from detection.ops.sweep.linear_scan import linear_scan, linear_scan_backward
 
 
 def same(found, expected, dtype):
@@ -34,14 +34,14 @@ def compare(shape, directions, dtype, weighted, masked):
     weight = torch.rand(k, c) + 0.5 if weighted else None
     x, grad = torch.randn(shape).to(dtype), torch.randn(b, k * c, h, w).to(dtype)
     out = accumulate(x, weight, valid, directions)
-    same(triton_scan.accumulate(x, weight, valid, directions), out, dtype)
-    found = triton_scan.accumulate_backward(grad, out, weight, directions)
+    same(triton_scan.launch_accumulate(x, weight, valid, directions), out, dtype)
+    found = triton_scan.launch_accumulate_backward(grad, out, weight, directions)
     for a, e in zip(found, accumulate_backward(grad, out, weight, directions), strict=True):
         same(a, e, dtype)
     a, new = torch.rand(grad.shape).to(dtype), torch.randn(grad.shape).to(dtype)
     out = linear_scan(a, new, valid, directions)
-    same(triton_scan.linear_scan(a, new, valid, directions), out, dtype)
-    found = triton_scan.linear_scan_backward(grad, out, a, valid, directions)
+    same(triton_scan.launch_linear_scan(a, new, valid, directions), out, dtype)
+    found = triton_scan.launch_linear_scan_backward(grad, out, a, valid, directions)
     for f, e in zip(found, linear_scan_backward(grad, out, a, valid, directions), strict=True):
         same(f, e, dtype)
 

@@ -1,8 +1,8 @@
 """Sweeps through PyTorch's own recurrent kernels, which are cuDNN's on CUDA: tanh RNN, IRNN, LSTM and GRU.
 
-Those kernels want an input side. Ours is shared by all directions and comes before, so theirs is the identity: as many
-multiplications again as the recurrent side for the RNNs, 4 and 3 times as many for LSTM and GRU, but in one product for
-all steps, not one after the other. Where TF32 is allowed (`torch.backends.cudnn.allow_tf32`) it rounds x to 11 bits.
+Those kernels have an input side. Ours is shared by all directions and comes before, so theirs is the identity, which
+costs as many multiplications as the recurrent side for the RNNs, 4 and 3 times as many for LSTM and GRU, but in one
+product for all steps. Where TF32 is allowed (`torch.backends.cudnn.allow_tf32`) it rounds x to 11 bits.
 """
 
 # B images, D hidden size, H×W map, K directions, T steps, N lines of all images.
@@ -21,7 +21,7 @@ from detection.ops.sweep.directions import from_lines, is_reversed, to_lines
 from detection.ops.sweep.layout import as_map, as_rows
 from detection.ops.sweep.lines import by_axis
 
-# −∞ times the identity's zeros would be NaN; every sum with this is as closed.
+# Not −∞, which times the identity's zeros would be NaN.
 CLOSED = -1e30
 
 _KERNELS: dict[type[Cell], tuple[Callable[..., Any], tuple[float, ...]]] = {
@@ -37,7 +37,7 @@ _allowed = ContextVar("_allowed", default=True)
 
 @contextmanager
 def without_cudnn() -> Iterator[None]:
-    """Within it no sweep chooses the library by itself, on any device."""
+    """Keep `auto` sweeps from choosing cuDNN, on any device."""
     token = _allowed.set(False)
     try:
         yield
@@ -46,19 +46,19 @@ def without_cudnn() -> Iterator[None]:
 
 
 def cudnn_is_allowed() -> bool:
-    """Whether we are outside of `without_cudnn`."""
+    """Return whether the caller is outside of `without_cudnn`."""
     return _allowed.get()
 
 
 def cudnn_computes(kind: type[Cell], valid: Tensor | None) -> bool:
-    """Whether the kernels compute this cell: under a mask no pre-activation makes a tanh RNN forget."""
+    """Return whether the kernels compute this cell: under a mask no pre-activation makes a tanh RNN forget."""
     return kind in _KERNELS and (kind is not TanhRNN or valid is None)
 
 
 def cudnn_sweep(
     kind: type[Cell], x: Tensor, weight: Tensor, bias: Tensor | None, valid: Tensor | None, directions: str
 ) -> Tensor:
-    """`sweep` for the cells of which `cudnn_computes` is true.
+    """Compute `sweep` for the cells of which `cudnn_computes` is true.
 
     Args:
         kind: TanhRNN, IRNN, LSTM or GRU.
@@ -66,7 +66,7 @@ def cudnn_sweep(
         weight: (K, G·D, D), of the type of x.
         bias: (K, G·D), likewise; None for zeros.
         valid: (B, 1, H, W) booleans; None for all.
-        directions: K names, with spaces between.
+        directions: K names separated by spaces.
     """
     kernel, closed = _KERNELS[kind]
     rows, size = as_rows(x), weight.shape[2]
@@ -83,7 +83,7 @@ def cudnn_sweep(
 def _scan(
     kernel: Callable[..., Any], rows: Tensor, weight: Tensor, bias: Tensor | None, names: list[str]
 ) -> list[Tensor]:
-    """Outputs (B, H, W, D) along each direction of one axis, both of them in one call where there are two."""
+    """Return the outputs (B, H, W, D) along each direction of one axis, by one bidirectional call for two."""
     forward = next((p for p, name in enumerate(names) if not is_reversed(name)), None)
     backward = next((p for p, name in enumerate(names) if is_reversed(name)), None)
     if len(names) == 2 and forward is not None and backward is not None:
@@ -95,10 +95,10 @@ def _scan(
 
 
 def _call(kernel: Callable[..., Any], rows: Tensor, weight: Tensor, bias: Tensor | None, name: str) -> list[Tensor]:
-    """One direction as named, or two, as named and against it; outputs (B, H, W, D) each."""
+    """Scan one direction as named, or two, as named and against it; outputs (B, H, W, D) each."""
     count, gates, size = weight.shape
     lines = to_lines(rows, name)  # (T, B, L, G·D)
-    scanned = lines.flatten(1, 2)
+    scanned = lines.flatten(1, 2)  # (T, B·L, G·D)
     state = scanned.new_zeros(count, scanned.shape[1], size)
     identity = torch.eye(gates, dtype=rows.dtype, device=rows.device)
     parameters: list[Tensor] = []
@@ -108,10 +108,10 @@ def _call(kernel: Callable[..., Any], rows: Tensor, weight: Tensor, bias: Tensor
             parameters += [torch.zeros_like(bias[p]), bias[p]]
     states = (state, state) if kernel is torch._VF.lstm else state  # type: ignore[attr-defined]
     with warnings.catch_warnings():
-        # They are copied together on each call, which is little beside the scan.
+        # The weights are copied together on each call, which costs little compared with the scan.
         warnings.filterwarnings("ignore", "RNN module weights are not part of single contiguous chunk")
         output = kernel(
             scanned, states, parameters, bias is not None, 1, 0.0, torch.is_grad_enabled(), count == 2, False
         )[0]
-    parts = output.unflatten(1, lines.shape[1:3]).chunk(count, -1)
+    parts = output.unflatten(1, lines.shape[1:3]).chunk(count, -1)  # (T, B, L, D) each
     return [from_lines(part, name) for part in parts]

@@ -1,4 +1,4 @@
-"""The four directions in which a cell can scan over a map."""
+"""The four directions in which a cell can scan a feature map."""
 
 # B images, C channels, H×W map, T steps of a scan, L lines of one image that are scanned at once.
 
@@ -11,28 +11,28 @@ DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
 
 
 def is_horizontal(direction: str) -> bool:
-    """Whether the scan is along rows, over columns."""
+    """Return whether the scan is along rows, over columns."""
     return direction in ("right", "left")
 
 
 def is_reversed(direction: str) -> bool:
-    """Whether the scan is against the order of the map."""
+    """Return whether the scan is against the order of the map."""
     return direction in ("left", "up")
 
 
 def steps(x: Tensor, direction: str) -> list[Tensor]:
-    """Views of x (B, H, W, …) in the order of a scan: columns for `right` and `left`, rows for `down` and `up`."""
+    """Return views of x (B, H, W, …) in the order of a scan: columns for `right` and `left`, else rows."""
     slices = x.unbind(2 if is_horizontal(direction) else 1)
     return list(reversed(slices) if is_reversed(direction) else slices)
 
 
 def to_lines(x: Tensor, direction: str) -> Tensor:
-    """A map (B, H, W, C) in the order of a scan (T, B, L, C); a view unless the scan is reversed."""
+    """Return a map (B, H, W, C) in the order of a scan (T, B, L, C); a view unless the scan is reversed."""
     lines = x.permute(2, 0, 1, 3) if is_horizontal(direction) else x.transpose(0, 1)
     return lines.flip(0) if is_reversed(direction) else lines
 
 
 def from_lines(lines: Tensor, direction: str) -> Tensor:
-    """A scan (T, B, L, C) as a map (B, H, W, C)."""
+    """Return a scan (T, B, L, C) as a map (B, H, W, C)."""
     lines = lines.flip(0) if is_reversed(direction) else lines
     return lines.permute(1, 2, 0, 3) if is_horizontal(direction) else lines.transpose(0, 1)

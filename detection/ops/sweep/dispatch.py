@@ -1,14 +1,14 @@
-"""Sweeps: a recurrent cell scanned along the rows and columns of a map under a valid mask.
+"""Sweeps: a recurrent cell scanned along the rows and columns of a feature map under a valid mask.
 
-`sweep` is one function with several backends behind it; all compute what `sweep_by_steps` computes.
+`sweep` is one function with several backends; all compute what `sweep_by_steps` computes.
 
-    accumulator, channel IRNN       `accumulate`: sums of whole runs of channels; Triton on CUDA
+    accumulator, IndRNN             `accumulate`: sums of contiguous runs of channels; Triton on CUDA
     minGRU, minLSTM                 `linear_scan`, likewise
     tanh RNN, IRNN, LSTM, GRU       `matrix_rnn`, `lstm`, `gru`: a product a step for all lines; `cudnn` on CUDA
-    peephole LSTM, GRU that resets before the product, MUT1–3, a cell of your own: `sweep_by_lines`
+    tied and peephole LSTM, GRU that resets before the product, MUT1–3, a cell from outside: `sweep_by_lines`
 """
 
-# B images, C = G·D pre-activations, D hidden size, H×W map, K directions.
+# B images, C = G·D pre-activations, D hidden size, H×W map, K directions, L lines of an image, T steps.
 
 from collections.abc import Sequence
 from typing import Literal, cast
@@ -21,7 +21,7 @@ from detection.ops.sweep.accumulate import accumulate
 from detection.ops.sweep.cudnn import cudnn_computes, cudnn_is_allowed, cudnn_sweep
 from detection.ops.sweep.directions import Direction, from_lines, is_horizontal, is_reversed, steps
 from detection.ops.sweep.gru import gru
-from detection.ops.sweep.layout import as_map, state_type
+from detection.ops.sweep.layout import as_map, as_rows, state_type
 from detection.ops.sweep.linear_scan import linear_scan
 from detection.ops.sweep.lstm import lstm
 from detection.ops.sweep.matrix_rnn import matrix_rnn
@@ -37,17 +37,17 @@ def sweep(
     *,
     backend: Backend = "auto",
 ) -> Tensor:
-    """Scan a cell along each direction, from a state of zeros at the border of the image.
+    """Scan a cell along each direction, from its initial state at the border of the image.
 
     Args:
-        cells: one a direction, without an input side, all of one class.
+        cells: one for each direction, without an input side, all of one class.
         x: pre-activations (B, G·D, H, W) that all directions share.
-        valid: (B, 1, H, W) booleans, the cells inside each image; None for all. Outside of it states are 0.
+        valid: (B, 1, H, W) booleans, the locations inside each image; None for all. Outside of it states are 0.
         directions: `right` takes its state from the left neighbor, and so on.
-        backend: `ours`, `cudnn`, `lines` or `steps` (see the module), where the cell has it; `auto` takes the fastest.
+        backend: `ours`, `cudnn`, `lines` or `steps` (see the module), where the cell has it; `auto` for the fastest.
 
     Returns:
-        The outputs of all directions side by side (B, K·D, H, W), in the type of x; states are kept in float32.
+        The outputs of all directions concatenated (B, K·D, H, W), in the type of x; states are kept in float32.
     """
     if backend == "auto":
         backend = _fastest(cells, x, valid)
@@ -63,13 +63,13 @@ def _fastest(cells: Sequence[Cell], x: Tensor, valid: Tensor | None) -> Backend:
     kind = type(cells[0])
     if not _is_ours(cells):
         return "lines"
-    # The compiler cannot look into the library's kernels, and float64 is for tests, which should see our code.
-    on_library = x.is_cuda and x.dtype != torch.float64 and not torch.compiler.is_compiling()
-    return "cudnn" if on_library and cudnn_is_allowed() and cudnn_computes(kind, valid) else "ours"
+    # The compiler cannot trace cuDNN's kernels, and float64 is for tests, which should run our code.
+    has_cudnn = x.is_cuda and x.dtype != torch.float64 and not torch.compiler.is_compiling()
+    return "cudnn" if has_cudnn and cudnn_is_allowed() and cudnn_computes(kind, valid) else "ours"
 
 
 def _is_ours(cells: Sequence[Cell]) -> bool:
-    """Whether all are of one kind that has an operation here; a subclass has not, for its step may be another."""
+    """Return whether all are of one class that has an operation; a subclass has none, for its step may differ."""
     if any(isinstance(cell, GRU) and cell.reset == "before" for cell in cells):
         return False
     kinds = {type(cell) for cell in cells}
@@ -103,10 +103,10 @@ def _stack_biases(cells: Sequence[Cell], dtype: torch.dtype) -> Tensor | None:
 
 
 def sweep_by_lines(cells: Sequence[Cell], x: Tensor, valid: Tensor | None, directions: Sequence[Direction]) -> Tensor:
-    """`sweep` for any cell: its own step and its own gradients, all lines at once, the map cut into steps once."""
+    """Compute `sweep` for any cell by its `step` and autograd, all lines at once; the map is cut into steps once."""
     with torch.autocast(x.device.type, enabled=False):
-        rows = x.permute(0, 2, 3, 1).to(state_type(x)).contiguous()
-        inside = None if valid is None else valid.permute(0, 2, 3, 1)
+        rows = as_rows(x.to(state_type(x)))
+        inside = None if valid is None else as_rows(valid)
         outputs = [_scan_lines(cell, rows, inside, d) for cell, d in zip(cells, directions, strict=True)]
         return as_map(torch.cat(outputs, 3)).to(x.dtype)
 
@@ -117,17 +117,17 @@ def _scan_lines(cell: Cell, rows: Tensor, inside: Tensor | None, direction: Dire
     masks = None if inside is None else steps(inside, direction)
     scan = steps(rows, direction)
     for t, x_t in enumerate(scan):
-        lines = x_t.flatten(0, 1)
+        lines = x_t.flatten(0, 1)  # (B·L, G·D)
         state = cell.step(lines, cell.initial_state(lines) if state is None else state)
         if masks is not None:
             state = tuple(torch.where(masks[t].flatten(0, 1), s, 0) for s in state)
-        outputs.append(state[0].unflatten(0, x_t.shape[:2]))
+        outputs.append(state[0].unflatten(0, x_t.shape[:2]))  # (B, L, D)
     lines = torch.stack(outputs[::-1] if is_reversed(direction) else outputs)  # (T, B, L, D) in the order of the map
     return from_lines(lines, "right" if is_horizontal(direction) else "down")
 
 
 def sweep_by_steps(cells: Sequence[Cell], x: Tensor, valid: Tensor | None, directions: Sequence[Direction]) -> Tensor:
-    """`sweep` as its definition reads: cell after cell, the reference of every faster backend."""
+    """Compute `sweep` by its definition, step by step: the reference of every faster backend."""
     with torch.autocast(x.device.type, enabled=False):
         wide = x.to(state_type(x))
         outputs = [_scan(cell, wide, valid, d) for cell, d in zip(cells, directions, strict=True)]
@@ -140,11 +140,11 @@ def _scan(cell: Cell, x: Tensor, valid: Tensor | None, direction: Direction) -> 
     outputs: dict[int, Tensor] = {}
     state = None
     for t in order:
-        x_t = x.select(along, t).movedim(1, -1)  # (B, lines, G·D)
-        lines = x_t.flatten(0, 1)
+        x_t = x.select(along, t).movedim(1, -1)  # (B, L, G·D)
+        lines = x_t.flatten(0, 1)  # (B·L, G·D)
         state = cell.step(lines, cell.initial_state(lines) if state is None else state)
         if valid is not None:
-            inside = valid.select(along, t).reshape(-1, 1)
+            inside = valid.select(along, t).reshape(-1, 1)  # (B·L, 1)
             state = tuple(torch.where(inside, s, 0) for s in state)
-        outputs[t] = state[0].unflatten(0, x_t.shape[:2]).movedim(-1, 1)
+        outputs[t] = state[0].unflatten(0, x_t.shape[:2]).movedim(-1, 1)  # (B, D, L)
     return torch.stack([outputs[t] for t in sorted(outputs)], dim=along)

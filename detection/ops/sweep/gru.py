@@ -1,26 +1,26 @@
 """Sweeps of the GRU that resets after its product. A step is one product for all lines of both directions of an axis.
 
-The gates and U h + b of the new state are kept for the backward pass; its gradient of U is one product after the scan.
-Outside the image the pre-activations of r and z are −∞ and that of n is 0, which makes h exactly 0.
+The gates and U h + b of n are kept for the backward pass, whose gradient of U is one product after the scan. Outside
+the image the pre-activations of r and z are −∞ and that of n is 0, which makes h exactly 0.
 """
 
-# B images, D hidden size, H×W map, K directions, P of them scanned at once, T steps, N lines of all images.
+# B images, D hidden size, H×W map, K directions, P of them scanned together, T steps, N lines of all images.
 
 import torch
 from torch import Tensor
 from torch.library import custom_op
 
-from detection.ops.sweep.autograd import memory, register_gradient
-from detection.ops.sweep.layout import as_map, as_rows, close, empty_map, state_type
+from detection.ops.sweep.autograd import Gradients, allocate_states, register
+from detection.ops.sweep.layout import as_map, as_rows, close, state_type
 from detection.ops.sweep.lines import (
     Steps,
     add,
     add_views,
     by_step,
     groups,
-    own_steps,
     read,
     read_all,
+    separate_steps,
     shared_steps,
     weight_gradient,
     write,
@@ -34,15 +34,15 @@ _tanh_backward = torch.ops.aten.tanh_backward.grad_input
 def gru(
     x: Tensor, weight: Tensor, bias: Tensor | None, valid: Tensor | None, directions: str, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """K sweeps of a GRU, gates in the order r, z, n.
+    """Compute K sweeps of a GRU, gates in the order r, z, n.
 
     Args:
         x: (B, 3·D, H, W).
         weight: U (K, 3·D, D), in the states' type.
         bias: (K, 3·D), likewise; None for zeros.
         valid: (B, 1, H, W) booleans; None for all.
-        directions: K names, with spaces between.
-        keep: whether a backward pass is to come.
+        directions: K names separated by spaces.
+        keep: whether to keep what a backward pass needs.
 
     Returns:
         The outputs (B, K·D, H, W) in channels-last memory, in the type of x; and, empty unless `keep`, the gates
@@ -52,20 +52,14 @@ def gru(
     closed = weight.new_tensor([-torch.inf, -torch.inf, 0]).repeat_interleave(size)
     rows = close(as_rows(x), valid, closed)
     out = rows.new_empty(*rows.shape[:3], len(weight), size)
-    all_gates, all_new = memory(x, weight, keep)
+    all_gates, all_new = allocate_states(x, weight, keep)
     bias = weight.new_zeros(weight.shape[:2]) if bias is None else bias
     for places, names in groups(directions, weight.device):
-        xs, outs = shared_steps(rows, names), own_steps(out[:, :, :, places], names)
+        xs, outs = shared_steps(rows, names), separate_steps(out[:, :, :, places], names)
         kept = [by_step(t[places], len(xs)) for t in (all_gates, all_new)] if keep else None
         _scan(xs, outs, weight[places], bias[places], kept)
-    return as_map(out.flatten(3)), all_gates, all_new
-
-
-@gru.register_fake
-def _(
-    x: Tensor, weight: Tensor, bias: Tensor | None, valid: Tensor | None, directions: str, keep: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    return empty_map(x, len(weight) * weight.shape[2]), *memory(x, weight, keep)
+    out = out.flatten(3)  # (B, H, W, K·D)
+    return as_map(out), all_gates, all_new
 
 
 @custom_op("detection::gru_backward", mutates_args=())
@@ -77,15 +71,15 @@ def gru_backward(
     weight: Tensor,
     valid: Tensor | None,
     directions: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x (B, 3·D, H, W), the weight (K, 3·D, D) and the bias (K, 3·D)."""
+) -> Gradients:
+    """Return the gradients of x (B, 3·D, H, W), the weight (K, 3·D, D) and the bias (K, 3·D)."""
     num, size = len(weight), weight.shape[2]
-    grads, outs = (as_rows(t).unflatten(3, (num, size)) for t in (grad, out))
+    grads, outs = (as_rows(t).unflatten(3, (num, size)) for t in (grad, out))  # (B, H, W, K, D)
     total = outs.new_zeros(*outs.shape[:3], 3 * size, dtype=state_type(grad))
     grad_weight = torch.empty_like(weight)
     grad_bias = weight.new_empty(weight.shape[:2])
     for places, names in groups(directions, weight.device):
-        gs, hs = (own_steps(t[:, :, :, places], names) for t in (grads, outs))
+        gs, hs = (separate_steps(t[:, :, :, places], names) for t in (grads, outs))
         gates, new = (by_step(t[places], len(gs)) for t in (all_gates, all_new))
         hidden = read_all(torch.empty_like(new), hs)
         recurrent = _scan_back(gs, gates, new, hidden, weight[places], shared_steps(total, names))[..., : 3 * size]
@@ -94,41 +88,28 @@ def gru_backward(
     return as_map(close(total, valid, 0).to(grad.dtype)), grad_weight, grad_bias
 
 
-@gru_backward.register_fake
-def _(
-    grad: Tensor,
-    out: Tensor,
-    all_gates: Tensor,
-    all_new: Tensor,
-    weight: Tensor,
-    valid: Tensor | None,
-    directions: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    return empty_map(grad, weight.shape[1]), torch.empty_like(weight), weight.new_empty(weight.shape[:2])
-
-
 def _scan(xs: Steps, outs: Steps, weight: Tensor, bias: Tensor, kept: list[Tensor] | None) -> None:
-    """From views of the pre-activations to views of the outputs; gates and the side of n are written to `kept`."""
+    """Write the outputs of pre-activations, both as views step by step, and gates and U h + b of n to `kept`."""
     p, _, size = weight.shape
     rz, n_rows = weight[:, : 2 * size].transpose(1, 2), weight[:, 2 * size :].transpose(1, 2)
-    # The bias of n stays inside of its product with r.
+    # The bias of n is inside of its product with r, so it is not added here.
     before = torch.cat([bias[:, : 2 * size], torch.zeros_like(bias[:, 2 * size :])], 1)
     h = weight.new_zeros(p, xs[0][0].shape[:2].numel(), size)
     scratch = [weight.new_empty(*h.shape[:2], 3 * size), torch.empty_like(h)]
     for t, (views, targets) in enumerate(zip(xs, outs, strict=True)):
-        gates, new = scratch if kept is None else (memory[:, t] for memory in kept)
+        gates, new = scratch if kept is None else (states[:, t] for states in kept)
         read(gates, views, before)[..., : 2 * size].baddbmm_(h, rz).sigmoid_()
         new.copy_(bias[:, None, 2 * size :]).baddbmm_(h, n_rows)
         r, z, n = gates.chunk(3, -1)
         n.addcmul_(r, new).tanh_()
-        torch.lerp(n, h, z, out=h)
+        torch.lerp(n, h, z, out=h)  # h = (1 − z)·n + z·h
         write(h, targets)
 
 
 def _scan_back(grads: Steps, gates: Tensor, new: Tensor, hidden: Tensor, weight: Tensor, totals: Steps) -> Tensor:
-    """From views of the gradients of outputs to (P, T, N, 4·D), those of r, z, U h of n, and n.
+    """Return the gradients (P, T, N, 4·D) of the pre-activations of r and z, of U h + b of n, and of n's.
 
-    The gradients of r, z and n are added to views of that of x.
+    Those of r, z and n are added to the views `totals` of that of x. dh is ∂L/∂h(t), with what comes from later steps.
     """
     size = new.shape[3]
     grad = gates.new_empty(*gates.shape[:3], 4 * size)
@@ -148,4 +129,4 @@ def _scan_back(grads: Steps, gates: Tensor, new: Tensor, hidden: Tensor, weight:
     return grad
 
 
-register_gradient(gru, gru_backward, masked=True)
+register(gru, gru_backward, masked=True)

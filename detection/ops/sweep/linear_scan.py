@@ -1,7 +1,11 @@
-"""Sweeps of h = a·h + b, a and b maps of their own for each direction: minGRU and minLSTM (Feng et al. 2024).
+"""Sweeps of h = a·h + b, with separate a and b for each direction: minGRU and minLSTM (Feng et al. 2024).
 
-As in `accumulate`, everything lies channels last and each direction writes straight to its channels. The gradients are
-g(t) = ∂L/∂h(t) + a(t + 1)·g(t + 1) of b, and g(t)·h(t − 1) of a. Outside the image a and b are 0, and so is h.
+As in `accumulate`, memory is channels last and each direction writes directly to its channels. The gradients are
+
+    ∂L/∂b(t) = g(t) = ∂L/∂h(t) + a(t + 1)·g(t + 1),      (1)
+    ∂L/∂a(t) = g(t)·h(t − 1).                            (2)
+
+Outside the image a and b are 0, and so is h.
 """
 
 # B images, D hidden size, H×W map, K directions.
@@ -12,23 +16,23 @@ from torch.library import custom_op
 
 from detection.ops.sweep.directions import steps
 from detection.ops.sweep.layout import as_map, as_rows, close, empty_map, state_type
-from detection.ops.sweep.triton_dispatch import takes, triton_scan
+from detection.ops.sweep.triton_dispatch import triton_kernels, use_triton
 
 
 @custom_op("detection::linear_scan", mutates_args=())
 def linear_scan(a: Tensor, b: Tensor, valid: Tensor | None, directions: str) -> Tensor:
-    """The states h (B, K·D, H, W) in channels-last memory, in the type of b.
+    """Compute the states h (B, K·D, H, W) in channels-last memory, in the type of b.
 
     Args:
         a: (B, K·D, H, W), what each step keeps.
         b: (B, K·D, H, W), what it takes in.
         valid: (B, 1, H, W) booleans; None for all.
-        directions: K names, with spaces between.
+        directions: K names separated by spaces.
     """
-    if takes(b):
-        return triton_scan().linear_scan(a, b, valid, directions)
+    if use_triton(b):
+        return triton_kernels().launch_linear_scan(a, b, valid, directions)
     num = len(directions.split())
-    keeps, new = (close(as_rows(t), valid, 0).unflatten(3, (num, -1)) for t in (a, b))
+    keeps, new = (close(as_rows(t), valid, 0).unflatten(3, (num, -1)) for t in (a, b))  # (B, H, W, K, D)
     out = torch.empty_like(new)
     for k, direction in enumerate(directions.split()):
         h = None
@@ -36,7 +40,7 @@ def linear_scan(a: Tensor, b: Tensor, valid: Tensor | None, directions: str) -> 
         for a_t, b_t, h_t in zip(*views, strict=True):
             h = b_t.to(state_type(b), copy=True) if h is None else h.mul_(a_t).add_(b_t)
             h_t.copy_(h)
-    return as_map(out.flatten(3))
+    return as_map(out.flatten(3))  # (B, K·D, H, W)
 
 
 @linear_scan.register_fake
@@ -48,21 +52,21 @@ def _(a: Tensor, b: Tensor, valid: Tensor | None, directions: str) -> Tensor:
 def linear_scan_backward(
     grad: Tensor, out: Tensor, a: Tensor, valid: Tensor | None, directions: str
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of a and b."""
-    if takes(grad):
-        return triton_scan().linear_scan_backward(grad, out, a, valid, directions)
+    """Return the gradients of a and b, (B, K·D, H, W) each."""
+    if use_triton(grad):
+        return triton_kernels().launch_linear_scan_backward(grad, out, a, valid, directions)
     num = len(directions.split())
-    grads, outs, keeps = (as_rows(t).unflatten(3, (num, -1)) for t in (grad, out, a))
-    keeps = close(keeps.flatten(3), valid, 0).unflatten(3, (num, -1))
+    grads, outs, keeps = (as_rows(t).unflatten(3, (num, -1)) for t in (grad, out, a))  # (B, H, W, K, D)
+    keeps = close(keeps.flatten(3), valid, 0).unflatten(3, (num, -1))  # (B, H, W, K, D)
     grad_a, grad_b = torch.empty_like(keeps), torch.empty_like(grads)
     for k, direction in enumerate(directions.split()):
         g = None
         views = [steps(t[:, :, :, k], direction)[::-1] for t in (grads, outs, keeps, grad_a, grad_b)]
         for t, (grad_t, _, a_t, grad_a_t, grad_b_t) in enumerate(zip(*views, strict=True)):
-            g = grad_t.to(state_type(grad), copy=True) if g is None else g.add_(grad_t)
+            g = grad_t.to(state_type(grad), copy=True) if g is None else g.add_(grad_t)  # equation (1)
             grad_b_t.copy_(g)
             if t + 1 < len(views[1]):
-                torch.mul(g, views[1][t + 1], out=grad_a_t)
+                torch.mul(g, views[1][t + 1], out=grad_a_t)  # equation (2)
             else:
                 grad_a_t.zero_()
             g.mul_(a_t)

@@ -1,4 +1,4 @@
-"""Maps as lines in the order of a scan, for cells whose step is a matrix product over all lines at once."""
+"""Maps as lines in the order of a scan, for cells whose step is one matrix product for all lines."""
 
 # B images, C channels, H×W map, L lines of an image, N = B·L, P directions along one axis, T steps, D hidden size.
 
@@ -13,26 +13,26 @@ Steps = Sequence[Sequence[Tensor]]
 
 
 def by_axis(directions: str) -> list[tuple[slice, list[str]]]:
-    """Neighbors along one axis, which have lines of one length: their places among all directions, and their names."""
+    """Group neighbors along one axis, whose lines have one length: their slice of all directions, and their names."""
     names = directions.split()
     starts = [k for k, n in enumerate(names) if k == 0 or is_horizontal(n) != is_horizontal(names[k - 1])]
     return [(slice(a, b), names[a:b]) for a, b in zip(starts, [*starts[1:], len(names)], strict=True)]
 
 
 def groups(directions: str, device: torch.device) -> list[tuple[slice, list[str]]]:
-    """`by_axis` on an accelerator; one by one on a CPU, whose caches the weights of two would not fit."""
+    """Group as `by_axis` on an accelerator; one by one on a CPU, whose caches the weights of two would not fit."""
     if device.type != "cpu":
         return by_axis(directions)
     return [(slice(k, k + 1), [name]) for k, name in enumerate(directions.split())]
 
 
 def shared_steps(rows: Tensor, names: Sequence[str]) -> list[tuple[Tensor, ...]]:
-    """What each of P directions sees of one map (B, H, W, C), step by step: T tuples of P views (B, L, C)."""
+    """Return what each of P directions reads of one map (B, H, W, C), step by step: T tuples of P views (B, L, C)."""
     return list(zip(*(steps(rows, name) for name in names), strict=True))
 
 
-def own_steps(rows: Tensor, names: Sequence[str]) -> list[tuple[Tensor, ...]]:
-    """The same of maps of their own (B, H, W, P, C)."""
+def separate_steps(rows: Tensor, names: Sequence[str]) -> list[tuple[Tensor, ...]]:
+    """Return the same for a separate map for each direction (B, H, W, P, C)."""
     return list(zip(*(steps(rows[:, :, :, p], name) for p, name in enumerate(names)), strict=True))
 
 
@@ -72,10 +72,11 @@ def read_all(lines: Tensor, scan: Steps) -> Tensor:
 
 
 def by_step(lines: Tensor, length: int) -> Tensor:
-    """(P, T·N, C) → (P, T, N, C)."""
+    """Return (P, T·N, C) as (P, T, N, C)."""
     return lines.unflatten(1, (length, lines.shape[1] // length))
 
 
 def weight_gradient(g: Tensor, h: Tensor) -> Tensor:
-    """Σ g(t)ᵀ h(t − 1) over steps and lines: (P, T, N, G·D), (P, T, N, D) → (P, G·D, D)."""
-    return torch.bmm(g[:, 1:].flatten(1, 2).transpose(1, 2), h[:, :-1].flatten(1, 2))
+    """Return Σ g(t)ᵀ h(t − 1) over steps and lines: (P, T, N, G·D), (P, T, N, D) → (P, G·D, D)."""
+    after, before = g[:, 1:].flatten(1, 2), h[:, :-1].flatten(1, 2)  # (P, (T − 1)·N, …)
+    return torch.bmm(after.transpose(1, 2), before)

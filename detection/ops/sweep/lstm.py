@@ -4,23 +4,23 @@ The gates and the cell states are kept for the backward pass, whose gradient of 
 the image the pre-activations of i and f are −∞, which makes c and h exactly 0 and lets no gradient through.
 """
 
-# B images, D hidden size, H×W map, K directions, P of them scanned at once, T steps, N lines of all images.
+# B images, D hidden size, H×W map, K directions, P of them scanned together, T steps, N lines of all images.
 
 import torch
 from torch import Tensor
 from torch.library import custom_op
 
-from detection.ops.sweep.autograd import memory, register_gradient
-from detection.ops.sweep.layout import as_map, as_rows, close, empty_map, state_type
+from detection.ops.sweep.autograd import Gradients, allocate_states, register
+from detection.ops.sweep.layout import as_map, as_rows, close, state_type
 from detection.ops.sweep.lines import (
     Steps,
     add,
     add_views,
     by_step,
     groups,
-    own_steps,
     read,
     read_all,
+    separate_steps,
     shared_steps,
     weight_gradient,
     write,
@@ -34,15 +34,15 @@ _tanh_backward = torch.ops.aten.tanh_backward.grad_input
 def lstm(
     x: Tensor, weight: Tensor, bias: Tensor | None, valid: Tensor | None, directions: str, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """K sweeps of an LSTM, gates in the order i, f, g, o.
+    """Compute K sweeps of an LSTM, gates in the order i, f, g, o.
 
     Args:
         x: (B, 4·D, H, W).
         weight: U (K, 4·D, D), in the states' type.
         bias: (K, 4·D), likewise; None for zeros.
         valid: (B, 1, H, W) booleans; None for all.
-        directions: K names, with spaces between.
-        keep: whether a backward pass is to come.
+        directions: K names separated by spaces.
+        keep: whether to keep what a backward pass needs.
 
     Returns:
         The outputs (B, K·D, H, W) in channels-last memory, in the type of x; and, empty unless `keep`, the gates
@@ -52,33 +52,27 @@ def lstm(
     closed = weight.new_tensor([-torch.inf, -torch.inf, 0, 0]).repeat_interleave(size)
     rows = close(as_rows(x), valid, closed)
     out = rows.new_empty(*rows.shape[:3], len(weight), size)
-    all_gates, all_c = memory(x, weight, keep)
+    all_gates, all_c = allocate_states(x, weight, keep)
     for places, names in groups(directions, weight.device):
-        xs, outs = shared_steps(rows, names), own_steps(out[:, :, :, places], names)
+        xs, outs = shared_steps(rows, names), separate_steps(out[:, :, :, places], names)
         kept = [by_step(t[places], len(xs)) for t in (all_gates, all_c)] if keep else None
         _scan(xs, outs, weight[places], None if bias is None else bias[places], kept)
-    return as_map(out.flatten(3)), all_gates, all_c
-
-
-@lstm.register_fake
-def _(
-    x: Tensor, weight: Tensor, bias: Tensor | None, valid: Tensor | None, directions: str, keep: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    return empty_map(x, len(weight) * weight.shape[2]), *memory(x, weight, keep)
+    out = out.flatten(3)  # (B, H, W, K·D)
+    return as_map(out), all_gates, all_c
 
 
 @custom_op("detection::lstm_backward", mutates_args=())
 def lstm_backward(
     grad: Tensor, out: Tensor, all_gates: Tensor, all_c: Tensor, weight: Tensor, directions: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x (B, 4·D, H, W), the weight (K, 4·D, D) and the bias (K, 4·D)."""
+) -> Gradients:
+    """Return the gradients of x (B, 4·D, H, W), the weight (K, 4·D, D) and the bias (K, 4·D)."""
     num, size = len(weight), weight.shape[2]
-    grads, outs = (as_rows(t).unflatten(3, (num, size)) for t in (grad, out))
+    grads, outs = (as_rows(t).unflatten(3, (num, size)) for t in (grad, out))  # (B, H, W, K, D)
     total = outs.new_zeros(*outs.shape[:3], weight.shape[1], dtype=state_type(grad))
     grad_weight = torch.empty_like(weight)
     grad_bias = weight.new_empty(weight.shape[:2])
     for places, names in groups(directions, weight.device):
-        gs, hs = (own_steps(t[:, :, :, places], names) for t in (grads, outs))
+        gs, hs = (separate_steps(t[:, :, :, places], names) for t in (grads, outs))
         gates, c = (by_step(t[places], len(gs)) for t in (all_gates, all_c))
         g = _scan_back(gs, gates, c, weight[places], shared_steps(total, names))
         grad_weight[places] = weight_gradient(g, read_all(torch.empty_like(c), hs))
@@ -86,15 +80,8 @@ def lstm_backward(
     return as_map(total.to(grad.dtype)), grad_weight, grad_bias
 
 
-@lstm_backward.register_fake
-def _(
-    grad: Tensor, out: Tensor, all_gates: Tensor, all_c: Tensor, weight: Tensor, directions: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    return empty_map(grad, weight.shape[1]), torch.empty_like(weight), weight.new_empty(weight.shape[:2])
-
-
 def _scan(xs: Steps, outs: Steps, weight: Tensor, bias: Tensor | None, kept: list[Tensor] | None) -> None:
-    """From views of the pre-activations to views of the outputs; gates and cell states are written to `kept`."""
+    """Write the outputs of pre-activations, both as views step by step, and gates and cell states to `kept`."""
     p, _, size = weight.shape
     transposed = weight.transpose(1, 2)
     h, c = weight.new_zeros(2, p, xs[0][0].shape[:2].numel(), size).unbind()
@@ -105,22 +92,25 @@ def _scan(xs: Steps, outs: Steps, weight: Tensor, bias: Tensor | None, kept: lis
             gates.baddbmm_(h, transposed)
         gates[..., : 2 * size].sigmoid_()
         i, f, g, o = gates.chunk(4, -1)
-        c.mul_(f).addcmul_(i, g.tanh_())
+        c.mul_(f).addcmul_(i, g.tanh_())  # c = f·c + i·g
         if kept is not None:
             kept[1][:, t] = c
-        torch.tanh(c, out=h).mul_(o.sigmoid_())
+        torch.tanh(c, out=h).mul_(o.sigmoid_())  # h = o·tanh(c)
         write(h, targets)
 
 
 def _scan_back(grads: Steps, gates: Tensor, c: Tensor, weight: Tensor, totals: Steps) -> Tensor:
-    """From views of the gradients of outputs to those of pre-activations (P, T, N, 4·D), which are added to views."""
+    """Return the gradients of pre-activations (P, T, N, 4·D), and add them to the views `totals` of that of x.
+
+    dh and dc are ∂L/∂h(t) and ∂L/∂c(t), with what comes from the steps after t.
+    """
     grad = torch.empty_like(gates)
     dh, dc = torch.zeros(2, *c[:, 0].shape, dtype=c.dtype, device=c.device).unbind()
     for t in reversed(range(c.shape[1])):
         i, f, g, o = gates[:, t].chunk(4, -1)
         d_i, d_f, d_g, d_o = grad[:, t].chunk(4, -1)
         add_views(dh, grads[t])
-        squashed = torch.tanh(c[:, t])
+        squashed = torch.tanh(c[:, t])  # cheaper to compute again than to keep
         _sigmoid_backward(dh * squashed, o, grad_input=d_o)
         dc.add_(torch.ops.aten.tanh_backward(dh.mul_(o), squashed))
         _sigmoid_backward(dc * g, i, grad_input=d_i)
@@ -135,4 +125,4 @@ def _scan_back(grads: Steps, gates: Tensor, c: Tensor, weight: Tensor, totals: S
     return grad
 
 
-register_gradient(lstm, lstm_backward, masked=False)
+register(lstm, lstm_backward, masked=False)

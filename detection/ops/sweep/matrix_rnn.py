@@ -4,28 +4,28 @@ A step is one product for all lines, of both directions along an axis where they
 for the backward pass, whose gradient of U is one product after the scan.
 """
 
-# B images, D hidden size, H×W map, K directions, P of them scanned at once, T steps, N lines of all images.
+# B images, D hidden size, H×W map, K directions, P of them scanned together, T steps, N lines of all images.
 
 import torch
 from torch import Tensor
 from torch.library import custom_op
 
 from detection.ops.sweep.layout import as_map, as_rows, close, empty_map, some_outside, state_type
-from detection.ops.sweep.lines import add, groups, own_steps, read, read_all, shared_steps, weight_gradient, write
+from detection.ops.sweep.lines import add, groups, read, read_all, separate_steps, shared_steps, weight_gradient, write
 
 
 @custom_op("detection::matrix_rnn", mutates_args=())
 def matrix_rnn(
     x: Tensor, weight: Tensor, bias: Tensor | None, valid: Tensor | None, directions: str, rectified: bool
 ) -> Tensor:
-    """The outputs (B, K·D, H, W) of K sweeps in channels-last memory, in the type of x.
+    """Compute the outputs (B, K·D, H, W) of K sweeps in channels-last memory, in the type of x.
 
     Args:
         x: (B, D, H, W).
         weight: U (K, D, D), in the states' type.
         bias: (K, D), likewise; None for zeros.
         valid: (B, 1, H, W) booleans; None for all.
-        directions: K names, with spaces between.
+        directions: K names separated by spaces.
         rectified: whether f is ReLU, else tanh.
     """
     rows = as_rows(x)
@@ -35,7 +35,7 @@ def matrix_rnn(
     for places, names in groups(directions, weight.device):
         transposed = weight[places].transpose(1, 2)
         biases = None if bias is None else bias[places]
-        xs, outs = shared_steps(rows, names), own_steps(out[:, :, :, places], names)
+        xs, outs = shared_steps(rows, names), separate_steps(out[:, :, :, places], names)
         masks = None if rectified else _masks(valid, names, weight.dtype)
         h, last = (weight.new_empty(len(names), xs[0][0].shape[:2].numel(), rows.shape[3]) for _ in range(2))
         for t, (views, targets) in enumerate(zip(xs, outs, strict=True)):
@@ -46,7 +46,7 @@ def matrix_rnn(
             if masks is not None:
                 h.mul_(masks[t])
             write(h, targets)
-    return as_map(out.flatten(3))
+    return as_map(out.flatten(3))  # (B, K·D, H, W)
 
 
 @matrix_rnn.register_fake
@@ -58,14 +58,14 @@ def _(x: Tensor, weight: Tensor, bias: Tensor | None, valid: Tensor | None, dire
 def matrix_rnn_backward(
     grad: Tensor, out: Tensor, weight: Tensor, valid: Tensor | None, directions: str, rectified: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x (B, D, H, W), the weight (K, D, D) and the bias (K, D)."""
+    """Return the gradients of x (B, D, H, W), the weight (K, D, D) and the bias (K, D)."""
     num, size, _ = weight.shape
-    grads, outs = (as_rows(t).unflatten(3, (num, size)) for t in (grad, out))
+    grads, outs = (as_rows(t).unflatten(3, (num, size)) for t in (grad, out))  # (B, H, W, K, D)
     total = outs.new_zeros(*outs.shape[:3], size, dtype=state_type(grad))
     grad_weight = torch.empty_like(weight)
     grad_bias = weight.new_empty(num, size)
     for places, names in groups(directions, weight.device):
-        gs, hs = (own_steps(t[:, :, :, places], names) for t in (grads, outs))
+        gs, hs = (separate_steps(t[:, :, :, places], names) for t in (grads, outs))
         masks = None if rectified else _masks(valid, names, weight.dtype)
         h = read_all(weight.new_empty(len(names), len(hs), hs[0][0].shape[:2].numel(), size), hs)
         g = read_all(torch.empty_like(h), gs)
@@ -85,7 +85,7 @@ def _(
 
 
 def _scan_back(g: Tensor, h: Tensor, weight: Tensor, masks: list[Tensor] | None, rectified: bool) -> None:
-    """Gradients (P, T, N, D) of outputs become those of pre-activations."""
+    """Turn the gradients g (P, T, N, D) of outputs h into those of pre-activations, in place."""
     for t in reversed(range(g.shape[1])):
         g_t, h_t = g[:, t], h[:, t]
         if t + 1 < g.shape[1]:
@@ -99,7 +99,7 @@ def _scan_back(g: Tensor, h: Tensor, weight: Tensor, masks: list[Tensor] | None,
 
 
 def _masks(valid: Tensor | None, names: list[str], dtype: torch.dtype) -> list[Tensor] | None:
-    """A mask (B, 1, H, W) as numbers (P, N, 1), step by step; None where it has no work to do."""
+    """Return a mask (B, 1, H, W) as factors (P, N, 1), step by step; None where it closes nothing."""
     if valid is None or not some_outside(valid):
         return None
     return [torch.stack([v.reshape(-1, 1) for v in views]).to(dtype) for views in shared_steps(as_rows(valid), names)]

@@ -1,4 +1,4 @@
-"""Which sweeps go to the Triton kernels: those of CUDA tensors up to float32, where Triton is installed."""
+"""Choice of the Triton kernels: for CUDA tensors up to float32, where Triton is installed."""
 
 from importlib.util import find_spec
 from types import ModuleType
@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 
-def takes(x: Tensor) -> bool:
-    """Whether the kernels are for x: their states are float32, so not for float64."""
+def use_triton(x: Tensor) -> bool:
+    """Return whether the kernels are for x: their states are float32, so not for float64."""
     return x.is_cuda and x.dtype != torch.float64 and find_spec("triton") is not None
 
 
-def triton_scan() -> ModuleType:
-    """The kernels' module; only builds of PyTorch for CUDA bring Triton along, so it is imported at its first use."""
-    from detection.ops.sweep.dispatch import triton_scan
+def triton_kernels() -> ModuleType:
+    """Return the kernels' module; only builds of PyTorch for CUDA have Triton, so it is imported at its first use."""
+    from detection.ops.sweep import triton_scan
 
     return triton_scan

@@ -1,8 +1,8 @@
 """`accumulate` and `linear_scan` on CUDA: Triton kernels in which a program scans one line for a block of channels.
 
-Maps lie channels last, so that a step of a program reads and writes one run of memory. States are float32 whatever the
-maps are; loads of the steps ahead are pipelined. The mask is read in the kernel. All directions go in one launch, but
-for the gradient of `accumulate`: it is summed over directions without atomics, so rows first and then columns.
+Maps are channels last, so that a step of a program reads and writes one run of memory. States are float32 whatever the
+type of the maps; loads of the steps ahead are pipelined. The mask is read in the kernel. All directions go in one
+launch, but for the gradient of `accumulate`: it is summed over directions without atomics, so rows first, then columns.
 """
 
 # B images, C channels, H×W map, K directions, T steps of a line.
@@ -21,7 +21,7 @@ STAGES = 4
 
 @triton.jit
 def _line(code, b, line, H, W):
-    """Steps of a line (0 if there is no such line), its first cell in the map, and from cell to cell."""
+    """Return the steps of a line (0 if there is none), its first location in the map, and its stride."""
     horizontal = code < 2
     steps = tl.where(horizontal, W, H)
     first = b.to(tl.int64) * H * W + tl.where(horizontal, line * W, line)
@@ -34,7 +34,7 @@ def _line(code, b, line, H, W):
 
 @triton.jit
 def _place(codes, B, H, W):
-    """Which direction, and of it the line, this program scans."""
+    """Return the direction that this program scans, and its line."""
     lines = tl.maximum(H, W)
     scan = tl.program_id(0)
     k = scan // (B * lines)
@@ -51,11 +51,11 @@ def _accumulate(
     h = tl.zeros((BLOCK,), tl.float32)
     u = tl.load(weight + k * C + c, c < C, 0.0).to(tl.float32) if WEIGHTED else h
     for t in tl.range(0, steps, num_stages=STAGES):  # type: ignore[misc]
-        cell = first + t * stride
-        h = (h * u if WEIGHTED else h) + tl.load(x + cell * C + c, c < C, 0.0).to(tl.float32)
+        location = first + t * stride
+        h = (h * u if WEIGHTED else h) + tl.load(x + location * C + c, c < C, 0.0).to(tl.float32)
         # Not `tl.maximum`, which makes 0 of a NaN.
-        h = tl.where((h < 0) | (tl.load(valid + cell) == 0), 0.0, h)
-        tl.store(out + (cell * K + k) * C + c, h, c < C)
+        h = tl.where((h < 0) | (tl.load(valid + location) == 0), 0.0, h)
+        tl.store(out + (location * K + k) * C + c, h, c < C)
 
 
 @triton.jit(do_not_specialize=["codes", "places", "num", "written"])
@@ -78,26 +78,26 @@ def _accumulate_backward(
     BLOCK: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    """The directions along one axis, one after the other, so that only this program writes the gradient of its line."""
+    """Scan the directions along one axis one after the other, so that only this program writes to its line."""
     lines = tl.where(codes % 4 < 2, H, W)
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     for j in range(0, num):
         k = (places >> (4 * j)) % 16
-        seen = tl.where(written + j > 0, C, 0)  # channels of `total` that are there to be added to
+        seen = tl.where(written + j > 0, C, 0)  # channels of `total` that hold a sum already
         steps, first, stride = _line((codes >> (2 * j)) % 4, tl.program_id(0) // lines, tl.program_id(0) % lines, H, W)
         g = tl.zeros((BLOCK,), tl.float32)
         product = tl.zeros((BLOCK,), tl.float32)
         u = tl.load(weight + k * C + c, c < C, 0.0).to(tl.float32) if WEIGHTED else g
         for t in tl.range(0, steps, num_stages=STAGES):  # type: ignore[misc]
-            cell = first + (steps - 1 - t) * stride
-            place = (cell * K + k) * C + c
+            location = first + (steps - 1 - t) * stride
+            place = (location * K + k) * C + c
             g = (g * u if WEIGHTED else g) + tl.load(grad + place, c < C, 0.0).to(tl.float32)
             g = tl.where(tl.load(out + place, c < C, 0.0).to(tl.float32) > 0, g, 0.0)
             if WEIGHTED:
                 last = c < tl.where(t + 1 < steps, C, 0)
                 product += g * tl.load(out + place - stride * K * C, last, 0.0).to(tl.float32)
-            before = tl.load(total + cell * C + c, c < seen, 0.0)
-            tl.store(total + cell * C + c, before + g, c < C)
+            before = tl.load(total + location * C + c, c < seen, 0.0)
+            tl.store(total + location * C + c, before + g, c < C)
         if WEIGHTED:
             tl.store(grad_weight + (tl.program_id(0) * K + k) * C + c, product, c < C)
         # The next direction reads what other threads may have written.
@@ -110,10 +110,10 @@ def _linear(a, b, valid, out, codes, B, C, H, W, K, BLOCK: tl.constexpr, STAGES:
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     h = tl.zeros((BLOCK,), tl.float32)
     for t in tl.range(0, steps, num_stages=STAGES):  # type: ignore[misc]
-        cell = first + t * stride
-        place = (cell * K + k) * C + c
+        location = first + t * stride
+        place = (location * K + k) * C + c
         h = tl.load(a + place, c < C, 0.0).to(tl.float32) * h + tl.load(b + place, c < C, 0.0).to(tl.float32)
-        h = tl.where(tl.load(valid + cell) == 0, 0.0, h)
+        h = tl.where(tl.load(valid + location) == 0, 0.0, h)
         tl.store(out + place, h, c < C)
 
 
@@ -125,18 +125,18 @@ def _linear_backward(
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     g = tl.zeros((BLOCK,), tl.float32)
     for t in tl.range(0, steps, num_stages=STAGES):  # type: ignore[misc]
-        cell = first + (steps - 1 - t) * stride
-        place = (cell * K + k) * C + c
+        location = first + (steps - 1 - t) * stride
+        place = (location * K + k) * C + c
         g += tl.load(grad + place, c < C, 0.0).to(tl.float32)
-        g = tl.where(tl.load(valid + cell) == 0, 0.0, g)
+        g = tl.where(tl.load(valid + location) == 0, 0.0, g)
         tl.store(grad_b + place, g, c < C)
         last = tl.load(out + place - stride * K * C, c < tl.where(t + 1 < steps, C, 0), 0.0).to(tl.float32)
         tl.store(grad_a + place, g * last, c < C)
         g *= tl.load(a + place, c < C, 0.0).to(tl.float32)
 
 
-def accumulate(x: Tensor, weight: Tensor | None, valid: Tensor | None, directions: str) -> Tensor:
-    """See `detection.ops.sweep.accumulate.accumulate`."""
+def launch_accumulate(x: Tensor, weight: Tensor | None, valid: Tensor | None, directions: str) -> Tensor:
+    """Compute `detection.ops.sweep.accumulate.accumulate` on CUDA."""
     rows, num = as_rows(x), len(directions.split())
     b, h, w, c = rows.shape
     out = rows.new_empty(b, h, w, num * c)
@@ -146,8 +146,10 @@ def accumulate(x: Tensor, weight: Tensor | None, valid: Tensor | None, direction
     return as_map(out)
 
 
-def accumulate_backward(grad: Tensor, out: Tensor, weight: Tensor | None, directions: str) -> tuple[Tensor, Tensor]:
-    """See `detection.ops.sweep.accumulate.accumulate_backward`."""
+def launch_accumulate_backward(
+    grad: Tensor, out: Tensor, weight: Tensor | None, directions: str
+) -> tuple[Tensor, Tensor]:
+    """Compute `detection.ops.sweep.accumulate.accumulate_backward` on CUDA."""
     grads, outs, names = as_rows(grad), as_rows(out), directions.split()
     b, h, w, channels = grads.shape
     c = channels // len(names)
@@ -171,8 +173,8 @@ def accumulate_backward(grad: Tensor, out: Tensor, weight: Tensor | None, direct
     return as_map(total.to(grad.dtype)), grad_weight.sum(0) if weight is not None else grad_weight.new_empty(0, c)
 
 
-def linear_scan(a: Tensor, b: Tensor, valid: Tensor | None, directions: str) -> Tensor:
-    """See `detection.ops.sweep.linear_scan.linear_scan`."""
+def launch_linear_scan(a: Tensor, b: Tensor, valid: Tensor | None, directions: str) -> Tensor:
+    """Compute `detection.ops.sweep.linear_scan.linear_scan` on CUDA."""
     keeps, new, num = as_rows(a), as_rows(b), len(directions.split())
     batch, h, w, channels = new.shape
     out = torch.empty_like(new)
@@ -182,10 +184,10 @@ def linear_scan(a: Tensor, b: Tensor, valid: Tensor | None, directions: str) -> 
     return as_map(out)
 
 
-def linear_scan_backward(
+def launch_linear_scan_backward(
     grad: Tensor, out: Tensor, a: Tensor, valid: Tensor | None, directions: str
 ) -> tuple[Tensor, Tensor]:
-    """See `detection.ops.sweep.linear_scan.linear_scan_backward`."""
+    """Compute `detection.ops.sweep.linear_scan.linear_scan_backward` on CUDA."""
     grads, outs, keeps, num = as_rows(grad), as_rows(out), as_rows(a), len(directions.split())
     batch, h, w, channels = grads.shape
     grad_a, grad_b = torch.empty_like(keeps), torch.empty_like(grads)
@@ -201,7 +203,7 @@ def _launch(kernel, grid: tuple[int, int], *arguments: Tensor | float) -> None:
 
 
 def _codes(directions: str) -> int:
-    """The directions' places in `DIRECTIONS`, two bits each."""
+    """Return the directions' positions in `DIRECTIONS`, two bits each."""
     return sum(DIRECTIONS.index(name) << (2 * k) for k, name in enumerate(directions.split()))  # type: ignore[arg-type]
 
 
@@ -209,10 +211,10 @@ def _mask(valid: Tensor | None, rows: Tensor) -> Tensor:
     b, h, w, _ = rows.shape
     if valid is None:
         return torch.ones(b, h, w, dtype=torch.uint8, device=rows.device)
-    return valid.reshape(b, h, w).contiguous().view(torch.uint8)
+    return valid.reshape(b, h, w).contiguous().view(torch.uint8)  # booleans (B, H, W) as bytes
 
 
 def _grid(lines: int, channels: int) -> tuple[tuple[int, int], int]:
-    """Programs, by line and block of channels, and the size of a block."""
+    """Return the programs by line and block of channels, and the size of a block."""
     block = min(MAX_BLOCK, triton.next_power_of_2(channels))
     return (lines, triton.cdiv(channels, block)), block
