@@ -1,23 +1,25 @@
-"""Files that are there whole or not at all."""
+"""Files and folders that are complete or not there at all."""
 
 import json
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 
 def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
-    """Write beside the file and rename, so that a reader never sees half of it.
+    """Write under another name and rename, so that a reader never sees half a file; parent folders are made.
 
     Args:
-        path: the file that there will be.
-        write: is given another path of the same folder, and writes there.
+        path: the file to write.
+        write: gets the temporary path, in the same folder, and writes there.
 
     Raises:
         OSError: it cannot be written; nothing is left behind then.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = _temporary(path)
     try:
         write(temporary)
         os.replace(temporary, path)
@@ -25,7 +27,29 @@ def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def write_json(path: Path, data: Any) -> None:
-    """Write a file of JSON, whole or not at all."""
-    text = json.dumps(data, indent=2) + "\n"
+def write_json(path: Path, data: Any, indent: int | None = 2) -> None:
+    """Write JSON by `atomic_write`; compact where `indent` is None."""
+    text = json.dumps(data, indent=indent) + "\n"
     atomic_write(path, lambda temporary: temporary.write_text(text))
+
+
+@contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder to fill, which becomes `folder` unless an error is raised; it vanishes then.
+
+    Raises:
+        OSError: it cannot be written, or another folder that is not empty has the name.
+    """
+    temporary = _temporary(folder)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        os.rename(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _temporary(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.with_name(f".{path.name}.{os.getpid()}")

@@ -1,14 +1,16 @@
-"""A file is there whole or not at all."""
+"""A file or folder is complete or not there at all."""
+
+import json
 
 import pytest
 
-from detection.atomic_write import atomic_write
+from detection.atomic_write import atomic_folder, atomic_write, write_json
 
 
 def test_a_file_is_replaced_by_what_was_written(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
-    atomic_write(path, lambda fresh: fresh.write_text("new"))
+    atomic_write(path, lambda temporary: temporary.write_text("new"))
     assert path.read_text() == "new"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -17,11 +19,45 @@ def test_what_fails_halfway_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
 
-    def half(fresh):
-        fresh.write_text("ne")
+    def half(temporary):
+        temporary.write_text("ne")
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
         atomic_write(path, half)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_json_is_indented_or_compact(tmp_path):
+    write_json(tmp_path / "new" / "a.json", {"b": [1, 2]})
+    assert (tmp_path / "new" / "a.json").read_text().count("\n") == 6
+    write_json(tmp_path / "a.json", {"b": [1, 2]}, indent=None)
+    assert (tmp_path / "a.json").read_text() == '{"b": [1, 2]}\n'
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "a.json", object())
+    assert json.loads((tmp_path / "a.json").read_text()) == {"b": [1, 2]}
+
+
+def test_a_folder_appears_with_all_its_files(tmp_path):
+    folder = tmp_path / "new" / "folder"
+    with atomic_folder(folder) as temporary:
+        (temporary / "a.txt").write_text("a")
+        assert not folder.exists()
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["folder"] and (folder / "a.txt").read_text() == "a"
+
+
+def test_a_folder_that_fails_halfway_leaves_nothing(tmp_path):
+    with pytest.raises(ValueError), atomic_folder(tmp_path / "folder") as temporary:
+        (temporary / "a.txt").write_text("a")
+        raise ValueError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_another_process_made_first_stays(tmp_path):
+    folder = tmp_path / "folder"
+    with pytest.raises(OSError), atomic_folder(folder) as temporary:
+        (temporary / "a.txt").write_text("ours")
+        folder.mkdir()
+        (folder / "a.txt").write_text("theirs")
+    assert list(tmp_path.iterdir()) == [folder] and (folder / "a.txt").read_text() == "theirs"

@@ -1,7 +1,7 @@
 """Random shifts, turns, sizes and mirror images of a whole batch at once, on any device.
 
-What happens to an image is one affine map of its coordinates, told by five numbers in [0, 1). The caller draws
-them, so that they may depend on (seed, epoch, image) alone. What comes from beyond the border is black.
+An image is changed by one affine map of its coordinates, from five numbers in [0, 1). The caller draws them, so that
+they may depend on (seed, epoch, image) alone. Pixels from beyond the border are black.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""How many images a classifier gets right; a trained run measured again, under other settings if wished."""
+"""Classification of images, and a trained run evaluated again, under other settings if wished."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from torch.nn.functional import cross_entropy
 
 from detection.analysis.complexity import count_parameters
 from detection.atomic_write import write_json
-from detection.classification.config import ClassifierConfig, open_config
+from detection.classification.config import ClassifierConfig, open_classifier_config
 from detection.classification.data import Images, middle
 from detection.classification.network import Classifier
-from detection.classification.sources import open_data
+from detection.classification.sources import open_images
 from detection.errors import UserError
 from detection.runs.checkpoint import load_meta, load_weights
 from detection.runs.logs import progress
@@ -23,7 +23,7 @@ from detection.training.loaders import build_accelerator
 
 
 @dataclass(frozen=True)
-class Measured:
+class ClassifierResults:
     """What a classifier does with N images.
 
     Attributes:
@@ -34,8 +34,8 @@ class Measured:
     correct: Tensor
     losses: Tensor
 
-    def numbers(self) -> dict[str, float]:
-        """Accuracy in [0, 1], errors, images, and their mean loss."""
+    def metrics(self) -> dict[str, float]:
+        """Compute the accuracy in [0, 1], the numbers of errors and images, and the mean loss."""
         right, count = int(self.correct.sum()), len(self.correct)
         return {
             "accuracy": right / count,
@@ -46,20 +46,20 @@ class Measured:
 
 
 @torch.no_grad()
-def measure(
+def classify(
     network: Classifier,
     images: Images,
     config: ClassifierConfig,
     accelerator: Accelerator,
     on_batch: Callable[[int], None] = lambda count: None,
-) -> Measured:
+) -> ClassifierResults:
     """Classify images, unchanged but for `data.crop`. The network is left in the mode that it came in.
 
     Args:
         network: the bare one, not a distributed wrapper.
         images: on the network's device.
-        config: for the size of batches, and the crop.
-        accelerator: for its precision.
+        config: with the batch size and the crop.
+        accelerator: with the precision.
         on_batch: called with the number of images of each finished batch.
     """
     training = network.training
@@ -73,7 +73,7 @@ def measure(
         losses.append(cross_entropy(scores, labels, reduction="none").cpu())
         on_batch(len(positions))
     network.train(training)
-    return Measured(torch.cat(correct), torch.cat(losses))
+    return ClassifierResults(torch.cat(correct), torch.cat(losses))
 
 
 def open_classifier(
@@ -92,7 +92,7 @@ def open_classifier(
     Raises:
         UserError: not a classifier's run folder, or weights that do not fit.
     """
-    config = open_config(run, overrides)
+    config = open_classifier_config(run, overrides)
     last = Path(run) / "checkpoints" / "last"
     classes = tuple(category.name for category in load_meta(last)["categories"])
     network = config.network(len(classes))
@@ -100,10 +100,10 @@ def open_classifier(
     return network.to(device).eval(), classes, config
 
 
-def evaluate_run(
+def evaluate_classifier(
     run: str | Path, output: str | Path | None = None, device: str | None = None, overrides: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Measure a trained run again and write `metrics.json` and `correct.json`.
+    """Evaluate a trained run again and write `metrics.json` and `correct.json`.
 
     Args:
         run: the run folder.
@@ -117,21 +117,20 @@ def evaluate_run(
     Raises:
         UserError: anything that is missing or does not fit.
     """
-    config = open_config(run, overrides)
+    config = open_classifier_config(run, overrides)
     accelerator = build_accelerator(config.precision, device, inference=True)
     network, classes, config = open_classifier(run, accelerator.device, overrides)
-    _, images = open_data(config.data)
+    _, images = open_images(config.data)
     if images.classes != classes:
         raise UserError(f"{run}: was trained on the classes {', '.join(classes)}, not {', '.join(images.classes)}.")
     with progress("measuring", len(images)) as bar:
-        measured = measure(network, images.to(accelerator.device), config, accelerator, bar.advance)
-    metrics = {**measured.numbers(), "measured": config.data.measure, "parameters": count_parameters(network)}
-    write_measured(Path(output) if output else Path(run) / "evaluation", measured, metrics)
+        results = classify(network, images.to(accelerator.device), config, accelerator, bar.advance)
+    metrics = {**results.metrics(), "measured": config.data.measure, "parameters": count_parameters(network)}
+    write_classifier_results(Path(output) if output else Path(run) / "evaluation", results, metrics)
     return metrics
 
 
-def write_measured(folder: Path, measured: Measured, metrics: dict[str, Any]) -> None:
+def write_classifier_results(folder: Path, results: ClassifierResults, metrics: dict[str, Any]) -> None:
     """Write `correct.json`, 1 or 0 for each image in order, and then `metrics.json`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "correct.json", measured.correct.int().tolist())
+    write_json(folder / "correct.json", results.correct.int().tolist())
     write_json(folder / "metrics.json", metrics)

@@ -1,4 +1,4 @@
-"""A classifier out of a backbone: its last map, the largest value of each channel, a linear layer (Liang, Hu 2015)."""
+"""A classifier of a backbone: global max pooling of its last feature map, and a linear layer (Liang, Hu 2015)."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -14,14 +14,14 @@ RCNN_96 = partial(RCNN, channels=(96, 96), first_stride=1, dropout=0.5)
 
 
 class Classifier(nn.Module):
-    """Images (B, 3, H, W) → scores of each class, or a loss in training; gray images come as three equal channels.
+    """Classify images (B, 3, H, W); gray ones come as three equal channels.
 
     With `RCNN(channels=(K, K), first_stride=1)` it is the paper's RCNN-K, of 25·3·K + K + 4(18K² + K) + 10K + 10
     parameters for 10 classes.
 
     Args:
-        num_classes: there are.
-        backbone: a partial of its class; the last of its maps is read.
+        num_classes: without a background.
+        backbone: a partial of its class; the last of its feature maps is read.
     """
 
     mean: Tensor
@@ -32,12 +32,12 @@ class Classifier(nn.Module):
         self.backbone: Backbone = backbone()
         self.linear = nn.Linear(list(self.backbone.out_channels.values())[-1], num_classes)
         # Buffers, so that they come with the weights.
-        self.register_buffer("mean", torch.tensor(self.backbone.image_mean).reshape(3, 1, 1))
-        self.register_buffer("std", torch.tensor(self.backbone.image_std).reshape(3, 1, 1))
+        self.register_buffer("mean", torch.tensor(self.backbone.image_mean)[:, None, None])
+        self.register_buffer("std", torch.tensor(self.backbone.image_std)[:, None, None])
 
     @torch.no_grad()
-    def measure(self, images: Tensor) -> None:
-        """Take mean and deviation of each channel from training images, (N, 1 or 3, H, W) uint8."""
+    def set_statistics(self, images: Tensor) -> None:
+        """Set mean and standard deviation of each channel to those of training images, (N, 1 or 3, H, W) uint8."""
         shades = torch.arange(256, device=images.device) / 255
         for channel in range(3):
             values = images[:, channel % images.shape[1]].flatten()
@@ -59,7 +59,7 @@ class Classifier(nn.Module):
             (B, K) scores before the softmax; in training their cross-entropy as `loss_class`.
         """
         batch = (torch.stack(list(images)) - self.mean) / self.std
-        last = list(self.backbone(batch).values())[-1]
+        last = list(self.backbone(batch).values())[-1]  # (B, C, H', W')
         scores = self.linear(last.amax((2, 3))).float()
         if not self.training or targets is None:
             return scores

@@ -15,7 +15,7 @@ from detection.data.image_paths import IMAGE_SUFFIXES
 from detection.data.images import read_image
 from detection.errors import UserError
 
-# torchvision's class; what it is asked for in training, and in the test; the files that it looks for.
+# torchvision's class; its arguments for training, and for the test; its files.
 _TORCHVISION: dict[str, tuple[str, list[dict[str, Any]], dict[str, Any], str]] = {
     "MNIST": ("MNIST", [{"train": True}], {"train": False}, "MNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte"),
     "CIFAR10": ("CIFAR10", [{"train": True}], {"train": False}, "cifar-10-batches-py/ (data_batch_1 … test_batch)"),
@@ -24,8 +24,8 @@ _TORCHVISION: dict[str, tuple[str, list[dict[str, Any]], dict[str, Any], str]] =
 }
 
 
-def open_data(config: ImageData) -> tuple[Images, Images]:
-    """The images to train on, and those to measure.
+def open_images(config: ImageData) -> tuple[Images, Images]:
+    """Open the images to train on, and those to evaluate on.
 
     Raises:
         UserError: nothing there, or nothing that can be used; says what belongs where.
@@ -60,7 +60,7 @@ def _digits() -> Images:
         from sklearn.datasets import load_digits
     except ImportError:
         raise UserError(
-            "data.kind=digits: scikit-learn, which brings the digits, is not installed; pip install -e '.[digits]'."
+            "data.kind=digits: scikit-learn, which brings the digits, is not installed; pip install scikit-learn."
         ) from None
     digits: Any = load_digits()
     pixels = torch.from_numpy(np.round(digits.images * (255 / 16)).astype(np.uint8))[:, None]
@@ -75,7 +75,7 @@ def _torchvision(kind: str, root: str) -> tuple[Images, Images]:
     except (RuntimeError, OSError, ValueError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(
-            f"data.root={root}: torchvision finds no whole {name} there ({reason}); nothing is downloaded: put {files} "
+            f"data.root={root}: torchvision finds no complete {name} there ({reason}); nothing is downloaded: put {files} "
             f"into {root}, such as torchvision.datasets.{name}(…, download=True) leaves them elsewhere."
         ) from None
     pixels, labels = torch.cat([part.pixels for part in parts]), torch.cat([part.labels for part in parts])

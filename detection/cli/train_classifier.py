@@ -42,21 +42,23 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     """Open config and data, then train or measure; nothing is written before all of them are sound."""
     args = parse(argv)
-    from detection.classification.config import load_config, open_config
-    from detection.classification.evaluation import evaluate_run
-    from detection.classification.training import train
+    from detection.classification.config import load_classifier_config, open_classifier_config
+    from detection.classification.evaluation import evaluate_classifier
+    from detection.classification.training import train_classifier
+    from detection.config.files import find_config
     from detection.runs.folder import new_run_folder
     from detection.training.loaders import build_accelerator
 
     if args.evaluate is not None:
-        print(json.dumps(evaluate_run(args.evaluate, args.output, args.device, args.overrides), indent=2))
+        print(json.dumps(evaluate_classifier(args.evaluate, args.output, args.device, args.overrides), indent=2))
         return
     if args.resume:
-        config, folder = open_config(args.output, args.overrides), args.output
+        config, folder = open_classifier_config(args.output, args.overrides), args.output
     else:
-        config = load_config(args.config, args.overrides)
-        folder = new_run_folder(args.output, Path(args.config).stem)
-    train(config, folder, build_accelerator(config.precision, args.device), resume=args.resume)
+        path = find_config(args.config)
+        config = load_classifier_config(path, args.overrides)
+        folder = new_run_folder(args.output, path.stem)
+    train_classifier(config, folder, build_accelerator(config.precision, args.device), resume=args.resume)
 
 
 if __name__ == "__main__":

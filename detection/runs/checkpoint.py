@@ -1,4 +1,4 @@
-"""Checkpoints: weights as safetensors, other state as plain tensors and numbers; written whole or not at all.
+"""Checkpoints: weights as safetensors, other state as plain tensors and numbers; written completely or not at all.
 
 A checkpoint folder holds `model.safetensors` (what is evaluated), `meta.json` (categories, epoch, metrics) and, to
 resume from, `training.safetensors` when it differs from the evaluated weights, and `state.pt`.
@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from detection.atomic_write import atomic_folder, write_json
 from detection.data.coco_index import Category
 from detection.errors import UserError
 
@@ -29,35 +30,34 @@ def save_checkpoint(
     trained: nn.Module | None = None,
     state: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a checkpoint beside its place and then put it there, replacing an older one.
+    """Write a checkpoint next to its place and then put it there, replacing an older one.
 
     Args:
-        folder: where it goes, such as `RUN/checkpoints/last`.
+        folder: where it goes, such as `RUN/checkpoints/last`; one process at a time writes there.
         evaluated: the module whose weights are evaluated: the trained one, or its average.
         categories: of the data that it was trained on.
         progress: plain numbers for `meta.json`.
         trained: the module that the optimizer moves, when it is not `evaluated`.
         state: of optimizer, schedule and the like, to resume from.
     """
-    fresh, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    _save(evaluated, fresh / "model.safetensors")
-    if trained is not None:
-        _save(trained, fresh / "training.safetensors")
-    if state is not None:
-        torch.save(dict(state), fresh / "state.pt")
-    meta = {"categories": [{"id": c.id, "name": c.name} for c in categories], **progress}
-    (fresh / "meta.json").write_text(json.dumps(meta, indent=2) + "\n")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(fresh, folder)
+    for leftover in folder.parent.glob(f".{folder.name}.*"):  # of processes that were killed
+        shutil.rmtree(leftover, ignore_errors=True)
+    old = folder.with_name(f".{folder.name}.old")
+    with atomic_folder(folder) as temporary:
+        _save(evaluated, temporary / "model.safetensors")
+        if trained is not None:
+            _save(trained, temporary / "training.safetensors")
+        if state is not None:
+            torch.save(dict(state), temporary / "state.pt")
+        meta = {"categories": [{"id": c.id, "name": c.name} for c in categories], **progress}
+        write_json(temporary / "meta.json", meta)
+        if folder.exists():
+            os.replace(folder, old)
     shutil.rmtree(old, ignore_errors=True)
 
 
 def load_weights(folder: Path, module: nn.Module, name: str = "model") -> None:
-    """Fill `module` with a checkpoint's weights, every one of them.
+    """Fill `module` with all weights of a checkpoint.
 
     Raises:
         UserError: missing or damaged, or of another architecture.
@@ -71,11 +71,11 @@ def load_weights(folder: Path, module: nn.Module, name: str = "model") -> None:
         raise UserError(f"{path}: the checkpoint is damaged ({error}).") from None
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path}: the checkpoint does not fit the detector of config.json ({reason}).") from None
+        raise UserError(f"{path}: the checkpoint does not fit the model of config.json ({reason}).") from None
 
 
 def load_meta(folder: Path) -> dict[str, Any]:
-    """A checkpoint's `meta.json`, its categories as `Category`.
+    """Read a checkpoint's `meta.json`, its categories as `Category`.
 
     Raises:
         UserError: missing or damaged.
@@ -92,7 +92,7 @@ def load_meta(folder: Path) -> dict[str, Any]:
 
 
 def load_training_state(folder: Path) -> dict[str, Any]:
-    """What `save_checkpoint` was given as `state`.
+    """Read what `save_checkpoint` got as `state`.
 
     Raises:
         UserError: missing, damaged, or holding more than tensors and plain values.

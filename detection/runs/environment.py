@@ -1,4 +1,4 @@
-"""The environment of a run: versions, code, data, machine and command."""
+"""The environment of a run: code, data, versions, machine and command."""
 
 import datetime
 import hashlib
@@ -6,32 +6,47 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 
-from detection.config import Config, config_hash
-from detection.data.coco_index import CocoIndex
+from detection.config import config_hash
+
+PACKAGES = (
+    "context-detection",
+    "torch",
+    "torchvision",
+    "accelerate",
+    "albumentations",
+    "numpy",
+    "pycocotools",
+    "safetensors",
+    "scikit-learn",
+    "timm",
+)
 
 
-def environment(config: Config, data: dict[str, CocoIndex], accelerator: Accelerator) -> dict[str, Any]:
-    """Versions, code, data, machine and command of a run."""
-    from importlib.metadata import version
+def environment(config: Any, data: Mapping[str, Any], accelerator: Accelerator) -> dict[str, Any]:
+    """Collect `environment.json`.
 
-    names = ("torch", "torchvision", "accelerate", "albumentations", "numpy", "pycocotools", "safetensors")
+    Args:
+        config: of a detector or a classifier.
+        data: what is recorded of each split.
+        accelerator: device and processes.
+    """
     device = torch.cuda.get_device_name() if accelerator.device.type == "cuda" else platform.processor() or "cpu"
     return {
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": [sys.executable, *sys.argv],
         "config_hash": config_hash(config),
         "git": git_state(),
-        "data": {
-            name: {"annotations": str(index.path), "sha256": index.digest, **index.counts}
-            for name, index in data.items()
-        },
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in names}},
+        "data": dict(data),
+        "versions": {"python": platform.python_version(), **_versions()},
         "machine": {
             "system": platform.platform(),
             "cores": os.cpu_count(),
@@ -40,6 +55,15 @@ def environment(config: Config, data: dict[str, CocoIndex], accelerator: Acceler
             "threads": torch.get_num_threads(),
         },
     }
+
+
+def _versions() -> dict[str, str]:
+    """Versions of the packages that are installed; a checkout that is not has none of the first."""
+    versions = {}
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions
 
 
 def git_state() -> dict[str, Any] | None:

@@ -1,7 +1,7 @@
-"""Run folders: a run is complete in its folder and is rebuilt from its `config.json` alone."""
+"""A run folder: where a new one goes, its `config.json`, and the detector that is rebuilt from it."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +10,18 @@ from accelerate import Accelerator
 
 from detection.atomic_write import write_json
 from detection.config import Config, from_plain, override, to_plain
-from detection.data.coco_index import Category, CocoIndex
+from detection.data.coco_index import Category
 from detection.detector import Detector, build_detector
 from detection.errors import UserError
 from detection.runs.checkpoint import load_meta, load_weights
 from detection.runs.environment import environment
 
+CONFIG_FORMAT = 2
+"""Of `config.json`; the number changes where an older run can no longer be opened."""
+
 
 def new_run_folder(output: Path | None, name: str) -> Path:
-    """The folder that a new run will use; it is not made yet.
+    """Choose the folder of a new run; it is not made yet.
 
     Args:
         output: what the user asked for; None for the first free of `runs/NAME`, `runs/NAME-2`, ….
@@ -36,7 +39,7 @@ def new_run_folder(output: Path | None, name: str) -> Path:
 
 
 def open_config(run: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """The config of a run, from its `config.json`, with overrides.
+    """Read the config of a run from its `config.json`, and apply overrides.
 
     Raises:
         UserError: not a run folder, or a config that this version cannot read.
@@ -48,21 +51,33 @@ def open_config(run: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise error if overrides else UserError(f"{Path(run) / 'config.json'}: {error}") from None
 
 
-def read_config_json(run: str | Path) -> Any:
-    """The plain data of a run's `config.json`.
+def read_config_json(run: str | Path) -> dict[str, Any]:
+    """Read a run's config as plain data, without its format.
 
     Raises:
-        UserError: not a run folder, or not JSON.
+        UserError: not a run folder, not JSON, or of another format.
     """
     path = Path(run) / "config.json"
     try:
-        return json.loads(path.read_text())
+        plain = json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             f"{run}: not a run folder, there is no config.json in it; give the folder that a training wrote."
         ) from None
     except ValueError as error:
         raise UserError(f"{path}: not readable as JSON ({error}).") from None
+    found = plain.pop("format", None) if isinstance(plain, dict) else None
+    if found != CONFIG_FORMAT:
+        raise UserError(
+            f"{path}: has {'no format' if found is None else f'format {found!r}'}, and this version reads format "
+            f"{CONFIG_FORMAT}; train again, or open the run with the version that wrote it."
+        )
+    return plain
+
+
+def config_json(config: Any) -> dict[str, Any]:
+    """The content of `config.json`: the config of a detector or a classifier as plain data, after its format."""
+    return {"format": CONFIG_FORMAT, **to_plain(config)}
 
 
 def open_run(
@@ -88,8 +103,14 @@ def open_run(
     return detector.to(device).eval(), categories, config
 
 
-def write_run_description(folder: Path, config: Config, data: dict[str, CocoIndex], accelerator: Accelerator) -> None:
-    """Write `config.json` and `environment.json`: what is needed to do the run again."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "config.json", to_plain(config))
+def write_run_description(folder: Path, config: Any, data: Mapping[str, Any], accelerator: Accelerator) -> None:
+    """Write `config.json` and `environment.json`: what is needed to do the run again.
+
+    Args:
+        folder: the run folder.
+        config: of a detector or a classifier.
+        data: what is recorded of each split.
+        accelerator: device and processes.
+    """
+    write_json(folder / "config.json", config_json(config))
     write_json(folder / "environment.json", environment(config, data, accelerator))

@@ -1,25 +1,25 @@
-"""Stages and modules that stay as they are for some epochs: no gradients, and no batch statistics taken in."""
+"""Stages and modules that stay as they are for some epochs: no gradients, and no new batch statistics."""
 
 import difflib
 from collections.abc import Mapping
+from typing import Any
 
 from torch import nn
 
-from detection.detector import Detector
 from detection.errors import UserError
 
 
-def freezable(detector: Detector) -> dict[str, list[nn.Module]]:
+def freezable(model: nn.Module) -> dict[str, list[nn.Module]]:
     """Names that can be frozen: the backbone's stages, and modules by their path (`backbone`, `head` …)."""
-    paths: dict[str, list[nn.Module]] = {name: [module] for name, module in detector.named_modules() if name}
-    return {**paths, **detector.backbone.stages()}
+    backbone: Any = model.backbone
+    return {**{name: [module] for name, module in model.named_modules() if name}, **backbone.stages()}
 
 
-def freeze(detector: Detector, frozen: Mapping[str, int | None], epoch: int) -> tuple[str, ...]:
-    """Freeze what is to be frozen in an epoch, let go of the rest, and put the detector in training mode.
+def freeze(model: nn.Module, frozen: Mapping[str, int | None], epoch: int) -> tuple[str, ...]:
+    """Freeze what is to be frozen in an epoch, let go of the rest, and put the model in training mode.
 
     Args:
-        detector: changed in place.
+        model: a detector or a classifier; changed in place.
         frozen: name → the epoch (from 0) at which it is let go; None for never.
         epoch: the epoch that begins.
 
@@ -29,7 +29,7 @@ def freeze(detector: Detector, frozen: Mapping[str, int | None], epoch: int) -> 
     Raises:
         UserError: no such stage or module (names the nearest).
     """
-    known = freezable(detector)
+    known = freezable(model)
     for name in frozen:
         if name not in known:
             names = sorted(n for n in known if n.count(".") < 2)
@@ -37,8 +37,8 @@ def freeze(detector: Detector, frozen: Mapping[str, int | None], epoch: int) -> 
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}."
             raise UserError(f"freeze.{name}: the detector has no such stage or module; {hint}")
     now = tuple(name for name, until in frozen.items() if until is None or epoch < until)
-    detector.train()
-    detector.requires_grad_(True)
+    model.train()
+    model.requires_grad_(True)
     for name in now:
         for module in known[name]:
             module.eval()

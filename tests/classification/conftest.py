@@ -17,18 +17,18 @@ def stripes(tmp_path_factory):
 @pytest.fixture(scope="session")
 def config(stripes):
     """The settings of a small network on the stripes."""
-    from detection.classification.config import load_config
+    from detection.classification.config import load_classifier_config
 
     path = stripes.parent / "stripes_config.py"
     path.write_text(CONFIG)
-    return load_config(path, [f"data.root={stripes}"])
+    return load_classifier_config(path, [f"data.root={stripes}"])
 
 
 @pytest.fixture(scope="session")
 def run(config, tmp_path_factory):
     """A finished run folder; read only."""
-    from detection.classification.training import train
+    from detection.classification.training import train_classifier
 
     folder = tmp_path_factory.mktemp("runs") / "stripes"
-    train(config, folder, Accelerator(cpu=True))
+    train_classifier(config, folder, Accelerator(cpu=True))
     return folder

@@ -9,7 +9,7 @@ import torch
 
 from detection.analysis.complexity import count_parameters
 from detection.classification.augment import NUMBERS, augment
-from detection.classification.config import load_config, override
+from detection.classification.config import load_classifier_config, override_classifier
 from detection.classification.data import middle
 from detection.context.local_response_norm import LocalResponseNorm
 
@@ -21,13 +21,13 @@ SIDES = {"MNIST": 28, "CIFAR10": 32, "SVHN_extra": 32, "digits": 8}
 @pytest.mark.parametrize("name", FILES)
 def test_a_config_says_how_to_run_it(name):
     text = ast.get_docstring(ast.parse(FILES[name].read_text())) or ""
-    assert f"python tools/train_classifier.py configs/classifiers/{name}.py" in text
+    assert f"detection train_classifier {name}" in text
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_config_is_the_papers_network_of_its_name(name):
     k = int(re.match(r"rcnn(\d+)_", name)[1])
-    network = load_config(FILES[name]).network(10)
+    network = load_classifier_config(FILES[name]).network(10)
     assert count_parameters(network) == 25 * 3 * k + k + 4 * (18 * k**2 + k) + 10 * k + 10
     assert {block.layer1.num_steps for block in network.backbone.blocks.values()} == {3}
     assert sum(isinstance(m, LocalResponseNorm) for m in network.modules()) == 4
@@ -35,7 +35,7 @@ def test_a_config_is_the_papers_network_of_its_name(name):
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_config_trains_a_step_on_pictures_of_its_size(name):
-    config = override(load_config(FILES[name]), ["network.backbone.channels=(8, 8)"])
+    config = override_classifier(load_classifier_config(FILES[name]), ["network.backbone.channels=(8, 8)"])
     side = config.data.size or SIDES[config.data.kind]
     assert (side - (config.data.crop or side)) % 2 == 0
     network, images = config.network(10), torch.rand(2, 3, side, side)

@@ -76,13 +76,13 @@ def test_the_loss_is_the_cross_entropy():
 def test_it_normalizes_by_the_training_pictures():
     pixels = torch.randint(0, 256, (5, 3, 4, 4), dtype=torch.uint8)
     network = build()
-    network.measure(pixels)
+    network.set_statistics(pixels)
     values = pixels.numpy().astype(np.float64) / 255
     np.testing.assert_allclose(network.mean.flatten(), values.mean((0, 2, 3)), rtol=1e-5)
     np.testing.assert_allclose(network.std.flatten(), values.std((0, 2, 3)), rtol=1e-5)
-    network.measure(pixels[:, :1])
+    network.set_statistics(pixels[:, :1])
     assert network.mean.unique().numel() == 1
-    network.measure(torch.zeros(2, 1, 4, 4, dtype=torch.uint8))
+    network.set_statistics(torch.zeros(2, 1, 4, 4, dtype=torch.uint8))
     assert network(torch.zeros(1, 3, 8, 8)).isfinite().all()
     assert {"mean", "std"} <= set(network.state_dict())
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from detection.classification.config import ImageData
-from detection.classification.sources import open_data
+from detection.classification.sources import open_images
 from detection.errors import UserError
 from tests.classification.stripes import write_stripes
 
@@ -23,7 +23,7 @@ def sklearn_digits():
 
 
 def test_the_digits(sklearn_digits):
-    train, test = open_data(ImageData("digits"))
+    train, test = open_images(ImageData("digits"))
     assert len(train) + len(test) == 1797 and train.classes == tuple("0123456789")
     assert train.pixels.shape[1:] == (1, 8, 8) and train.pixels.max() == 255
     counts = torch.bincount(test.labels)
@@ -38,8 +38,8 @@ def test_the_digits(sklearn_digits):
 
 def test_validation_is_taken_from_the_training_pictures(sklearn_digits):
     data = ImageData("digits", measure="validation")
-    whole, test = open_data(dataclasses.replace(data, measure="test"))
-    train, validation = open_data(data)
+    whole, test = open_images(dataclasses.replace(data, measure="test"))
+    train, validation = open_images(data)
     as_set = [{p.numpy().tobytes() for p in part.pixels} for part in (whole, test, train, validation)]
     assert len(train) + len(validation) == len(whole)
     assert as_set[2] | as_set[3] == as_set[0] and not as_set[3] & as_set[1]
@@ -47,7 +47,7 @@ def test_validation_is_taken_from_the_training_pictures(sklearn_digits):
 
 
 def test_digits_are_brought_to_a_size(sklearn_digits):
-    small, large = open_data(ImageData("digits"))[0], open_data(ImageData("digits", size=16))[0]
+    small, large = open_images(ImageData("digits"))[0], open_images(ImageData("digits", size=16))[0]
     assert large.pixels.shape == (len(small), 1, 16, 16) and torch.equal(small.labels, large.labels)
     # Bilinear at twice the size: inside the image a pixel is 9/16, 3/16, 3/16 and 1/16 of its four neighbors.
     a, b, c, d = (small.pixels[:, 0, y, x].float() for y, x in ((3, 3), (3, 4), (4, 3), (4, 4)))
@@ -57,7 +57,7 @@ def test_digits_are_brought_to_a_size(sklearn_digits):
 def test_digits_without_scikit_learn(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(UserError, match=r"pip install -e '\.\[digits\]'"):
-        open_data(ImageData("digits"))
+        open_images(ImageData("digits"))
 
 
 def write_idx(path, array):
@@ -73,11 +73,11 @@ def test_mnist_where_torchvision_looks_for_it(tmp_path):
     for part, images in pixels.items():
         write_idx(folder / f"{part}-images-idx3-ubyte", images)
         write_idx(folder / f"{part}-labels-idx1-ubyte", np.arange(len(images)) % 10)
-    train, test = open_data(ImageData("MNIST", root=str(tmp_path)))
+    train, test = open_images(ImageData("MNIST", root=str(tmp_path)))
     assert torch.equal(train.pixels, torch.from_numpy(pixels["train"])[:, None].byte())
     assert torch.equal(test.pixels, torch.from_numpy(pixels["t10k"])[:, None].byte())
     assert test.labels.tolist() == list(range(6)) and len(train.classes) == 10
-    _, validation = open_data(ImageData("MNIST", root=str(tmp_path), measure="validation"))
+    _, validation = open_images(ImageData("MNIST", root=str(tmp_path), measure="validation"))
     train_set = {p.numpy().tobytes() for p in train.pixels}
     assert all(p.numpy().tobytes() in train_set for p in validation.pixels)
 
@@ -102,10 +102,10 @@ def test_cifar_and_svhn_become_channels_first(monkeypatch):
 
     monkeypatch.setattr("torchvision.datasets.CIFAR10", fake(cifar))
     monkeypatch.setattr("torchvision.datasets.SVHN", fake(svhn))
-    train, _ = open_data(ImageData("CIFAR10"))
+    train, _ = open_images(ImageData("CIFAR10"))
     assert torch.equal(train.pixels[3, :, 5, 7], torch.from_numpy(cifar.data[3, 5, 7]))
     assert train.labels.tolist() == [1, 2, 3, 4, 5]
-    train, test = open_data(ImageData("SVHN_extra"))
+    train, test = open_images(ImageData("SVHN_extra"))
     assert len(train) == 10 and len(test) == 5
     assert torch.equal(train.pixels[7], torch.from_numpy(svhn.data[2])) and train.labels[7] == 2
     assert all(settings.pop("download") is False for settings in asked)
@@ -123,14 +123,14 @@ def test_cifar_and_svhn_become_channels_first(monkeypatch):
 )
 def test_what_is_missing_is_told_where_to_put(tmp_path, kind, words):
     with pytest.raises(UserError) as caught:
-        open_data(ImageData(kind, root=str(tmp_path)))
+        open_images(ImageData(kind, root=str(tmp_path)))
     sentence = str(caught.value)
     assert f"data.root={tmp_path}" in sentence and words in sentence and "download" in sentence and "\n" not in sentence
     assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_with_both_parts(stripes):
-    train, test = open_data(ImageData("folder", root=str(stripes)))
+    train, test = open_images(ImageData("folder", root=str(stripes)))
     assert train.classes == test.classes == ("lying", "standing")
     assert torch.bincount(train.labels).tolist() == [32, 32] and torch.bincount(test.labels).tolist() == [12, 12]
     image = np.array(Image.open(stripes / "test" / "standing" / "003.png"))
@@ -139,7 +139,7 @@ def test_a_folder_with_both_parts(stripes):
 
 def test_a_folder_without_parts_is_split(tmp_path):
     write_stripes(tmp_path, [("", 10)])
-    train, test = open_data(ImageData("folder", root=str(tmp_path), test_fraction=0.3))
+    train, test = open_images(ImageData("folder", root=str(tmp_path), test_fraction=0.3))
     assert torch.bincount(train.labels).tolist() == [7, 7] and torch.bincount(test.labels).tolist() == [3, 3]
 
 
@@ -151,7 +151,7 @@ def test_pictures_of_a_folder_lose_their_ends(tmp_path):
             pixels = np.zeros((8, 16, 3), np.uint8)
             pixels[:, 4:12] = 200
             Image.fromarray(pixels).save(tmp_path / name / f"{number}.png")
-    train, _ = open_data(ImageData("folder", root=str(tmp_path), size=4, test_fraction=0.5))
+    train, _ = open_images(ImageData("folder", root=str(tmp_path), size=4, test_fraction=0.5))
     assert train.pixels.shape == (2, 3, 4, 4) and (train.pixels > 150).all()
 
 
@@ -188,7 +188,7 @@ def test_a_folder_that_cannot_be_used(tmp_path, edit, settings, sentence):
     folder = write_stripes(tmp_path / "data", [("train", 3), ("test", 2)], size=8)
     edit(folder)
     with pytest.raises(UserError) as caught:
-        open_data(ImageData("folder", root=str(folder), **settings))
+        open_images(ImageData("folder", root=str(folder), **settings))
     assert sentence in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -196,8 +196,8 @@ def test_parts_of_two_sizes(tmp_path):
     write_stripes(tmp_path, [("train", 2)], size=8)
     write_stripes(tmp_path, [("test", 2)], size=12)
     with pytest.raises(UserError, match="two sizes"):
-        open_data(ImageData("folder", root=str(tmp_path)))
-    train, test = open_data(ImageData("folder", root=str(tmp_path), size=8))
+        open_images(ImageData("folder", root=str(tmp_path)))
+    train, test = open_images(ImageData("folder", root=str(tmp_path), size=8))
     assert train.pixels.shape[1:] == test.pixels.shape[1:] == (3, 8, 8)
 
 
@@ -206,4 +206,4 @@ def test_pictures_that_are_not_square(tmp_path):
     for path in tmp_path.rglob("*.png"):
         Image.new("RGB", (12, 8)).save(path)
     with pytest.raises(UserError, match=r"12x8, not square"):
-        open_data(ImageData("folder", root=str(tmp_path)))
+        open_images(ImageData("folder", root=str(tmp_path)))

@@ -5,14 +5,15 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from detection.classification import training
-from detection.classification.config import load_config, open_config, override
-from detection.classification.evaluation import evaluate_run, measure, open_classifier
-from detection.classification.sources import open_data
-from detection.classification.training import train
+from detection.classification.config import load_classifier_config, open_classifier_config, override_classifier
+from detection.classification.evaluation import classify, evaluate_classifier, open_classifier
+from detection.classification.sources import open_images
+from detection.classification.training import train_classifier
 from detection.config import to_plain
 from detection.context import RecurrentConv
 from detection.errors import UserError
+from detection.runs.folder import CONFIG_FORMAT, read_config_json
+from detection.training import loop
 
 
 def accelerator():
@@ -37,7 +38,8 @@ def test_a_run_folder_is_complete(run, config):
     assert metrics["measured"] == "test" and metrics["epochs"] == 4 and metrics["seconds"] > 0
     assert metrics["parameters"] == 25 * 3 * 8 + 8 + 4 * (18 * 8**2 + 8) + 2 * 8 + 2
     assert metrics["train_images"] == 64 and 0 < metrics["loss"] < 1
-    assert to_plain(open_config(run)) == to_plain(config)
+    assert to_plain(open_classifier_config(run)) == to_plain(config) == read_config_json(run)
+    assert read(run, "config.json")["format"] == CONFIG_FORMAT
     assert set(read(run, "environment.json")["data"]) == {"train", "test"}
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [0] * 8 + [1] * 8 + [2] * 8 + [3] * 8
@@ -54,10 +56,10 @@ def test_a_run_folder_is_complete(run, config):
     }
 
 
-def test_what_is_right_is_told_in_the_order_of_the_pictures(run, config):
+def test_correct_images_are_listed_in_their_order(run, config):
     """Against one image at a time, by hand."""
     network, classes, _ = open_classifier(run)
-    _, images = open_data(config.data)
+    _, images = open_images(config.data)
     assert classes == images.classes
     with torch.no_grad():
         scores = torch.cat([network([pixels / 255]) for pixels in images.pixels])
@@ -66,26 +68,27 @@ def test_what_is_right_is_told_in_the_order_of_the_pictures(run, config):
     assert losses.mean().item() == pytest.approx(read(run, "metrics.json")["loss"], rel=1e-4)
 
 
-def test_measuring_changes_nothing_and_does_not_depend_on_the_batch(run, config):
+def test_evaluation_changes_nothing_and_does_not_depend_on_the_batch(run, config):
     network, _, _ = open_classifier(run)
-    _, images = open_data(config.data)
+    _, images = open_images(config.data)
     network.train()
     before = {k: v.clone() for k, v in network.state_dict().items()}
     counts = []
-    one = measure(network, images, dataclasses.replace(config, eval_batch_size=5), accelerator(), counts.append)
-    other = measure(network, images, config, accelerator())
+    one = classify(network, images, dataclasses.replace(config, eval_batch_size=5), accelerator(), counts.append)
+    other = classify(network, images, config, accelerator())
     assert counts == [5, 5, 5, 5, 4] and network.training
     torch.testing.assert_close(one.losses, other.losses)
     assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
 
 
 def test_the_same_seed_gives_the_same_run_and_another_does_not(run, config, tmp_path):
-    train(config, tmp_path / "same", accelerator())
+    train_classifier(config, tmp_path / "same", accelerator())
     one, same = read(run, "metrics.json"), read(tmp_path / "same", "metrics.json")
     for metrics in (one, same):
         del metrics["seconds"]
     assert one == same
-    other = train(override(config, ["seed=1", "schedule.epochs=1"]), tmp_path / "other", accelerator())
+    changed = override_classifier(config, ["seed=1", "schedule.epochs=1"])
+    other = train_classifier(changed, tmp_path / "other", accelerator())
     first = [json.loads((f / "log.jsonl").read_text().splitlines()[0])["loss"] for f in (run, tmp_path / "other")]
     assert first[0] != first[1] and other["parameters"] == one["parameters"]
 
@@ -94,19 +97,19 @@ def test_a_resumed_run_equals_an_unbroken_one(config, tmp_path, monkeypatch):
     class Stopped(Exception):
         pass
 
-    def stop_after_one(job):
-        save(job)
+    def stop_after_one(run):
+        save_last(run)
         raise Stopped
 
-    save = training.save
-    config = override(config, ["network.backbone.dropout=0.2", "schedule.epochs=2"])
-    train(config, tmp_path / "unbroken", accelerator())
-    monkeypatch.setattr(training, "save", stop_after_one)
+    save_last = loop.save_last
+    config = override_classifier(config, ["network.backbone.dropout=0.2", "schedule.epochs=2"])
+    train_classifier(config, tmp_path / "unbroken", accelerator())
+    monkeypatch.setattr(loop, "save_last", stop_after_one)
     with pytest.raises(Stopped):
-        train(config, tmp_path / "broken", accelerator())
+        train_classifier(config, tmp_path / "broken", accelerator())
     monkeypatch.undo()
     assert not (tmp_path / "broken/metrics.json").exists()
-    train(open_config(tmp_path / "broken"), tmp_path / "broken", accelerator(), resume=True)
+    train_classifier(open_classifier_config(tmp_path / "broken"), tmp_path / "broken", accelerator(), resume=True)
     for name in ("checkpoints/last/model.safetensors", "correct.json"):
         assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "unbroken" / name).read_bytes()
     logs = [(tmp_path / name / "log.jsonl").read_text().splitlines() for name in ("broken", "unbroken")]
@@ -114,45 +117,45 @@ def test_a_resumed_run_equals_an_unbroken_one(config, tmp_path, monkeypatch):
     assert losses[0] == losses[1] and len(losses[0]) == 16
 
 
-def test_a_run_is_measured_again_with_other_steps(run, tmp_path):
-    again = evaluate_run(run, tmp_path / "again", "cpu")
-    told = read(run, "metrics.json")
-    assert {k: again[k] for k in again} == {k: told[k] for k in again}
+def test_a_run_is_evaluated_again_with_other_steps(run, tmp_path):
+    again = evaluate_classifier(run, tmp_path / "again", "cpu")
+    metrics = read(run, "metrics.json")
+    assert {k: again[k] for k in again} == {k: metrics[k] for k in again}
     assert read(tmp_path / "again", "correct.json") == read(run, "correct.json")
-    changed = evaluate_run(run, tmp_path / "one", "cpu", ["network.backbone.inference_steps=1"])
-    assert changed["loss"] != told["loss"] and changed["parameters"] == told["parameters"]
+    changed = evaluate_classifier(run, tmp_path / "one", "cpu", ["network.backbone.inference_steps=1"])
+    assert changed["loss"] != metrics["loss"] and changed["parameters"] == metrics["parameters"]
     network, _, _ = open_classifier(run, overrides=["network.backbone.inference_steps=5"])
     assert {m.inference_steps for m in network.modules() if isinstance(m, RecurrentConv)} == {5}
 
 
-def test_other_classes_cannot_be_measured(run, stripes, tmp_path):
+def test_other_classes_cannot_be_evaluated(run, stripes, tmp_path):
     for part in ("train", "test"):
         for old, new in (("lying", "flat"), ("standing", "upright")):
             target = tmp_path / "other" / part / new
             target.parent.mkdir(parents=True, exist_ok=True)
             target.symlink_to(stripes / part / old)
     with pytest.raises(UserError, match="trained on the classes lying, standing, not flat, upright"):
-        evaluate_run(run, tmp_path / "out", "cpu", [f"data.root={tmp_path / 'other'}"])
+        evaluate_classifier(run, tmp_path / "out", "cpu", [f"data.root={tmp_path / 'other'}"])
     assert not (tmp_path / "out").exists()
 
 
-def test_measurements_between_epochs_are_logged_and_change_nothing(run, config, tmp_path, capsys):
-    train(dataclasses.replace(config, evaluate_every=2), tmp_path, accelerator())
+def test_evaluations_between_epochs_are_logged_and_change_nothing(run, config, tmp_path, capsys):
+    train_classifier(dataclasses.replace(config, evaluate_every=2), tmp_path, accelerator())
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    told = [line for line in lines if "accuracy" in line]
-    assert [line["epoch"] for line in told] == [1, 3] and "epoch   2  accuracy" in capsys.readouterr().out
-    assert told[-1]["loss"] == read(tmp_path, "metrics.json")["loss"] == read(run, "metrics.json")["loss"]
+    evaluations = [line for line in lines if "accuracy" in line]
+    assert [line["epoch"] for line in evaluations] == [1, 3] and "epoch   2  accuracy" in capsys.readouterr().out
+    assert evaluations[-1]["loss"] == read(tmp_path, "metrics.json")["loss"] == read(run, "metrics.json")["loss"]
 
 
-def test_the_measured_part_can_be_kept_from_the_training_pictures(config, tmp_path):
-    short = override(config, ["data.measure=validation", "schedule.epochs=1", "data.test_fraction=0.25"])
-    metrics = train(short, tmp_path, accelerator())
+def test_the_evaluated_part_can_be_kept_from_the_training_images(config, tmp_path):
+    short = override_classifier(config, ["data.measure=validation", "schedule.epochs=1", "data.test_fraction=0.25"])
+    metrics = train_classifier(short, tmp_path, accelerator())
     assert metrics["measured"] == "validation" and metrics["images"] == 16 and metrics["train_images"] == 48
 
 
 def test_sizes_that_the_backbone_cannot_take(config, tmp_path):
     with pytest.raises(UserError, match=r"data.crop: images of 10x10 pixels for a backbone of stride 4"):
-        train(override(config, ["data.crop=10"]), tmp_path / "run", accelerator())
+        train_classifier(override_classifier(config, ["data.crop=10"]), tmp_path / "run", accelerator())
     assert not (tmp_path / "run").exists()
 
 
@@ -176,7 +179,7 @@ def test_sizes_that_the_backbone_cannot_take(config, tmp_path):
 )
 def test_settings_that_cannot_be(config, item, sentence):
     with pytest.raises(UserError) as caught:
-        override(config, [item])
+        override_classifier(config, [item])
     assert sentence in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -184,22 +187,23 @@ def test_a_config_file_that_is_none(tmp_path):
     path = tmp_path / "detector.py"
     path.write_text("config = 3")
     with pytest.raises(UserError, match="must end in `config = ClassifierConfig"):
-        load_config(path)
+        load_classifier_config(path)
     path.write_text("x = 1\nconfig = nothing")
     with pytest.raises(UserError, match=r"line 2: NameError"):
-        load_config(path)
+        load_classifier_config(path)
     with pytest.raises(UserError, match=r"did you mean .*detector.py"):
-        load_config(tmp_path / "detectr.py")
+        load_classifier_config(tmp_path / "detectr.py")
 
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ('{"detector": {}}', "not a classifier's run"),
-        ("[]", "not a classifier's run"),
+        ('{"format": 2, "detector": {}}', "not a classifier's run"),
+        ("[]", "has no format, and this version reads format 2"),
+        ('{"format": 1, "network": {}}', "has format 1, and this version reads format 2; train again"),
         ("{", "not readable as JSON"),
-        ('{"network": {"class": "os.system"}, "data": {"kind": "digits"}}', "not a class of the package"),
-        ('{"network": {"class": "detection.classification.network.Classifier"}}', "'data' is missing"),
+        ('{"format": 2, "network": {"class": "os.system"}, "data": {"kind": "digits"}}', "not a class of the package"),
+        ('{"format": 2, "network": {"class": "detection.classification.network.Classifier"}}', "'data' is missing"),
         (None, "there is no config.json"),
     ],
 )
@@ -207,9 +211,9 @@ def test_a_folder_that_is_no_classifiers_run(tmp_path, text, sentence):
     if text is not None:
         (tmp_path / "config.json").write_text(text)
     with pytest.raises(UserError, match=sentence):
-        open_config(tmp_path)
+        open_classifier_config(tmp_path)
 
 
 def test_a_part_that_is_no_classifier(config):
     with pytest.raises(UserError, match="network: must be a Classifier, not a RecurrentConv"):
-        override(config, ["network=detection.context.RecurrentConv"])
+        override_classifier(config, ["network=detection.context.RecurrentConv"])

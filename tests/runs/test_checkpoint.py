@@ -24,7 +24,7 @@ def test_round_trip(tmp_path):
     assert load_training_state(folder)["progress"] == {"epoch": 3}
 
 
-def test_a_newer_checkpoint_replaces_the_older_whole(tmp_path):
+def test_a_newer_checkpoint_replaces_the_older_one(tmp_path):
     folder = tmp_path / "last"
     save_checkpoint(folder, nn.Linear(2, 1), CATEGORIES, {"epoch": 1}, trained=nn.Linear(2, 1))
     save_checkpoint(folder, nn.Linear(2, 1), CATEGORIES, {"epoch": 2})
@@ -36,11 +36,11 @@ def test_a_newer_checkpoint_replaces_the_older_whole(tmp_path):
 def test_what_a_killed_save_left_behind_is_in_nobodys_way(tmp_path):
     folder = tmp_path / "last"
     save_checkpoint(folder, nn.Linear(2, 1), CATEGORIES, {"epoch": 1})
-    for name in ("last.old", "last.new"):
+    for name in (".last.old", ".last.12345"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "model.safetensors").touch()
     save_checkpoint(folder, nn.Linear(2, 1), CATEGORIES, {"epoch": 2})
-    assert load_meta(folder)["epoch"] == 2
+    assert load_meta(folder)["epoch"] == 2 and [p.name for p in tmp_path.iterdir()] == ["last"]
 
 
 def test_a_save_that_fails_leaves_the_older_one(tmp_path):
@@ -60,7 +60,7 @@ def test_damage_is_named(tmp_path):
     with pytest.raises(UserError, match="nothing to resume from"):
         load_training_state(folder)
     save_checkpoint(folder, nn.Linear(2, 1), CATEGORIES, {}, state={})
-    with pytest.raises(UserError, match="does not fit the detector"):
+    with pytest.raises(UserError, match="does not fit the model"):
         load_weights(folder, nn.Linear(3, 1))
     (folder / "model.safetensors").write_bytes(b"cut")
     with pytest.raises(UserError, match="damaged"):

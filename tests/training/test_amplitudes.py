@@ -183,7 +183,7 @@ def test_trained_amplitudes_that_come_with_the_weights_stay(shapes, tmp_path, de
 @pytest.mark.parametrize(
     ("reference", "boxes", "weight", "sentence"),
     [
-        (("context",), [[1.0, 1, 9, 9]], 1.0, "pool.reference: there is no map 'context'"),
+        (("context",), [[1.0, 1, 9, 9]], 1.0, "pool.reference: there is no feature map 'context'"),
         (("c3",), [], 1.0, r"pool.reference=\('c3',\): descriptors of 0 boxes have no usable amplitude"),
         (("c3",), [[1.0, 1, 9, 9]], 0.0, "descriptors of 1 boxes have no usable amplitude"),
         (("c3",), [[1.0, 1, 9, 9]], float("nan"), "descriptors of 1 boxes have no usable amplitude"),

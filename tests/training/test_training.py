@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from detection.errors import UserError
 from detection.evaluation.coco import METRICS
-from detection.runs.folder import new_run_folder, open_config, open_run
+from detection.runs.folder import CONFIG_FORMAT, new_run_folder, open_config, open_run, read_config_json
 from detection.training.engine import seed_epoch
 from detection.training.evaluate import evaluate_run
 from detection.training.loaders import build_accelerator
@@ -47,8 +47,12 @@ def test_the_run_folder_is_complete(finished_run):
     assert set(METRICS) <= set(metrics) and len(metrics["per_class"]) == 6
     environment = json.loads((finished_run / "environment.json").read_text())
     assert {"command", "versions", "git", "data", "machine", "config_hash", "date"} <= set(environment)
+    assert {"python", "torch", "torchvision", "context-detection"} <= set(environment["versions"])
     assert len(environment["data"]["train"]["sha256"]) == 64
-    assert not list(finished_run.rglob("*.new"))
+    assert not list(finished_run.rglob(".*"))
+    config = json.loads((finished_run / "config.json").read_text())
+    assert next(iter(config.items())) == ("format", CONFIG_FORMAT)
+    assert read_config_json(finished_run) == {k: v for k, v in config.items() if k != "format"}
 
 
 def test_the_log_has_a_line_an_update_and_an_evaluation_an_epoch(finished_run):
@@ -61,7 +65,7 @@ def test_the_log_has_a_line_an_update_and_an_evaluation_an_epoch(finished_run):
     assert all("val_loss" in line for line in evaluations)
 
 
-def test_tensorboard_has_scalars_and_pictures(finished_run):
+def test_tensorboard_has_scalars_and_images(finished_run):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(finished_run / "tensorboard"))
@@ -99,10 +103,10 @@ def test_a_resumed_run_equals_an_unbroken_one(shapes, tmp_path, monkeypatch, ext
 
     real = training.evaluate_epoch
 
-    def stop_in_the_second_epoch(job, log):
-        if job.done.epoch == 2:
+    def stop_in_the_second_epoch(run, log):
+        if run.done.epoch == 2:
             raise Stopped
-        real(job, log)
+        real(run, log)
 
     monkeypatch.setattr(training, "evaluate_epoch", stop_in_the_second_epoch)
     with pytest.raises(Stopped):
@@ -122,10 +126,10 @@ def test_the_best_is_measured_once_and_after_a_resume_again(shapes, tmp_path, mo
     import detection.training.run as training
 
     config = tiny_config(shapes, "schedule.epochs=3", "ema=0.9")
-    asked, real, measure = [], training.detect_split, training.evaluate_detections
+    asked, real, evaluate = [], training.detect_split, training.evaluate_detections
     monkeypatch.setattr(training, "detect_split", lambda *args: (asked.append(args[-1]), real(*args))[1])
-    # Every look is worse than the one before, so that the first epoch is the best.
-    monkeypatch.setattr(training, "evaluate_detections", lambda *args: {**measure(*args), "AP": 1 / (1 + len(asked))})
+    # Every evaluation is worse than the one before, so that the first epoch is the best.
+    monkeypatch.setattr(training, "evaluate_detections", lambda *args: {**evaluate(*args), "AP": 1 / (1 + len(asked))})
     train(config, tmp_path / "unbroken", Accelerator(cpu=True))
     assert asked == ["evaluating"] * 3
     metrics = json.loads((tmp_path / "unbroken/metrics.json").read_text())
@@ -135,7 +139,7 @@ def test_the_best_is_measured_once_and_after_a_resume_again(shapes, tmp_path, mo
     assert written == (tmp_path / "again/results.json").read_text()
 
     with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
-        patch.setattr(training, "finish", lambda job: 1 / 0)
+        patch.setattr(training, "finish", lambda run: 1 / 0)
         train(config, tmp_path / "broken", Accelerator(cpu=True))
     asked.clear()
     train(open_config(tmp_path / "broken"), tmp_path / "broken", Accelerator(cpu=True), resume=True)
@@ -143,7 +147,7 @@ def test_the_best_is_measured_once_and_after_a_resume_again(shapes, tmp_path, mo
     assert (tmp_path / "broken/results.json").read_text() == written
 
 
-def test_every_seed_epoch_and_process_has_a_random_state_of_its_own():
+def test_every_seed_epoch_and_process_has_its_random_state():
     def drawn(*place):
         seed_epoch(*place)
         return torch.rand(1).item()
@@ -153,7 +157,7 @@ def test_every_seed_epoch_and_process_has_a_random_state_of_its_own():
     assert drawn(0, 1, 0) == drawn(0, 1, 0)
 
 
-def test_what_to_hold_the_figures_against_is_said_at_the_end(shapes, tmp_path, capsys):
+def test_the_note_of_the_config_is_the_last_line(shapes, tmp_path, capsys):
     train(tiny_config(shapes, "note=without context AP50 0.3"), tmp_path / "run", Accelerator(cpu=True))
     assert capsys.readouterr().out.splitlines()[-1] == "note      without context AP50 0.3"
 
@@ -180,9 +184,7 @@ def test_evaluating_a_run_again_gives_the_same_numbers(finished_run, tmp_path):
 
 
 def test_a_run_is_rebuilt_without_its_pretrained_weights(finished_run, monkeypatch):
-    import detection.detector
-
-    monkeypatch.setattr(detection.detector, "read_state", lambda name: pytest.fail("weights were fetched"))
+    monkeypatch.setattr("detection.pretrained.read_state", lambda name: pytest.fail("weights were fetched"))
     detector, categories, config = open_run(str(finished_run))
     assert not detector.training and len(categories) == 6
 
@@ -216,3 +218,11 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path, finished_run):
     (copy / "config.json").write_text((finished_run / "config.json").read_text().replace("detection.heads", "os"))
     with pytest.raises(UserError, match="not a class of the package"):
         open_run(copy)
+    config = json.loads((finished_run / "config.json").read_text())
+    for found, words in ((1, "format 1"), (None, "no format")):
+        config["format"] = found
+        (copy / "config.json").write_text(json.dumps(config))
+        with pytest.raises(
+            UserError, match=f"copy/config.json: has {words}, and this version reads format 2; train"
+        ):
+            open_run(copy)
