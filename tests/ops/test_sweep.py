@@ -349,3 +349,21 @@ def test_operations_are_counted(cell, forward, backward):
     with FlopCounterMode(display=False) as counter:
         y.sum().backward()
     assert counter.get_total_flops() == backward
+
+
+@pytest.mark.parametrize("cell", PRODUCTS, ids=name_of)
+@pytest.mark.parametrize("learned", ["bias_hh", "weight_hh"])
+def test_one_kind_of_parameter_learns_alone(cell, learned):
+    """Weights frozen and biases not, or the reverse, on an input that needs no gradient."""
+    torch.manual_seed(0)
+    cells = nn.ModuleList(make(cell))
+    x, grad = draw(cells)
+    for name, parameter in cells.named_parameters():
+        parameter.requires_grad_(name.endswith(learned))
+    parameters = [getattr(c, learned) for c in cells]
+    found, expected = (
+        torch.autograd.grad(sweep(list(cells), x.detach(), holes(), DIRECTIONS, backend=b), parameters, grad)
+        for b in ("auto", "steps")
+    )
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b)

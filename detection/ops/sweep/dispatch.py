@@ -92,7 +92,7 @@ def _sweep(cells: Sequence[Cell], x: Tensor, valid: Tensor | None, directions: s
         return cudnn_sweep(kind, x.to(wide), weight, bias, valid, directions).to(x.dtype)
     if kind is IRNN or kind is TanhRNN:
         return matrix_rnn(x, weight, bias, valid, directions, kind is IRNN)
-    keep = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias))
     return (lstm if kind is LSTM else gru)(x, weight, bias, valid, directions, keep)[0]
 
 
