@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 from torch.utils.flop_counter import FlopCounterMode
 
 import detection.ops.flops  # noqa: F401 - registers the formulas
@@ -349,6 +350,38 @@ def test_operations_are_counted(cell, forward, backward):
     with FlopCounterMode(display=False) as counter:
         y.sum().backward()
     assert counter.get_total_flops() == backward
+
+
+@fast_cells
+def test_forward_mode_differentiation_is_refused_by_operations(cell):
+    """Their tangents would be 0; the loop over lines has the right ones."""
+    torch.manual_seed(0)
+    cells = nn.ModuleList(make(cell))
+    x, _ = draw(cells)
+    x, tangent = x.detach(), torch.randn(x.shape, dtype=x.dtype)
+
+    def run(x, backend="auto"):
+        return sweep(list(cells), x, holes(), DIRECTIONS, backend=backend)
+
+    with pytest.raises(NotImplementedError, match="backend='lines'"):
+        torch.func.jvp(run, (x,), (tangent,))
+    for parameter in cells.parameters():
+        with forward_ad.dual_level(), pytest.raises(NotImplementedError, match="backend='lines'"):
+            name = next(n for n, p in cells.named_parameters() if p is parameter)
+            dual = forward_ad.make_dual(parameter, torch.ones_like(parameter))
+            torch.func.functional_call(_Swept(cells), {f"cells.{name}": dual}, (x,))
+    step = 1e-6 * tangent
+    _, found = torch.func.jvp(partial(run, backend="lines"), (x,), (tangent,))
+    torch.testing.assert_close(found, (run(x + step) - run(x - step)) / 2e-6, rtol=1e-4, atol=1e-4)
+
+
+class _Swept(nn.Module):
+    def __init__(self, cells):
+        super().__init__()
+        self.cells = cells
+
+    def forward(self, x):
+        return sweep(list(self.cells), x, None, DIRECTIONS)
 
 
 @pytest.mark.parametrize("cell", PRODUCTS, ids=name_of)

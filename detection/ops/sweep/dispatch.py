@@ -15,6 +15,7 @@ from typing import Literal, cast
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from detection.cells import GRU, IRNN, LSTM, Accumulator, Cell, IndRNN, LinearCell, MinGRU, MinLSTM, TanhRNN
 from detection.ops.sweep.accumulate import accumulate
@@ -48,6 +49,9 @@ def sweep(
 
     Returns:
         The outputs of all directions concatenated (B, K·D, H, W), in the type of x; states are kept in float32.
+
+    Raises:
+        NotImplementedError: forward-mode differentiation through `ours`, which has no such derivative.
     """
     if backend == "auto":
         backend = _fastest(cells, x, valid)
@@ -78,6 +82,7 @@ def _is_ours(cells: Sequence[Cell]) -> bool:
 
 def _sweep(cells: Sequence[Cell], x: Tensor, valid: Tensor | None, directions: str, backend: Backend) -> Tensor:
     kind, wide = type(cells[0]), state_type(x)
+    _refuse_forward_mode(x, *(parameter for cell in cells for parameter in cell.parameters()))
     if kind is Accumulator:
         return accumulate(x, None, valid, directions)
     if isinstance(cells[0], LinearCell):
@@ -94,6 +99,14 @@ def _sweep(cells: Sequence[Cell], x: Tensor, valid: Tensor | None, directions: s
         return matrix_rnn(x, weight, bias, valid, directions, kind is IRNN)
     keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias))
     return (lstm if kind is LSTM else gru)(x, weight, bias, valid, directions, keep)[0]
+
+
+def _refuse_forward_mode(*tensors: Tensor) -> None:
+    # PyTorch takes the tangent of a custom operation for 0 without a word.
+    if not torch.compiler.is_compiling() and any(forward_ad.unpack_dual(t).tangent is not None for t in tensors):
+        raise NotImplementedError(
+            "sweep: its operations have no forward-mode derivative; use backend='lines', or reverse mode."
+        )
 
 
 def _stack_biases(cells: Sequence[Cell], dtype: torch.dtype) -> Tensor | None:
