@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import torch
@@ -56,7 +56,7 @@ class Detections:
         """The class name of each detection."""
         return [self.categories[label - 1].name for label in self.labels.tolist()]
 
-    def to_coco(self, image_id: int) -> list[dict]:
+    def to_coco(self, image_id: int) -> list[dict[str, Any]]:
         """COCO results: `image_id`, `category_id` as in the training data, `bbox` xywh in pixels and `score`."""
         found = {"boxes": self.boxes, "labels": self.labels, "scores": self.scores}
         return coco_results(found, image_id, self.categories)
