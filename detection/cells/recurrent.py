@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from detection.cells.cell import Cell, State
+from detection.errors import UserError
 
 
 class TanhRNN(Cell):
@@ -34,9 +35,32 @@ class IRNN(Cell):
 
 
 class IndRNN(Cell):
-    """h = max(W x + u·h, 0): an IRNN whose channels do not mix, u (D,) starting at 1 (IndRNN, Li et al. 2018)."""
+    """h = max(W x + u·h, 0): an IRNN whose channels do not mix (Li et al. 2018); u (D,) is initialized as 1.
+
+    Args:
+        hidden_size: D.
+        input_size: I, or None.
+        bias: whether the input side has a bias.
+        bound_length: T, which bounds |u| by 2^(1/T), so that a state at most doubles over T steps by itself. A weight
+            beyond the bound is used as the bound and gets no gradient. None for no bound.
+
+    Raises:
+        UserError: `bound_length` is below 1.
+    """
 
     recurrent_gates = 0
+
+    def __init__(
+        self,
+        hidden_size: int,
+        input_size: int | None = None,
+        bias: bool = True,
+        bound_length: int | None = None,
+    ) -> None:
+        if bound_length is not None and bound_length < 1:
+            raise UserError(f"IndRNN: bound_length={bound_length}: must be 1 or more, or None for no bound.")
+        super().__init__(hidden_size, input_size, bias)
+        self.bound = None if bound_length is None else 2 ** (1 / bound_length)
 
     def _add_recurrent_side(self, bias: bool) -> None:
         self.weight_hh = nn.Parameter(torch.empty(self.hidden_size))
@@ -46,9 +70,13 @@ class IndRNN(Cell):
         super().reset_parameters()
         nn.init.ones_(self.weight_hh)
 
+    def recurrent_weight(self) -> Tensor:
+        """Return u (D,), within the bound where there is one."""
+        return self.weight_hh if self.bound is None else self.weight_hh.clamp(-self.bound, self.bound)
+
     def step(self, x: Tensor, state: State) -> State:
         """Return max(x + u·h, 0)."""
-        return (torch.relu(x + self.weight_hh * state[0]),)
+        return (torch.relu(x + self.recurrent_weight() * state[0]),)
 
 
 class Accumulator(Cell):

@@ -22,6 +22,7 @@ from detection.cells import (
     TanhRNN,
     TiedLSTM,
 )
+from detection.errors import UserError
 
 N, INPUT, SIZE = 4, 3, 2
 
@@ -251,3 +252,28 @@ def test_reset_parameters_gives_the_weights_of_construction(name):
 def test_the_list_of_cells_is_complete():
     classes = {v for v in vars(cells).values() if isinstance(v, type) and issubclass(v, cells.Cell)}
     assert set(cells.CELLS) == classes - {cells.Cell, cells.LinearCell}
+
+
+@pytest.mark.parametrize("bound_length", [1, 3, 50])
+def test_the_recurrent_weight_of_an_ind_rnn_is_bounded(bound_length):
+    bound = 2 ** (1 / bound_length)
+    cell = IndRNN(4, bound_length=bound_length).double()
+    with torch.no_grad():
+        cell.weight_hh.copy_(torch.tensor([0.5, -3.0, 3.0, 1.0]))
+    h = torch.rand(1, 4, dtype=torch.float64)
+    x = torch.full((1, 4), 5.0, dtype=torch.float64)
+    expected = [5 + u * value for u, value in zip((0.5, -bound, bound, 1.0), h[0].tolist(), strict=True)]
+    (found,) = cell(x, (h,))
+    assert found[0].tolist() == pytest.approx(expected)
+    found.sum().backward()
+    assert cell.weight_hh.grad.tolist() == pytest.approx([h[0, 0].item(), 0, 0, h[0, 3].item()])
+    # A state that grows by the bound has doubled after `bound_length` steps.
+    state = (torch.ones(1, 4, dtype=torch.float64),)
+    for _ in range(bound_length):
+        state = cell(torch.zeros(1, 4, dtype=torch.float64), state)
+    assert state[0][0, 2].item() == pytest.approx(2)
+
+
+def test_an_ind_rnn_refuses_a_bound_over_no_steps():
+    with pytest.raises(UserError, match="bound_length=0: must be 1 or more"):
+        IndRNN(4, bound_length=0)

@@ -400,3 +400,22 @@ def test_one_kind_of_parameter_learns_alone(cell, learned):
     )
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("backend", ["auto", "lines", "steps"])
+def test_a_bounded_ind_rnn_equals_a_naive_loop(backend):
+    torch.manual_seed(0)
+    bound, right = 2 ** (1 / 5), IndRNN(SIZE, bound_length=5).double()
+    with torch.no_grad():
+        right.weight_hh.copy_(torch.tensor([4.0, -4.0, 0.7]))
+    x = torch.randn(B, SIZE, H, W, dtype=torch.float64, requires_grad=True)
+    h, expected = torch.zeros(B, SIZE, H, dtype=torch.float64), []
+    for t in range(W):
+        h = (x[..., t] + torch.stack([bound * h[:, 0], -bound * h[:, 1], right.weight_hh[2] * h[:, 2]], 1)).clamp(min=0)
+        expected.append(h)
+    expected, found = torch.stack(expected, 3), sweep([right], x, None, ["right"], backend=backend)
+    torch.testing.assert_close(found, expected)
+    for a, b in zip(
+        *(torch.autograd.grad(y.square().sum(), [x, right.weight_hh]) for y in (found, expected)), strict=True
+    ):
+        torch.testing.assert_close(a, b)

@@ -89,9 +89,10 @@ def _sweep(cells: Sequence[Cell], x: Tensor, valid: Tensor | None, directions: s
         coefficients = [cast(LinearCell, cell).coefficients(x.to(wide).movedim(1, -1)) for cell in cells]
         a, b = (as_map(torch.cat(parts, -1)) for parts in zip(*coefficients, strict=True))
         return linear_scan(a, b, valid, directions).to(x.dtype)
-    weight = torch.stack([cell.weight_hh for cell in cells]).to(wide)
     if kind is IndRNN:
+        weight = torch.stack([cast(IndRNN, cell).recurrent_weight() for cell in cells]).to(wide)
         return accumulate(x, weight, valid, directions)
+    weight = torch.stack([cell.weight_hh for cell in cells]).to(wide)
     bias = _stack_biases(cells, wide)
     if backend == "cudnn":
         return cudnn_sweep(kind, x.to(wide), weight, bias, valid, directions).to(x.dtype)
