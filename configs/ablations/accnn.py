@@ -15,12 +15,12 @@ from detection.ablation import Ablation, scenes
 
 def local(*scales: float) -> str:
     """The pool that reads c3 within boxes of these sizes."""
-    sources = [{"features": ["c3"], "box_scale": scale, "norm": "channels"} for scale in scales]
+    sources = [{"feature_maps": ["c3"], "box_scale": scale, "norm": "channels"} for scale in scales]
     settings = {"class": "detection.pooling.SkipPool", "sources": sources, "output_size": 5, "sampling_ratio": 1}
     return f"detector.pool={settings}"
 
 
-GLOBAL_OFF = ["detector.context=none", "detector.global_pool=none"]
+GLOBAL_OFF = ["detector.context=none", "detector.head.global_pool=none"]
 AVERAGE = ["detector.context=detection.context.GlobalAverage", "detector.context.hidden_channels=64"]
 LOCAL = local(0.8, 1.2, 1.8)
 
@@ -37,7 +37,7 @@ ablation = Ablation(
         "both-one-attention step": [LOCAL, "detector.context.num_steps=1"],
         "both-linear-score": [LOCAL, "detector.context.score=linear"],
         "both-one-layer": [LOCAL, "detector.context.num_layers=1"],
-        "both-GRU": [LOCAL, "detector.context.cell=detection.cells.GRU"],
+        "both-GRU": [LOCAL, "detector.context.run=detection.cells.GRU"],
         "global-average": [
             LOCAL,
             "detector.context=detection.context.GlobalAverage",

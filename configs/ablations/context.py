@@ -72,7 +72,7 @@ ablation = Ablation(
         "conv5x5": context("ConvStack", kernel_size=5, hidden_channels=64),
         "average": context("GlobalAverage", hidden_channels=64),
         "nonlocal": context("NonLocal", hidden_channels=64),
-        **{name: [f"{CONTEXT}.cell=detection.cells.{cell}"] for name, cell in CELLS.items()},
+        **{name: [f"{CONTEXT}.run=detection.cells.{run}"] for name, run in CELLS.items()},
         "attention": context("AttentionLSTM", hidden_channels=64, score="additive"),
         "rcl": context("RecurrentConv", hidden_channels=64, num_steps=3),
     },

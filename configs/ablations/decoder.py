@@ -1,4 +1,4 @@
-"""ReInspect's questions (Stewart et al. 2016): how ground-truth boxes are matched, how many steps, and which cell
+"""ReInspect's questions (Stewart et al. 2016): how ground-truth boxes are matched, how many steps, and which run
 decodes.
 
     python tools/ablate.py configs/ablations/decoder.py
@@ -32,9 +32,9 @@ ablation = Ablation(
         "8-steps": ["detector.head.decoder.num_steps=8"],
         "two-layers": ["detector.head.decoder.layers=2"],
         "shared-heads": ["detector.head.decoder.shared_heads=true"],
-        "no-rezoom": ["detector.rezoom=none"],
+        "no-rezoom": ["detector.head.rezoom=none"],
         "first-come": ["detector.head.postprocess.passes=none"],
-        **{name: [f"detector.head.decoder.cell=detection.cells.{cell}"] for name, cell in CELLS.items()},
+        **{name: [f"detector.head.decoder.run=detection.cells.{run}"] for name, run in CELLS.items()},
     },
     data={"crowd": []},
     seeds=(0, 1, 2),

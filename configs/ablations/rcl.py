@@ -30,5 +30,5 @@ ablation = Ablation(
     data={"digits": []},
     seeds=(0, 1, 2),
     reference="rcnn-3",
-    kind=CLASSIFIERS,
+    run_type=CLASSIFIERS,
 )

@@ -1,11 +1,11 @@
 """Ablations: the same training with one thing changed, again and again, and what the differences are worth.
 
-`detection ablate` is the command; `docs/ablation.md` tells how to write an ablation and how to read its report.
+`detection ablate` is the command; `docs/ablation.md` describes how to write an ablation and how to read its report.
 """
 
 from detection.ablation.ablation import Ablation, load_ablation
 from detection.ablation.detectors import DETECTORS
-from detection.ablation.run_types import Kind
+from detection.ablation.run_types import RunType
 from detection.scenes.overrides import scenes
 
-__all__ = ["DETECTORS", "Ablation", "Kind", "load_ablation", "scenes"]
+__all__ = ["DETECTORS", "Ablation", "RunType", "load_ablation", "scenes"]

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from detection.ablation.detectors import DETECTORS
-from detection.ablation.run_types import Kind
-from detection.config.files import run_file
+from detection.ablation.run_types import RunType
+from detection.config.files import find_config, run_file
 from detection.config.overrides import as_overrides
 from detection.errors import UserError
 
@@ -19,24 +19,24 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
 @dataclasses.dataclass(frozen=True)
 class Ablation:
-    """What is compared. Every variant is trained on every data set with every seed.
+    """Variants to compare: every variant is trained on every data set with every seed.
 
     Changes are `key=value` texts, or a mapping from dotted keys to values and parts (`partial`s of classes), which are
-    turned into such texts: each run is a command that can be pasted.
+    converted to such texts: each run is a command that can be pasted.
 
     Attributes:
-        base: a config file, relative to the ablation's own folder; or a config, which the same file must name `config`,
-            so that the file itself is the config file of its runs.
+        base: a config file, relative to the ablation's folder, or a shipped config's name; or a config, which the same
+            file must name `config`, so that the file itself is the config file of its runs.
         variants: changes by name; a variant without any is the base itself.
         data: changes by name of the data set.
-        seeds: each gives one run of each variant.
+        seeds: random seeds, one run of each variant for each.
         reference: the variant that the others are compared with; the first if left out.
-        metric: the one that the report draws and leads with.
+        metric: the main metric of the report.
         widen: keys of the layer widths that are widened together to match another variant's size; if left out, the
-            first of the kind's own that the reference has.
-        curves: quantities that the data sets differ in, such as a distance: for each the data sets by name, with the
-            number that it has there. The report draws the metric over each, a line a variant.
-        kind: what a run is.
+            first of the run type's `widths` that the reference has.
+        curves: quantities that the data sets differ in, such as a distance: for each the data sets by name, with its
+            value there. The report draws the metric over each, a line per variant.
+        run_type: detectors, classifiers or another type of run.
     """
 
     base: str | Path | Any
@@ -47,24 +47,24 @@ class Ablation:
     metric: str = ""
     widen: tuple[str, ...] = ()
     curves: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
-    kind: Kind = DETECTORS
+    run_type: RunType = DETECTORS
 
     def only(self, variants: Sequence[str] = (), data: Sequence[str] = (), seeds: Sequence[int] = ()) -> "Ablation":
-        """A part of it, in its own order; what is left empty stays whole. The reference is always in it.
+        """Select variants, data sets and seeds, all where none is named; the reference is always kept.
 
         Raises:
-            UserError: a name or a seed that it does not have.
+            UserError: an unknown name or seed.
         """
         parts: dict[str, Any] = {}
         for key, wanted in (("variants", variants), ("data", data), ("seeds", seeds)):
-            whole = getattr(self, key)
+            known = getattr(self, key)
             for name in wanted:
-                _require_known(key, name, whole)
-            kept = {*(wanted or whole), *([self.reference] if key == "variants" else [])}
+                _require_known(key, name, known)
+            kept = {*(wanted or known), *([self.reference] if key == "variants" else [])}
             parts[key] = (
-                {name: value for name, value in whole.items() if name in kept}
-                if isinstance(whole, Mapping)
-                else tuple(seed for seed in whole if seed in kept)
+                {name: value for name, value in known.items() if name in kept}
+                if isinstance(known, Mapping)
+                else tuple(seed for seed in known if seed in kept)
             )
         curves = {
             title: {name: place for name, place in places.items() if name in parts["data"]}
@@ -74,13 +74,13 @@ class Ablation:
         return dataclasses.replace(self, **parts)
 
     def beyond(self, part: "Ablation") -> list[str]:
-        """What of it is not in a part, as words; empty if all is."""
-        lacking = []
+        """List what a selection leaves out, such as `seeds 1, 2`."""
+        missing = []
         for key in ("variants", "data", "seeds"):
             names = [str(name) for name in getattr(self, key) if name not in getattr(part, key)]
             if names:
-                lacking.append(f"{key} {', '.join(names)}")
-        return lacking
+                missing.append(f"{key} {', '.join(names)}")
+        return missing
 
     def __post_init__(self) -> None:
         for key in ("variants", "data"):
@@ -89,9 +89,9 @@ class Ablation:
             object.__setattr__(self, key, texts)
         _require_seeds(self.seeds)
         object.__setattr__(self, "reference", self.reference or next(iter(self.variants)))
-        object.__setattr__(self, "metric", self.metric or self.kind.metrics[0])
+        object.__setattr__(self, "metric", self.metric or self.run_type.metrics[0])
         _require_known("reference", self.reference, self.variants)
-        _require_known("metric", self.metric, self.kind.metrics)
+        _require_known("metric", self.metric, self.run_type.metrics)
         _require_curves(self.curves, self.data)
 
 
@@ -110,17 +110,15 @@ def load_ablation(path: str | Path) -> tuple[Ablation, Path]:
     if not isinstance(ablation, Ablation):
         raise UserError(f"{path}: an ablation must end in `ablation = Ablation(...)`; found {type(ablation).__name__}.")
     if isinstance(ablation.base, str | Path):
-        base = path.parent / ablation.base
-        if not base.is_file():
-            raise UserError(f"{path}: base={str(ablation.base)!r}: there is no {base}; it is relative to this file.")
-        return ablation, base
+        relative = path.parent / ablation.base
+        return ablation, relative if relative.suffix == ".py" else find_config(ablation.base)
     if names.get("config") is not ablation.base:
         raise UserError(f"{path}: base is a config: name it `config` in this file, or give the path of a config file.")
     return ablation, path
 
 
 def _reason(error: Exception) -> str:
-    """The message; where a setting of `Ablation` is misspelt with the nearest one."""
+    """The error's message; for a misspelt setting of `Ablation` with the nearest one."""
     unknown = re.search(r"Ablation.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
     if unknown is None:
         return str(error)
@@ -138,7 +136,7 @@ def _require_names(key: str, named: Mapping[str, Any]) -> None:
     folded = [name.lower() for name in named]
     for name in named:
         if folded.count(name.lower()) > 1:
-            raise UserError(f"{key}: {name!r} is there twice but for its case, which some file systems do not tell.")
+            raise UserError(f"{key}: {name!r} is there twice but for its case, which some file systems ignore.")
 
 
 def _require_curves(curves: Any, data: Mapping[str, Any]) -> None:
@@ -152,9 +150,9 @@ def _require_curves(curves: Any, data: Mapping[str, Any]) -> None:
 
 
 def _require_seeds(seeds: tuple[int, ...]) -> None:
-    whole = isinstance(seeds, tuple) and all(isinstance(s, int) and not isinstance(s, bool) for s in seeds)
-    if not whole or not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
-        raise UserError(f"seeds={seeds!r}: must be different whole numbers from 0, in a tuple such as (0, 1, 2).")
+    integers = isinstance(seeds, tuple) and all(isinstance(s, int) and not isinstance(s, bool) for s in seeds)
+    if not integers or not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        raise UserError(f"seeds={seeds!r}: must be different integers from 0, in a tuple such as (0, 1, 2).")
 
 
 def _require_known(key: str, value: Any, known: Any) -> None:

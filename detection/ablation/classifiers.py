@@ -1,4 +1,4 @@
-"""Runs of `detection train_classifier`, for ablations (`Ablation(…, kind=CLASSIFIERS)`)."""
+"""Classifiers as a run type: runs of `detection train_classifier` (`Ablation(…, run_type=CLASSIFIERS)`)."""
 
 import dataclasses
 import json
@@ -9,97 +9,101 @@ from typing import Any
 import numpy as np
 import torch
 
-from detection.ablation.run_types import CorruptRun, Kind, Workload, read_json
+from detection.ablation.run_types import CorruptRun, RunType, Workload, epoch_progress, read_json
 from detection.analysis.complexity import count_flops, count_parameters
-from detection.classification.config import ClassifierConfig, load_config, override
+from detection.classification.config import ClassifierConfig, load_classifier_config, override_classifier
 from detection.classification.data import middle
-from detection.classification.sources import open_data
-from detection.config import to_plain
+from detection.classification.sources import open_images
+from detection.runs.folder import config_json
 from detection.training.engine import train_one_epoch
 from detection.training.loaders import build_accelerator
 from detection.training.optim import build_optimizer
 
-SOME_CLASSES = 10
-"""For sizes that must not depend on whether the data is there; so is the side of images that no setting tells."""
-SOME_SIDE = 32
+# Sizes must not depend on whether the data is there; the side is for images whose size no setting gives.
+_NOMINAL_CLASSES, _NOMINAL_SIDE = 10, 32
 
 
 @dataclasses.dataclass(frozen=True)
-class Answers:
-    """Which images a run got right: `correct` (N,) of 0 and 1; `images_key` is equal for equal images."""
+class ClassificationResults:
+    """Correctness of each image.
+
+    Attributes:
+        correct: 1 where the predicted class is right, else 0, (N,).
+        images_key: equal for equal images.
+    """
 
     correct: np.ndarray
     images_key: str
 
     @property
     def num_images(self) -> int:
-        """N."""
+        """Number of images, N."""
         return len(self.correct)
 
     def resampled(self, counts: np.ndarray) -> dict[str, np.ndarray]:
-        """See `detection.ablation.run_types.PerImageResults`."""
+        """Accuracy of each resampling, (S,), given how often each image is drawn, (S, N)."""
         return {"accuracy": counts @ self.correct / counts.sum(axis=1)}
 
 
-class ClassifierRuns(Kind):
-    """Classifiers, measured by their accuracy."""
+class ClassifierRuns(RunType):
+    """Classifiers, evaluated by their accuracy."""
 
     command = ("-m", "detection.cli.train_classifier")
     columns = metrics = ("accuracy",)
     widths = ("network.backbone.channels",)
 
     def load(self, path: Path) -> ClassifierConfig:
-        """See `Kind`."""
-        return load_config(path)
+        """Read a classifier's config."""
+        return load_classifier_config(path)
 
     def override(self, config: ClassifierConfig, overrides: Sequence[str]) -> ClassifierConfig:
-        """See `Kind`."""
-        return override(config, overrides)
+        """Apply overrides to a classifier's config."""
+        return override_classifier(config, overrides)
 
     def plain(self, config: ClassifierConfig) -> dict[str, Any]:
-        """See `Kind`."""
-        return to_plain(config)
+        """Serialize a classifier's config."""
+        return config_json(config)
 
     def architecture(self, config: ClassifierConfig) -> Any:
-        """The network, what a step does with it, and the size and kind of its images."""
+        """The network, the settings of a training step, and the data."""
         plain = self.plain(config)
         rest = {key: plain[key] for key in ("network", "batch_size", "precision", "data")}
         return {"optimizer": plain["optimizer"]["kind"], **rest}
 
     def size(self, config: ClassifierConfig, what: str) -> int:
-        """See `Kind`."""
-        network = config.network(SOME_CLASSES)
-        side = config.data.crop or config.data.size or SOME_SIDE
+        """Size of the network for a nominal number of classes; FLOPs on one image."""
+        network = config.network(_NOMINAL_CLASSES)
+        side = config.data.crop or config.data.size or _NOMINAL_SIDE
         return count_parameters(network) if what == "parameters" else _flops(network, side)
 
     def prepare(self, config: ClassifierConfig) -> None:
-        """Nothing is made: what is missing each run tells by itself."""
+        """Do nothing: each run reports missing data itself."""
 
     def read(self, folder: Path) -> dict[str, float]:
-        """See `Kind`."""
+        """Read the accuracy, after checking that metrics.json and correct.json agree."""
         metrics, correct = read_json(folder / "metrics.json", dict), read_json(folder / "correct.json", list)
         if not correct or metrics.get("images") != len(correct) or metrics.get("errors") != correct.count(0):
-            raise CorruptRun("metrics.json and correct.json tell different things")
+            raise CorruptRun("metrics.json and correct.json contradict each other")
         return {"accuracy": sum(correct) / len(correct)}
 
-    def evidence(self, folder: Path) -> Answers:
-        """See `Kind`."""
+    def per_image_results(self, folder: Path) -> ClassificationResults:
+        """Read the correctness of each image."""
         try:
             measured = read_json(folder / "metrics.json", dict)["measured"]
             key = read_json(folder / "environment.json", dict)["data"][measured]["sha256"]
         except (KeyError, TypeError):
-            raise CorruptRun("environment.json does not tell its data") from None
-        return Answers(np.array(read_json(folder / "correct.json", list), float), key)
+            raise CorruptRun("environment.json does not name its data") from None
+        return ClassificationResults(np.array(read_json(folder / "correct.json", list), float), key)
 
     def workload(self, config: ClassifierConfig) -> Workload:
-        """See `Kind`; of batches that are in memory already, unchanged."""
+        """Build the network with a batch of unaugmented images in memory."""
         accelerator = build_accelerator(config.precision)
-        images, _ = open_data(config.data)
+        images, _ = open_images(config.data)
         torch.manual_seed(0)
         network = config.network(len(images.classes))
         flops = _flops(network, config.data.crop or images.pixels.shape[-1])
         positions = torch.arange(min(config.batch_size, len(images)))
-        drawings = list(middle(images.batch(positions), config.data.crop).to(accelerator.device))
+        batch = list(middle(images.batch(positions), config.data.crop).to(accelerator.device))
         targets = [{"label": int(images.labels[p]), "image_id": int(p)} for p in positions]
         network.to(accelerator.device)
         optimizer = build_optimizer(dataclasses.replace(config.optimizer, lr=1e-12), network, config.batch_size)
@@ -108,23 +112,19 @@ class ClassifierRuns(Kind):
 
         def train_step() -> None:
             network.train()
-            train_one_epoch(model, [(drawings, targets)], 1, prepared, scheduler, accelerator)
+            train_one_epoch(model, [(batch, targets)], 1, prepared, scheduler, accelerator)
 
         def infer() -> None:
             network.eval()
             with torch.inference_mode(), accelerator.autocast():
-                network(drawings[:1])
+                network(batch[:1])
 
         return Workload(count_parameters(network), flops, train_step, infer)
 
     def progress(self, folder: Path) -> str:
-        """See `Kind`."""
-        try:
-            epochs = json.loads((folder / "config.json").read_text())["schedule"]["epochs"]
-            done = json.loads((folder / "checkpoints" / "last" / "meta.json").read_text())["epoch"]
-            return f"epoch {done} of {epochs}"
-        except (OSError, ValueError, KeyError, TypeError):
-            return ""
+        """Read the epoch from the last checkpoint."""
+        meta = folder / "checkpoints" / "last" / "meta.json"
+        return epoch_progress(folder, lambda _: json.loads(meta.read_text())["epoch"])
 
 
 CLASSIFIERS = ClassifierRuns()

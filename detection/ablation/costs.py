@@ -1,6 +1,6 @@
-"""What each architecture costs: parameters, operations, time and memory, measured beside each other.
+"""Costs of each architecture: parameters, FLOPs, time and memory, measured together.
 
-Times are medians over rounds, in each of which every architecture has its turn: whatever else the machine does meets
+Times are medians over rounds, in each of which every architecture has its turn: other load on the machine then affects
 all of them alike. An architecture that several variants or seeds share is measured once.
 """
 
@@ -13,25 +13,25 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from detection.ablation.plan import Cell, Plan
-from detection.ablation.run_types import Kind, Workload
-from detection.atomic_write import atomic_write
+from detection.ablation.plan import Plan, Run
+from detection.ablation.run_types import RunType, Workload
+from detection.atomic_write import write_json
 from detection.errors import UserError
 
 WARM_UP = 2
 
 
 @dataclass(frozen=True)
-class Cost:
-    """What one architecture costs.
+class ArchitectureCost:
+    """Costs of one architecture.
 
     Attributes:
-        parameters: how many numbers it has.
-        flops: operations of a forward pass on one image.
-        train_step_s: seconds of one update on one batch, median.
-        inference_s: seconds of one look at one image, median.
-        train_bytes: the most memory that an update holds beyond what was there before it.
-        inference_bytes: the same of a look.
+        parameters: number of parameters.
+        flops: FLOPs of a forward pass on one image.
+        train_step_s: seconds of a training step on one batch, median.
+        inference_s: seconds of inference on one image, median.
+        train_bytes: peak memory of a training step beyond what was allocated before it.
+        inference_bytes: the same of inference.
     """
 
     parameters: int
@@ -43,63 +43,64 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Costs:
-    """What was measured, and where.
+class MeasuredCosts:
+    """Costs of all architectures of a plan.
 
     Attributes:
-        machine: what it was measured on, in words.
+        machine: device and versions, in words.
         rounds: turns of each architecture.
-        architectures: by digest of the architecture.
+        architectures: costs by digest of the architecture.
         failures: why an architecture has no cost, by its digest.
     """
 
     machine: str
     rounds: int
-    architectures: Mapping[str, Cost]
+    architectures: Mapping[str, ArchitectureCost]
     failures: Mapping[str, str]
 
 
-def architectures(plan: Plan) -> dict[str, Cell]:
-    """One cell of each architecture of the plan, by digest."""
-    kind = plan.ablation.kind
-    found: dict[str, Cell] = {}
-    for cell in plan.cells:
-        found.setdefault(architecture_digest(kind, cell.config), cell)
+def architectures(plan: Plan) -> dict[str, Run]:
+    """One run of each architecture of the plan, by digest."""
+    found: dict[str, Run] = {}
+    for run in plan.runs:
+        found.setdefault(architecture_digest(plan.ablation.run_type, run.config), run)
     return found
 
 
-def architecture_digest(kind: Kind, config: Any) -> str:
-    """Equal for configs that cost the same."""
-    return kind.digest(kind.architecture(config))
+def architecture_digest(run_type: RunType, config: Any) -> str:
+    """Return a digest that is equal for configs that cost the same."""
+    return run_type.digest(run_type.architecture(config))
 
 
-def measure(plan: Plan, rounds: int, settle: Callable[[], object], peak: Callable[[Callable], int]) -> Costs:
+def measure_costs(
+    plan: Plan, rounds: int, settle: Callable[[], object], peak: Callable[[Callable], int]
+) -> MeasuredCosts:
     """Build every architecture and measure all of them in turns.
 
     Args:
-        plan: whose architectures they are.
+        plan: the runs, whose architectures are measured.
         rounds: turns of each, after two to warm up.
-        settle: waits until the device has done all that it was given.
-        peak: the most bytes that a call of a function holds beyond what was there before.
+        settle: waits until the device is idle.
+        peak: peak memory of a function's call in bytes, beyond what was allocated before.
     """
-    kind, built, failures = plan.ablation.kind, dict[str, Workload](), dict[str, str]()
-    for digest, cell in architectures(plan).items():
+    built, failures = dict[str, Workload](), dict[str, str]()
+    for digest, run in architectures(plan).items():
         try:
-            built[digest] = kind.workload(cell.config)
+            built[digest] = plan.ablation.run_type.workload(run.config)
             built[digest].train_step()
         except (UserError, RuntimeError, ValueError) as error:
             built.pop(digest, None)
             failures[digest] = str(error).splitlines()[0]
     memory = {d: (peak(w.train_step), peak(w.infer)) for d, w in built.items()}
-    times = interleaved([f for w in built.values() for f in (w.train_step, w.infer)], rounds, settle)
-    found = {
-        digest: Cost(work.parameters, work.flops, times[2 * i], times[2 * i + 1], *memory[digest])
+    times = median_times([f for w in built.values() for f in (w.train_step, w.infer)], rounds, settle)
+    costs = {
+        digest: ArchitectureCost(work.parameters, work.flops, times[2 * i], times[2 * i + 1], *memory[digest])
         for i, (digest, work) in enumerate(built.items())
     }
-    return Costs(_machine(), rounds, found, failures)
+    return MeasuredCosts(_machine(), rounds, costs, failures)
 
 
-def interleaved(functions: Sequence[Callable], rounds: int, settle: Callable[[], object]) -> list[float]:
+def median_times(functions: Sequence[Callable], rounds: int, settle: Callable[[], object]) -> list[float]:
     """Median seconds of each function, called in turns."""
     times: list[list[float]] = [[] for _ in functions]
     for number in range(rounds + WARM_UP):
@@ -113,23 +114,23 @@ def interleaved(functions: Sequence[Callable], rounds: int, settle: Callable[[],
     return [statistics.median(of_function) for of_function in times]
 
 
-def write_costs(path: Path, costs: Costs) -> None:
-    """Write what was measured, whole or not at all."""
-    atomic_write(path, lambda file: file.write_text(json.dumps(asdict(costs), indent=2) + "\n"))
+def write_costs(path: Path, costs: MeasuredCosts) -> None:
+    """Write costs as JSON."""
+    write_json(path, asdict(costs))
 
 
-def read_costs(path: Path) -> Costs | None:
-    """What was measured before; None where nothing was, or it cannot be read."""
+def read_costs(path: Path) -> MeasuredCosts | None:
+    """Costs measured before; None where there are none, or they cannot be read."""
     try:
         plain = json.loads(path.read_text())
-        found = {digest: Cost(**cost) for digest, cost in plain["architectures"].items()}
-        return Costs(plain["machine"], plain["rounds"], found, plain["failures"])
+        costs = {digest: ArchitectureCost(**cost) for digest, cost in plain["architectures"].items()}
+        return MeasuredCosts(plain["machine"], plain["rounds"], costs, plain["failures"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def is_complete(costs: Costs | None, plan: Plan) -> bool:
-    """Whether every architecture of a plan was measured; if one was not, all are to be, to stand beside each other."""
+def all_measured(costs: MeasuredCosts | None, plan: Plan) -> bool:
+    """Whether every architecture of a plan was measured; if not, all are measured again, together."""
     return costs is not None and set(architectures(plan)) <= set(costs.architectures)
 
 

@@ -1,4 +1,4 @@
-"""Runs of `detection train`, for ablations."""
+"""Detectors as a run type: runs of `detection train`."""
 
 import dataclasses
 import json
@@ -10,14 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detection.ablation.run_types import CorruptRun, Kind, StaleRun, Workload, read_json
+from detection.ablation.run_types import CorruptRun, RunType, StaleRun, Workload, epoch_progress, read_json
 from detection.analysis.complexity import count_flops, count_parameters
-from detection.config import Config, load_config, override, to_plain
+from detection.config import Config, load_config, override
 from detection.data.checks import file_digest
 from detection.detector import Detector, build_detector
 from detection.evaluation.bootstrap import DetectionResults, detection_results
-from detection.evaluation.coco import METRICS
+from detection.evaluation.coco import AP_METRICS, METRICS
 from detection.evaluation.results import read_ground_truth, read_results
+from detection.runs.folder import config_json
 from detection.scenes.ensure import ensure_scenes
 from detection.training.engine import train_one_epoch
 from detection.training.freezing import freeze
@@ -28,43 +29,43 @@ from detection.training.run import open_data
 WEIGHTS = Path("checkpoints", "best", "model.safetensors")
 
 
-class DetectorRuns(Kind):
-    """Detectors, measured by COCO's numbers."""
+class DetectorRuns(RunType):
+    """Detectors, evaluated by COCO's metrics."""
 
     command = ("-m", "detection.cli.train")
     columns = ("AP", "AP50", "APs", "APm", "APl")
-    metrics = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+    metrics = AP_METRICS
     widths = ("detector.backbone.channels", "detector.backbone.body.channels")
 
     def load(self, path: Path) -> Config:
-        """See `Kind`."""
+        """Read a detector's config."""
         return load_config(path)
 
     def override(self, config: Config, overrides: Sequence[str]) -> Config:
-        """See `Kind`."""
+        """Apply overrides to a detector's config."""
         return override(config, overrides)
 
     def plain(self, config: Config) -> dict[str, Any]:
-        """See `Kind`."""
-        return to_plain(config)
+        """Serialize a detector's config."""
+        return config_json(config)
 
     def architecture(self, config: Config) -> Any:
-        """The detector but for its starting weights, what a step does with it, and the images it is measured on."""
+        """The detector but for its initial weights, the settings of a training step, and the data."""
         plain = self.plain(config)
         detector = {k: v for k, v in plain["detector"].items() if k != "weights"}
         rest = {k: plain[k] for k in ("batch_size", "precision", "freeze", "data")}
         return {"detector": detector, "optimizer": plain["optimizer"]["kind"], **rest}
 
     def size(self, config: Config, what: str) -> int:
-        """See `Kind`."""
+        """Size of the detector for a nominal number of classes; FLOPs on one image of noise."""
         return detector_size(config, what)
 
     def prepare(self, config: Config) -> None:
-        """Draw ContextScenes as the command would, so that two runs do not draw the same set at once."""
+        """Draw ContextScenes as the command would, so that no two runs draw the same set at once."""
         ensure_scenes(config.data)
 
     def read(self, folder: Path) -> dict[str, float]:
-        """See `Kind`."""
+        """Read COCO's metrics, after checking that results, weights and data are those of the run."""
         metrics = read_json(folder / "metrics.json", dict)
         missing = [name for name in (*METRICS, "per_class", "detections") if name not in metrics]
         if missing:
@@ -74,52 +75,50 @@ class DetectorRuns(Kind):
             raise CorruptRun(f"results.json holds {len(results)} detections and metrics.json {metrics['detections']}")
         _require_weights(folder / WEIGHTS)
         _require_same_data(read_json(folder / "environment.json", dict))
-        numbers = {name: _number(metrics[name]) for name in self.metrics}
+        values = {name: _metric(metrics[name]) for name in self.metrics}
         for name, of_class in metrics["per_class"].items():
-            numbers |= {f"{metric}/{name}": _number(of_class[metric]) for metric in ("AP", "AP50")}
-        return numbers
+            values |= {f"{metric}/{name}": _metric(of_class[metric]) for metric in ("AP", "AP50")}
+        return values
 
-    def evidence(self, folder: Path) -> DetectionResults:
-        """See `Kind`."""
+    def per_image_results(self, folder: Path) -> DetectionResults:
+        """Match a run's results to its ground truth."""
         annotations = Path(read_json(folder / "config.json", dict)["data"]["val"]["annotations"])
         ground_truth = read_ground_truth(annotations)
-        return detection_results(
-            ground_truth, read_results(folder / "results.json", ground_truth), file_digest(annotations)
-        )
+        results = read_results(folder / "results.json", ground_truth)
+        return detection_results(ground_truth, results, file_digest(annotations))
 
     def workload(self, config: Config) -> Workload:
-        """See `Kind`."""
+        """Build the detector with images of its data."""
         return detector_workload(config)
 
     def progress(self, folder: Path) -> str:
-        """See `Kind`."""
-        try:
-            epochs = json.loads((folder / "config.json").read_text())["schedule"]["epochs"]
-            with (folder / "log.jsonl").open("rb") as file:
-                file.seek(max(0, file.seek(0, 2) - 4000))
-                line = json.loads(file.read().splitlines()[-1])
-            return f"epoch {line['epoch'] + 1} of {epochs}"
-        except (OSError, ValueError, KeyError, TypeError, IndexError):
-            return ""
+        """Read the epoch from the last line of the log."""
+        return epoch_progress(folder, _logged_epoch)
 
 
 DETECTORS = DetectorRuns()
 
 
-def _number(value: Any) -> float:
-    """A metric; COCO marks one that is not defined by −1."""
+def _logged_epoch(folder: Path) -> int:
+    with (folder / "log.jsonl").open("rb") as file:
+        file.seek(max(0, file.seek(0, 2) - 4000))
+        return json.loads(file.read().splitlines()[-1])["epoch"] + 1
+
+
+def _metric(value: Any) -> float:
+    """A metric of metrics.json, where −1 marks one that is not defined."""
     if not isinstance(value, int | float):
-        raise CorruptRun(f"metrics.json holds {value!r} in the place of a number")
+        raise CorruptRun(f"metrics.json holds {value!r} instead of a number")
     return math.nan if value == -1 else float(value)
 
 
 def _require_weights(path: Path) -> None:
-    """Check that a safetensors file is as long as its head says: it begins with 8 bytes, the length of that head."""
+    """Check that a safetensors file has its full length, from its header: the first 8 bytes are the header's length."""
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            head = json.loads(file.read(length))
-            end = max((t["data_offsets"][1] for name, t in head.items() if name != "__metadata__"), default=0)
+            header = json.loads(file.read(length))
+            end = max((t["data_offsets"][1] for name, t in header.items() if name != "__metadata__"), default=0)
             if file.seek(0, 2) != 8 + length + end:
                 raise ValueError("it is cut off")
     except FileNotFoundError:
@@ -129,25 +128,24 @@ def _require_weights(path: Path) -> None:
 
 
 def _require_same_data(environment: dict[str, Any]) -> None:
-    """Check that both splits have the bytes that the run saw."""
+    """Check that the annotations of both splits have not changed since the run."""
     try:
         splits = [(split["annotations"], split["sha256"]) for split in environment["data"].values()]
     except (KeyError, TypeError, AttributeError):
-        raise CorruptRun("environment.json does not tell its data") from None
+        raise CorruptRun("environment.json does not name its data") from None
     for annotations, digest in splits:
         if not Path(annotations).is_file():
-            raise StaleRun(f"{annotations}, which it was made with, is gone")
+            raise StaleRun(f"{annotations}, which it was trained or evaluated on, is gone")
         if file_digest(Path(annotations)) != digest:
             raise StaleRun(f"{annotations} has changed since")
 
 
-SOME_CLASSES = 3
-"""For sizes that must not depend on whether the data is there."""
+_NOMINAL_CLASSES = 3  # sizes must not depend on whether the data is there
 
 
 def detector_size(config: Config, what: str) -> int:
-    """`parameters`, or `flops` on one image of noise, of the detector at its start of seed 0, for a few classes."""
-    detector = _start(config, SOME_CLASSES)
+    """Count `parameters`, or `flops` on one image of noise, of the detector at its initialization with seed 0."""
+    detector = _initialize(config, _NOMINAL_CLASSES)
     if what == "parameters":
         return count_parameters(detector)
     side = config.detector.min_size
@@ -156,17 +154,17 @@ def detector_size(config: Config, what: str) -> int:
 
 
 def detector_workload(config: Config) -> Workload:
-    """The detector at its start of seed 0, on the first images of its own data.
+    """Build the detector at its initialization with seed 0, with the first images of its data.
 
-    The learning rate is next to nothing, so that the weights stay as they are and boxes with them, step after step. At
-    a random start boxes are as many as they may be, so that what depends on their number is at its dearest.
+    The learning rate is nearly 0, so that weights and boxes stay as they are from step to step. At random weights there
+    are as many boxes as the config allows, so that costs that grow with their number are at their maximum.
 
     Raises:
-        UserError: the data is not there.
+        UserError: the data is missing.
     """
     accelerator = build_accelerator(config.precision)
     data = open_data(dataclasses.replace(config, data=dataclasses.replace(config.data, workers=0)), accelerator)
-    detector = _start(config, len(data.train.categories))
+    detector = _initialize(config, len(data.train.categories))
     image = data.val[0][0]
     parameters, flops = count_parameters(detector), count_flops(detector.eval(), [image])
     detector.to(accelerator.device)
@@ -175,7 +173,7 @@ def detector_workload(config: Config) -> Workload:
     return Workload(parameters, flops, step, _inference(detector, image.to(accelerator.device), accelerator))
 
 
-def _start(config: Config, num_classes: int) -> Detector:
+def _initialize(config: Config, num_classes: int) -> Detector:
     torch.manual_seed(0)
     return build_detector(config.detector, num_classes, resize_in_training=False)
 
@@ -195,9 +193,9 @@ def _train_step(config: Config, detector: Detector, batch: Any, accelerator: Any
 
 
 def _inference(detector: Detector, image: Tensor, accelerator: Any) -> Callable[[], object]:
-    def look() -> None:
+    def infer() -> None:
         detector.eval()
         with torch.inference_mode(), accelerator.autocast():
             detector([image])
 
-    return look
+    return infer

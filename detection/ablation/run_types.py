@@ -1,10 +1,11 @@
-"""What a run is, to an ablation: which script makes it, what its config is, and what can be read from its folder.
+"""Contract of a run type: the command that makes a run, its config, and how its folder is read.
 
-Ablations know nothing else about detectors. Another kind of run is another class with these methods.
+Ablations know nothing else about detectors or classifiers. Another type of run is another class with these methods.
 """
 
 import hashlib
 import json
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,14 +20,14 @@ class CorruptRun(Exception):
 
 
 class StaleRun(Exception):
-    """Why a run that is finished says nothing any more, such as other data in the place of its own."""
+    """Why the metrics of a finished run are no longer valid, such as data that has changed since."""
 
 
 class PerImageResults(Protocol):
-    """What a run got right, image by image.
+    """The results of a run, image by image.
 
     Attributes:
-        images_key: equal for runs that were measured on the same images.
+        images_key: equal for runs that were evaluated on the same images.
         num_images: N.
     """
 
@@ -37,19 +38,19 @@ class PerImageResults(Protocol):
     def num_images(self) -> int: ...  # noqa: D102
 
     def resampled(self, counts: np.ndarray) -> dict[str, np.ndarray]:
-        """Every number of `Kind.read` on resamplings of the images, (S,) each, from how often each is held, (S, N)."""
+        """Every metric of `RunType.read` on resampled images, (S,) each, given how often each is drawn, (S, N)."""
         ...
 
 
 @dataclass(frozen=True)
 class Workload:
-    """A model at work, to be measured.
+    """A model whose costs are measured.
 
     Attributes:
-        parameters: how many numbers it has.
-        flops: operations of a forward pass on one image.
-        train_step: updates it once on one batch, always the same.
-        infer: looks at one image.
+        parameters: number of parameters.
+        flops: FLOPs of a forward pass on one image.
+        train_step: updates the model once on one batch, always the same.
+        infer: runs inference on one image.
     """
 
     parameters: int
@@ -58,14 +59,14 @@ class Workload:
     infer: Callable[[], object]
 
 
-class Kind(ABC):
-    """One kind of run; configs and evidence are its own business, here they are passed on.
+class RunType(ABC):
+    """One type of run; its configs and per-image results are opaque to everything else.
 
     Attributes:
         command: arguments of Python that train a run: `python *command CONFIG --output RUN key=value …`.
-        columns: the metrics of the report's tables, in their order.
-        metrics: the metrics that there are; an ablation's own `metric` is one of them.
-        widths: keys of layer widths, of which the first that a config has is widened to match another's size.
+        columns: metrics of the report's tables, in their order.
+        metrics: all metrics; an ablation's `metric` is one of them.
+        widths: keys of layer widths, of which the first that a config has is widened to match another model's size.
     """
 
     command: ClassVar[tuple[str, ...]]
@@ -75,15 +76,15 @@ class Kind(ABC):
 
     @abstractmethod
     def load(self, path: Path) -> Any:
-        """The config of a file; a `UserError` where it is none."""
+        """Read the config of a file; a `UserError` where it is none."""
 
     @abstractmethod
     def override(self, config: Any, overrides: Sequence[str]) -> Any:
-        """The config with `key=value` changes; a `UserError` that names the nearest key where there is none such."""
+        """Apply `key=value` changes to a config; a `UserError` names the nearest key where one is unknown."""
 
     @abstractmethod
     def plain(self, config: Any) -> dict[str, Any]:
-        """The config as its run's `config.json` holds it."""
+        """Serialize a config as its run's `config.json` does."""
 
     @abstractmethod
     def architecture(self, config: Any) -> Any:
@@ -91,47 +92,70 @@ class Kind(ABC):
 
     @abstractmethod
     def size(self, config: Any, what: str) -> int:
-        """`parameters` or `flops` of the model, the same without its data; a `UserError` where it cannot be built."""
+        """`parameters` or `flops` of the model, independent of its data; a `UserError` where it cannot be built."""
 
     @abstractmethod
     def prepare(self, config: Any) -> None:
-        """Make the data where a config says how; a `UserError` where that fails."""
+        """Make the data if the config describes how; a `UserError` where that fails."""
 
     @abstractmethod
     def read(self, folder: Path) -> dict[str, float]:
-        """The numbers of a finished run: `metrics`, and `METRIC/CLASS` for each class; NaN where one is not defined.
+        """Read a finished run's `metrics`, and `METRIC/CLASS` for each class; NaN where one is not defined.
 
         Raises:
-            CorruptRun: it is not whole.
-            StaleRun: its data is not what it was.
+            CorruptRun: files are missing, cut off or contradict each other.
+            StaleRun: its data has changed since.
         """
 
     @abstractmethod
-    def evidence(self, folder: Path) -> PerImageResults:
-        """What the run found; a `UserError` where that cannot be read."""
+    def per_image_results(self, folder: Path) -> PerImageResults:
+        """Read a finished run's results; a `UserError` or `CorruptRun` where they cannot be read."""
 
     @abstractmethod
     def workload(self, config: Any) -> Workload:
-        """The model from its random start, on images of its own data; a `UserError` where they are not there."""
+        """Build the model at random weights, with images of its data; a `UserError` where the data is missing."""
 
     def progress(self, folder: Path) -> str:
-        """How far a run is that is still at work, in two or three words; empty if it does not tell."""
+        """How far a running run is, in two or three words; empty if unknown."""
         return ""
 
     def can_resume(self, folder: Path) -> bool:
-        """Whether `command --output RUN --resume` goes on with a stopped run: it left a checkpoint of this package."""
+        """Whether `command --output RUN --resume` can continue a stopped run: it has a checkpoint of this package."""
         return (folder / "checkpoints" / "last" / "state.pt").is_file()
 
     def digest(self, plain: Any) -> str:
-        """SHA-256 of plain data: equal digests, equal settings."""
+        """SHA-256 of serialized settings: equal digests, equal settings."""
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+    def process_command(self, arguments: Sequence[str]) -> list[str]:
+        """Return the command that is run, with this process's Python."""
+        return [sys.executable, *self.command, *arguments]
+
+    def printed_command(self, arguments: Sequence[str]) -> list[str]:
+        """Return the command that a person types: the installed one where it is a command of this package."""
+        package, _, name = self.command[-1].rpartition(".")
+        return ["detection", name, *arguments] if package == "detection.cli" else ["python", *self.command, *arguments]
+
+
+def epoch_progress(folder: Path, epochs_done: Callable[[Path], int]) -> str:
+    """`epoch N of M` of a run that trains, empty while that cannot be read.
+
+    Args:
+        folder: the run.
+        epochs_done: reads N from its folder.
+    """
+    try:
+        epochs = json.loads((folder / "config.json").read_text())["schedule"]["epochs"]
+        return f"epoch {epochs_done(folder)} of {epochs}"
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return ""
 
 
 def read_json(path: Path, kind: type) -> Any:
-    """What a file of a run folder holds.
+    """Read a JSON file of a run folder.
 
     Raises:
-        CorruptRun: it is missing, cannot be read, or holds something else than a `kind`.
+        CorruptRun: it is missing, cannot be read, or holds something other than a `kind`.
     """
     try:
         content = json.loads(path.read_text())

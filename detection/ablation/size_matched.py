@@ -1,7 +1,6 @@
-"""Controls of equal size: the reference made wider, until it is as large as the variant that it is compared with.
+"""Size-matched controls: the reference made wider, until it is as large as the variant that it is compared with.
 
-A variant that beats the reference has beaten it with more parameters or more operations. Whether these would have done
-as well anywhere else is what the control tells.
+A variant may beat the reference by its additional parameters or FLOPs alone. The control has as many of them elsewhere.
 """
 
 import dataclasses
@@ -13,10 +12,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from detection.ablation.ablation import Ablation
-from detection.atomic_write import atomic_write
+from detection.atomic_write import write_json
 from detection.errors import UserError
 
-What = Literal["parameters", "flops"]
+Size = Literal["parameters", "flops"]
 _MOST = 64.0
 
 
@@ -25,10 +24,10 @@ class Control:
     """A widened reference.
 
     Attributes:
-        name: of the variant that it is.
-        overrides: what makes it, the reference's own changes first.
-        size: how large it came out.
-        target: how large the variant is that it stands beside.
+        name: its name as a variant.
+        overrides: its changes, those of the reference first.
+        size: its parameters or FLOPs.
+        target: those of the variant that it matches.
     """
 
     name: str
@@ -38,60 +37,59 @@ class Control:
 
 
 def find_controls(
-    ablation: Ablation, base: Path, overrides: Sequence[str], what: What, remembered: Path
+    ablation: Ablation, base: Path, overrides: Sequence[str], what: Size, saved: Path
 ) -> tuple[dict[str, Control], str]:
-    """A control for every variant that is larger than the reference, on the first of the data sets.
+    """Find a control for every variant that is larger than the reference, on the first of the data sets.
 
-    Operations depend a little on how many boxes there are, which another machine may count otherwise; so that a control
-    stays the same, what was found before is read again.
+    FLOPs depend a little on the number of proposals, which may differ on another machine; controls that were saved
+    before are read again, so that they stay the same.
 
     Args:
-        ablation: whose variants they are.
+        ablation: the variants.
         base: its config file.
-        overrides: changes of the base for every cell.
+        overrides: changes of the base for every run.
         what: `parameters` or `flops`.
-        remembered: the file that `remember` wrote for the same question, if it is there.
+        saved: the file that `save_controls` wrote, if there is one.
 
     Returns:
-        The controls by variant, and the question as a digest.
+        The controls by variant, and a digest of all settings that they follow from.
 
     Raises:
-        UserError: no width that could grow is named, or none is wide enough.
+        UserError: no layer width is named, or widening it is not enough.
     """
-    kind, reference = ablation.kind, ablation.reference
+    run_type, reference = ablation.run_type, ablation.reference
     common = [*overrides, *next(iter(ablation.data.values()))]
-    base_config = kind.load(base)
+    base_config = run_type.load(base)
 
     def config_of(changes: Iterable[str]) -> Any:
-        return kind.override(base_config, [*common, *changes])
+        return run_type.override(base_config, [*common, *changes])
 
     configs = {name: config_of(changes) for name, changes in ablation.variants.items()}
-    question = kind.digest([what, list(ablation.widen), {name: kind.plain(c) for name, c in configs.items()}])
-    found = _recall(remembered, question)
+    digest = run_type.digest([what, list(ablation.widen), {name: run_type.plain(c) for name, c in configs.items()}])
+    found = _load_controls(saved, digest)
     if found is not None:
-        return found, question
-    own = ablation.variants[reference]
-    widths = find_widths(ablation, kind.plain(configs[reference]))
-    sizes = {name: kind.size(config, what) for name, config in configs.items()}
+        return found, digest
+    own, widths = ablation.variants[reference], find_widths(ablation, run_type.plain(configs[reference]))
+    sizes = {name: run_type.size(config, what) for name, config in configs.items()}
     found = {}
     for name in ablation.variants:
         if sizes[name] > sizes[reference]:
-            changes, size = widen(widths, sizes[name], lambda texts: kind.size(config_of([*own, *texts]), what))
+            changes, size = widen(widths, sizes[name], lambda texts: run_type.size(config_of([*own, *texts]), what))
             if changes != _times(widths, 1.0):
                 found[name] = Control(_name(reference, changes), (*own, *changes), size, sizes[name])
-    return found, question
+    return found, digest
 
 
-def remember(path: Path, controls: dict[str, Control], question: str) -> None:
-    """Write what `find_controls` found, for the next time."""
+def save_controls(path: Path, controls: dict[str, Control], digest: str) -> None:
+    """Write what `find_controls` returned, for the next time."""
     plain = {name: dataclasses.asdict(control) for name, control in controls.items()}
-    atomic_write(path, lambda file: file.write_text(json.dumps({"question": question, "controls": plain}, indent=2)))
+    write_json(path, {"digest": digest, "controls": plain})
 
 
-def _recall(path: Path, question: str) -> dict[str, Control] | None:
+def _load_controls(path: Path, digest: str) -> dict[str, Control] | None:
     try:
         content = json.loads(path.read_text())
-        if content["question"] != question:
+        if content["digest"] != digest:
             return None
         controls = {name: Control(**plain) for name, plain in content["controls"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -100,27 +98,27 @@ def _recall(path: Path, question: str) -> dict[str, Control] | None:
 
 
 def _name(reference: str, changes: Sequence[str]) -> str:
-    numbers = [number for text in changes for number in re.findall(r"\d+", text.partition("=")[2])]
-    return f"{reference}-wide-{'-'.join(numbers)}"
+    widths = [width for text in changes for width in re.findall(r"\d+", text.partition("=")[2])]
+    return f"{reference}-wide-{'-'.join(widths)}"
 
 
 def find_widths(ablation: Ablation, plain: dict[str, Any]) -> dict[str, int | list[int]]:
-    """The layer widths that are widened together, by their keys.
+    """Find the layer widths that are widened together, by key.
 
     Raises:
-        UserError: the reference's config has none, or one that is no width.
+        UserError: the reference's config has none, or a value that is no width.
     """
-    keys = ablation.widen or tuple(key for key in ablation.kind.widths if _at(plain, key) is not None)[:1]
+    keys = ablation.widen or tuple(key for key in ablation.run_type.widths if _at(plain, key) is not None)[:1]
     if not keys:
-        known = ", ".join(ablation.kind.widths)
+        known = ", ".join(ablation.run_type.widths)
         raise UserError(
             f"--match: {ablation.reference} has no width to widen ({known}); name its keys in the ablation, as "
             "widen=('detector.head.hidden_channels',)."
         )
     widths = {key: _at(plain, key) for key in keys}
     for key, width in widths.items():
-        numbers = width if isinstance(width, list) else [width]
-        if not numbers or not all(isinstance(n, int) and not isinstance(n, bool) for n in numbers):
+        channels = width if isinstance(width, list) else [width]
+        if not channels or not all(isinstance(n, int) and not isinstance(n, bool) for n in channels):
             raise UserError(f"--match: {key} is {width!r} in {ablation.reference}, which is no width.")
     return widths
 
@@ -128,10 +126,10 @@ def find_widths(ablation: Ablation, plain: dict[str, Any]) -> dict[str, int | li
 def widen(
     widths: dict[str, int | list[int]], target: int, size: Callable[[Sequence[str]], int]
 ) -> tuple[tuple[str, ...], int]:
-    """The widths, all times one factor, that come nearest to a size, as texts; and that size.
+    """Multiply all widths by the factor that comes nearest to a size; returns them as overrides, and the size.
 
     Raises:
-        UserError: 64 times as wide is still too small: these widths hardly count.
+        UserError: 64 times as wide is still too small.
     """
     low, high = 1.0, 2.0
     while size(_times(widths, high)) < target:

@@ -1,14 +1,15 @@
-"""Run an ablation: every variant on every data set with every seed, and a report of what the differences are worth.
+"""Run an ablation: every variant on every data set with every seed, and a report of the differences.
 
 detection ablate ABLATION [--output DIR] [--workers N] [--match params|flops] [key=value ...]
 detection ablate ABLATION --launcher slurm [--partition P] [--gpus N] [--hours H] [--memory GB] [...]
-detection ablate ABLATION --variants A,B --data D --seeds 0,1      a part of it; the report says what is left out
-detection ablate ABLATION --dry-run       the runs and their commands, and nothing else
-detection ablate ABLATION --report-only   the report of what is there now, also while others run
+detection ablate ABLATION --variants A,B --data D --seeds 0,1      a part of it; the report names what is left out
+detection ablate ABLATION --dry-run       print the runs and their commands, change nothing
+detection ablate ABLATION --report-only   report the runs that are finished, also while others run
 
-Each run is a process with a folder of its own, DIR/runs/DATA/VARIANT/seed-N. What is finished and unchanged is skipped;
-what is damaged, stopped or of other settings is told, put aside and run again. DIR/report.html is the report.
-key=value changes the base of all runs. The exit code is 1 if a run is missing in the end.
+ABLATION is a file, or a shipped one's name such as smoke. Each run is a process with a folder,
+DIR/runs/DATA/VARIANT/seed-N. Finished, unchanged runs are skipped; those that are corrupt, stopped or of other settings
+are reported, set aside and run again. DIR/report.html is the report. key=value changes the base of all runs. The exit
+code is 1 if a run is missing.
 """
 
 import argparse
@@ -23,89 +24,92 @@ from detection.cli import command_parser
 from detection.errors import UserError, command_line
 
 if TYPE_CHECKING:
-    from detection.ablation.costs import Costs
     from detection.ablation.launch.launchers import Launcher
     from detection.ablation.plan import Plan
-    from detection.ablation.size_matched import Control, What
+    from detection.ablation.size_matched import Control
 
-NEGATIVE_IS_WRONG = ("workers", "gpus", "cpus", "hours", "memory", "cost_rounds")
+MATCHED = {None: "parameters", "params": "parameters", "flops": "flops"}
+NOT_NEGATIVE = ("workers", "gpus", "cpus", "hours", "memory", "cost_rounds")
 
 
-def words(text: str) -> list[str]:
-    """Names with commas between them."""
+def names(text: str) -> list[str]:
+    """Split names at commas."""
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """Read the command line and refuse what cannot be meant."""
+    """Read the command line and refuse values out of range."""
     parser = command_parser("ablate", __doc__)
-    parser.add_argument("ablation", type=Path, metavar="ABLATION", help="a file that ends in ablation = Ablation(...)")
+    parser.add_argument(
+        "ablation", type=Path, metavar="ABLATION", help="file that ends in ablation = Ablation(...), or a name"
+    )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes of the base, for all runs")
     parser.add_argument("--output", type=Path, metavar="DIR", help="runs/ablations/NAME if left out")
     parser.add_argument("--launcher", choices=("local", "slurm"), default="local")
     parser.add_argument("--workers", type=int, metavar="N", help="runs at a time; local: one for each GPU, or core")
     parser.add_argument("--match", choices=("params", "flops"), help="add the reference as large as each variant")
     for key in ("variants", "data", "seeds"):
-        of_it = f"only these {key} of the file, with commas between them; the reference is always run"
-        parser.add_argument(f"--{key}", type=words, default=(), metavar="A,B", help=of_it)
-    parser.add_argument("--resume", action="store_true", help="go on with stopped runs from their last checkpoint")
+        only = f"only these {key} of the file, with commas between them; the reference is always run"
+        parser.add_argument(f"--{key}", type=names, default=(), metavar="A,B", help=only)
+    parser.add_argument("--resume", action="store_true", help="continue stopped runs from their last checkpoint")
     parser.add_argument("--dry-run", action="store_true", help="print runs and commands, change nothing")
     parser.add_argument("--report-only", action="store_true", help="run nothing, write the report")
-    parser.add_argument("--cost-rounds", type=int, default=10, metavar="N", help="turns of each cost; 0: none measured")
-    parser.add_argument("--measure-costs", action="store_true", help="measure costs here and now, and nothing else")
+    parser.add_argument("--cost-rounds", type=int, default=10, metavar="N", help="rounds of measuring costs; 0: none")
+    parser.add_argument("--measure-costs", action="store_true", help="measure costs in this process, and nothing else")
     slurm = parser.add_argument_group("with --launcher slurm, of each run")
-    slurm.add_argument("--partition", default="", metavar="P", help="the cluster's own if left out")
-    slurm.add_argument("--account", default="", metavar="A", help="the user's own if left out")
+    slurm.add_argument("--partition", default="", metavar="P", help="the cluster's default if left out")
+    slurm.add_argument("--account", default="", metavar="A", help="the user's default if left out")
     slurm.add_argument("--gpus", type=int, default=1, metavar="N")
     slurm.add_argument("--cpus", type=int, default=4, metavar="N")
-    slurm.add_argument("--hours", type=float, default=4.0, metavar="H", help="longest time")
+    slurm.add_argument("--hours", type=float, default=4.0, metavar="H", help="time limit")
     slurm.add_argument("--memory", type=float, default=16.0, metavar="GB")
     args = parser.parse_intermixed_args(argv)
-    for name in NEGATIVE_IS_WRONG:
+    for name in NOT_NEGATIVE:
         value, least = getattr(args, name), 0 if name in ("gpus", "cost_rounds") else 1e-9
         if value is not None and value < least:
             raise UserError(f"--{name.replace('_', '-')} {value}: must be {'0 or more' if not least else 'above 0'}.")
     for seed in args.seeds:
         if not seed.isdecimal():
-            raise UserError(f"--seeds: {seed!r} is not a whole number; such as --seeds 0,1.")
+            raise UserError(f"--seeds: {seed!r} is not an integer; such as --seeds 0,1.")
     args.seeds = [int(seed) for seed in args.seeds]
     args.output = args.output or Path("runs", "ablations", args.ablation.stem)
     return args
 
 
 def open_plan(args: argparse.Namespace) -> "tuple[Plan, dict[str, Control], str]":
-    """The plan, the controls of equal size, and the question that these are the answer to."""
+    """Return the plan, the size-matched controls, and the digest that these are saved under."""
     from detection.ablation import load_ablation
     from detection.ablation.plan import make_plan
     from detection.ablation.size_matched import find_controls
+    from detection.config.files import find_config
 
-    whole, base = load_ablation(args.ablation)
-    ablation = whole.only(args.variants, args.data, args.seeds)
-    controls, question = {}, ""
+    complete, base = load_ablation(find_config(args.ablation))
+    ablation = complete.only(args.variants, args.data, args.seeds)
+    controls, digest = {}, ""
     if args.match:
-        what = equal_in(args.match)
-        remembered = args.output / "controls.json"
-        controls, question = find_controls(ablation, base, args.overrides, what, remembered)
+        saved = args.output / "controls.json"
+        controls, digest = find_controls(ablation, base, args.overrides, MATCHED[args.match], saved)
     named = {variant: (control.name, control.overrides) for variant, control in controls.items()}
     plan = make_plan(args.ablation.stem, ablation, base, args.output, args.overrides, named)
-    return dataclasses.replace(plan, left_out=tuple(whole.beyond(ablation))), controls, question
-
-
-def equal_in(match: str | None) -> "What":
-    """What controls are equal in."""
-    return "flops" if match == "flops" else "parameters"
+    return dataclasses.replace(plan, left_out=tuple(complete.beyond(ablation))), controls, digest
 
 
 def require_ours(output: Path) -> None:
-    """Refuse a folder that holds something else than an ablation."""
+    """Refuse a folder that holds something other than an ablation."""
     if output.exists() and not output.is_dir():
         raise UserError(f"{output}: is a file; choose another --output.")
     if output.is_dir() and any(output.iterdir()) and not (output / "ablation.json").exists():
-        raise UserError(f"{output}: holds something else than an ablation; choose another --output.")
+        raise UserError(f"{output}: holds something other than an ablation; choose another --output.")
 
 
-def build_launcher(args: argparse.Namespace, cells: int, held: int) -> "Launcher":
-    """What starts runs; a `UserError` where it cannot."""
+def build_launcher(args: argparse.Namespace, runs: int, held: int) -> "Launcher":
+    """Build the launcher; a `UserError` where Slurm is missing.
+
+    Args:
+        args: the command line.
+        runs: number of runs.
+        held: the lock's open file.
+    """
     from detection.ablation.launch.launchers import LocalLauncher
     from detection.ablation.launch.slurm import SlurmLauncher, SlurmOptions
 
@@ -115,80 +119,75 @@ def build_launcher(args: argparse.Namespace, cells: int, held: int) -> "Launcher
     import torch
 
     cores, gpus = len(os.sched_getaffinity(0)), torch.cuda.device_count()
-    return LocalLauncher(args.workers or min(gpus or cores, cells), cores, gpus, (held,))
+    return LocalLauncher(args.workers or min(gpus or cores, runs), cores, gpus, (held,))
 
 
-def run(args: argparse.Namespace, plan: "Plan", controls: "dict[str, Control]", question: str) -> None:
-    """Run what is missing, then measure costs where they are not known yet."""
+def run(args: argparse.Namespace, plan: "Plan", controls: "dict[str, Control]", digest: str) -> None:
+    """Run what is missing, then measure costs that are not known yet."""
     from detection.ablation.launch.lock import locked
     from detection.ablation.launch.progress_table import ProgressTable
-    from detection.ablation.launch.run import carry_out, inspect_all, prepare_data, unplanned_runs
-    from detection.ablation.plan import describe
-    from detection.ablation.size_matched import remember
+    from detection.ablation.launch.run import inspect_all, prepare_data, run_plan, unplanned_runs
+    from detection.ablation.size_matched import save_controls
     from detection.atomic_write import write_json
 
     require_ours(args.output)
-    with locked(args.output) as held:
-        launcher = build_launcher(args, len(plan.cells), held)
-        write_json(args.output / "ablation.json", describe(plan))
-        if controls:
-            remember(args.output / "controls.json", controls, question)
-        prepare_data(plan)
-        if others := unplanned_runs(plan):
-            what = f"{len(others)} other runs lie here" if len(others) > 1 else "another run lies here"
-            shown = ", ".join(map(str, others[:3])) + (", …" if len(others) > 3 else "")
-            print(f"note     {what}, left as they are and not counted: {shown}")
-        board = ProgressTable(plan)
-        try:
-            with board:
-                carry_out(plan, inspect_all(plan), launcher, args.resume, board)
-        except KeyboardInterrupt:
-            left = list(board.status.values()).count("left")
-            print(f"{left} of {len(plan.cells)} runs are left; the same command goes on with them", flush=True)
-            raise
-        measure_costs(args, plan, launcher)
+    # SIGTERM ends the runs, too, as Ctrl-C does.
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with locked(args.output) as held:
+            launcher = build_launcher(args, len(plan.runs), held)
+            write_json(args.output / "ablation.json", plan.record())
+            if controls:
+                save_controls(args.output / "controls.json", controls, digest)
+            prepare_data(plan)
+            if others := unplanned_runs(plan):
+                shown = ", ".join(map(str, others[:3])) + (", …" if len(others) > 3 else "")
+                print(f"note     {len(others)} other runs are kept and not counted: {shown}")
+            table = ProgressTable(plan)
+            try:
+                with table:
+                    run_plan(plan, inspect_all(plan), launcher, args.resume, table)
+            except KeyboardInterrupt:
+                left = list(table.progress.values()).count("left")
+                print(f"{left} of {len(plan.runs)} runs are left; the same command continues with them", flush=True)
+                raise
+            launch_cost_measurement(args, plan, launcher)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
-def measure_costs(args: argparse.Namespace, plan: "Plan", launcher: "Launcher") -> None:
-    """Have costs measured by the launcher, where the runs are, with nothing beside it; unless they are known."""
-    from detection.ablation.costs import is_complete, read_costs
-    from detection.ablation.launch.launchers import Callbacks, Task, run_all
+def launch_cost_measurement(args: argparse.Namespace, plan: "Plan", launcher: "Launcher") -> None:
+    """Measure costs in a process of the launcher, where the runs are, with no other run at the same time."""
+    from detection.ablation.costs import all_measured, read_costs
+    from detection.ablation.launch.launchers import Callbacks, QueuedCommand, run_all
 
-    path = args.output / "costs.json"
-    if not args.cost_rounds or is_complete(read_costs(path), plan):
+    if not args.cost_rounds or all_measured(read_costs(args.output / "costs.json"), plan):
         return
-    print("measuring costs of all architectures side by side", flush=True)
-    more = [f"--match={args.match}"] if args.match else []
+    print("measuring costs of all architectures", flush=True)
+    options = ["--output", str(args.output), "--measure-costs", f"--cost-rounds={args.cost_rounds}"]
+    options += [f"--match={args.match}"] if args.match else []
     for key in ("variants", "data", "seeds"):
-        more += [f"--{key}={','.join(map(str, getattr(args, key)))}"] if getattr(args, key) else []
-    own = [str(args.ablation), "--output", str(args.output), "--measure-costs", f"--cost-rounds={args.cost_rounds}"]
-    task = Task(
-        "costs", [sys.executable, "-m", "detection.cli.ablate", *own, *more, *args.overrides], args.output / "costs.log"
-    )
-    nothing = Callbacks(
-        lambda name: None, lambda name, code: print(f"costs    exit code {code}") if code else None, print_no
-    )
-    run_all([task], launcher, nothing)
+        options += [f"--{key}={','.join(map(str, getattr(args, key)))}"] if getattr(args, key) else []
+    command = [sys.executable, "-m", "detection.cli.ablate", str(args.ablation), *options, *args.overrides]
+    log = args.output / "costs.log"
+    report_failure = Callbacks(ended=lambda _, code: print(f"costs    exit code {code} ({log})") if code else None)
+    run_all([QueuedCommand("costs", command, log)], launcher, report_failure)
 
 
-def print_no(names) -> None:
-    """Say nothing while costs are measured."""
-
-
-def measure_here(args: argparse.Namespace, plan: "Plan") -> None:
+def measure_costs_here(args: argparse.Namespace, plan: "Plan") -> None:
     """Measure costs in this process and write them."""
     import torch
 
-    from detection.ablation.costs import measure, write_costs
+    from detection.ablation.costs import measure_costs, write_costs
     from detection.analysis.timing import peak_bytes, settle_on
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    costs = measure(plan, args.cost_rounds, settle_on(device), lambda function: peak_bytes(function, device))
+    costs = measure_costs(plan, args.cost_rounds, settle_on(device), lambda function: peak_bytes(function, device))
     write_costs(args.output / "costs.json", costs)
 
 
-def report(args: argparse.Namespace, plan: "Plan", controls: "dict[str, Control]", argv: list[str]) -> int:
-    """Write the report and say where it is; the number of missing runs."""
+def report_ablation(args: argparse.Namespace, plan: "Plan", controls: "dict[str, Control]", argv: list[str]) -> int:
+    """Write the report and print its path; returns the number of missing runs."""
     from detection.ablation.costs import read_costs
     from detection.ablation.launch.run import inspect_all
     from detection.ablation.report.csv_export import to_csv
@@ -197,11 +196,10 @@ def report(args: argparse.Namespace, plan: "Plan", controls: "dict[str, Control]
     from detection.reports.files import write_files, write_report
     from detection.runs.logs import progress
 
-    with progress("resampling images", len(plan.cells)) as bar:
-        summary = summarize(plan, inspect_all(plan), told=lambda cell: bar.advance())
-    costs: Costs | None = read_costs(args.output / "costs.json")
-    what = equal_in(args.match)
-    blocks = build_report(summary, costs, controls, what, ["detection", "ablate", *argv])
+    with progress("resampling images", len(plan.runs)) as bar:
+        summary = summarize(plan, inspect_all(plan), on_run=lambda run: bar.advance())
+    costs = read_costs(args.output / "costs.json")
+    blocks = build_report(summary, costs, controls, MATCHED[args.match], ["detection", "ablate", *argv])
     write_files(args.output, {"report.csv": to_csv(summary).encode()})
     written = write_report(args.output, "report", blocks)
     print(headline(summary), end="")
@@ -216,21 +214,20 @@ def main(argv: list[str] | None = None) -> int:
     """Plan, then run, then report."""
     argv = sys.argv[1:] if argv is None else argv
     args = parse(argv)
-    plan, controls, question = open_plan(args)
+    plan, controls, digest = open_plan(args)
     if args.dry_run:
-        print(f"{len(plan.cells)} runs")
-        print(*(plan.text(cell) for cell in plan.cells), sep="\n")
+        print(f"{len(plan.runs)} runs")
+        print(*map(plan.printed_command, plan.runs), sep="\n")
         return 0
     if args.measure_costs:
-        measure_here(args, plan)
+        measure_costs_here(args, plan)
         return 0
     if args.report_only and not (args.output / "ablation.json").exists():
         raise UserError(f"{args.output}: there is no ablation yet; leave out --report-only to run it.")
     if not args.report_only:
-        run(args, plan, controls, question)
-    return 1 if report(args, plan, controls, argv) else 0
+        run(args, plan, controls, digest)
+    return 1 if report_ablation(args, plan, controls, argv) else 0
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that runs are ended with us
     sys.exit(main())

@@ -1,9 +1,9 @@
-"""Finished runs side by side: differences with intervals, by class and size, and the images on which they differ most.
+"""Compare finished runs: differences with intervals, by class and size, and the images on which they differ most.
 
 detection compare RUN RUN [RUN ...] [--output DIR] [--images N]
 
-Every run is compared with the first; all must have been measured on the same validation data. Needs results.json and
-config.json of each run, and the annotations and images that it names. With --output, DIR/comparison.html shows it all.
+Every run is compared with the first; all must have been evaluated on the same validation data. Needs results.json and
+config.json of each run, and the annotations and images that it names. With --output, DIR/comparison.html is the report.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from detection.errors import UserError, command_line
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """Read the command line and refuse what cannot be meant."""
+    """Read the command line and refuse values out of range."""
     parser = command_parser("compare", __doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a finished run")
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder for the report and its images")
@@ -33,7 +33,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def short_names(runs: list[Path]) -> list[str]:
-    """As many last parts of each path as tell the runs apart."""
+    """Name each run by the last parts of its path, as many as make the names unique."""
     parts = [run.resolve().parts for run in runs]
     for count in range(1, max(map(len, parts)) + 1):
         names = ["/".join(part[-count:]) for part in parts]
@@ -49,19 +49,16 @@ def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     names = short_names(args.runs)
     from detection.comparison.comparison import open_finished, require_same_images
-    from detection.comparison.report import build_comparison, figures
+    from detection.comparison.report import build_comparison, metric_tables
     from detection.reports.document import to_markdown
     from detection.reports.files import write_report
 
     runs = [open_finished(folder, name) for folder, name in zip(args.runs, names, strict=True)]
     require_same_images(runs)
-    if args.output is None:
-        print(to_markdown(figures(runs)), end="")
-        return
-    blocks = build_comparison(runs, args.images)
-    written = write_report(args.output, "comparison", blocks)
-    print(to_markdown(figures(runs)), end="")
-    print(f"written to {written[-1]}")
+    print(to_markdown(metric_tables(runs)), end="")
+    if args.output is not None:
+        written = write_report(args.output, "comparison", build_comparison(runs, args.images))
+        print(f"written to {written[-1]}")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,11 @@
-"""Compare detectors on crowds: AP50, EER, COUNT, log-average miss rate, Jaccard index, recall of overlapping
-ground-truth boxes.
+"""Compare detectors on crowds: AP50, EER, COUNT, log-average miss rate, Jaccard index, recall of overlapping boxes.
 
 detection crowd RUN [RUN ...] [--annotations A.json] [--count-threshold X] [--output DIR]
 detection crowd [RUN ...] --results R.json [R.json ...] --annotations A.json [...]
 
-A run is measured by the results.json in its folder, on its own validation data unless --annotations names another
-ground truth. Numbers are means over the classes that have a ground truth. With --output, crowd.json holds them and
-more, also by class; precision_recall.png and miss_rate.png draw all detectors in one figure, all classes under one
-score.
+A run is evaluated by the results.json in its folder, on its validation data unless --annotations names another ground
+truth. Metrics are means over the classes that have ground truth. With --output, crowd.json holds them and more, also by
+class; precision_recall.png and miss_rate.png draw all detectors in one figure, all classes under one score.
 """
 
 import argparse
@@ -19,7 +17,7 @@ from typing import Any
 from detection.cli import command_parser
 from detection.errors import UserError, command_line
 
-COLUMNS = {
+_COLUMNS = {
     "AP50": "AP50",
     "EER": "EER",
     "COUNT": "COUNT",
@@ -54,7 +52,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def find_sources(args: argparse.Namespace) -> dict[str, tuple[Path, str]]:
-    """Results file and annotations file of every detector by its name, which is as short as tells them apart."""
+    """Find results file and annotations file of every detector, by the shortest name that is unique."""
     sources = [(run, run / "results.json", args.annotations or run_annotations(run)) for run in args.runs]
     sources += [(path.with_suffix(""), path, args.annotations) for path in args.results]
     short = [path.resolve().name for path, _, _ in sources]
@@ -66,7 +64,7 @@ def find_sources(args: argparse.Namespace) -> dict[str, tuple[Path, str]]:
 
 
 def run_annotations(run: Path) -> str:
-    """The validation annotations that a run's config.json names; read without the package's config, so fast."""
+    """Read the validation annotations that a run's config.json names, without a slow import of the config."""
     path = run / "config.json"
     try:
         annotations = str(json.loads(path.read_text())["data"]["val"]["annotations"])
@@ -81,7 +79,7 @@ def run_annotations(run: Path) -> str:
 
 
 def require_unchanged(run: Path, annotations: str) -> None:
-    """Refuse a run whose annotations have other bytes than when it wrote its results: they are not about this ground truth."""
+    """Refuse a run whose annotations have changed since it wrote its results."""
     from detection.data.checks import file_digest
 
     try:
@@ -91,27 +89,23 @@ def require_unchanged(run: Path, annotations: str) -> None:
         return
     if now != then:
         raise UserError(
-            f"{run}: {annotations} has changed since this run; measure the run again by detection evaluate and give "
-            f"its results by --results, or say --annotations {annotations} if the change does no harm."
+            f"{run}: {annotations} has changed since this run; evaluate the run again by detection evaluate and "
+            f"give its results by --results, or give --annotations {annotations} if the change does not matter."
         )
 
 
 def crowd_table(metrics: dict[str, dict[str, Any]]) -> str:
-    """A markdown table, a line a detector."""
-    head = ["detector", *COLUMNS.values()]
+    """Format a Markdown table, a line per detector."""
+    from detection.reports.document import markdown_table
+
     rows = [
-        [name.replace("|", "\\|"), *("n/a" if run[key] == -1 else f"{run[key]:.3f}" for key in COLUMNS)]
-        for name, run in metrics.items()
+        [name, *("n/a" if run[key] == -1 else f"{run[key]:.3f}" for key in _COLUMNS)] for name, run in metrics.items()
     ]
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    lines = [head, ["-" * width for width in widths], *rows]
-    return "\n".join(
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
-    )
+    return markdown_table(["detector", *_COLUMNS.values()], rows)
 
 
 def notes(metrics: dict[str, dict[str, Any]], threshold: float | None) -> list[str]:
-    """What the table's columns mean where a name does not tell it."""
+    """Explain the table's columns."""
     count = (
         "each half of the images (every second by id) at the score that is best on the other half"
         if threshold is None
@@ -119,31 +113,19 @@ def notes(metrics: dict[str, dict[str, Any]], threshold: float | None) -> list[s
     )
     sizes = {(run["images"], run["ground_truth"], run["overlapping_ground_truth"]) for run in metrics.values()}
     lines = [
-        f"COUNT   mean absolute error of the number of objects an image, {count}",
-        "MR⁻²    log-average miss rate at 0.01 to 1 false positives an image, lower is better",
-        "overlapping   recall of ground-truth boxes at IoU 0.3 or more with another; at EER: down to the score of the EER",
+        f"COUNT   mean absolute error of the number of objects per image, {count}",
+        "MR⁻²    log-average miss rate at 0.01 to 1 false positives per image, lower is better",
+        "overlapping   recall of boxes at IoU 0.3 or more with another; at EER: down to the score of the EER",
     ]
-    lines += [f"{i} images, {t} ground-truth boxes, {o} of them overlapping" for i, t, o in sorted(sizes)]
-    return lines if len(sizes) == 1 else [*lines, "The detectors were measured on different data: do not compare them."]
-
-
-def write(output: Path, metrics: dict[str, Any], figures: dict[str, Any]) -> None:
-    """Write the numbers and figures, each file whole or not at all."""
-    from detection.atomic_write import atomic_write
-
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        for name, figure in figures.items():
-            atomic_write(output / name, lambda path, figure=figure: figure.savefig(path, format="png"))
-        text = json.dumps(metrics, indent=2, allow_nan=False) + "\n"
-        atomic_write(output / "crowd.json", lambda path: path.write_text(text))
-    except OSError as error:
-        raise UserError(f"{output}: the comparison cannot be written there ({error.strerror}).") from None
+    lines += [f"{i} images, {n} ground-truth boxes, {o} of them overlapping" for i, n, o in sorted(sizes)]
+    return (
+        lines if len(sizes) == 1 else [*lines, "The detectors were evaluated on different data: do not compare."]
+    )
 
 
 @command_line
 def main(argv: list[str] | None = None) -> None:
-    """Measure every detector, print a table and draw."""
+    """Evaluate every detector, print a table and draw."""
     args = parse(argv)
     sources = find_sources(args)
     from detection.evaluation import read_ground_truth, read_results
@@ -160,10 +142,12 @@ def main(argv: list[str] | None = None) -> None:
     print(crowd_table(metrics), *notes(metrics, args.count_threshold), sep="\n")
     if args.output is not None:
         from detection.evaluation.crowd_plots import plot_runs_miss_rate, plot_runs_precision_recall
+        from detection.reports.files import to_png, write_files
 
-        figures = {"precision_recall.png": plot_runs_precision_recall(points)}
-        figures["miss_rate.png"] = plot_runs_miss_rate(points)
-        write(args.output, metrics, figures)
+        files = {"precision_recall.png": to_png(plot_runs_precision_recall(points))}
+        files["miss_rate.png"] = to_png(plot_runs_miss_rate(points))
+        files["crowd.json"] = f"{json.dumps(metrics, indent=2, allow_nan=False)}\n".encode()
+        write_files(args.output, files)
         print(f"written to {args.output}")
 
 

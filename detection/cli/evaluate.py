@@ -1,4 +1,4 @@
-"""Measure a trained run, or any detector's COCO results file.
+"""Evaluate a trained run, or any detector's COCO results file.
 
 detection evaluate RUN [--annotations A.json --images DIR] [--output DIR] [--device D] [key=value ...]
 detection evaluate --results R.json --annotations A.json [--output DIR]
@@ -22,7 +22,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--annotations", help="COCO annotations; for a run its validation set if left out")
     parser.add_argument("--images", help="folder of the images, for a run")
     parser.add_argument("--output", type=Path, help="folder for metrics.json, results.json and plots/")
-    parser.add_argument("--device", help="cpu or cuda for a run; the best there is if left out")
+    parser.add_argument("--device", help="cpu or cuda for a run; the best available if left out")
     args = parser.parse_intermixed_args(argv)
     if args.results is None and args.run is None:
         raise UserError("Name a run folder, or a results file by --results R.json --annotations A.json.")
@@ -40,7 +40,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def evaluate_results(results_file: Path, annotations: str, output: Path | None) -> dict[str, Any]:
-    """Measure a results file.
+    """Evaluate a results file.
 
     Args:
         results_file: COCO results.
@@ -61,7 +61,7 @@ def evaluate_results(results_file: Path, annotations: str, output: Path | None) 
 
 @command_line
 def main(argv: list[str] | None = None) -> None:
-    """Measure and print a table, then notes on what is odd."""
+    """Evaluate and print a table, then notes on what is odd."""
     args = parse(argv)
     if args.results is not None:
         metrics = evaluate_results(args.results, args.annotations, args.output)
@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> None:
             device=args.device,
             overrides=args.overrides,
         )
-        if metrics is None:  # of several processes only the first has the numbers
+        if metrics is None:  # of several processes only the first has the metrics
             return
     from detection.evaluation import metrics_table
 

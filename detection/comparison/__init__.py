@@ -1,1 +1,1 @@
-"""Comparison of finished runs, by image."""
+"""Comparison of finished runs, by metric and by image."""

@@ -1,4 +1,4 @@
-"""Finished runs side by side: what they found on the same images, and on which of these they differ most."""
+"""Comparison of finished runs: their metrics on the same images, and the images on which they differ most."""
 
 import json
 from collections.abc import Sequence
@@ -11,34 +11,32 @@ import numpy as np
 from detection.data.checks import file_digest
 from detection.errors import UserError
 from detection.evaluation.bootstrap import DetectionResults, detection_results
-from detection.evaluation.columns import Truths, class_names
-from detection.evaluation.curves import Matching, best_f1, match, precision_recall
+from detection.evaluation.columns import GroundTruthColumns
+from detection.evaluation.curves import Matching, best_f1, match_results, precision_recall
 from detection.evaluation.intervals import Interval, bootstrap_counts, difference_interval
 from detection.evaluation.matching import FALSE_POSITIVE, overlapping_pairs
 from detection.evaluation.results import read_ground_truth, read_results
 
-METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
-
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """What is known of a run from its folder.
+    """A finished run, read from its folder.
 
     Attributes:
-        name: what it is called.
-        config: its plain config.
+        name: its name in the report.
+        config: its config as plain data.
         ground_truth: COCO dataset dict of its validation data.
         results: its COCO results.
-        evidence: what it found, for its numbers on resampled images.
-        matching: what it found at an IoU of 0.5.
-        threshold: the score of its best F1, from which on detections are looked at and drawn.
+        per_image: its matches by image, for metrics on resampled images.
+        matching: its matches at an IoU of 0.5.
+        threshold: the score of its best F1, above which detections are counted and drawn.
     """
 
     name: str
     config: dict[str, Any]
     ground_truth: dict[str, Any]
     results: list[dict[str, Any]]
-    evidence: DetectionResults
+    per_image: DetectionResults
     matching: Matching
     threshold: float
 
@@ -47,7 +45,7 @@ def open_finished(folder: Path, name: str) -> FinishedRun:
     """Read a run from its config.json and results.json, and the annotations that it names.
 
     Raises:
-        UserError: one of them is not there or cannot be read, or the annotations have changed since the run.
+        UserError: one of them is missing or cannot be read, or the annotations have changed since the run.
     """
     try:
         config = json.loads((folder / "config.json").read_text())
@@ -57,17 +55,17 @@ def open_finished(folder: Path, name: str) -> FinishedRun:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder / 'config.json'}: no readable config of a detector's run ({error!r}).") from None
     digest = file_digest(annotations)
-    if digest != _digest_then(folder, digest):
+    if digest != _recorded_digest(folder, digest):
         raise UserError(f"{folder}: {annotations} has changed since this run; evaluate it again by detection evaluate.")
     ground_truth = read_ground_truth(annotations)
     results = read_results(folder / "results.json", ground_truth)
-    matching = match(ground_truth, results)
+    matching = match_results(ground_truth, results)
     score = best_f1(precision_recall(matching))["score"]
-    evidence = detection_results(ground_truth, results, digest)
-    return FinishedRun(name, config, ground_truth, results, evidence, matching, score if score > 0 else 0.5)
+    per_image = detection_results(ground_truth, results, digest)
+    return FinishedRun(name, config, ground_truth, results, per_image, matching, score if score > 0 else 0.5)
 
 
-def _digest_then(folder: Path, default: str) -> str:
+def _recorded_digest(folder: Path, default: str) -> str:
     try:
         return json.loads((folder / "environment.json").read_text())["data"]["val"]["sha256"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -75,74 +73,75 @@ def _digest_then(folder: Path, default: str) -> str:
 
 
 def require_same_images(runs: Sequence[FinishedRun]) -> None:
-    """Check that all runs were measured on the same annotations.
+    """Check that all runs were evaluated on the same annotations.
 
     Raises:
         UserError: they were not.
     """
     for run in runs[1:]:
-        if run.evidence.images_key != runs[0].evidence.images_key:
+        if run.per_image.images_key != runs[0].per_image.images_key:
             files = [r.config["data"]["val"]["annotations"] for r in (runs[0], run)]
             raise UserError(
-                f"{runs[0].name} and {run.name} were measured on different data ({files[0]}, {files[1]}): "
+                f"{runs[0].name} and {run.name} were evaluated on different data ({files[0]}, {files[1]}): "
                 "they cannot be compared."
             )
 
 
-def numbers(run: FinishedRun) -> dict[str, float]:
-    """The run's metrics, and those of each class as `METRIC/CLASS`; NaN where one is not defined."""
-    every = np.ones((1, run.evidence.num_images), dtype=np.int64)
-    return {name: float(value[0]) for name, value in run.evidence.resampled(every).items()}
+def run_metrics(run: FinishedRun) -> dict[str, float]:
+    """Metrics of a run, those of each class as `METRIC/CLASS`; NaN where one is not defined."""
+    every = np.ones((1, run.per_image.num_images), dtype=np.int64)
+    return {name: float(value[0]) for name, value in run.per_image.resampled(every).items()}
 
 
-def differences(first: FinishedRun, second: FinishedRun) -> dict[str, Interval | None]:
+def metric_differences(first: FinishedRun, second: FinishedRun) -> dict[str, Interval | None]:
     """Second − first, each with an interval over the images; None where a metric is not defined."""
-    counts = bootstrap_counts(first.evidence.num_images)
-    a, b = (numbers(run) for run in (first, second))
-    again_a, again_b = (run.evidence.resampled(counts) for run in (first, second))
+    counts = bootstrap_counts(first.per_image.num_images)
+    a, b = (run_metrics(run) for run in (first, second))
+    resampled_a, resampled_b = (run.per_image.resampled(counts) for run in (first, second))
     return {
-        name: difference_interval(np.array([b[name] - a[name]]), (again_b[name] - again_a[name])[None]) for name in a
+        name: difference_interval(np.array([b[name] - value]), (resampled_b[name] - resampled_a[name])[None])
+        for name, value in a.items()
     }
 
 
 @dataclass(frozen=True)
 class ImageDifference:
-    """How two runs differ on one image, each at its own threshold.
+    """Difference of two runs on one image, each at its threshold.
 
-    An object counts as found when a detection of its class found it at an IoU of 0.5 and no false alarm of another
-    class lies on it with a higher score: a detector that names every class for it has not found it.
+    An object counts as found when a detection of its class matches it at an IoU of 0.5 and no false positive of another
+    class overlaps it with a higher score: a detector that names every class for it has not found it.
 
     Attributes:
-        position: of the image, by ascending id.
-        saved: ground-truth boxes (indices) that the second run found and the first did not.
+        position: index of the image by ascending id.
+        gained: ground-truth boxes (indices) that the second run found and the first did not.
         lost: ground-truth boxes that the first run found and the second did not.
-        false_alarms: detections without a ground truth, of the first and of the second run.
+        false_positives: false positives of the first and of the second run.
     """
 
     position: int
-    saved: tuple[int, ...]
+    gained: tuple[int, ...]
     lost: tuple[int, ...]
-    false_alarms: tuple[int, int]
+    false_positives: tuple[int, int]
 
     @property
     def gain(self) -> tuple[int, int]:
-        """Objects by which the second run is better, then false alarms; below (0, 0) where it is worse."""
-        return len(self.saved) - len(self.lost), self.false_alarms[0] - self.false_alarms[1]
+        """Objects by which the second run is better, then false positives; below (0, 0) where it is worse."""
+        return len(self.gained) - len(self.lost), self.false_positives[0] - self.false_positives[1]
 
 
 def image_differences(first: FinishedRun, second: FinishedRun) -> list[ImageDifference]:
-    """All images, those on which the second run is better than the first by most first, and worse by most last."""
+    """All images, from those where the second run is better than the first by most to those where it is worse."""
     targets = first.matching.targets
     found_a, found_b = (_found(run) for run in (first, second))
-    alarms_a, alarms_b = (_false_alarms(run) for run in (first, second))
+    false_a, false_b = (_false_positives(run) for run in (first, second))
     every = [
         ImageDifference(
             position,
             _of_image(targets, found_b & ~found_a, position),
             _of_image(targets, found_a & ~found_b, position),
-            (int(alarms_a[position]), int(alarms_b[position])),
+            (int(false_a[position]), int(false_b[position])),
         )
-        for position in range(first.evidence.num_images)
+        for position in range(first.per_image.num_images)
     ]
     return sorted(every, key=lambda d: d.gain, reverse=True)
 
@@ -155,21 +154,16 @@ def _found(run: FinishedRun) -> np.ndarray:
     score[matched[kept]] = detections.score[kept]
     detection, ground_truth, _ = overlapping_pairs(detections, targets, 0.5, same_category=False)
     other = (detections.category[detection] != targets.category[ground_truth]) & (matched[detection] == FALSE_POSITIVE)
-    louder = np.full(len(targets.box), -np.inf)
-    np.maximum.at(louder, ground_truth[other], detections.score[detection[other]])
-    return np.isfinite(score) & (score >= louder)
+    wrong_score = np.full(len(targets.box), -np.inf)
+    np.maximum.at(wrong_score, ground_truth[other], detections.score[detection[other]])
+    return np.isfinite(score) & (score >= wrong_score)
 
 
-def _false_alarms(run: FinishedRun) -> np.ndarray:
+def _false_positives(run: FinishedRun) -> np.ndarray:
     """False positives of each image at the run's threshold."""
     kept = (run.matching.matched == FALSE_POSITIVE) & (run.matching.detections.score >= run.threshold)
-    return np.bincount(run.matching.detections.image[kept], minlength=run.evidence.num_images)
+    return np.bincount(run.matching.detections.image[kept], minlength=run.per_image.num_images)
 
 
-def _of_image(targets: Truths, chosen: np.ndarray, position: int) -> tuple[int, ...]:
+def _of_image(targets: GroundTruthColumns, chosen: np.ndarray, position: int) -> tuple[int, ...]:
     return tuple(np.flatnonzero(chosen & (targets.image == position)).tolist())
-
-
-def class_name(run: FinishedRun, category_id: int) -> str:
-    """A class's name by its original id."""
-    return class_names(run.ground_truth)[category_id]

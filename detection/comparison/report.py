@@ -1,4 +1,4 @@
-"""Two or more finished runs as a report: settings, figures, classes, and the images on which they differ most."""
+"""Report of a comparison: settings, metrics, classes, and the images on which the runs differ most."""
 
 import io
 import math
@@ -8,112 +8,111 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from detection.ablation.report.report import formatting as formats
 from detection.analysis.visualize import contact_sheet, distinct_colors, draw_boxes
 from detection.comparison.comparison import (
-    METRICS,
     FinishedRun,
     ImageDifference,
-    class_name,
-    differences,
     image_differences,
-    numbers,
+    metric_differences,
+    run_metrics,
 )
-from detection.config.differences import differences as setting_differences
+from detection.config.differences import differences
 from detection.data.image_paths import resolve_image
 from detection.data.images import read_image
+from detection.evaluation.coco import AP_METRICS
 from detection.evaluation.columns import class_names
-from detection.reports.document import Block, Bullets, Heading, Paragraph, Picture, Table
+from detection.evaluation.intervals import format_interval
+from detection.reports.document import Block, Bullets, Figure, Heading, Paragraph, Table
 
 EVEN = (0, 0)
 
 
 def build_comparison(runs: Sequence[FinishedRun], images: int) -> list[Block]:
-    """Everything about runs on the same images; each is compared with the first.
+    """Build all blocks of the report; each run is compared with the first.
 
     Args:
-        runs: two or more.
+        runs: two or more runs on the same images.
         images: most images to draw where a run is better than the first, and where it is worse.
 
     Raises:
-        UserError: an image that is to be drawn is not there.
+        UserError: an image to be drawn is missing.
     """
     first, others = runs[0], runs[1:]
-    blocks: list[Block] = [Heading(1, "Runs side by side"), *figures(runs)]
+    blocks: list[Block] = [Heading(1, "Comparison of runs"), *metric_tables(runs)]
     for run in others:
         blocks += [Heading(2, f"{run.name} against {first.name}"), *_settings(first, run)]
         ranked = image_differences(first, run)
-        blocks += [_counts(first, run, ranked), *_pictures(first, run, ranked, images)]
+        blocks += [_counts(first, run, ranked), *_figures(first, run, ranked, images)]
     return blocks
 
 
-def figures(runs: Sequence[FinishedRun]) -> list[Block]:
+def metric_tables(runs: Sequence[FinishedRun]) -> list[Block]:
     """Tables of all metrics and of AP50 by class, with differences to the first run."""
     first, others = runs[0], runs[1:]
-    found = {run.name: numbers(run) for run in runs}
-    apart = {run.name: differences(first, run) for run in others}
+    metrics = {run.name: run_metrics(run) for run in runs}
+    apart = {run.name: metric_differences(first, run) for run in others}
 
     def row(label: str, key: str) -> list[str]:
-        cells = [label, _number(found[first.name][key])]
+        texts = [label, _text(metrics[first.name][key])]
         for run in others:
-            cells += [_number(found[run.name][key]), formats.interval(apart[run.name][key])]
-        return cells
+            texts += [_text(metrics[run.name][key]), format_interval(apart[run.name][key])]
+        return texts
 
     head = [first.name, *(text for run in others for text in (run.name, f"{run.name} − {first.name}"))]
-    classes = [key for key in found[first.name] if key.startswith("AP50/")]
+    classes = [key for key in metrics[first.name] if key.startswith("AP50/")]
     about = (
-        f"{first.evidence.num_images} images. Differences with 95 % intervals from drawing the images again; each is "
-        "one run, so they are about these trained networks on other images and tell nothing about another seed."
+        f"{first.evidence.num_images} images. Differences with 95 % intervals from bootstrapping the images; each is "
+        "one run, so they are about these trained networks on other images, not about another seed."
     )
     return [
         Paragraph(about),
-        Table(["metric", *head], [row(metric, metric) for metric in METRICS]),
+        Table(["metric", *head], [row(metric, metric) for metric in AP_METRICS]),
         Table(["AP50 of class", *head], [row(key.partition("/")[2], key) for key in classes]),
     ]
 
 
-def _number(value: float) -> str:
+def _text(value: float) -> str:
     return "n/a" if math.isnan(value) else f"{value:.3f}"
 
 
 def _settings(first: FinishedRun, run: FinishedRun) -> list[Block]:
-    changed = setting_differences(run.config, first.config)
+    changed = differences(run.config, first.config)
     if not changed:
         return [Paragraph("Their settings are the same.")]
-    return [Paragraph("What was set otherwise:"), Bullets(changed)]
+    return [Paragraph("Differences of settings:"), Bullets(changed)]
 
 
 def _counts(first: FinishedRun, run: FinishedRun, ranked: Sequence[ImageDifference]) -> Block:
-    saved, lost = (sum(len(getattr(d, name)) for d in ranked) for name in ("saved", "lost"))
-    alarms = [sum(d.false_alarms[i] for d in ranked) for i in (0, 1)]
+    gained, lost = sum(len(d.gained) for d in ranked), sum(len(d.lost) for d in ranked)
+    false = [sum(d.false_positives[i] for d in ranked) for i in (0, 1)]
     better, worse = sum(d.gain > EVEN for d in ranked), sum(d.gain < EVEN for d in ranked)
     return Paragraph(
         f"Each at the score of its best F1 ({first.threshold:.2f} and {run.threshold:.2f}), IoU 0.5: {run.name} finds "
-        f"{saved} objects that {first.name} misses and misses {lost} that it finds; false alarms {alarms[0]} → "
-        f"{alarms[1]}. It is better on {better} images, worse on {worse}, even on {len(ranked) - better - worse}. An "
-        "object that a false alarm of another class outscores does not count as found."
+        f"{gained} objects that {first.name} misses and misses {lost} that it finds; false positives {false[0]} → "
+        f"{false[1]}. It is better on {better} images, worse on {worse}, even on {len(ranked) - better - worse}. An "
+        "object that a false positive of another class outscores does not count as found."
     )
 
 
-def _pictures(first: FinishedRun, run: FinishedRun, ranked: Sequence[ImageDifference], images: int) -> list[Block]:
+def _figures(first: FinishedRun, run: FinishedRun, ranked: Sequence[ImageDifference], images: int) -> list[Block]:
     better = [d for d in ranked if d.gain > EVEN][:images]
     worse = [d for d in reversed(ranked) if d.gain < EVEN][:images]
     blocks: list[Block] = []
     for title, chosen in ((f"Where {run.name} is better", better), (f"Where {run.name} is worse", worse)):
         if chosen:
             blocks.append(Heading(3, title))
-            blocks += [_picture(first, run, difference) for difference in chosen]
+            blocks += [_figure(first, run, difference) for difference in chosen]
     return blocks
 
 
-def _picture(first: FinishedRun, run: FinishedRun, difference: ImageDifference) -> Picture:
+def _figure(first: FinishedRun, run: FinishedRun, difference: ImageDifference) -> Figure:
     item = sorted(first.ground_truth["images"], key=lambda image: image["id"])[difference.position]
     caption = (
-        f"{item['file_name']}: {len(difference.saved)} objects saved, {len(difference.lost)} lost, "
-        f"false alarms {difference.false_alarms[0]} → {difference.false_alarms[1]}"
+        f"{item['file_name']}: {len(difference.gained)} objects gained, {len(difference.lost)} lost, "
+        f"false positives {difference.false_positives[0]} → {difference.false_positives[1]}"
     )
     name = f"{first.name}-{run.name}-{item['id']}.png".replace("/", "-")
-    return Picture(name, caption, _png(draw_difference(first, run, difference)))
+    return Figure(name, caption, _png(draw_difference(first, run, difference)))
 
 
 def _png(image: np.ndarray) -> bytes:
@@ -123,27 +122,28 @@ def _png(image: np.ndarray) -> bytes:
 
 
 def draw_difference(first: FinishedRun, second: FinishedRun, difference: ImageDifference) -> np.ndarray:
-    """Ground truth, the first run's detections and the second's, beside each other, (H, W, 3) uint8.
+    """Draw ground truth, the first run's detections and the second's next to each other, (H, W, 3) uint8.
 
-    In the ground truth a box that only the second run found is marked as saved, one that only the first found as lost.
+    In the ground truth a box that only the second run found is marked as gained, one that only the first found as lost.
 
     Raises:
-        UserError: the image is not there or cannot be read.
+        UserError: the image is missing or cannot be read.
     """
     item = sorted(first.ground_truth["images"], key=lambda image: image["id"])[difference.position]
     image = read_image(resolve_image(Path(first.config["data"]["val"]["images"]), item["file_name"]))
-    names = list(class_names(first.ground_truth).values())
+    by_id = class_names(first.ground_truth)
+    names = list(by_id.values())
     colors = distinct_colors(names)
     targets = first.matching.targets
     inside = np.flatnonzero((targets.image == difference.position) & ~targets.crowd)
-    marks = dict.fromkeys(difference.saved, " saved") | dict.fromkeys(difference.lost, " lost")
+    marks = dict.fromkeys(difference.gained, " gained") | dict.fromkeys(difference.lost, " lost")
     labels = [names[targets.category[index]] + marks.get(int(index), "") for index in inside]
     by_label = {label: colors[names[targets.category[i]]] for i, label in zip(inside, labels, strict=True)}
     panels = [draw_boxes(image, _xyxy(targets.box[inside]), labels, colors=by_label)]
     for run in (first, second):
         found = [r for r in run.results if r["image_id"] == item["id"] and r["score"] >= run.threshold]
         boxes = _xyxy(np.array([r["bbox"] for r in found]))
-        labels = [class_name(run, r["category_id"]) for r in found]
+        labels = [by_id[r["category_id"]] for r in found]
         panels.append(draw_boxes(image, boxes, labels, [r["score"] for r in found], colors=colors))
     titles = ("ground truth", *(f"{run.name}, score from {run.threshold:.2f}" for run in (first, second)))
     return contact_sheet(panels, columns=3, titles=titles)

@@ -1,4 +1,4 @@
-"""Measuring detections: COCO's and VOC's numbers, curves, tables and plots. Nothing here needs torch."""
+"""Evaluation of detections: COCO's and VOC's metrics, curves, tables and plots. Nothing here needs torch."""
 
 from detection.evaluation.coco import METRICS, coco_metrics
 from detection.evaluation.report import evaluate_detections, metrics_table, write_evaluation

@@ -1,7 +1,7 @@
-"""COCO's average precision of many resamplings of the images at once.
+"""COCO's average precision on many bootstrap samples of the images at once.
 
-pycocotools matches within an image, so an image drawn twice is the same matches twice, and one left out is none. What
-is left to do for a resampling is COCO's accumulation with a weight for each image, here for all resamplings together.
+pycocotools matches within an image, so an image drawn twice gives the same matches twice, and one left out none. A
+resampling only repeats COCO's accumulation with a weight for each image, here for all resamplings together.
 
 Shapes: S resamplings, N images, D detections of one class, T IoU thresholds (0.50 … 0.95).
 """
@@ -21,14 +21,13 @@ _CHUNK = 2_000_000
 
 @dataclass(frozen=True)
 class Ranking:
-    """The detections that count, of one class and range of sizes, best first, and how many ground-truth boxes there
-    are to find.
+    """Detections of one class and size range that count, best first, and the numbers of ground-truth boxes.
 
     Attributes:
-        image: position of each detection's image, (D,).
-        matched: whether a detection found a ground truth, (T, D).
-        ignored: whether it counts neither way: it lies on a crowd, or is of another size, (T, D).
-        targets: ground-truth boxes that count, of each image, (N,).
+        image: index of each detection's image, (D,).
+        matched: whether a detection matches a ground-truth box, (T, D).
+        ignored: whether it is neither right nor wrong: on a crowd, or of another size, (T, D).
+        targets: number of ground-truth boxes that count, of each image, (N,).
     """
 
     image: np.ndarray
@@ -38,7 +37,7 @@ class Ranking:
 
 
 def rankings(evaluation: Any) -> dict[tuple[int, int], Ranking]:
-    """What pycocotools matched, by position of the class and of the size range (all, small, medium, large).
+    """Read pycocotools' matches, by index of the class and of the size range (all, small, medium, large).
 
     Args:
         evaluation: a `COCOeval` after `evaluate()`.
@@ -65,7 +64,7 @@ def _ranking(images: list[dict[str, Any] | None], num_thresholds: int) -> Rankin
     matched = np.concatenate([nothing, *(i["dtMatches"].reshape(num_thresholds, -1) for _, i in found)], axis=1) > 0
     ignored = np.concatenate([nothing, *(i["dtIgnore"].reshape(num_thresholds, -1) for _, i in found)], axis=1) > 0
     order = np.argsort(-score, kind="mergesort")
-    # What never counts, and what comes after the last hit, changes no AP.
+    # Detections that never count, and those after the last hit, change no AP.
     order = order[~ignored[:, order].all(axis=0)]
     hits = np.flatnonzero((matched & ~ignored)[:, order].any(axis=0))
     order = order[: hits[-1] + 1 if hits.size else 0]
@@ -73,18 +72,18 @@ def _ranking(images: list[dict[str, Any] | None], num_thresholds: int) -> Rankin
 
 
 def average_precision(ranking: Ranking, counts: np.ndarray) -> np.ndarray:
-    """COCO's 101-point AP at each IoU threshold.
+    """Compute COCO's 101-point AP at each IoU threshold.
 
-    All copies of an image have the same scores, so they stand beside each other in the ranking. Between the copies of
-    a detection that found something precision rises, and COCO takes the highest from there on: it is enough to look
-    behind the last copy. That makes a weighted sum exact.
+    All copies of an image have the same scores, so they are adjacent in the ranking. Precision rises over the copies of
+    a true positive, and COCO takes the highest precision from there on: the one after the last copy. That makes a
+    weighted sum exact.
 
     Args:
-        ranking: of one class.
-        counts: how often each resampling holds each image, (S, N).
+        ranking: detections of one class.
+        counts: how often each image is drawn, (S, N).
 
     Returns:
-        (S, T); NaN where a resampling has no ground truth to find.
+        (S, T); NaN where a resampling has no ground truth.
     """
     parts = [_average_precision(ranking, counts[rows]) for rows in _chunks(len(counts), len(ranking.image))]
     return np.concatenate(parts)
@@ -110,15 +109,13 @@ def _average_precision(ranking: Ranking, counts: np.ndarray) -> np.ndarray:
         best_from_here = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
         recall = np.divide(found, targets[:, None], out=np.zeros_like(precision), where=targets[:, None] > 0)
         reached = np.searchsorted(RECALLS, recall, side="right")
-        # A recall level is read at the first detection that reaches it; a hit of weight 0 reaches none of its own.
+        # A recall level is read at the first detection that reaches it; a hit of weight 0 reaches no new one.
         result[:, threshold] = (best_from_here * np.diff(reached, axis=1, prepend=0)).sum(axis=1)
     return np.where(targets[:, None] > 0, result / len(RECALLS), np.nan)
 
 
-AP50, AP75 = 0, 5
-
-
-_SIZES = {"APs": 1, "APm": 2, "APl": 3}
+_AP50, _AP75 = 0, 5  # indices of IoU thresholds
+_SIZES = {"APs": 1, "APm": 2, "APl": 3}  # indices of size ranges
 
 
 @dataclass(frozen=True)
@@ -126,10 +123,10 @@ class DetectionResults:
     """The matches of one run.
 
     Attributes:
-        images_key: equal for runs that were measured on the same annotations.
+        images_key: equal for runs that were evaluated on the same annotations.
         num_images: N.
-        names: the classes.
-        rankings: by position of class and size range.
+        names: names of the classes.
+        rankings: by index of class and size range.
     """
 
     images_key: str
@@ -138,33 +135,33 @@ class DetectionResults:
     rankings: dict[tuple[int, int], Ranking]
 
     def resampled(self, counts: np.ndarray) -> dict[str, np.ndarray]:
-        """COCO's numbers of each resampling.
+        """Compute COCO's metrics on each resampling.
 
         Args:
-            counts: how often a resampling holds each image, (S, N); all ones: the data set itself.
+            counts: how often each image is drawn, (S, N); all ones: the data set itself.
 
         Returns:
             `AP`, `AP50`, `AP75`, `APs`, `APm`, `APl`, and `AP/NAME` and `AP50/NAME` of each class, (S,) each; NaN
-            where a resampling has no ground truth to find.
+            where a resampling has no ground truth.
         """
         every = np.stack([average_precision(self.rankings[k, 0], counts) for k in range(len(self.names))])  # (K, S, T)
-        numbers = {"AP": _mean(every), "AP50": _mean(every[..., [AP50]]), "AP75": _mean(every[..., [AP75]])}
+        metrics = {"AP": _mean(every), "AP50": _mean(every[..., [_AP50]]), "AP75": _mean(every[..., [_AP75]])}
         for name, size in _SIZES.items():
             of_size = [average_precision(self.rankings[k, size], counts) for k in range(len(self.names))]
-            numbers[name] = _mean(np.stack(of_size))
+            metrics[name] = _mean(np.stack(of_size))
         for k, name in enumerate(self.names):
-            numbers[f"AP/{name}"] = every[k].mean(axis=-1)
-            numbers[f"AP50/{name}"] = every[k, :, AP50]
-        return numbers
+            metrics[f"AP/{name}"] = every[k].mean(axis=-1)
+            metrics[f"AP50/{name}"] = every[k, :, _AP50]
+        return metrics
 
 
 def detection_results(ground_truth: dict[str, Any], results: list[dict[str, Any]], images_key: str) -> DetectionResults:
-    """Match results to the ground truth, once.
+    """Match results to the ground truth.
 
     Args:
         ground_truth: COCO dataset dict.
         results: COCO results with original ids.
-        images_key: of the annotations, such as their digest.
+        images_key: identifies the annotations, such as their digest.
     """
     names = tuple(class_names(ground_truth).values())
     return DetectionResults(

@@ -1,7 +1,7 @@
-"""COCO's twelve numbers for boxes: pycocotools is the reference, hotcoco the fast back-end with bit-equal arrays.
+"""COCO's twelve metrics for boxes: pycocotools is the reference, hotcoco a fast backend with bit-equal arrays.
 
 Lin et al., "Microsoft COCO", ECCV 2014. Ids are renumbered in memory: pycocotools takes a match with annotation id 0
-for no match. The back-ends give precision and recall; both are averaged by one function.
+for no match. The backends give precision and recall; both are averaged by one function.
 """
 
 import contextlib
@@ -15,7 +15,8 @@ import numpy as np
 from detection.errors import UserError
 from detection.evaluation.columns import class_names, known_results, positions
 
-METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+AP_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+METRICS = (*AP_METRICS, "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
 Arrays = tuple[np.ndarray, np.ndarray]
 
@@ -25,15 +26,15 @@ def coco_metrics(
     results: list[dict[str, Any]],
     backend: Literal["auto", "pycocotools", "hotcoco"] = "auto",
 ) -> dict[str, Any]:
-    """Measure results by COCO's rules.
+    """Evaluate results by COCO's rules.
 
     Args:
         ground_truth: COCO dataset dict.
         results: COCO results with original ids. Those on images or categories that the ground truth lacks are left out.
-        backend: `auto` takes hotcoco where it is installed; the numbers are the same.
+        backend: `auto` takes hotcoco where it is installed; the metrics are the same.
 
     Returns:
-        The numbers of `METRICS` (-1 where there is no ground truth to find), `per_class` (`AP` and `AP50` by class
+        `METRICS` (-1 where there is no ground truth), `per_class` (`AP` and `AP50` by class
         name) and `backend` (the one used).
 
     Raises:
@@ -42,16 +43,16 @@ def coco_metrics(
     if backend == "auto":
         backend = "hotcoco" if importlib.util.find_spec("hotcoco") else "pycocotools"
     precision, recall = BACKENDS[backend](*_renumbered(ground_truth, results))
-    numbers = dict(zip(METRICS, _summary(precision, recall), strict=True))
+    metrics = dict(zip(METRICS, _summary(precision, recall), strict=True))
     per_class = {
         name: {"AP": _mean(precision[:, :, k, 0, -1]), "AP50": _mean(precision[0, :, k, 0, -1])}
         for k, name in enumerate(class_names(ground_truth).values())
     }
-    return {**numbers, "per_class": per_class, "backend": backend}
+    return {**metrics, "per_class": per_class, "backend": backend}
 
 
 def _renumbered(ground_truth: dict[str, Any], results: list[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Ground truth and results as COCO dataset dicts whose ids of all kinds count from 1, in the same order."""
+    """Convert ground truth and results to COCO dataset dicts with all ids counted from 1, in the same order."""
     images, categories = positions(ground_truth["images"]), positions(ground_truth["categories"])
     shared = {
         "images": [{"id": i + 1, "file_name": "", "width": 0, "height": 0} for i in range(len(images))],
@@ -74,7 +75,7 @@ def _renumbered(ground_truth: dict[str, Any], results: list[dict[str, Any]]) -> 
 
 
 def match_images(ground_truth: dict[str, Any], results: list[dict[str, Any]]) -> Any:
-    """What `coco_metrics` of pycocotools rests on: its `COCOeval`, with `evalImgs` filled and nothing accumulated."""
+    """Run pycocotools' `COCOeval` up to `evalImgs`, the matches of each image, without accumulating them."""
     return _evaluated(*_renumbered(ground_truth, results))
 
 
@@ -106,7 +107,7 @@ def _hotcoco(ground_truth: dict[str, Any], detections: dict[str, Any]) -> Arrays
     try:
         import hotcoco
     except ImportError:
-        raise UserError("The back-end hotcoco is not installed: pip install hotcoco, or use pycocotools.") from None
+        raise UserError("The backend hotcoco is not installed: pip install hotcoco, or use pycocotools.") from None
 
     evaluation = hotcoco.COCOeval(hotcoco.COCO(ground_truth), hotcoco.COCO(detections), "bbox")
     evaluation.evaluate()
@@ -123,13 +124,13 @@ BACKENDS: dict[str, Callable[[dict[str, Any], dict[str, Any]], Arrays]] = {
 
 
 def _mean(values: np.ndarray) -> float:
-    """Mean of the entries that exist; COCO marks the others by -1, and so does this if none exists."""
+    """Mean of the defined entries; COCO marks undefined ones by -1, and so does this if none is defined."""
     values = values[values > -1]
     return float(np.mean(values)) if values.size else -1.0
 
 
 def _summary(precision: np.ndarray, recall: np.ndarray) -> list[float]:
-    """The twelve numbers.
+    """Compute the twelve metrics.
 
     Args:
         precision: By IoU threshold (0.50 … 0.95), recall (0 … 1), class, size (all, small, medium, large) and most

@@ -1,7 +1,7 @@
 """Ground-truth boxes and detections of a data set as flat arrays, detections best first.
 
 Shapes: N ground-truth boxes, D detections, of all images together. Images and categories are counted from 0 in
-ascending order of their ids; boxes are xywh in pixels of the image as it lies on disk.
+ascending order of their ids; boxes are xywh in pixels of the image on disk.
 """
 
 from collections import Counter
@@ -12,15 +12,15 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Truths:
+class GroundTruthColumns:
     """The annotations of a COCO data set, in the order of the file.
 
     Attributes:
-        image: Position of each ground truth's image, (N,).
-        category: Position of each ground truth's category, (N,).
+        image: Index of each box's image, (N,).
+        category: Index of each box's category, (N,).
         box: Boxes xywh, (N, 4).
-        crowd: Whether a ground truth is a crowd region, never counted as missed, (N,).
-        names: Category names, one a category, made unique.
+        crowd: Whether a box is a crowd region, which is never counted as missed, (N,).
+        names: Unique category names.
     """
 
     image: np.ndarray
@@ -31,12 +31,12 @@ class Truths:
 
 
 @dataclass(frozen=True)
-class Detections:
-    """Detections by descending score; ties by image, then by the order of the results, so that order never changes.
+class DetectionColumns:
+    """Detections by descending score; ties by image, then in the order of the results.
 
     Attributes:
-        image: Position of each detection's image, (D,).
-        category: Position of each detection's category, (D,).
+        image: Index of each detection's image, (D,).
+        category: Index of each detection's category, (D,).
         box: Boxes xywh, (D, 4).
         score: Scores, descending, (D,).
     """
@@ -46,41 +46,38 @@ class Detections:
     box: np.ndarray
     score: np.ndarray
 
-    def select(self, keep: np.ndarray) -> "Detections":
-        """Leave out detections.
+    def select(self, keep: np.ndarray) -> "DetectionColumns":
+        """Select detections.
 
         Args:
             keep: Mask or indices into the detections, ascending.
         """
-        return Detections(self.image[keep], self.category[keep], self.box[keep], self.score[keep])
+        return DetectionColumns(self.image[keep], self.category[keep], self.box[keep], self.score[keep])
 
 
 def positions(items: list[dict[str, Any]]) -> dict[int, int]:
-    """Position of every id of images or categories, counted from 0 in ascending order of ids."""
+    """Index of every id of images or categories, in ascending order of ids."""
     return {key: position for position, key in enumerate(sorted({item["id"] for item in items}))}
 
 
 def class_names(ground_truth: dict[str, Any]) -> dict[int, str]:
-    """Name of every category by id, in ascending order of ids; a name used twice carries its id."""
+    """Name of every category by id, in ascending order of ids; a name used twice is followed by its id."""
     categories = sorted(ground_truth["categories"], key=lambda category: category["id"])
     uses = Counter(category["name"] for category in categories)
     return {c["id"]: c["name"] if uses[c["name"]] == 1 else f"{c['name']} (id {c['id']})" for c in categories}
 
 
 def known_results(ground_truth: dict[str, Any], results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The results whose image and category the ground truth has; the others can be neither right nor wrong."""
+    """Select results whose image and category are in the ground truth; the others are neither right nor wrong."""
     images, categories = positions(ground_truth["images"]), positions(ground_truth["categories"])
     return [r for r in results if r["image_id"] in images and r["category_id"] in categories]
 
 
-def ground_truth_columns(ground_truth: dict[str, Any]) -> Truths:
+def ground_truth_columns(ground_truth: dict[str, Any]) -> GroundTruthColumns:
     """Flatten the annotations of a COCO dataset dict."""
-    images, categories, annotations = (
-        positions(ground_truth["images"]),
-        positions(ground_truth["categories"]),
-        ground_truth["annotations"],
-    )
-    return Truths(
+    images, categories = positions(ground_truth["images"]), positions(ground_truth["categories"])
+    annotations = ground_truth["annotations"]
+    return GroundTruthColumns(
         image=np.array([images[a["image_id"]] for a in annotations], dtype=np.int64),
         category=np.array([categories[a["category_id"]] for a in annotations], dtype=np.int64),
         box=np.array([a["bbox"] for a in annotations], dtype=np.float64).reshape(-1, 4),
@@ -89,13 +86,13 @@ def ground_truth_columns(ground_truth: dict[str, Any]) -> Truths:
     )
 
 
-def detection_columns(ground_truth: dict[str, Any], results: list[dict[str, Any]]) -> Detections:
+def detection_columns(ground_truth: dict[str, Any], results: list[dict[str, Any]]) -> DetectionColumns:
     """Flatten COCO results and sort them best first; those on unknown images or categories are left out."""
     images, categories = positions(ground_truth["images"]), positions(ground_truth["categories"])
     results = known_results(ground_truth, results)
     image = np.array([images[r["image_id"]] for r in results], dtype=np.int64)
     score = np.array([r["score"] for r in results], dtype=np.float64)
-    unsorted = Detections(
+    unsorted = DetectionColumns(
         image=image,
         category=np.array([categories[r["category_id"]] for r in results], dtype=np.int64),
         box=np.array([r["bbox"] for r in results], dtype=np.float64).reshape(-1, 4),

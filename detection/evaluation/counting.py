@@ -1,6 +1,6 @@
 """COUNT: the mean absolute error of the number of objects of an image (ReInspect: Stewart, Andriluka, Ng, CVPR 2016).
 
-The score down to which detections are counted is chosen on other images than those the error is measured on.
+The score threshold is chosen on other images than those that the error is computed on.
 Detections on crowds (see `operating_points.py`) are not counted.
 
 Shapes: D detections, I images, K classes.
@@ -18,11 +18,11 @@ from detection.evaluation.operating_points import match_all
 
 @dataclass(frozen=True)
 class Counting:
-    """How the error of the count changes as detections are added, best first.
+    """Change of the count's error as detections are added, best first.
 
     Attributes:
         true: Number of ground-truth boxes of an image and class, crowds left out, (I, K).
-        image: Image of each detection of a class that has a ground truth, (D,).
+        image: Image of each detection of a class that has ground truth, (D,).
         category: Its class, (D,).
         score: Scores, descending, (D,).
         step: -1 for a detection up to the true number of its image and class, 1 for one beyond it, (D,).
@@ -57,7 +57,7 @@ class Counting:
 
 
 def counting(matching: Matching, num_images: int) -> Counting:
-    """Compare the number of detections of every image and class with that of ground-truth boxes; those on crowds do not count."""
+    """Compare the numbers of detections and ground-truth boxes of every image and class, without those on crowds."""
     targets, detections, num_classes = matching.targets, matching.detections, len(matching.targets.names)
     key = (targets.image * num_classes + targets.category)[~targets.crowd]
     true = np.bincount(key, minlength=num_images * num_classes)
@@ -72,7 +72,7 @@ def counting(matching: Matching, num_images: int) -> Counting:
 
 
 def choose_count_threshold(ground_truth: dict[str, Any], results: list[dict[str, Any]]) -> float:
-    """The score threshold with the least error of the count, mean of the classes; choose it on other images.
+    """Choose the score threshold with the least error of the count, mean over classes, for use on other images.
 
     Args:
         ground_truth: COCO dataset dict.
@@ -87,7 +87,7 @@ def choose_count_threshold(ground_truth: dict[str, Any], results: list[dict[str,
 
 
 def count_error(ground_truth: dict[str, Any], results: list[dict[str, Any]], threshold: float) -> float:
-    """COUNT: mean absolute error of the number of objects of an image, mean of the classes that have a ground truth.
+    """COUNT: mean absolute error of the number of objects of an image, mean over the classes that have ground truth.
 
     Args:
         ground_truth: COCO dataset dict.
@@ -100,7 +100,7 @@ def count_error(ground_truth: dict[str, Any], results: list[dict[str, Any]], thr
 
 
 def two_fold_count(counts: Counting) -> tuple[np.ndarray, list[float]]:
-    """Errors of the count where each half of the images is measured at the threshold that is best on the other half.
+    """Errors of the count with each half of the images at the threshold that is best on the other half.
 
     The halves are every second image by ascending id, so the even and the odd ids where they count from 1.
 

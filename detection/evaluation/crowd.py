@@ -1,9 +1,8 @@
-"""Measures for crowds: AP50, EER, error of the count, miss rate, Jaccard index and recall of overlapping ground-truth
-boxes.
+"""Metrics for crowds: AP50, EER, error of the count, miss rate, Jaccard index and recall of overlapping boxes.
 
 AP, EER and COUNT are those of ReInspect (Stewart, Andriluka, Ng, CVPR 2016), MR that of Dollár et al. (TPAMI 2012),
-which CrowdHuman (Shao et al., 2018) uses too, and JI that of CrowdDet (Chu et al., CVPR 2020). What each is in detail
-is told in `operating_points.py`, `counting.py` and `jaccard.py`. -1 stands for a number that is not defined.
+which CrowdHuman (Shao et al., 2018) uses too, and JI that of CrowdDet (Chu et al., CVPR 2020). Their
+definitions are in `operating_points.py`, `counting.py` and `jaccard.py`. -1 stands for a metric that is not defined.
 
 Shapes: N ground-truth boxes.
 """
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from detection.evaluation.coco import coco_metrics
-from detection.evaluation.columns import Detections, Truths, class_names
+from detection.evaluation.columns import DetectionColumns, GroundTruthColumns, class_names
 from detection.evaluation.counting import choose_count_threshold, count_error, counting, two_fold_count
 from detection.evaluation.curves import Matching
 from detection.evaluation.jaccard import jaccard_indices
@@ -33,16 +32,16 @@ __all__ = [
 MEASURES = ("AP50", "EER", "COUNT", "MR", "JI", "overlapping_recall", "overlapping_recall_at_EER")
 
 
-def overlapping_ground_truth(targets: Truths, iou: float = 0.3) -> np.ndarray:
-    """Which ground-truth boxes overlap another one of their image and class by an IoU or more, (N,); crowds neither way."""
-    boxes = Detections(targets.image, targets.category, targets.box, np.zeros(len(targets.box)))
+def overlapping_ground_truth(targets: GroundTruthColumns, iou: float = 0.3) -> np.ndarray:
+    """Mask of ground-truth boxes, no crowds, that overlap another one of their image and class, (N,)."""
+    boxes = DetectionColumns(targets.image, targets.category, targets.box, np.zeros(len(targets.box)))
     first, second, _ = overlapping_pairs(boxes, targets, iou)
     real = (first != second) & ~targets.crowd[first] & ~targets.crowd[second]
     return np.bincount(first[real], minlength=len(targets.box)) > 0
 
 
 def found_ground_truth(matching: Matching, threshold: float = -np.inf) -> np.ndarray:
-    """Which ground-truth boxes are found by detections down to a score, (N,)."""
+    """Mask of ground-truth boxes that are matched by detections down to a score, (N,)."""
     kept = (matching.matched >= 0) & (matching.detections.score >= threshold)
     return np.bincount(matching.matched[kept], minlength=len(matching.targets.box)) > 0
 
@@ -50,8 +49,7 @@ def found_ground_truth(matching: Matching, threshold: float = -np.inf) -> np.nda
 def recall_of_overlapping(
     ground_truth: dict[str, Any], results: list[dict[str, Any]], iou: float = 0.3, threshold: float = -np.inf
 ) -> tuple[float, int]:
-    """Recall at IoU 0.5 of the ground-truth boxes that overlap another one of their class: those that suppression puts
-    at risk.
+    """Recall at IoU 0.5 of ground-truth boxes that overlap another one of their class, which NMS may suppress.
 
     Args:
         ground_truth: COCO dataset dict.
@@ -60,8 +58,7 @@ def recall_of_overlapping(
         threshold: Smallest score of a detection; all if left out.
 
     Returns:
-        The recall over all classes together, -1 if there is no such ground truth, and the number of such ground-truth
-        boxes.
+        The recall over all classes together, -1 if there are no such boxes, and their number.
     """
     matching = match_all(ground_truth, results)
     overlapping = overlapping_ground_truth(matching.targets, iou)
@@ -71,7 +68,7 @@ def recall_of_overlapping(
 def crowd_metrics(
     ground_truth: dict[str, Any], results: list[dict[str, Any]], count_threshold: float | None = None
 ) -> dict[str, Any]:
-    """Measure results by all of it.
+    """Compute all metrics for crowds.
 
     4370 images with 23 ground-truth boxes and 100 detections each take 13 seconds of one slow core.
 
@@ -83,9 +80,9 @@ def crowd_metrics(
 
     Returns:
         Plain data: `MEASURES`, each the mean of the classes where it is defined; `count_thresholds` (the one given, or
-        the two chosen); `per_class` by name with the same, `EER_score`, `JI_score` and the numbers of `targets` and
-        `overlapping_ground_truth` (IoU 0.3 or more with another); `images`, `targets`, `overlapping_ground_truth`,
-        `detections`.
+        the two chosen); `per_class` by name with the same, `EER_score`, `JI_score` and the numbers of `ground_truth`
+        boxes and `overlapping_ground_truth` (IoU 0.3 or more with another); `images`, `ground_truth`,
+        `overlapping_ground_truth`, `detections`.
     """
     matching, num_images = match_all(ground_truth, results), len(ground_truth["images"])
     counts = counting(matching, num_images)
@@ -102,10 +99,9 @@ def crowd_metrics(
         | dict(zip(("JI", "JI_score"), jaccard[category], strict=True))
         for category, name in enumerate(class_names(ground_truth).values())
     }
-    sums = {
-        key: sum(numbers[key] for numbers in per_class.values()) for key in ("ground_truth", "overlapping_ground_truth")
-    }
-    means = {key: _mean([numbers[key] for numbers in per_class.values()]) for key in MEASURES}
+    classes = per_class.values()
+    sums = {key: sum(metrics[key] for metrics in classes) for key in ("ground_truth", "overlapping_ground_truth")}
+    means = {key: _mean([metrics[key] for metrics in classes]) for key in MEASURES}
     return means | {
         "count_thresholds": thresholds,
         "per_class": per_class,

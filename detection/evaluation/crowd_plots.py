@@ -1,4 +1,4 @@
-"""Images of several detectors on one data set: precision over recall, and misses over false positives an image."""
+"""Figures of several detectors on one data set: precision over recall, and miss rate over false positives per image."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,7 +10,7 @@ STYLES = ("-", "--", ":", "-.")
 
 
 def plot_runs_precision_recall(points: dict[str, OperatingPoints]) -> Figure:
-    """Draw precision over recall at IoU 0.5, one line a run with its EER, a dot where precision equals recall.
+    """Draw precision over recall at IoU 0.5, a line per run with its EER, a dot where precision equals recall.
 
     Args:
         points: By name of the run, in the order of the legend; all classes under one score.
@@ -32,10 +32,10 @@ def plot_runs_precision_recall(points: dict[str, OperatingPoints]) -> Figure:
 
 
 def plot_runs_miss_rate(points: dict[str, OperatingPoints]) -> Figure:
-    """Draw the miss rate over false positives an image, both logarithmic, one line a run with its MR⁻².
+    """Draw the miss rate over false positives per image, both logarithmic, a line per run with its MR⁻².
 
-    MR⁻² averages over the shaded range. A curve that has found all ends at the lower border; one without a false
-    positive lies at the left border.
+    MR⁻² averages over the shaded range. A curve ends at the lower border where all is found, and begins at the left
+    border without false positives.
 
     Args:
         points: By name of the run, in the order of the legend; all classes under one score.
@@ -54,7 +54,7 @@ def plot_runs_miss_rate(points: dict[str, OperatingPoints]) -> Figure:
             label=f"{name}  {miss_rate(run):.3f}",
             **_style(number),
         )
-    axes.set(xlabel="false positives an image", ylabel="miss rate")
+    axes.set(xlabel="false positives per image", ylabel="miss rate")
     _finish(figure, axes, "Misses and false positives at IoU 0.5", "run  MR⁻²")
     return figure
 
@@ -69,7 +69,7 @@ def _style(number: int) -> dict:
 
 
 def _finish(figure: Figure, axes: Axes, title: str, legend: str) -> None:
-    """Add title, grid and legend, or say that there is nothing to see."""
+    """Add title, grid and legend, or a note that there is no ground truth."""
     axes.set_title(title)
     axes.grid(alpha=0.3, which="both")
     if axes.get_legend_handles_labels()[0]:

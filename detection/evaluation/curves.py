@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from detection.evaluation.columns import Detections, Truths, detection_columns, ground_truth_columns
+from detection.evaluation.columns import DetectionColumns, GroundTruthColumns, detection_columns, ground_truth_columns
 from detection.evaluation.matching import (
     FALSE_POSITIVE,
     IGNORED,
@@ -17,26 +17,26 @@ from detection.evaluation.matching import (
 
 @dataclass(frozen=True)
 class Matching:
-    """Detections of a data set and what each of them found.
+    """Detections of a data set and their matches.
 
     Attributes:
         targets: The ground-truth boxes, N of them.
         detections: The 100 best detections of every image and category, best first, D of them.
-        matched: Index of the ground truth found, or `FALSE_POSITIVE`, or `IGNORED` (on a crowd), (D,).
+        matched: Index of the matched ground-truth box, or `FALSE_POSITIVE`, or `IGNORED` (on a crowd), (D,).
     """
 
-    targets: Truths
-    detections: Detections
+    targets: GroundTruthColumns
+    detections: DetectionColumns
     matched: np.ndarray
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Precision and recall when detections are kept down to a score.
+    """Precision and recall over score thresholds.
 
     Attributes:
         score: Scores of the detections that count, descending, (D,).
-        precision: Share of the detections so far that found a ground truth, (D,).
+        precision: Share of true positives among the detections so far, (D,).
         recall: Share of the ground-truth boxes found so far, (D,); NaN where there is no ground truth.
         num_ground_truth: Number of ground-truth boxes, crowds left out.
     """
@@ -47,7 +47,7 @@ class Curve:
     num_ground_truth: int
 
 
-def match(ground_truth: dict[str, Any], results: list[dict[str, Any]]) -> Matching:
+def match_results(ground_truth: dict[str, Any], results: list[dict[str, Any]]) -> Matching:
     """Match results to a COCO dataset dict at an IoU of 0.5.
 
     Args:
@@ -59,11 +59,11 @@ def match(ground_truth: dict[str, Any], results: list[dict[str, Any]]) -> Matchi
 
 
 def precision_recall(matching: Matching, category: int | None = None) -> Curve:
-    """Precision and recall of one class, or of all detections together under one common score.
+    """Compute precision and recall of one class, or of all classes under one common score.
 
     Args:
-        matching: What each detection found.
-        category: Position of the class in ascending order of ids; None takes all.
+        matching: Matches of all detections.
+        category: Index of the class in ascending order of ids; None takes all.
     """
     counts = matching.matched != IGNORED
     real = ~matching.targets.crowd
@@ -81,9 +81,9 @@ def precision_recall(matching: Matching, category: int | None = None) -> Curve:
 
 
 def best_f1(curve: Curve) -> dict[str, float]:
-    """The score threshold with the best F1, and what is reached there.
+    """Find the score threshold with the best F1, and precision and recall there.
 
-    Detections of one score are kept or dropped together, so a threshold can really be set there; of equal F1 the
+    Detections of one score are kept or dropped together, so that the threshold can be applied; of equal F1 the
     highest score wins.
 
     Returns:
@@ -98,20 +98,20 @@ def best_f1(curve: Curve) -> dict[str, float]:
     if not f1.any():
         return {"score": -1.0, "f1": 0.0, "precision": 0.0, "recall": 0.0}
     best = int(f1.argmax())
-    numbers = (curve.score[last_of_ties][best], f1[best], precision[best], recall[best])
-    return dict(zip(("score", "f1", "precision", "recall"), map(float, numbers), strict=True))
+    values = (curve.score[last_of_ties][best], f1[best], precision[best], recall[best])
+    return dict(zip(("score", "f1", "precision", "recall"), map(float, values), strict=True))
 
 
 def confusion_matrix(matching: Matching, score: float) -> np.ndarray:
-    """Count what objects of each class were taken for, keeping detections down to a score.
+    """Count the predicted classes of the objects of each class, with detections down to a score.
 
     The matches within a class stay as they are, so that the diagonal over its row's sum is the recall at this score.
     The ground-truth boxes and detections left over are then matched across classes, detections best first, each to the
-    free ground truth it overlaps most (IoU ≥ 0.5; of equal overlaps the first ground truth). Crowds and what lies on
-    crowds of its own class are not counted.
+    free ground-truth box it overlaps most (IoU ≥ 0.5; of equal overlaps the first). Crowds and detections on crowds of
+    their class are not counted.
 
     Args:
-        matching: What each detection found.
+        matching: Matches of all detections.
         score: Smallest score of a detection.
 
     Returns:
@@ -135,8 +135,8 @@ def confusion_matrix(matching: Matching, score: float) -> np.ndarray:
     return matrix
 
 
-def _match_left_over(spare: Detections, targets: Truths, taken_for: np.ndarray) -> np.ndarray:
-    """Match left-over detections to left-over ground-truth boxes of any class; fills `taken_for` and says which were used."""
+def _match_left_over(spare: DetectionColumns, targets: GroundTruthColumns, taken_for: np.ndarray) -> np.ndarray:
+    """Match left-over boxes across classes, in `taken_for`; returns a mask of the detections used."""
     detection, ground_truth, iou = overlapping_pairs(spare, targets, 0.5, same_category=False)
     used = np.zeros(len(spare.score), dtype=bool)
     for pair in np.lexsort((ground_truth, -iou, detection)).tolist():

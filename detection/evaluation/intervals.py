@@ -1,21 +1,20 @@
-"""How sure a difference between two variants is: a 95 % interval over seeds and over images.
+"""A 95 % interval of the difference between two variants, over seeds and over images.
 
-Two things make a measured difference d = mean over seeds of (variant − reference) come out otherwise next time.
+A measured difference d = mean over seeds of (variant − reference) has two sources of variance.
 
-- **Seeds.** Differences are taken seed by seed. Their variance over the n seeds, s²/n, holds all that one training has
-  for itself: the luck of the seed, and that each trained network errs on other images.
-- **Images.** The validation images are a sample. What they do to all seeds alike shows in no spread over seeds; it is
-  what the differences of two *different* seeds have in common when images are drawn again: the mean covariance over
-  pairs of seeds of the differences on the same bootstrap sample of images.
+- **Seeds.** Differences are taken seed by seed. Their variance over the n seeds, s²/n, covers all that is particular to
+  one training: the luck of the seed, and that each trained network errs on other images.
+- **Images.** The validation images are a sample. Their effect on all seeds alike does not show in the variance over
+  seeds; it is what the differences of two *different* seeds have in common on resampled images: the mean covariance
+  over pairs of seeds of the differences on the same bootstrap sample of images.
 
 The variance of d is the sum of both (a two-way model with random seeds and random images). Seeds are few, so the
-interval is Student's t with Welch's and Satterthwaite's degrees of freedom: about n − 1 where seeds rule, many where
-images do. Two or three seeds may agree by luck, so it is never narrower than what the images alone make of d. With one
-seed the images are all there is: the interval says what this pair of trained networks would do on other images, and
-nothing about another training.
+interval is Student's t with Welch's and Satterthwaite's degrees of freedom: about n − 1 where seeds dominate, many
+where images do. Two or three seeds may agree by luck, so it is never narrower than the interval from the images alone.
+With one seed the interval is about this pair of trained networks on other images, not about another training.
 
-Covered in 300 repetitions with three seeds: `tests/ablation/test_coverage.py`. The price of few seeds is width: where
-seeds rule, the factor is 12.7 for two seeds, 4.3 for three and 2.8 for five.
+Coverage in 300 repetitions with three seeds: `tests/ablation/test_coverage.py`. Few seeds make it wide: where seeds
+dominate, the factor is 12.7 for two seeds, 4.3 for three and 2.8 for five.
 
 Shapes: n seeds, S resamplings, N images.
 """
@@ -32,13 +31,13 @@ RESAMPLINGS = 1000
 
 @dataclass(frozen=True)
 class Interval:
-    """A difference and where it lies in all likelihood.
+    """A difference and its 95 % interval.
 
     Attributes:
         value: the difference.
         low: lower end.
         high: upper end.
-        seeds: pairs of runs it rests on; 1 means that it is about images alone.
+        seeds: number of pairs of runs; 1 means that it is about images alone.
     """
 
     value: float
@@ -48,25 +47,37 @@ class Interval:
 
     @property
     def is_significant(self) -> bool:
-        """Whether 0 lies outside of the interval."""
+        """Whether the interval excludes 0."""
         return self.low > 0 or self.high < 0
 
 
+def format_interval(interval: Interval | None) -> str:
+    """Format as `+0.012 [−0.003, +0.027]`, with an asterisk where the interval excludes 0."""
+    if interval is None:
+        return "n/a"
+    value, low, high = (_signed(number) for number in (interval.value, interval.low, interval.high))
+    return f"{value} [{low}, {high}]" + ("*" if interval.is_significant else "")
+
+
+def _signed(value: float) -> str:
+    return "0" if value == 0 else f"{value:+.3f}".replace("-", "−")
+
+
 def bootstrap_counts(num_images: int, resamplings: int = RESAMPLINGS, seed: int = 0) -> np.ndarray:
-    """How often each of the images is drawn, with replacement, (S, N); always the same for the same arguments."""
+    """Draw bootstrap samples: how often each image is drawn, (S, N); the same for the same arguments."""
     rng = np.random.default_rng(seed)
     return rng.multinomial(num_images, np.full(num_images, 1 / num_images), size=resamplings)
 
 
 def difference_interval(differences: np.ndarray, resampled: np.ndarray) -> Interval | None:
-    """The mean difference and its interval; see the module.
+    """Compute the mean difference and its interval, as the module describes.
 
-    Metrics lie in 0..1, so no end lies beyond ±1.
+    Metrics are in [0, 1], so ends are clipped to ±1.
 
     Args:
         differences: variant − reference of each seed, (n,).
-        resampled: the same on bootstrap samples of the images, the same samples for every seed, (n, S). Samples that
-            leave a number undefined (NaN) are left out.
+        resampled: the same on bootstrap samples of the images, the same samples for every seed, (n, S). Samples in
+            which a metric is undefined (NaN) are left out.
 
     Returns:
         None where a difference is not defined, or hardly any sample is.

@@ -1,17 +1,16 @@
-"""Jaccard index of detections and ground-truth boxes, as CrowdDet (Chu et al., CVPR 2020) measures it on CrowdHuman.
+"""Jaccard index of detections and ground-truth boxes, as CrowdDet (Chu et al., CVPR 2020) computes it on CrowdHuman.
 
 For each image, |matched| / (|ground-truth boxes| + |detections| - |matched|) under a maximum matching at IoU 0.5; mean
-over the images that hold a ground truth or a detection; best over score thresholds. Detections and ground-truth boxes
-without partner that lie on a region to ignore (half of their area or more) are not counted. Two departures from the original:
+over the images with ground truth or detections; best over score thresholds. Unmatched detections and ground-truth boxes
+with half of their area or more on a region to ignore are not counted. Two departures from the original:
 
-- It tries the scores 0, 0.1, … 0.9. Detectors are there whose scores all lie above 0.9, so the scores that keep half as
-  many detections as there are ground-truth boxes, 0.6 times as many, … 1.5 times as many are tried too. Never is the
-  index lower.
-- Several maximum matchings leave different ones without partner. It takes any, this one that leaves the most on regions
-  to ignore, so that no order of boxes changes the number.
+- It tries the scores 0, 0.1, … 0.9. The scores of some detectors are all above 0.9, so the scores that keep half as
+  many detections as there are ground-truth boxes, 0.6 times as many, … 1.5 times as many are tried too. The index is
+  never lower.
+- Several maximum matchings may leave different boxes unmatched. The original takes any, this one that leaves the most
+  on regions to ignore, so that the order of boxes changes nothing.
 
-Shapes: N ground-truth boxes, D detections, P pairs, I images, K classes,
-T thresholds.
+Shapes: N ground-truth boxes, D detections, P pairs, I images, K classes, T thresholds.
 """
 
 from dataclasses import dataclass
@@ -20,15 +19,17 @@ import numpy as np
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
-from detection.evaluation.columns import Detections, Truths
+from detection.evaluation.columns import DetectionColumns, GroundTruthColumns
 from detection.evaluation.matching import overlapping_pairs
 
 SCORES = np.arange(10) / 10
 TENTHS = np.arange(5, 16)
 
 
-def jaccard_indices(targets: Truths, detections: Detections, num_images: int) -> list[tuple[float, float]]:
-    """The index of every class, and the score threshold where it is reached.
+def jaccard_indices(
+    targets: GroundTruthColumns, detections: DetectionColumns, num_images: int
+) -> list[tuple[float, float]]:
+    """Compute the index of every class, and the score threshold where it is reached.
 
     Args:
         targets: Ground-truth boxes, (N,); crowds are the regions to ignore.
@@ -58,8 +59,8 @@ def jaccard_indices(targets: Truths, detections: Detections, num_images: int) ->
     return [pair if number else (-1.0, -1.0) for pair, number in zip(best, real.tolist(), strict=True)]
 
 
-def _thresholds(detections: Detections, num_ground_truth: np.ndarray) -> np.ndarray:
-    """Scores to try, (T, K): `SCORES`, and that of the detection whose rank is 5, … 15 tenths of the ground-truth boxes, (K,)."""
+def _thresholds(detections: DetectionColumns, num_ground_truth: np.ndarray) -> np.ndarray:
+    """Scores to try, (T, K): `SCORES`, and those at ranks of 0.5, … 1.5 times the ground-truth boxes (K,)."""
     thresholds = np.repeat(np.append(SCORES, 0.0 * TENTHS)[:, None], len(num_ground_truth), axis=1)
     for category, number in enumerate(num_ground_truth.tolist()):
         score = detections.score[detections.category == category]
@@ -69,9 +70,9 @@ def _thresholds(detections: Detections, num_ground_truth: np.ndarray) -> np.ndar
     return thresholds
 
 
-def _on_crowd(targets: Truths) -> np.ndarray:
+def _on_crowd(targets: GroundTruthColumns) -> np.ndarray:
     """Indices of the ground-truth boxes that have half of their area on a crowd of their class."""
-    boxes = Detections(targets.image, targets.category, targets.box, np.zeros(len(targets.box)))
+    boxes = DetectionColumns(targets.image, targets.category, targets.box, np.zeros(len(targets.box)))
     first, second, _ = overlapping_pairs(boxes, targets, 0.5)
     return first[targets.crowd[second]]
 
@@ -90,15 +91,15 @@ def _means(ratios: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Graph:
-    """Which detection may be given which ground truth, in all images and classes at once.
+    """Bipartite graph of detections and ground-truth boxes that may match, in all images and classes at once.
 
     Attributes:
         detection: Detection of each pair, (P,).
-        ground_truth: Ground truth of each pair, (P,).
+        ground_truth: Ground-truth box of each pair, (P,).
         key: Image and class of each detection as one number, (D,).
-        ground_truth_key: The same of each ground truth, (N,).
-        plain: Which detections do not lie on a crowd, (D,).
-        plain_ground_truth: Which ground-truth boxes do not, nor are one, (N,).
+        ground_truth_key: The same of each ground-truth box, (N,).
+        plain: Mask of detections that are not on a crowd, (D,).
+        plain_ground_truth: Mask of ground-truth boxes that neither are nor are on a crowd, (N,).
         num_keys: Number of images times classes.
     """
 
@@ -111,11 +112,10 @@ class _Graph:
     num_keys: int
 
     def ratios(self, kept: np.ndarray) -> np.ndarray:
-        """The index of every image and class, NaN where there is nothing to match.
+        """Compute the index of every image and class, NaN where there is nothing to match.
 
-        A maximum matching exists that gives partners to as many detections, and as many ground-truth boxes, off the
-        crowds as any matching can (Mendelsohn and Dulmage 1958); the rest of its pairs is what counts of those on
-        crowds.
+        A maximum matching exists that matches as many detections, and as many ground-truth boxes, off the crowds as any
+        matching can (Mendelsohn and Dulmage 1958); the rest of its pairs is what counts of those on crowds.
 
         Args:
             kept: The detections that count, a mask (D,).

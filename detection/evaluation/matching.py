@@ -1,4 +1,4 @@
-"""Which detection found which ground truth at an IoU of 0.5, by COCO's rules, over a whole data set at once.
+"""Matching of detections to ground truth at an IoU of 0.5, by COCO's rules, over a data set at once.
 
 Shapes: N ground-truth boxes, D detections, P pairs of the two in one image.
 """
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from detection.evaluation.columns import Detections, Truths
+from detection.evaluation.columns import DetectionColumns, GroundTruthColumns
 
 FALSE_POSITIVE = -1
 IGNORED = -2
@@ -15,13 +15,12 @@ MAX_PAIRS = 2_000_000
 
 
 def pair_iou(boxes: np.ndarray, targets: np.ndarray, crowd: np.ndarray) -> np.ndarray:
-    """IoU of boxes and ground-truth boxes, row by row, on continuous coordinates (no extra pixel), as pycocotools
-    computes it.
+    """Compute the IoU of boxes row by row, on continuous coordinates (no extra pixel) as pycocotools.
 
     Args:
         boxes: Detected boxes xywh, (P, 4).
-        targets: True boxes xywh, (P, 4).
-        crowd: Where true, the union is the detection's own area: a person inside a crowd lies in it fully, (P,).
+        targets: Ground-truth boxes xywh, (P, 4).
+        crowd: Where true, the union is the detection's area, so that a person inside a crowd has an IoU of 1, (P,).
 
     Returns:
         IoU, (P,); 0 where the overlap has no area.
@@ -35,19 +34,24 @@ def pair_iou(boxes: np.ndarray, targets: np.ndarray, crowd: np.ndarray) -> np.nd
 
 
 def overlapping_pairs(
-    detections: Detections, targets: Truths, min_iou: float, *, same_category: bool = True, crowd_union: bool = True
+    detections: DetectionColumns,
+    targets: GroundTruthColumns,
+    min_iou: float,
+    *,
+    same_category: bool = True,
+    crowd_union: bool = True,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All pairs of a detection and a ground truth of one image that overlap enough.
+    """Find all pairs of a detection and a ground-truth box of one image that overlap enough.
 
     Args:
         detections: Detections, D of them.
         targets: Ground-truth boxes, N of them.
         min_iou: Smallest IoU of a pair.
         same_category: Leave out pairs of two categories.
-        crowd_union: Measure crowds as COCO does, by the detection's own area.
+        crowd_union: For crowds take the detection's area as the union, as COCO does.
 
     Returns:
-        Index of the detection, index of the ground truth and their IoU, (P,) each, by detection, then by ground truth.
+        Index of the detection, index of the ground-truth box and their IoU, (P,) each, sorted by these indices.
     """
     num_categories = len(targets.names) if same_category else 1
     key = detections.image * num_categories + (detections.category if same_category else 0)
@@ -77,8 +81,8 @@ def _chunks(count: np.ndarray) -> Iterator[tuple[int, int]]:
     yield from zip(bounds, bounds[1:], strict=False)
 
 
-def best_per_image(detections: Detections, limit: int = 100) -> Detections:
-    """The best detections of every image and category, as many as COCO's AP looks at.
+def best_per_image(detections: DetectionColumns, limit: int = 100) -> DetectionColumns:
+    """Select the best detections of every image and category, as many as COCO's AP uses.
 
     Args:
         detections: Detections, best first.
@@ -93,11 +97,11 @@ def best_per_image(detections: Detections, limit: int = 100) -> Detections:
     return detections.select(np.sort(group[place < limit]))
 
 
-def match_detections(detections: Detections, targets: Truths, iou: float = 0.5) -> np.ndarray:
-    """Give every detection, best first, the ground truth of its class it overlaps most among those still free.
+def match_detections(detections: DetectionColumns, targets: GroundTruthColumns, iou: float = 0.5) -> np.ndarray:
+    """Match every detection, best first, to the free ground-truth box of its class that it overlaps most.
 
-    A detection with no free ground truth is ignored if it lies on a crowd of its class. Of equal overlaps the later
-    ground truth wins. All of it is COCO's rule for objects of any size.
+    A detection without a free one is ignored if it is on a crowd of its class. Of equal overlaps the later ground-truth
+    box wins. These are COCO's rules for objects of any size.
 
     Args:
         detections: Detections, best first, (D,).
@@ -105,7 +109,7 @@ def match_detections(detections: Detections, targets: Truths, iou: float = 0.5) 
         iou: Smallest IoU of a match.
 
     Returns:
-        Index of the ground truth found, `FALSE_POSITIVE` or `IGNORED`, (D,).
+        Index of the matched ground-truth box, `FALSE_POSITIVE` or `IGNORED`, (D,).
     """
     matched = np.full(len(detections.score), FALSE_POSITIVE)
     best: dict[int, float] = {}

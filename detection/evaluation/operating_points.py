@@ -1,8 +1,8 @@
-"""What is found and what is falsely found at every score, and two numbers that are read off it: EER and MR⁻².
+"""True and false positives at every score, and two metrics of them: EER and MR⁻².
 
-Unlike in `curves.py`, all detections count: COCO looks at the 100 best of an image, and a crowd may be larger.
-Ground-truth boxes with `iscrowd` are regions to ignore: whoever finds no ground truth and has half of the own
-area or more on one of them is neither right nor wrong.
+Unlike in `curves.py`, all detections count: COCO takes the 100 best of an image, and a crowd may be larger.
+Ground-truth boxes with `iscrowd` are regions to ignore: an unmatched detection with half of its area or more on one is
+neither right nor wrong.
 
 Shapes: D detections, P points.
 """
@@ -18,17 +18,17 @@ from detection.evaluation.matching import FALSE_POSITIVE, IGNORED, match_detecti
 
 REFERENCE_FPPI = 10.0 ** np.linspace(-2, 0, 9)
 LEAST_MISS_RATE = 1e-10
-"""Miss rates under this are raised to it, as in Dollár's toolbox: a logarithm is taken of them."""
+"""Lower bound of miss rates before their logarithm is taken, as in Dollár's toolbox."""
 
 
 @dataclass(frozen=True)
 class OperatingPoints:
-    """What is found when detections are kept down to a score; one point a score, since equals are kept together.
+    """True and false positives when detections are kept down to a score; a point per distinct score.
 
     Attributes:
         score: Distinct scores, descending, (P,).
-        found: Number of ground-truth boxes found, (P,).
-        false: Number of detections that found nothing, (P,).
+        found: Number of true positives, (P,).
+        false: Number of false positives, (P,).
         num_ground_truth: Number of ground-truth boxes, crowds left out.
         num_images: Number of images.
     """
@@ -41,18 +41,18 @@ class OperatingPoints:
 
 
 def match_all(ground_truth: dict[str, Any], results: list[dict[str, Any]]) -> Matching:
-    """Match results to ground-truth boxes at IoU 0.5, best score first, as `curves.match` does, but all of them."""
+    """Match results at an IoU of 0.5 as `curves.match_results` does, but all of them."""
     targets, detections = ground_truth_columns(ground_truth), detection_columns(ground_truth, results)
     return Matching(targets, detections, match_detections(detections, targets))
 
 
 def operating_points(matching: Matching, num_images: int, category: int | None = None) -> OperatingPoints:
-    """Count what is found at every score.
+    """Count true and false positives at every score.
 
     Args:
-        matching: What each detection found.
+        matching: Matches of all detections.
         num_images: Number of images of the data set.
-        category: Position of the class in ascending order of ids; None takes all under one score.
+        category: Index of the class in ascending order of ids; None takes all under one score.
     """
     counts, real = matching.matched != IGNORED, ~matching.targets.crowd
     if category is not None:
@@ -65,10 +65,10 @@ def operating_points(matching: Matching, num_images: int, category: int | None =
 
 
 def equal_error(points: OperatingPoints) -> tuple[float, float]:
-    """Precision where it equals recall, which is where as many detections are kept as there are ground-truth boxes.
+    """Compute precision where it equals recall: where as many detections are kept as there are ground-truth boxes.
 
-    Between two points the number found is taken to grow evenly. Where there are fewer detections than ground-truth
-    boxes, false ones with lower scores are imagined: the value is then the recall of all.
+    Between two points the number of true positives is interpolated. Where there are fewer detections than ground-truth
+    boxes, they are padded with false positives: the value is then the recall of all.
 
     Returns:
         The value, and the score of the last detection kept; -1 where there is no ground truth or no detection.
@@ -84,7 +84,7 @@ def equal_error(points: OperatingPoints) -> tuple[float, float]:
 
 
 def miss_rate_curve(points: OperatingPoints) -> tuple[np.ndarray, np.ndarray]:
-    """False positives an image and the share of ground-truth boxes missed, (P,) each; NaN where there is no ground truth or image."""
+    """False positives per image and miss rate, (P,) each; NaN where there is no ground truth or image."""
     with np.errstate(invalid="ignore"):
         return points.false / np.float64(points.num_images), 1 - points.found / np.float64(points.num_ground_truth)
 
@@ -93,8 +93,8 @@ def miss_rate(points: OperatingPoints) -> float:
     """Log-average miss rate MR⁻²: geometric mean of the miss rates at nine FPPI from 0.01 to 1, even in logarithm.
 
     The rule is that of Dollár's toolbox: a reference takes the last point that does not exceed it, so the curve's end
-    where the curve stops short of it, and a miss rate of 1 where the curve begins beyond it. CrowdHuman's own script
-    takes the first point that is not below instead, which is a little kinder.
+    where the curve stops short of it, and a miss rate of 1 where the curve begins beyond it. CrowdHuman's script takes
+    the first point that is not below instead, which gives slightly lower rates.
     """
     if not points.num_ground_truth:
         return -1.0

@@ -1,4 +1,4 @@
-"""Images of an evaluation: precision over recall, confusion matrix, losses. No global state of pyplot is touched."""
+"""Figures of an evaluation: precision over recall, confusion matrix, losses; without pyplot's global state."""
 
 import json
 import math
@@ -15,10 +15,10 @@ LEGEND_ROWS = 27
 
 
 def plot_precision_recall(matching: Matching, metrics: dict[str, Any]) -> Figure:
-    """Draw precision over recall at IoU 0.5, one line a class, best class first in the legend.
+    """Draw precision over recall at IoU 0.5, a line per class, best class first in the legend.
 
     Args:
-        matching: What each detection found.
+        matching: Matches of all detections.
         metrics: `per_class` gives the names and AP50.
     """
     classes = list(enumerate(metrics["per_class"].items()))
@@ -27,7 +27,7 @@ def plot_precision_recall(matching: Matching, metrics: dict[str, Any]) -> Figure
     longest = min(24, max((len(name) for _, (name, _) in drawn), default=0))
     figure = Figure(figsize=(6.2 + columns * (0.9 + 0.075 * longest), 6), dpi=120, layout="constrained")
     axes = figure.subplots()
-    for place, (category, (name, numbers)) in enumerate(drawn):
+    for place, (category, (name, metrics_of_class)) in enumerate(drawn):
         curve = precision_recall(matching, category)
         style = ("-", "--", ":", "-.")[place // 20 % 4] if len(drawn) > 10 else "-"
         axes.plot(
@@ -36,7 +36,7 @@ def plot_precision_recall(matching: Matching, metrics: dict[str, Any]) -> Figure
             color=_color(place, len(drawn)),
             linestyle=style,
             linewidth=1.6,
-            label=f"{_short(name)}  {numbers['AP50']:.3f}",
+            label=f"{_short(name)}  {metrics_of_class['AP50']:.3f}",
         )
     axes.set(xlim=(0, 1.01), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
     axes.set_title("Precision and recall at IoU 0.5")
@@ -50,17 +50,17 @@ def plot_precision_recall(matching: Matching, metrics: dict[str, Any]) -> Figure
 
 
 def plot_confusion(matching: Matching, score: float) -> Figure:
-    """Draw the confusion matrix; colors are shares of a row, numbers (up to 20 classes) are counts.
+    """Draw the confusion matrix; colors are shares of a row, texts (up to 20 classes) are counts.
 
     Args:
-        matching: What each detection found.
-        score: Smallest score of a detection; -1 (no score finds anything) takes all.
+        matching: Matches of all detections.
+        score: Smallest score of a detection; -1 takes all.
     """
     counts = confusion_matrix(matching, score if score != -1 else -math.inf)
     shares = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
     names = [*map(_short, matching.targets.names), "background"]
     size = len(names)
-    # Without numbers in the cells 0.18 inch is enough for a name.
+    # Without texts 0.18 inch is enough for a name.
     side = max(3.2, size * (0.5 if size <= 21 else 0.18))
     label = 0.08 * max(map(len, names))
     figure = Figure(figsize=(side + label + 1.6, side + label + 0.8), dpi=120, layout="constrained")

@@ -1,4 +1,4 @@
-"""Why AP is zero or nearly so: sentences for the causes that can be read off the ground truth and the results."""
+"""Notes on results: the causes of an AP near zero that ground truth and results show."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -6,17 +6,23 @@ from typing import Any
 
 import numpy as np
 
-from detection.evaluation.columns import Detections, Truths, detection_columns, ground_truth_columns, known_results
+from detection.evaluation.columns import (
+    DetectionColumns,
+    GroundTruthColumns,
+    detection_columns,
+    ground_truth_columns,
+    known_results,
+)
 from detection.evaluation.matching import overlapping_pairs
 
 
 def find_notes(ground_truth: dict[str, Any], results: list[dict[str, Any]], ap: float) -> list[str]:
-    """Sentences about what makes the numbers worse or void, with causes if AP is zero.
+    """Write sentences about what lowers metrics or leaves them undefined, with causes if AP is zero.
 
     Args:
         ground_truth: COCO dataset dict.
         results: COCO results with original ids.
-        ap: COCO's AP; causes are looked for where it is 0, and a wrong box format (which hits by chance) below 0.05.
+        ap: COCO's AP; causes are searched where it is 0, and a wrong box format (which hits by chance) below 0.05.
     """
     notes = list(_always(ground_truth, results))
     if ap == 0 and not results:
@@ -84,15 +90,15 @@ def _some(ids: set[int]) -> str:
     return f"{shown}, …" if len(ids) > 5 else shown
 
 
-def _hits(detections: Detections, targets: Truths, box: np.ndarray) -> int:
-    """How many detections of any class lie on an object when their boxes are replaced."""
+def _hits(detections: DetectionColumns, targets: GroundTruthColumns, box: np.ndarray) -> int:
+    """Count detections of any class that overlap an object when their boxes are replaced."""
     moved = replace(detections, box=box)
     pairs = overlapping_pairs(moved, targets, 0.5, same_category=False, crowd_union=False)
     return len(np.unique(pairs[0]))
 
 
-def _wrong_boxes(targets: Truths, detections: Detections) -> str | None:
-    """The box format in which twice as many detections lie on objects as in the right one, if there is such a one."""
+def _wrong_boxes(targets: GroundTruthColumns, detections: DetectionColumns) -> str | None:
+    """Find a box format in which twice as many detections overlap objects as in the right one."""
     box = detections.box
     if not box.size:
         return None
@@ -112,19 +118,21 @@ def _wrong_boxes(targets: Truths, detections: Detections) -> str | None:
         return None
     return (
         f"boxes look like {name} rather than [x, y, width, height]: read so, {hits[name]} of {len(box)} detections "
-        f"lie on an object, as given {as_given}."
+        f"overlap an object, as given {as_given}."
     )
 
 
-def _wrong_categories(ground_truth: dict[str, Any], targets: Truths, detections: Detections) -> str | None:
-    """What happened to the category ids, when no box lies on an object of its class but some on others."""
+def _wrong_categories(
+    ground_truth: dict[str, Any], targets: GroundTruthColumns, detections: DetectionColumns
+) -> str | None:
+    """Find a mistake in category ids, when boxes overlap objects of other classes only."""
     detection, found, _ = overlapping_pairs(detections, targets, 0.5, same_category=False, crowd_union=False)
     if not detection.size or (detections.category[detection] == targets.category[found]).any():
         return None
     ids = np.array(sorted({category["id"] for category in ground_truth["categories"]}))
     predicted, annotated = ids[detections.category[detection]], ids[targets.category[found]]
     count = len(np.unique(detection))
-    start = f"{count} of {len(detections.score)} boxes lie on an object, but of another class"
+    start = f"{count} of {len(detections.score)} boxes overlap an object, but of another class"
     explained = {
         "category ids are one too low (counted from 0?)": predicted + 1 == annotated,
         "category ids are one too high": predicted - 1 == annotated,

@@ -1,18 +1,15 @@
-"""Everything that is measured on one set of results, as plain data, as a table and as files."""
+"""All metrics of one set of results, as plain data, as a table and as files."""
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from detection.atomic_write import atomic_write
-from detection.errors import UserError
 from detection.evaluation.coco import METRICS, coco_metrics
-from detection.evaluation.curves import best_f1, match, precision_recall
+from detection.evaluation.curves import best_f1, match_results, precision_recall
 from detection.evaluation.reasons import find_notes
 from detection.evaluation.voc import voc_metrics
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from detection.reports.document import markdown_table
+from detection.reports.files import to_png, write_files
 
 SIZED = ("APs", "APm", "APl", "ARs", "ARm", "ARl")
 
@@ -22,25 +19,25 @@ def evaluate_detections(
     results: list[dict[str, Any]],
     backend: Literal["auto", "pycocotools", "hotcoco"] = "auto",
 ) -> dict[str, Any]:
-    """Measure results by every metric.
+    """Compute every metric.
 
     Args:
         ground_truth: COCO dataset dict.
         results: COCO results with original ids.
-        backend: What computes COCO's numbers.
+        backend: The evaluator of COCO's metrics.
 
     Returns:
-        Plain data for `metrics.json`: the numbers of `METRICS`, `VOC07_AP50`, `VOC_AP50`, `best_f1` over all classes
-        under one score (`score`, `f1`, `precision`, `recall` at IoU 0.5), `per_class` by name (`AP`, `AP50`,
-        `best_f1`, `targets`), the numbers of `images`, `targets` (crowds left out) and `detections`, the `backend`, and
-        `notes`, sentences about what is odd. -1 stands for a number that is not defined.
+        Plain data for `metrics.json`: `METRICS`, `VOC07_AP50`, `VOC_AP50`, `best_f1` over all classes under one score
+        (`score`, `f1`, `precision`, `recall` at IoU 0.5), `per_class` by name (`AP`, `AP50`, `best_f1`,
+        `ground_truth`), the numbers of `images`, `ground_truth` boxes (crowds left out) and `detections`, the `backend`
+        and `notes`, sentences about what is odd. -1 stands for a metric that is not defined.
     """
     coco = coco_metrics(ground_truth, results, backend)
-    matching = match(ground_truth, results)
+    matching = match_results(ground_truth, results)
     per_class = {}
-    for category, (name, numbers) in enumerate(coco["per_class"].items()):
+    for category, (name, metrics) in enumerate(coco["per_class"].items()):
         curve = precision_recall(matching, category)
-        per_class[name] = {**numbers, "best_f1": best_f1(curve), "ground_truth": curve.num_ground_truth}
+        per_class[name] = {**metrics, "best_f1": best_f1(curve), "ground_truth": curve.num_ground_truth}
     overall = precision_recall(matching)
     return {
         **{name: coco[name] for name in METRICS},
@@ -63,7 +60,7 @@ def write_evaluation(
     *,
     losses_log: str | Path | None = None,
 ) -> None:
-    """Write `metrics.json`, `results.json` and `plots/`; each file appears whole or not at all.
+    """Write `metrics.json`, `results.json` and `plots/`; a reader never sees half a file.
 
     Args:
         output: Folder, made if it is missing; files of these names in it are replaced.
@@ -77,65 +74,43 @@ def write_evaluation(
     """
     from detection.evaluation.plots import plot_confusion, plot_losses, plot_precision_recall
 
-    output = Path(output)
-    matching = match(ground_truth, results)
-    figures: dict[str, Figure | None] = {
-        "precision_recall.png": plot_precision_recall(matching, metrics),
-        "confusion.png": plot_confusion(matching, metrics["best_f1"]["score"]),
+    matching = match_results(ground_truth, results)
+    figures = {
+        "plots/precision_recall.png": plot_precision_recall(matching, metrics),
+        "plots/confusion.png": plot_confusion(matching, metrics["best_f1"]["score"]),
+        "plots/losses.png": None if losses_log is None else plot_losses(losses_log),
     }
-    if losses_log is not None:
-        figures["losses.png"] = plot_losses(losses_log)
-    try:
-        (output / "plots").mkdir(parents=True, exist_ok=True)
-        _write_json(output / "results.json", results)
-        for name, figure in figures.items():
-            if figure is not None:
-                atomic_write(output / "plots" / name, lambda path, figure=figure: figure.savefig(path, format="png"))
-        _write_json(output / "metrics.json", metrics)
-    except OSError as error:
-        raise UserError(f"{output}: the evaluation cannot be written there ({error.strerror}).") from None
-
-
-def _write_json(path: Path, data: Any) -> None:
-    text = json.dumps(data, indent=None if isinstance(data, list) else 2, allow_nan=False)
-    atomic_write(path, lambda temporary: temporary.write_text(text + "\n"))
+    files = {name: to_png(figure) for name, figure in figures.items() if figure is not None}
+    texts = {"results.json": json.dumps(results, allow_nan=False)}
+    texts["metrics.json"] = json.dumps(metrics, indent=2, allow_nan=False)
+    write_files(Path(output), files | {name: f"{text}\n".encode() for name, text in texts.items()})
 
 
 def metrics_table(metrics: dict[str, Any]) -> str:
-    """Markdown tables of what `evaluate_detections` returned, columns aligned for a terminal."""
-    rows = [[name, _number(name, metrics[name])] for name in (*METRICS, "VOC07_AP50", "VOC_AP50")]
+    """Format what `evaluate_detections` returned as Markdown tables."""
+    rows = [[name, _text(name, metrics[name])] for name in (*METRICS, "VOC07_AP50", "VOC_AP50")]
     best = metrics["best_f1"]
     at_score = f" at score {best['score']:.3f}" if best["f1"] > 0 else ""
-    rows.append(["best F1", _number("f1", best["f1"]) + at_score])
-    counted = f"{metrics['images']} images, {metrics['targets']} ground-truth boxes, {metrics['detections']} detections"
+    rows.append(["best F1", _text("f1", best["f1"]) + at_score])
+    counted = "{images} images, {ground_truth} ground-truth boxes, {detections} detections".format(**metrics)
     classes = [
         [
             name,
-            _number("AP", numbers["AP"]),
-            _number("AP50", numbers["AP50"]),
-            _number("f1", numbers["best_f1"]["f1"]),
-            f"{numbers['best_f1']['score']:.3f}" if numbers["best_f1"]["f1"] > 0 else "-",
-            str(numbers["ground_truth"]),
+            _text("AP", of_class["AP"]),
+            _text("AP50", of_class["AP50"]),
+            _text("f1", of_class["best_f1"]["f1"]),
+            f"{of_class['best_f1']['score']:.3f}" if of_class["best_f1"]["f1"] > 0 else "-",
+            str(of_class["ground_truth"]),
         ]
-        for name, numbers in metrics["per_class"].items()
+        for name, of_class in metrics["per_class"].items()
     ]
-    tables = [_table(["metric", "value"], rows), counted]
+    tables = [markdown_table(["metric", "value"], rows), counted]
     if classes:
-        tables.append(_table(["class", "AP", "AP50", "best F1", "at score", "ground_truth"], classes))
+        tables.append(markdown_table(["class", "AP", "AP50", "best F1", "at score", "ground truth"], classes))
     return "\n\n".join(tables)
 
 
-def _number(name: str, value: float) -> str:
+def _text(name: str, value: float) -> str:
     if value == -1:
         return "n/a (no ground truth of this size)" if name in SIZED else "n/a (no ground truth)"
     return f"{value:.3f}"
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    """A markdown table, columns padded to one width; a bar in a name is escaped."""
-    rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    lines = [head, ["-" * width for width in widths], *rows]
-    return "\n".join(
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
-    )

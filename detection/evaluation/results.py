@@ -37,7 +37,7 @@ def read_results(path: str | Path, ground_truth: dict[str, Any]) -> list[dict[st
         ground_truth: COCO dataset dict whose images and categories the results name.
 
     Returns:
-        The entries with these four keys, ids as int, other numbers as float; other keys are left out.
+        The entries with these four keys, ids as int, the rest as float; other keys are left out.
 
     Raises:
         UserError: Anything is wrong with the file; the sentence names the entry, counted from 0.
@@ -69,7 +69,7 @@ def _read_list(path: Path) -> list[Any]:
         where = f"line {error.lineno}, column {error.colno}"
         raise UserError(f"{path}: malformed JSON at {where} ({error.msg}); write the results file again.") from None
     except (ValueError, RecursionError):
-        raise UserError(f"{path}: this is not a JSON text; write the results file again.") from None
+        raise UserError(f"{path}: this is not JSON; write the results file again.") from None
     if isinstance(entries, dict) and "annotations" in entries:
         raise UserError(
             f"{path}: this is an annotations file; results are a list of {', '.join(KEYS)}, "
@@ -81,7 +81,7 @@ def _read_list(path: Path) -> list[Any]:
 
 
 def _checked(entry: Any) -> dict[str, Any]:
-    """One entry with plain types; a `ValueError` says what is wrong with it."""
+    """Check an entry and convert its types; a `ValueError` is the rest of a sentence that names it."""
     if not isinstance(entry, dict):
         raise ValueError(f"it is {_kind(entry)}, not an object with {', '.join(KEYS)}")
     missing = [key for key in KEYS if key not in entry]
@@ -129,12 +129,12 @@ def _finite(key: str, value: Any) -> float:
 
 
 def _how_many(entries: list[Any], key: str, known: set[int]) -> str:
-    """How often an unknown id occurs: once is a slip, always is another split or data set."""
+    """Count how often unknown ids occur: once is a slip, always is another split or data set."""
     number = sum(isinstance(e, dict) and _is_number(e.get(key)) and e[key] not in known for e in entries)
     cause = "another split" if key == "image_id" else "category ids counted from 0, or another data set"
     return f" ({number} of {len(entries)} entries have such an id: {cause}?)"
 
 
 def _kind(value: Any) -> str:
-    kinds = {dict: "an object", list: "a list", str: "a string", bool: "a ground truth value", type(None): "null"}
+    kinds = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
     return kinds.get(type(value), "a number")

@@ -9,16 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from detection.evaluation.columns import Detections, Truths, detection_columns, ground_truth_columns
+from detection.evaluation.columns import DetectionColumns, GroundTruthColumns, detection_columns, ground_truth_columns
 from detection.evaluation.matching import FALSE_POSITIVE, IGNORED, overlapping_pairs
 
 
-def voc_matching(detections: Detections, targets: Truths, iou: float = 0.5) -> np.ndarray:
-    """Match detections by the development kit's rule: each looks only at the ground truth it overlaps most, free or
-    not.
+def voc_matching(detections: DetectionColumns, targets: GroundTruthColumns, iou: float = 0.5) -> np.ndarray:
+    """Match detections by the development kit's rule: each only to the ground-truth box it overlaps most, free or not.
 
-    If that ground truth is difficult (`iscrowd` in COCO files) the detection is ignored; if a better detection has it
-    already, the detection is a false positive, even where a second ground truth would have been free.
+    If that box is difficult (`iscrowd` in COCO files) the detection is ignored; if a better detection has it already,
+    the detection is a false positive, even where a second box would have been free.
 
     Args:
         detections: Detections, best first, (D,).
@@ -26,7 +25,7 @@ def voc_matching(detections: Detections, targets: Truths, iou: float = 0.5) -> n
         iou: Smallest IoU of a match.
 
     Returns:
-        Index of the ground truth found, `FALSE_POSITIVE` or `IGNORED`, (D,).
+        Index of the matched ground-truth box, `FALSE_POSITIVE` or `IGNORED`, (D,).
     """
     detection, ground_truth, overlap = overlapping_pairs(detections, targets, iou, crowd_union=False)
     matched = np.full(len(detections.score), FALSE_POSITIVE)
@@ -44,11 +43,11 @@ def eleven_point_ap(hits: np.ndarray, num_ground_truth: int) -> float:
     """Mean over the recalls 0, 0.1, … 1 of the best precision at that recall or a higher one.
 
     Args:
-        hits: Whether each detection that counts found a ground truth, best first, (D,).
+        hits: Whether each detection that counts is a true positive, best first, (D,).
         num_ground_truth: Number of ground-truth boxes, at least 1.
     """
     found, precision = _counts(hits)
-    # Whole numbers, so that a recall of exactly 3/10 reaches the point 0.3.
+    # Integers, so that a recall of exactly 3/10 reaches the point 0.3.
     points = [precision[found * 10 >= tenth * num_ground_truth].max(initial=0.0) for tenth in range(11)]
     return float(np.mean(points))
 
@@ -57,7 +56,7 @@ def all_point_ap(hits: np.ndarray, num_ground_truth: int) -> float:
     """Area under the curve of precision over recall, precision made to fall.
 
     Args:
-        hits: Whether each detection that counts found a ground truth, best first, (D,).
+        hits: Whether each detection that counts is a true positive, best first, (D,).
         num_ground_truth: Number of ground-truth boxes, at least 1.
     """
     _, precision = _counts(hits)
@@ -72,14 +71,14 @@ def _counts(hits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def voc_metrics(ground_truth: dict[str, Any], results: list[dict[str, Any]]) -> dict[str, float]:
-    """Mean over the classes that have a ground truth of both kinds of AP at IoU 0.5.
+    """Compute both kinds of AP at IoU 0.5, mean over the classes that have ground truth.
 
     Args:
         ground_truth: COCO dataset dict; `iscrowd` marks difficult objects.
         results: COCO results with original ids.
 
     Returns:
-        `VOC07_AP50` (11-point) and `VOC_AP50` (all-point); -1 if no class has a ground truth.
+        `VOC07_AP50` (11-point) and `VOC_AP50` (all-point); -1 if no class has ground truth.
     """
     targets, detections = ground_truth_columns(ground_truth), detection_columns(ground_truth, results)
     matched = voc_matching(detections, targets)

@@ -1,4 +1,4 @@
-"""A report as a list of blocks, which `markdown` and `html_page` write in their own ways."""
+"""A report as a list of blocks, written as Markdown or HTML."""
 
 import base64
 from collections.abc import Sequence
@@ -38,13 +38,13 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A PNG file.
+class Figure:
+    """A figure as a PNG file.
 
     Attributes:
-        name: of the file beside the report.
-        caption: what it shows; also for those who cannot see it.
-        png: its bytes.
+        name: of the file next to the report.
+        caption: what it shows, and its alternative text.
+        png: the file's bytes.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Code:
     lines: Sequence[str]
 
 
-Block = Heading | Paragraph | Bullets | Table | Picture | Code
+Block = Heading | Paragraph | Bullets | Table | Figure | Code
 
 
 def to_markdown(blocks: Sequence[Block]) -> str:
@@ -76,14 +76,15 @@ def _markdown(block: Block) -> str:
         case Bullets(items):
             return "\n".join(f"- {item}" for item in items)
         case Table(head, rows):
-            return _markdown_table(head, rows)
-        case Picture(name, caption, _):
+            return markdown_table(head, rows)
+        case Figure(name, caption, _):
             return f"![{caption}]({name})"
         case Code(lines):
             return "\n".join(f"    {line}" for line in lines)
 
 
-def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Format a table with columns padded to one width; the first is aligned left, the others right."""
     lines = [[cell.replace("|", "\\|") for cell in row] for row in (head, *rows)]
     widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])])
@@ -143,7 +144,7 @@ def _html(block: Block) -> str:
             return "<ul>" + "".join(f"<li>{escape(item)}</li>" for item in items) + "</ul>"
         case Table(head, rows):
             return _html_table(head, rows)
-        case Picture(_, caption, png):
+        case Figure(_, caption, png):
             source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
             below = f"<figcaption>{escape(caption)}</figcaption>"
             return f'<figure><img alt="{escape(caption)}" src="{source}">{below}</figure>'

@@ -1,35 +1,46 @@
-"""Reports written as files, Markdown, HTML and figures, all of them or none."""
+"""Reports written as files: Markdown, HTML and figures."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from detection.atomic_write import atomic_write
 from detection.errors import UserError
-from detection.reports.document import Block, Picture, to_html, to_markdown
+from detection.reports.document import Block, Figure, to_html, to_markdown
+
+if TYPE_CHECKING:
+    import matplotlib.figure
 
 
 def write_report(output: Path, name: str, blocks: Sequence[Block]) -> list[Path]:
-    """Write `NAME.md`, its images and `NAME.html`; each file appears whole or not at all.
+    """Write `NAME.md`, its figures and `NAME.html`.
 
     Raises:
         UserError: the folder cannot be written.
     """
-    images = [block for block in blocks if isinstance(block, Picture)]
-    files: dict[str, bytes] = {image.name: image.png for image in images}
+    files = {block.name: block.png for block in blocks if isinstance(block, Figure)}
     files |= {f"{name}.md": to_markdown(blocks).encode(), f"{name}.html": to_html(blocks).encode()}
     return write_files(output, files)
 
 
 def write_files(output: Path, files: dict[str, bytes]) -> list[Path]:
-    """Write files by name into a folder.
+    """Write files by name into a folder, which is made if it is missing; a reader never sees half a file.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: the folder cannot be written.
     """
     try:
-        output.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
+            (output / name).parent.mkdir(parents=True, exist_ok=True)
             atomic_write(output / name, lambda path, content=content: path.write_bytes(content))
     except OSError as error:
-        raise UserError(f"{output}: the report cannot be written there ({error.strerror}).") from None
+        raise UserError(f"{output}: its files cannot be written ({error.strerror}).") from None
     return [output / name for name in files]
+
+
+def to_png(figure: "matplotlib.figure.Figure") -> bytes:
+    """Render a figure as the bytes of a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()

@@ -1,6 +1,6 @@
-"""A kind of run that takes no time: images are judged right or wrong by a coin. It stands in for image classifiers.
+"""A run type that takes no time, in place of image classifiers: a coin decides whether an image is classified rightly.
 
-Run as a script it is what trains one: `coins.py CONFIG --output RUN key=value …`.
+Run as a script it trains one: `coins.py CONFIG --output RUN key=value …`.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from detection.ablation.run_types import CorruptRun, Kind, Workload
+from detection.ablation.run_types import CorruptRun, RunType, Workload
 from detection.config.serialization import set_key
 
 
@@ -31,8 +31,8 @@ class CoinConfig:
 
 
 @dataclass(frozen=True)
-class Answers:
-    """Whether each image was judged rightly, (N,)."""
+class CoinResults:
+    """Whether each image was classified rightly, (N,)."""
 
     correct: np.ndarray
     images_key: str
@@ -45,7 +45,7 @@ class Answers:
         return {"accuracy": counts @ self.correct / counts.sum(axis=1)}
 
 
-class CoinRuns(Kind):
+class CoinRuns(RunType):
     command = (__file__,)
     columns = metrics = ("accuracy",)
     widths = ("width",)
@@ -80,12 +80,12 @@ class CoinRuns(Kind):
         except (OSError, ValueError, KeyError) as error:
             raise CorruptRun(f"metrics.json cannot be read ({error!r})") from None
 
-    def evidence(self, folder):
+    def per_image_results(self, folder):
         try:
             correct = np.array(json.loads((folder / "correct.json").read_text()))
         except (OSError, ValueError) as error:
             raise CorruptRun(f"correct.json cannot be read ({error!r})") from None
-        return Answers(correct, json.loads((folder / "config.json").read_text())["data"])
+        return CoinResults(correct, json.loads((folder / "config.json").read_text())["data"])
 
     def workload(self, config):
         step = 0.001 * config.width
@@ -102,7 +102,7 @@ COINS = CoinRuns()
 
 
 def toss(config, folder):
-    """What the script does, but for its misbehavior: coins fall alike for equal seeds, so that runs are paired."""
+    """Draw the results: coins fall alike for equal seeds, so that runs are paired."""
     correct = np.random.default_rng(config.seed).random(config.images) < config.p
     (folder / "correct.json").write_text(json.dumps(correct.astype(int).tolist()))
     (folder / "metrics.json").write_text(json.dumps({"accuracy": float(correct.mean())}))

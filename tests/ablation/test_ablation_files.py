@@ -15,8 +15,8 @@ FILES = {path.stem: path for path in sorted((Path(__file__).parents[2] / "config
 def test_an_ablation_resolves(name):
     ablation, base = load_ablation(FILES[name])
     plan = make_plan(name, ablation, base, Path("out"))
-    assert len(plan.cells) == len(ablation.variants) * len(ablation.data) * len(ablation.seeds)
-    assert f"python tools/ablate.py configs/ablations/{name}.py" in ast.get_docstring(
+    assert len(plan.runs) == len(ablation.variants) * len(ablation.data) * len(ablation.seeds)
+    assert f"detection ablate {name}" in ast.get_docstring(
         ast.parse(FILES[name].read_text())
     )
 
@@ -25,6 +25,6 @@ def test_contexts_are_the_only_difference():
     """All variants but the data's own changes differ in `detector.context` and nowhere else."""
     ablation, base = load_ablation(FILES["context"])
     plan = make_plan("context", ablation, base, Path("out"))
-    plains = [ablation.kind.plain(cell.config) for cell in plan.cells if (cell.data, cell.seed) == ("beacon", 0)]
-    assert len({ablation.kind.digest(plain["detector"].pop("context")) for plain in plains}) == len(plains) == 18
-    assert len({ablation.kind.digest(plain) for plain in plains}) == 1
+    plains = [ablation.run_type.plain(run.config) for run in plan.runs if (run.data, run.seed) == ("beacon", 0)]
+    assert len({ablation.run_type.digest(plain["detector"].pop("context")) for plain in plains}) == len(plains) == 18
+    assert len({ablation.run_type.digest(plain) for plain in plains}) == 1

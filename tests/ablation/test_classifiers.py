@@ -7,7 +7,7 @@ import pytest
 
 from detection.ablation.classifiers import CLASSIFIERS
 from detection.ablation.run_types import CorruptRun
-from detection.classification.config import override
+from detection.classification.config import override_classifier
 
 
 def test_a_finished_run_is_read(run):
@@ -19,7 +19,7 @@ def test_a_finished_run_is_read(run):
 
 
 def test_evidence_is_resampled_by_picture(run):
-    evidence = CLASSIFIERS.evidence(run)
+    evidence = CLASSIFIERS.per_image_results(run)
     correct = json.loads((run / "correct.json").read_text())
     assert evidence.num_images == 24
     counts = np.random.default_rng(0).multinomial(24, [1 / 24] * 24, 5)
@@ -35,10 +35,10 @@ def test_evidence_is_resampled_by_picture(run):
         ("correct.json", None, "correct.json is missing"),
         ("correct.json", "[1, 0", "correct.json cannot be read"),
         ("correct.json", "{}", "correct.json holds no list"),
-        ("correct.json", "[]", "tell different things"),
-        ("metrics.json", '{"errors": 1}', "tell different things"),
-        ("correct.json", "[1, 1, 0]", "tell different things"),
-        ("metrics.json", '{"images": 24, "errors": 25}', "tell different things"),
+        ("correct.json", "[]", "contradict each other"),
+        ("metrics.json", '{"errors": 1}', "contradict each other"),
+        ("correct.json", "[1, 1, 0]", "contradict each other"),
+        ("metrics.json", '{"images": 24, "errors": 25}', "contradict each other"),
     ],
 )
 def test_a_run_that_is_not_whole(run, tmp_path, name, text, sentence):
@@ -51,8 +51,8 @@ def test_a_run_that_is_not_whole(run, tmp_path, name, text, sentence):
 def test_a_run_that_does_not_tell_its_data(run, tmp_path):
     folder = shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("tensorboard"))
     (folder / "environment.json").write_text("{}")
-    with pytest.raises(CorruptRun, match="does not tell its data"):
-        CLASSIFIERS.evidence(folder)
+    with pytest.raises(CorruptRun, match="does not name its data"):
+        CLASSIFIERS.per_image_results(folder)
     assert CLASSIFIERS.progress(tmp_path) == "" and not CLASSIFIERS.can_resume(tmp_path)
 
 
@@ -60,7 +60,7 @@ def test_sizes_and_a_workload(config):
     parameters = 25 * 3 * 8 + 8 + 4 * (18 * 8**2 + 8) + 10 * 8 + 10
     assert CLASSIFIERS.size(config, "parameters") == parameters
     # Multiply-adds of the stem, of two layers at each of two sizes with W_f once and W_r twice, and of the linear one.
-    config = override(config, ["data.size=16", "network.backbone.norm='none'"])
+    config = override_classifier(config, ["data.size=16", "network.backbone.norm='none'"])
     layers = 2 * 9 * 8 * 8 * 3 * (8**2 + 4**2)
     assert CLASSIFIERS.size(config, "flops") == 2 * (25 * 3 * 8 * 16**2 + layers + 8 * 10)
     workload = CLASSIFIERS.workload(config)
@@ -71,7 +71,7 @@ def test_sizes_and_a_workload(config):
 
 
 def test_architecture_tells_networks_apart_and_not_seeds(config):
-    same, other = override(config, ["seed=3", "schedule.epochs=9"]), override(config, ["network.backbone.num_steps=1"])
+    same, other = override_classifier(config, ["seed=3", "schedule.epochs=9"]), override_classifier(config, ["network.backbone.num_steps=1"])
     plain = CLASSIFIERS.architecture(config)
     assert CLASSIFIERS.architecture(same) == plain != CLASSIFIERS.architecture(other)
 
@@ -79,5 +79,5 @@ def test_architecture_tells_networks_apart_and_not_seeds(config):
 def test_a_run_without_pictures_is_not_whole(tmp_path):
     (tmp_path / "metrics.json").write_text('{"images": 0, "errors": 0}')
     (tmp_path / "correct.json").write_text("[]")
-    with pytest.raises(CorruptRun, match="tell different things"):
+    with pytest.raises(CorruptRun, match="contradict each other"):
         CLASSIFIERS.read(tmp_path)

@@ -1,4 +1,4 @@
-"""Costs: each architecture once, in turns, and none that cannot be measured is made up."""
+"""MeasuredCosts: each architecture once, in turns, and none that cannot be measured is made up."""
 
 import json
 from functools import partial
@@ -9,7 +9,7 @@ import torch
 
 from detection.ablation import Ablation
 from detection.ablation import costs as module
-from detection.ablation.costs import architectures, interleaved, is_complete, measure, read_costs, write_costs
+from detection.ablation.costs import all_measured, architectures, measure_costs, median_times, read_costs, write_costs
 from detection.ablation.detectors import detector_workload
 from detection.ablation.plan import make_plan
 from detection.ablation.run_types import Workload
@@ -23,9 +23,9 @@ nothing = partial(int)
 @pytest.fixture
 def plan(tmp_path):
     """Three variants of two architectures."""
-    (tmp_path / "base.py").write_text("from ablation.coins import CoinConfig\n\nconfig = CoinConfig()\n")
+    (tmp_path / "base.py").write_text("from tests.ablation.coins import CoinConfig\n\nconfig = CoinConfig()\n")
     variants = {"a": [], "b": ["p=0.9"], "c": ["width=12"]}
-    ablation = Ablation(base="base.py", variants=variants, seeds=(0, 1), kind=COINS)
+    ablation = Ablation(base="base.py", variants=variants, seeds=(0, 1), run_type=COINS)
     return make_plan("coins", ablation, tmp_path / "base.py", tmp_path / "out")
 
 
@@ -38,7 +38,7 @@ def test_functions_have_their_turns(monkeypatch):
         order.append(name)
         clock[0] += seconds[min(order.count(name), len(seconds)) - 1]
 
-    times = interleaved([partial(call, "a", [9, 9, 1]), partial(call, "b", [9, 9, 2, 2, 50])], 3, nothing)
+    times = median_times([partial(call, "a", [9, 9, 1]), partial(call, "b", [9, 9, 2, 2, 50])], 3, nothing)
     assert order == ["a", "b"] * 5 and times == [1, 2]
 
 
@@ -46,7 +46,7 @@ def test_each_architecture_is_measured_once(plan, monkeypatch):
     built = []
     work = COINS.workload
     monkeypatch.setattr(COINS, "workload", lambda config: built.append(config.width) or work(config))
-    costs = measure(plan, 1, nothing, lambda function: 7)
+    costs = measure_costs(plan, 1, nothing, lambda function: 7)
     assert built == [8, 12] and len(architectures(plan)) == 2
     found = {cost.parameters: cost for cost in costs.architectures.values()}
     assert set(found) == {96, 144} and found[96].train_bytes == 7
@@ -60,9 +60,9 @@ def test_what_cannot_be_measured_is_a_failure_and_not_a_number(plan, monkeypatch
         return Workload(1, 2, nothing, nothing)
 
     monkeypatch.setattr(COINS, "workload", workload)
-    costs = measure(plan, 1, nothing, lambda function: 7)
+    costs = measure_costs(plan, 1, nothing, lambda function: 7)
     assert list(costs.failures.values()) == ["no data."] and len(costs.architectures) == 1
-    assert not is_complete(costs, plan) and not is_complete(None, plan)
+    assert not all_measured(costs, plan) and not all_measured(None, plan)
     write_costs(tmp_path / "costs.json", costs)
     assert read_costs(tmp_path / "costs.json") == costs
 

@@ -9,7 +9,7 @@ import pytest
 
 from detection.ablation.detectors import DETECTORS, WEIGHTS
 from detection.ablation.run_types import CorruptRun, StaleRun
-from detection.config import config_hash, to_plain
+from detection.config import to_plain
 from detection.errors import UserError
 from detection.runs.folder import open_config
 from tests.tiny_runs import tiny_config
@@ -23,7 +23,7 @@ def run(finished_run, tmp_path):
 
 def test_the_numbers_of_a_run_and_what_they_rest_on_agree(finished_run):
     metrics = json.loads((finished_run / "metrics.json").read_text())
-    numbers, evidence = DETECTORS.read(finished_run), DETECTORS.evidence(finished_run)
+    metrics_read, per_image = DETECTORS.read(finished_run), DETECTORS.per_image_results(finished_run)
     assert numbers["AP50"] == metrics["AP50"] and set(DETECTORS.metrics) < set(numbers)
     name = next(iter(metrics["per_class"]))
     assert numbers[f"AP/{name}"] == metrics["per_class"][name]["AP"] or np.isnan(numbers[f"AP/{name}"])
@@ -35,7 +35,7 @@ def test_the_numbers_of_a_run_and_what_they_rest_on_agree(finished_run):
 
 def test_a_config_and_its_json_have_one_digest(finished_run):
     plain = json.loads((finished_run / "config.json").read_text())
-    assert DETECTORS.digest(plain) == config_hash(open_config(finished_run))
+    assert DETECTORS.digest(plain) == DETECTORS.digest(DETECTORS.plain(open_config(finished_run)))
 
 
 def cut(path):
@@ -61,7 +61,7 @@ DAMAGES = {
     "no head": (lambda f: (f / WEIGHTS).write_bytes(b"xx"), "cannot be read"),
     "another head": (lambda f: (f / WEIGHTS).write_bytes((2).to_bytes(8, "little") + b"[]"), "cannot be read"),
     "no environment": (lambda f: (f / "environment.json").unlink(), "environment.json is missing"),
-    "no data": (lambda f: edit(f / "environment.json", lambda e: e.pop("data")), "does not tell its data"),
+    "no data": (lambda f: edit(f / "environment.json", lambda e: e.pop("data")), "does not name its data"),
 }
 
 
@@ -83,7 +83,7 @@ def test_other_data_is_told(run, change, words):
 def test_results_on_another_truth_cannot_be_read(run):
     edit(run / "results.json", lambda results: results[0].update(image_id=999))
     with pytest.raises(UserError, match="image_id 999"):
-        DETECTORS.evidence(run)
+        DETECTORS.per_image_results(run)
 
 
 def test_how_far_a_run_is(run, tmp_path):

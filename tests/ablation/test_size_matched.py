@@ -6,7 +6,7 @@ import pytest
 
 from detection.ablation import Ablation
 from detection.ablation.detectors import DETECTORS
-from detection.ablation.size_matched import find_controls, find_widths, remember, widen
+from detection.ablation.size_matched import find_controls, find_widths, save_controls, widen
 from detection.errors import UserError
 from tests.ablation.coins import COINS, CoinConfig
 from tests.tiny_runs import tiny_config
@@ -39,8 +39,8 @@ def test_widths_that_do_not_count_are_refused():
 
 
 def coins(tmp_path, variants, **more):
-    (tmp_path / "base.py").write_text("from ablation.coins import CoinConfig\n\nconfig = CoinConfig()\n")
-    return Ablation(base="base.py", variants=variants, kind=COINS, **more), tmp_path / "base.py"
+    (tmp_path / "base.py").write_text("from tests.ablation.coins import CoinConfig\n\nconfig = CoinConfig()\n")
+    return Ablation(base="base.py", variants=variants, run_type=COINS, **more), tmp_path / "base.py"
 
 
 def test_larger_variants_have_a_control_and_the_others_none(tmp_path):
@@ -61,10 +61,10 @@ def test_larger_variants_have_a_control_and_the_others_none(tmp_path):
 def test_what_was_found_is_found_again(tmp_path, monkeypatch):
     ablation, base = coins(tmp_path, {"plain": [], "large": ["widths=(8, 16)"]}, widen=("width", "widths"))
     path = tmp_path / "controls.json"
-    controls, question = find_controls(ablation, base, [], "parameters", path)
-    remember(path, controls, question)
+    controls, digest = find_controls(ablation, base, [], "parameters", path)
+    save_controls(path, controls, digest)
     monkeypatch.setattr(COINS, "size", lambda config, what: 1 / 0)
-    assert find_controls(ablation, base, [], "parameters", path) == (controls, question)
+    assert find_controls(ablation, base, [], "parameters", path) == (controls, digest)
     for arguments in ((["images=3"], "parameters"), ([], "flops")):
         with pytest.raises(ZeroDivisionError):
             find_controls(ablation, base, *arguments, path)
@@ -81,7 +81,7 @@ def test_widths_of_a_detector(tmp_path):
     with pytest.raises(UserError, match="no width to widen"):
         find_widths(ablation, plain)
     with pytest.raises(UserError, match="p is 0.5"):
-        find_widths(Ablation(base="x.py", variants={"a": []}, widen=("p",), kind=COINS), COINS.plain(CoinConfig()))
+        find_widths(Ablation(base="x.py", variants={"a": []}, widen=("p",), run_type=COINS), COINS.plain(CoinConfig()))
 
 
 @pytest.mark.parametrize("what", ["parameters", "flops"])

@@ -30,7 +30,7 @@ ablation = Ablation(
     base=config,
     variants={variants},
     seeds=(0, 1),
-    kind=COINS,
+    run_type=COINS,
 )
 """
 VARIANTS = {"fair": [], "good": ["p=0.8"], "better": ["p=0.9", "width=12"]}
@@ -103,17 +103,17 @@ def test_what_is_finished_is_not_run_again(capsys):
     capsys.readouterr()
     assert run() == 0
     text = capsys.readouterr().out
-    assert made() == first and lines(text, "finished before") == ALL and "at work" not in text
+    assert made() == first and lines(text, "finished before") == ALL and "running" not in text
 
 
 @pytest.mark.parametrize(
     ("damage", "word"),
     [
-        (lambda f: (f / "metrics.json").write_text('{"accu'), "damaged"),
-        (lambda f: (f / "metrics.json").write_text("{}"), "damaged"),
+        (lambda f: (f / "metrics.json").write_text('{"accu'), "corrupt"),
+        (lambda f: (f / "metrics.json").write_text("{}"), "corrupt"),
         (lambda f: (f / "metrics.json").unlink(), "stopped"),
-        (lambda f: ((f / "config.json").write_text("{"), (f / "log.jsonl").touch()), "damaged"),
-        (lambda f: (f / "config.json").write_text((f / "config.json").read_text().replace("0.8", "0.7")), "outdated"),
+        (lambda f: ((f / "config.json").write_text("{"), (f / "log.jsonl").touch()), "corrupt"),
+        (lambda f: (f / "config.json").write_text((f / "config.json").read_text().replace("0.8", "0.7")), "stale"),
     ],
     ids=["cut off", "empty", "stopped", "config cut off", "other settings"],
 )
@@ -137,7 +137,7 @@ def test_other_settings_of_the_base_make_all_runs_anew(capsys):
     capsys.readouterr()
     assert run("images=30") == 0
     text = capsys.readouterr().out
-    assert lines(text, "outdated: it was made with images=40 instead of 30") == ALL
+    assert lines(text, "stale: it was made with images=40 instead of 30") == ALL
     assert len(json.loads(Path("out/runs/data/fair/seed-0/correct.json").read_text())) == 30
     assert len(json.loads(Path("out/set-aside/data-fair-seed-0-1/correct.json").read_text())) == 40
 
@@ -148,13 +148,13 @@ def test_a_failed_run_is_missing_and_is_not_averaged_over(capsys):
     text = capsys.readouterr().out
     assert lines(text, "failed with exit code 1") == ["data/odd/seed-0", "data/odd/seed-1"]
     assert lines(text, "failed with exit code 2") == ["data/refused/seed-0", "data/refused/seed-1"]
-    assert "failed with exit code 2" in text and "absent: it left the words “error: this is refused.”" in text
+    assert "failed with exit code 2" in text and "absent: it ended with “error: this is refused.”" in text
     assert "RuntimeError: the coin rolled away" in text and "error: this is refused." in text
     rows = table()
     assert rows["odd"]["mean"] == rows["odd"]["difference"] == "" and rows["odd"]["missing"] == "seed-0 seed-1"
     assert rows["good"]["difference"]
     report = Path("out/report.md").read_text()
-    assert "**4 of 8 runs are missing." in report and "- data/odd/seed-0: stopped: it was not ended" in report
+    assert "**4 of 8 runs are missing." in report and "- data/odd/seed-0: stopped: it did not end" in report
     assert "| odd" in report and "missing: seed 0, 1" in report
 
 
@@ -181,10 +181,10 @@ def test_runs_on_other_images_are_not_compared():
 def test_nothing_is_tried_twice(capsys):
     write({"fair": [], "odd": ["behavior=crash"]})
     assert run() == 1
-    assert lines(capsys.readouterr().out, "at work").count("data/odd/seed-0") == 1
+    assert lines(capsys.readouterr().out, "running").count("data/odd/seed-0") == 1
     assert run() == 1
     text = capsys.readouterr().out
-    assert lines(text, "was stopped") == lines(text, "at work") == ["data/odd/seed-0", "data/odd/seed-1"]
+    assert lines(text, "was stopped") == lines(text, "running") == ["data/odd/seed-0", "data/odd/seed-1"]
 
 
 def test_figures_that_a_run_did_not_find_do_not_count(capsys):
@@ -192,7 +192,7 @@ def test_figures_that_a_run_did_not_find_do_not_count(capsys):
     path = Path("out/runs/data/good/seed-0/metrics.json")
     path.write_text(json.dumps({"accuracy": 0.99}))
     assert run("--report-only") == 1
-    assert "its metrics.json says accuracy 0.990000" in capsys.readouterr().out
+    assert "its metrics.json holds accuracy 0.990000" in capsys.readouterr().out
     assert table()["good"]["mean"] == ""
 
 
@@ -202,7 +202,7 @@ def test_a_stopped_run_goes_on_if_asked_to(capsys):
     capsys.readouterr()
     assert run("--resume") == 0
     text = capsys.readouterr().out
-    assert lines(text, "goes on from its last checkpoint") == ["data/halting/seed-0", "data/halting/seed-1"]
+    assert lines(text, "continues from its last checkpoint") == ["data/halting/seed-0", "data/halting/seed-1"]
     assert Path("out/runs/data/halting/seed-0.log").read_text() == "resumed\n"
     assert not Path("out/set-aside").exists()
 
@@ -221,15 +221,14 @@ def processes_of(folder):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_ends_all_runs_and_says_what_is_left(place, number):
     write({"fair": [], "slow": ["behavior=hang"], "waiting": ["p=0.2"]})
-    tool = Path(ablate.__file__)
-    command = [sys.executable, str(tool), "coins.py", f"--output={place / 'out'}", "--workers=1", "--cost-rounds=0"]
+    command = [sys.executable, "-m", "detection.cli.ablate", "coins.py", f"--output={place / 'out'}", "--workers=1", "--cost-rounds=0"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, stderr=subprocess.STDOUT)
     log = place / "out/runs/data/slow/seed-0.log"
     until = time.monotonic() + 120
     while not (log.exists() and "hanging" in log.read_text()) and time.monotonic() < until:
         time.sleep(0.1)
     second = subprocess.run(command, capture_output=True, text=True)
-    assert second.returncode == 2 and "is at work here" in second.stderr
+    assert second.returncode == 2 and "is running here" in second.stderr
     process.send_signal(number)
     text, _ = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -285,7 +284,7 @@ def test_runs_that_no_cell_names_are_told_and_left(capsys):
     write({"fair": [], "good": ["p=0.8"]})
     assert run() == 0
     text = capsys.readouterr().out
-    assert "2 other runs lie here, left as they are and not counted: out/runs/data/better/seed-0, out/runs" in text
+    assert "2 other runs are kept and not counted: out/runs/data/better/seed-0, out/runs" in text
     assert Path("out/runs/data/better/seed-0/metrics.json").exists() and "better" not in table()
 
 
@@ -327,7 +326,7 @@ BAD = {
         ["coins.py"],
         ["curves['d']", "two data sets"],
     ),
-    "no such file": (lambda: None, ["coin.py"], ["coin.py", "no such ablation", "did you mean coins.py"]),
+    "no such file": (lambda: None, ["coin.py"], ["coin.py", "no such file"]),
     "no ablation": (lambda: Path("coins.py").write_text("x = 1"), [], ["coins.py", "ablation = Ablation"]),
     "syntax": (lambda: Path("coins.py").write_text("x = ("), [], ["coins.py", "line 1", "SyntaxError"]),
     "misspelt": (lambda: write(seeds="sedes"), [], ["unknown key sedes", "did you mean seeds"]),
@@ -344,13 +343,13 @@ BAD = {
     "reference": (lambda: write(**{"seeds=": "reference='fare', seeds="}), [], ["'fare'", "did you mean 'fair'"]),
     "metric": (lambda: write(**{"seeds=": "metric='AP', seeds="}), [], ["metric='AP'", "accuracy"]),
     "base": (lambda: write(**{"config = ": "setup = ", "base=config": "base=setup"}), [], ["base", "`config`"]),
-    "no base": (lambda: write(**{"base=config": "base='no.py'"}), [], ["base='no.py'", "there is no no.py"]),
+    "no base": (lambda: write(**{"base=config": "base='no.py'"}), [], ["no.py", "no such config"]),
     "override": (lambda: None, ["imags=3"], ["imags", "did you mean images"]),
     "workers": (lambda: None, ["--workers=0"], ["--workers 0", "above 0"]),
     "output": (lambda: Path("out").touch(), [], ["out", "is a file"]),
-    "other output": (lambda: (Path("out").mkdir(), Path("out/x").touch()), [], ["out", "something else"]),
+    "other output": (lambda: (Path("out").mkdir(), Path("out/x").touch()), [], ["out", "something other"]),
     "no report": (lambda: None, ["--report-only"], ["out", "no ablation yet"]),
-    "no width": (lambda: write(**{"kind=COINS": "kind=COINS, widen=('p',)"}), ["--match=params"], ["p is 0.5"]),
+    "no width": (lambda: write(**{"run_type=COINS": "run_type=COINS, widen=('p',)"}), ["--match=params"], ["p is 0.5"]),
 }
 
 
@@ -371,7 +370,7 @@ def test_a_folder_that_is_no_run_is_never_touched(capsys):
     Path("out/ablation.json").write_text("{}")
     Path("out/runs/data/good/seed-1/thesis.txt").write_text("years of work")
     assert run() == 2
-    assert "holds something else than a run" in capsys.readouterr().err
+    assert "holds something other than a run" in capsys.readouterr().err
     assert Path("out/runs/data/good/seed-1/thesis.txt").exists() and made() == {}
 
 
@@ -382,7 +381,7 @@ def test_several_data_sets_side_by_side_and_over_a_quantity(capsys):
     assert run() == 0
     text = Path("out/report.md").read_text()
     part = text.split("## All data sets")[1].split("##")[0]
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in part.splitlines() if line.startswith("|")]
+    rows = [[run.strip() for run in line.split("|")[1:-1]] for line in part.splitlines() if line.startswith("|")]
     assert rows[0] == ["variant", "near", "far", "other"] and [row[0] for row in rows[2:]] == list(VARIANTS)
     assert rows[2][1] == rows[2][3] != rows[2][2] and "±" in rows[2][1] and "*" not in "".join(rows[2])
     assert "accuracy over distance" in part and Path("out/curve-1.png").exists() and "missing" not in part

@@ -93,7 +93,7 @@ def test_what_a_run_saved_and_lost():
     plain, context = (open_finished(Path("a", name), name) for name in ("plain", "context"))
     assert plain.threshold == context.threshold == 0.9
     ranked = image_differences(plain, context)
-    assert [(d.position, d.saved, d.lost, d.false_alarms, d.gain) for d in ranked] == [
+    assert [(d.position, d.gained, d.lost, d.false_positives, d.gain) for d in ranked] == [
         (0, (1,), (), (1, 0), (1, 1)),
         (2, (), (), (0, 0), (0, 0)),
         (3, (), (), (0, 0), (0, 0)),
@@ -111,7 +111,7 @@ def test_an_object_that_is_called_everything_is_not_found():
     Path("a/guess/results.json").write_text(json.dumps(make_results(rows + EVEN)))
     guess, context = (open_finished(Path("a", name), name) for name in ("guess", "context"))
     assert guess.threshold == 0.8
-    found_more = {d.position: (d.saved, d.lost) for d in image_differences(guess, context)}
+    found_more = {d.position: (d.gained, d.lost) for d in image_differences(guess, context)}
     assert found_more == {0: ((1,), ()), 1: ((), (2,)), 2: ((), ()), 3: ((), ())}
 
 
@@ -120,10 +120,10 @@ def test_the_images_on_which_they_differ_most_are_drawn(capsys):
     assert "written to deep/out/comparison.html" in capsys.readouterr().out
     text, page = (Path(f"deep/out/comparison.{ending}").read_text() for ending in ("md", "html"))
     assert '- context="context" instead of "plain"' in text
-    assert "context finds 1 objects that plain misses and misses 1 that it finds; false alarms 1 → 0" in text
+    assert "context finds 1 objects that plain misses and misses 1 that it finds; false positives 1 → 0" in text
     better, worse = text.split("Where context is better")[1].split("Where context is worse")
-    assert "![1.png: 1 objects saved, 0 lost, false alarms 1 → 0](plain-context-1.png)" in better
-    assert "![2.png: 0 objects saved, 1 lost" in worse and "3.png" not in text
+    assert "![1.png: 1 objects gained, 0 lost, false positives 1 → 0](plain-context-1.png)" in better
+    assert "![2.png: 0 objects gained, 1 lost" in worse and "3.png" not in text
     assert page.count("data:image/png;base64,") == 2
     image = np.asarray(Image.open("deep/out/plain-context-1.png"))
     height, width = image.shape[:2]
@@ -139,7 +139,7 @@ def test_the_worst_image_comes_first(capsys):
     Path("a/worse/results.json").write_text(json.dumps(make_results(rows)))
     assert compare.main(["a/plain", "a/worse", "--output=out", "--images=1"]) == 0
     text = Path("out/comparison.md").read_text()
-    assert "![4.png: 0 objects saved, 2 lost" in text and "3.png" not in text
+    assert "![4.png: 0 objects gained, 2 lost" in text and "3.png" not in text
 
 
 def test_three_runs_are_held_to_the_first(capsys):
@@ -174,7 +174,7 @@ BAD = {
         [],
         ["ground_truth.json has changed"],
     ),
-    "other data": (other_truth, [], ["measured on different data", "other.json"]),
+    "other data": (other_truth, [], ["evaluated on different data", "other.json"]),
     "no image": (lambda: Path("images/1.png").unlink(), ["--output=out"], ["1.png"]),
     "negative": (lambda: None, ["--images=-1"], ["--images -1"]),
     "a file": (lambda: None, ["--output=ground_truth.json"], ["ground_truth.json", "must be a folder"]),

@@ -51,10 +51,10 @@ def test_runs_are_measured_side_by_side(place, capsys):
     text = capsys.readouterr().out
     table = rows(text)
     assert list(table) == ["both", "one"]
-    perfect = dict.fromkeys(crowd.COLUMNS.values(), "1.000")
+    perfect = dict.fromkeys(crowd._COLUMNS.values(), "1.000")
     assert table["both"] == perfect | {"COUNT": "0.500", "MR⁻²": "0.000"}
     one = crowd_metrics(TRUTH, FIRST)
-    assert table["one"] == {column: f"{one[key]:.3f}" for key, column in crowd.COLUMNS.items()}
+    assert table["one"] == {column: f"{one[key]:.3f}" for key, column in crowd._COLUMNS.items()}
     assert table["one"]["overlapping"] == "0.500"
     assert "4 images, 8 ground-truth boxes, 8 of them overlapping" in text and "best on the other half" in text
     assert "do not compare" not in text

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from detection.evaluation import curves, matching
 from detection.evaluation.coco import coco_metrics
 from detection.evaluation.columns import class_names, detection_columns, ground_truth_columns
-from detection.evaluation.curves import best_f1, confusion_matrix, match, precision_recall
+from detection.evaluation.curves import best_f1, confusion_matrix, match_results, precision_recall
 from detection.evaluation.matching import FALSE_POSITIVE, IGNORED
 from tests.evaluation.coco_sets import coco_sets, make_results, make_truth
 
@@ -57,7 +57,7 @@ def test_matching_equals_naive_loops(pair):
 @given(coco_sets())
 def test_curves_give_cocos_ap50(pair):
     ground_truth, results = pair
-    found, metrics = match(ground_truth, results), coco_metrics(ground_truth, results)
+    found, metrics = match_results(ground_truth, results), coco_metrics(ground_truth, results)
     for category, name in enumerate(class_names(ground_truth).values()):
         curve = precision_recall(found, category)
         expected = metrics["per_class"][name]["AP50"]
@@ -68,7 +68,7 @@ def test_curves_give_cocos_ap50(pair):
 @given(coco_sets(most_detections=80))
 def test_confusion_sums(pair):
     ground_truth, results = pair
-    found = match(ground_truth, results)
+    found = match_results(ground_truth, results)
     for score in (-1.0, 0.5, 2.0):
         matrix = confusion_matrix(found, score)
         real = ~found.targets.crowd
@@ -102,14 +102,14 @@ def test_pairs_in_chunks(monkeypatch):
 def test_at_most_100_of_an_image_and_class():
     ground_truth = make_truth([(1, 1, (0, 0, 9, 9)), (2, 1, (0, 0, 9, 9))], num_images=2)
     rows = [(1, 1, (50, 50, 9, 9), 0.9)] * 100 + [(1, 1, (0, 0, 9, 9), 0.8), (2, 1, (0, 0, 9, 9), 0.1)]
-    found = match(ground_truth, make_results(rows))
+    found = match_results(ground_truth, make_results(rows))
     assert len(found.detections.score) == 101
     assert found.matched.tolist() == [FALSE_POSITIVE] * 100 + [1]
 
 
 def test_of_equal_overlaps_the_later_truth_wins_as_in_pycocotools():
     ground_truth = make_truth([(1, 1, (0, 0, 20, 20)), (1, 1, (4, 0, 20, 20))])
-    assert match(ground_truth, make_results([(1, 1, (2, 0, 20, 20), 0.9)])).matched.tolist() == [1]
+    assert match_results(ground_truth, make_results([(1, 1, (2, 0, 20, 20), 0.9)])).matched.tolist() == [1]
 
 
 class TestByHand:
@@ -156,7 +156,7 @@ class TestByHand:
         ground_truth = make_truth([(1, 1, (0, 0, 20, 20))])
         rows = [(1, 1, (0, 0, 20, 20), 0.5), (1, 1, (50, 50, 20, 20), 0.5)]
         for order in (rows, rows[::-1]):
-            best = best_f1(precision_recall(match(ground_truth, make_results(order)), 0))
+            best = best_f1(precision_recall(match_results(ground_truth, make_results(order)), 0))
             assert best == {"score": 0.5, "f1": pytest.approx(2 / 3), "precision": 0.5, "recall": 1.0}
 
     def test_confusion(self):
@@ -171,8 +171,8 @@ class TestByHand:
         # A better-scored dog on the cat does not take it from the cat's own detection.
         ground_truth = make_truth([(1, 1, (0, 0, 20, 20))])
         results = make_results([(1, 2, (0, 0, 20, 20), 0.9), (1, 1, (0, 0, 20, 18), 0.3)])
-        assert confusion_matrix(match(ground_truth, results), 0.0).tolist() == [[1, 0, 0], [0, 0, 0], [0, 1, 0]]
-        assert confusion_matrix(match(ground_truth, results), 0.5).tolist() == [[0, 1, 0], [0, 0, 0], [0, 0, 0]]
+        assert confusion_matrix(match_results(ground_truth, results), 0.0).tolist() == [[1, 0, 0], [0, 0, 0], [0, 1, 0]]
+        assert confusion_matrix(match_results(ground_truth, results), 0.5).tolist() == [[0, 1, 0], [0, 0, 0], [0, 0, 0]]
 
     def test_nothing_at_all(self):
         found = match({"images": [], "annotations": [], "categories": []}, [])
@@ -183,7 +183,7 @@ class TestByHand:
 def test_order_of_the_results_matters_only_for_ties_in_an_image():
     ground_truth = make_truth([(i, 1, (0, 0, 20, 20)) for i in (1, 2, 3)], num_images=3)
     rows = [(i, 1, (0, 0, 20, size), 0.5) for i, size in ((1, 20), (2, 5), (3, 20))]
-    curve_of = [precision_recall(match(ground_truth, make_results(order)), 0) for order in (rows, rows[::-1])]
+    curve_of = [precision_recall(match_results(ground_truth, make_results(order)), 0) for order in (rows, rows[::-1])]
     assert curve_of[0].precision.tolist() == curve_of[1].precision.tolist() == [1, 1 / 2, 2 / 3]
 
 

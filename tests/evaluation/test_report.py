@@ -13,7 +13,7 @@ from matplotlib.image import imread
 from detection.cli import evaluate
 from detection.errors import UserError
 from detection.evaluation import METRICS, evaluate_detections, metrics_table, report, write_evaluation
-from detection.evaluation.curves import match
+from detection.evaluation.curves import match_results
 from detection.evaluation.plots import plot_confusion, plot_losses, plot_precision_recall
 from tests.evaluation.coco_sets import make_results, make_truth
 
@@ -115,13 +115,13 @@ class TestFiles:
 class TestPlots:
     def test_a_line_for_each_class_with_truth(self):
         metrics = evaluate_detections(TRUTH, RESULTS)
-        figure = plot_precision_recall(match(TRUTH, RESULTS), metrics)
+        figure = plot_precision_recall(match_results(TRUTH, RESULTS), metrics)
         lines = figure.axes[0].get_lines()
         assert [line.get_label() for line in lines] == ["cat  1.000", "dog  0.000"]
         assert np.array(lines[0].get_data()).tolist() == [[0, 0.5, 1, 1], [1, 1, 1, 2 / 3]]
 
     def test_confusion_shares_and_counts(self):
-        figure = plot_confusion(match(TRUTH, RESULTS), 0.0)
+        figure = plot_confusion(match_results(TRUTH, RESULTS), 0.0)
         assert figure.axes[0].images[0].get_array().tolist()[:2] == [[1, 0, 0, 0], [1, 0, 0, 0]]
         assert [text.get_text() for text in figure.axes[0].texts] == ["2", "1"]
 
@@ -131,8 +131,8 @@ class TestPlots:
         ground_truth = make_truth([(1, k + 1, (k, k, 20, 20)) for k in range(num_classes)], categories=names)
         results = make_results([(1, k + 1, (k, k, 20, 20), 0.5) for k in range(num_classes)])
         metrics = evaluate_detections(ground_truth, results)
-        plot_precision_recall(match(ground_truth, results), metrics).savefig(tmp_path / "curve.png")
-        plot_confusion(match(ground_truth, results), 0.0).savefig(tmp_path / "confusion.png")
+        plot_precision_recall(match_results(ground_truth, results), metrics).savefig(tmp_path / "curve.png")
+        plot_confusion(match_results(ground_truth, results), 0.0).savefig(tmp_path / "confusion.png")
 
     def test_losses(self, tmp_path):
         log = tmp_path / "log.jsonl"

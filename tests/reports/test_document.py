@@ -2,7 +2,7 @@
 
 from html.parser import HTMLParser
 
-from detection.reports.document import Bullets, Code, Heading, Paragraph, Picture, Table, to_html, to_markdown
+from detection.reports.document import Bullets, Code, Heading, Paragraph, Figure, Table, to_html, to_markdown
 
 BLOCKS = [
     Heading(1, "A <b> & c"),
@@ -10,7 +10,7 @@ BLOCKS = [
     Paragraph("Beware", warning=True),
     Bullets(["one", "two & three"]),
     Table(["variant", "AP"], [["a|b", "0.1 ± 0.2"], ["<i>", "missing"]]),
-    Picture("p.png", 'caption "quoted"', b"\x89PNG"),
+    Figure("p.png", 'caption "quoted"', b"\x89PNG"),
     Code(["python a.py 'x=<1>'"]),
 ]
 

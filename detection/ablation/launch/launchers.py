@@ -1,4 +1,4 @@
-"""What starts runs. Each is a process of its own, so that a crash ends one cell and nothing else."""
+"""Launchers of runs. Each run is a separate process, so that a crash ends this run and nothing else."""
 
 import os
 import signal
@@ -12,57 +12,57 @@ from pathlib import Path
 STOP_SECONDS = 10
 
 
-class Job(ABC):
-    """A run at work."""
+class RunningProcess(ABC):
+    """A process that a launcher has started."""
 
     @abstractmethod
     def poll(self) -> int | None:
-        """Its exit code, None while it works or waits."""
+        """Return its exit code, None while it runs or waits."""
 
     @abstractmethod
     def stop(self) -> None:
-        """End it and all that it started, if it has not ended yet."""
+        """End it and all its children, if it has not ended yet."""
 
 
 class Launcher(ABC):
-    """Starts jobs.
+    """Starts processes.
 
     Attributes:
-        slots: jobs at the same time.
-        pause: seconds between two looks at them.
+        slots: most processes at the same time.
+        pause: seconds between two polls.
     """
 
     slots: int
     pause: float
 
     @abstractmethod
-    def start(self, command: Sequence[str], log: Path) -> Job:
-        """Start a command whose output goes to `log`, which is written again; a `UserError` where that cannot be."""
+    def start(self, command: Sequence[str], log: Path) -> RunningProcess:
+        """Start a command with its output in `log`, which is overwritten; a `UserError` where that fails."""
 
 
 class LocalLauncher(Launcher):
     """Processes on this machine, which share its cores and its GPUs evenly.
 
     Args:
-        workers: jobs at the same time.
-        cores: that they share; each gets at least one thread.
-        gpus: as many devices, of which each job sees one; 0: jobs see what we see.
-        held: open files that jobs keep open with us, such as the lock of the folder that they write into.
+        workers: processes at the same time.
+        cores: cores to share; each process gets at least one thread.
+        gpus: number of GPUs, of which each process sees one; 0: processes see what we see.
+        held: open files that processes inherit, such as the lock of the ablation's folder.
     """
 
     pause = 0.2
 
     def __init__(self, workers: int, cores: int, gpus: int = 0, held: Sequence[int] = ()) -> None:
         self.slots, self.threads, self.gpus, self.held = workers, max(1, cores // workers), gpus, tuple(held)
-        self.jobs: dict[int, LocalJob] = {}
+        self.processes: dict[int, LocalProcess] = {}
 
-    def start(self, command: Sequence[str], log: Path) -> "LocalJob":
-        """See `Launcher`."""
-        slot = next(s for s in range(self.slots) if s not in self.jobs or self.jobs[s].poll() is not None)
+    def start(self, command: Sequence[str], log: Path) -> "LocalProcess":
+        """Start a command in the first free slot."""
+        slot = next(s for s in range(self.slots) if s not in self.processes or self.processes[s].poll() is not None)
         environment = {**os.environ, **self.environment(slot)}
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("wb") as output:
-            # A session of its own: Ctrl-C reaches us alone, and we end what the job started together with it.
+            # A separate session: Ctrl-C reaches us alone, and we end the process together with its children.
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -72,28 +72,28 @@ class LocalLauncher(Launcher):
                 start_new_session=True,
                 pass_fds=self.held,
             )
-        self.jobs[slot] = LocalJob(process)
-        return self.jobs[slot]
+        self.processes[slot] = LocalProcess(process)
+        return self.processes[slot]
 
     def environment(self, slot: int) -> dict[str, str]:
-        """What a job is told: threads that sleep when idle, since others wait for the core, and its GPU."""
+        """Environment variables of a slot: its GPU, and threads that sleep when idle, since others need the core."""
         threads = {name: str(self.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
         gpu = {"CUDA_VISIBLE_DEVICES": _visible_gpus(self.gpus)[slot % self.gpus]} if self.gpus else {}
         return {**threads, "OMP_WAIT_POLICY": "PASSIVE", **gpu}
 
 
-class LocalJob(Job):
-    """A process in a session of its own."""
+class LocalProcess(RunningProcess):
+    """A process in a separate session."""
 
     def __init__(self, process: subprocess.Popen) -> None:
         self.process = process
 
     def poll(self) -> int | None:
-        """See `Job`."""
+        """Return its exit code, None while it runs."""
         return self.process.poll()
 
     def stop(self) -> None:
-        """See `Job`."""
+        """Terminate the session, and kill it if it does not end in time."""
         for number in (signal.SIGTERM, signal.SIGKILL):
             try:
                 os.killpg(self.process.pid, number)
@@ -103,19 +103,19 @@ class LocalJob(Job):
 
 
 def _visible_gpus(number: int) -> list[str]:
-    """The devices that we are allowed to see, by the names that we know them by."""
+    """Names of the GPUs that this process may use."""
     names = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     return names.split(",") if names else [str(index) for index in range(number)]
 
 
 @dataclass(frozen=True)
-class Task:
-    """A command to be run.
+class QueuedCommand:
+    """A command to run.
 
     Attributes:
-        name: what it is called.
+        name: its name in callbacks.
         command: the program and its arguments.
-        log: where its output goes.
+        log: the file of its output.
     """
 
     name: str
@@ -125,39 +125,39 @@ class Task:
 
 @dataclass(frozen=True)
 class Callbacks:
-    """Who is told what happens, by the name of the task.
+    """Functions that are called with the names of commands.
 
     Attributes:
-        started: it was handed to the launcher.
-        ended: it has ended, with its exit code.
-        waited: called over and over in between, with the names of what is at work.
+        started: a command was handed to the launcher.
+        ended: a command has ended, with its exit code.
+        waited: called after each poll, with the names of the running commands.
     """
 
-    started: Callable[[str], None]
-    ended: Callable[[str, int], None]
-    waited: Callable[[Sequence[str]], None]
+    started: Callable[[str], object] = lambda name: None
+    ended: Callable[[str, int], object] = lambda name, code: None
+    waited: Callable[[Sequence[str]], object] = lambda names: None
 
 
-def run_all(tasks: Sequence[Task], launcher: Launcher, watch: Callbacks) -> None:
-    """Run each task once; none is tried again.
+def run_all(commands: Sequence[QueuedCommand], launcher: Launcher, callbacks: Callbacks) -> None:
+    """Run each command once, without retries.
 
-    Whatever ends this early (Ctrl-C, an error of ours) ends all that is at work.
+    Whatever ends this early (Ctrl-C, an exception) ends all running commands.
     """
-    waiting, working = list(tasks), dict[str, Job]()
+    waiting, running = list(commands), dict[str, RunningProcess]()
     try:
-        while waiting or working:
-            while waiting and len(working) < launcher.slots:
-                task = waiting.pop(0)
-                working[task.name] = launcher.start(task.command, task.log)
-                watch.started(task.name)
-            for name, job in list(working.items()):
-                code = job.poll()
+        while waiting or running:
+            while waiting and len(running) < launcher.slots:
+                queued = waiting.pop(0)
+                running[queued.name] = launcher.start(queued.command, queued.log)
+                callbacks.started(queued.name)
+            for name, process in list(running.items()):
+                code = process.poll()
                 if code is not None:
-                    del working[name]
-                    watch.ended(name, code)
-            watch.waited(list(working))
-            if working:
+                    del running[name]
+                    callbacks.ended(name, code)
+            callbacks.waited(list(running))
+            if running:
                 time.sleep(launcher.pause)
     finally:
-        for job in working.values():
-            job.stop()
+        for process in running.values():
+            process.stop()

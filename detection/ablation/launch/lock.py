@@ -1,4 +1,4 @@
-"""A folder that one process at a time works in."""
+"""A lock on a folder, for one process at a time."""
 
 import os
 from collections.abc import Iterator
@@ -10,12 +10,12 @@ from detection.errors import UserError
 
 @contextmanager
 def locked(folder: Path) -> Iterator[int]:
-    """Hold a folder, which is made if it is missing.
+    """Lock a folder, which is made if it is missing.
 
-    The lock goes with the last process that has the yielded file open: runs that outlive a killed ablation keep it.
+    The lock ends with the last process that has the yielded file open: runs that outlive a killed ablation keep it.
 
     Raises:
-        UserError: another process holds it, or it cannot be made.
+        UserError: another process holds the lock, or the folder cannot be written.
     """
     import fcntl
 
@@ -29,7 +29,7 @@ def locked(folder: Path) -> Iterator[int]:
     except OSError:
         os.close(file)
         raise UserError(
-            f"{folder}: another ablation, or a run that one left behind, is at work here; wait for it, or end it."
+            f"{folder}: another ablation, or a run of it, is running here; wait for it or end it."
         ) from None
     try:
         yield file

@@ -1,4 +1,4 @@
-"""One table of all cells, kept up to date on a terminal; a line for each event in a pipe."""
+"""One table of all runs, updated in place on a terminal; a line per event in a pipe."""
 
 import sys
 from collections.abc import Mapping
@@ -8,22 +8,22 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from detection.ablation.plan import Cell, Plan
+from detection.ablation.plan import Plan, Run
 
 _COLORS = {"finished": "green", "failed": "red", "waiting": "dim", "left": "yellow"}
 
 
 class ProgressTable:
-    """What each cell is at; a context, during which a terminal shows the table.
+    """Progress of each run; a context manager, which shows the table on a terminal.
 
     Args:
-        plan: the cells.
-        console: where it is shown; None for the standard output.
+        plan: the runs.
+        console: where to print; None for the standard output.
     """
 
     def __init__(self, plan: Plan, console: Console | None = None) -> None:
         self.plan = plan
-        self.status = {cell.name: "" for cell in plan.cells}
+        self.progress = {run.name: "" for run in plan.runs}
         self.console = console or Console(file=sys.stdout, highlight=False, soft_wrap=True)
         self.live = Live(console=self.console, auto_refresh=False) if self.console.is_terminal else None
 
@@ -34,31 +34,35 @@ class ProgressTable:
 
     def __exit__(self, *_: object) -> None:
         if self.live is not None:
-            self.live.update(self.table(), refresh=True)
+            self.refresh({})
             self.live.stop()
 
-    def set(self, cell: Cell, status: str) -> None:
-        """Tell what a cell is at; what happens rarely is worth a line in a pipe."""
-        self.status[cell.name] = status
+    def update(self, run: Run, progress: str) -> None:
+        """Set the progress of a run; a pipe gets a line."""
+        self.progress[run.name] = progress
         if self.live is None:
-            done = sum(s.startswith(("finished", "failed")) for s in self.status.values())
-            self.console.print(Text(f"[{done}/{len(self.status)}] {cell.name:40} {status}"))
+            done = sum(map(has_ended, self.progress.values()))
+            self.console.print(Text(f"[{done}/{len(self.progress)}] {run.name:40} {progress}"))
 
-    def show(self, notes: Mapping[str, str]) -> None:
-        """Refresh a terminal's table, with how far each cell at work is, by name."""
+    def refresh(self, notes: Mapping[str, str]) -> None:
+        """Draw a terminal's table again, with a note such as `epoch 3 of 9` for each running run, by name."""
         if self.live is not None:
-            self.live.update(self.table(notes), refresh=True)
+            self.live.update(self._table(notes), refresh=True)
 
-    def table(self, notes: Mapping[str, str] | None = None) -> Table:
+    def _table(self, notes: Mapping[str, str]) -> Table:
         """A row for each variant on each data set, a column for each seed."""
         table = Table("data", "variant", *(f"seed {seed}" for seed in self.plan.ablation.seeds), title=self.plan.name)
         for data in self.plan.ablation.data:
             for variant in self.plan.variants:
-                cells = self.plan.of(data, variant)
-                table.add_row(data, variant, *(self._text(cell, notes or {}) for cell in cells))
+                table.add_row(data, variant, *(self._text(run, notes) for run in self.plan.of(data, variant)))
         return table
 
-    def _text(self, cell: Cell, notes: Mapping[str, str]) -> Text:
-        status = self.status[cell.name]
-        color = next((color for word, color in _COLORS.items() if status.startswith(word)), "")
-        return Text(notes.get(cell.name) or status, style=color)
+    def _text(self, run: Run, notes: Mapping[str, str]) -> Text:
+        progress = self.progress[run.name]
+        color = next((color for word, color in _COLORS.items() if progress.startswith(word)), "")
+        return Text(notes.get(run.name) or progress, style=color)
+
+
+def has_ended(progress: str) -> bool:
+    """Whether a run with this progress has finished or failed."""
+    return progress.startswith(("finished", "failed"))

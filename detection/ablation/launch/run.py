@@ -1,97 +1,97 @@
-"""Carry out a plan: look what is there, put aside what does not count, run what is missing, and say what happened."""
+"""Carry out a plan: inspect all folders, set aside what does not count, run what is missing, and report each run."""
 
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from detection.ablation.launch.launchers import Callbacks, Launcher, Task, run_all
-from detection.ablation.launch.progress_table import ProgressTable
-from detection.ablation.launch.status import State, inspect, set_aside
-from detection.ablation.plan import Cell, Plan
+from detection.ablation.launch.launchers import Callbacks, Launcher, QueuedCommand, run_all
+from detection.ablation.launch.progress_table import ProgressTable, has_ended
+from detection.ablation.launch.status import RunStatus, inspect_run, set_aside
+from detection.ablation.plan import Plan, Run
 
 
 def prepare_data(plan: Plan) -> None:
     """Make every data set once, before runs that share it start at the same time."""
-    first = {(cell.data, cell.variant): cell for cell in reversed(plan.cells)}
-    made = set()
-    for cell in first.values():
-        digest = plan.ablation.kind.digest(plan.ablation.kind.plain(cell.config)["data"])
+    run_type, made = plan.ablation.run_type, set()
+    for run in {(run.data, run.variant): run for run in reversed(plan.runs)}.values():
+        digest = run_type.digest(run_type.plain(run.config)["data"])
         if digest not in made:
             made.add(digest)
-            plan.ablation.kind.prepare(cell.config)
+            run_type.prepare(run.config)
 
 
-def inspect_all(plan: Plan) -> dict[str, State]:
-    """What lies in the folder of each cell, by its name; a `UserError` where one holds something else than a run."""
-    return {cell.name: inspect(cell, plan.ablation.kind) for cell in plan.cells}
+def inspect_all(plan: Plan) -> dict[str, RunStatus]:
+    """The status of each run, by its name; a `UserError` where a folder holds something other than a run."""
+    return {run.name: inspect_run(run, plan.ablation.run_type) for run in plan.runs}
 
 
 def unplanned_runs(plan: Plan) -> list[Path]:
-    """Run folders that no cell of the plan has: of variants, data sets or seeds that it no longer names."""
-    known = {cell.folder for cell in plan.cells}
+    """Run folders that are not in the plan: of variants, data sets or seeds that it no longer names."""
+    known = {run.folder for run in plan.runs}
     found = sorted((plan.output / "runs").glob("*/*/seed-*"))
     return [folder for folder in found if folder.is_dir() and folder not in known]
 
 
-def carry_out(plan: Plan, states: Mapping[str, State], launcher: Launcher, resume: bool, board: ProgressTable) -> None:
-    """Run every cell that is not finished, once.
+def run_plan(
+    plan: Plan, statuses: Mapping[str, RunStatus], launcher: Launcher, resume: bool, table: ProgressTable
+) -> None:
+    """Run every run that is not finished, once.
 
     Args:
-        plan: the cells.
-        states: what lies in their folders.
-        launcher: what starts them.
-        resume: go on with stopped runs that left a checkpoint; the others, and without it all, begin again.
-        board: what is told.
+        plan: the runs.
+        statuses: the status of each, by name.
+        launcher: starts them.
+        resume: continue stopped runs that have a checkpoint; all others start again.
+        table: shows their progress.
     """
-    by_name = {cell.name: cell for cell in plan.cells}
+    by_name = {run.name: run for run in plan.runs}
     began: dict[str, float] = {}
-    tasks = [task for cell in plan.cells if (task := _task(plan, cell, states[cell.name], resume, board))]
+    queue = [queued for run in plan.runs if (queued := _enqueue(plan, run, statuses[run.name], resume, table))]
 
     def started(name: str) -> None:
         began[name] = time.monotonic()
-        board.set(by_name[name], "at work")
+        table.update(by_name[name], "running")
 
     def ended(name: str, code: int) -> None:
-        state = inspect(by_name[name], plan.ablation.kind)
+        status = inspect_run(by_name[name], plan.ablation.run_type)
         minutes = (time.monotonic() - began[name]) / 60
-        board.set(by_name[name], outcome(plan, by_name[name], state, code, minutes))
+        table.update(by_name[name], outcome(plan, by_name[name], status, code, minutes))
 
     def waited(names: Sequence[str]) -> None:
-        kind = plan.ablation.kind
-        board.show({name: kind.progress(by_name[name].folder) for name in names})
+        table.refresh({name: plan.ablation.run_type.progress(by_name[name].folder) for name in names})
 
     try:
-        run_all(tasks, launcher, Callbacks(started, ended, waited))
+        run_all(queue, launcher, Callbacks(started, ended, waited))
     except BaseException:
-        for task in tasks:
-            if not board.status[task.name].startswith(("finished", "failed")):
-                board.set(by_name[task.name], "left")
+        for queued in queue:
+            if not has_ended(table.progress[queued.name]):
+                table.update(by_name[queued.name], "left")
         raise
 
 
-def outcome(plan: Plan, cell: Cell, state: State, code: int, minutes: float) -> str:
-    """How a run ended, in words; a run is finished if its folder is whole, whatever its process said at the end."""
-    if state.what != "finished":
-        return f"failed with exit code {code} after {minutes:.1f} min: {state.reason} ({cell.log})"
-    beside = f", though with exit code {code}" if code else ""
-    return f"finished in {minutes:.1f} min{beside}, {_headline(plan, state)}"
+def outcome(plan: Plan, run: Run, status: RunStatus, code: int, minutes: float) -> str:
+    """Describe how a run ended; it is finished if its folder is complete, whatever its exit code."""
+    if status.state != "finished":
+        return f"failed with exit code {code} after {minutes:.1f} min: {status.reason} ({run.log})"
+    despite = f", though with exit code {code}" if code else ""
+    return f"finished in {minutes:.1f} min{despite}, {_headline(plan, status)}"
 
 
-def _task(plan: Plan, cell: Cell, state: State, resume: bool, board: ProgressTable) -> Task | None:
-    """What is to be run for a cell, and what is said about it beforehand; None if it is finished."""
-    if state.what == "finished":
-        board.set(cell, f"finished before, {_headline(plan, state)}")
+def _enqueue(plan: Plan, run: Run, status: RunStatus, resume: bool, table: ProgressTable) -> QueuedCommand | None:
+    """Clear a run's folder and return its command; None if it is finished."""
+    if status.state == "finished":
+        table.update(run, f"finished before, {_headline(plan, status)}")
         return None
-    if state.what == "stopped" and resume and plan.ablation.kind.can_resume(cell.folder):
-        board.set(cell, f"waiting; {state.reason}; goes on from its last checkpoint")
-        return Task(cell.name, plan.resume_command(cell), cell.log)
-    if state.what == "absent":
-        board.set(cell, "waiting" if not cell.log.exists() else f"waiting; the last time {state.reason}")
+    if status.state == "stopped" and resume and plan.ablation.run_type.can_resume(run.folder):
+        table.update(run, f"waiting; {status.reason}; continues from its last checkpoint")
+        return QueuedCommand(run.name, plan.resume_command(run), run.log)
+    if status.state == "absent":
+        table.update(run, "waiting" if not run.log.exists() else f"waiting; the last time {status.reason}")
     else:
-        place = set_aside(cell, plan.output)
-        board.set(cell, f"waiting; was {state.what}: {state.reason}; set aside as {place}, begins again")
-    return Task(cell.name, plan.command(cell), cell.log)
+        place = set_aside(run, plan.output)
+        table.update(run, f"waiting; was {status.state}: {status.reason}; set aside as {place}, starts again")
+    return QueuedCommand(run.name, plan.command(run), run.log)
 
 
-def _headline(plan: Plan, state: State) -> str:
-    return f"{plan.ablation.metric} {state.numbers[plan.ablation.metric]:.3f}"
+def _headline(plan: Plan, status: RunStatus) -> str:
+    return f"{plan.ablation.metric} {status.metrics[plan.ablation.metric]:.3f}"

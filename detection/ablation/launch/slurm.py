@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from detection.ablation.launch.launchers import Job, Launcher
+from detection.ablation.launch.launchers import Launcher, RunningProcess
 from detection.errors import UserError
 
 MANY = 10_000
@@ -17,15 +17,15 @@ MANY = 10_000
 
 @dataclass(frozen=True)
 class SlurmOptions:
-    """What each job asks for.
+    """Resources of each job.
 
     Attributes:
-        partition: where it runs; the cluster's default if empty.
-        gpus: devices.
-        cpus: cores, which are its threads.
-        hours: longest time.
+        partition: its partition; the cluster's default if empty.
+        gpus: number of GPUs.
+        cpus: number of cores, and of its threads.
+        hours: time limit.
         memory_gb: main memory.
-        account: who pays; the user's default if empty.
+        account: the account charged; the user's default if empty.
     """
 
     partition: str = ""
@@ -36,7 +36,7 @@ class SlurmOptions:
     account: str = ""
 
     def parameters(self) -> dict[str, Any]:
-        """The same in submitit's words."""
+        """Return submitit's parameters."""
         named = {"slurm_partition": self.partition, "slurm_account": self.account}
         return {
             "gpus_per_node": self.gpus,
@@ -48,8 +48,8 @@ class SlurmOptions:
 
 
 @dataclass(frozen=True)
-class Command:
-    """What a job does on its node: a command in our own folder, its output in a file of ours."""
+class SlurmCommand:
+    """A command that a node runs in this process's folder, with its output in a file."""
 
     command: tuple[str, ...]
     folder: str
@@ -57,7 +57,7 @@ class Command:
     threads: int
 
     def __call__(self) -> int:
-        """Run it; its exit code is the result, so that a run that fails is no failure of Slurm."""
+        """Run it; the exit code is the result, so that a failed run is no failed job."""
         environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads), "OMP_WAIT_POLICY": "PASSIVE"}
         with Path(self.log).open("wb") as output:
             done = subprocess.run(
@@ -66,42 +66,42 @@ class Command:
         return done.returncode
 
 
-class Queue:
-    """The user's jobs that Slurm still holds: asked for all at once, and seldom.
+class SlurmQueue:
+    """The user's jobs in Slurm's queue, polled for all at once.
 
-    submitit asks the accounting (`sacct`), which not every cluster keeps, and would wait forever for a job that was
-    cancelled where there is none.
+    submitit polls the accounting (`sacct`), which not every cluster keeps; without it, it would wait forever for a job
+    that was cancelled.
     """
 
     seconds = 15.0
-    """Between two questions."""
+    """Between two polls."""
 
     def __init__(self) -> None:
-        self.asked = -float("inf")
-        self.held: frozenset[str] | None = None
+        self.polled = -float("inf")
+        self.ids: frozenset[str] | None = None
 
     def holds(self, job: Any) -> bool:
-        """Whether a job waits or works; also where Slurm does not answer, as nothing is known then."""
-        if time.monotonic() - self.asked >= self.seconds:
+        """Whether a job waits or runs; true where Slurm does not answer, as nothing is known then."""
+        if time.monotonic() - self.polled >= self.seconds:
             command = ["squeue", "--me", "--noheader", "--format=%A"]
-            asked = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-            self.asked = time.monotonic()
-            self.held = None if asked.returncode else frozenset(asked.stdout.split())
-        return self.held is None or job.job_id in self.held
+            queue = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+            self.polled = time.monotonic()
+            self.ids = None if queue.returncode else frozenset(queue.stdout.split())
+        return self.ids is None or job.job_id in self.ids
 
 
 class SlurmLauncher(Launcher):
-    """Jobs of a cluster; it decides how many run at the same time.
+    """Jobs of a cluster, which schedules them.
 
     Args:
-        options: what each job asks for.
-        logs: folder for what submitit and Slurm write.
+        options: resources of each job.
+        logs: folder for the files of submitit and Slurm.
         workers: most jobs that are submitted at the same time; None for all.
-        executor: of submitit; None for Slurm's, or a stand-in.
-        queue: that says whether a job is over; None for Slurm's, or a stand-in.
+        executor: submitit's executor; None for Slurm's.
+        queue: holds the jobs that have not ended; None for Slurm's.
 
     Raises:
-        UserError: submitit or Slurm is not there.
+        UserError: submitit or Slurm is missing.
     """
 
     pause = 5.0
@@ -112,47 +112,47 @@ class SlurmLauncher(Launcher):
         logs: Path,
         workers: int | None = None,
         executor: Any | None = None,
-        queue: Queue | None = None,
+        queue: SlurmQueue | None = None,
     ) -> None:
         self.slots, self.threads = workers or MANY, options.cpus
-        self.executor, self.queue = executor or _slurm_executor(logs, options), queue or Queue()
+        self.executor, self.queue = executor or _slurm_executor(logs, options), queue or SlurmQueue()
 
     def start(self, command: Sequence[str], log: Path) -> "SlurmJob":
-        """See `Launcher`; a `UserError` with Slurm's words where it refuses the job."""
+        """Submit a command; a `UserError` with Slurm's message where it refuses the job."""
         log.parent.mkdir(parents=True, exist_ok=True)
-        work = Command(tuple(command), os.getcwd(), str(log.absolute()), self.threads)
+        work = SlurmCommand(tuple(command), os.getcwd(), str(log.absolute()), self.threads)
         try:
             return SlurmJob(self.executor.submit(work), log, self.queue)
         except Exception as error:
-            if type(error).__name__ != "FailedJobError":  # of submitit, which need not be there
+            if type(error).__name__ != "FailedJobError":  # of submitit, which need not be installed
                 raise
-            said = [line for line in str(error).splitlines() if line.strip()]
-            raise UserError(f"--launcher slurm: sbatch refused a job: {said[-1].strip()}") from None
+            message = [line for line in str(error).splitlines() if line.strip()][-1].strip()
+            raise UserError(f"--launcher slurm: sbatch refused a job: {message}") from None
 
 
-class SlurmJob(Job):
+class SlurmJob(RunningProcess):
     """A job of submitit."""
 
     patience = 30.0
-    """Seconds that a result may need to be seen on this machine after the job has left Slurm's queue."""
+    """Seconds that a result may need to become visible on this machine after the job has left Slurm's queue."""
 
-    def __init__(self, job: Any, log: Path, queue: Queue) -> None:
+    def __init__(self, job: Any, log: Path, queue: SlurmQueue) -> None:
         self.job, self.log, self.queue = job, log, queue
         self.left: float | None = None
         self.code: int | None = None
 
     def poll(self) -> int | None:
-        """See `Job`; a job that ended without a result (out of time or memory, cancelled) is told in the log."""
+        """Return its exit code; a job without a result (out of time or memory, cancelled) is noted in the log."""
         if self.code is None:
-            self.code = self._look()
+            self.code = self._exit_code()
         return self.code
 
     def stop(self) -> None:
-        """See `Job`."""
+        """Cancel it if it has not ended."""
         if self.poll() is None:
             self.job.cancel(check=False)
 
-    def _look(self) -> int | None:
+    def _exit_code(self) -> int | None:
         _refresh(self.job.paths.folder)
         if self.job.paths.result_pickle.exists():
             try:
@@ -165,17 +165,17 @@ class SlurmJob(Job):
         self.left = self.left or time.monotonic()
         if time.monotonic() - self.left < self.patience:
             return None
-        said = [line.strip() for line in (self.job.stderr() or "").splitlines() if line.strip()]
-        return self._failed(said[-1] if said else "it has left the queue and wrote nothing")
+        errors = [line.strip() for line in (self.job.stderr() or "").splitlines() if line.strip()]
+        return self._failed(errors[-1] if errors else "it has left the queue and wrote nothing")
 
-    def _failed(self, words: str) -> int:
+    def _failed(self, reason: str) -> int:
         with self.log.open("a") as log:
-            log.write(f"\nSlurm job {self.job.job_id} ended without a result: {words}\n")
+            log.write(f"\nSlurm job {self.job.job_id} ended without a result: {reason}\n")
         return 1
 
 
 def _refresh(folder: Path) -> None:
-    """Have a network's file system look at a folder again, instead of remembering what it held."""
+    """Invalidate a network file system's cache of a folder."""
     with contextlib.suppress(OSError):
         folder.chmod(folder.stat().st_mode)
 
@@ -185,7 +185,7 @@ def _slurm_executor(logs: Path, options: SlurmOptions) -> Any:
         import submitit
     except ImportError:
         raise UserError(
-            "--launcher slurm needs submitit: pip install 'detection[slurm]', or use --launcher local."
+            "--launcher slurm needs submitit: pip install 'context-detection[slurm]', or use --launcher local."
         ) from None
     try:
         executor = submitit.AutoExecutor(logs, cluster="slurm")

@@ -1,35 +1,35 @@
-"""The report's files: Markdown with its images, one HTML page, and a CSV of all figures."""
+"""All metrics of an ablation as CSV."""
 
 import csv
 import io
 from collections.abc import Iterator
 
-from detection.ablation.summary import Summary
+from detection.ablation.summary import AblationSummary
 
-COLUMNS = (
+_COLUMNS = (
     "data", "variant", "metric", "class", "mean", "sd", "values", "reference", "difference", "low", "high", "missing"
 )  # fmt: skip
 
 
-def to_csv(summary: Summary) -> str:
-    """A line for each metric of each variant on each data set; what is missing is left empty, and told in `missing`."""
+def to_csv(summary: AblationSummary) -> str:
+    """A line per metric, variant and data set; missing values are empty, with their seeds in `missing`."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    writer.writerow(_COLUMNS)
     for data in summary.plan.ablation.data:
         for variant in summary.plan.variants:
             writer.writerows(_lines(summary, data, variant))
     return buffer.getvalue()
 
 
-def _lines(summary: Summary, data: str, variant: str) -> Iterator[list[object]]:
-    reference, kind = summary.plan.ablation.reference, summary.plan.ablation.kind
-    lacking = " ".join(f"seed-{cell.seed}" for cell in summary.lacking(data, variant))
-    run = next((summary.runs[c.name] for c in summary.plan.of(data, variant) if c.name in summary.runs), None)
-    for key in kind.metrics if run is None else run.numbers:
+def _lines(summary: AblationSummary, data: str, variant: str) -> Iterator[list[object]]:
+    reference, plan = summary.plan.ablation.reference, summary.plan
+    missing = " ".join(f"seed-{seed}" for seed in summary.missing_seeds(data, variant))
+    result = next((summary.results[r.name] for r in plan.of(data, variant) if r.name in summary.results), None)
+    for key in plan.ablation.run_type.metrics if result is None else result.metrics:
         metric, _, of_class = key.partition("/")
         spread = summary.spread(data, variant, key)
-        figures = ["", "", ""] if spread is None else [spread.mean, spread.sd, " ".join(map(repr, spread.values))]
+        values = ["", "", ""] if spread is None else [spread.mean, spread.sd, " ".join(map(repr, spread.values))]
         interval = None if variant == reference else summary.difference(data, variant, key)
         ends = ["", "", ""] if interval is None else [interval.value, interval.low, interval.high]
-        yield [data, variant, metric, of_class, *figures, reference, *ends, lacking]
+        yield [data, variant, metric, of_class, *values, reference, *ends, missing]

@@ -1,33 +1,31 @@
-"""Images of an ablation: differences with their intervals, and what the metric costs."""
+"""Figures of an ablation: differences with their intervals, and the metric over costs."""
 
-import io
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from detection.ablation.costs import Cost
+from detection.ablation.costs import ArchitectureCost
 from detection.ablation.summary import Spread
 from detection.evaluation.intervals import Interval
 
 
 def plot_differences(rows: Sequence[tuple[str, Interval | None]], title: str, reference: str) -> Figure:
-    """Draw a line from end to end of each interval, a dot at the difference, and a line at 0.
+    """Draw each interval as a line with a dot at the difference, and a line at 0.
 
     Args:
-        rows: name and interval; None is written as missing.
-        title: above it all.
-        reference: what 0 stands for.
+        rows: name and interval; None is drawn as missing.
+        title: title of the figure.
+        reference: the variant at 0.
     """
     figure = Figure(figsize=(7.5, 1.4 + 0.32 * max(1, len(rows))), dpi=120, layout="constrained")
     axes = figure.subplots()
     axes.axvline(0, color="black", linewidth=0.8)
     for place, (_, interval) in enumerate(rows):
         if interval is None:
-            axes.annotate(
-                "missing", (0, place), xytext=(4, 0), textcoords="offset points", va="center", color="#c60", fontsize=9
-            )
+            offset = {"xytext": (4, 0), "textcoords": "offset points"}
+            axes.annotate("missing", (0, place), **offset, va="center", color="#c60", fontsize=9)
             continue
         color = "C0" if interval.is_significant else "gray"
         axes.plot([interval.low, interval.high], [place, place], color=color, linewidth=2, solid_capstyle="butt")
@@ -38,15 +36,17 @@ def plot_differences(rows: Sequence[tuple[str, Interval | None]], title: str, re
     return figure
 
 
-def plot_costs(rows: Sequence[tuple[str, Spread | None, Cost | None]], metric: str, title: str) -> Figure | None:
-    """Draw the metric over parameters, operations and time of an update, a dot a variant; None if there is none."""
+def plot_costs(
+    rows: Sequence[tuple[str, Spread | None, ArchitectureCost | None]], metric: str, title: str
+) -> Figure | None:
+    """Draw the metric over parameters, FLOPs and time of a training step, a dot per variant; None if there is none."""
     known = [(name, spread, cost) for name, spread, cost in rows if spread is not None and cost is not None]
     if not known:
         return None
-    axis: dict[str, Callable[[Cost], float]] = {
+    axis: dict[str, Callable[[ArchitectureCost], float]] = {
         "parameters (M)": lambda cost: cost.parameters / 1e6,
-        "operations an image (G)": lambda cost: cost.flops / 1e9,
-        "update (ms)": lambda cost: cost.train_step_s * 1e3,
+        "FLOPs per image (G)": lambda cost: cost.flops / 1e9,
+        "training step (ms)": lambda cost: cost.train_step_s * 1e3,
     }
     figure = Figure(figsize=(11, 4.2), dpi=120, layout="constrained")
     panels = figure.subplots(1, len(axis), sharey=True)
@@ -65,19 +65,19 @@ def plot_costs(rows: Sequence[tuple[str, Spread | None, Cost | None]], metric: s
 def plot_curves(
     rows: Sequence[tuple[str, Sequence[Spread | None]]], places: Sequence[float], metric: str, quantity: str
 ) -> Figure:
-    """Draw the metric over a quantity, a line a variant with its standard deviation between seeds.
+    """Draw the metric over a quantity, a line per variant with its standard deviation between seeds.
 
     Args:
-        rows: name of a variant and its figure at each place; None leaves a gap.
-        places: rising.
-        metric: on the upright axis.
-        quantity: on the other.
+        rows: name of a variant and its metric at each place; None leaves a gap.
+        places: values of the quantity, ascending.
+        metric: label of the vertical axis.
+        quantity: label of the horizontal axis.
     """
     figure = Figure(figsize=(7.5, 4.6), dpi=120, layout="constrained")
     axes = figure.subplots()
     apart = (places[-1] - places[0]) / 100
     for number, (name, spreads) in enumerate(rows):
-        # Lines that lie on one another are told apart by a small step aside.
+        # Equal lines are kept apart by a small offset.
         aside = [place + apart * (number - (len(rows) - 1) / 2) / len(rows) * 4 for place in places]
         means = [math.nan if spread is None else spread.mean for spread in spreads]
         bars = [0 if spread is None else spread.sd or 0 for spread in spreads]
@@ -91,10 +91,3 @@ def plot_curves(
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", fontsize=8, frameon=False)
     return figure
-
-
-def to_png(figure: Figure) -> bytes:
-    """A figure as the bytes of a PNG file."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""What the runs were made with: code, versions and machines, and whether these were the same for all of them."""
+"""Provenance of the runs: code, versions and machines, and whether these were the same for all of them."""
 
 import json
 from collections.abc import Collection
@@ -10,16 +10,16 @@ from detection.reports.document import Block, Bullets, Paragraph
 
 
 def describe_runs(plan: Plan, counted: Collection[str]) -> list[Block]:
-    """A list of what there was, with a warning where runs that are compared differ in it.
+    """List code, versions and machines of the runs, with a warning where they differ.
 
     Args:
-        plan: the cells.
-        counted: names of the cells that count.
+        plan: the runs.
+        counted: names of the runs that count.
     """
     found: dict[str, list[str]] = {}
-    for cell in plan.cells:
-        if cell.name in counted:
-            found.setdefault(made_with(cell.folder), []).append(cell.name)
+    for run in plan.runs:
+        if run.name in counted:
+            found.setdefault(made_with(run.folder), []).append(run.name)
     if not found:
         return [Paragraph("There is none yet.")]
     if len(found) == 1:
@@ -33,8 +33,8 @@ def made_with(folder: Path) -> str:
     try:
         environment = json.loads((folder / "environment.json").read_text())
         git, versions, machine = (environment[key] for key in ("git", "versions", "machine"))
-        told = ("python", "torch", "torchvision")
-        parts = [_commit(git), *(f"{name} {versions[name]}" for name in told if name in versions)]
+        names = [name for name in ("python", "torch", "torchvision") if name in versions]
+        parts = [_commit(git), *(f"{name} {versions[name]}" for name in names)]
         return ", ".join([*parts, f"{machine['device']}, {machine['threads']} thread(s)"])
     except (OSError, ValueError, KeyError, TypeError):
         return "an unknown environment"

@@ -1,46 +1,48 @@
-"""The report of an ablation: what is missing first, then figures, costs, commands and how to read all of it."""
+"""The report of an ablation: missing runs first, then metrics, costs, commands and how to read all of it."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from detection.ablation.costs import Cost, Costs, architecture_digest
-from detection.ablation.report import formatting
+from detection.ablation.costs import ArchitectureCost, MeasuredCosts, architecture_digest
+from detection.ablation.report import figures, formatting
 from detection.ablation.report.provenance import describe_runs
 from detection.ablation.size_matched import Control
-from detection.ablation.summary import Summary
-from detection.comparison.report import figures
-from detection.evaluation.intervals import RESAMPLINGS
-from detection.reports.document import Block, Bullets, Code, Heading, Paragraph, Picture, Table, to_markdown
-from detection.reports.formatting import interval
+from detection.ablation.summary import AblationSummary
+from detection.evaluation.intervals import RESAMPLINGS, format_interval
+from detection.reports.document import Block, Bullets, Code, Figure, Heading, Paragraph, Table, to_markdown
+from detection.reports.files import to_png
 
 
 def build_report(
-    summary: Summary, costs: Costs | None, controls: Mapping[str, Control], what: str, command: Sequence[str]
+    summary: AblationSummary,
+    costs: MeasuredCosts | None,
+    controls: Mapping[str, Control],
+    what: str,
+    command: Sequence[str],
 ) -> list[Block]:
-    """All blocks of the report.
+    """Build all blocks of the report.
 
     Args:
-        summary: the figures.
-        costs: what architectures cost, as far as it was measured.
-        controls: of equal size, by variant.
-        what: they are equal in: `parameters` or `flops`.
-        command: that made the report.
+        summary: results of the runs.
+        costs: costs of the architectures, as far as they were measured.
+        controls: size-matched controls, by variant.
+        what: what is matched: `parameters` or `flops`.
+        command: the command that made the report.
     """
     plan = summary.plan
     blocks: list[Block] = [Heading(1, f"Ablation {plan.name}"), *_overview(summary)]
     blocks += [*_all_data(summary), *_curves(summary)]
     for data in plan.ablation.data:
-        blocks += [*_figures(summary, data, costs), *_classes(summary, data)]
-    blocks += _controls(summary, controls, what)
-    blocks += _costs(summary, costs)
-    blocks += [Heading(2, "Runs"), *describe_runs(plan, summary.runs), Heading(3, "Commands")]
-    blocks.append(Paragraph("All of it, from the folder that it was started in; then run by run."))
-    blocks += [Code([shlex.join(command)]), Code([plan.text(cell) for cell in plan.cells])]
+        blocks += [*_metrics(summary, data, costs), *_classes(summary, data)]
+    blocks += [*_controls(summary, controls, what), *_costs(summary, costs)]
+    blocks += [Heading(2, "Runs"), *describe_runs(plan, summary.results), Heading(3, "Commands")]
+    blocks.append(Paragraph("The ablation, from the folder that it was started in; then each run."))
+    blocks += [Code([shlex.join(command)]), Code([plan.printed_command(run) for run in plan.runs])]
     return [*blocks, *_how_to_read(summary)]
 
 
-def headline(summary: Summary) -> str:
-    """The ablation's own metric and its differences, as tables for a terminal."""
+def headline(summary: AblationSummary) -> str:
+    """The ablation's main metric and its differences, as tables for a terminal."""
     ablation = summary.plan.ablation
     blocks: list[Block] = []
     for data in ablation.data:
@@ -52,48 +54,41 @@ def headline(summary: Summary) -> str:
     return to_markdown(blocks)
 
 
-def _overview(summary: Summary) -> list[Block]:
-    plan = summary.plan
-    total, missing = len(plan.cells), summary.missing
-    clear = f"{total - len(missing)} of {total} runs are finished"
-    seeds = ", ".join(map(str, plan.ablation.seeds))
-    blocks: list[Block] = [
-        Paragraph(f"{clear}; seeds {seeds}. Every variant is compared with {plan.ablation.reference}.")
-    ]
+def _overview(summary: AblationSummary) -> Iterator[Block]:
+    plan, missing = summary.plan, summary.missing
+    total, seeds = len(plan.runs), ", ".join(map(str, plan.ablation.seeds))
+    finished = f"{total - len(missing)} of {total} runs are finished"
+    yield Paragraph(f"{finished}; seeds {seeds}. Every variant is compared with {plan.ablation.reference}.")
     if plan.left_out:
-        blocks.append(Paragraph(f"This is a part of the ablation; left out by choice: {'; '.join(plan.left_out)}."))
+        yield Paragraph(f"This is a part of the ablation; left out by choice: {'; '.join(plan.left_out)}.")
     if missing:
-        text = f"{len(missing)} of {total} runs are missing. A variant that lacks a seed has no mean and no difference."
-        blocks.append(Paragraph(text, warning=True))
-        blocks.append(Bullets([f"{name}: {reason}" for name, reason in missing.items()]))
-    return blocks
+        counted = f"{len(missing)} of {total} runs are missing."
+        yield Paragraph(f"{counted} A variant with a missing seed has no mean and no difference.", warning=True)
+        yield Bullets([f"{name}: {reason}" for name, reason in missing.items()])
 
 
-def _all_data(summary: Summary) -> list[Block]:
-    """The metric of all variants on all data sets, where there are several."""
+def _all_data(summary: AblationSummary) -> list[Block]:
+    """The main metric of all variants on all data sets, where there are several."""
     ablation = summary.plan.ablation
     if len(ablation.data) < 2:
         return []
     rows = []
     for variant in summary.plan.variants:
-        cells = [variant]
+        texts = [variant]
         for data in ablation.data:
             found = None if variant == ablation.reference else summary.difference(data, variant, ablation.metric)
-            cells.append(
-                formatting.spread(summary, data, variant, ablation.metric)
-                + ("*" if found and found.is_significant else "")
-            )
-        rows.append(cells)
+            mark = "*" if found and found.is_significant else ""
+            texts.append(formatting.spread(summary, data, variant, ablation.metric) + mark)
+        rows.append(texts)
     text = (
         f"{ablation.metric}, mean over seeds ± standard deviation between them. An asterisk marks a difference to "
-        f"{ablation.reference} whose 95 % interval is without 0."
+        f"{ablation.reference} whose 95 % interval excludes 0."
     )
     return [Heading(2, "All data sets"), Paragraph(text), Table(["variant", *ablation.data], rows)]
 
 
-def _curves(summary: Summary) -> list[Block]:
+def _curves(summary: AblationSummary) -> Iterator[Block]:
     ablation, variants = summary.plan.ablation, list(summary.plan.variants)
-    blocks: list[Block] = []
     for number, (quantity, where) in enumerate(ablation.curves.items(), start=1):
         names = sorted(where, key=lambda name: where[name])
         rows = [(v, [summary.spread(name, v, ablation.metric) for name in names]) for v in variants]
@@ -101,47 +96,47 @@ def _curves(summary: Summary) -> list[Block]:
         caption = f"{ablation.metric} over {quantity}; bars are standard deviations between seeds."
         if any(spread is None for _, spreads in rows for spread in spreads):
             caption += " A gap is missing."
-        blocks.append(Picture(f"curve-{number}.png", caption, figures.to_png(figure)))
-    return blocks
+        yield Figure(f"curve-{number}.png", caption, to_png(figure))
 
 
-def _figures(summary: Summary, data: str, costs: Costs | None) -> list[Block]:
+def _metrics(summary: AblationSummary, data: str, costs: MeasuredCosts | None) -> list[Block]:
     ablation, variants = summary.plan.ablation, list(summary.plan.variants)
     metric, reference = ablation.metric, ablation.reference
-    columns = list(dict.fromkeys([metric, *ablation.kind.columns]))
+    columns = list(dict.fromkeys([metric, *ablation.run_type.columns]))
     others = [variant for variant in variants if variant != reference]
     values = [[v, *(formatting.spread(summary, data, v, column) for column in columns)] for v in variants]
     differences = [[v, *(formatting.difference(summary, data, v, column) for column in columns)] for v in others]
     rows = [(v, summary.difference(data, v, metric)) for v in others]
     figure = figures.plot_differences(rows, f"{metric} on {data}, 95 % interval", reference)
-    caption = f"{metric} on {data}: difference to {reference} with its 95 % interval; gray where it holds 0."
+    caption = f"{metric} on {data}: difference to {reference} with its 95 % interval; gray where it includes 0."
     blocks = [
-        Heading(2, f"Figures on {data}"),
+        Heading(2, f"Metrics on {data}"),
         Paragraph(f"Mean over seeds ± standard deviation between them{_on_images(summary, data)}."),
         Table(["variant", *columns], values),
         Heading(3, f"Difference to {reference} on {data}"),
-        Paragraph("Mean over seeds [95 % interval]. An asterisk marks an interval without 0."),
+        Paragraph("Mean over seeds [95 % interval]. An asterisk marks an interval that excludes 0."),
         Table(["variant", *columns], differences),
-        Picture(f"differences-{data}.png", caption, figures.to_png(figure)),
+        Figure(f"differences-{data}.png", caption, to_png(figure)),
     ]
     found = [(v, summary.spread(data, v, metric), cost_of(summary, costs, data, v)) for v in variants]
-    scatter = figures.plot_costs(found, metric, f"What {metric} on {data} costs")
+    scatter = figures.plot_costs(found, metric, f"{metric} on {data} over costs")
     if scatter is not None:
         name = f"costs-{data}.png"
-        blocks.append(Picture(name, f"{metric} on {data} over what each variant costs.", figures.to_png(scatter)))
+        blocks.append(Figure(name, f"{metric} on {data} over the costs of each variant.", to_png(scatter)))
     return blocks
 
 
-def _on_images(summary: Summary, data: str) -> str:
-    numbers = {summary.runs[c.name].num_images for c in summary.plan.cells if c.data == data and c.name in summary.runs}
+def _on_images(summary: AblationSummary, data: str) -> str:
+    numbers = {result.num_images for result in summary.of_data(data)}
     return f", on {' or '.join(map(str, sorted(numbers)))} images" if numbers else ""
 
 
-def _classes(summary: Summary, data: str) -> list[Block]:
-    ablation, names = summary.plan.ablation, summary.classes(data)
-    if not names:
+def _classes(summary: AblationSummary, data: str) -> list[Block]:
+    ablation, found = summary.plan.ablation, summary.class_metrics(data)
+    if not found:
         return []
-    metric, variants = class_metric(summary, data), list(summary.plan.variants)
+    metrics, names = ({pair[i]: None for pair in found} for i in (0, 1))  # in their order, each once
+    metric, variants = ablation.metric if ablation.metric in metrics else next(iter(metrics)), summary.plan.variants
     others = [variant for variant in variants if variant != ablation.reference]
     values = [[n, *(formatting.spread(summary, data, v, f"{metric}/{n}") for v in variants)] for n in names]
     differences = [[n, *(formatting.difference(summary, data, v, f"{metric}/{n}") for v in others)] for n in names]
@@ -154,76 +149,66 @@ def _classes(summary: Summary, data: str) -> list[Block]:
     ]
 
 
-def class_metric(summary: Summary, data: str) -> str:
-    """The metric that classes have: the ablation's own, or else the first that there is."""
-    cells = [cell for cell in summary.plan.cells if cell.data == data and cell.name in summary.runs]
-    names = [name.partition("/")[0] for name in summary.runs[cells[0].name].numbers if "/" in name]
-    return summary.plan.ablation.metric if summary.plan.ablation.metric in names else names[0]
-
-
-def _controls(summary: Summary, controls: Mapping[str, Control], what: str) -> list[Block]:
+def _controls(summary: AblationSummary, controls: Mapping[str, Control], what: str) -> list[Block]:
     if not controls:
         return []
     ablation = summary.plan.ablation
     rows = []
     for variant, control in controls.items():
         off = control.size / control.target - 1
-        found = [interval(summary.difference(d, variant, ablation.metric, control.name)) for d in ablation.data]
-        rows.append([variant, control.name, f"{control.target:,}", f"{control.size:,} ({off:+.1%})", *found])
+        found = [summary.difference(data, variant, ablation.metric, control.name) for data in ablation.data]
+        sizes = [f"{control.target:,}", f"{control.size:,} ({off:+.1%})"]
+        rows.append([variant, control.name, *sizes, *map(format_interval, found)])
     reference = ablation.reference
     text = (
-        f"{reference}, made wider until it has as many {what} as the variant: what more {what} do by themselves. "
-        f"Differences of {ablation.metric}, variant − control. A variant that is no larger than {reference}, but for a "
-        "fraction of a step in width, has none."
+        f"{reference}, made wider until it has as many {what} as the variant: the effect of more {what} alone. "
+        f"Differences of {ablation.metric}, variant − control. A variant that is no larger than {reference}, or by "
+        "less than a step in width, has none."
     )
     head = ["variant", "control", what, f"{what} of the control", *ablation.data]
     return [Heading(2, f"Controls with equal {what}"), Paragraph(text), Table(head, rows)]
 
 
-def cost_of(summary: Summary, costs: Costs | None, data: str, variant: str) -> Cost | None:
-    """What a variant costs on a data set, None where it was not measured."""
+def cost_of(summary: AblationSummary, costs: MeasuredCosts | None, data: str, variant: str) -> ArchitectureCost | None:
+    """The cost of a variant on a data set, None where it was not measured."""
     if costs is None:
         return None
-    kind, cell = summary.plan.ablation.kind, summary.plan.of(data, variant)[0]
-    return costs.architectures.get(architecture_digest(kind, cell.config))
+    run = summary.plan.of(data, variant)[0]
+    return costs.architectures.get(architecture_digest(summary.plan.ablation.run_type, run.config))
 
 
-def _costs(summary: Summary, costs: Costs | None) -> list[Block]:
-    blocks: list[Block] = [Heading(2, "Costs")]
+def _costs(summary: AblationSummary, costs: MeasuredCosts | None) -> Iterator[Block]:
+    yield Heading(2, "Costs")
     if costs is None:
-        return [*blocks, Paragraph("Not measured.", warning=True)]
+        yield Paragraph("Not measured.", warning=True)
+        return
     ablation = summary.plan.ablation
     for data in ablation.data:
         reference = cost_of(summary, costs, data, ablation.reference)
         found = [(v, cost_of(summary, costs, data, v)) for v in summary.plan.variants]
         rows = [[v, *formatting.cost(cost, reference)] for v, cost in found]
-        blocks.append(Table([f"on {data}", *formatting.COST_COLUMNS], rows))
-    blocks.append(
-        Paragraph(
-            f"Measured on {costs.machine}: medians of {costs.rounds} rounds, in each of which every architecture has "
-            "its turn, at its random start, on the first images of its data. × is to the reference. Operations are "
-            "of one image, multiply-adds count twice; an update is one batch forward and backward with the "
-            "optimizer's step; a look is one image. Memory is the most that either holds at a time beyond weights, "
-            "gradients and inputs that were there before."
-        )
+        yield Table([f"on {data}", *formatting.COST_COLUMNS], rows)
+    yield Paragraph(
+        f"Measured on {costs.machine}: medians of {costs.rounds} rounds, in each of which every architecture has its "
+        "turn, at random weights, on the first images of its data. × is relative to the reference. FLOPs are of one "
+        "image, a multiply-add counts twice; a training step is one batch forward and backward with the optimizer's "
+        "step; inference is of one image. Memory is the peak beyond weights, gradients and inputs that were allocated "
+        "before."
     )
-    return [
-        *blocks,
-        *([Bullets([f"not measured: {reason}" for reason in costs.failures.values()])] * bool(costs.failures)),
-    ]
+    if costs.failures:
+        yield Bullets([f"not measured: {reason}" for reason in costs.failures.values()])
 
 
-def _how_to_read(summary: Summary) -> list[Block]:
-    seeds = len(summary.plan.ablation.seeds)
+def _how_to_read(summary: AblationSummary) -> list[Block]:
     about = (
-        "Intervals are about both seeds and images: differences are taken seed by seed, their spread is what one "
-        "training has for itself, and what the validation images do to all seeds alike is found by drawing the images "
-        f"again {RESAMPLINGS} times, the same for both variants; the sum of both variances is taken by Student's t."
-        if seeds > 1
-        else f"There is one seed: intervals come from drawing the validation images again {RESAMPLINGS} times. They "
-        "are about these trained networks on other images; they do not tell what another seed would do."
+        "Intervals cover both seeds and images: differences are taken seed by seed, their variance is that of single "
+        "trainings, and the effect of the validation images on all seeds alike is found by bootstrapping the images "
+        f"{RESAMPLINGS} times, the same for both variants; the sum of both variances gives a Student's t interval."
+        if len(summary.plan.ablation.seeds) > 1
+        else f"There is one seed: intervals come from bootstrapping the validation images {RESAMPLINGS} times. They "
+        "are about these trained networks on other images, not about another seed."
     )
     others = len(summary.plan.variants) - 1
-    chance = f"Of {others} intervals at 95 %, {0.05 * others:.2g} miss the ground truth by chance alone, on average."
-    missing = "A figure that lacks a seed is missing here; “n/a” is a figure that its data does not define."
+    chance = f"Of {others} intervals at 95 %, {0.05 * others:.2g} miss the true difference by chance, on average."
+    missing = "A value with a missing seed is missing here; “n/a” is a metric that its data does not define."
     return [Heading(2, "How to read this"), Bullets([about, chance, missing])]

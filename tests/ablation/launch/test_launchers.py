@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from detection.ablation.launch.launchers import Callbacks, Job, Launcher, LocalLauncher, Task, run_all
-from detection.ablation.launch.slurm import Queue, SlurmJob, SlurmLauncher, SlurmOptions
+from detection.ablation.launch.launchers import Callbacks, Launcher, LocalLauncher, QueuedCommand, run_all
+from detection.ablation.launch.slurm import SlurmQueue, SlurmJob, SlurmLauncher, SlurmOptions
 from detection.errors import UserError
 
 
@@ -75,7 +75,7 @@ class Imagined(Launcher):
         if name in self.broken:
             raise UserError("no such program.")
 
-        class Imaginary(Job):
+        class Imaginary(RunningProcess):
             looks = 0
 
             def poll(self):
@@ -95,7 +95,7 @@ class Imagined(Launcher):
 def test_no_more_than_the_slots_work_at_a_time_and_each_is_told():
     launcher, events = Imagined(2), []
     watch = Callbacks(lambda n: events.append(n), lambda n, code: events.append((n, code)), lambda names: None)
-    run_all([Task(n, [n], Path("log")) for n in ("aaaa", "b", "cc")], launcher, watch)
+    run_all([QueuedCommand(n, [n], Path("log")) for n in ("aaaa", "b", "cc")], launcher, watch)
     assert launcher.most == 2 and launcher.stopped == []
     assert events == ["aaaa", "b", ("b", 1), "cc", ("aaaa", 4), ("cc", 2)]
 
@@ -104,7 +104,7 @@ def test_an_error_of_ours_ends_what_is_at_work():
     launcher = Imagined(2, broken=("bad",))
     with pytest.raises(UserError):
         run_all(
-            [Task(n, [n], Path("log")) for n in ("a", "bad")], launcher, Callbacks(print, print, lambda names: None)
+            [QueuedCommand(n, [n], Path("log")) for n in ("a", "bad")], launcher, Callbacks(print, print, lambda names: None)
         )
     assert launcher.stopped == ["a"]
 
@@ -123,7 +123,7 @@ class FakeJob:
 
     def result(self):
         if self.fails:
-            raise RuntimeError("Job not requeued because: timed-out too many times.\nmore")
+            raise RuntimeError("RunningProcess not requeued because: timed-out too many times.\nmore")
         return self.work()
 
     def stderr(self):
@@ -141,7 +141,7 @@ class FakeExecutor:
         return FakeJob(work, *self.arguments)
 
 
-class FakeQueue(Queue):
+class FakeQueue(SlurmQueue):
     def __init__(self, *held):
         self.answers = list(held)
 
@@ -168,7 +168,7 @@ def test_a_slurm_job_that_was_ended_is_told_in_its_log(tmp_path):
     job = slurm(tmp_path, fails=True).start(["true"], tmp_path / "log")
     assert job.poll() == job.poll() == 1
     assert (tmp_path / "log").read_text() == (
-        "\nSlurm job 12 ended without a result: Job not requeued because: timed-out too many times.\n"
+        "\nSlurm job 12 ended without a result: RunningProcess not requeued because: timed-out too many times.\n"
     )
 
 
@@ -202,12 +202,12 @@ def test_the_queue_is_asked_once_for_all_jobs_and_silence_is_no_answer(tmp_path,
     script.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     eleven, twelve, other = (types.SimpleNamespace(job_id=name) for name in ("11", "12", "1"))
-    monkeypatch.setattr(Queue, "seconds", 3600)
-    queue = Queue()
+    monkeypatch.setattr(SlurmQueue, "seconds", 3600)
+    queue = SlurmQueue()
     assert [queue.holds(job) for job in (eleven, twelve, other)] == [True, True, False]
     assert len((tmp_path / "asked").read_text().splitlines()) == 1
     script.write_text("#!/bin/sh\nexit 1")
-    assert Queue().holds(other)
+    assert SlurmQueue().holds(other)
 
 
 def test_a_job_that_sbatch_refuses_is_told(tmp_path):
@@ -240,7 +240,7 @@ def test_submitit_itself_runs_a_job(tmp_path, monkeypatch):
     executor = submitit.LocalExecutor(tmp_path / "slurm")
     executor.update_parameters(timeout_min=5)
 
-    class Local(Queue):
+    class Local(SlurmQueue):
         def holds(self, job):
             return not job.done()
 

@@ -13,20 +13,20 @@ from tests.ablation.coins import COINS
 
 @pytest.fixture
 def plan(tmp_path):
-    (tmp_path / "base.py").write_text("from ablation.coins import CoinConfig\n\nconfig = CoinConfig()\n")
-    ablation = Ablation(base="base.py", variants={"a": [], "b": ["p=0.9"]}, seeds=(0, 7), kind=COINS)
+    (tmp_path / "base.py").write_text("from tests.ablation.coins import CoinConfig\n\nconfig = CoinConfig()\n")
+    ablation = Ablation(base="base.py", variants={"a": [], "b": ["p=0.9"]}, seeds=(0, 7), run_type=COINS)
     return make_plan("coins", ablation, tmp_path / "base.py", tmp_path / "out")
 
 
 def shown(plan, terminal):
     buffer = io.StringIO()
     console = Console(file=buffer, force_terminal=terminal, width=100, color_system=None, legacy_windows=False)
-    with ProgressTable(plan, console) as board:
-        for cell, status in zip(plan.cells, ["finished before", "waiting", "failed: [x]", "waiting"], strict=True):
-            board.set(cell, status)
-        board.show({"data/b/seed-0": "epoch 3 of 9"})
+    with ProgressTable(plan, console) as table:
+        for run, progress in zip(plan.runs, ["finished before", "waiting", "failed: [x]", "waiting"], strict=True):
+            table.update(run, progress)
+        table.refresh({"data/b/seed-0": "epoch 3 of 9"})
         middle = buffer.getvalue()
-        board.set(plan.cells[1], "finished in 1 min")
+        table.update(plan.runs[1], "finished in 1 min")
     return middle, buffer.getvalue()
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from detection.ablation.launch.slurm import Queue, SlurmJob, SlurmLauncher
+from detection.ablation.launch.slurm import SlurmQueue, SlurmJob, SlurmLauncher
 from detection.cli import ablate
 from tests.cli.test_ablate import write
 from tests.tiny_runs import write_config
@@ -46,7 +46,7 @@ def cluster(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def place(cluster, tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_CONF", cluster)
-    for owner, name in ((SlurmLauncher, "pause"), (Queue, "seconds"), (SlurmJob, "patience")):
+    for owner, name in ((SlurmLauncher, "pause"), (SlurmQueue, "seconds"), (SlurmJob, "patience")):
         monkeypatch.setattr(owner, name, 0.5)
     monkeypatch.chdir(tmp_path)
     yield tmp_path
@@ -69,7 +69,7 @@ def run(file, output, *arguments):
     return ablate.main([file, f"--output={output}", "--cost-rounds=0", *arguments])
 
 
-def figures(output):
+def metrics(output):
     with Path(output, "report.csv").open() as file:
         return list(csv.DictReader(file))
 
@@ -78,7 +78,7 @@ def test_the_same_report_as_without_slurm(capsys):
     write()
     assert run("coins.py", "slurm", *SLURM) == 0
     assert run("coins.py", "local") == 0
-    assert len(figures("slurm")) == 3 and figures("slurm") == figures("local")
+    assert len(metrics("slurm")) == 3 and metrics("slurm") == metrics("local")
     assert queued() == []
 
 
@@ -92,12 +92,12 @@ def test_detectors_and_costs(shapes, place):
     arguments = ["real.py", "--output=slurm", "--cost-rounds=1", "schedule.epochs=1"]
     assert ablate.main([*arguments, *SLURM]) == 0
     assert run("real.py", "local", "--workers=1", "schedule.epochs=1") == 0
-    assert figures("slurm") == figures("local")
+    assert metrics("slurm") == metrics("local")
     assert "## Costs" in Path("slurm/report.md").read_text()
 
 
 def start(file):
-    command = [sys.executable, ablate.__file__, file, "--output=out", "--cost-rounds=0", *SLURM]
+    command = [sys.executable, "-m", "detection.cli.ablate", file, "--output=out", "--cost-rounds=0", *SLURM]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -110,7 +110,7 @@ def test_jobs_that_others_cancel_are_missing():
     # One was at work and was told to end, the other had not begun.
     assert working.returncode == 1 and "seed-0 " in text and "seed-1 " in text, text
     assert "failed with exit code -15" in text and "Slurm job" in text and "ended without a result" in text, text
-    missing = {row["variant"]: row["missing"] for row in figures("out")}
+    missing = {row["variant"]: row["missing"] for row in metrics("out")}
     assert missing == {"fair": "", "stuck": "seed-0 seed-1"}
 
 

@@ -15,14 +15,14 @@ ENVIRONMENT = {
 
 def plan(folder, *environments):
     """A plan of runs with these environments, None for one that tells nothing."""
-    cells = []
+    runs = []
     for number, environment in enumerate(environments):
-        run = folder / str(number)
-        run.mkdir(parents=True)
+        path = folder / str(number)
+        path.mkdir(parents=True)
         if environment is not None:
-            (run / "environment.json").write_text(json.dumps(environment))
-        cells.append(SimpleNamespace(name=f"run {number}", folder=run))
-    return SimpleNamespace(cells=cells), {cell.name for cell in cells}
+            (path / "environment.json").write_text(json.dumps(environment))
+        runs.append(SimpleNamespace(name=f"run {number}", folder=path))
+    return SimpleNamespace(runs=runs), {run.name for run in runs}
 
 
 def test_one_environment_is_one_sentence(tmp_path):
