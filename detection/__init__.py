@@ -56,7 +56,7 @@ else:
         return __all__
 
     def _modules() -> dict[str, str]:
-        """The module of each public name, read from the imports above, so that they stand once."""
+        """The module of each public name, read from the imports above instead of a second list."""
         import ast
         from pathlib import Path
 

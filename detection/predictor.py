@@ -65,7 +65,7 @@ class Detections:
         """Draw boxes, names and scores on a copy of the image.
 
         Args:
-            image: the one that they were found in; a small one is enlarged by a whole factor.
+            image: the one that they were found in; a small one is enlarged by an integer factor.
 
         Raises:
             ValueError: it has another size.

@@ -14,12 +14,13 @@ from detection import Detections, Predictor, open_run
 from detection.analysis.visualize import distinct_colors
 from detection.atomic_write import write_json
 from detection.cli import predict
-from detection.config import Config, to_plain
+from detection.config import Config
 from detection.data.coco_index import Category
 from detection.data.images import read_image
 from detection.detector import build_detector
 from detection.errors import UserError
 from detection.runs.checkpoint import save_checkpoint
+from detection.runs.folder import config_json
 from tests.coco_files import write_image
 from tests.tiny_runs import DETECTOR
 
@@ -34,7 +35,7 @@ def run(tmp_path_factory):
     for seed, name in enumerate(("best", "last")):
         torch.manual_seed(seed)
         save_checkpoint(folder / "checkpoints" / name, build_detector(DETECTOR, 2), CATEGORIES, {"epoch": 1})
-    write_json(folder / "config.json", to_plain(Config(DETECTOR)))
+    write_json(folder / "config.json", config_json(Config(DETECTOR)))
     return folder
 
 
@@ -186,7 +187,7 @@ def test_trusted_packages_are_passed_on(run, monkeypatch):
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_a_run_predicts_in_its_precision(run, photos, tmp_path, precision):
     (tmp_path / "checkpoints").symlink_to(run / "checkpoints")
-    write_json(tmp_path / "config.json", to_plain(Config(DETECTOR, precision=precision)))
+    write_json(tmp_path / "config.json", config_json(Config(DETECTOR, precision=precision)))
     found, exact = (Predictor(folder, "cpu", 0.0)(photos[0]) for folder in (tmp_path, run))
     if precision == "fp16":
         assert_same(found, exact)
