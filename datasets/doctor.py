@@ -1,8 +1,6 @@
 """Run `detection doctor`."""
 
-import sys
-
 from detection.cli.doctor import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

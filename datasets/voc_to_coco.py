@@ -5,4 +5,4 @@ import sys
 from detection.cli.convert import main
 
 if __name__ == "__main__":
-    sys.exit(main(["--from", "voc", *sys.argv[1:]]))
+    raise SystemExit(main(["--from", "voc", *sys.argv[1:]]))

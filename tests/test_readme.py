@@ -2,6 +2,7 @@
 
 import importlib
 import re
+import runpy
 import shlex
 import shutil
 from pathlib import Path
@@ -60,6 +61,15 @@ def test_a_command_has_this_form(line, complete, capsys):
         if name == "train":
             keys = [word for word in plain if re.fullmatch(r"[a-z0-9_.]+=[^A-Z$<…]+", word) and "…" not in word]
             load_config(config, keys)
+
+
+@pytest.mark.parametrize("door", [*ROOT.glob("tools/*.py"), *ROOT.glob("datasets/*.py")], ids=lambda path: path.stem)
+def test_a_door_opens_its_command(door, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", [str(door), "--help"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(door), run_name="__main__")
+    command = re.search("`(detection .+)`", door.read_text())[1]
+    assert end.value.code == 0 and capsys.readouterr().out.startswith(f"usage: {command} ")
 
 
 def test_the_readme_has_its_headings_and_its_two_commands():

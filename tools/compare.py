@@ -1,8 +1,6 @@
 """Run `detection compare`."""
 
-import sys
-
 from detection.cli.compare import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -1,8 +1,6 @@
 """Run `detection evaluate`."""
 
-import sys
-
 from detection.cli.evaluate import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -1,8 +1,6 @@
 """Run `detection predict`."""
 
-import sys
-
 from detection.cli.predict import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())
