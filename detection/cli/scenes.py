@@ -3,8 +3,8 @@
     detection scenes datasets/shapes --task shapes
 
 writes OUT/train.json with OUT/train/000001.png … and the same for val and test. An image depends only on the task, its
-settings, the seed, its split and its number: making more of them, or another split, changes none of the others. A task
-is a file beside this; docs/context_scenes.md shows them all.
+settings, the seed, its split and its number: making more of them, or another split, changes none of the others. Each
+task is a file of `detection.scenes`; docs/context_scenes.md shows them all.
 """
 
 import argparse
@@ -12,10 +12,8 @@ import sys
 from pathlib import Path
 
 from detection.errors import UserError, command_line
-from detection.scenes.files import VERSION, make, split_info
-from detection.scenes.tasks import SPLITS, TASKS, draw_scene
-
-__all__ = ["SPLITS", "TASKS", "VERSION", "draw_scene", "main", "make", "split_info"]
+from detection.scenes.files import make, split_info
+from detection.scenes.tasks import SPLITS, TASKS
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -38,7 +36,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         parser.add_argument(f"--{split}", type=int, default=count, metavar="N", help=f"images (default: {count})")
     parser.add_argument("--size", type=int, default=128, metavar="S", help="side of an image in pixels (default: 128)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of all images (default: 0)")
-    cue_help = "--no-cue draws the control version: what tells the classes is drawn regardless of them"
+    cue_help = "--no-cue draws the control version: the cue does not depend on the classes"
     parser.add_argument("--cue", action=argparse.BooleanOptionalAction, default=True, help=cue_help)
     parser.add_argument("--difficulty", type=float, metavar="D", help="how hard the task is; see below")
     parser.add_argument("--overwrite", action="store_true", help="replace ContextScenes of other parameters in OUT")
@@ -56,7 +54,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 @command_line
 def main(argv: list[str] | None = None) -> None:
-    """Run the command line."""
+    """Draw a data set, or a figure of one."""
     options = parse(argv)
     made_from = {name: getattr(options, name) for name in ("size", "seed", "cue", "difficulty")}
     if options.figure is not None:

@@ -3,11 +3,12 @@
 import json
 import os
 import shutil
-import tempfile
 import zlib
 from pathlib import Path
 
 import numpy as np
+
+from detection.atomic_write import atomic_folder
 
 
 def cache_root(chosen: Path | None = None) -> Path:
@@ -26,23 +27,18 @@ def save_arrays(folder: Path, arrays: dict[str, np.ndarray], meta: dict) -> bool
     Returns:
         Whether it is there now: False where the disk is full or not writable.
     """
-    temporary = None
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-        checksums = {}
-        for name, array in arrays.items():
-            np.save(temporary / f"{name}.npy", array)
-            checksums[name] = zlib.crc32((temporary / f"{name}.npy").read_bytes())
-        (temporary / "meta.json").write_text(json.dumps({"meta": meta, "checksums": checksums}))
-        if open_arrays(folder) is None:
-            shutil.rmtree(folder, ignore_errors=True)
-        os.rename(temporary, folder)
+        with atomic_folder(folder) as temporary:
+            checksums = {}
+            for name, array in arrays.items():
+                np.save(temporary / f"{name}.npy", array)
+                checksums[name] = zlib.crc32((temporary / f"{name}.npy").read_bytes())
+            (temporary / "meta.json").write_text(json.dumps({"meta": meta, "checksums": checksums}))
+            if open_arrays(folder) is None:
+                shutil.rmtree(folder, ignore_errors=True)
         return True
     except OSError:
         # Another process may have put the same content in place; then that one is used.
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
         return (folder / "meta.json").exists()
 
 

@@ -1,7 +1,7 @@
 """Every check of a COCO annotation file, written once: the index raises the first problem, the doctor prints all.
 
-Checks run over whole columns (`[entry["id"] for entry in entries]`, then numpy); single entries are looked at only
-where a column is found wrong, so that 860 thousand boxes take seconds. M annotations, N images.
+Checks run over columns (`[entry["id"] for entry in entries]`, then numpy); single entries are examined only where a
+column is found wrong, so that 860 thousand boxes take seconds. M annotations, N images.
 """
 
 import hashlib
@@ -116,7 +116,7 @@ def read_annotations(path: Path) -> dict:
         raise UserError(f"{path} is not valid JSON ({error}): convert the annotations again.") from None
     expected = "a COCO annotation file is an object with images, annotations and categories"
     if isinstance(data, list) and data and isinstance(data[0], dict) and "score" in data[0]:
-        raise UserError(f"{path} looks like a results file (a list of detections with scores), but {expected}.")
+        raise UserError(f"{path} is a results file (a list of detections with scores), but {expected}.")
     if not isinstance(data, dict):
         raise UserError(f"{path} holds a {type(data).__name__} at its top, but {expected}.")
     for key in ("images", "annotations", "categories"):
@@ -256,7 +256,7 @@ class Section:
             return np.array([value if -(2**63) <= value < 2**63 else placeholder for value in values], dtype=np.int64)
 
     def ids(self) -> np.ndarray:
-        """Return the section's own ids, checked to be present, integer and unique."""
+        """Return the section's ids, checked to be present, integer and unique."""
         ids = self.integers("id")
         self.unique(ids, "id")
         return ids
@@ -279,8 +279,8 @@ class Section:
         """Return image widths or heights, which must be positive integers; 0 stands for a bad one."""
         before = len(self.problems)
         values = self.integers(key)
-        told = {row for problem in self.problems[before:] for row in problem.rows}
-        wrong = [int(row) for row in np.flatnonzero((values <= 0) | (values > 2**31 - 1)) if int(row) not in told]
+        reported = {row for problem in self.problems[before:] for row in problem.rows}
+        wrong = [int(row) for row in np.flatnonzero((values <= 0) | (values > 2**31 - 1)) if int(row) not in reported]
         self.report(
             f"bad {key}",
             wrong,
@@ -294,16 +294,16 @@ class Section:
         """Return the positions in `ids` of the ids that a key names; -1, and a problem, for unknown ones."""
         before = len(self.problems)
         values = self.integers(key)
-        told = {row for problem in self.problems[before:] for row in problem.rows}
+        reported = {row for problem in self.problems[before:] for row in problem.rows}
         if len(ids) == 0:
             rows = np.full(len(values), -1)
         else:
             order = np.argsort(ids, kind="stable")
             rows = order[np.minimum(np.searchsorted(ids, values, sorter=order), len(ids) - 1)]
             rows[ids[rows] != values] = -1
-        if told:
-            rows[list(told)] = -1
-        unknown = [int(row) for row in np.flatnonzero(rows < 0) if int(row) not in told]
+        if reported:
+            rows[list(reported)] = -1
+        unknown = [int(row) for row in np.flatnonzero(rows < 0) if int(row) not in reported]
         self.report(
             f"unknown {noun}",
             unknown,
@@ -352,14 +352,14 @@ class Section:
         """Return (M,) areas; width times height where the file gives none or a bad one."""
         values = self.column("area", {int, float, type(None)}, "a number", None, default=None)
         present = [row for row, entry in enumerate(self.entries) if values[row] is None and "area" in entry]
-        told = {row for problem in self.problems if problem.kind == "bad area" for row in problem.rows}
+        reported = {row for problem in self.problems if problem.kind == "bad area" for row in problem.rows}
         try:
             areas = np.array(values, dtype=np.float64)
         except OverflowError:
             areas = np.array([np.inf if isinstance(v, int) and v > 1e300 else v for v in values], dtype=np.float64)
         given = np.array([value is not None for value in values], dtype=bool)
         wrong = np.flatnonzero(given & ~(np.isfinite(areas) & (areas >= 0)))
-        wrong = sorted({*wrong.tolist(), *present} - told)
+        wrong = sorted({*wrong.tolist(), *present} - reported)
         self.report(
             "bad area",
             wrong,

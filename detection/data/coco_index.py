@@ -74,7 +74,7 @@ class CocoIndex:
         return self._names[self._name_offsets[i] : self._name_offsets[i + 1]].tobytes().decode("utf-8", "surrogatepass")
 
     def to_coco(self) -> dict:
-        """Return a plain COCO data set with the original ids, raw boxes, areas and crowd flags: evaluation's ground truth."""
+        """Return the ground truth as a COCO data set: original ids, raw boxes, areas and crowd flags."""
         category_ids = np.array([category.id for category in self.categories], dtype=np.int64)
         images = [
             {"id": id_, "file_name": self.file_name(i), "width": width, "height": height}
@@ -116,7 +116,7 @@ def load_index(annotations: str | Path, *, bad_boxes: BadBoxes = "error", cache_
 
     Args:
         annotations: COCO JSON file.
-        bad_boxes: `error` raises on a box that cannot be trained on (not four finite numbers, no area, wholly outside
+        bad_boxes: `error` raises on a box that cannot be trained on (not four finite numbers, no area, entirely outside
             its image); `drop` leaves such boxes out and counts them.
         cache_dir: Where indexes are kept; `$DETECTION_CACHE`, else `~/.cache/detection`. Where that is not writable,
             the index stays in memory.

@@ -21,7 +21,7 @@ _TRIES = 32
 def crop_window(
     boxes: np.ndarray, height: int, width: int, rng: np.random.Generator
 ) -> tuple[tuple[int, int, int, int], np.ndarray]:
-    """Draw a window and say which boxes remain.
+    """Draw a window and choose which boxes remain.
 
     Args:
         boxes: (N, 4) xyxy in pixels, inside the image and of positive size.

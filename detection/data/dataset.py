@@ -150,7 +150,7 @@ class DetectionDataset(Dataset):
         if (width, height) != listed:
             raise UserError(
                 f"image {self.images / self.index.file_name(row)} is {width}x{height} pixels (EXIF applied), but "
-                f"{self.index.path} says {listed[0]}x{listed[1]} for image {self.index.image_ids[row]}: run "
+                f"{self.index.path} has {listed[0]}x{listed[1]} for image {self.index.image_ids[row]}: run "
                 f"`detection doctor {self.index.path} {self.images} --fix OUT.json` to correct the sizes, and "
                 "check that boxes fit the image."
             )
@@ -163,7 +163,7 @@ def item_seed(seed: int, epoch: int, image_id: int) -> int:
 
 
 def collate(batch: Sequence[tuple[Tensor, dict]]) -> tuple[list[Tensor], list[dict]]:
-    """Put items side by side; images keep their sizes."""
+    """Put items into two lists; images keep their sizes."""
     images, targets = zip(*batch, strict=True)
     return list(images), list(targets)
 

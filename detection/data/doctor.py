@@ -1,13 +1,12 @@
 """Everything wrong with a COCO-style data set, in one report, and a repaired copy."""
 
-import json
 import os
 import sys
 from pathlib import Path
 
 import numpy as np
 
-from detection.atomic_write import atomic_write
+from detection.atomic_write import write_json
 from detection.data.checks import examine, partly_outside, read_annotations
 from detection.data.image_checks import examine_images
 from detection.data.image_paths import IMAGE_SUFFIXES
@@ -51,8 +50,7 @@ def diagnose(annotations: Path, images: Path, *, masks: bool = False, fix: Path 
 
 
 def _examine_masks(entries: list[dict], tables, path: Path) -> list:
-
-    # Where the image is unknown, or its size, that is told already.
+    # Where the image is unknown, or its size, that is reported already.
     images = np.maximum(tables.image_rows, 0)
     widths, heights = (np.append(sizes, 0)[images] for sizes in (tables.widths, tables.heights))
     rows = np.flatnonzero((tables.image_rows >= 0) & (widths > 0) & (heights > 0))
@@ -60,16 +58,13 @@ def _examine_masks(entries: list[dict], tables, path: Path) -> list:
 
 
 def _fix(data: dict, path: Path, out: Path, image_problems: list, sizes: dict) -> None:
-
     fixed, notes = repair(data, path, image_problems, sizes)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(out, lambda temporary: temporary.write_text(json.dumps(fixed)))
+    write_json(out, fixed, indent=None)
     print()
     _print_list(f"Repaired copy {out}", notes or ["nothing to repair: an equal copy"])
 
 
 def _print_statistics(tables) -> None:
-
     placed = (tables.image_rows >= 0) & (tables.category_rows >= 0)
     objects = placed & ~tables.iscrowd
     n, k = len(tables.image_ids), len(tables.category_ids)
@@ -96,7 +91,7 @@ def _listed(problem, path: Path) -> str:
 
 
 def _warnings(tables, folder: Path) -> list[str]:
-    """Return what training survives, but a person would want to know."""
+    """Return what does not break training, but a person would want to know."""
     found = []
 
     def note(items: list, what: str, label: str = "id") -> None:
@@ -125,7 +120,7 @@ def _warnings(tables, folder: Path) -> list[str]:
 def _unlisted(file_names: list[str], folder: Path) -> list[str]:
     listed = {os.path.normpath(name) for name in file_names}
     unlisted = []
-    for parent, _, names in os.scan(folder):
+    for parent, _, names in os.walk(folder):
         inside = os.path.relpath(parent, folder)
         paths = (
             os.path.normpath(os.path.join(inside, name))

@@ -30,7 +30,7 @@ def examine_images(
     Raises:
         UserError: There is no such folder.
     """
-    # Names that leave the folder by themselves are found by `examine`; here, links that do.
+    # `examine` finds names that leave the folder; here, links that do.
     rows = [row for row, name in enumerate(tables.file_names) if not leaves_folder(name)]
     missing, escaping = missing_and_escaping(folder, [tables.file_names[row] for row in rows])
     left_out = {*missing, *escaping}

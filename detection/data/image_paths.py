@@ -1,4 +1,4 @@
-"""Where the image files of a data set are: inside one folder, and nowhere else."""
+"""Paths of a data set's image files: inside one folder, and nowhere else."""
 
 import os
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from pathlib import Path
 from detection.errors import UserError
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-"""What is taken for an image where a folder is searched; in lower case."""
+"""Suffixes of images where a folder is searched; in lower case."""
 
 
 def leaves_folder(file_name: str) -> bool:

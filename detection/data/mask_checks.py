@@ -1,6 +1,6 @@
 """Checks of `segmentation`, and its packing into flat arrays; done only where masks are asked for.
 
-Like the other checks they run over whole columns: COCO has 860 thousand masks. Polygons are kept in int32 thousandths
+Like the other checks they run over columns: COCO has 860 thousand masks. Polygons are kept in int32 thousandths
 of a pixel, in which COCO's two decimals are exact, and RLE as its bytes.
 M annotations, P polygons, V points of all polygons.
 """
@@ -31,7 +31,7 @@ class BadMasks(UserError):
 
 
 def examine_masks(entries: list[dict], widths: np.ndarray, heights: np.ndarray, path: Path) -> list[Problem]:
-    """Everything that is wrong with the masks of annotations; see `pack_masks`, which raises the first of it."""
+    """List everything that is wrong with the masks of annotations; `pack_masks` raises the first of it."""
     problems, rows = [], np.arange(len(entries))
     while True:
         try:
@@ -101,7 +101,7 @@ def _pack_polygons(section: Section, raw: list, widths: np.ndarray, heights: np.
     points, starts = coordinates.reshape(-1, 2), np.cumsum(numbers // 2) - numbers // 2
     owners = np.repeat(rows, polygons).astype(np.int64)
     if len(owners):
-        # What lies further outside is no rounding, and would cost pycocotools memory without limit.
+        # A point further outside is no rounding, and would cost pycocotools memory without limit.
         sizes = np.stack([widths[owners], heights[owners]], axis=1).astype(np.float64)
         with np.errstate(invalid="ignore"):
             low, high = (reduce.reduceat(points, starts, axis=0) for reduce in (np.minimum, np.maximum))

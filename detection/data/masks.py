@@ -1,6 +1,6 @@
-"""Where an annotation's mask comes from: its polygons or RLE in the file, or, when asked for, its box.
+"""Masks of annotations: polygons or RLE of the file or, when asked for, filled boxes.
 
-Masks of the file are flat arrays in a cache folder of their own, shared between processes like the index.
+Masks of the file are flat arrays in a cache folder, shared between processes like the index.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from detection.errors import UserError
 _FORMAT = 1
 
 MAX_CATEGORIES = 254
-"""What a byte can tell apart besides background and "ignored"."""
+"""Of a byte, without background and "ignored"."""
 
 MaskSource = Literal["polygons", "boxes"]
 

@@ -1,4 +1,4 @@
-"""A repaired copy of a COCO annotation file: what cannot be trained on is left out, the rest corrected, all told."""
+"""A repaired copy of a COCO annotation file: what cannot be trained on is left out, the rest corrected and listed."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -100,7 +100,7 @@ def _repaired_annotations(
     _note(notes, "set to width × height the area of", "annotations", "bad area", annotations, area_rows - gone)
     _clip(entries, tables, notes)
     if renumbered:
-        notes.append(f"renumbered all {len(kept)} annotations from 1: some had no id of their own")
+        notes.append(f"renumbered all {len(kept)} annotations from 1: some shared an id or had none")
         for number, row in enumerate(kept, start=1):
             entries[row]["id"] = number
     return list(entries.values())

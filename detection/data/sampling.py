@@ -1,4 +1,4 @@
-"""Which images form which batch, on one process or several, as a pure function of (seed, epoch).
+"""Batches of images, on one process or several, as a pure function of (seed, epoch).
 
 A *global batch* is what all processes together train on in one step; process r gets its r-th slice.
 """
@@ -79,7 +79,7 @@ class TrainBatches:
 
 
 class EvalBatches:
-    """Every image once, in order; whole batches dealt to processes in turn; a batch sampler of positions.
+    """Every image once, in order; complete batches dealt to processes in turn; a batch sampler of positions.
 
     Batches are formed before they are dealt: what an image is padded to does not depend on the number of processes,
     and neither do its detections. The last batch may be short, and a process may have one batch fewer than another.

@@ -14,7 +14,7 @@ image's edge, no size of the image, and no name of a class. Decisions:
   or height is named and left out.
 - TensorBox has no regions to ignore: on the way back `iscrowd` 1 is left out, and counted; masks are lost.
 
-Numbers are rounded to a millionth of a pixel, so that a set that goes there and back stays as it was.
+Coordinates are rounded to a millionth of a pixel, so that a set that goes there and back stays as it was.
 """
 
 import argparse
@@ -26,8 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from detection.atomic_write import atomic_write
-from detection.data.voc_to_coco import EXIF_ORIENTATION, read_categories
+from detection.data.voc_to_coco import image_size, read_categories, write_converted
 from detection.errors import UserError, command_line
 
 CORNERS = ("x1", "y1", "x2", "y2")
@@ -43,8 +42,8 @@ class Rect:
 
 
 @dataclass
-class Report:
-    """What the conversion left out or changed."""
+class TensorBoxReport:
+    """Boxes that the conversion left out or changed."""
 
     degenerate: list[str] = field(default_factory=list)
     swapped: int = 0
@@ -135,19 +134,7 @@ def find_image(folder: Path, path: str) -> str:
     raise UserError(f"no image {path} in {folder}; give the right IMAGES folder or remove the entry")
 
 
-def image_size(path: Path) -> tuple[int, int]:
-    """Return an image's (width, height) from its header, turned as its EXIF orientation asks."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            turned = image.getexif().get(EXIF_ORIENTATION, 1) >= 5
-            return (image.height, image.width) if turned else (image.width, image.height)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path} is no readable image; replace it or remove its entry") from error
-
-
-def convert_rect(rect: Rect, size: tuple[int, int], report: Report) -> list[float] | None:
+def convert_rect(rect: Rect, size: tuple[int, int], report: TensorBoxReport) -> list[float] | None:
     """Return a rect's box xywh inside an image of (width, height), None where it has no size."""
     x1, y1, x2, y2 = rect.corners
     report.swapped += x1 > x2 or y1 > y2
@@ -160,14 +147,16 @@ def convert_rect(rect: Rect, size: tuple[int, int], report: Report) -> list[floa
     return [inside[0], inside[1], width, height]
 
 
-def to_coco(entries: list[tuple[str, list[Rect]]], folder: Path, categories: dict[int, str]) -> tuple[dict, Report]:
+def to_coco(
+    entries: list[tuple[str, list[Rect]]], folder: Path, categories: dict[int, str]
+) -> tuple[dict, TensorBoxReport]:
     """Return the COCO data of the entries, and what was left out or changed on the way."""
-    report, images, annotations = Report(), [], []
+    report, images, annotations = TensorBoxReport(), [], []
     owner: dict[str, str] = {}
     for image_id, (path, rects) in enumerate(entries, 1):
         name = find_image(folder, path)
         if name in owner:
-            raise UserError(f"{path} and {owner[name]} are both about {name}; put their rects into one entry")
+            raise UserError(f"{path} and {owner[name]} both name {name}; put their rects into one entry")
         owner[name] = path
         width, height = image_size(folder / name)
         images.append({"id": image_id, "file_name": name, "width": width, "height": height})
@@ -204,9 +193,9 @@ def read_coco(path: Path, folder: Path) -> dict:
     return data
 
 
-def from_coco(data: dict, folder: Path, out: Path) -> tuple[list[dict], Report]:
+def from_coco(data: dict, folder: Path, out: Path) -> tuple[list[dict], TensorBoxReport]:
     """Return the TensorBox list of COCO data, image paths relative to the folder of `out`, and what was left out."""
-    report = Report()
+    report = TensorBoxReport()
     prefix = os.path.relpath(folder.resolve(), out.resolve().parent).replace(os.sep, "/")
     rects: dict[int, list[dict]] = {image["id"]: [] for image in data["images"]}
     for item in data["annotations"]:
@@ -222,16 +211,7 @@ def from_coco(data: dict, folder: Path, out: Path) -> tuple[list[dict], Report]:
     return [{"image_path": path, "rects": rects[id_]} for id_, path in paths.items()], report
 
 
-def write_json(out: Path, data: Any) -> None:
-    """Write a JSON file, all of it or nothing."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(out, lambda temporary: temporary.write_text(json.dumps(data), encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{out} cannot be written ({error.strerror}); choose another OUT.json") from error
-
-
-def print_report(out: Path, coco: dict, report: Report) -> None:
+def print_tensorbox_report(out: Path, coco: dict, report: TensorBoxReport) -> None:
     """Print what was written, boxes by class, and everything that was left out or changed."""
     real = [item for item in coco["annotations"] if not item.get("iscrowd", 0)]
     counts = Counter(item["category_id"] for item in real)
@@ -253,7 +233,7 @@ def print_report(out: Path, coco: dict, report: Report) -> None:
 
 @command_line
 def main(argv: list[str] | None = None) -> None:
-    """Run the command line."""
+    """Read the command line and convert."""
     parser = argparse.ArgumentParser(
         prog="detection convert --from tensorbox",
         description="Convert TensorBox-style annotations to one COCO JSON file, or back.",
@@ -277,10 +257,10 @@ def main(argv: list[str] | None = None) -> None:
     if options.back:
         coco = read_coco(options.source, options.images)
         entries, report = from_coco(coco, options.images, options.out)
-        write_json(options.out, entries)
+        write_converted(options.out, entries)
     else:
         entries = read_tensorbox(options.source)
         categories = choose_categories(options.categories, [rect for _, rects in entries for rect in rects])
         coco, report = to_coco(entries, options.images, categories)
-        write_json(options.out, coco)
-    print_report(options.out, coco, report)
+        write_converted(options.out, coco)
+    print_tensorbox_report(options.out, coco, report)

@@ -1,8 +1,8 @@
-"""From an image and its boxes to what the detector trains on: augmentation and resize; the albumentations adapter.
+"""Augmentation and resize of an image and its boxes; the albumentations adapter.
 
 Order: crop, jitter, flips, photometric changes (albumentations, on the original pixels), then one bilinear resize.
-A result depends on the arguments and the seed only. H×W the image, N boxes, xyxy in pixels. A map of labels beside the
-image moves with it, by nearest pixel, and changes no draw.
+A result depends on the arguments and the seed only. H×W the image, N boxes, xyxy in pixels. A map of labels moves
+with the image, by nearest pixel, and changes no draw.
 """
 
 import os
@@ -31,7 +31,7 @@ class Augmentation:
     Attributes:
         horizontal_flip: Probability.
         vertical_flip: Probability.
-        min_sizes: Multi-scale: the shorter side, in pixels, is drawn from these; () takes the detector's own.
+        min_sizes: Multi-scale: the shorter side, in pixels, is drawn from these; () takes the detector's.
         crop: Probability of a random crop (sides 30 to 100 %) that leaves no object half seen.
         photometric: Probability of a change of brightness, contrast, saturation (each ±30 %) and hue (±5 %).
         jitter: Probability of a shift by up to 10 % of each side and a scaling by 0.9 to 1.1 of image and boxes.
@@ -136,7 +136,7 @@ class Transform:
 
     @cached_property
     def _pipeline(self) -> Any:
-        """The albumentations pipeline, made where it is used (each worker its own); None if nothing is switched on."""
+        """The albumentations pipeline, made in the worker that uses it; None if nothing is switched on."""
         chosen = self.augmentation
         if not (chosen.jitter or chosen.horizontal_flip or chosen.vertical_flip or chosen.photometric):
             return None
@@ -179,7 +179,7 @@ def _augment(
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, np.ndarray]:
     height, width = image.shape[:2]
     size = np.array([width, height, width, height], dtype=np.float64)
-    # Boxes go in as float64 shares of the image with their row number beside them: albumentations' own conversion
+    # Boxes go in as float64 shares of the image, followed by their row number: albumentations' own conversion
     # from pixels is float32, and its label fields are slow.
     rows = np.concatenate([boxes / size, np.arange(len(boxes))[:, None]], axis=1)
     pipeline.set_random_seed(int(rng.integers(2**32)))

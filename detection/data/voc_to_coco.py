@@ -22,7 +22,9 @@ import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from detection.atomic_write import write_json
 from detection.data.image_paths import IMAGE_SUFFIXES
 from detection.errors import UserError, command_line
 
@@ -40,7 +42,7 @@ class VocObject:
 
 @dataclass(frozen=True)
 class VocFile:
-    """One XML file: its path, the image's name and (width, height) as it tells them (None: not at all), and objects."""
+    """One XML file: its path, the image's name and (width, height) as written, None where they are not, and objects."""
 
     path: Path
     image_name: str | None
@@ -49,8 +51,8 @@ class VocFile:
 
 
 @dataclass
-class Report:
-    """What the conversion left out or changed, one sentence each, and how many boxes it clipped."""
+class VocReport:
+    """Sentences on what the conversion left out or changed, and the number of clipped boxes."""
 
     degenerate: list[str] = field(default_factory=list)
     sizes: list[str] = field(default_factory=list)
@@ -98,7 +100,7 @@ def _number(path: Path, element: ElementTree.Element, tag: str) -> float:
     return number
 
 
-def read_all(annotations: Path) -> dict[str, VocFile]:
+def read_voc_folder(annotations: Path) -> dict[str, VocFile]:
     """Read every XML file of a folder, by its stem in sorted order."""
     if not annotations.is_dir():
         raise UserError(f"{annotations} is no folder; give the folder of XML files as ANNOTATIONS")
@@ -153,7 +155,7 @@ def read_categories(given: str | None, files: dict[str, VocFile]) -> dict[str, i
         entries = [name.strip() for name in given.split(",")]
         categories = {name: index for index, name in enumerate(entries, 1)}
     if len(set(categories.values())) < len(entries) or "" in categories:
-        raise UserError(f"--categories {given}: every class needs a name and an id of its own; correct the list")
+        raise UserError(f"--categories {given}: every class needs its own name and id; correct the list")
     for file in files.values():
         for item in file.objects:
             if item.name not in categories:
@@ -162,10 +164,10 @@ def read_categories(given: str | None, files: dict[str, VocFile]) -> dict[str, i
 
 
 class ImageFolder:
-    """Finds the images that annotation files speak of.
+    """Finds the images of annotation files.
 
     Args:
-        folder: where the images lie; not searched in depth.
+        folder: of the images; not searched in depth.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -189,18 +191,17 @@ class ImageFolder:
             f"give the right IMAGES folder or leave the file out by --ids"
         )
 
-    def size(self, name: str) -> tuple[int, int]:
-        """Return an image's (width, height) from its header, turned as its EXIF orientation asks."""
-        from PIL import Image
 
-        try:
-            with Image.open(self.folder / name) as image:
-                turned = image.getexif().get(EXIF_ORIENTATION, 1) >= 5
-                return (image.height, image.width) if turned else (image.width, image.height)
-        except (OSError, SyntaxError, ValueError) as error:
-            raise UserError(
-                f"{self.folder / name} is no readable image; replace it or leave it out by --ids"
-            ) from error
+def image_size(path: Path) -> tuple[int, int]:
+    """Return an image's (width, height) from its header, turned as its EXIF orientation asks."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            turned = image.getexif().get(EXIF_ORIENTATION, 1) >= 5
+            return (image.height, image.width) if turned else (image.width, image.height)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"{path} is no readable image; replace it or leave it out") from error
 
 
 def convert_box(
@@ -209,9 +210,9 @@ def convert_box(
     """Convert VOC corners to a COCO box.
 
     Args:
-        corners: (xmin, ymin, xmax, ymax) as written: numbers of pixels, the last included.
+        corners: (xmin, ymin, xmax, ymax) as written: indices of pixels, the last included.
         size: (width, height) of the image; the box is clipped to it.
-        first_pixel: number of the leftmost and topmost pixel.
+        first_pixel: index of the leftmost and topmost pixel.
 
     Returns:
         The box xywh in pixels, None where it has no size; and whether it was clipped.
@@ -228,19 +229,19 @@ def convert_box(
 
 def convert(
     files: list[VocFile], images: ImageFolder, categories: dict[str, int], first_pixel: int = 1
-) -> tuple[dict, Report]:
+) -> tuple[dict, VocReport]:
     """Return the COCO data of the files, and what was left out or changed on the way."""
-    report = Report()
+    report = VocReport()
     entries, annotations = [], []
     owner: dict[str, Path] = {}
     for image_id, file in enumerate(files, 1):
         name = images.find(file)
         if name in owner:
-            raise UserError(f"{file.path} and {owner[name].name} are both about {name}; leave one of them out")
+            raise UserError(f"{file.path} and {owner[name].name} both name {name}; leave one of them out")
         owner[name] = file.path
-        size = images.size(name)
+        size = image_size(images.folder / name)
         if file.size not in (None, size):
-            report.sizes.append(f"{file.path.name} says {file.size}, {name} is {size}: the image's own size is used")
+            report.sizes.append(f"{file.path.name} has {file.size}, {name} is {size}: the image's size is used")
         entries.append({"id": image_id, "file_name": name, "width": size[0], "height": size[1]})
         for number, item in enumerate(file.objects, 1):
             box, clipped = convert_box(item.corners, size, first_pixel)
@@ -269,22 +270,15 @@ def convert(
     return coco, report
 
 
-def write_json(out: Path, data: dict) -> None:
-    """Write a JSON file, all of it or nothing."""
-    out = out.resolve()
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.part")
+def write_converted(out: Path, data: Any) -> None:
+    """Write the JSON file that the user named."""
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_text(json.dumps(data), encoding="utf-8")
-            os.replace(temporary, out)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_json(out, data, indent=None)
     except OSError as error:
         raise UserError(f"{out} cannot be written ({error.strerror}); choose another OUT.json") from error
 
 
-def print_report(out: Path, coco: dict, report: Report, first_pixel: int) -> None:
+def print_voc_report(out: Path, coco: dict, report: VocReport, first_pixel: int) -> None:
     """Print what was written, boxes by class, and everything that was left out or changed."""
     counts = Counter(item["category_id"] for item in coco["annotations"])
     classes = ", ".join(f"{category['name']} {counts[category['id']]}" for category in coco["categories"])
@@ -298,7 +292,7 @@ def print_report(out: Path, coco: dict, report: Report, first_pixel: int) -> Non
         print(f"  boxes clipped to their image: {report.clipped} (if many, try --first-pixel {1 - first_pixel})")
     for title, lines in (
         ("boxes without size, left out", report.degenerate),
-        ("images of another size than their annotation says", report.sizes),
+        ("images of another size than in their annotation", report.sizes),
     ):
         if lines:
             print(f"  {title}: {len(lines)}", *(f"    {line}" for line in lines), sep="\n")
@@ -306,7 +300,7 @@ def print_report(out: Path, coco: dict, report: Report, first_pixel: int) -> Non
 
 @command_line
 def main(argv: list[str] | None = None) -> None:
-    """Run the command line."""
+    """Read the command line and convert."""
     parser = argparse.ArgumentParser(
         prog="detection convert --from voc",
         description="Convert Pascal-VOC annotations to one COCO JSON file.",
@@ -330,15 +324,15 @@ def main(argv: list[str] | None = None) -> None:
         type=int,
         choices=(0, 1),
         default=1,
-        help="number of the leftmost pixel in the XML; xmax belongs to the box: x = xmin - FIRST, "
+        help="index of the leftmost pixel in the XML; xmax belongs to the box: x = xmin - FIRST, "
         "width = xmax - xmin + 1 (default: 1, as in VOC and BCCD)",
     )
     options = parser.parse_args(argv)
 
-    files = read_all(options.annotations)
+    files = read_voc_folder(options.annotations)
     chosen = read_ids(options.ids, files) if options.ids else list(files)
     categories = read_categories(options.categories, files)
     images = ImageFolder(options.images)
     coco, report = convert([files[stem] for stem in chosen], images, categories, options.first_pixel)
-    write_json(options.out, coco)
-    print_report(options.out, coco, report, options.first_pixel)
+    write_converted(options.out, coco)
+    print_voc_report(options.out, coco, report, options.first_pixel)

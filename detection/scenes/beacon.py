@@ -1,9 +1,9 @@
-"""ContextScenes' task `beacon`: rings that all look alike; one far patch tells the class of all of them."""
+"""ContextScenes' task `beacon`: equal rings; one far patch shows the class of all of them."""
 
 import numpy as np
 
 from detection.scenes import drawing
-from detection.scenes.task import Knob, Scene, Task, told
+from detection.scenes.task import Knob, Scene, Task, shown_class
 
 BEACONS = {"blue": (40, 70, 235), "green": (30, 200, 60), "red": (230, 40, 40)}
 COLORS = tuple(sorted(BEACONS))
@@ -11,19 +11,19 @@ GAP = 44 / 128
 """Least distance between the beacon and an object's box, in sides of the image."""
 
 
-def draw(rng: np.random.Generator, size: int, patches: float, control: np.random.Generator | None) -> Scene:
-    """Draw 2 to 5 rings that all look alike; their class is the color of one framed beacon by the image's border.
+def draw_beacon(rng: np.random.Generator, size: int, patches: float, control: np.random.Generator | None) -> Scene:
+    """Draw 2 to 5 equal rings; their class is the color of one framed beacon by the image's border.
 
-    No object's box comes nearer to the beacon than 44 pixels of an image of 128, which is more than what a network of
-    two stages sees around a box: whoever does not look further can only guess. All else is gray, but for `patches`
-    without a frame, of any of the colors, which say nothing.
+    No object's box comes nearer to the beacon than 44 pixels of an image of 128, more than a network of two stages
+    sees around a box: without more context it can only guess. All else is gray, but for `patches` without a frame, of
+    any of the colors, which mean nothing.
     """
     scene = Scene(drawing.background(rng, size))
     drawing.add_clutter(rng, scene.image)
     drawing.fade(scene.image, 0.0)
     name = COLORS[rng.integers(len(COLORS))]
     frame = _by_the_border(rng, size, side=size * 20 / 128)
-    drawing.paint_beacon(rng, scene.image, frame, BEACONS[told(name, COLORS, control)])
+    drawing.paint_beacon(rng, scene.image, frame, BEACONS[shown_class(name, COLORS, control)])
     scene.cues = [frame]
     far = drawing.outline_box(frame) + np.array([-1, -1, 1, 1]) * GAP * size
     for _ in range(rng.integers(2, 6)):
@@ -62,4 +62,6 @@ def _add_patches(rng: np.random.Generator, scene: Scene, count: int) -> None:
             outlines.append(outline)
 
 
-TASK = Task(draw, COLORS, Knob("patches of the beacons' colors, unframed, that say nothing", 0, 0, 12, whole=True))
+TASK = Task(
+    draw_beacon, COLORS, Knob("patches of the beacons' colors, unframed, that mean nothing", 0, 0, 12, integer=True)
+)

@@ -1,25 +1,25 @@
-"""ContextScenes' task `count`: rings that all look alike; how many beacons there are tells the class of all of them."""
+"""ContextScenes' task `count`: equal rings; the number of beacons shows the class of all of them."""
 
 import numpy as np
 
 from detection.scenes import drawing
 from detection.scenes.beacon import BEACONS, GAP
-from detection.scenes.task import Knob, Scene, Task, told
+from detection.scenes.task import Knob, Scene, Task, shown_class
 
 NUMBERS = ("few", "some", "many")
 STRIP = 36 / 128
-"""Depth of the part of the image, by one border, that the beacons lie in; in sides of the image."""
+"""Depth of the strip along one border that holds the beacons, in sides of the image."""
 SLOTS = (6, 2)
 """Places for beacons along the border and away from it."""
 SIDE = 14 / 128
 """Side of a beacon, in sides of the image."""
 
 
-def draw(rng: np.random.Generator, size: int, most: float, control: np.random.Generator | None) -> Scene:
+def draw_count(rng: np.random.Generator, size: int, most: float, control: np.random.Generator | None) -> Scene:
     """Draw 2 to 4 rings; their class is `few`, `some` or `many` for `most` - 2, `most` - 1 or `most` beacons.
 
-    Presence tells nothing, the number does: it has to be accumulated. All beacons are alike and lie by one border, at
-    least 44 pixels of 128 from every ring's box. Wherever they lie, the rings are placed alike.
+    Presence shows nothing, the number does: it has to be accumulated. All beacons are equal and by one border, at least
+    44 pixels of 128 from every ring's box. Wherever they are, the rings are placed alike.
     """
     scene = Scene(drawing.background(rng, size))
     drawing.add_clutter(rng, scene.image)
@@ -32,7 +32,7 @@ def draw(rng: np.random.Generator, size: int, most: float, control: np.random.Ge
         drawing.paint_ring(scene.image, outline)
         scene.objects.append((name, outline))
     # Last, so that their number changes nothing else.
-    shown = int(most) - 2 + NUMBERS.index(told(name, NUMBERS, control))
+    shown = int(most) - 2 + NUMBERS.index(shown_class(name, NUMBERS, control))
     for outline in scene.cues[:shown]:
         drawing.paint_beacon(rng, scene.image, outline, BEACONS["blue"])
     return scene
@@ -67,5 +67,5 @@ def _onto_side(outline: np.ndarray, size: int, side: int) -> np.ndarray:
     return outline[:, ::-1] if side >= 2 else outline
 
 
-KNOB = Knob("beacons of the class `many`", 3, 2, 12, whole=True)
-TASK = Task(draw, NUMBERS, KNOB)
+KNOB = Knob("beacons of the class `many`", 3, 2, 12, integer=True)
+TASK = Task(draw_count, NUMBERS, KNOB)

@@ -39,7 +39,7 @@ HEAD = _arc((0.5, 0.17), (0.28, 0.17), 0, 345, 24)
 _SIDE = np.concatenate([_arc((0.7, 0.48), (0.3, 0.17), -90, 0, 7), _arc((0.84, 0.93), (0.08, 0.07), 0, 90, 5)])
 BODY = _mirrored(_SIDE)
 SILHOUETTE = _mirrored(np.concatenate([_arc((0.5, 0.17), (0.28, 0.17), -90, 50, 14), _SIDE]))
-"""Head and body together, in the unit square; the tight box is the whole square."""
+"""Head and body together, in the unit square; the tight box is the square."""
 
 
 def outline(box: np.ndarray) -> np.ndarray:
@@ -47,8 +47,8 @@ def outline(box: np.ndarray) -> np.ndarray:
     return box[:2] + SILHOUETTE * (box[2:] - box[:2])
 
 
-def draw(rng: np.random.Generator, size: int, closest: float, control: np.random.Generator | None) -> Scene:
-    """Draw 6 to 14 people who look alike, about half of them in groups whose boxes overlap by an IoU of 0.3 and more.
+def draw_crowd(rng: np.random.Generator, size: int, closest: float, control: np.random.Generator | None) -> Scene:
+    """Draw 6 to 14 similar people, about half of them in groups whose boxes overlap by an IoU of 0.3 and more.
 
     The ground truth is every person, each at least 15 % visible: suppression by overlap has to drop some of them.
     `closest` is the largest IoU of two boxes. In the control version all stand alone.
@@ -57,7 +57,7 @@ def draw(rng: np.random.Generator, size: int, closest: float, control: np.random
     drawing.add_clutter(rng, scene.image)
     shares = GROUP_SHARES if control is None else (1.0,)
     boxes = stand(rng, size, closest, shares)
-    paint(rng, scene.image, boxes)
+    paint_people(rng, scene.image, boxes)
     scene.objects = [("person", outline(box)) for box in boxes]
     return scene
 
@@ -96,20 +96,20 @@ def draw_group(rng: np.random.Generator, count: int, height: float, closest: flo
     while len(boxes) < count:
         box = _figure(rng, height)
         neighbor = boxes[rng.integers(len(boxes))]
-        box = _beside(box, neighbor, rng.uniform(0, 2 * np.pi), rng.uniform(GROUP_IOU[0], closest))
+        box = _moved_from(box, neighbor, rng.uniform(0, 2 * np.pi), rng.uniform(GROUP_IOU[0], closest))
         if max(_iou(box, other) for other in boxes) <= closest + 1e-6:
             boxes.append(box)
     return np.stack(boxes)
 
 
 def _figure(rng: np.random.Generator, height: float) -> np.ndarray:
-    """Return a box of nearly the given height, centerd at the origin."""
+    """Return a box of nearly the given height, centered at the origin."""
     height = height * rng.uniform(0.93, 1.07)
     half = np.array([0.62 * rng.uniform(0.95, 1.05), 1.0]) * height / 2
     return np.concatenate([-half, half])
 
 
-def _beside(box: np.ndarray, neighbor: np.ndarray, angle: float, iou: float) -> np.ndarray:
+def _moved_from(box: np.ndarray, neighbor: np.ndarray, angle: float, iou: float) -> np.ndarray:
     """Return the box moved from the neighbor's center in a direction until their IoU has fallen to the one given."""
     center = (neighbor[:2] + neighbor[2:]) / 2
     step = np.tile([np.cos(angle), np.sin(angle)], 2)
@@ -143,7 +143,7 @@ def visible_parts(outlines: list[np.ndarray], size: int) -> list[float]:
     return (np.array(seen) / np.array(areas)).tolist()
 
 
-def paint(rng: np.random.Generator, canvas: np.ndarray, boxes: list[np.ndarray]) -> None:
+def paint_people(rng: np.random.Generator, canvas: np.ndarray, boxes: list[np.ndarray]) -> None:
     """Paint figures onto the canvas, in place and in order: dark rims, and nearly one color for all of them."""
     rim = max(0.8, canvas.shape[0] / 128)
     cloth, skin = rng.uniform(110, 245, 3), rng.uniform(170, 250) * np.array([1.0, 0.86, 0.74])
@@ -161,4 +161,4 @@ def _inset(points: np.ndarray, margin: float) -> np.ndarray:
     return (low + high) / 2 + (points - (low + high) / 2) * (1 - 2 * margin / (high - low))
 
 
-TASK = Task(draw, ("person",), Knob("largest IoU of two people's boxes", GROUP_IOU[1], 0.35, GROUP_IOU[1]))
+TASK = Task(draw_crowd, ("person",), Knob("largest IoU of two people's boxes", GROUP_IOU[1], 0.35, GROUP_IOU[1]))

@@ -1,14 +1,14 @@
-"""ContextScenes' task `distance`: how many cells far can a detector carry what a marker says?"""
+"""ContextScenes' task `distance`: over how many grid cells can a detector carry the class that a marker shows?"""
 
 import numpy as np
 
 from detection.errors import UserError
 from detection.scenes import drawing
 from detection.scenes.beacon import BEACONS, COLORS
-from detection.scenes.task import Knob, Scene, Task, told
+from detection.scenes.task import Knob, Scene, Task, shown_class
 
 CELL = 8
-"""Pixels of a cell, whatever the image's size: the stride of `c3`."""
+"""Pixels of a grid cell, whatever the image's size: the stride of `c3`."""
 MARKER = 10 / 128
 """Side of the marker, in sides of the image."""
 EXTENTS = (13 / 128, 16 / 128)
@@ -16,11 +16,11 @@ EXTENTS = (13 / 128, 16 / 128)
 DIRECTIONS = np.array([[1, 0], [0, 1], [-1, 0], [0, -1]])
 
 
-def draw(rng: np.random.Generator, size: int, cells: float, control: np.random.Generator | None) -> Scene:
+def draw_distance(rng: np.random.Generator, size: int, cells: float, control: np.random.Generator | None) -> Scene:
     """Draw a marker and 1 or 2 rings of the class of its color, at exactly `cells` cells of 8 pixels from it.
 
-    The distance is the free space between the marker and a ring's box along a row or a column, on which their middles
-    lie; two rings lie in directions at a right angle. All else is gray.
+    The distance is the free space between the marker and a ring's box along the row or column of their middles; two
+    rings are in directions at a right angle. All else is gray.
 
     Raises:
         UserError: the image is too small for the distance.
@@ -31,7 +31,7 @@ def draw(rng: np.random.Generator, size: int, cells: float, control: np.random.G
     drawing.fade(scene.image, 0.0)
     name = COLORS[rng.integers(len(COLORS))]
     marker, *rings = _arrange(rng, size, cells * CELL)
-    drawing.paint_beacon(rng, scene.image, marker, BEACONS[told(name, COLORS, control)])
+    drawing.paint_beacon(rng, scene.image, marker, BEACONS[shown_class(name, COLORS, control)])
     for ring in rings:
         drawing.paint_ring(scene.image, ring)
     scene.objects = [(name, ring) for ring in rings]
@@ -63,4 +63,4 @@ def _arrange(rng: np.random.Generator, size: int, gap: float) -> list[np.ndarray
 
 
 KNOB = Knob(f"cells of {CELL} pixels between an object and its marker", 5, 1, 12)
-TASK = Task(draw, COLORS, KNOB)
+TASK = Task(draw_distance, COLORS, KNOB)

@@ -23,7 +23,7 @@ def solid(rng: np.random.Generator, height: int, width: int, period: float) -> n
 
 
 def gradient(rng: np.random.Generator, height: int, width: int, period: float) -> np.ndarray:
-    """Return a ramp from 0 to 1 across the whole region, in a random direction."""
+    """Return a ramp from 0 to 1 across the region, in a random direction."""
     ramp = along(rng.uniform(0, 2 * np.pi), height, width)
     return (ramp - ramp.min()) / max(float(np.ptp(ramp)), 1e-6)
 
@@ -237,7 +237,7 @@ def _covered(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def coverage(outline: np.ndarray, left: int, top: int, width: int, height: int) -> np.ndarray:
-    """Return how much of each pixel of a window lies inside the outline, as (height, width) float32 in 0..1."""
+    """Return the part of each pixel of a window inside the outline, as (height, width) float32 in 0..1."""
     fine = np.zeros((height * SUPERSAMPLING, width * SUPERSAMPLING), np.uint8)
     # OpenCV counts from pixel centers, an outline from pixel edges: hence the half.
     points = (outline - [left, top]) * SUPERSAMPLING - 0.5
@@ -246,7 +246,7 @@ def coverage(outline: np.ndarray, left: int, top: int, width: int, height: int) 
 
 
 def window(canvas: np.ndarray, outline: np.ndarray) -> tuple[int, int, int, int]:
-    """Return the whole pixels (left, top, width, height) around an outline that lie on the canvas."""
+    """Return the window (left, top, width, height) of the canvas around an outline, in pixels."""
     left, top = np.clip(np.floor(outline.min(0)), 0, canvas.shape[0] - 1).astype(int).tolist()
     right, bottom = np.clip(np.ceil(outline.max(0)), 1, canvas.shape[0]).astype(int).tolist()
     return left, top, right - left, bottom - top
@@ -263,7 +263,7 @@ def fill(canvas: np.ndarray, outline: np.ndarray, colors: np.ndarray) -> None:
 def paint(rng: np.random.Generator, canvas: np.ndarray, outline: np.ndarray, fading: float = 0.0) -> None:
     """Fill the outline on the canvas, in place, with a random texture of two colors that stand out from what is there.
 
-    Texture and colors are drawn without looking at the class, so they tell nothing about it. `fading`, from 0 to 1,
+    Texture and colors do not depend on the class. `fading`, from 0 to 1,
     draws the colors towards what is there.
     """
     left, top, width, height = window(canvas, outline)

@@ -17,7 +17,7 @@ def write_figure(path: Path, info: dict, columns: int = 3) -> None:
 
     Args:
         path: the PNG to write.
-        info: the split, as `scene_files.split_info` describes it.
+        info: the split, of `split_info`.
         columns: images in a row.
 
     Raises:

@@ -1,7 +1,6 @@
-"""The files of a ContextScenes data set: COCO ground truth beside images, all of it or nothing."""
+"""The files of a ContextScenes data set: images and COCO ground truth, all of it or nothing."""
 
 import json
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from detection.atomic_write import atomic_folder
 from detection.errors import UserError
 from detection.scenes import drawing
 from detection.scenes.task import Scene
@@ -35,9 +35,9 @@ def annotation(name: str, outline: np.ndarray, categories: tuple[str, ...]) -> d
 def split_info(
     task: str, split: str, count: int, size: int, seed: int, cue: bool = True, difficulty: float | None = None
 ) -> dict:
-    """Return what a split was made from, as its JSON file's `info`; equal infos mean equal files.
+    """Return the `info` of a split's JSON file, what it is drawn from; equal infos mean equal files.
 
-    The cue and the difficulty are named only where they are not what the task has by itself.
+    The cue and the difficulty are named only where they are not the task's defaults.
 
     Raises:
         UserError: a difficulty that the task does not know.
@@ -66,7 +66,7 @@ def scene_of(info: dict, number: int) -> Scene:
 
 
 def write_split(folder: Path, info: dict) -> None:
-    """Draw one split into `folder`: its images in a folder of its name, and its annotations beside that."""
+    """Draw one split into `folder`: its images in a folder of its name, and its annotations."""
     split, count, size = info["split"], info["images"], info["size"]
     categories = TASKS[info["task"]].categories
     images, annotations = [], []
@@ -91,7 +91,7 @@ def write_split(folder: Path, info: dict) -> None:
     (folder / f"{split}.json").write_text(json.dumps(ground_truth), encoding="utf-8")
 
 
-def is_complete(out: Path, infos: list[dict]) -> bool:
+def is_drawn(out: Path, infos: list[dict]) -> bool:
     """Tell whether `out` already holds exactly these splits, with all their images."""
     if {path.name for path in out.glob("*.json")} != {f"{info['split']}.json" for info in infos}:
         return False
@@ -120,27 +120,21 @@ def make(out: Path, infos: list[dict], overwrite: bool = False) -> bool:
         UserError: `out` holds something else.
     """
     out = out.resolve()
-    if is_complete(out, infos):
+    if is_drawn(out, infos):
         return False
     if out.exists():
         _check_replaceable(out, overwrite)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
-        temporary.mkdir(parents=True)
-        for info in infos:
-            write_split(temporary, info)
-        if out.exists():
-            shutil.rmtree(out)
-        try:
-            temporary.rename(out)
-        except OSError:
-            # Another process may have finished the same data set first.
-            if not is_complete(out, infos):
-                raise
+        with atomic_folder(out) as temporary:
+            for info in infos:
+                write_split(temporary, info)
+            if out.exists():
+                shutil.rmtree(out)
     except OSError as error:
-        raise UserError(f"{out} cannot be written ({error.strerror or error}); choose another OUT folder") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        # Another process may have finished the same data set first.
+        if not is_drawn(out, infos):
+            reason = error.strerror or error
+            raise UserError(f"{out} cannot be written ({reason}); choose another OUT folder") from error
     return True
 
 

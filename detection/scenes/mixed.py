@@ -9,7 +9,7 @@ WITH_CONTEXT = (beacon.TASK, row.TASK, distance.TASK, count.TASK, surround.TASK)
 WITHOUT = (shapes.TASK, shapes.TINY, crowd.TASK)
 
 
-def draw(rng: np.random.Generator, size: int, share: float, control: np.random.Generator | None) -> Scene:
+def draw_mixed(rng: np.random.Generator, size: int, share: float, control: np.random.Generator | None) -> Scene:
     """Draw an image of one of the other tasks at its default difficulty; `share` of them need context."""
     tasks = WITH_CONTEXT if rng.random() < share else WITHOUT
     task = tasks[rng.integers(len(tasks))]
@@ -17,4 +17,4 @@ def draw(rng: np.random.Generator, size: int, share: float, control: np.random.G
 
 
 CATEGORIES = tuple(dict.fromkeys(name for task in (*WITH_CONTEXT, *WITHOUT) for name in task.categories))
-TASK = Task(draw, CATEGORIES, Knob("share of images whose classes context alone tells", 0.625, 0.0, 1.0))
+TASK = Task(draw_mixed, CATEGORIES, Knob("share of images whose classes only context shows", 0.625, 0.0, 1.0))

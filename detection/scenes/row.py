@@ -1,10 +1,10 @@
-"""ContextScenes' task `row`: rings that all look alike; a far marker in the same row tells the class of each."""
+"""ContextScenes' task `row`: equal rings; a far marker in the same row shows the class of each."""
 
 import numpy as np
 
 from detection.scenes import drawing
 from detection.scenes.beacon import BEACONS, COLORS, GAP
-from detection.scenes.task import Knob, Scene, Task, told
+from detection.scenes.task import Knob, Scene, Task, shown_class
 
 BANDS = 5
 """Rows of an image: each holds a ring and its marker, or a distractor, or nothing."""
@@ -12,11 +12,11 @@ MARKER = 12 / 128
 """Side of a marker, in sides of the image."""
 
 
-def draw(rng: np.random.Generator, size: int, distractors: float, control: np.random.Generator | None) -> Scene:
+def draw_row(rng: np.random.Generator, size: int, distractors: float, control: np.random.Generator | None) -> Scene:
     """Draw 1 to 3 rings whose class is the color of the marker in the same row, at least 44 pixels of 128 away.
 
-    Each has a class of its own: neither one answer for the whole image nor the nearest marker is right. Markers in
-    rows without a ring are `distractors`. One sweep along the rows is enough.
+    Each ring has its class: neither one answer for the image nor the nearest marker is right. Markers in rows without a
+    ring are `distractors`. One sweep along the rows is enough.
     """
     scene = Scene(drawing.background(rng, size))
     drawing.add_clutter(rng, scene.image)
@@ -27,7 +27,7 @@ def draw(rng: np.random.Generator, size: int, distractors: float, control: np.ra
         name = COLORS[rng.integers(len(COLORS))]
         ring, marker = _pair(rng, size, row)
         drawing.paint_ring(scene.image, ring)
-        drawing.paint_beacon(rng, scene.image, marker, BEACONS[told(name, COLORS, control)])
+        drawing.paint_beacon(rng, scene.image, marker, BEACONS[shown_class(name, COLORS, control)])
         scene.objects.append((name, ring))
         scene.cues.append(marker)
     for row in rows[count : count + int(distractors)]:
@@ -37,7 +37,7 @@ def draw(rng: np.random.Generator, size: int, distractors: float, control: np.ra
 
 
 def _pair(rng: np.random.Generator, size: int, row: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the outlines of a ring and its marker, whose middles lie within 2 pixels of 128 of each other's height."""
+    """Return the outlines of a ring and its marker, whose middles differ in height by at most 2 pixels of 128."""
     unit, side = size / 128, MARKER * size
     extent = rng.uniform(16, 22) * unit
     gap = rng.uniform(GAP * size, size - 2 - extent - side)
@@ -50,5 +50,5 @@ def _pair(rng: np.random.Generator, size: int, row: float) -> tuple[np.ndarray, 
     return outlines
 
 
-KNOB = Knob("markers in other rows, which say nothing", 2, 0, 4, whole=True)
-TASK = Task(draw, COLORS, KNOB)
+KNOB = Knob("markers in other rows, which mean nothing", 2, 0, 4, integer=True)
+TASK = Task(draw_row, COLORS, KNOB)

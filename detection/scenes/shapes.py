@@ -3,23 +3,23 @@
 import numpy as np
 
 from detection.scenes import drawing
-from detection.scenes.task import Knob, Scene, Task, told
+from detection.scenes.task import Knob, Scene, Task, shown_class
 
 SHAPES = tuple(sorted(drawing.SHAPES))
 TINY_SHAPES = ("circle", "cross", "square", "triangle")
 
 
-def draw(rng: np.random.Generator, size: int, fading: float, control: np.random.Generator | None) -> Scene:
+def draw_shapes(rng: np.random.Generator, size: int, fading: float, control: np.random.Generator | None) -> Scene:
     """Draw 2 to 9 shapes of any size, turn, texture and color; the class is the shape.
 
-    Objects lose the part `fading` of what sets them off from the image behind them. In the control version, another
-    shape is drawn than the ground truth says.
+    Objects lose the part `fading` of what sets them off from the image behind them. In the control version, the
+    drawn shape does not depend on the ground truth.
     """
     scene = Scene(drawing.background(rng, size))
     drawing.add_clutter(rng, scene.image)
     for _ in range(rng.integers(2, 10)):
         name = SHAPES[rng.integers(len(SHAPES))]
-        shape = drawing.SHAPES[told(name, SHAPES, control)]
+        shape = drawing.SHAPES[shown_class(name, SHAPES, control)]
         extent = size * np.exp(rng.uniform(np.log(12 / 128), np.log(48 / 128)))
         stretch = np.exp(rng.uniform(-0.25, 0.25))
         outline = drawing.pose(shape, extent, rng.uniform(0, 2 * np.pi), stretch)
@@ -34,13 +34,13 @@ def draw(rng: np.random.Generator, size: int, fading: float, control: np.random.
 def draw_tiny(rng: np.random.Generator, size: int, middle: float, control: np.random.Generator | None) -> Scene:
     """Draw 4 to 10 shapes of one strong color and 2/3 to 4/3 of `middle` pixels of 128; the class is the shape.
 
-    At strides above 4 little is left of them: the fine maps are needed. In the control version, another shape is drawn
-    than the ground truth says.
+    At strides above 4 little is left of them: the fine feature maps are needed. In the control version, the drawn shape
+    does not depend on the ground truth.
     """
     scene = Scene(drawing.background(rng, size))
     for _ in range(rng.integers(4, 11)):
         name = TINY_SHAPES[rng.integers(len(TINY_SHAPES))]
-        shape = drawing.SHAPES[told(name, TINY_SHAPES, control)]
+        shape = drawing.SHAPES[shown_class(name, TINY_SHAPES, control)]
         extent = size / 128 * middle * rng.uniform(2 / 3, 4 / 3)
         outline = drawing.pose(shape, extent, rng.uniform(-0.25, 0.25))
         taken = [drawing.outline_box(other) + [-2, -2, 2, 2] for _, other in scene.objects]
@@ -53,5 +53,5 @@ def draw_tiny(rng: np.random.Generator, size: int, middle: float, control: np.ra
     return scene
 
 
-TASK = Task(draw, SHAPES, Knob("part of the objects' contrast that is taken away", 0.0, 0.0, 0.9))
+TASK = Task(draw_shapes, SHAPES, Knob("part of the objects' contrast that is taken away", 0.0, 0.0, 0.9))
 TINY = Task(draw_tiny, TINY_SHAPES, Knob("middle size of the objects in pixels of an image of 128", 9.0, 6.0, 24.0))

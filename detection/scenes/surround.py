@@ -1,31 +1,31 @@
-"""ContextScenes' task `surround`: rings that all look alike; the pattern in the neighborhood of each tells its class.
+"""ContextScenes' task `surround`: equal rings; the pattern in the neighborhood of each shows its class.
 
-All patterns of an image have the same two grays, in equal parts, and nearly the same period: neither color nor mean
-tells them apart. Lengths are in sizes of the object (the side of its box), measured from its box. S is the image's
+All patterns of an image have the same two grays, in equal parts, and nearly the same period: they differ neither in
+color nor in mean. Lengths are in sizes of the object (the side of its box), measured from its box. S is the image's
 side, N the number of objects.
 """
 
 import numpy as np
 
 from detection.scenes import drawing
-from detection.scenes.task import Knob, Scene, Task, told
+from detection.scenes.task import Knob, Scene, Task, shown_class
 
 PATTERNS = ("checks", "columns", "rows")
 WIDTH = 1.0
 """From its near to its far edge, a pattern is this wide, wherever it begins."""
 
 
-def draw(rng: np.random.Generator, size: int, gap: float, control: np.random.Generator | None) -> Scene:
+def draw_surround(rng: np.random.Generator, size: int, gap: float, control: np.random.Generator | None) -> Scene:
     """Draw 1 or 2 rings, each in a clearing of the pattern that is its class; the classes are drawn independently.
 
-    A clearing reaches `gap` sizes of the object from its box; around it lies the pattern, a size wide. Where two
+    A clearing reaches `gap` sizes of the object from its box; around it is the pattern, a size wide. Where two
     patterns would overlap, the nearer object's is shown. It takes two sizes that a network of two stages, which sees 28
     pixels beyond a box at most, can only guess.
     """
     scene = Scene(drawing.clouds(rng, size))
     outlines = _stand(rng, size, gap)
     names = [PATTERNS[rng.integers(len(PATTERNS))] for _ in outlines]
-    shown = [told(name, PATTERNS, control) for name in names]
+    shown = [shown_class(name, PATTERNS, control) for name in names]
     _paint_patterns(rng, scene.image, outlines, shown, gap)
     for outline in outlines:
         drawing.paint_ring(scene.image, outline)
@@ -57,7 +57,7 @@ def _paint_patterns(
     for index, (outline, name) in enumerate(zip(outlines, names, strict=True)):
         extent = float(np.ptp(outline[:, 0]))
         gray = middle + swing * _pattern(rng, name, size)
-        # A pixel is touched only if all of it lies beyond the gap.
+        # A pixel is changed only if all of it is beyond the gap.
         inner, outer = distances[index] - gap * extent - 0.5, (gap + WIDTH) * extent - 0.5 - distances[index]
         alpha = np.clip(np.minimum(inner, outer), 0, 1) * (nearest == index)
         canvas[:] = np.round(canvas + (gray[:, :, None] - canvas) * alpha[:, :, None])
@@ -95,8 +95,8 @@ def _strips(outline: np.ndarray, size: int, gap: float) -> list[np.ndarray]:
         (x1 + near, y0 - near, x1 + far, y1 + near),
     ]
     boxes = np.clip(boxes, 0, size)
-    whole = (boxes[:, 2:] > boxes[:, :2]).all(1)
-    return [np.array([[a, b], [c, b], [c, d], [a, d]]) for a, b, c, d in boxes[whole]]
+    visible = (boxes[:, 2:] > boxes[:, :2]).all(1)
+    return [np.array([[a, b], [c, b], [c, d], [a, d]]) for a, b, c, d in boxes[visible]]
 
 
-TASK = Task(draw, PATTERNS, Knob("free space between an object and the pattern, in its sizes", 2.0, 0.25, 2.5))
+TASK = Task(draw_surround, PATTERNS, Knob("free space between an object and the pattern, in its sizes", 2.0, 0.25, 2.5))

@@ -1,4 +1,4 @@
-"""What a ContextScenes task is: how it draws a scene, its classes, the knob that makes it harder, and its control."""
+"""A ContextScenes task: how it draws a scene, its classes, the knob that makes it harder, and its control version."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,10 +14,10 @@ class Scene:
 
     Attributes:
         image: (S, S, 3) uint8 RGB.
-        objects: category name and outline (V, 2) float xy in pixels of each object, in drawing order. An outline is the
-            whole object's, also where a later object covers a little of it.
-        cues: outlines (V, 2) float xy in pixels within which lies all that tells the classes; none where the objects
-            tell themselves.
+        objects: category name and outline (V, 2) float xy in pixels of each object, in drawing order; of the complete
+            object, also where a later one covers a little of it.
+        cues: outlines (V, 2) float xy in pixels that hold everything the classes depend on; none where the objects show
+            their classes themselves.
     """
 
     image: np.ndarray
@@ -31,28 +31,28 @@ class Knob:
 
     Attributes:
         meaning: what the number counts, with its unit.
-        default: its value when nothing is said.
+        default: its value where none is given.
         low: least value.
         high: largest value.
-        whole: only whole numbers make sense.
+        integer: only integers make sense.
     """
 
     meaning: str
     default: float
     low: float
     high: float
-    whole: bool = False
+    integer: bool = False
 
     def check(self, task: str, value: float | None) -> float:
         """Return the value, or the default for None.
 
         Raises:
-            UserError: it is out of range, or no whole number where one is needed.
+            UserError: it is out of range, or no integer where one is needed.
         """
         if value is None:
             return self.default
-        if not self.low <= value <= self.high or (self.whole and value != int(value)):
-            kind = "a whole number" if self.whole else "a number"
+        if not self.low <= value <= self.high or (self.integer and value != int(value)):
+            kind = "a whole number" if self.integer else "a number"
             raise UserError(
                 f"--difficulty {value:g} makes no sense for {task}: "
                 f"give {kind} from {self.low:g} to {self.high:g} ({self.meaning})"
@@ -69,9 +69,9 @@ class Task:
 
     Attributes:
         draw: makes one scene from the image's random stream, its side in pixels, the difficulty, and None or, for
-            the control version, the stream from which `told` draws what the cue says.
+            the control version, the stream from which `shown_class` draws the class that the cue shows.
         categories: names of all classes, in the order of their ids (from 1).
-        knob: what the difficulty means.
+        knob: meaning and range of the difficulty.
     """
 
     draw: Draw
@@ -79,7 +79,7 @@ class Task:
     knob: Knob
 
 
-def told(name: str, names: tuple[str, ...], control: np.random.Generator | None) -> str:
+def shown_class(name: str, names: tuple[str, ...], control: np.random.Generator | None) -> str:
     """Return the class that a cue shows: the object's own or, in the control version, any, drawn regardless of it.
 
     The control's stream is not the image's: all else of the image, and its ground truth, stay as they are.

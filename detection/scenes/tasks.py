@@ -27,11 +27,11 @@ def draw_scene(
 
     Args:
         task: a name in `TASKS`.
-        seed: of all images of a data set.
+        seed: random seed of all images of a data set.
         split: one of `SPLITS`.
         number: of the image in its split, from 1.
         size: side of the image in pixels.
-        cue: False for the control version: the ground truth is the same, and what told it tells nothing.
+        cue: False for the control version: the ground truth is the same, and the cue does not depend on it.
         difficulty: the task's knob; None for its default.
 
     Raises:

@@ -39,7 +39,7 @@ def test_image_is_not_changed_and_no_boxes_draw_nothing():
     assert drawn is not image and not np.shares_memory(drawn, image)
 
 
-def test_small_pictures_grow_by_a_whole_factor_and_boxes_with_them():
+def test_small_images_grow_by_a_whole_factor_and_boxes_with_them():
     image = np.random.default_rng(0).integers(0, 256, (100, 128, 3), np.uint8)
     drawn = draw_boxes(image, np.zeros((0, 4)), [], min_side=384)
     assert drawn.shape == (400, 512, 3)
@@ -65,7 +65,7 @@ def test_any_box_and_any_name_can_be_drawn(boxes, name, height, width):
     assert drawn.shape == (height * factor, width * factor, 3)
 
 
-def test_a_long_thin_picture_is_not_enlarged_without_limit():
+def test_a_long_thin_image_is_not_enlarged_without_limit():
     assert draw_boxes(gray(1, 5000), np.zeros((0, 4)), []).shape == (1, 5000, 3)
 
 
@@ -78,12 +78,12 @@ def label_size(box: tuple[int, int, int, int]) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("box", [(0, 0, 40, 30), (460, 0, 500, 30), (0, 370, 40, 400), (460, 370, 500, 400)])
-def test_whole_label_stays_in_the_picture(box):
+def test_whole_label_stays_in_the_image(box):
     """A label in a corner is as large as one in the middle: nothing of it is cut off."""
     assert label_size(box) == label_size((240, 200, 280, 230))
 
 
-def test_long_names_are_shortened_to_the_picture():
+def test_long_names_are_shortened_to_the_image():
     drawn = draw_boxes(gray(), np.array([[10, 100, 60, 140]]), ["very " * 60], colors={})
     assert drawn.shape == (400, 500, 3)
 
@@ -129,14 +129,14 @@ def test_wrong_lengths_are_an_error():
         contact_sheet([], 3)
 
 
-def test_pictures_side_by_side_are_whole():
+def test_images_side_by_side_are_whole():
     left, right = np.full((90, 120, 3), 10, np.uint8), np.full((60, 80, 3), 200, np.uint8)
     sheet = side_by_side(left, right)
     assert has_color(sheet, (10,) * 3).sum() >= 90 * 120 and has_color(sheet, (200,) * 3).sum() >= 60 * 80
     assert sheet[0, 0].tolist() == [255] * 3 and sheet.shape[1] == 2 * 120 + 3 * 8
 
 
-def test_contact_sheet_holds_every_picture_in_order():
+def test_contact_sheet_holds_every_image_in_order():
     images = [np.full((20 + 5 * index, 40 - 5 * index, 3), 10 * index, np.uint8) for index in range(5)]
     sheet = contact_sheet(images, columns=3, gap=4)
     assert sheet.shape == (2 * (40 + 4) + 4, 3 * (40 + 4) + 4, 3)

@@ -21,7 +21,7 @@ def close(a, b):
     torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
 
 
-def test_the_middle_of_every_range_is_the_picture():
+def test_the_middle_of_every_range_is_the_image():
     images = random_images()
     settings = ImageAugmentation(shift=2, rotation=30.0, scale=0.3, flip=True)
     close(augment(images, settings, numbers(STILL, STILL, STILL)), images)
@@ -67,7 +67,7 @@ def test_a_mirror_image_and_a_turn():
     close(turned[1], images[1].rot90(1, (1, 2)))
 
 
-def test_a_mirror_image_of_a_turned_picture_is_upright_as_far():
+def test_a_mirror_image_of_a_turned_image_is_upright_as_far():
     """Turn and flip do not disturb each other: the mirror image of the image, turned."""
     images = random_images(1)
     both = numbers((*STILL[:2], 0.0, 0.5, 0.1))
@@ -84,7 +84,7 @@ def test_a_scale_is_a_size():
     assert (larger[0, 0, 6:10, 6:10] == 1).all() and not larger[0, 0, :4].any()
 
 
-def test_a_picture_is_changed_alone_as_in_a_batch():
+def test_a_image_is_changed_alone_as_in_a_batch():
     images, draws = random_images(), torch.rand(3, NUMBERS, generator=torch.Generator().manual_seed(1))
     settings = ImageAugmentation(shift=2, rotation=20.0, scale=0.2, flip=True)
     together = augment(images, settings, draws, crop=6)

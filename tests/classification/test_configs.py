@@ -19,7 +19,7 @@ SIDES = {"MNIST": 28, "CIFAR10": 32, "SVHN_extra": 32, "digits": 8}
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_config_says_how_to_run_it(name):
+def test_a_config_states_how_to_run_it(name):
     text = ast.get_docstring(ast.parse(FILES[name].read_text())) or ""
     assert f"detection train_classifier {name}" in text
 
@@ -34,7 +34,7 @@ def test_a_config_is_the_papers_network_of_its_name(name):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_config_trains_a_step_on_pictures_of_its_size(name):
+def test_a_config_trains_a_step_on_images_of_its_size(name):
     config = override_classifier(load_classifier_config(FILES[name]), ["network.backbone.channels=(8, 8)"])
     side = config.data.size or SIDES[config.data.kind]
     assert (side - (config.data.crop or side)) % 2 == 0

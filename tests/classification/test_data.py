@@ -61,7 +61,7 @@ def epoch_of(images, epoch, batch_size=4, processes=1, augmentation=None, crop=N
     return seen
 
 
-def test_an_epoch_has_every_picture_with_its_label():
+def test_an_epoch_has_every_image_with_its_label():
     images = numbered((10, 8), channels=3)
     seen = epoch_of(images, 0)
     assert sorted(seen) == list(range(18))
@@ -70,7 +70,7 @@ def test_an_epoch_has_every_picture_with_its_label():
         torch.testing.assert_close(pixels, images.pixels[number] / 255)
 
 
-def test_changes_depend_on_seed_epoch_and_picture_only():
+def test_changes_depend_on_seed_epoch_and_image_only():
     images = Images(torch.randint(0, 256, (12, 1, 8, 8), dtype=torch.uint8), torch.zeros(12, dtype=int), ("a",))
     augmentation = ImageAugmentation(shift=2, rotation=20.0, scale=0.2, flip=True)
     one = epoch_of(images, 1, augmentation=augmentation, crop=6)

@@ -73,7 +73,7 @@ def test_the_loss_is_the_cross_entropy():
     assert all(p.grad is not None and p.grad.any() for p in network.parameters())
 
 
-def test_it_normalizes_by_the_training_pictures():
+def test_it_normalizes_by_the_training_images():
     pixels = torch.randint(0, 256, (5, 3, 4, 4), dtype=torch.uint8)
     network = build()
     network.set_statistics(pixels)

@@ -36,7 +36,7 @@ def test_the_digits(sklearn_digits):
         assert part.labels.tolist() == sklearn_digits.target[found].tolist()
 
 
-def test_validation_is_taken_from_the_training_pictures(sklearn_digits):
+def test_validation_is_taken_from_the_training_images(sklearn_digits):
     data = ImageData("digits", measure="validation")
     whole, test = open_images(dataclasses.replace(data, measure="test"))
     train, validation = open_images(data)
@@ -121,7 +121,7 @@ def test_cifar_and_svhn_become_channels_first(monkeypatch):
         ("SVHN_extra", "{train,extra,test}_32x32.mat"),
     ],
 )
-def test_what_is_missing_is_told_where_to_put(tmp_path, kind, words):
+def test_what_is_missing_is_reported_where_to_put(tmp_path, kind, words):
     with pytest.raises(UserError) as caught:
         open_images(ImageData(kind, root=str(tmp_path)))
     sentence = str(caught.value)
@@ -143,7 +143,7 @@ def test_a_folder_without_parts_is_split(tmp_path):
     assert torch.bincount(train.labels).tolist() == [7, 7] and torch.bincount(test.labels).tolist() == [3, 3]
 
 
-def test_pictures_of_a_folder_lose_their_ends(tmp_path):
+def test_images_of_a_folder_lose_their_ends(tmp_path):
     """A wide image at its size: its shorter side is brought to it, and of the longer the middle is kept."""
     for name in "ab":
         (tmp_path / name).mkdir()
@@ -201,7 +201,7 @@ def test_parts_of_two_sizes(tmp_path):
     assert train.pixels.shape[1:] == test.pixels.shape[1:] == (3, 8, 8)
 
 
-def test_pictures_that_are_not_square(tmp_path):
+def test_images_that_are_not_square(tmp_path):
     write_stripes(tmp_path, [("", 3)], size=8)
     for path in tmp_path.rglob("*.png"):
         Image.new("RGB", (12, 8)).save(path)

@@ -2,11 +2,7 @@
 
 import copy
 import json
-import os
 import shutil
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -54,7 +50,7 @@ ANNOTATIONS = {
     "NaN box": (set_box(1, 1, NAN, 4), ["annotation", "3"]),
     "infinite box": (set_box(1, 1, float("inf"), 4), ["annotation", "3"]),
     "negative size": (set_box(1, 1, -4, 4), ["annotation", "3"]),
-    "zero size": (set_box(1, 1, 0, 4), ["annotation", "3", "doctor.py"]),
+    "zero size": (set_box(1, 1, 0, 4), ["annotation", "3", "detection doctor"]),
     "outside the image": (set_box(500, 1, 4, 4), ["annotation", "3"]),
     "no bbox": (lambda d: d["annotations"][2].pop("bbox"), ["bbox"]),
     "no categories": (lambda d: d.pop("categories"), ["categories"]),
@@ -195,20 +191,3 @@ def test_scenes_are_drawn_on_first_use(tmp_path, monkeypatch, capsys):
     assert train.main(["config.py", "schedule.epochs=1", "--device=cpu", "--output=run"]) == 0
     assert "drawing 4 + 2 images" in capsys.readouterr().out
     assert len(list((tmp_path / "new/scenes/train").glob("*.png"))) == 4
-
-
-@pytest.mark.parametrize("tool", sorted(p.name for p in (ROOT / "tools").glob("*.py")))
-def test_help_does_not_import_torch(tool):
-    code = (
-        "import sys, runpy\nsys.argv = ['tool', '--help']\n"
-        f"try:\n    runpy.run_path({str(ROOT / 'tools' / tool)!r}, run_name='__main__')\n"
-        "except SystemExit as e:\n    assert not e.code\n"
-        "assert 'torch' not in sys.modules\n"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tools")}
-    began = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    assert "usage" in done.stdout
-    # A loose bound: the command itself answers in a tenth of it, and another process may share the core.
-    assert time.perf_counter() - began < 5

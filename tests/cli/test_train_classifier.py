@@ -36,11 +36,11 @@ def test_train_then_resume_then_measure_again(workplace, capsys):
     assert "after 1 epochs" in capsys.readouterr().out
     arguments = ["--evaluate=run", "network.backbone.inference_steps=4", "--device=cpu"]
     assert train_classifier.main(arguments) == 0
-    told = json.loads(capsys.readouterr().out)
+    metrics = json.loads(capsys.readouterr().out)
     again = Path("run/evaluation/metrics.json")
-    assert told == json.loads(again.read_text()) and told["images"] == 8
+    assert metrics == json.loads(again.read_text()) and metrics["images"] == 8
     assert train_classifier.main([*arguments, "--output=elsewhere"]) == 0
-    assert json.loads(Path("elsewhere/metrics.json").read_text()) == told
+    assert json.loads(Path("elsewhere/metrics.json").read_text()) == metrics
 
 
 def test_a_run_without_an_output_is_named_by_its_config(workplace):

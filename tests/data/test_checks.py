@@ -97,7 +97,7 @@ BAD_BOXES = [
 
 
 @pytest.mark.parametrize(("change", "expected"), BAD_ENTRIES)
-def test_a_bad_entry_is_told_in_one_sentence(tmp_path, change, expected):
+def test_a_bad_entry_is_reported_in_one_sentence(tmp_path, change, expected):
     data = small()
     change(data)
     path = write(tmp_path, data, images=False)
@@ -116,7 +116,7 @@ def test_a_bad_box_is_refused_or_dropped(tmp_path, box, expected):
     path = write(tmp_path, data, images=False)
     with pytest.raises(UserError) as error:
         load_index(path, cache_dir=tmp_path)
-    for part in (str(path), "annotation 6", expected, "doctor.py", "--fix", 'bad_boxes="drop"'):
+    for part in (str(path), "annotation 6", expected, "detection doctor", "--fix", 'bad_boxes="drop"'):
         assert part in str(error.value)
     index = load_index(path, bad_boxes="drop", cache_dir=tmp_path)
     assert index.counts["dropped"] == 1 and index.annotation_ids.tolist() == [5, 7, 0]
@@ -138,7 +138,7 @@ def test_only_bad_boxes_are_dropped(tmp_path):
         ('{"images": [', "not valid JSON"),
         ("\x00\xff", "not valid JSON"),
         ("[" * 100_000, "not valid JSON"),
-        ('[{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}]', "looks like a results file"),
+        ('[{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}]', "is a results file"),
         ("[]", "holds a list"),
         ("3", "holds a int"),
         ('{"images": [], "annotations": []}', "no key 'categories'"),
@@ -166,7 +166,7 @@ def test_a_byte_order_mark_is_no_error(tmp_path):
     assert len(load_index(path, cache_dir=tmp_path)) == 3
 
 
-def test_all_problems_are_found_and_the_first_says_how_many_more(tmp_path):
+def test_all_problems_are_found_and_the_first_states_how_many_more(tmp_path):
     data = small()
     data["annotations"][0]["image_id"] = 99
     data["annotations"][1]["bbox"] = [0, 0, 0, 0]

@@ -134,20 +134,20 @@ def test_an_image_has_its_stream_wherever_it_stands(tmp_path):
     assert _equal(_flat([collate([dataset[(2, 1)]])]), _flat([collate([kept[(2, 7)]])]))
 
 
-def test_missing_files_are_told_at_the_start(tmp_path):
+def test_missing_files_are_reported_at_the_start(tmp_path):
     path = write(tmp_path, small())
     for name in ("sub/b.png", "c.png"):
         (tmp_path / "images" / name).unlink()
     with pytest.raises(UserError) as error:
         DetectionDataset(load_index(path), tmp_path / "images")
-    for part in (str(path), "image 10", "'sub/b.png'", "and 1 more of 3", "doctor.py"):
+    for part in (str(path), "image 10", "'sub/b.png'", "and 1 more of 3", "detection doctor"):
         assert part in str(error.value)
     # An image that is left out need not be there.
     write_image(tmp_path / "images/sub/b.png", 20, 50)
     assert len(DetectionDataset(load_index(path), tmp_path / "images", empty_images="drop")) == 2
 
 
-def test_links_out_of_the_folder_are_told(tmp_path):
+def test_links_out_of_the_folder_are_reported(tmp_path):
     path = write(tmp_path, small())
     (tmp_path / "images/c.png").rename(tmp_path / "c.png")
     (tmp_path / "images/c.png").symlink_to(tmp_path / "c.png")
@@ -155,12 +155,12 @@ def test_links_out_of_the_folder_are_told(tmp_path):
         DetectionDataset(load_index(path), tmp_path / "images")
 
 
-def test_a_size_that_differs_is_told(tmp_path):
+def test_a_size_that_differs_is_reported(tmp_path):
     dataset = _dataset(tmp_path)
     write_image(tmp_path / "images/a.png", 30, 40)
     with pytest.raises(UserError) as error:
         dataset[0]
-    for part in ("a.png is 30x40", "says 40x30", "image 20", "--fix"):
+    for part in ("a.png is 30x40", "has 40x30", "image 20", "--fix"):
         assert part in str(error.value)
 
 

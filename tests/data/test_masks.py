@@ -265,7 +265,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("segmentation", "expected"), WRONG)
-def test_a_bad_mask_is_told_in_one_sentence_and_only_when_asked(tmp_path, segmentation, expected):
+def test_a_bad_mask_is_reported_in_one_sentence_and_only_when_asked(tmp_path, segmentation, expected):
     good = (3, [rectangle(2, 3, 11, 8)], 0)
     data = data_set(good, (9, RLE, 0), (9, segmentation, 0), good, (9, segmentation, 0))
     if segmentation is None:

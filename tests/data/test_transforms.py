@@ -200,7 +200,7 @@ def test_crops_remove_labels_with_their_boxes():
 
 
 @pytest.mark.parametrize("wrong", [{"crop": 1.5}, {"jitter": -0.1}, {"min_sizes": (0,)}])
-def test_wrong_settings_are_told(wrong):
+def test_wrong_settings_are_reported(wrong):
     with pytest.raises(UserError, match=f"augmentation.{next(iter(wrong))}"):
         Augmentation(**wrong)
 

@@ -1,18 +1,19 @@
-"""ContextScenes `beacon`: the class is told by the far beacon and by nothing else in the image."""
+"""ContextScenes `beacon`: the far beacon shows the class, and nothing else in the image does."""
 
 import json
 
 import numpy as np
 import pytest
 
-from detection.cli import scenes as context_scenes
+from detection.cli import scenes as scenes_command
 from detection.scenes import beacon, drawing
+from detection.scenes.tasks import draw_scene
 
 SIZE = 96
 
 
 def scenes(count):
-    return [context_scenes.draw_scene("beacon", 3, "train", number, SIZE) for number in range(1, count + 1)]
+    return [draw_scene("beacon", 3, "train", number, SIZE) for number in range(1, count + 1)]
 
 
 def test_another_color_of_the_beacon_changes_no_other_pixel(monkeypatch):
@@ -32,7 +33,7 @@ def test_another_color_of_the_beacon_changes_no_other_pixel(monkeypatch):
             assert max(across, down) >= SIZE * 44 / 128
 
 
-def test_each_picture_has_one_class_and_classes_are_balanced():
+def test_each_image_has_one_class_and_classes_are_balanced():
     drawn = scenes(600)
     assert all(len({name for name, _ in s.objects}) == 1 for s in drawn)
     counts = np.array([sum(s.objects[0][0] == name for s in drawn) for name in sorted(beacon.BEACONS)])
@@ -57,7 +58,7 @@ def test_number_place_and_size_of_objects_do_not_tell_the_class():
 @pytest.mark.parametrize("size", [64, 128])
 def test_it_is_drawn_at_any_size(tmp_path, size):
     out = tmp_path / "beacon"
-    context_scenes.main([str(out), "--task=beacon", "--train=6", "--val=2", f"--size={size}"])
+    scenes_command.main([str(out), "--task=beacon", "--train=6", "--val=2", f"--size={size}"])
     ground_truth = json.loads((out / "train.json").read_text())
     assert [c["name"] for c in ground_truth["categories"]] == ["blue", "green", "red"]
     assert len(ground_truth["annotations"]) >= 12 and ground_truth["info"]["task"] == "beacon"

@@ -5,15 +5,16 @@ import json
 import numpy as np
 import pytest
 
-from detection.cli import scenes as context_scenes
+from detection.cli import scenes as scenes_command
 from detection.scenes import crowd, drawing
+from detection.scenes.tasks import draw_scene
 
 SIZE = 96
 
 
 @pytest.fixture(scope="module")
 def scenes():
-    return [context_scenes.draw_scene("crowd", 0, "train", number, SIZE) for number in range(1, 151)]
+    return [draw_scene("crowd", 0, "train", number, SIZE) for number in range(1, 151)]
 
 
 def iou(a, b):
@@ -39,15 +40,15 @@ def inside(outline, points):
     return within
 
 
-def test_a_picture_is_fixed_by_its_arguments():
-    a, b = (context_scenes.draw_scene("crowd", 3, "val", 7, SIZE) for _ in range(2))
+def test_a_image_is_fixed_by_its_arguments():
+    a, b = (draw_scene("crowd", 3, "val", 7, SIZE) for _ in range(2))
     assert np.array_equal(a.image, b.image)
     assert all(np.array_equal(p, q) for (_, p), (_, q) in zip(a.objects, b.objects, strict=True))
-    other = context_scenes.draw_scene("crowd", 4, "val", 7, SIZE)
+    other = draw_scene("crowd", 4, "val", 7, SIZE)
     assert not np.array_equal(a.image, other.image)
 
 
-def test_a_picture_has_6_to_14_people(scenes):
+def test_a_image_has_6_to_14_people(scenes):
     counts = [len(scene.objects) for scene in scenes]
     assert set(counts) == set(range(6, 15))
     assert {name for scene in scenes for name, _ in scene.objects} == {"person"}
@@ -96,7 +97,7 @@ def test_who_stands_lower_stands_in_front(scenes):
 def test_a_later_figure_covers_an_earlier_one_and_has_a_dark_rim():
     figures = np.full((256, 256, 3), 128, np.uint8)
     boxes = [np.array([40.0, 40, 100, 140]), np.array([70.0, 60, 130, 160])]
-    crowd.paint(np.random.default_rng(1), figures, boxes)
+    crowd.paint_people(np.random.default_rng(1), figures, boxes)
     row = figures.max(2)[110].astype(int)
     assert row[40:45].min() < 60 and row[70:75].min() < 60 and row[125:130].min() < 60
     assert row[45:68].min() > 95 and row[76:124].min() > 95  # no rim of the one behind, which would end at 99
@@ -113,7 +114,7 @@ def test_people_are_nearly_alike(scenes):
 @pytest.mark.parametrize("size", [64, 256])
 def test_it_is_drawn_at_any_size(tmp_path, size):
     out = tmp_path / "crowd"
-    assert context_scenes.main([str(out), "--task=crowd", "--train=6", "--val=2", f"--size={size}"]) == 0
+    assert scenes_command.main([str(out), "--task=crowd", "--train=6", "--val=2", f"--size={size}"]) == 0
     ground_truth = json.loads((out / "train.json").read_text())
     assert [c["name"] for c in ground_truth["categories"]] == ["person"] and ground_truth["info"]["task"] == "crowd"
     assert len(ground_truth["annotations"]) >= 36

@@ -1,4 +1,4 @@
-"""ContextScenes: the cue of each task tells every class, lies where the task says, and is all that its control changes.
+"""ContextScenes: the cue of each task shows every class, is where it should be, and is all that its control changes.
 
 `reading` is a naive reader of each cue, written here; it knows where to look and is right in every image.
 """
@@ -11,9 +11,9 @@ from detection.scenes import beacon, drawing
 from detection.scenes.tasks import TASKS, draw_scene
 
 SIZE = 128
-TOLD_BY_CONTEXT = ("beacon", "count", "distance", "row", "surround")
+SHOWN_BY_CONTEXT = ("beacon", "count", "distance", "row", "surround")
 LEAST_GAP = {"beacon": 44, "count": 44, "distance": 40, "row": 44, "surround": 2 * 14}
-"""Least distance in pixels between an object's box and the cue that tells its class, at the default difficulty."""
+"""Least distance in pixels between an object's box and the cue that shows its class, at the default difficulty."""
 
 
 def scenes(task, count, cue=True, difficulty=None, size=SIZE):
@@ -67,22 +67,22 @@ READING = {
 }
 
 
-@pytest.mark.parametrize("task", TOLD_BY_CONTEXT)
-def test_the_cue_tells_every_class(task):
+@pytest.mark.parametrize("task", SHOWN_BY_CONTEXT)
+def test_the_cue_shows_every_class(task):
     for scene in scenes(task, 60):
         assert [name for name, _ in scene.objects] == [READING[task](scene, i) for i in range(len(scene.objects))]
 
 
-@pytest.mark.parametrize("task", TOLD_BY_CONTEXT)
-def test_in_the_control_version_the_cue_tells_nothing(task):
+@pytest.mark.parametrize("task", SHOWN_BY_CONTEXT)
+def test_in_the_control_version_the_cue_shows_nothing(task):
     """One object an image: right in a third of the images, within four standard deviations."""
     right = [scene.objects[0][0] == READING[task](scene, 0) for scene in scenes(task, 120, cue=False)]
     assert abs(np.mean(right) - 1 / 3) < 4 * np.sqrt(2 / 9 / 120)
 
 
-@pytest.mark.parametrize("task", TOLD_BY_CONTEXT)
+@pytest.mark.parametrize("task", SHOWN_BY_CONTEXT)
 def test_the_control_version_changes_the_cue_and_nothing_else(task):
-    """Ground-truth boxes are equal; pixels that differ lie in the cues' outlines and far from the boxes, as the task promises."""
+    """Boxes are equal; pixels that differ are in the cues' outlines and as far from the boxes as the task promises."""
     differing = 0
     for with_cue, without in zip(scenes(task, 60), scenes(task, 60, cue=False), strict=True):
         for (name, outline), (other_name, other) in zip(with_cue.objects, without.objects, strict=True):
@@ -101,7 +101,7 @@ def test_the_control_version_changes_the_cue_and_nothing_else(task):
     assert differing > 30
 
 
-@pytest.mark.parametrize("task", TOLD_BY_CONTEXT)
+@pytest.mark.parametrize("task", SHOWN_BY_CONTEXT)
 @pytest.mark.parametrize("size, easiest", [(64, False), (128, False), (128, True)])
 def test_no_cue_touches_a_box(task, size, easiest):
     for scene in scenes(task, 40, difficulty=TASKS[task].knob.low if easiest else None, size=size):

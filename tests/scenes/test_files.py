@@ -12,15 +12,16 @@ from PIL import Image
 from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
 
-from detection.cli import scenes as context_scenes
+from detection.cli import scenes as scenes_command
 from detection.scenes import drawing
 from detection.scenes import files as scene_files
+from detection.scenes.tasks import draw_scene
 
 SIZE = 128
 
 
 def make(out: Path, *options: str) -> int:
-    return context_scenes.main([str(out), *options])
+    return scenes_command.main([str(out), *options])
 
 
 def tree_hashes(folder: Path) -> dict[str, str]:
@@ -48,7 +49,7 @@ def test_files_are_complete_coco(data_set, split, count):
     )
     assert len(coco.imgs) == count == len(list((data_set / split).iterdir()))
     assert [coco.cats[i]["name"] for i in range(1, 7)] == ["circle", "cross", "half-disc", "square", "star", "triangle"]
-    assert coco.dataset["info"]["task"] == "shapes" and coco.dataset["info"]["version"] == context_scenes.VERSION
+    assert coco.dataset["info"]["task"] == "shapes" and coco.dataset["info"]["version"] == scene_files.VERSION
     assert len({item["id"] for item in coco.dataset["annotations"]}) == len(coco.dataset["annotations"])
     for entry in coco.imgs.values():
         with Image.open(data_set / split / entry["file_name"]) as image:
@@ -83,7 +84,7 @@ def test_boxes_lie_inside_and_hardly_overlap(train):
                 assert wide * high <= 0.11 * smaller
 
 
-def test_the_picture_shows_each_object_at_its_polygon():
+def test_the_image_shows_each_object_at_its_polygon():
     """Painted in one known color on another, the bright pixels are the polygon's mask and its area is kept."""
     for name, shape in drawing.SHAPES.items():
         outline = drawing.pose(shape, 40, 0.7, 1.2) + [20.3, 31.6]
@@ -131,7 +132,7 @@ def test_size_place_and_color_do_not_tell_the_class(data_set, train):
     assert (between / within < 5.2).all(), between / within
 
 
-def test_no_two_pictures_are_alike(data_set):
+def test_no_two_images_are_alike(data_set):
     images = [hash_ for name, hash_ in tree_hashes(data_set).items() if name.endswith(".png")]
     assert len(images) == 300 == len(set(images))
 
@@ -147,13 +148,13 @@ def test_same_seed_gives_the_same_bytes_whatever_else_is_made(data_set, tmp_path
 
 def test_a_scene_depends_on_its_arguments_only():
     np.random.seed(1)
-    a = context_scenes.draw_scene("shapes", 3, "val", 7, 96)
-    context_scenes.draw_scene("shapes", 3, "val", 8, 96)
+    a = draw_scene("shapes", 3, "val", 7, 96)
+    draw_scene("shapes", 3, "val", 8, 96)
     np.random.seed(2)
-    b = context_scenes.draw_scene("shapes", 3, "val", 7, 96)
+    b = draw_scene("shapes", 3, "val", 7, 96)
     assert a.image.shape == (96, 96, 3) and a.image.dtype == np.uint8
     np.testing.assert_array_equal(a.image, b.image)
-    other = context_scenes.draw_scene("shapes", 3, "train", 7, 96)
+    other = draw_scene("shapes", 3, "train", 7, 96)
     assert not np.array_equal(a.image, other.image)
 
 
@@ -204,7 +205,7 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
         (["--train", "0", "--val", "0"], "no images"),
     ],
 )
-def test_bad_numbers_are_told_in_one_sentence(tmp_path, capsys, options, words):
+def test_bad_numbers_are_reported_in_one_sentence(tmp_path, capsys, options, words):
     assert make(tmp_path / "set", *options) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and words in error and error.count("\n") == 1
@@ -217,13 +218,10 @@ def test_an_unknown_task_is_refused(tmp_path):
     assert exit_.value.code == 2
 
 
-def test_the_script_runs_alone_without_torch(tmp_path):
-    script = Path(context_scenes.__file__)
+def test_scenes_are_drawn_without_torch(tmp_path):
     code = (
-        f"import sys, runpy; sys.path.insert(0, {str(script.parent)!r});"
-        f"sys.argv = ['x', {str(tmp_path / 'set')!r}, '--train', '1', '--val', '0'];"
-        f"import context_scenes; assert context_scenes.main() == 0; assert 'torch' not in sys.modules"
+        "import sys; from detection.cli import scenes;"
+        "assert scenes.main(['set', '--train', '1', '--val', '0']) == 0; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
-    done = subprocess.run([sys.executable, str(script), "--help"], capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0 and "--task" in done.stdout
+    assert (tmp_path / "set" / "train" / "000001.png").is_file()

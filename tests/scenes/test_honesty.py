@@ -17,8 +17,8 @@ from detection.scenes import drawing
 from detection.scenes.tasks import TASKS, draw_scene
 
 SIZE, SIDE, PICTURES = 96, 24, 250
-TOLD_BY_CONTEXT = ("beacon", "count", "distance", "row", "surround")
-TOLD_BY_THE_OBJECT = ("shapes", "tiny")
+SHOWN_BY_CONTEXT = ("beacon", "count", "distance", "row", "surround")
+SHOWN_BY_THE_OBJECT = ("shapes", "tiny")
 
 
 @functools.cache
@@ -82,23 +82,23 @@ def best_guess(task):
     return chance + 3 * np.sqrt(chance * (1 - chance) / PICTURES)
 
 
-@pytest.mark.parametrize("task", TOLD_BY_CONTEXT)
+@pytest.mark.parametrize("task", SHOWN_BY_CONTEXT)
 def test_the_object_alone_is_at_chance(task):
     assert from_crops(task) <= best_guess(task)
 
 
-@pytest.mark.parametrize("task", TOLD_BY_THE_OBJECT)
-def test_the_object_alone_tells_where_the_task_says_so_and_its_control_does_not(task):
+@pytest.mark.parametrize("task", SHOWN_BY_THE_OBJECT)
+def test_the_object_alone_shows_the_class_where_it_should_and_its_control_does_not(task):
     assert from_crops(task) >= 2 / len(TASKS[task].categories)
     assert from_crops(task, cue=False) <= best_guess(task)
 
 
-@pytest.mark.parametrize("task", TOLD_BY_CONTEXT + TOLD_BY_THE_OBJECT)
+@pytest.mark.parametrize("task", SHOWN_BY_CONTEXT + SHOWN_BY_THE_OBJECT)
 def test_place_size_and_number_are_at_chance(task):
     assert from_places(task) <= best_guess(task)
 
 
-@pytest.mark.parametrize("task", TOLD_BY_CONTEXT + TOLD_BY_THE_OBJECT)
+@pytest.mark.parametrize("task", SHOWN_BY_CONTEXT + SHOWN_BY_THE_OBJECT)
 def test_classes_are_balanced(task):
     """Over images, as objects of one may share their class: within four standard deviations of equal parts."""
     _, _, classes = samples(task, "val")

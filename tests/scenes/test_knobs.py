@@ -1,18 +1,17 @@
-"""ContextScenes: what the difficulty changes in each task, what is refused, and what files and configs say of it."""
+"""ContextScenes: what the difficulty changes in each task, what is refused, and what files and configs hold of it."""
 
 import json
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
-from detection.cli import scenes as context_scenes
-from detection.cli import train
-from detection.config import ScenesConfig
+from detection.cli import scenes as scenes_command
+from detection.config import DataConfig, ScenesConfig, SplitConfig
 from detection.errors import UserError
 from detection.scenes import drawing
+from detection.scenes.ensure import ensure_scenes
 from detection.scenes.tasks import TASKS, draw_scene
 
 SIZE = 96
@@ -92,16 +91,16 @@ def test_crowd_overlaps_up_to_its_difficulty_and_not_at_all_in_its_control(cue, 
 def test_surround_keeps_the_pattern_this_many_sizes_away(sizes):
     """Told by the pixels that change with the pattern: none is nearer to any box, and some are hardly farther."""
     nearest = []
-    for told, untold in zip(scenes("surround", 20, sizes), scenes("surround", 20, sizes, cue=False), strict=True):
-        for y, x in np.argwhere((told.image != untold.image).any(2)):
-            x0, y0, x1, y1 = boxes(told).T
+    for with_cue, without in zip(scenes("surround", 20, sizes), scenes("surround", 20, sizes, cue=False), strict=True):
+        for y, x in np.argwhere((with_cue.image != without.image).any(2)):
+            x0, y0, x1, y1 = boxes(with_cue).T
             gaps = np.max([x0 - x - 1, x - x1, y0 - y - 1, y - y1], axis=0)
             nearest.append((gaps / (x1 - x0)).min())
     assert sizes - 1e-6 <= min(nearest) <= sizes + 0.15
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_mixed_has_this_share_of_pictures_that_need_context(share):
+def test_mixed_has_this_share_of_images_that_need_context(share):
     """Rings are classed by context, all else by itself; every class of every task is met."""
     alone = {*drawing.SHAPES, "person"}
     drawn = scenes("mixed", 150, share)
@@ -125,9 +124,9 @@ def test_mixed_has_this_share_of_pictures_that_need_context(share):
         ("mixed", 2, "from 0 to 1"),
     ],
 )
-def test_a_difficulty_out_of_range_is_told_in_one_sentence(tmp_path, capsys, task, value, words):
+def test_a_difficulty_out_of_range_is_reported_in_one_sentence(tmp_path, capsys, task, value, words):
     arguments = [str(tmp_path / "set"), f"--task={task}", f"--difficulty={value}", "--train=1"]
-    assert context_scenes.main(arguments) == 2
+    assert scenes_command.main(arguments) == 2
     error = capsys.readouterr().err
     assert f"--difficulty {value:g}" in error and task in error and words in error and error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
@@ -135,8 +134,8 @@ def test_a_difficulty_out_of_range_is_told_in_one_sentence(tmp_path, capsys, tas
         draw_scene(task, 0, "train", 1, SIZE, True, value)
 
 
-def test_a_distance_that_the_picture_has_no_room_for_is_refused(tmp_path, capsys):
-    assert context_scenes.main([str(tmp_path / "set"), "--task=distance", "--size=64", "--difficulty=9"]) == 2
+def test_a_distance_that_the_image_has_no_room_for_is_refused(tmp_path, capsys):
+    assert scenes_command.main([str(tmp_path / "set"), "--task=distance", "--size=64", "--difficulty=9"]) == 2
     error = capsys.readouterr().err
     assert "images of 64 pixels: give 5 or less" in error and error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
@@ -150,7 +149,7 @@ def test_files_name_what_is_not_the_default_only(tmp_path, capsys):
 
     def info(*options):
         small = ["--task=row", "--train=2", "--val=0", "--size=64"]
-        assert context_scenes.main([str(tmp_path / "set"), *small, *options]) == 0
+        assert scenes_command.main([str(tmp_path / "set"), *small, *options]) == 0
         return json.loads((tmp_path / "set" / "train.json").read_text())["info"]
 
     plain = info()
@@ -163,28 +162,27 @@ def test_files_name_what_is_not_the_default_only(tmp_path, capsys):
     }
     with Image.open(tmp_path / "set" / "train" / "000002.png") as image:
         assert np.array_equal(image, draw_scene("row", 0, "train", 2, 64, False, 3).image)
-    assert context_scenes.main([str(tmp_path / "set"), "--task=row", "--train=2", "--val=0", "--size=64"]) == 2
+    assert scenes_command.main([str(tmp_path / "set"), "--task=row", "--train=2", "--val=0", "--size=64"]) == 2
 
 
 @pytest.mark.parametrize("options", [{}, {"cue": False, "difficulty": 1.0, "test": 3}])
-def test_a_config_draws_what_it_says(tmp_path, options):
+def test_a_config_draws_its_scenes(tmp_path, options):
     """The set of a config is the one that the command line makes with the same options."""
     scenes = ScenesConfig(task="row", train=2, val=1, size=64, **options)
-    split = SimpleNamespace(annotations=str(tmp_path / "set" / "train.json"))
-    train.draw_scenes(SimpleNamespace(data=SimpleNamespace(scenes=scenes, train=split)), True)
+    ensure_scenes(DataConfig(train=SplitConfig(str(tmp_path / "set" / "train.json")), scenes=scenes))
     found = json.loads((tmp_path / "set" / "train.json").read_text())["info"]
     assert (found.get("cue", True), found.get("difficulty")) == (options.get("cue", True), options.get("difficulty"))
     assert (tmp_path / "set" / "test.json").exists() == ("test" in options)
 
 
-def test_a_figure_shows_six_pictures(tmp_path, capsys):
+def test_a_figure_shows_six_images(tmp_path, capsys):
     path = tmp_path / "new" / "row.png"
-    assert context_scenes.main(["--task=row", "--size=64", f"--figure={path}"]) == 0
+    assert scenes_command.main(["--task=row", "--size=64", f"--figure={path}"]) == 0
     with Image.open(path) as image:
         assert image.width > 3 * 256 and image.height > 2 * 256 and image.mode == "RGB"
     assert [p.name for p in tmp_path.rglob("*.*")] == ["row.png"]
-    assert context_scenes.main(["--task=row"]) == 2
+    assert scenes_command.main(["--task=row"]) == 2
     assert "--figure FILE.png" in capsys.readouterr().err
     (tmp_path / "file").touch()
-    assert context_scenes.main([f"--figure={tmp_path / 'file' / 'row.png'}"]) == 2
+    assert scenes_command.main([f"--figure={tmp_path / 'file' / 'row.png'}"]) == 2
     assert "cannot be written" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""ContextScenes: the published splits stay what they are. Golden values: ground-truth boxes exactly, images by their mean."""
+"""ContextScenes: the published splits stay what they are. Golden values: boxes exactly, images by their mean."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ GOLDEN = {
 }
 
 
-def first_pictures(task):
+def first_images(task):
     """Hash of the ground-truth boxes of the first two images of each split, and the mean of these images."""
     targets, means = [], []
     for split in SPLITS:
@@ -35,5 +35,5 @@ def first_pictures(task):
 
 @pytest.mark.parametrize("task", sorted(TASKS))
 def test_published_splits_are_unchanged(task):
-    targets, mean = first_pictures(task)
+    targets, mean = first_images(task)
     assert targets == GOLDEN[task][0] and mean == pytest.approx(GOLDEN[task][1], abs=0.05)

@@ -68,7 +68,7 @@ def test_it_is_the_mean_over_boxes_of_the_descriptors_root_mean_square(detector)
     assert measure_amplitude(detector.train(), make_batches(), ("c3",)) == pytest.approx(sum(found) / 3, rel=1e-5)
 
 
-def test_pictures_have_the_size_that_is_trained_on(detector):
+def test_images_have_the_size_that_is_trained_on(detector):
     sizes = []
     detector.backbone.register_forward_hook(lambda m, args, out: sizes.append(tuple(args[0].shape[-2:])))
     batch = [([torch.rand(3, 30, 32)], [{"boxes": torch.tensor([[1.0, 1, 20, 20]])}])]

@@ -222,7 +222,5 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path, finished_run):
     for found, words in ((1, "format 1"), (None, "no format")):
         config["format"] = found
         (copy / "config.json").write_text(json.dumps(config))
-        with pytest.raises(
-            UserError, match=f"copy/config.json: has {words}, and this version reads format 2; train"
-        ):
+        with pytest.raises(UserError, match=f"copy/config.json: has {words}, and this version reads format 2; train"):
             open_run(copy)
