@@ -1,60 +1,76 @@
-"""Batch and group norm whose statistics are those of the valid cells, so that padding changes nothing."""
+"""Batch and group norm whose statistics are those of the valid locations, so that padding changes nothing."""
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 
-class MaskedBatchNorm(nn.BatchNorm2d):
-    """`nn.BatchNorm2d` over valid cells; with all cells valid it is the same."""
+class MaskedBatchNorm(nn.Module):
+    """`nn.BatchNorm2d` over valid locations; with all locations valid it is the same.
 
-    def forward(self, x: Tensor, valid: Tensor) -> Tensor:  # type: ignore[override]
-        """Normalize.
+    Parameters and running statistics belong to `norm`. Where `nn.SyncBatchNorm.convert_sync_batchnorm` has replaced it,
+    the statistics are those of all processes.
+    """
 
-        Args:
-            x: (B, C, H, W).
-            valid: (B, 1, H, W) booleans.
-        """
-        if not self.training:
-            return super().forward(x)
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm: nn.BatchNorm2d | nn.SyncBatchNorm = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor, valid: Tensor) -> Tensor:
+        """Normalize x (B, C, H, W) under booleans `valid` (B, 1, H, W)."""
+        norm = self.norm
+        if not norm.training:
+            return norm(x)
         exact = x.to(torch.promote_types(x.dtype, torch.float32))
-        count = valid.sum()
-        mean, variance = _moments(exact, valid, (0, 2, 3))
-        self._keep(mean.detach().flatten(), variance.detach().flatten(), count)
-        y = (exact - mean) * (variance + self.eps).rsqrt() * self.weight[:, None, None] + self.bias[:, None, None]
+        mean, variance = _moments(exact, valid, (0, 2, 3), self._over_processes)
+        self._update(mean.detach().flatten(), variance.detach().flatten(), self._over_processes(valid.sum()))
+        y = (exact - mean) * (variance + norm.eps).rsqrt() * norm.weight[:, None, None] + norm.bias[:, None, None]
         return y.to(x.dtype)
 
+    def _over_processes(self, total: Tensor) -> Tensor:
+        """Return the sum over processes of a batch norm that was converted, else `total` itself."""
+        if not isinstance(self.norm, nn.SyncBatchNorm) or not torch.distributed.is_initialized():
+            return total
+        from torch.distributed.nn.functional import all_reduce  # builds without distributed have no such module
+
+        return all_reduce(total, group=self.norm.process_group or torch.distributed.group.WORLD)
+
     @torch.no_grad()
-    def _keep(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
-        """Move the running statistics, unless there was no valid cell."""
-        assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
+    def _update(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
+        """Update the running statistics by those (C,) of a batch, unless it had no valid location."""
+        norm = self.norm
+        assert norm.running_mean is not None and norm.running_var is not None and norm.num_batches_tracked is not None
         some = (count > 0).to(mean.dtype)
-        weight = some * (self.momentum if self.momentum is not None else 1 / (self.num_batches_tracked + 1))
-        self.num_batches_tracked += some.to(self.num_batches_tracked.dtype)
+        weight = some * (norm.momentum if norm.momentum is not None else 1 / (norm.num_batches_tracked + 1))
+        norm.num_batches_tracked += some.to(norm.num_batches_tracked.dtype)
         unbiased = variance * count / (count - 1).clamp(min=1)
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), weight.to(self.running_mean.dtype))
-        self.running_var.lerp_(unbiased.to(self.running_var.dtype), weight.to(self.running_var.dtype))
+        norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), weight.to(norm.running_mean.dtype))
+        norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), weight.to(norm.running_var.dtype))
 
 
 class MaskedGroupNorm(nn.GroupNorm):
-    """`nn.GroupNorm` over valid cells; with all cells valid it is the same."""
+    """`nn.GroupNorm` over valid locations; with all locations valid it is the same."""
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:  # type: ignore[override]
-        """Normalize each image.
-
-        Args:
-            x: (B, C, H, W).
-            valid: (B, 1, H, W) booleans.
-        """
-        exact = x.to(torch.promote_types(x.dtype, torch.float32)).unflatten(1, (self.num_groups, -1))
+        """Normalize each image of x (B, C, H, W) under booleans `valid` (B, 1, H, W)."""
+        exact = x.to(torch.promote_types(x.dtype, torch.float32))
+        exact = exact.unflatten(1, (self.num_groups, -1))  # (B, groups, C / groups, H, W)
         mean, variance = _moments(exact, valid[:, None], (2, 3, 4))
-        y = ((exact - mean) * (variance + self.eps).rsqrt()).flatten(1, 2)
+        y = ((exact - mean) * (variance + self.eps).rsqrt()).flatten(1, 2)  # (B, C, H, W)
         return (y * self.weight[:, None, None] + self.bias[:, None, None]).to(x.dtype)
 
 
-def _moments(x: Tensor, valid: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Mean and (biased) variance over the valid cells of some dimensions, which stay with size 1; 0 where none is."""
+def _moments(
+    x: Tensor, valid: Tensor, dims: tuple[int, ...], total: Callable[[Tensor], Tensor] = lambda part: part
+) -> tuple[Tensor, Tensor]:
+    """Return mean and biased variance over the valid locations of `dims`, kept with size 1; 0 where none is valid.
+
+    Sums are passed through `total`, which may add those of other processes.
+    """
+    # As x, but with size 1 in the dimensions that stay
     one_each = valid.expand(*x.shape[:1], *(x.shape[d] if d in dims else 1 for d in range(1, x.ndim)))
-    count = one_each.sum(dims, keepdim=True).clamp(min=1)
-    mean = (x * valid).sum(dims, keepdim=True) / count
-    variance = ((x - mean) * valid).square().sum(dims, keepdim=True) / count
+    count = total(one_each.sum(dims, keepdim=True)).clamp(min=1)
+    mean = total((x * valid).sum(dims, keepdim=True)) / count
+    variance = total(((x - mean) * valid).square().sum(dims, keepdim=True)) / count
     return mean, variance

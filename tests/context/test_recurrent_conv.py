@@ -1,3 +1,5 @@
+"""Recurrent convolution against a naive unroll and by hand; its norms and steps; settings that are refused."""
+
 import pytest
 import torch
 from torch import nn
@@ -5,7 +7,6 @@ from torch.nn.functional import conv2d, local_response_norm
 
 from detection.context import RecurrentConv
 from detection.context.local_response_norm import LocalResponseNorm
-from detection.context.masked_norms import MaskedBatchNorm, MaskedGroupNorm
 from detection.errors import UserError
 
 C, K = 3, 8
@@ -81,14 +82,16 @@ def test_it_is_the_naive_unroll_with_other_norms(norm, residual):
     norms = {"batch": nn.BatchNorm2d, "group": lambda k: nn.GroupNorm(8, k)}
     copies = [norms[norm](K).double() for _ in made.norm.norms] if norm in norms else []
     for copy, own in zip(copies, made.norm.norms, strict=True):
-        copy.load_state_dict(own.state_dict())
+        copy.load_state_dict(getattr(own, "norm", own).state_dict())
 
     def by_step(state, step):
         return copies[step if norm == "batch" else 0](state) if copies else state
 
     torch.testing.assert_close(made(x, valid), naive(made, x, 2, by_step))
     for copy, own in zip(copies, made.norm.norms, strict=True):
-        assert all(torch.allclose(t, dict(own.named_buffers())[name]) for name, t in copy.named_buffers())
+        assert all(
+            torch.allclose(t, dict(getattr(own, "norm", own).named_buffers())[name]) for name, t in copy.named_buffers()
+        )
 
 
 def test_by_hand():
@@ -118,10 +121,10 @@ def test_without_recurrent_weights_or_steps_it_is_a_plain_convolution(norm):
     assert torch.equal(zero(x, valid), plain(x, valid))
 
 
-def test_a_zero_start_is_a_plain_convolution_that_learns():
+def test_at_zero_it_is_a_plain_convolution_that_learns():
     x, valid = a_map((5, 6))
     torch.manual_seed(0)
-    made = RecurrentConv(C, hidden_channels=K, start="zero").double()
+    made = RecurrentConv(C, hidden_channels=K, init="zero").double()
     expected = naive_lrn(conv2d(x, made.forward_conv.weight, made.forward_conv.bias, padding=1).relu())
     torch.testing.assert_close(made(x, valid), expected)
     made(x, valid).sum().backward()
@@ -129,9 +132,9 @@ def test_a_zero_start_is_a_plain_convolution_that_learns():
 
 
 @pytest.mark.parametrize("norm", ["lrn", "batch", "group"])
-def test_a_residual_with_a_zero_start_changes_no_bit(norm):
+def test_a_residual_at_zero_changes_no_bit(norm):
     x, valid = a_map((5, 6), channels=K)
-    made = RecurrentConv(K, norm=norm, residual=True, start="zero").double()
+    made = RecurrentConv(K, norm=norm, residual=True, init="zero").double()
     assert torch.equal(made(x, valid), x)
     made(x, valid).square().sum().backward()
     assert made.recurrent_conv.weight.grad.abs().sum() > 0
@@ -145,7 +148,7 @@ def test_the_papers_number_of_parameters(channels):
 
 
 @pytest.mark.parametrize("norm", ["lrn", "group"])
-def test_steps_at_test_differ_from_those_in_training(norm):
+def test_steps_at_inference_differ_from_those_in_training(norm):
     x, valid = a_map((5, 6))
     three, five = layer(norm=norm), layer(norm=norm, inference_steps=5)
     other = layer(norm=norm, num_steps=5)
@@ -155,7 +158,7 @@ def test_steps_at_test_differ_from_those_in_training(norm):
     assert not torch.equal(five(x, valid), three.eval()(x, valid))
 
 
-def test_fewer_steps_at_test_go_with_batch_norm_and_more_do_not():
+def test_fewer_steps_at_inference_go_with_batch_norm_and_more_do_not():
     x, valid = a_map((5, 6))
     fewer, same = layer(norm="batch", inference_steps=1), layer(norm="batch", num_steps=1)
     same.load_state_dict(fewer.state_dict(), strict=False)
@@ -170,49 +173,18 @@ def test_each_step_has_its_own_batch_statistics():
     x, valid = a_map((5, 6))
     made = layer(norm="batch")
     made(x, valid)
-    means = torch.stack([norm.running_mean for norm in made.norm.norms])
+    means = torch.stack([norm.norm.running_mean for norm in made.norm.norms])
     assert len(means) == 4
     assert torch.pdist(means).min() > 1e-3
     assert len(layer(norm="group").norm.norms) == 1
 
 
-def test_batch_statistics_in_training_are_those_of_the_valid_cells():
+def test_batch_statistics_in_training_are_those_of_the_valid_locations():
     x, valid = a_map((3, 6), (5, 2))
     made, other = layer(norm="batch"), layer(norm="batch")
     other.load_state_dict(made.state_dict())
     assert torch.equal(made(x, valid), other(x.masked_fill(~valid, 77.0), valid))
     assert all(torch.equal(a, b) for a, b in zip(made.buffers(), other.buffers(), strict=True))
-
-
-@pytest.mark.parametrize("kind", ["batch", "group"])
-def test_masked_norms_by_cutting_the_padding_off(kind):
-    """The same numbers in a map without padding, gradients too; batch norm sees its cells as one long row."""
-    x, valid = a_map((3, 6), (5, 2), channels=K)
-    masked, plain = (
-        (MaskedBatchNorm(K), nn.BatchNorm2d(K)) if kind == "batch" else (MaskedGroupNorm(4, K), nn.GroupNorm(4, K))
-    )
-    x.requires_grad_()
-    y = masked.double()(x, valid)
-    cut = [x[:1, :, :3, :6].flatten(2), x[1:, :, :5, :2].flatten(2)]
-    found = [y[:1, :, :3, :6].flatten(2), y[1:, :, :5, :2].flatten(2)]
-    if kind == "batch":
-        cut, found = [torch.cat(cut, 2)], [torch.cat(found, 2)]
-    for a, b in zip(cut, found, strict=True):
-        expected = plain.double()(a[..., None])[..., 0]
-        torch.testing.assert_close(b, expected)
-        weights = torch.randn_like(expected)
-        grads = [torch.autograd.grad((t * weights).sum(), x, retain_graph=True)[0] for t in (b, expected)]
-        torch.testing.assert_close(*grads)
-    if kind == "batch":
-        assert all(torch.allclose(a, b) for a, b in zip(masked.buffers(), plain.buffers(), strict=True))
-
-
-def test_a_batch_without_a_valid_cell_moves_no_statistics():
-    x, valid = a_map((0, 0), channels=K)
-    norm = MaskedBatchNorm(K).double()
-    before = [t.clone() for t in norm.buffers()]
-    assert norm(x, valid).isfinite().all()
-    assert all(torch.equal(a, b) for a, b in zip(before, norm.buffers(), strict=True))
 
 
 @pytest.mark.parametrize("settings", [{}, {"norm": "batch"}, {"norm": "group", "residual": True}, {"feed": "first"}])
