@@ -1,4 +1,4 @@
-"""Backbones: images to feature maps."""
+"""Backbones, the first pluggable part of a detector: images to feature maps."""
 
 from detection.backbones.backbone import Backbone
 from detection.backbones.fpn import FPN

@@ -1,4 +1,4 @@
-"""What every backbone is: images (B, 3, H, W) → feature maps by name, `cK` at a stride of 2^K pixels."""
+"""The contract of a backbone: images (B, 3, H, W) → feature maps by name, `cK` at a stride of 2^K pixels."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -21,11 +21,11 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class Backbone(nn.Module, ABC):
     """Images (B, 3, H, W), normalized, → `{"c2": (B, C2, H/4, W/4), …}`; H and W are multiples of the largest stride.
 
-    Construction gives random weights; `load_pretrained` then fills them, so that a run is rebuilt without a download.
+    Construction gives random weights, which `load_pretrained` replaces, so that a run is rebuilt without a download.
 
     Attributes:
-        out_channels: channels of each map by name.
-        strides: image pixels a cell of each map stands for, by name.
+        out_channels: channels of each feature map by name.
+        strides: image pixels between locations of each feature map, by name.
         image_mean: RGB mean in [0, 1] that the weights expect to be subtracted.
         image_std: RGB standard deviation that they expect to be divided by.
     """
@@ -37,27 +37,27 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Images (B, 3, H, W) → maps (B, C, H/stride, W/stride) by name."""
+        """Return the feature maps (B, C, H/stride, W/stride) of images (B, 3, H, W) by name."""
 
     @abstractmethod
     def stages(self) -> dict[str, list[nn.Module]]:
-        """Modules of each stage by name, `stem` first: what can be frozen."""
+        """Return the modules of each stage by name, `stem` first: what can be frozen."""
 
     def ends(self) -> dict[str, nn.Module]:
-        """The module that gives out each map which later stages read, by the map's name: where a layer can follow."""
+        """Return the modules whose outputs are the feature maps that later stages read, where a layer can follow."""
         return {}
 
     def load_pretrained(self) -> LoadReport | None:
-        """Fill in the weights that the backbone was built for; None where it starts at random."""
+        """Fill in the weights that the backbone was built for; None where they are random."""
         return None
 
 
 def norm_layer(norm: Norm, weights: str | None, eps: float = 1e-5) -> Callable[[int], nn.Module]:
-    """The normalization that fits the weights: frozen statistics when pre-trained, live ones when random.
+    """Return the normalization that fits the weights: frozen statistics when pre-trained, live ones when random.
 
     Args:
-        norm: `auto` chooses by `weights`; `frozen` and `batch` insist.
-        weights: where the weights come from; None for random ones.
+        norm: `auto` chooses by `weights`; `frozen` or `batch` is that one.
+        weights: source of the weights; None for random ones.
         eps: added to the variance.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Feature Pyramid Network (Lin et al. 2017) around any backbone: torchvision's layers, our map names."""
+"""Feature Pyramid Network (Lin et al. 2017) around any backbone: torchvision's layers, our names."""
 
 from functools import partial
 from typing import Literal
@@ -8,29 +8,30 @@ from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastL
 
 from detection.backbones.backbone import Backbone
 from detection.errors import UserError
+from detection.ranges import Channels
 from detection.weights import LoadReport
 
 
 class FPN(Backbone):
-    """Adds `p2` … to a backbone's `c2` …, and one more level by subsampling the last; the `c` maps stay.
+    """A pyramid `p2` … next to a backbone's `c2` …, with one more level by subsampling the last.
 
     Args:
-        body: the backbone, as a partial of its class.
-        stages: the maps that the pyramid is made of, finest first.
-        out_channels: of every pyramid map.
+        body: the backbone, a partial of its class.
+        stages: names of the feature maps that the pyramid is made of, finest first.
+        out_channels: channels of every level.
         norm: batch norm in the pyramid, as in torchvision's `_v2` models, or none.
-        levels: of `p2` …, those that are wanted, the finest among them; None for all and the subsampled one. A level
+        levels: names of the levels to compute, the finest among them; None for all with the subsampled one. A level
             that nothing reads would stop training in several processes.
 
     Raises:
-        UserError: there are no such stages or levels, or the finest stage would be idle.
+        UserError: there are no such stages or levels, or the finest level would be idle.
     """
 
     def __init__(
         self,
-        body: partial,
+        body: partial[Backbone],
         stages: tuple[str, ...] = ("c2", "c3", "c4", "c5"),
-        out_channels: int = 256,
+        out_channels: Channels = 256,
         norm: Literal["batch"] | None = None,
         levels: tuple[str, ...] | None = None,
     ) -> None:
@@ -39,7 +40,7 @@ class FPN(Backbone):
         missing = [s for s in stages if s not in self.body.out_channels]
         if missing:
             known = ", ".join(self.body.out_channels)
-            raise UserError(f"FPN stages={stages}: the backbone has no map {missing[0]!r}; it has {known}.")
+            raise UserError(f"FPN stages={stages}: the backbone has no feature map {missing[0]!r}; it has {known}.")
         self.sources = stages
         self.fpn = FeaturePyramidNetwork(
             [self.body.out_channels[s] for s in stages],
@@ -57,7 +58,7 @@ class FPN(Backbone):
                 "for coarser levels only, leave the finest stage out of stages."
             )
         for place, name in enumerate(names):
-            # The subsampled level is made of the last one.
+            # The subsampled level is computed from the last one.
             if name not in self.wanted and not (name == names[-1] and self.levels[-1] in self.wanted):
                 self.fpn.layer_blocks[place] = nn.Identity()
         self.out_channels = {**self.body.out_channels, **dict.fromkeys(self.wanted, out_channels)}
@@ -66,20 +67,20 @@ class FPN(Backbone):
         self.image_mean, self.image_std = self.body.image_mean, self.body.image_std
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """See `Backbone`."""
+        """Return the feature maps of images (B, 3, H, W) by name."""
         features = self.body(images)
         pyramid = self.fpn({name: features[name] for name in self.sources})
         every = dict(zip(self.levels, pyramid.values(), strict=True))
         return {**features, **{name: every[name] for name in self.wanted}}
 
     def stages(self) -> dict[str, list[nn.Module]]:
-        """See `Backbone`; the pyramid itself is the stage `fpn`."""
+        """Return the modules of each stage by name; the pyramid is the stage `fpn`."""
         return {**self.body.stages(), "fpn": [self.fpn]}
 
     def ends(self) -> dict[str, nn.Module]:
-        """See `Backbone`; those of the body, as nothing reads the pyramid's maps further."""
+        """Return those of the body, as no stage reads the pyramid."""
         return self.body.ends()
 
     def load_pretrained(self) -> LoadReport | None:
-        """See `Backbone`: fills the body; the pyramid starts at random."""
+        """Fill in the body's weights; those of the pyramid stay random."""
         return self.body.load_pretrained()

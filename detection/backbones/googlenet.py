@@ -22,8 +22,8 @@ class GoogLeNet(Backbone):
 
     Args:
         weights: torchvision's name without the model (`IMAGENET1K_V1`), a file, `detector` when they come with the
-            whole detector's weights, or None for a random start.
-        norm: see `norm_layer`.
+            detector's weights, or None for random ones.
+        norm: normalization, see `norm_layer`.
     """
 
     def __init__(self, weights: str | None = "IMAGENET1K_V1", norm: Norm = "auto") -> None:
@@ -41,19 +41,19 @@ class GoogLeNet(Backbone):
         self.image_mean, self.image_std = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """See `Backbone`."""
+        """Return the feature maps of images (B, 3, H, W) by name."""
         return self.body(images)
 
     def stages(self) -> dict[str, list[nn.Module]]:
-        """See `Backbone`."""
+        """Return the modules of each stage by name."""
         return {name: [self.body[part] for part in parts] for name, parts in _STAGES.items()}
 
     def ends(self) -> dict[str, nn.Module]:
-        """See `Backbone`; `c2` ends with conv3."""
+        """Return the last module of each stage by name; of `c2` it is conv3."""
         return {name: self.body[parts[-1]] for name, parts in _STAGES.items() if name in self.out_channels}
 
     def load_pretrained(self) -> LoadReport | None:
-        """See `Backbone`; the three classifiers of ImageNet weights are not part of a backbone and are left out."""
+        """Fill in the weights but for the classifiers; None where they are random or come with the detector."""
         if self.weights in (None, "detector"):
             return None
         name = self.weights if "." in self.weights or "/" in self.weights else f"GoogLeNet_Weights.{self.weights}"

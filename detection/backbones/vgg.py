@@ -10,7 +10,7 @@ from torchvision.models import vgg
 from detection.backbones.backbone import Backbone, Norm, norm_layer
 from detection.weights import LoadReport, load_state, read_state
 
-# Index in torchvision's `features` just after the last ReLU of each block.
+# Index in torchvision's `features` after the last ReLU of each block.
 _ENDS = {
     False: {"stem": 4, "c1": 9, "c2": 16, "c3": 23, "c4": 30, "c5": 31},
     True: {"stem": 6, "c1": 13, "c2": 23, "c3": 33, "c4": 43, "c5": 44},
@@ -22,9 +22,9 @@ class VGG16(Backbone):
 
     Args:
         weights: torchvision's name without the model (`IMAGENET1K_V1`, or `IMAGENET1K_FEATURES` for the original ones),
-            a file, `detector` when they come with the whole detector's weights, or None for a random start.
+            a file, `detector` when they come with the detector's weights, or None for random ones.
         batch_norm: the variant with a batch norm after every convolution.
-        norm: see `norm_layer`; only with `batch_norm`.
+        norm: normalization, see `norm_layer`; only with `batch_norm`.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class VGG16(Backbone):
         for module in modules:
             if isinstance(module, nn.ReLU):
                 module.inplace = True
-            elif isinstance(module, nn.Conv2d):  # torchvision's start
+            elif isinstance(module, nn.Conv2d):  # torchvision's initialization
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
                 nn.init.zeros_(module.bias)  # type: ignore[arg-type]
         self.features = nn.Sequential(*modules)
@@ -51,7 +51,7 @@ class VGG16(Backbone):
             self.image_mean, self.image_std = (0.48235, 0.45882, 0.40784), (1 / 255, 1 / 255, 1 / 255)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """See `Backbone`."""
+        """Return the feature maps of images (B, 3, H, W) by name."""
         features, x = {}, images
         for index, module in enumerate(self.features, start=1):
             x = module(x)
@@ -60,17 +60,17 @@ class VGG16(Backbone):
         return features
 
     def stages(self) -> dict[str, list[nn.Module]]:
-        """See `Backbone`; `stem` is conv1 and `c1` is conv2."""
+        """Return the modules of each stage by name; `stem` is conv1 and `c1` is conv2."""
         ends = _ENDS[self.batch_norm]
         starts = [0, *ends.values()]
         return {name: list(self.features[start:end]) for (name, end), start in zip(ends.items(), starts, strict=False)}
 
     def ends(self) -> dict[str, nn.Module]:
-        """See `Backbone`."""
+        """Return the last module of each stage by name."""
         return {name: self.features[end - 1] for end, name in self.ends_at.items() if name in self.out_channels}
 
     def load_pretrained(self) -> LoadReport | None:
-        """See `Backbone`; the classifier is not part of a backbone and is left out."""
+        """Fill in the weights but for the classifier; None where they are random or come with the detector."""
         if self.weights in (None, "detector"):
             return None
         model = "VGG16_BN_Weights" if self.batch_norm else "VGG16_Weights"

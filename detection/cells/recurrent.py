@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from detection.cells.cell import Cell, State
 from detection.errors import UserError
+from detection.ranges import Count
 
 
 class TanhRNN(Cell):
@@ -55,7 +56,7 @@ class IndRNN(Cell):
         hidden_size: int,
         input_size: int | None = None,
         bias: bool = True,
-        bound_length: int | None = None,
+        bound_length: Count | None = None,
     ) -> None:
         if bound_length is not None and bound_length < 1:
             raise UserError(f"IndRNN: bound_length={bound_length}: must be 1 or more, or None for no bound.")

@@ -1,19 +1,18 @@
-"""Contexts without recurrence, for a fair comparison: those that the Inside-Outside Net was compared with, and more.
-
-Each reads and returns what `SpatialRNN` does (see `detection.context`).
-"""
+"""Contexts without recurrence, for comparison: those that the Inside-Outside Net was compared with, and more."""
 
 import torch
 from torch import Tensor, nn
 
+from detection.contracts import Context
 from detection.errors import UserError
+from detection.ranges import Bins, Channels, Count
 
 
-class NoContext(nn.Module):
-    """The map as it is: what the others are compared with when all else stays the same.
+class NoContext(Context):
+    """The identity, the baseline of a comparison in which all else is equal.
 
     Args:
-        in_channels: of the map.
+        in_channels: channels of the input.
     """
 
     def __init__(self, in_channels: int) -> None:
@@ -21,27 +20,28 @@ class NoContext(nn.Module):
         self.out_channels = in_channels
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
-        """The map (B, C, H, W), 0 outside of `valid` (B, 1, H, W)."""
+        """Return x (B, C, H, W), 0 outside of `valid` (B, 1, H, W)."""
         return x * valid
 
 
-class ConvStack(nn.Module):
-    """Convolutions with a ReLU after each: ION's baselines "two 3×3 × 512" and "two 5×5 × 256" (Bell et al. 2016, sec.
-    5).
+class ConvStack(Context):
+    """Convolutions with a ReLU after each: ION's baselines "two 3×3 × 512" and "two 5×5 × 256" (Bell et al. 2016).
 
     Args:
-        in_channels: of the map.
-        kernel_size: cells on a side; odd.
-        hidden_channels: of every convolution.
-        num_layers: how many.
+        in_channels: channels of the input.
+        kernel_size: side of the kernels; odd.
+        hidden_channels: output channels of every convolution.
+        num_layers: number of convolutions.
     """
 
-    def __init__(self, in_channels: int, *, kernel_size: int = 3, hidden_channels: int = 512, num_layers: int = 2):
+    def __init__(
+        self, in_channels: int, *, kernel_size: Bins = 3, hidden_channels: Channels = 512, num_layers: Count = 2
+    ):
         super().__init__()
         if kernel_size % 2 == 0 or num_layers < 1:
             raise UserError(
-                f"context.kernel_size={kernel_size}, num_layers={num_layers}: the kernel must be odd, for a map of the "
-                "same size, and there must be a layer."
+                f"context.kernel_size={kernel_size}, num_layers={num_layers}: the kernel must be odd, to keep the "
+                "map's size, and there must be a layer."
             )
         widths = [in_channels] + [hidden_channels] * num_layers
         self.convs = nn.ModuleList(
@@ -53,22 +53,22 @@ class ConvStack(nn.Module):
             nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
-        """Context (B, hidden_channels, H, W) of a map (B, C, H, W); padding counts as the zeros beyond the border."""
+        """Return the context (B, `hidden_channels`, H, W) of x (B, C, H, W); padding is zeros, as beyond the border."""
         x = x * valid
         for conv in self.convs:
             x = torch.relu(conv(x)) * valid
         return x
 
 
-class GlobalAverage(nn.Module):
-    """The mean over all valid cells, a fully connected layer and a ReLU, the same at every cell (ParseNet, Liu 2015).
+class GlobalAverage(Context):
+    """The mean over valid locations, a linear layer and a ReLU, the same everywhere (ParseNet, Liu et al. 2015).
 
     Args:
-        in_channels: of the map.
-        hidden_channels: of the context.
+        in_channels: channels of the input.
+        hidden_channels: channels of the output.
     """
 
-    def __init__(self, in_channels: int, *, hidden_channels: int = 512) -> None:
+    def __init__(self, in_channels: int, *, hidden_channels: Channels = 512) -> None:
         super().__init__()
         self.linear = nn.Conv2d(in_channels, hidden_channels, 1)
         self.out_channels = hidden_channels
@@ -76,23 +76,23 @@ class GlobalAverage(nn.Module):
         nn.init.zeros_(self.linear.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
-        """Context (B, hidden_channels, H, W) of a map (B, C, H, W); an image without a valid cell has a mean of 0."""
+        """Return the context (B, `hidden_channels`, H, W) of x (B, C, H, W); without a valid location the mean is 0."""
         total = (x.to(torch.promote_types(x.dtype, torch.float32)) * valid).sum((2, 3), keepdim=True)
         mean = total / valid.sum((2, 3), keepdim=True).clamp(min=1)
         return torch.relu(self.linear(mean.to(x.dtype))) * valid
 
 
-class NonLocal(nn.Module):
-    """A non-local block, embedded Gaussian (Wang et al. 2018): every cell attends to all valid cells.
+class NonLocal(Context):
+    """A non-local block, embedded Gaussian (Wang et al. 2018): every location attends to all valid ones.
 
-    Its last convolution starts at zero, so that the map goes through unchanged at first.
+    Its last convolution is zero at first, so that the output is the input.
 
     Args:
-        in_channels: of the map, and of the context.
-        hidden_channels: of queries, keys and values; None: half of `in_channels`, as in the paper.
+        in_channels: channels of the input and of the output.
+        hidden_channels: channels of queries, keys and values; None for half of `in_channels`, as in the paper.
     """
 
-    def __init__(self, in_channels: int, *, hidden_channels: int | None = None) -> None:
+    def __init__(self, in_channels: int, *, hidden_channels: Channels | None = None) -> None:
         super().__init__()
         hidden = hidden_channels or in_channels // 2
         self.query, self.key, self.value = (nn.Conv2d(in_channels, hidden, 1) for _ in range(3))
@@ -105,11 +105,13 @@ class NonLocal(nn.Module):
         nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
-        """Context (B, C, H, W) of a map (B, C, H, W)."""
+        """Return the context (B, C, H, W) of x (B, C, H, W)."""
+        # (B, H·W, D) each
         query, key, value = (conv(x).flatten(2).transpose(1, 2) for conv in (self.query, self.key, self.value))
         scores = query @ key.transpose(1, 2)  # (B, H·W, H·W)
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-        # Finite, so that an image without any valid cell gives no NaN.
+        # Finite, so that an image without any valid location gives no NaN; the mask is (B, 1, H·W).
         scores = scores.masked_fill(~valid.flatten(2), torch.finfo(scores.dtype).min)
         attended = scores.softmax(-1).to(value.dtype) @ value
-        return (x + self.out(attended.transpose(1, 2).unflatten(2, x.shape[2:]))) * valid
+        attended = attended.transpose(1, 2).unflatten(2, x.shape[2:])  # (B, D, H, W)
+        return (x + self.out(attended)) * valid

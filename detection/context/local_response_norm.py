@@ -14,11 +14,11 @@ ALPHA = 0.001
 
 
 class LocalResponseNorm(nn.Module):
-    """The normalization of a map's channels at each cell.
+    """Normalization over neighboring channels at each location.
 
     Args:
-        channels: of the map.
-        size: N, an odd window is centerd, an even one has one more channel before than behind.
+        channels: of the input.
+        size: N, of the window; an odd one is centered, an even one has one more channel before than behind.
     """
 
     band: Tensor
@@ -31,8 +31,8 @@ class LocalResponseNorm(nn.Module):
         self.register_buffer("band", near[:, :, None, None] * (ALPHA / size), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalize (B, C, H, W), in float32 or wider: a sum of squares is soon beyond what half precision holds."""
+        """Normalize x (B, C, H, W), in float32 or wider: a sum of squares soon overflows half precision."""
         with torch.autocast(x.device.type, enabled=False):
             exact = x.to(torch.promote_types(x.dtype, torch.float32))
             root = (conv2d(exact.square(), self.band.to(exact.dtype)) + 1).rsqrt()
-            return (exact * root * root.sqrt()).to(x.dtype)
+            return (exact * root * root.sqrt()).to(x.dtype)  # x·s^(−1/2)·s^(−1/4) = x / s^0.75

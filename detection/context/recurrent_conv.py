@@ -1,38 +1,42 @@
 """Recurrent convolution, RCL (Liang, Hu 2015, section 3): a convolution that reads its own last output too.
 
-    z(t) = W_f * u + W_r * x(t−1) + b,   x(t) = norm(max(z(t), 0)),   x(0) without the middle term,   output x(T)
+    z(t) = W_f * u + W_r * x(t−1) + b,      (1) z(0) without the middle term
+    x(t) = norm(max(z(t), 0)),              (2) output x(T)
 
-With every step a cell sees one kernel further, by the same weights.
+With every step a location depends on one more ring of neighbors, by the same weights.
 """
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 
 from detection.context.local_response_norm import LocalResponseNorm
 from detection.context.masked_norms import MaskedBatchNorm, MaskedGroupNorm
+from detection.contracts import Context
 from detection.errors import UserError
+from detection.ranges import Bins, Channels, Range
 
+StepCount = Annotated[int, Range(0, 1_000)]
 StepNorm = Literal["lrn", "batch", "group", "none"]
 
 
-class RecurrentConv(nn.Module):
+class RecurrentConv(Context):
     """A recurrent convolutional layer over T steps, its weights shared by all of them.
 
     Args:
-        in_channels: of the map u.
-        hidden_channels: K, of the state x and of the output; None: `in_channels`.
+        in_channels: channels of the input u.
+        hidden_channels: K, channels of the state x and of the output; None for `in_channels`.
         num_steps: T; at 0 it is a plain convolution.
-        inference_steps: T in evaluation mode; None: `num_steps`.
+        inference_steps: T in evaluation mode; None for `num_steps`.
         norm: of each step's state. `lrn`, the paper's: x / (1 + α/N · Σ x²)^β over N = K/8 + 1 channels, with α = 0.001
             and β = 0.75. `batch`: one batch norm for each step, as a shared one loses accuracy. `group`: one group norm
             for all steps.
-        kernel_size: cells on a side of both kernels; odd.
-        residual: u itself in the place of W_f * u, and z(T) for output: the recurrence adds to a map that is there
-            already. At T = 0, or with W_r at 0, the map goes through bit by bit.
-        init: of W_r: `random` (He et al. 2015), or `zero`, from where the layer learns away from a plain convolution.
+        kernel_size: side of both kernels; odd.
+        residual: u itself in the place of W_f * u, and z(T) for output: the recurrence adds to the input. At T = 0, or
+            with W_r = 0, the output is the input, bit by bit.
+        init: of W_r: `random` (He et al. 2015), or `zero`, which makes the layer a plain convolution at first.
         feed: `always`, or `first`: u is read at x(0) only, which is the paper's control "rCNN", a cascade of
             convolutions that share their weights.
 
@@ -44,11 +48,11 @@ class RecurrentConv(nn.Module):
         self,
         in_channels: int,
         *,
-        hidden_channels: int | None = None,
-        num_steps: int = 3,
-        inference_steps: int | None = None,
+        hidden_channels: Channels | None = None,
+        num_steps: StepCount = 3,
+        inference_steps: StepCount | None = None,
         norm: StepNorm = "lrn",
-        kernel_size: int = 3,
+        kernel_size: Bins = 3,
         residual: bool = False,
         init: Literal["random", "zero"] = "random",
         feed: Literal["always", "first"] = "always",
@@ -74,45 +78,37 @@ class RecurrentConv(nn.Module):
             nn.init.zeros_(self.recurrent_conv.weight)
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
-        """The layer's output after T steps.
-
-        Args:
-            x: the map u (B, C, H, W).
-            valid: (B, 1, H, W) booleans, the cells inside each image; the others count as the zeros beyond the border.
-
-        Returns:
-            (B, K, H, W), 0 outside of `valid`.
-        """
+        """Return the output (B, K, H, W) after T steps, from u (B, C, H, W); padding is zeros, as beyond the border."""
         steps = self.num_steps if self.training else self.inference_steps
         fed = x * valid if self.forward_conv is None else self.forward_conv(x * valid)
         z = fed
         for step in range(steps):
-            state = self.norm(torch.relu(z), valid, step) * valid
-            z = self.recurrent_conv(state)  # type: ignore[misc]
+            state = self.norm(torch.relu(z), valid, step) * valid  # equation (2)
+            z = self.recurrent_conv(state)  # type: ignore[misc]  # equation (1)
             if self.feed == "always":
                 z = z + fed
         return (z if self.residual else self.norm(torch.relu(z), valid, steps)) * valid
 
 
 class _StepNorms(nn.Module):
-    """The norm of each step's state: one for all steps, but for batch norm, of which each has its own."""
+    """The norm of each step's state: one for all steps, but a separate batch norm for each."""
 
     def __init__(self, kind: StepNorm, channels: int, count: int) -> None:
         super().__init__()
-        self.own = kind == "batch"
+        self.separate = kind == "batch"
         makers = {
             "lrn": lambda: LocalResponseNorm(channels, channels // 8 + 1),
             "batch": lambda: MaskedBatchNorm(channels),
             "group": lambda: MaskedGroupNorm(math.gcd(32, channels), channels),
         }
-        copies = 0 if kind == "none" else count if self.own else min(count, 1)
+        copies = 0 if kind == "none" else count if self.separate else min(count, 1)
         self.norms = nn.ModuleList(makers[kind]() for _ in range(copies))
         self.masked = kind in ("batch", "group")
 
     def forward(self, x: Tensor, valid: Tensor, step: int) -> Tensor:
         if not self.norms:
             return x
-        norm = self.norms[step if self.own else 0]
+        norm = self.norms[step if self.separate else 0]
         return norm(x, valid) if self.masked else norm(x)
 
 
@@ -140,8 +136,8 @@ def _check(
         raise UserError("feed=first: takes away what residual=true adds to; set one of them only.")
     if norm == "batch" and (inference_steps or 0) > num_steps:
         raise UserError(
-            f"inference_steps={inference_steps}: with norm=batch each step has its own statistics and only {num_steps} steps are "
-            "trained; test with as many at most, or train with norm=lrn or group."
+            f"inference_steps={inference_steps}: with norm=batch each step has its own statistics and only {num_steps} "
+            "steps are trained; use at most as many, or train with norm=lrn or group."
         )
     if num_steps == 0 and inference_steps:
         raise UserError(

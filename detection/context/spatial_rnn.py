@@ -3,7 +3,7 @@
     in ─ 1×1 ─► pre-activations ─ 4 sweeps ─► concat ─ 1×1 ─► pre-activations ─ 4 sweeps ─► concat ─ 1×1, ReLU ─► out
 
 A 1×1 convolution is the input side of a layer's cells, shared by its directions, and the output side of the layer
-before. After one layer of four directions a cell has seen its row and its column, after two the whole image.
+before. After one layer of four directions a location depends on its row and its column, after two on the whole image.
 """
 
 from collections.abc import Sequence
@@ -11,40 +11,42 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import rms_norm
+from torch.nn import functional as F
 
 from detection.cells import Accumulator, Cell
+from detection.contracts import Context
 from detection.errors import UserError
 from detection.ops.sweep.directions import DIRECTIONS, Direction
 from detection.ops.sweep.dispatch import sweep
+from detection.ranges import Channels
 
 ACCUMULATOR = partial(Accumulator)
 
 
-class SpatialRNN(nn.Module):
+class SpatialRNN(Context):
     """Stacked sweeps of a recurrent cell over rows and columns.
 
     Args:
-        in_channels: of the map that is read.
-        cell: the recurrent cell, a partial of a class of `detection.cells`; each direction of each layer has its own.
-        hidden_channels: of a cell's state.
+        in_channels: channels of the input.
+        cell: the recurrent cell, a partial of a `Cell`; each direction of each layer has separate weights.
+        hidden_channels: channels of a cell's state.
         layers: directions of each layer; ION's "left/right first, up/down second" is
             `(("right", "left"), ("down", "up"))`.
-        out_channels: of the context map; None: `hidden_channels`.
-        rms_norm: divide each cell's sweeps by their root mean square over channels, and scale by a learned vector
-            that starts at 1, before the convolution that reads them. The paper does not. Sums along a line grow with
-            its length, and this keeps them in bounds; where the pool normalizes the context, as ION's does, learning
-            was faster without.
+        out_channels: channels of the output; None for `hidden_channels`.
+        rms_norm: divide the sweeps at each location by their root mean square over channels, and multiply by a
+            learned vector that is 1 at first, before the convolution that reads them. The paper does not. Sums along a
+            line grow with its length, and this bounds them; where the pool normalizes the context, as ION's does,
+            learning was faster without.
     """
 
     def __init__(
         self,
         in_channels: int,
         *,
-        cell: partial = ACCUMULATOR,
-        hidden_channels: int = 512,
+        cell: partial[Cell] = ACCUMULATOR,
+        hidden_channels: Channels = 512,
         layers: tuple[tuple[Direction, ...], ...] = (DIRECTIONS, DIRECTIONS),
-        out_channels: int | None = None,
+        out_channels: Channels | None = None,
         rms_norm: bool = False,
     ) -> None:
         super().__init__()
@@ -58,18 +60,10 @@ class SpatialRNN(nn.Module):
         self.convs = nn.ModuleList(nn.Conv2d(i, o, 1) for i, o in zip(widths, heights, strict=True))
         self.scales = nn.ParameterList(torch.ones(width) for width in widths[1:]) if rms_norm else None
         for conv, parts in zip(self.convs, [gates] * len(layers) + [1], strict=True):
-            _start(conv, parts)  # type: ignore[arg-type]
+            _initialize(conv, parts)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
-        """The context of each cell.
-
-        Args:
-            x: a feature map (B, C, H, W).
-            valid: (B, 1, H, W) booleans, the cells inside each image.
-
-        Returns:
-            (B, out_channels, H, W), at least 0, and 0 outside of `valid`.
-        """
+        """Return the context (B, `out_channels`, H, W) of x (B, C, H, W), at least 0; `valid` is (B, 1, H, W)."""
         first, *others = self.convs
         x = first(x.contiguous(memory_format=torch.channels_last))
         for index, (cells, layer, conv) in enumerate(zip(self.cells, self.layers, others, strict=True)):
@@ -81,12 +75,13 @@ class SpatialRNN(nn.Module):
 
 
 def _over_rms(x: Tensor, scale: Tensor) -> Tensor:
-    """Divide a map (B, C, H, W) at each cell by its root mean square over channels; cells of zeros stay zeros."""
-    return rms_norm(x.permute(0, 2, 3, 1), scale.shape, scale.to(x.dtype), 1e-6).permute(0, 3, 1, 2)
+    """Divide x (B, C, H, W) at each location by its root mean square over channels; zeros stay zeros."""
+    # (B, H, W, C) and back
+    return F.rms_norm(x.permute(0, 2, 3, 1), scale.shape, scale.to(x.dtype), 1e-6).permute(0, 3, 1, 2)
 
 
-def _start(conv: nn.Conv2d, parts: int) -> None:
-    """Glorot and Bengio's start, each gate by itself."""
+def _initialize(conv: nn.Conv2d, parts: int) -> None:
+    """Initialize as Glorot and Bengio, each gate separately."""
     for gate in conv.weight.data.chunk(parts):
         nn.init.xavier_uniform_(gate)
     nn.init.zeros_(conv.bias)  # type: ignore[arg-type]

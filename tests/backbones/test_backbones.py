@@ -92,7 +92,7 @@ def test_every_parameter_gets_a_gradient(backbone):
     backbone.zero_grad()
 
 
-def test_random_start_has_nothing_to_load(backbone):
+def test_random_weights_load_nothing(backbone):
     assert backbone.load_pretrained() is None
 
 
@@ -129,7 +129,7 @@ def test_lite0_weights_come_from_the_wheel():
     assert all(0.1 < x.std() < 30 for x in features.values())
 
 
-def test_frozen_timm_equals_live_timm_at_test():
+def test_frozen_timm_equals_live_timm_at_inference():
     frozen, live = Timm(), Timm(norm="batch")
     frozen.load_pretrained()
     live.load_pretrained()
@@ -169,7 +169,7 @@ def test_resnet_eps_is_a_setting():
     [
         (partial(Timm, "resnet5O", weights=None), "timm has no such model"),
         (partial(Timm, "vit_tiny_patch16_224", weights=None), "a pyramid of different ones is needed"),
-        (partial(FPN, body=partial(Tiny), stages=("c3", "c9")), "the backbone has no map 'c9'"),
+        (partial(FPN, body=partial(Tiny), stages=("c3", "c9")), "the backbone has no feature map 'c9'"),
     ],
 )
 def test_wrong_settings_get_one_sentence(build, sentence):
@@ -193,13 +193,13 @@ def test_weights_that_cannot_be_had_get_one_sentence(backbone, sentence):
 
 def test_a_pyramid_with_some_levels_makes_the_same_maps_and_has_nothing_idle():
     torch.manual_seed(0)
-    whole, some = (
+    complete, some = (
         FPN(partial(Tiny, channels=(8, 8, 8)), stages=("c2", "c3", "c4"), levels=n) for n in (None, ("p2", "p5"))
     )
-    report = some.load_state_dict(whole.state_dict(), strict=False)
+    report = some.load_state_dict(complete.state_dict(), strict=False)
     assert not report.missing_keys and all("layer_blocks.1." in key for key in report.unexpected_keys)
     images = torch.rand(1, 3, 64, 64)
-    a, b = whole(images), some(images)
+    a, b = complete(images), some(images)
     assert list(b) == list(some.out_channels) == list(some.strides) == ["c2", "c3", "c4", "p2", "p5"]
     assert all(torch.equal(a[name], b[name]) for name in b)
     sum(b[name].sum() for name in ("p2", "p5")).backward()

@@ -38,7 +38,7 @@ def perturb(backbone):
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", BODIES)
-def test_any_backbone_starts_as_it_was_and_then_differs_from_there_on(name):
+def test_any_backbone_is_unchanged_at_first_and_differs_after_the_stage(name):
     plain, more = pair(name, recurrent_stages=("c3",))
     images = torch.rand(1, 3, 64, 64)
     before, after = plain(images), more(images)
@@ -63,8 +63,8 @@ def test_a_layer_reads_its_stage_and_is_read_by_the_next():
 
 
 @torch.no_grad()
-def test_a_copy_has_layers_of_its_own():
-    """As the average of the weights needs it."""
+def test_a_copy_has_separate_layers():
+    """As the average of weights needs it."""
     _, more = pair("tiny")
     perturb(more)
     images = torch.rand(1, 3, 32, 32)
@@ -82,7 +82,7 @@ def test_any_context_can_be_the_layer():
 
 
 @torch.no_grad()
-def test_networks_that_work_channels_last_are_read_and_answered_so():
+def test_networks_that_give_channels_last_get_channels_last():
     torch.manual_seed(0)
     inserted = _Inserted(RecurrentConv(6), 6, "c3")
     x = torch.randn(2, 6, 4, 5)
@@ -91,15 +91,15 @@ def test_networks_that_work_channels_last_are_read_and_answered_so():
     assert torch.equal(inserted.after(None, None, x.permute(0, 2, 3, 1)), expected.permute(0, 2, 3, 1))
 
 
-def test_layers_are_a_stage_of_their_own_so_that_they_learn_while_others_are_frozen():
+def test_layers_are_a_separate_stage_so_that_they_learn_while_others_are_frozen():
     _, more = pair("tiny")
     assert list(more.stages()) == ["stem", "c2", "c3", "c4", "recurrent"]
     assert list(more.ends()) == ["c2", "c3", "c4"]
 
 
 @torch.no_grad()
-def test_steps_at_test_are_a_setting():
-    layer = partial(RecurrentConv, norm="group", residual=True, start="random")
+def test_steps_at_inference_are_a_setting():
+    layer = partial(RecurrentConv, norm="group", residual=True, init="random")
     _, three = pair("tiny", layer=layer)
     _, five = pair("tiny", layer=partial(layer, inference_steps=5))
     five.load_state_dict(three.state_dict())
@@ -113,7 +113,10 @@ def test_steps_at_test_are_a_setting():
     [
         ({"recurrent_stages": ("c3", "c9")}, "no layer can follow 'c9'; it can c2, c3, c4"),
         ({"recurrent_stages": ("stem",)}, "no layer can follow 'stem'"),
-        ({"layer": partial(ConvStack, hidden_channels=5)}, "after 'c3' a layer of 5 channels stands before one .* 16"),
+        (
+            {"layer": partial(ConvStack, hidden_channels=5)},
+            "after 'c3' a layer has 5 channels and the next one reads 16",
+        ),
     ],
 )
 def test_what_does_not_fit_gets_one_sentence(settings, sentence):

@@ -40,26 +40,26 @@ def test_global_average_by_hand():
     assert context(x, valid).tolist() == [[[[4, 4, 0], [4, 4, 0]]]]
 
 
-def test_non_local_starts_as_the_map_itself():
+def test_non_local_is_the_identity_at_first():
     x, valid = half_valid()
     assert torch.equal(NonLocal(4).double()(x, valid), x * valid)
 
 
-def test_non_local_equals_attention_cell_by_cell():
+def test_non_local_equals_attention_location_by_location():
     torch.manual_seed(0)
     x, valid = half_valid()
     context = NonLocal(4, hidden_channels=3).double()
     torch.nn.init.normal_(context.out.weight)
     found = context(x, valid)
-    cells = [(i, j) for i in range(5) for j in range(6) if valid[0, 0, i, j]]
+    locations = [(i, j) for i in range(5) for j in range(6) if valid[0, 0, i, j]]
     q, k, v = (conv(x)[0] for conv in (context.query, context.key, context.value))
     i, j = 2, 1
-    weights = torch.stack([(q[:, i, j] @ k[:, a, b]).exp() for a, b in cells])
-    mean = sum(w * v[:, a, b] for w, (a, b) in zip(weights / weights.sum(), cells, strict=True))
+    weights = torch.stack([(q[:, i, j] @ k[:, a, b]).exp() for a, b in locations])
+    mean = sum(w * v[:, a, b] for w, (a, b) in zip(weights / weights.sum(), locations, strict=True))
     expected = x[0, :, i, j] + context.out.weight[:, :, 0, 0] @ mean
     torch.testing.assert_close(found[0, :, i, j], expected)
 
 
-def test_no_context_is_the_map():
+def test_no_context_is_the_identity():
     x, valid = half_valid()
     assert torch.equal(NoContext(4)(x, valid), torch.where(valid, x, 0))

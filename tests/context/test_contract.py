@@ -1,5 +1,6 @@
 """What every context must do, whatever it is: one table, one set of tests."""
 
+import dataclasses
 import json
 from functools import partial
 
@@ -7,8 +8,7 @@ import pytest
 import torch
 
 from detection.cells import CELLS, GRU, PeepholeLSTM
-from detection.config import to_plain
-from detection.config.serialization import _convert_part
+from detection.config.serialization import from_plain, to_plain
 from detection.context import (
     AttentionLSTM,
     ConvStack,
@@ -18,6 +18,7 @@ from detection.context import (
     RecurrentConv,
     SpatialRNN,
 )
+from detection.contracts import Context
 
 IN = 6
 CONTEXTS = {
@@ -39,14 +40,21 @@ CONTEXTS = {
     "recurrent conv": partial(RecurrentConv, hidden_channels=5),
     "recurrent conv, group norm": partial(RecurrentConv, hidden_channels=8, norm="group", num_steps=2),
     "recurrent conv, batch norm": partial(RecurrentConv, hidden_channels=5, norm="batch"),
-    "recurrent conv, residual": partial(RecurrentConv, norm="group", residual=True, start="zero"),
+    "recurrent conv, residual": partial(RecurrentConv, norm="group", residual=True, init="zero"),
     "recurrent conv, fed once": partial(RecurrentConv, norm="none", feed="first", num_steps=2),
     "none": partial(NoContext),
 }
-# In training its statistics are those of the whole batch, so that an image alone is not as in a batch.
-AT_TEST = {"recurrent conv, batch norm"}
-WITHOUT_WEIGHTS = {"none"}
-SIZES = [(4, 7), (6, 3), (6, 7)]  # of the images of a batch, in cells; the map is 6 × 7
+# In training its statistics are those of the batch, so that an image alone is not as in a batch.
+IN_EVALUATION_MODE = {"recurrent conv, batch norm"}
+SIZES = [(4, 7), (6, 3), (6, 7)]  # of the images of a batch, in locations; the map is 6 × 7
+# Quick to compile, one of each kind; that each cell's sweep compiles is tested with the sweeps.
+COMPILED = {"Accumulator", "MinGRU", "normalized", "two 3x3", "non-local", "attention, one attention step", "none"}
+COMPILED |= {"recurrent conv", "recurrent conv, batch norm", "attention, GRU"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    context: partial[Context]
 
 
 @pytest.fixture(params=list(CONTEXTS))
@@ -56,13 +64,13 @@ def name(request):
 
 @pytest.fixture
 def context(name):
-    """At random weights everywhere: some start at zero, which would hide mistakes."""
+    """With random weights everywhere: some are 0 at first, which would hide mistakes."""
     torch.manual_seed(0)
     context = CONTEXTS[name](IN)
     with torch.no_grad():
         for parameter in context.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    return context.eval() if name in AT_TEST else context
+    return context.eval() if name in IN_EVALUATION_MODE else context
 
 
 def padded(sizes=SIZES, height=6, width=7, seed=1):
@@ -99,7 +107,7 @@ def test_nothing_depends_on_padding(context):
     assert (x.grad[~valid.expand_as(x)] == 0).all()
 
 
-def test_a_valid_mask_of_ones_changes_nothing_for_the_whole_map(context):
+def test_padding_on_the_right_and_below_changes_nothing(context):
     x, valid = padded([(6, 7)])
     wide, mask = torch.nn.functional.pad(x, (0, 3, 0, 2), value=5.0), torch.nn.functional.pad(valid, (0, 3, 0, 2))
     torch.testing.assert_close(context(wide, mask)[..., :6, :7], context(x, valid), rtol=1e-5, atol=2e-6)
@@ -111,8 +119,8 @@ def test_every_parameter_learns(context):
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in context.parameters())
 
 
-def test_weights_are_as_promised(context, name):
-    assert bool(list(context.parameters())) == (name not in WITHOUT_WEIGHTS)
+def test_only_no_context_has_no_weights(context, name):
+    assert bool(list(context.parameters())) == (name != "none")
 
 
 @pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
@@ -136,8 +144,8 @@ def test_state_dict_round_trip(context, name):
 
 def test_it_is_rebuilt_from_plain_data(context, name):
     """As when a run is opened."""
-    plain = json.loads(json.dumps(to_plain(CONTEXTS[name])))
-    rebuilt = _convert_part(plain, "context")(IN)
+    plain = json.loads(json.dumps(to_plain(Settings(CONTEXTS[name]))))
+    rebuilt = from_plain(plain, Settings).context(IN)
     assert {n: p.shape for n, p in rebuilt.state_dict().items()} == {
         n: p.shape for n, p in context.state_dict().items()
     }
@@ -158,7 +166,7 @@ def test_an_empty_batch(context):
     y.sum().backward()
 
 
-def test_an_image_without_any_valid_cell_gives_zeros_and_no_nan(context):
+def test_an_image_without_any_valid_location_gives_zeros_and_no_nan(context):
     x, valid = padded([(6, 7), (0, 0)])
     y = context(x, valid)
     y.sum().backward()
@@ -172,8 +180,9 @@ def test_double_precision_stays_double(context):
     torch.testing.assert_close(y.float(), context.float()(x, valid), rtol=1e-4, atol=1e-5)
 
 
-def test_compiles_whole(context):
-    """On a small map: what has no kernel of its own is unrolled step by step."""
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in COMPILED else pytest.mark.slow) for n in CONTEXTS])
+def test_compiles_without_graph_breaks(context):
+    """On a small map: what has no operation is unrolled step by step."""
     x, valid = padded([(2, 2), (3, 1)], 3, 2)
     torch._dynamo.reset()
     compiled = torch.compile(context, fullgraph=True, backend="aot_eager")

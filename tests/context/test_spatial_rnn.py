@@ -11,7 +11,7 @@ from detection.errors import UserError
 from detection.ops.sweep.directions import DIRECTIONS
 
 
-def whole(x):
+def all_valid(x):
     return torch.ones(x.shape[0], 1, *x.shape[2:], dtype=torch.bool)
 
 
@@ -23,32 +23,32 @@ def positive(context):
     return context.double()
 
 
-def seen_from(context, row, column, height=5, width=6, valid=None):
-    """Which cells of the input the output at a cell depends on."""
+def dependencies_of(context, row, column, height=5, width=6, valid=None):
+    """Locations of the input on which the output at a location depends."""
     x = torch.rand(1, 3, height, width, dtype=torch.float64, requires_grad=True)
-    context(x, whole(x) if valid is None else valid)[0, :, row, column].sum().backward()
+    context(x, all_valid(x) if valid is None else valid)[0, :, row, column].sum().backward()
     return x.grad[0].abs().sum(0) > 0
 
 
 @pytest.mark.parametrize("cell", [Accumulator, TanhRNN, LSTM])
-def test_one_layer_sees_its_row_and_column_only(cell):
+def test_one_layer_depends_on_its_row_and_column_only(cell):
     context = positive(SpatialRNN(3, cell=partial(cell), hidden_channels=4, layers=(DIRECTIONS,)))
     expected = torch.zeros(5, 6, dtype=torch.bool)
     expected[2], expected[:, 4] = True, True
-    assert torch.equal(seen_from(context, 2, 4), expected)
+    assert torch.equal(dependencies_of(context, 2, 4), expected)
 
 
 @pytest.mark.parametrize("layers", [(DIRECTIONS, DIRECTIONS), (("right", "left"), ("down", "up"))])
 @pytest.mark.parametrize("cell", [Accumulator, TanhRNN, LSTM])
-def test_two_layers_see_every_valid_cell_and_no_other(cell, layers):
+def test_two_layers_depend_on_every_valid_location_and_no_other(cell, layers):
     context = positive(SpatialRNN(3, cell=partial(cell), hidden_channels=4, layers=layers))
     valid = torch.zeros(1, 1, 5, 6, dtype=torch.bool)
     valid[..., :4, :5] = True
-    assert torch.equal(seen_from(context, 3, 0, valid=valid), valid[0, 0])
+    assert torch.equal(dependencies_of(context, 3, 0, valid=valid), valid[0, 0])
 
 
-def test_a_direction_looks_the_way_it_is_named():
-    """`right` scans to the right, so a cell has seen what lies to its left."""
+def test_directions_are_those_of_the_scan():
+    """`right` scans to the right, so a location depends on what is to its left."""
     for direction, (rows, columns) in {
         "right": (slice(2, 3), slice(0, 4)),
         "left": (slice(2, 3), slice(3, 6)),
@@ -58,7 +58,7 @@ def test_a_direction_looks_the_way_it_is_named():
         context = positive(SpatialRNN(3, hidden_channels=4, layers=((direction,),)))
         expected = torch.zeros(5, 6, dtype=torch.bool)
         expected[rows, columns] = True
-        assert torch.equal(seen_from(context, 2, 3), expected), direction
+        assert torch.equal(dependencies_of(context, 2, 3), expected), direction
 
 
 def naive(context, x):
@@ -88,12 +88,12 @@ def naive(context, x):
     return (torch.einsum("oi,bihw->bohw", conv.weight[:, :, 0, 0], x) + conv.bias[None, :, None, None]).clamp(min=0)
 
 
-@pytest.mark.parametrize("normalized", [True, False])
-def test_equals_a_naive_version(normalized):
+@pytest.mark.parametrize("rms_norm", [True, False])
+def test_equals_a_naive_version(rms_norm):
     torch.manual_seed(0)
-    context = SpatialRNN(3, hidden_channels=4, out_channels=5, normalized=normalized).double()
+    context = SpatialRNN(3, hidden_channels=4, out_channels=5, rms_norm=rms_norm).double()
     x = torch.randn(2, 3, 4, 5, dtype=torch.float64)
-    torch.testing.assert_close(context(x, whole(x)), naive(context, x))
+    torch.testing.assert_close(context(x, all_valid(x)), naive(context, x))
 
 
 def test_by_hand():
@@ -104,7 +104,7 @@ def test_by_hand():
             conv.weight.fill_(1)
             conv.bias.fill_(0)
     x = torch.tensor([[[[1.0, 0.0, -3.0, 2.0], [0.0, 2.0, 1.0, -1.0]]]])
-    assert context(x, whole(x)).tolist() == [[[[1, 1, 0, 2], [0, 2, 3, 2]]]]
+    assert context(x, all_valid(x)).tolist() == [[[[1, 1, 0, 2], [0, 2, 3, 2]]]]
 
 
 def test_gradcheck():
@@ -112,10 +112,10 @@ def test_gradcheck():
     context = SpatialRNN(2, cell=partial(LSTM), hidden_channels=2, out_channels=2).double()
     x = torch.randn(1, 2, 3, 2, dtype=torch.float64, requires_grad=True)
     parameters = tuple(context.parameters())
-    assert torch.autograd.gradcheck(lambda x, *_: context(x, whole(x)), (x, *parameters))
+    assert torch.autograd.gradcheck(lambda x, *_: context(x, all_valid(x)), (x, *parameters))
 
 
-def test_each_direction_of_each_layer_has_its_own_recurrent_weights():
+def test_each_direction_of_each_layer_has_separate_recurrent_weights():
     context = SpatialRNN(3, cell=partial(TanhRNN), hidden_channels=4)
     assert len({p.data_ptr() for n, p in context.named_parameters() if n.endswith("weight_hh")}) == 8
 
