@@ -6,7 +6,7 @@
 
 The differences to `finetune`, each of which can be left out:
 - Global context: an attention LSTM attends to p4 in three steps, and classes are read from the last attended vector
-  too. Off: `detector.context=none detector.global_pool=none`.
+  too. Off: `detector.context=none detector.head.global_pool=none`.
 - Local context: each box pooled at 0.8, 1.2 and 1.8 times its size. Off: `detector.pool=detection.pooling.RoIAlign`.
 - Classes from the global branch alone: `detector.head.local=false`.
 
@@ -32,7 +32,6 @@ config = replace(
         context=partial(AttentionLSTM, hidden_channels=256),
         context_source="p4",
         pool=partial(SkipPool, sources=tuple(Source(PYRAMID, box_scale=scale) for scale in (0.8, 1.2, 1.8))),
-        global_pool=partial(CenterCell, stage="context"),
-        head=partial(LocalGlobal),
+        head=partial(LocalGlobal, global_pool=partial(CenterCell, stage="context")),
     ),
 )

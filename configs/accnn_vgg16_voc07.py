@@ -18,7 +18,7 @@ Not as in the paper, or not known to us:
 - Three attention steps; two layers of 1024 behind the attended vector; the schedule is Fast R-CNN's (recalled), 128
   boxes an image, 2 images an update.
 
-The base is `faster_rcnn_vgg16_voc07`. Without global context: `detector.context=none detector.global_pool=none`.
+The base is `faster_rcnn_vgg16_voc07`. Without global context: `detector.context=none detector.head.global_pool=none`.
 Without local context: `detector.pool=detection.pooling.RoIAlign detector.pool.stages=c4`. Classes from the global
 branch alone: `detector.head.local=false`.
 """
@@ -46,8 +46,11 @@ config = replace(
             out_channels=512,
             reference=("c4",),
         ),
-        global_pool=partial(CenterCell, stage="context"),
-        head=partial(LocalGlobal, fast_rcnn=partial(base.detector.head, weights="VGG16_Weights.IMAGENET1K_V1")),
+        head=partial(
+            LocalGlobal,
+            global_pool=partial(CenterCell, stage="context"),
+            fast_rcnn=partial(base.detector.head, weights="VGG16_Weights.IMAGENET1K_V1"),
+        ),
     ),
     optimizer=replace(base.optimizer, reference_batch=2, clip_norm=20.0),
     schedule=ScheduleConfig(epochs=16, kind="step", milestones=(0.75,), gamma=0.1),

@@ -45,7 +45,7 @@ config = replace(
             box_weight=0.1,
             batch_size_per_image=None,
             add_ground_truth=False,
+            rezoom=partial(RoIAlign, stages=("p2",), output_size=2, sampling_ratio=1),
         ),
-        rezoom=partial(RoIAlign, stages=("p2",), output_size=2, sampling_ratio=1),
     ),
 )

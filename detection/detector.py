@@ -1,69 +1,69 @@
 """The detector: backbone → context → regions → pool → head, five injected parts in a row.
 
-A sixth, optional: a segmentation loss on the context's map, in training.
+A sixth, optional: a segmentation loss on the feature map `context`, in training. `detection.contracts` states what each
+part takes and returns.
 
-Shape letters: B images, C channels, H×W map, N boxes of one image, R boxes of all images, K classes.
+Shape letters: B images, C channels, H×W feature map, N boxes of one image, R boxes of all images, K classes.
 """
 
+import traceback
 from collections.abc import Sequence
-from functools import partial
-from typing import Any
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from detection.backbones import Backbone
-from detection.config import DetectorConfig, Part, require_context
-from detection.contracts import require_feature_maps
+from detection.backbones.backbone import Backbone
+from detection.config import DetectorConfig, require_context, serialization
+from detection.contracts import (
+    Context,
+    ContextLoss,
+    Detections,
+    Features,
+    Head,
+    Pool,
+    PooledRegions,
+    RefinementHead,
+    Regions,
+    Targets,
+    require_feature_maps,
+)
 from detection.errors import UserError
-from detection.inference import PLAIN, InferenceConfig, Look, averaged, detect, mirror_batch, require_steps
+from detection.inference import PLAIN, InferenceConfig, Predict, averaged, iterate_boxes, mirror_batch, require_steps
 from detection.segmentation import semantic_maps
 
-Targets = list[dict[str, Tensor]]
-
-# What a head needs for such a pool, what is said of one without it, and a head that has it.
-_SECOND_POOLS = {
-    "global_pool": ("add_global", "has no global branch", "LocalGlobal"),
-    "rezoom": ("add_rezoom", "does not look twice", "SequenceHead"),
-}
+MAX_PARAMETERS = 2_000_000_000
+"""A model that is larger is taken for a typing error."""
 
 
 class Detector(nn.Module):
     """Images to detections, or to losses in training.
 
     Args:
-        backbone: images (B, 3, H, W) → maps by name.
-        regions: (batch, maps, targets) → boxes of each image, losses.
-        pool: (maps, boxes, image sizes) → descriptors (R, C, h, w).
-        head: (descriptors, boxes, image sizes, samples) → detections, losses; its `sample` chooses the loss's boxes.
-        context: (map (B, C, H, W), valid (B, 1, H, W)) → a map of the same size, named `context`; or None.
-        global_pool: a pool for the same boxes, whose descriptors the head reads beside those of `pool`; or None.
-        rezoom: a pool for boxes that the head found at a first look; the head is given a function from boxes to their
-            descriptors. None: it looks once.
-        segmentation: (map `context`, per image the label of each pixel (H, W)) → losses, in training only; or None.
-        context_source: the map that the context reads.
+        backbone: images (B, 3, H, W) → feature maps by name.
+        regions: feature maps → boxes of each image, losses.
+        pool: feature maps and boxes → descriptors (R, C, h, w).
+        head: regions with their descriptors → detections, losses.
+        context: a feature map → another of the same size, named `context`; or None.
+        segmentation: a loss on the feature map `context`, in training only; or None.
+        context_source: the feature map that the context reads.
         min_size: pixels of an image's shorter side inside the detector.
         max_size: most pixels of its longer side.
-        resize_in_training: resize in training as at test; False when the data pipeline already has.
-        inference: rounds of boxes, voting and mirror images at test; beyond the plain settings the head needs
-            `predict`, `decode` and `select`, as `FastRCNN` has them.
+        resize_in_training: resize in training as at inference; False when the data pipeline already has.
+        inference: box iterations, voting and mirrored images at inference; beyond one plain forward pass the head must
+            be a `RefinementHead`.
     """
-
-    backbone: Backbone
-    head: Any
 
     def __init__(
         self,
         backbone: Backbone,
-        regions: nn.Module,
-        pool: nn.Module,
-        head: nn.Module,
-        context: nn.Module | None = None,
-        segmentation: nn.Module | None = None,
-        rezoom: nn.Module | None = None,
-        global_pool: nn.Module | None = None,
+        regions: Regions,
+        pool: Pool,
+        head: Head,
+        context: Context | None = None,
+        segmentation: ContextLoss | None = None,
         *,
         context_source: str = "c5",
         min_size: int = 800,
@@ -89,77 +89,74 @@ class Detector(nn.Module):
         self.pool = pool
         self.head = head
         self.segmentation = segmentation
-        self.rezoom = rezoom
-        self.global_pool = global_pool
 
-    def forward(
-        self, images: Sequence[Tensor], targets: Targets | None = None
-    ) -> list[dict[str, Tensor]] | dict[str, Tensor]:
+    def forward(self, images: Sequence[Tensor], targets: Targets | None = None) -> Detections | dict[str, Tensor]:
         """Detect, or compute losses when in training mode.
 
         Args:
             images: (3, H, W) each, of any sizes; uint8, or float in [0, 1].
             targets: per image `boxes` (N, 4) float xyxy in its pixels and `labels` (N,) int64, 1 … K; for training.
-                With a segmentation part also `semantic` (H, W) uint8: each pixel's label, 0 background, 255 ignored.
+                With a segmentation loss also `semantic` (H, W) uint8: each pixel's label, 0 background, 255 ignored.
 
         Returns:
-            At test per image `boxes` (n, 4) in its pixels, `labels` (n,) and `scores` (n,), best first;
+            At inference per image `boxes` (n, 4) in its pixels, `labels` (n,) and `scores` (n,), best first;
             in training the losses by name.
+
+        Raises:
+            UserError: no targets in training, or an image that is too thin.
         """
+        if self.training and targets is None:
+            raise UserError("detector: in training mode it needs targets; call eval() to detect.")
         original_sizes = [(image.shape[-2], image.shape[-1]) for image in images]
         if self.resize_in_training or not self.training:
             for height, width in original_sizes:
                 require_visible(height, width, self.min_size, self.max_size)
-        batch, targets = self.transform([_as_float(image) for image in images], targets)
+        batch, targets = self.transform([self._as_float(image) for image in images], targets)
         features = self.extract_features(batch)
         boxes, losses = self.regions(batch, features, targets)
-        if self.training and self.segmentation is not None:
+        if self.training:
             assert targets is not None
-            semantic = semantic_maps(targets, original_sizes, batch.image_sizes)
-            losses = {**losses, **self.segmentation(features["context"], semantic)}
-        if not self.training and self.inference != PLAIN:
-            detections = self._detect(batch, features, boxes)
-            return self.transform.postprocess(detections, batch.image_sizes, original_sizes)
-        samples = None
-        if self.training:
+            if self.segmentation is not None:
+                semantic = semantic_maps(targets, original_sizes, batch.image_sizes)
+                losses = {**losses, **self.segmentation(features["context"], semantic)}
             boxes, samples = self.head.sample(boxes, targets)
-        descriptors, *others = self._descriptors(features, boxes, batch.image_sizes)
-        look_again = () if self.rezoom is None else (partial(self._rezoom, features, batch.image_sizes),)
-        detections, head_losses = self.head(descriptors, boxes, batch.image_sizes, samples, *others, *look_again)
-        if self.training:
+            _, head_losses = self.head(self._pooled(features, boxes, batch.image_sizes), samples)
             return {**losses, **head_losses}
+        if self.inference == PLAIN:
+            detections, _ = self.head(self._pooled(features, boxes, batch.image_sizes))
+        else:
+            detections = self._refine(batch, features, boxes)
         return self.transform.postprocess(detections, batch.image_sizes, original_sizes)
 
-    def _descriptors(
-        self, features: dict[str, Tensor], boxes: list[Tensor], image_sizes: list[tuple[int, int]]
-    ) -> tuple[Tensor, ...]:
-        """What the pools make of boxes (N, 4) of each image."""
-        pools = (self.pool,) if self.global_pool is None else (self.pool, self.global_pool)
-        return tuple(pool(features, boxes, image_sizes) for pool in pools)
-
-    def _rezoom(self, features: dict[str, Tensor], image_sizes: list[tuple[int, int]], boxes: list[Tensor]) -> Tensor:
-        assert self.rezoom is not None
-        return self.rezoom(features, boxes, image_sizes)
-
-    def _detect(self, batch: ImageList, features: dict[str, Tensor], boxes: list[Tensor]) -> list[dict[str, Tensor]]:
-        """Detections by the settings of `test`; proposals come from the images as they are."""
-
-        def look_at(features: dict[str, Tensor]) -> Look:
-            return lambda boxes: self.head.predict(*self._descriptors(features, boxes, batch.image_sizes))
-
-        look = look_at(features)
-        if self.inference.flip:
-            look = averaged(look, look_at(self.extract_features(mirror_batch(batch))), batch.image_sizes)
-        return detect(self.inference, self.head, look, boxes, batch.image_sizes)
-
-    def features(self, batch: ImageList) -> dict[str, Tensor]:
-        """All maps of a padded batch by name, the context among them."""
+    def extract_features(self, batch: ImageList) -> dict[str, Tensor]:
+        """Return all feature maps of a padded batch by name, the context among them."""
         features = self.backbone(batch.tensors)
         if self.context is not None:
             source = features[self.context_source]
             valid = valid_mask(batch.image_sizes, self.backbone.strides[self.context_source], source)
             features = {**features, "context": self.context(source, valid)}
         return features
+
+    def _pooled(self, features: Features, boxes: list[Tensor], image_sizes: list[tuple[int, int]]) -> PooledRegions:
+        return PooledRegions(self.pool(features, boxes, image_sizes), boxes, image_sizes, features)
+
+    def _refine(self, batch: ImageList, features: Features, boxes: list[Tensor]) -> Detections:
+        """Detect by the settings of `inference`; proposals come from the images as they are."""
+        head, sizes = self.head, batch.image_sizes
+        assert isinstance(head, RefinementHead)
+
+        def predict_on(features: Features) -> Predict:
+            return lambda boxes: head.predict(self._pooled(features, boxes, sizes))
+
+        predict = predict_on(features)
+        if self.inference.flip:
+            predict = averaged(predict, predict_on(self.extract_features(mirror_batch(batch))), sizes)
+        return iterate_boxes(self.inference, head, predict, boxes, sizes)
+
+    def _as_float(self, image: Tensor) -> Tensor:
+        dtype = next(self.parameters()).dtype
+        wanted = torch.promote_types(dtype, torch.float32)
+        return image.to(wanted).div_(255) if image.dtype == torch.uint8 else image.to(wanted)
 
 
 def valid_mask(image_sizes: Sequence[tuple[int, int]], stride: int, like: Tensor) -> Tensor:
@@ -193,12 +190,8 @@ def require_visible(height: int, width: int, min_size: int, max_size: int, name:
         )
 
 
-def _as_float(image: Tensor) -> Tensor:
-    return image.float().div_(255) if image.dtype == torch.uint8 else image
-
-
 def build_detector(config: DetectorConfig, num_classes: int, *, resize_in_training: bool = True) -> Detector:
-    """Build the parts and put them in a row, at random start; `load_pretrained` fills in weights.
+    """Build the parts and put them in a row, at random initialization; `load_pretrained` fills in weights.
 
     Args:
         config: the parts and the image size.
@@ -208,7 +201,39 @@ def build_detector(config: DetectorConfig, num_classes: int, *, resize_in_traini
     Raises:
         UserError: parts that do not fit together.
     """
+    require_buildable(config, num_classes)
+    return _build(config, num_classes, resize_in_training)
+
+
+def require_buildable(config: DetectorConfig, num_classes: int) -> None:
+    """Check a detector's settings and whether its parts fit together, by building it without memory for its weights.
+
+    Raises:
+        UserError: a setting out of range, parts that do not fit each other, or more than 2 G parameters.
+    """
+    serialization.from_plain(config, DetectorConfig, "detector")
     require_context(config)
+    try:
+        with torch.device("meta"):
+            detector = _build(config, num_classes, False)
+    except UserError:
+        raise
+    except Exception as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"detector: cannot be built from these settings: {type(error).__name__}: {reason} "
+            f"({Path(frame.filename).name}, line {frame.lineno}); check what was changed last."
+        ) from error
+    count = sum(parameter.numel() for parameter in detector.parameters())
+    if count > MAX_PARAMETERS:
+        raise UserError(
+            f"detector: has {count / 1e9:.1f} G parameters, more than {MAX_PARAMETERS / 1e9:.0f} G; check the widths "
+            "in its settings."
+        )
+
+
+def _build(config: DetectorConfig, num_classes: int, resize_in_training: bool) -> Detector:
     backbone = config.backbone()
     channels, strides = dict(backbone.out_channels), dict(backbone.strides)
     context = None
@@ -219,13 +244,7 @@ def build_detector(config: DetectorConfig, num_classes: int, *, resize_in_traini
     regions = config.regions(channels)
     pool = config.pool(channels, strides)
     head = config.head(pool.out_channels, pool.output_size, num_classes)
-    if config.global_pool is None and not getattr(head, "local", True):
-        raise UserError(
-            "detector.head.local=false: without a detector.global_pool classes are read from nothing; give one, such"
-            " as detection.pooling.CenterCell with stage=context, or set local=true."
-        )
-    global_pool = _second_pool(config.global_pool, "global_pool", head, channels, strides)
-    rezoom = _second_pool(config.rezoom, "rezoom", head, channels, strides)
+    head.connect(channels, strides)
     segmentation = None
     if config.segmentation is not None:
         segmentation = config.segmentation(channels["context"], strides["context"], num_classes)
@@ -236,31 +255,9 @@ def build_detector(config: DetectorConfig, num_classes: int, *, resize_in_traini
         head,
         context,
         segmentation,
-        rezoom,
-        global_pool,
         context_source=config.context_source,
         min_size=config.min_size,
         max_size=config.max_size,
         resize_in_training=resize_in_training,
         inference=config.inference,
     )
-
-
-def _second_pool(
-    part: Part | None, name: str, head: Any, channels: dict[str, int], strides: dict[str, int]
-) -> nn.Module | None:
-    """A pool beside the first, which the head is told of; None where the config has none."""
-    if part is None:
-        return None
-    add, lacks, instead = _SECOND_POOLS[name]
-    if not hasattr(head, add):
-        raise UserError(
-            f"detector.{name}: a {type(head).__name__} {lacks}; use detection.heads.{instead}, or set "
-            f"detector.{name}=none."
-        )
-    try:
-        pool = part(channels, strides)
-    except UserError as error:
-        raise UserError(f"detector.{name}: {error}") from None
-    getattr(head, add)(pool.out_channels * pool.output_size**2)
-    return pool

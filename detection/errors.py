@@ -1,4 +1,4 @@
-"""A user's mistake is told in one sentence and ends a command with exit code 2; no traceback."""
+"""A user's mistake: one sentence and exit code 2, no traceback."""
 
 import functools
 import sys
@@ -12,7 +12,9 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(message.rpartition(f"{__name__}.UserError: ")[2].strip())
+        if "\n" in message:  # a worker's traceback, whose last line is the sentence
+            message = message.rpartition(f"{__name__}.UserError: ")[2]
+        super().__init__(message.strip())
 
 
 def command_line(main: Callable[..., int | None]) -> Callable[..., int]:

@@ -1,19 +1,19 @@
-"""A context for a detector that is trained already, as a no-op at first."""
+"""Insertion of a context into a trained detector, as a no-op at first."""
 
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from torch import nn
 
-from detection.contracts import require_feature_maps
+from detection.contracts import Context, Pool, require_feature_maps
 from detection.detector import Detector
 from detection.errors import UserError
 from detection.pooling import RoIAlign, SkipPool, Source
+from detection.pooling.skip_pool import SourceNorm
 
 
 def add_context(
-    detector: Detector, context: partial, source: str, *, norm: Literal["channels", "region"] | None = "channels"
+    detector: Detector, context: partial[Context], source: str, *, norm: SourceNorm | None = "channels"
 ) -> Detector:
     """Put a context on a detector, so that it detects bit by bit what it did until it is trained further.
 
@@ -37,8 +37,8 @@ def add_context(
         raise UserError("add_context: the detector has a context already.")
     channels, strides = dict(detector.backbone.out_channels), dict(detector.backbone.strides)
     require_feature_maps("add_context source", (source,), channels)
-    part: nn.Module = context(channels[source])
-    channels["context"], strides["context"] = part.out_channels, strides[source]  # type: ignore[assignment]
+    part = context(channels[source])
+    channels["context"], strides["context"] = part.out_channels, strides[source]
     like = next(detector.parameters())
     pool = _with_context(detector.pool, channels, strides, norm)
     detector.context, detector.context_source = part.to(like.device, like.dtype), source
@@ -47,16 +47,25 @@ def add_context(
     return detector
 
 
-def _with_context(
-    pool: nn.Module, channels: dict[str, int], strides: dict[str, int], norm: Literal["channels", "region"] | None
-) -> SkipPool:
+def _with_context(pool: Pool, channels: dict[str, int], strides: dict[str, int], norm: SourceNorm | None) -> SkipPool:
     context = Source(("context",), norm=norm)
     if isinstance(pool, RoIAlign):
         return SkipPool(channels, strides, sources=(Source(pool.stages), context), init="identity", **_settings(pool))
     if not isinstance(pool, SkipPool):
         raise UserError(f"add_context: the pool is a {type(pool).__name__}; it must be RoIAlign or SkipPool.")
-    settings = _settings(pool.parts[0].align)  # type: ignore[arg-type]
-    new = SkipPool(channels, strides, sources=(*pool.sources, context), out_channels=pool.out_channels, **settings)
+    amplitude = pool.initial_amplitude
+    if isinstance(amplitude, tuple) and norm is not None:
+        amplitude = (*amplitude, 1.0)
+    new = SkipPool(
+        channels,
+        strides,
+        sources=(*pool.sources, context),
+        out_channels=pool.out_channels,
+        amplitude=amplitude,
+        learned_amplitude=pool.learned_amplitude,
+        reference=pool.reference,
+        **_settings(pool.parts[0].align),
+    )
     new.load_state_dict(pool.state_dict() | {"reduce.weight": _widened(pool, new)}, strict=False)
     return new
 

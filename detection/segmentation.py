@@ -19,11 +19,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detection.contracts import ContextLoss
 from detection.data.semantic import IGNORED, nearest
 from detection.errors import UserError
+from detection.ranges import NonNegative, Pixels
 
 
-class SegmentationLoss(nn.Module):
+class SegmentationLoss(ContextLoss):
     """Per-pixel classification from a map.
 
     Args:
@@ -48,16 +50,14 @@ class SegmentationLoss(nn.Module):
         stride: int,
         num_classes: int,
         *,
-        weight: float = 1.0,
-        background_weight: float = 1.0,
-        output_stride: int = 1,
+        weight: NonNegative = 1.0,
+        background_weight: NonNegative = 1.0,
+        output_stride: Pixels = 1,
         learned_upsampling: bool = False,
     ) -> None:
         super().__init__()
         if output_stride < 1 or stride % output_stride:
             raise UserError(f"segmentation.output_stride={output_stride}: must divide the context's stride, {stride}.")
-        if not 0 <= background_weight < float("inf"):
-            raise UserError(f"segmentation.background_weight={background_weight}: must be a number, 0 or more.")
         self.stride = stride
         self.weight = weight
         self.background_weight = background_weight

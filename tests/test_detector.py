@@ -10,6 +10,7 @@ from torch import nn
 
 from detection.backbones import FPN, ResNet, Tiny
 from detection.config import DetectorConfig
+from detection.contracts import Context
 from detection.detector import build_detector, valid_mask
 from detection.errors import UserError
 from detection.heads import FastRCNN
@@ -160,7 +161,7 @@ def test_an_image_that_would_vanish_is_refused(tiny):
         tiny([torch.rand(3, 1, 300)])
 
 
-class Shift(nn.Module):
+class Shift(Context):
     """A context for tests: counts valid cells into every channel."""
 
     def __init__(self, in_channels: int) -> None:
@@ -282,11 +283,11 @@ def test_roi_align_uses_true_strides_on_tiny_pictures():
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"regions": partial(RPN, stages=("c9",), anchor_sizes=((8,),))}, "regions: there is no map 'c9'"),
+        ({"regions": partial(RPN, stages=("c9",), anchor_sizes=((8,),))}, "regions: there is no feature map 'c9'"),
         ({"regions": partial(RPN, stages=("c2", "c3"), anchor_sizes=((8,), (8,)))}, "different channels"),
         ({"regions": partial(RPN, stages=("c3",))}, "needs one tuple for each of the stages"),
-        ({"pool": partial(RoIAlign, stages=("p2",))}, "pool: there is no map 'p2'"),
-        ({"context": partial(Shift), "context_source": "c7"}, "context: there is no map 'c7'"),
+        ({"pool": partial(RoIAlign, stages=("p2",))}, "pool: there is no feature map 'p2'"),
+        ({"context": partial(Shift), "context_source": "c7"}, "context: there is no feature map 'c7'"),
         ({"segmentation": partial(SegmentationLoss)}, "detector.context is None; give a context"),
     ],
 )

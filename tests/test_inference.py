@@ -13,13 +13,13 @@ from torch import nn
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_iou
 
-from detection.config import override, to_plain
+from detection.config import override
 from detection.context import SpatialRNN
+from detection.contracts import Head, PooledRegions
 from detection.detector import build_detector
 from detection.errors import UserError
-from detection.inference import InferenceConfig, detect, mirror_batch, mirror_boxes, mirror_deltas, vote
+from detection.inference import InferenceConfig, iterate_boxes, mirror_batch, mirror_boxes, mirror_deltas, vote
 from detection.pooling import SkipPool, Source
-from detection.runs.folder import open_config
 from detection.training.evaluate import evaluate_run
 from tests.tiny_runs import DETECTOR, tiny_config
 
@@ -112,6 +112,11 @@ def naive_round(detector, features, box, size, classes):
         if scores[k] > head.score_thresh and new[2] - new[0] >= 1e-2 and new[3] - new[1] >= 1e-2:
             found.append((torch.tensor(new), k, scores[k].item()))
     return found
+
+
+def predictions_at(detector, batch, boxes, sizes):
+    descriptors = detector.pool(detector.extract_features(batch), boxes, sizes)
+    return detector.head.predict(PooledRegions(descriptors, boxes, sizes))
 
 
 def naive_detect(detector, image, boxes, rounds, voting_iou):
@@ -212,14 +217,14 @@ def test_one_look_in_steps_is_bit_equal_to_torchvisions_postprocessing(counts, t
     batch, _ = detector.transform(images())
     with torch.no_grad():
         features = detector.extract_features(batch)
-        descriptors = detector.pool(features, boxes, batch.image_sizes)
+        pooled = detector.pool(features, boxes, batch.image_sizes)
+        regions = PooledRegions(pooled, boxes, batch.image_sizes)
         if threshold == "a score":
-            threshold = detector.head.predict(descriptors)[0][:, 1:].flatten().sort().values[-4:-3].sum().item()
+            threshold = detector.head.predict(regions)[0][:, 1:].flatten().sort().values[-4:-3].sum().item()
         detector.head.roi_heads.score_thresh = threshold
-        expected, _ = detector.head(descriptors, boxes, batch.image_sizes, None)
-        found = detect(
-            InferenceConfig(), detector.head, lambda b: detector.head.predict(descriptors), boxes, batch.image_sizes
-        )
+        expected, _ = detector.head(regions)
+        predict = lambda boxes: detector.head.predict(regions)  # noqa: E731
+        found = iterate_boxes(InferenceConfig(), detector.head, predict, boxes, batch.image_sizes)
     assert any(len(e["boxes"]) for e in expected) == (sum(counts) > 0 and threshold < 1)
     assert_same(expected, found, rtol=0, atol=0)
 
@@ -295,11 +300,11 @@ def test_flipped_looks_are_averaged_by_hand():
     with torch.no_grad():
         found = detector(images())
         for i, (drawing, boxes, size) in enumerate(zip(images(), proposals(), SIZES, strict=True)):
-            looks = []
+            predictions = []
             for image, at in ((drawing, boxes), (drawing.flip(-1), mirror_boxes([boxes], [size])[0])):
                 batch, _ = detector.transform([image])
-                looks.append(detector.head.predict(detector.pool(detector.extract_features(batch), [at], [size])))
-            (p, d), (q, e) = looks
+                predictions.append(predictions_at(detector, batch, [at], [size]))
+            (p, d), (q, e) = predictions
             sign = torch.tensor([-1.0, 1, 1, 1])
             logits, deltas = torch.log((p + q) / 2), ((d + sign * e) / 2).flatten(1)
             boxes, scores, labels = detector.head.roi_heads.postprocess_detections(logits, deltas, [boxes], [size])
@@ -361,20 +366,28 @@ def test_boxes_are_float32_under_mixed_precision(precision):
         assert all(detections[k].dtype == torch.float32 and detections[k].isfinite().all() for k in ("boxes", "scores"))
 
 
-class OneLook(nn.Module):
+class OneStep(Head):
     """A head that does all in one step."""
 
     def __init__(self, in_channels, size, num_classes):
         super().__init__()
+
+    def sample(self, boxes, targets):
+        return boxes, None
+
+    def forward(self, regions, samples=None):
+        return [], {}
 
 
 @pytest.mark.parametrize(
     "test", [InferenceConfig(num_box_iterations=2), InferenceConfig(voting_iou=0.5), InferenceConfig(flip=True)]
 )
 def test_a_head_without_the_steps_gets_one_sentence(test):
-    config = dataclasses.replace(DETECTOR, head=partial(OneLook))
+    config = dataclasses.replace(DETECTOR, head=partial(OneStep))
     build_detector(config, 3)
-    with pytest.raises(UserError, match="a OneLook takes one plain look only; leave num_box_iterations") as error:
+    with pytest.raises(
+        UserError, match="a OneStep does one plain forward pass only; leave num_box_iterations"
+    ) as error:
         build_detector(dataclasses.replace(config, inference=test), 3)
     assert "\n" not in str(error.value)
 
@@ -385,10 +398,10 @@ OVERRIDES = ("num_box_iterations=2", "voting_iou=0.85", "flip=true")
 @pytest.mark.parametrize(
     ("item", "sentence"),
     [
-        ("num_box_iterations=0", "detector.inference.num_box_iterations=0: must be 1 or more."),
+        ("num_box_iterations=0", "detector.inference.num_box_iterations=0: must be at least 1 and at most 1000."),
         ("num_box_iterations=1.5", "must be of type int"),
-        ("voting_iou=0", "detector.inference.voting_iou=0.0: is an IoU, in (0, 1]"),
-        ("voting_iou=85", "detector.inference.voting_iou=85.0: is an IoU, in (0, 1]"),
+        ("voting_iou=0", "detector.inference.voting_iou=0.0: must be above 0 and at most 1"),
+        ("voting_iou=85", "detector.inference.voting_iou=85.0: must be above 0 and at most 1"),
         ("vote=0.5", "did you mean detector.inference.voting_iou?"),
     ],
 )
@@ -396,15 +409,6 @@ def test_a_wrong_setting_gets_one_sentence(tmp_path, item, sentence):
     with pytest.raises(UserError) as error:
         override(tiny_config(tmp_path), [f"detector.inference.{item}"])
     assert sentence in str(error.value) and "\n" not in str(error.value)
-
-
-def test_runs_from_before_these_settings_open_and_take_them(tmp_path):
-    plain = to_plain(tiny_config(tmp_path))
-    del plain["detector"]["test"], plain["detector"]["head"]["weights"]
-    (tmp_path / "config.json").write_text(json.dumps(plain))
-    assert open_config(tmp_path).detector.inference == InferenceConfig()
-    changed = open_config(tmp_path, [f"detector.inference.{item}" for item in OVERRIDES])
-    assert changed.detector.inference == InferenceConfig(2, 0.85, True)
 
 
 def test_a_finished_run_is_evaluated_with_them(finished_run, tmp_path):

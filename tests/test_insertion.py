@@ -107,7 +107,7 @@ def test_a_pool_of_several_sources_takes_one_more():
 
 def test_what_does_not_fit_gets_one_sentence():
     detector = build_detector(DETECTOR, 3)
-    with pytest.raises(UserError, match="there is no map 'p9'"):
+    with pytest.raises(UserError, match="there is no feature map 'p9'"):
         add_context(detector, partial(SpatialRNN, hidden_channels=8), "p9")
     assert detector.context is None
     add_context(detector, partial(SpatialRNN, hidden_channels=8), "c3")

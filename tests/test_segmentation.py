@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from detection.config import override
+from detection.config.serialization import from_plain
 from detection.context import ConvStack
 from detection.data.semantic import IGNORED
 from detection.detector import build_detector
@@ -57,7 +58,7 @@ def naive_loss(part, context, semantic, stride):
                 for j in (math.floor(u), math.floor(u) + 1):
                     inside = scores[min(max(i, 0), height - 1), min(max(j, 0), width - 1)]
                     score = score + (1 - abs(v - i)) * (1 - abs(u - j)) * inside
-            share = part.background if labels[y, x] == 0 else 1.0
+            share = part.background_weight if labels[y, x] == 0 else 1.0
             terms.append(share * (torch.logsumexp(score, 0) - score[int(labels[y, x])]))
             shares.append(share)
     return torch.stack(terms).sum() / sum(shares)
@@ -103,8 +104,8 @@ def test_weighted_background_by_hand():
 
 def test_bad_background_weight_is_one_sentence():
     for value in (-1.0, math.nan, math.inf):
-        with pytest.raises(UserError, match="segmentation.background_weight=.*must be a number, 0 or more"):
-            SegmentationLoss(4, 8, 3, background_weight=value)
+        with pytest.raises(UserError, match="segmentation.background_weight=.*must be (at least 0|a finite number)"):
+            from_plain(partial(SegmentationLoss, background_weight=value), partial[SegmentationLoss], "segmentation")
 
 
 def test_gradients():

@@ -8,16 +8,31 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from detection.backbones.backbone import Backbone
 from detection.config import serialization
 from detection.config.files import apply_overrides, find_config, run_file
 from detection.config.serialization import Part, to_plain
+from detection.contracts import Context, ContextLoss, Head, Pool, Regions
 from detection.data.transforms import Augmentation
 from detection.errors import UserError
 from detection.evaluation.coco import METRICS
 from detection.inference import InferenceConfig
+from detection.ranges import (
+    Fraction,
+    ImageCount,
+    ImagesAtOnce,
+    NonNegative,
+    Pixels,
+    Positive,
+    PositiveFraction,
+    ProperFraction,
+    Range,
+    Seed,
+)
 
 __all__ = [
     "InferenceConfig",
@@ -52,10 +67,6 @@ class DetectorConfig:
         regions: maps to boxes.
         pool: maps and boxes to descriptors.
         head: descriptors to detections or losses.
-        global_pool: a second pool, of whose descriptors the head reads classes too (`detection.heads.LocalGlobal`), or
-            None.
-        rezoom: a second pool, which pools inside of the boxes that the head found at first, for a head that looks again
-            (`detection.heads.SequenceHead`), or None.
         segmentation: a loss on the context's map that asks it for the class of each pixel, or None; training only.
         min_size: pixels of an image's shorter side inside the detector.
         max_size: most pixels of its longer side.
@@ -64,17 +75,15 @@ class DetectorConfig:
         inference: rounds of boxes, voting and mirror images at test.
     """
 
-    backbone: Part
-    regions: Part
-    pool: Part
-    head: Part
-    context: Part | None = None
+    backbone: partial[Backbone]
+    regions: partial[Regions]
+    pool: partial[Pool]
+    head: partial[Head]
+    context: partial[Context] | None = None
     context_source: str = "c5"
-    segmentation: Part | None = None
-    global_pool: Part | None = None
-    rezoom: Part | None = None
-    min_size: int = 800
-    max_size: int = 1333
+    segmentation: partial[ContextLoss] | None = None
+    min_size: Pixels = 800
+    max_size: Pixels = 1333
     weights: str | None = None
     inference: InferenceConfig = InferenceConfig()
 
@@ -112,11 +121,11 @@ class ScenesConfig:
     """
 
     task: str = "shapes"
-    train: int = 400
-    val: int = 100
-    test: int = 0
-    size: int = 128
-    seed: int = 0
+    train: ImageCount = 400
+    val: ImageCount = 100
+    test: ImageCount = 0
+    size: Annotated[int, Range(64, 4096)] = 128
+    seed: Seed = 0
     cue: bool = True
     difficulty: float | None = None
 
@@ -140,7 +149,7 @@ class DataConfig:
     val: SplitConfig = SplitConfig()
     augmentation: Augmentation | None = Augmentation()
     masks: Literal["polygons", "boxes"] = "polygons"
-    workers: int = 2
+    workers: Annotated[int, Range(0, 64)] = 2
     aspect_grouping: bool = True
     scenes: ScenesConfig | None = None
 
@@ -161,12 +170,12 @@ class OptimizerConfig:
     """
 
     kind: Literal["sgd", "adamw"] = "sgd"
-    lr: float = 0.02
-    reference_batch: int = 16
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    norm_weight_decay: float = 1e-4
-    clip_norm: float | None = None
+    lr: Positive = 0.02
+    reference_batch: ImagesAtOnce = 16
+    momentum: ProperFraction = 0.9
+    weight_decay: NonNegative = 1e-4
+    norm_weight_decay: NonNegative = 1e-4
+    clip_norm: Positive | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,12 +192,12 @@ class ScheduleConfig:
         warmup_start: factor at the first update.
     """
 
-    epochs: int = 12
+    epochs: Annotated[int, Range(1, 1_000_000)] = 12
     kind: Literal["step", "cosine", "exponential", "constant"] = "step"
-    milestones: tuple[float, ...] = (0.667, 0.917)
-    gamma: float = 0.1
-    warmup: int = 500
-    warmup_start: float = 0.001
+    milestones: tuple[PositiveFraction, ...] = (0.667, 0.917)
+    gamma: Positive = 0.1
+    warmup: Annotated[int, Range(0, 10_000_000)] = 500
+    warmup_start: Fraction = 0.001
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,18 +229,18 @@ class Config:
     data: DataConfig = DataConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
-    batch_size: int = 2
-    gradient_accumulation_steps: int = 1
-    eval_batch_size: int = 2
+    batch_size: ImagesAtOnce = 2
+    gradient_accumulation_steps: Annotated[int, Range(1, 100_000)] = 1
+    eval_batch_size: ImagesAtOnce = 2
     precision: Literal["no", "bf16", "fp16"] = "no"
-    freeze: dict[str, int | None] = dataclasses.field(default_factory=dict)
-    ema: float | None = None
+    freeze: dict[str, Annotated[int, Range(0)] | None] = dataclasses.field(default_factory=dict)
+    ema: Annotated[float, Range(0, 1, open_low=True, open_high=True)] | None = None
     validation_loss: bool = False
-    evaluate_every: int = 1
+    evaluate_every: Annotated[int, Range(1, 1_000_000)] = 1
     best_metric: str = "AP"
-    early_stopping: int | None = None
-    samples: int = 8
-    seed: int = 0
+    early_stopping: Annotated[int, Range(1, 1_000_000)] | None = None
+    samples: Annotated[int, Range(0, 10_000)] = 8
+    seed: Seed = 0
     note: str = ""
 
 
@@ -269,26 +278,12 @@ def override(config: Config, overrides: Sequence[str]) -> Config:
 
 
 def validate(config: Config) -> None:
-    """Check types, names of parts' settings, and the ranges of numbers; what is wrong is named with its key.
+    """Check types, ranges, and that each part fits its slot; what is wrong is named with its key.
 
     Raises:
-        UserError: a setting that does not exist, or of the wrong type, or out of range.
+        UserError: a setting that does not exist, of the wrong type or out of range, or a part of another kind.
     """
-    serialization.from_plain(to_plain(config), Config)
-    positive = {
-        "batch_size": config.batch_size,
-        "gradient_accumulation_steps": config.gradient_accumulation_steps,
-        "eval_batch_size": config.eval_batch_size,
-        "evaluate_every": config.evaluate_every,
-        "detector.min_size": config.detector.min_size,
-    }
-    for key, value in positive.items():
-        if not value > 0:
-            raise UserError(f"{key}={value}: must be greater than 0.")
-    not_negative = {"data.workers": config.data.workers, "samples": config.samples, "seed": config.seed}
-    for key, value in not_negative.items():
-        if value < 0:
-            raise UserError(f"{key}={value}: must be 0 or more.")
+    serialization.from_plain(config, Config)
     if config.detector.max_size < config.detector.min_size:
         raise UserError(
             f"detector.max_size={config.detector.max_size}: must be at least min_size={config.detector.min_size}."
@@ -297,30 +292,6 @@ def validate(config: Config) -> None:
     known = (*METRICS, "VOC07_AP50", "VOC_AP50", "val_loss")
     if config.best_metric not in known:
         raise UserError(f"best_metric={config.best_metric}: must be one of {', '.join(known)}.")
-    if config.ema is not None and not 0 < config.ema < 1:
-        raise UserError(f"ema={config.ema}: must lie between 0 and 1, for example 0.999; None for no average.")
-    validate_optimization(config.optimizer, config.schedule)
-
-
-def validate_optimization(optimizer: OptimizerConfig, schedule: ScheduleConfig) -> None:
-    """Check the ranges of what moves weights, which classifiers share.
-
-    Raises:
-        UserError: a number out of range, with its key.
-    """
-    positive = {
-        "schedule.epochs": schedule.epochs,
-        "schedule.gamma": schedule.gamma,
-        "optimizer.lr": optimizer.lr,
-        "optimizer.reference_batch": optimizer.reference_batch,
-    }
-    for key, value in positive.items():
-        if not value > 0:
-            raise UserError(f"{key}={value}: must be greater than 0.")
-    if any(not 0 < m <= 1 for m in schedule.milestones):
-        raise UserError(f"schedule.milestones={schedule.milestones}: are fractions of training, in (0, 1].")
-    if optimizer.clip_norm is not None and optimizer.clip_norm <= 0:
-        raise UserError(f"optimizer.clip_norm={optimizer.clip_norm}: must be greater than 0, or None.")
 
 
 def require_context(config: DetectorConfig) -> None:

@@ -1,7 +1,8 @@
-"""Settings that are written as Python files: run with the mistakes in them told in one sentence."""
+"""Config files: Python that is run, with one sentence for the mistakes in it; shipped ones by name."""
 
 import difflib
 import runpy
+import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,12 +31,17 @@ def run_file(path: Path, what: str, reason: Callable[[Exception], str] = str) ->
     if not path.is_file():
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], n=1)
         raise UserError(f"{path}: no such {what}" + (f"; did you mean {path.parent / near[0]}?" if near else "."))
+    # A config is the user's own Python: modules beside it, such as a context of theirs, are importable while it runs.
+    folder = str(path.resolve().parent)
+    sys.path.insert(0, folder)
     try:
         return runpy.run_path(str(path))
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except Exception as error:
         raise UserError(f"{path}: {_line(error, path)}{type(error).__name__}: {reason(error)}.") from None
+    finally:
+        sys.path.remove(folder)
 
 
 def find_config(name: str | Path) -> Path:

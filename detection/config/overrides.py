@@ -5,6 +5,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from detection.config.parts import class_name
 from detection.config.serialization import to_plain
 from detection.errors import UserError
 
@@ -42,9 +43,8 @@ def as_text(value: Any, key: str) -> str:
 
 def _short(value: Any, key: str) -> Any:
     if isinstance(value, functools.partial):
-        to_plain(value, key)  # refuses a class of another package
         settings = {name: _short(setting, key) for name, setting in value.keywords.items()}
-        return {"class": f"{value.func.__module__}.{value.func.__qualname__}", **settings}
+        return {"class": class_name(value.func, key), **settings}
     if isinstance(value, list | tuple):
         return [_short(item, key) for item in value]
     if isinstance(value, Mapping):

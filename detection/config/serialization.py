@@ -1,47 +1,44 @@
 """Typed settings to and from plain data: dataclasses, partials of classes, and text from the command line.
 
 A part is a `functools.partial` of a class; its settings are the keywords that have defaults or were given. In plain
-data it is a dictionary with the class's name under `class`. Only classes of this package are named and imported.
+data it is a dictionary with the class's name under `class`. `partial[Contract]` as a type asks for a class that fulfils
+the contract, `Annotated[int, Range(…)]` for a number in a range (`detection.ranges`).
 """
 
 import ast
 import dataclasses
 import difflib
 import functools
-import importlib
 import inspect
+import math
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
+from detection.config.parts import class_name, find_class, require_fitting
 from detection.errors import UserError
+from detection.ranges import Range
 
 Part = functools.partial
 Settings = TypeVar("Settings")
 
 
-def to_plain(value: Any, key: str = "config") -> Any:
+def to_plain(value: Any, key: str = "") -> Any:
     """Turn a config into JSON-ready data, with every default written out.
 
     Raises:
-        UserError: a part whose class is not in this package, so that the run could not be opened again.
+        UserError: a value that JSON has no form for, or a class that no import finds.
     """
     if isinstance(value, functools.partial):
         cls = value.func
-        if not cls.__module__.startswith("detection."):
-            raise UserError(
-                f"{key}: {cls.__module__}.{cls.__qualname__} is outside the package `detection`, so the run could not "
-                "be opened again; put the class into a module of `detection`."
-            )
         settings = {name: p.default for name, p in _parameters(cls).items() if p.default is not p.empty}
         settings.update(value.keywords)
-        plain = {name: to_plain(v, f"{key}.{name}") for name, v in settings.items()}
-        return {"class": f"{cls.__module__}.{cls.__qualname__}", **plain}
+        return {"class": class_name(cls, key), **{name: to_plain(v, _join(key, name)) for name, v in settings.items()}}
     if dataclasses.is_dataclass(value):
-        return {f.name: to_plain(getattr(value, f.name), f"{key}.{f.name}") for f in dataclasses.fields(value)}
+        return {f.name: to_plain(getattr(value, f.name), _join(key, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {str(k): to_plain(v, f"{key}.{k}") for k, v in value.items()}
+        return {str(k): to_plain(v, _join(key, str(k))) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [to_plain(v, f"{key}[{i}]") for i, v in enumerate(value)]
     if value is None or isinstance(value, bool | int | float | str):
@@ -63,13 +60,23 @@ def set_key(settings: Settings, key: str, text: str) -> Settings:
     return _replace(settings, key.split("."), text, key)
 
 
-def from_plain(plain: Any, cls: type[Settings]) -> Settings:
-    """Rebuild settings from what `to_plain` made.
+def from_plain(plain: Any, cls: type[Settings], key: str = "") -> Settings:
+    """Rebuild settings from what `to_plain` made, or check settings that are objects already.
+
+    Args:
+        plain: plain data, or settings.
+        cls: the dataclass that they are settings of.
+        key: where they stand in a config, for errors.
 
     Raises:
-        UserError: unknown keys, values of the wrong type, or a class outside this package.
+        UserError: unknown keys, values of the wrong type or out of range, a part that does not fit its slot, or a class
+            of a package that is not trusted.
     """
-    return _convert(plain, cls, "config")
+    return _convert(plain, cls, key)
+
+
+def _join(key: str, name: str) -> str:
+    return f"{key}.{name}" if key else name
 
 
 def _parameters(cls: Any) -> dict[str, inspect.Parameter]:
@@ -79,16 +86,23 @@ def _parameters(cls: Any) -> dict[str, inspect.Parameter]:
 def _settings(node: Any) -> dict[str, Any]:
     """The keys that may be set below a node, with their annotations."""
     if isinstance(node, functools.partial):
-        hints = typing.get_type_hints(node.func.__init__)
-        keyword = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-        parameters = _parameters(node.func).items()
-        return {
-            name: hints.get(name, Any)
-            for name, p in parameters
-            if p.kind in keyword and (p.default is not p.empty or name in node.keywords)
-        }
-    hints = typing.get_type_hints(type(node))
+        return _part_settings(node.func, node.keywords)
+    hints = typing.get_type_hints(type(node), include_extras=True)
     return {f.name: hints[f.name] for f in dataclasses.fields(node)}
+
+
+def _part_settings(cls: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The keywords of a class with their annotations; positional ones without a default are given by the builder."""
+    try:
+        hints = typing.get_type_hints(cls.__init__, include_extras=True)
+    except (NameError, TypeError):  # annotations of another package that name nothing at run time
+        hints = {}
+    keyword_only = inspect.Parameter.KEYWORD_ONLY
+    return {
+        name: hints.get(name, Any)
+        for name, p in _parameters(cls).items()
+        if p.kind is keyword_only or (p.kind is p.POSITIONAL_OR_KEYWORD and (p.default is not p.empty or name in given))
+    }
 
 
 def _child(node: Any, name: str) -> Any:
@@ -144,6 +158,8 @@ def _convert(value: Any, annotation: Any, key: str) -> Any:
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if annotation is Any:
         return value
+    if origin is Annotated:
+        return _convert_range(value, arguments, key)
     if origin in (typing.Union, types.UnionType):
         return _convert_union(value, arguments, key)
     if origin is Literal:
@@ -152,20 +168,30 @@ def _convert(value: Any, annotation: Any, key: str) -> Any:
         near = difflib.get_close_matches(str(value), [str(a) for a in arguments], n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
         raise UserError(f"{key}={value}: must be one of {', '.join(map(str, arguments))}{hint}.")
-    if annotation is Part:
-        return _convert_part(value, key)
+    if annotation is Part or origin is Part:
+        return _convert_part(value, arguments[0] if arguments else Any, key)
     if dataclasses.is_dataclass(annotation):
         return _convert_dataclass(value, annotation, key)
     if origin is tuple:
         return _convert_tuple(value, arguments, key)
     if origin is dict and isinstance(value, Mapping):
-        return {k: _convert(v, arguments[1], f"{key}.{k}") for k, v in value.items()}
+        return {k: _convert(v, arguments[1], _join(key, str(k))) for k, v in value.items()}
     if annotation is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        value = float(value)
     if isinstance(annotation, type) and type(value) is annotation:
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{key}={value}: must be a finite number.")
         return value
     name = getattr(annotation, "__name__", str(annotation))
     raise UserError(f"{key}={value!r}: must be of type {name}, not {type(value).__name__}.")
+
+
+def _convert_range(value: Any, arguments: tuple[Any, ...], key: str) -> Any:
+    value = _convert(value, arguments[0], key)
+    for limits in arguments[1:]:
+        if isinstance(limits, Range) and value not in limits:
+            raise UserError(f"{key}={value}: must be {limits}.")
+    return value
 
 
 def _convert_union(value: Any, arguments: tuple[Any, ...], key: str) -> Any:
@@ -178,7 +204,16 @@ def _convert_union(value: Any, arguments: tuple[Any, ...], key: str) -> Any:
                 return _convert(value, argument, key)
             except UserError as error:
                 errors.append(error)
-    raise errors[0] if len(errors) == 1 else UserError(f"{key}={value!r}: fits none of {arguments}.")
+    if len(errors) == 1:
+        raise errors[0]
+    # Of several types the error of the one that has the value's shape is told.
+    fitting = [e for e in errors if "must be of type" not in str(e)]
+    raise fitting[0] if fitting else UserError(f"{key}={value!r}: fits none of {_names(arguments)}.")
+
+
+def _names(arguments: tuple[Any, ...]) -> str:
+    plain = (typing.get_args(a)[0] if typing.get_origin(a) is Annotated else a for a in arguments)
+    return ", ".join(a.__name__ if isinstance(a, type) else str(a) for a in plain)
 
 
 def _convert_tuple(value: Any, arguments: tuple[Any, ...], key: str) -> tuple:
@@ -192,51 +227,43 @@ def _convert_tuple(value: Any, arguments: tuple[Any, ...], key: str) -> tuple:
 
 
 def _convert_dataclass(value: Any, annotation: Any, key: str) -> Any:
+    hints = typing.get_type_hints(annotation, include_extras=True)
     if isinstance(value, annotation):
-        return value
+        kept = {f.name: getattr(value, f.name) for f in dataclasses.fields(annotation)}
+        return dataclasses.replace(value, **{k: _convert(v, hints[k], _join(key, k)) for k, v in kept.items()})
     if not isinstance(value, Mapping):
         raise UserError(f"{key}={value!r}: has settings below it; set them one by one as {key}.NAME=VALUE.")
-    hints = typing.get_type_hints(annotation)
-    unknown = set(value) - set(hints)
+    unknown = [k for k in value if k not in hints]
     if unknown:
-        raise UserError(f"{key}: unknown config key {sorted(unknown)[0]!r}; known here: {', '.join(sorted(hints))}.")
+        at = f"{key}: " if key else ""
+        raise UserError(f"{at}unknown config key {str(unknown[0])!r}; known here: {', '.join(sorted(hints))}.")
     missing = [
         f.name
         for f in dataclasses.fields(annotation)
         if f.default is f.default_factory is dataclasses.MISSING and f.name not in value
     ]
     if missing:
-        raise UserError(f"{key}: the key {missing[0]!r} is missing.")
-    return annotation(**{k: _convert(v, hints[k], f"{key}.{k}") for k, v in value.items()})
+        raise UserError(f"{key}: the key {missing[0]!r} is missing.".removeprefix(": "))
+    return annotation(**{k: _convert(v, hints[k], _join(key, k)) for k, v in value.items()})
 
 
-def _convert_part(value: Any, key: str) -> functools.partial:
+def _convert_part(value: Any, contract: Any, key: str) -> functools.partial:
     if isinstance(value, functools.partial):
-        return value
-    name, plain = (value, {}) if isinstance(value, str) else (value.get("class", ""), value) if value else ("", {})
-    part = functools.partial(_find_class(name, key))
-    hints = typing.get_type_hints(part.func.__init__)
-    known = _parameters(part.func)
-    keywords = {}
-    for k, v in plain.items():
-        if k == "class":
-            continue
-        if k not in known:
-            near = difflib.get_close_matches(k, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(known))}."
-            raise UserError(f"{key}.{k}: {name} has no such setting; {hint}")
-        keywords[k] = _convert(v, hints.get(k, Any), f"{key}.{k}")
-    return functools.partial(part.func, **keywords)
-
-
-def _find_class(name: str, key: str) -> Any:
-    module, _, attribute = str(name).rpartition(".")
-    if not module.startswith("detection."):
-        raise UserError(f"{key}: {name!r} is not a class of the package `detection`; only such classes are opened.")
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError):
-        raise UserError(f"{key}: there is no class {name}; it may come from another version of the package.") from None
-    if not isinstance(found, type) or not found.__module__.startswith("detection."):
-        raise UserError(f"{key}: {name} is not a class of the package `detection`; only such classes are opened.")
-    return found
+        cls, settings = value.func, value.keywords
+    elif isinstance(value, type):
+        cls, settings = value, {}
+    elif isinstance(value, str):
+        cls, settings = find_class(value, key), {}
+    elif isinstance(value, Mapping) and isinstance(value.get("class"), str):
+        cls, settings = find_class(value["class"], key), {k: v for k, v in value.items() if k != "class"}
+    else:
+        raise UserError(f"{key}={value!r}: must be the name of a class, such as detection.context.SpatialRNN.")
+    if contract is not Any and isinstance(contract, type):
+        require_fitting(cls, contract, key)
+    hints = _part_settings(cls, settings)
+    for k in settings:
+        if k not in hints:
+            near = difflib.get_close_matches(str(k), hints, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(hints))}."
+            raise UserError(f"{_join(key, str(k))}: {class_name(cls, key)} has no such setting; {hint}")
+    return functools.partial(cls, **{k: _convert(v, hints[k], _join(key, k)) for k, v in settings.items()})

@@ -1,7 +1,15 @@
-"""Heads: descriptors, boxes and targets → detections at test, losses in training."""
+"""Heads: descriptors of regions → detections at inference, losses in training."""
 
+from detection.contracts import Head
+from detection.heads.box_codes import Deltas, PixelOffsets
+from detection.heads.costs import Lexicographic, SetCost
 from detection.heads.fast_rcnn import FastRCNN
 from detection.heads.local_global import LocalGlobal
-from detection.heads.sequence_head import SequenceHead
+from detection.heads.lstm_decoder import LSTMDecoder
+from detection.heads.sequence_head import Embed, MeetsWindow, Overlaps, SequenceHead
+from detection.heads.stitching import NMS, SetNMS, Stitch
 
-__all__ = ["FastRCNN", "LocalGlobal", "SequenceHead"]
+__all__ = [
+    "NMS", "Deltas", "Embed", "FastRCNN", "Head", "LSTMDecoder", "Lexicographic", "LocalGlobal", "MeetsWindow",
+    "Overlaps", "PixelOffsets", "SequenceHead", "SetCost", "SetNMS", "Stitch",
+]  # fmt: skip

@@ -1,11 +1,9 @@
-"""Boxes as the numbers that a decoder learns, relative to their region.
-
-A code is a class with `decode` and `encode`; its numbers are the units of the box loss.
-"""
+"""Box coders: boxes as the numbers that a decoder learns, relative to their region; the units of the box loss."""
 
 # R regions, N boxes of each.
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -13,8 +11,26 @@ from torch import Tensor
 from torchvision.ops import box_convert
 
 
+class BoxCoder(ABC):
+    """Boxes to codes and back.
+
+    Attributes:
+        scale: codes that a decoder's 1 stands for.
+    """
+
+    scale: float
+
+    @abstractmethod
+    def decode(self, codes: Tensor, regions: Tensor) -> Tensor:
+        """Return boxes (R, N, 4) xyxy from codes (R, N, 4) of regions (R, 4) xyxy."""
+
+    @abstractmethod
+    def encode(self, boxes: Tensor, regions: Tensor) -> Tensor:
+        """Return codes (R, N, 4) of boxes (R, N, 4) xyxy with regions (R, 4) xyxy."""
+
+
 @dataclass(frozen=True)
-class PixelOffsets:
+class PixelOffsets(BoxCoder):
     """(cx, cy, w, h) in pixels: the center from the region's, width and height as they are (Stewart et al. 2016).
 
     Attributes:
@@ -38,7 +54,7 @@ class PixelOffsets:
 
 
 @dataclass(frozen=True)
-class Deltas:
+class Deltas(BoxCoder):
     """Faster R-CNN's: centers in sides of the region, logarithms of the sides' ratios (Girshick et al. 2014).
 
     Attributes:

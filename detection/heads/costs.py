@@ -1,11 +1,11 @@
-"""What it costs that a step answers for a ground truth: ReInspect's cost, and that of today's set predictors.
+"""Matching costs of a step and a ground-truth box: ReInspect's, and that of set predictors.
 
 R regions of all images, T steps, N ground-truth boxes of a region (padded), K classes. Boxes are xyxy in pixels, codes
 are boxes in the units of the box loss.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -16,16 +16,23 @@ from detection.errors import UserError
 from detection.heads.region_targets import RegionTargets
 
 
-class Cost(Protocol):
-    """What it costs that a step answers for a ground truth; frozen settings, float64 and no gradient."""
+class MatchingCost(ABC):
+    """Cost of matching a step with a ground-truth box; in float64, without gradient."""
 
+    @abstractmethod
     def cost(self, boxes: Tensor, codes: Tensor, logits: Tensor, region_targets: RegionTargets) -> Tensor:
-        """Boxes (R, T, 4) xyxy, their codes (R, T, 4) and logits (R, T, 1 + K) → (R, T, N), anything at padding."""
-        ...
+        """Return costs (R, T, N), anything at padding.
+
+        Args:
+            boxes: (R, T, 4) xyxy.
+            codes: (R, T, 4), the same in the units of the box loss.
+            logits: (R, T, 1 + K), the background first.
+            region_targets: the ground truth of each region.
+        """
 
 
 @dataclass(frozen=True)
-class Lexicographic:
+class Lexicographic(MatchingCost):
     """ReInspect's cost: first to overlap, then the order of the steps, then the L1 distance of the codes.
 
     Of two matchings the one with fewer steps off their ground-truth boxes is cheaper; if equal, the one with earlier
@@ -53,7 +60,7 @@ class Lexicographic:
 
     @torch.no_grad()
     def cost(self, boxes: Tensor, codes: Tensor, logits: Tensor, region_targets: RegionTargets) -> Tensor:
-        """See `Cost`."""
+        """Return costs, see `MatchingCost`."""
         steps = boxes.shape[1]
         distance = _l1(codes, region_targets.codes)
         # Sums over a matching are compared, so one unit of each place must outweigh all T terms of the next: distances
@@ -75,8 +82,8 @@ class Lexicographic:
 
 
 @dataclass(frozen=True)
-class SetCost:
-    """The cost of today's set predictors (DETR, Carion et al. 2020), a weighted sum.
+class SetCost(MatchingCost):
+    """The cost of set predictors (DETR, Carion et al. 2020), a weighted sum.
 
     Attributes:
         l1: weight of the L1 distance of the codes; DETR's are relative to the image's size.
@@ -90,7 +97,7 @@ class SetCost:
 
     @torch.no_grad()
     def cost(self, boxes: Tensor, codes: Tensor, logits: Tensor, region_targets: RegionTargets) -> Tensor:
-        """See `Cost`."""
+        """Return costs, see `MatchingCost`."""
         labels = region_targets.labels.where(region_targets.valid, 0)[:, None].expand(-1, boxes.shape[1], -1)
         probability = logits.double().softmax(-1).gather(2, labels)
         giou = pairwise_giou(boxes.double(), region_targets.boxes.double())

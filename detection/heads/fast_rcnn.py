@@ -2,7 +2,7 @@
 
 Sampling, loss and post-processing are those of torchvision's `RoIHeads`, called step by step so that the pool stays a
 part of its own; predictions are turned to float32 before box arithmetic and losses. `predict`, `decode` and `select`
-are the post-processing in three steps, for more than one look at test (`detection.inference`).
+are the post-processing in three steps, for box iterations, voting and mirrored images (`detection.inference`).
 
 R boxes of all images, N of one, M candidates or ground-truth boxes of one, n detections, K classes.
 """
@@ -17,8 +17,10 @@ from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCN
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
+from detection.contracts import Detections, PooledRegions, RefinementHead, Targets, at_least_float32
 from detection.errors import UserError
 from detection.inference import vote
+from detection.ranges import BoxCount, Channels, Fraction, ProperFraction
 from detection.weights import LoadReport, load_state, read_state
 
 # torchvision's names of the two layers in its VGGs.
@@ -33,7 +35,7 @@ class Samples:
     deltas: list[Tensor]
 
 
-class FastRCNN(nn.Module):
+class FastRCNN(RefinementHead):
     """Descriptors → class scores and boxes.
 
     Args:
@@ -64,17 +66,17 @@ class FastRCNN(nn.Module):
         size: int,
         num_classes: int,
         *,
-        hidden_channels: int = 1024,
-        convs: tuple[int, ...] = (),
+        hidden_channels: Channels = 1024,
+        convs: tuple[Channels, ...] = (),
         norm: Literal["batch"] | None = None,
         weights: str | None = None,
-        foreground_iou: float = 0.5,
-        background_iou: float = 0.5,
-        batch_size_per_image: int = 512,
-        positive_fraction: float = 0.25,
-        score_threshold: float = 0.05,
-        nms_threshold: float = 0.5,
-        detections_per_image: int = 100,
+        foreground_iou: Fraction = 0.5,
+        background_iou: Fraction = 0.5,
+        batch_size_per_image: BoxCount = 512,
+        positive_fraction: Fraction = 0.25,
+        score_threshold: ProperFraction = 0.05,
+        nms_threshold: Fraction = 0.5,
+        detections_per_image: BoxCount = 100,
     ) -> None:
         super().__init__()
         if convs and weights is not None:
@@ -102,72 +104,40 @@ class FastRCNN(nn.Module):
         )
 
     @torch.no_grad()
-    def sample(self, boxes: list[Tensor], targets: list[dict[str, Tensor]]) -> tuple[list[Tensor], Samples]:
-        """Choose the boxes that the loss looks at; ground-truth boxes are added to them.
-
-        Args:
-            boxes: proposals (N, 4) xyxy of each image.
-            targets: per image `boxes` (M, 4) and `labels` (M,), 1 … K.
-        """
+    def sample(self, boxes: list[Tensor], targets: Targets) -> tuple[list[Tensor], Samples]:
+        """Choose the boxes that the loss is computed on; ground-truth boxes are added to them, see `Head`."""
         boxes, _, labels, deltas = self.roi_heads.select_training_samples(boxes, targets)
         return boxes, Samples(labels, list(deltas))
 
-    def forward(
-        self, descriptors: Tensor, boxes: list[Tensor], image_sizes: list[tuple[int, int]], samples: Samples | None
-    ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-        """Classify and refine.
+    def forward(self, regions: PooledRegions, samples: Samples | None = None) -> tuple[Detections, dict[str, Tensor]]:
+        """Classify and refine, see `Head`; the losses are `loss_classifier` and `loss_box_reg`."""
+        return self.losses_or_detections(*self.logits_and_deltas(regions), regions, samples)
 
-        Args:
-            descriptors: (R, C, h, w), R the boxes of all images in order.
-            boxes: (N, 4) xyxy of each image.
-            image_sizes: height and width of each image inside the batch.
-            samples: what the boxes should become; needed in training.
-
-        Returns:
-            At test per image `boxes` (n, 4), `labels` (n,) 1 … K and `scores` (n,), best first, and no losses;
-            in training no detections, and `loss_classifier` and `loss_box_reg`.
-        """
-        return self.answer(*self._logits_and_deltas(descriptors), boxes, image_sizes, samples)
-
-    def answer(
-        self,
-        logits: Tensor,
-        deltas: Tensor,
-        boxes: list[Tensor],
-        image_sizes: list[tuple[int, int]],
-        samples: Samples | None,
-    ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-        """What `forward` gives, of logits (R, 1 + K) and deltas (R, 4 + 4·K) in float32."""
+    def losses_or_detections(
+        self, logits: Tensor, deltas: Tensor, regions: PooledRegions, samples: Samples | None
+    ) -> tuple[Detections, dict[str, Tensor]]:
+        """Return what `forward` does from logits (R, 1 + K) and deltas (R, 4 + 4·K)."""
         if self.training:
             assert samples is not None, "in training the head needs samples"
             loss_classifier, loss_box_reg = fastrcnn_loss(logits, deltas, samples.labels, samples.deltas)
             return [], {"loss_classifier": loss_classifier, "loss_box_reg": loss_box_reg}
-        found = self.roi_heads.postprocess_detections(logits, deltas, boxes, image_sizes)
+        found = self.roi_heads.postprocess_detections(logits, deltas, regions.boxes, regions.image_sizes)
         return [{"boxes": b, "labels": k, "scores": s} for b, s, k in zip(*found, strict=True)], {}
 
-    def _logits_and_deltas(self, descriptors: Tensor) -> tuple[Tensor, Tensor]:
-        logits, deltas = self.roi_heads.box_predictor(self.roi_heads.box_head(descriptors))
-        return logits.float(), deltas.float()
+    def logits_and_deltas(self, regions: PooledRegions) -> tuple[Tensor, Tensor]:
+        """Return logits (R, 1 + K) and box deltas (R, 4 + 4·K), in float32 or wider."""
+        logits, deltas = self.roi_heads.box_predictor(self.roi_heads.box_head(regions.descriptors))
+        return at_least_float32(logits), at_least_float32(deltas)
 
-    def predict(self, descriptors: Tensor) -> tuple[Tensor, Tensor]:
-        """Descriptors (R, C, h, w) → probabilities (R, 1 + K), the background first, and box deltas (R, 1 + K, 4)."""
-        logits, deltas = self._logits_and_deltas(descriptors)
-        return logits.softmax(-1), deltas.unflatten(1, (-1, 4))
+    def predict(self, regions: PooledRegions) -> tuple[Tensor, Tensor]:
+        """Return probabilities (R, 1 + K), the background first, and box deltas (R, 1 + K, 4)."""
+        logits, deltas = self.logits_and_deltas(regions)
+        return logits.softmax(-1), deltas.unflatten(1, (-1, 4))  # (R, 1 + K, 4)
 
     def decode(
         self, probabilities: Tensor, deltas: Tensor, boxes: list[Tensor], image_sizes: list[tuple[int, int]]
-    ) -> list[dict[str, Tensor]]:
-        """What is above the score threshold, before any NMS.
-
-        Args:
-            probabilities: (R, 1 + K).
-            deltas: (R, 1 + K, 4).
-            boxes: (N, 4) xyxy of each image that they were predicted for.
-            image_sizes: height and width of each image inside the batch.
-
-        Returns:
-            Per image `boxes` (M, 4), `labels` (M,) 1 … K and `scores` (M,), in no order.
-        """
+    ) -> Detections:
+        """Return the candidates above the score threshold, see `RefinementHead`."""
         counts = [len(b) for b in boxes]
         refined = self.roi_heads.box_coder.decode(deltas.flatten(1), boxes).view(deltas.shape)
         candidates = []
@@ -179,12 +149,8 @@ class FastRCNN(nn.Module):
             candidates.append({"boxes": found[keep], "labels": label[keep], "scores": scores[box, label][keep]})
         return candidates
 
-    def select(self, candidates: list[dict[str, Tensor]], voting_iou: float | None = None) -> list[dict[str, Tensor]]:
-        """The detections among candidates, as `decode` gives them: NMS, and a vote if there is to be one.
-
-        Returns:
-            Per image `boxes` (n, 4), `labels` (n,) and `scores` (n,), best first.
-        """
+    def select(self, candidates: Detections, voting_iou: float | None = None) -> Detections:
+        """Return the detections among candidates by NMS and voting, see `RefinementHead`."""
         detections = []
         for found in candidates:
             keep = batched_nms(found["boxes"], found["scores"], found["labels"], self.roi_heads.nms_thresh)

@@ -1,9 +1,8 @@
-"""Matching the boxes that a region says with its ground-truth boxes, and the loss over both (Stewart, Andriluka and Ng
-2016).
+"""Matching of decoded boxes with ground-truth boxes, and the loss over both (Stewart, Andriluka and Ng 2016).
 
-A region has T steps, each with one box and its class. The matching says which step answers for which ground truth; the
-other steps are to say background. It is a constant of the loss. The costs are those of ReInspect and of today's set
-predictors (`costs.py`). All of it is batched over regions and, up to five steps, without waiting for the GPU.
+A region has T steps, each with one box and its class. The matching assigns steps to ground-truth boxes; the other steps
+should predict background. It is a constant of the loss. The costs are those of ReInspect and of set predictors
+(`costs.py`). All of it is batched over regions and, up to five steps, without waiting for the GPU.
 
 R regions of all images, T steps, N ground-truth boxes of a region (padded), M ground-truth boxes of one image, K
 classes. Boxes are xyxy in pixels, codes are boxes in the units of the box loss, whatever these are.
@@ -27,7 +26,7 @@ Strategy = Literal["hungarian", "first_k", "fixed"]
 
 @torch.no_grad()
 def match(cost: Tensor, region_targets: RegionTargets, strategy: Strategy = "hungarian") -> Tensor:
-    """Which ground truth each step answers for; every ground truth has a step.
+    """Match each step with a ground-truth box; every one of these has a step.
 
     Args:
         cost: (R, T, N), no more ground-truth boxes than steps, which `keep_nearest` sees to.
@@ -38,7 +37,7 @@ def match(cost: Tensor, region_targets: RegionTargets, strategy: Strategy = "hun
 
     Returns:
         Indices (R, T) of ground-truth boxes, -1 for none. Of equally cheap matchings the first in the order of
-        `by_permutations`, but for rounding; `by_scipy` says nothing about ties.
+        `by_permutations`, but for rounding; `by_scipy` promises nothing about ties.
     """
     _, steps, count = cost.shape
     if count > steps:
@@ -67,7 +66,7 @@ def _reading_order(boxes: Tensor, valid: Tensor) -> Tensor:
 
 
 def by_permutations(cost: Tensor) -> Tensor:
-    """The cheapest assignments of costs (R, T, T) float64, all T! of each region tried at once: columns (R, T).
+    """Return the cheapest assignments of costs (R, T, T) float64, all T! of each region tried at once: columns (R, T).
 
     Of equal ones the first in the order of `itertools.permutations`, in which the first step has the earliest column.
     """
@@ -83,7 +82,7 @@ def _permutations(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def by_scipy(cost: Tensor) -> Tensor:
-    """The same as `by_permutations` for any number of steps, region by region on the CPU."""
+    """Return the same as `by_permutations` for any number of steps, region by region on the CPU."""
     columns = np.tile(np.arange(cost.shape[1]), (len(cost), 1))
     matrices = cost.cpu().numpy()
     for region in np.flatnonzero(matrices.any((1, 2))):  # where all is free any assignment will do

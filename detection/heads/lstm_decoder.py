@@ -17,13 +17,12 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout, linear
 
 from detection.cells import LSTM, Cell, State
-from detection.config import Part
-from detection.errors import UserError
+from detection.ranges import Channels, Count, Positive, ProperFraction
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """What a decoder saw; T may be less than its steps where it stopped early.
+    """Output of a decoder; T may be less than its steps where it stopped early.
 
     Attributes:
         codes: (R, T, 4) boxes, in the decoder's own numbers.
@@ -52,9 +51,6 @@ class LSTMDecoder(nn.Module):
         dropout: of a cell's output, on its way to the linear layers and to the next cell.
         init_range: all weights start evenly in ± this and biases at 0, as ReInspect's do (0.1); None: each as its
             class has.
-
-    Raises:
-        UserError: a number that cannot be.
     """
 
     def __init__(
@@ -62,20 +58,15 @@ class LSTMDecoder(nn.Module):
         in_features: int,
         num_classes: int,
         *,
-        num_steps: int = 5,
-        cell: Part = partial(LSTM),
-        hidden_size: int = 250,
-        layers: int = 1,
+        num_steps: Count = 5,
+        cell: partial[Cell] = partial(LSTM),
+        hidden_size: Channels = 250,
+        layers: Count = 1,
         shared_heads: bool = False,
-        dropout: float = 0.15,
-        init_range: float | None = None,
+        dropout: ProperFraction = 0.15,
+        init_range: Positive | None = None,
     ) -> None:
         super().__init__()
-        for name, value in {"num_steps": num_steps, "hidden_size": hidden_size, "layers": layers}.items():
-            if value < 1:
-                raise UserError(f"head.decoder.{name}={value}: must be 1 or more.")
-        if not 0 <= dropout < 1:
-            raise UserError(f"head.decoder.dropout={dropout}: is a share, from 0 to below 1.")
         self.num_steps, self.hidden_size = num_steps, hidden_size
         self.dropout, self.shared_heads = dropout, shared_heads
         inputs = (in_features, *(hidden_size,) * (layers - 1))

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class RegionTargets:
-    """What each region should say.
+    """The ground-truth boxes that each region may answer for.
 
     Attributes:
         boxes: (R, N, 4) xyxy.

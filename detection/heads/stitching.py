@@ -1,14 +1,13 @@
-"""Merging at test the boxes that the regions of one image say, each a set of them.
+"""Post-processing of the boxes that the regions of one image decode, each a set of them.
 
 `NMS` knows nothing of regions; `SetNMS` (Chu et al. 2020, CrowdDet) and `Stitch` (Stewart, Andriluka and Ng 2016) trust
-that boxes of one region are of different things. All three are settings that are called the same way: boxes (M, 4)
-xyxy, scores (M,), labels (M,) and regions (M,), any integers → the indices of the kept boxes by falling score.
+that boxes of one region are of different things.
 
 M boxes of one image, n new ones, A accepted ones.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,17 +19,24 @@ from detection.errors import UserError
 from detection.heads.costs import pairwise_iou
 
 
-class Merge(Protocol):
-    """Chooses among the boxes of all regions of one image, each label by itself."""
+class Postprocess(ABC):
+    """Choice among the boxes of all regions of one image, each label by itself."""
 
+    @abstractmethod
     def __call__(self, boxes: Tensor, scores: Tensor, labels: Tensor, regions: Tensor) -> Tensor:
-        """Boxes (M, 4) xyxy, scores, labels and regions (M,) → indices of the kept ones by falling score."""
-        ...
+        """Return the indices of the kept boxes by falling score.
+
+        Args:
+            boxes: (M, 4) xyxy.
+            scores: (M,).
+            labels: (M,).
+            regions: (M,), any integers: boxes of equal ones are of one region.
+        """
 
 
 @dataclass(frozen=True)
-class NMS:
-    """Greedy non-maximum suppression; regions have no say.
+class NMS(Postprocess):
+    """Greedy non-maximum suppression; regions play no part.
 
     Attributes:
         iou: over which the lower-scored box is dropped.
@@ -42,12 +48,12 @@ class NMS:
         _require_part("NMS", "iou", self.iou)
 
     def __call__(self, boxes: Tensor, scores: Tensor, labels: Tensor, regions: Tensor) -> Tensor:
-        """See `Merge`."""
+        """Return the kept boxes, see `Postprocess`."""
         return batched_nms(boxes, scores, labels, self.iou)
 
 
 @dataclass(frozen=True)
-class SetNMS:
+class SetNMS(Postprocess):
     """NMS in which boxes of one region never suppress each other (Chu et al. 2020).
 
     Attributes:
@@ -60,7 +66,7 @@ class SetNMS:
         _require_part("SetNMS", "iou", self.iou)
 
     def __call__(self, boxes: Tensor, scores: Tensor, labels: Tensor, regions: Tensor) -> Tensor:
-        """See `Merge`."""
+        """Return the kept boxes, see `Postprocess`."""
         return set_nms(boxes, scores, labels, regions, self.iou)
 
 
@@ -69,9 +75,9 @@ def set_nms(boxes: Tensor, scores: Tensor, labels: Tensor, regions: Tensor, iou:
     order = scores.argsort(descending=True, stable=True)
     wide = boxes.to(torch.promote_types(boxes.dtype, torch.float32))
     boxes, labels, regions = wide[order], labels[order], regions[order]
-    rivals = (labels[:, None] == labels) & (regions[:, None] != regions)
+    competing = (labels[:, None] == labels) & (regions[:, None] != regions)
     # In float64, as torchvision's NMS compares an IoU with its threshold.
-    over = rivals & (pairwise_iou(boxes, boxes)[0].double() > iou)
+    over = competing & (pairwise_iou(boxes, boxes)[0].double() > iou)
     over = over.triu(1).float()  # (M, M): the row would suppress the column
     keep = torch.ones_like(order, dtype=torch.bool)
     # Each round settles at least one more box from the top, so this ends, and only the greedy answer repeats itself.
@@ -81,7 +87,7 @@ def set_nms(boxes: Tensor, scores: Tensor, labels: Tensor, regions: Tensor, iou:
 
 
 @dataclass(frozen=True)
-class Stitch:
+class Stitch(Postprocess):
     """ReInspect's sequential merging: a box that was accepted drops at most one box of each region.
 
     Regions come one after another, the most confident first, each with a bipartite matching of its boxes with those
@@ -124,7 +130,7 @@ class Stitch:
             )
 
     def __call__(self, boxes: Tensor, scores: Tensor, labels: Tensor, regions: Tensor) -> Tensor:
-        """See `Merge`; memory for M² numbers, and a loop over regions on the CPU."""
+        """Return the kept boxes, see `Postprocess`; memory for M² numbers, and a loop over regions on the CPU."""
         boxes = boxes.to(torch.promote_types(boxes.dtype, torch.float32))
         iou = pairwise_iou(boxes, boxes)[0].double()
         over = self._overlap(boxes, iou) & (labels[:, None] == labels) & (regions[:, None] != regions)

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from detection.contracts import require_feature_maps
+from detection.contracts import Features, Pool, require_feature_maps
 
 
-class CenterCell(nn.Module):
+class CenterCell(Pool):
     """The one cell of a map on which the center of a box lies: ReInspect's descriptor of a grid cell, exactly.
 
     RoIAlign of torchvision reads half a cell beside it.
@@ -27,9 +27,7 @@ class CenterCell(nn.Module):
         self.out_channels = in_channels[stage]
         self.stage, self.stride = stage, strides[stage]
 
-    def forward(
-        self, features: Mapping[str, Tensor], boxes: list[Tensor], image_sizes: list[tuple[int, int]]
-    ) -> Tensor:
+    def forward(self, features: Features, boxes: list[Tensor], image_sizes: list[tuple[int, int]]) -> Tensor:
         """Descriptors (R, C, 1, 1) of the boxes (N, 4) xyxy of each image; a center outside reads the border."""
         cells = features[self.stage]
         height, width = cells.shape[-2:]

@@ -4,16 +4,17 @@ import math
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import initLevelMapper
 
-from detection.contracts import require_feature_maps
+from detection.contracts import Features, Pool, require_feature_maps
 from detection.errors import UserError
 from detection.ops.roi_align import roi_align
+from detection.ranges import Bins, Level, Pixels, SamplingRatio
 
 
-class RoIAlign(nn.Module):
+class RoIAlign(Pool):
     """torchvision's `MultiScaleRoIAlign`, bit by bit, with the true strides and a faster backward on the CPU.
 
     Left alone, torchvision infers the scales from the first batch and keeps them; images much smaller than their
@@ -35,10 +36,10 @@ class RoIAlign(nn.Module):
         strides: Mapping[str, int],
         *,
         stages: tuple[str, ...] = ("p2", "p3", "p4", "p5"),
-        output_size: int = 7,
-        sampling_ratio: int = 2,
-        canonical_scale: int = 224,
-        canonical_level: int = 4,
+        output_size: Bins = 7,
+        sampling_ratio: SamplingRatio = 2,
+        canonical_scale: Pixels = 224,
+        canonical_level: Level = 4,
     ) -> None:
         super().__init__()
         require_feature_maps("pool", stages, in_channels)
@@ -57,9 +58,7 @@ class RoIAlign(nn.Module):
         self.map_levels = initLevelMapper(levels[0], levels[-1], canonical_scale, canonical_level)
         self.align.scales, self.align.map_levels = self.scales, self.map_levels
 
-    def forward(
-        self, features: Mapping[str, Tensor], boxes: list[Tensor], image_sizes: list[tuple[int, int]]
-    ) -> Tensor:
+    def forward(self, features: Features, boxes: list[Tensor], image_sizes: list[tuple[int, int]]) -> Tensor:
         """Descriptors (R, C, h, w) of the boxes (N, 4) xyxy of each image."""
         # A trace or an export holds torchvision's op, and its way of merging levels, which ONNX can express.
         if torch.jit.is_tracing() or torch.compiler.is_compiling():  # pyright: ignore[reportPrivateImportUsage]

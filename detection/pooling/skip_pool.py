@@ -14,11 +14,15 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d
 from torchvision.ops import clip_boxes_to_image
 
-from detection.contracts import require_feature_maps
+from detection.contracts import Features, Pool, require_feature_maps
 from detection.errors import UserError
 from detection.pooling.roi_align import RoIAlign
+from detection.ranges import Bins, Channels, Level, Pixels, Positive, SamplingRatio
 
 # B images, C channels of a source, O of a descriptor, N boxes of one image, R of all, n = h = w cells on a side.
+
+
+SourceNorm = Literal["channels", "region"]
 
 
 @dataclass(frozen=True)
@@ -32,11 +36,11 @@ class Source:
     """
 
     feature_maps: tuple[str, ...]
-    box_scale: float = 1.0
-    norm: Literal["channels", "region"] | None = None
+    box_scale: Positive = 1.0
+    norm: SourceNorm | None = None
 
 
-class SkipPool(nn.Module):
+class SkipPool(Pool):
     """Skip pooling: sources pooled by `RoIAlign`, normalized and scaled, joined by a 1×1 convolution.
 
     ION is c3, c4, c5 and context with a norm each; AC-CNN's local branch is c5 at 0.8, 1.2 and 1.8 times the box; a
@@ -71,21 +75,22 @@ class SkipPool(nn.Module):
         strides: Mapping[str, int],
         *,
         sources: tuple[Source, ...],
-        out_channels: int | None = None,
-        output_size: int = 7,
-        sampling_ratio: int = 2,
-        amplitude: float | tuple[float, ...] = 1.0,
+        out_channels: Channels | None = None,
+        output_size: Bins = 7,
+        sampling_ratio: SamplingRatio = 2,
+        amplitude: Positive | tuple[Positive, ...] = 1.0,
         learned_amplitude: bool = True,
         reference: tuple[str, ...] | None = None,
         init: Literal["xavier", "identity"] = "xavier",
-        canonical_scale: int = 224,
-        canonical_level: int = 4,
+        canonical_scale: Pixels = 224,
+        canonical_level: Level = 4,
     ) -> None:
         super().__init__()
         _require_sources(sources, in_channels)
         if reference is not None:
             _require_levels("pool.reference", reference, in_channels)
         self.sources, self.reference, self.output_size = sources, reference, output_size
+        self.initial_amplitude, self.learned_amplitude = amplitude, learned_amplitude
         self.channels = [in_channels[source.feature_maps[0]] for source in sources]
         self.out_channels = self.channels[0] if out_channels is None else out_channels
         amplitudes = iter(_amplitudes(amplitude, sum(source.norm is not None for source in sources)))
@@ -101,10 +106,10 @@ class SkipPool(nn.Module):
                 canonical_level=canonical_level,
             )
             if source.norm is None:
-                self.parts.append(_Part(align, source.box_scale))
+                self.parts.append(_PooledSource(align, source.box_scale))
             else:
                 scale = torch.full((channels,), next(amplitudes))
-                self.parts.append(_NormalizedPart(align, source.box_scale, source.norm, scale, learned_amplitude))
+                self.parts.append(_NormalizedSource(align, source.box_scale, source.norm, scale, learned_amplitude))
         self.reduce = nn.Conv2d(sum(self.channels), self.out_channels, 1)
         nn.init.zeros_(self.reduce.bias)  # type: ignore[arg-type]
         if init == "identity":
@@ -125,12 +130,10 @@ class SkipPool(nn.Module):
     def set_amplitude(self, amplitude: float) -> None:
         """Give all numbers of the normalized sources this root mean square."""
         for part in self.parts:
-            if isinstance(part, _NormalizedPart):
+            if isinstance(part, _NormalizedSource):
                 nn.init.constant_(part.amplitude, amplitude)
 
-    def forward(
-        self, features: Mapping[str, Tensor], boxes: list[Tensor], image_sizes: list[tuple[int, int]]
-    ) -> Tensor:
+    def forward(self, features: Features, boxes: list[Tensor], image_sizes: list[tuple[int, int]]) -> Tensor:
         """Descriptors (R, O, n, n) of the boxes (N, 4) xyxy of each image."""
         weights = self.reduce.weight.split(self.channels, dim=1)
         shares = (part(features, boxes, image_sizes, weight) for part, weight in zip(self.parts, weights, strict=True))
@@ -140,7 +143,7 @@ class SkipPool(nn.Module):
         return joined
 
 
-class _Part(nn.Module):
+class _PooledSource(nn.Module):
     """One source's share (R, O, n, n) of the descriptors, `weight` (O, C, 1, 1) being its slice of the convolution.
 
     The convolution commutes with pooling, and with the division by a norm: it goes where it has fewer cells to do.
@@ -152,7 +155,7 @@ class _Part(nn.Module):
         self.box_scale = box_scale
 
     def forward(
-        self, features: Mapping[str, Tensor], boxes: list[Tensor], image_sizes: list[tuple[int, int]], weight: Tensor
+        self, features: Features, boxes: list[Tensor], image_sizes: list[tuple[int, int]], weight: Tensor
     ) -> Tensor:
         if self.box_scale != 1:
             boxes = [scale_boxes(b, self.box_scale, size) for b, size in zip(boxes, image_sizes, strict=True)]
@@ -161,11 +164,11 @@ class _Part(nn.Module):
     def pool(
         self, features: dict[str, Tensor], boxes: list[Tensor], image_sizes: list[tuple[int, int]], weight: Tensor
     ) -> Tensor:
-        if self._maps_are_smaller(features, boxes):
+        if self._convolves_maps(features, boxes):
             return self.align({name: conv2d(m, weight) for name, m in features.items()}, boxes, image_sizes)
         return conv2d(self.align(features, boxes, image_sizes), weight)
 
-    def _maps_are_smaller(self, features: dict[str, Tensor], boxes: list[Tensor]) -> bool:
+    def _convolves_maps(self, features: dict[str, Tensor], boxes: list[Tensor]) -> bool:
         # A trace or an export must not depend on how many boxes its example has.
         if torch.jit.is_tracing() or torch.compiler.is_compiling():  # pyright: ignore[reportPrivateImportUsage]
             return True
@@ -173,15 +176,13 @@ class _Part(nn.Module):
         return cells < sum(map(len, boxes)) * self.align.output_size**2
 
 
-class _NormalizedPart(_Part):
+class _NormalizedSource(_PooledSource):
     """A source divided by its root mean square and multiplied by `amplitude` (C,), all in float32."""
 
     # Of the root mean square: else the gradient of a cell of zeros, such as a dead ReLU leaves, would have no bound.
     FLOOR = 1e-3
 
-    def __init__(
-        self, align: RoIAlign, box_scale: float, over: Literal["channels", "region"], amplitude: Tensor, learned: bool
-    ) -> None:
+    def __init__(self, align: RoIAlign, box_scale: float, over: SourceNorm, amplitude: Tensor, learned: bool) -> None:
         super().__init__(align, box_scale)
         self.dims = (1,) if over == "channels" else (1, 2, 3)
         if learned:
@@ -196,7 +197,7 @@ class _NormalizedPart(_Part):
         with torch.autocast(weight.device.type, enabled=False):
             features = {name: m.to(weight.dtype) for name, m in features.items()}
             pooled = self.align(features, boxes, image_sizes)
-            if self._maps_are_smaller(features, boxes):
+            if self._convolves_maps(features, boxes):
                 reduced = self.align({name: conv2d(m, weight) for name, m in features.items()}, boxes, image_sizes)
             else:
                 reduced = conv2d(pooled, weight)
@@ -215,7 +216,7 @@ def _require_sources(sources: tuple[Source, ...], in_channels: Mapping[str, int]
     if not isinstance(sources, tuple | list) or not sources:
         raise UserError(f"pool.sources={sources!r}: must be a tuple of at least one Source.")
     for i, source in enumerate(sources):
-        _require_levels(f"pool.sources[{i}].maps", source.feature_maps, in_channels)
+        _require_levels(f"pool.sources[{i}].feature_maps", source.feature_maps, in_channels)
         if not source.box_scale > 0:
             raise UserError(f"pool.sources[{i}].box_scale={source.box_scale}: must be greater than 0.")
 

@@ -9,13 +9,15 @@ float32 before any box arithmetic, so that mixed precision does not round boxes.
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.models.detection.image_list import ImageList
 
+from detection.contracts import Features, Regions, Targets
 from detection.errors import UserError
+from detection.ranges import Pixels
 
 
-class GridCells(nn.Module):
+class GridCells(Regions):
     """A window about the center of every cell of a grid, row by row; those that lie whole outside their image left out.
 
     ReInspect reads each by `detection.pooling.CenterCell` from a map of the same stride; any other pool will do.
@@ -29,7 +31,7 @@ class GridCells(nn.Module):
         UserError: windows that leave gaps.
     """
 
-    def __init__(self, in_channels: Mapping[str, int], *, window: int = 64, stride: int = 32) -> None:
+    def __init__(self, in_channels: Mapping[str, int], *, window: Pixels = 64, stride: Pixels = 32) -> None:
         super().__init__()
         if stride < 1 or window < stride:
             raise UserError(
@@ -39,7 +41,7 @@ class GridCells(nn.Module):
         self.window, self.stride = window, stride
 
     def forward(
-        self, images: ImageList, features: Mapping[str, Tensor], targets: list[dict[str, Tensor]] | None
+        self, images: ImageList, features: Features, targets: Targets | None
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         """Windows (N, 4) of each image, and no losses.
 

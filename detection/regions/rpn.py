@@ -5,22 +5,23 @@ Its predictions are turned to float32 before any box arithmetic, so that mixed p
 
 from collections.abc import Mapping
 
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 
-from detection.contracts import require_feature_maps
+from detection.contracts import Features, Regions, Targets, at_least_float32, require_feature_maps
 from detection.errors import UserError
+from detection.ranges import BoxCount, Count, Fraction, Pixels, Positive
 
 
 class _Float32RPNHead(RPNHead):
     def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         logits, deltas = super().forward(x)
-        return [t.float() for t in logits], [t.float() for t in deltas]
+        return [at_least_float32(t) for t in logits], [at_least_float32(t) for t in deltas]
 
 
-class RPN(nn.Module):
+class RPN(Regions):
     """Anchors on every cell of the named maps, scored and refined.
 
     Args:
@@ -43,16 +44,16 @@ class RPN(nn.Module):
         in_channels: Mapping[str, int],
         *,
         stages: tuple[str, ...] = ("p2", "p3", "p4", "p5", "p6"),
-        anchor_sizes: tuple[tuple[int, ...], ...] = ((32,), (64,), (128,), (256,), (512,)),
-        aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0),
-        conv_depth: int = 1,
-        pre_nms_top_n: tuple[int, int] = (2000, 1000),
-        post_nms_top_n: tuple[int, int] = (2000, 1000),
-        nms_threshold: float = 0.7,
-        foreground_iou: float = 0.7,
-        background_iou: float = 0.3,
-        batch_size_per_image: int = 256,
-        positive_fraction: float = 0.5,
+        anchor_sizes: tuple[tuple[Pixels, ...], ...] = ((32,), (64,), (128,), (256,), (512,)),
+        aspect_ratios: tuple[Positive, ...] = (0.5, 1.0, 2.0),
+        conv_depth: Count = 1,
+        pre_nms_top_n: tuple[BoxCount, BoxCount] = (2000, 1000),
+        post_nms_top_n: tuple[BoxCount, BoxCount] = (2000, 1000),
+        nms_threshold: Fraction = 0.7,
+        foreground_iou: Fraction = 0.7,
+        background_iou: Fraction = 0.3,
+        batch_size_per_image: BoxCount = 256,
+        positive_fraction: Fraction = 0.5,
     ) -> None:
         super().__init__()
         require_feature_maps("regions", stages, in_channels)
@@ -79,7 +80,7 @@ class RPN(nn.Module):
         )
 
     def forward(
-        self, images: ImageList, features: Mapping[str, Tensor], targets: list[dict[str, Tensor]] | None
+        self, images: ImageList, features: Features, targets: Targets | None
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         """Propose boxes.
 

@@ -10,6 +10,7 @@ from accelerate import Accelerator
 
 from detection.atomic_write import write_json
 from detection.config import Config, from_plain, override, to_plain
+from detection.config.parts import trusting
 from detection.data.coco_index import Category
 from detection.detector import Detector, build_detector
 from detection.errors import UserError
@@ -81,7 +82,11 @@ def config_json(config: Any) -> dict[str, Any]:
 
 
 def open_run(
-    run: str | Path, device: torch.device | str = "cpu", checkpoint: str | None = None, overrides: Sequence[str] = ()
+    run: str | Path,
+    device: torch.device | str = "cpu",
+    checkpoint: str | None = None,
+    overrides: Sequence[str] = (),
+    trust: Sequence[str] = (),
 ) -> tuple[Detector, tuple[Category, ...], Config]:
     """Rebuild a run's detector with its trained weights, ready to detect.
 
@@ -90,11 +95,14 @@ def open_run(
         device: where the detector goes.
         checkpoint: `best` or `last`; None for the best there is.
         overrides: `key=value` changes of its config.
+        trust: packages besides `detection` that parts may come from; they are imported.
 
     Raises:
-        UserError: not a run folder, no checkpoint in it, or weights that do not fit.
+        UserError: not a run folder, no checkpoint in it, weights that do not fit, or a part from a package that is not
+            trusted.
     """
-    config = open_config(run, overrides)
+    with trusting(trust):
+        config = open_config(run, overrides)
     checkpoints = Path(run) / "checkpoints"
     folder = checkpoints / (checkpoint or ("best" if (checkpoints / "best").is_dir() else "last"))
     categories = load_meta(folder)["categories"]

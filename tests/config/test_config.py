@@ -56,16 +56,16 @@ def test_an_override_leaves_the_rest_alone():
         ("schedule.epochs=2.5", "must be of type int, not float"),
         ("schedule.epochs=true", "must be of type int, not bool"),
         ("schedule.epochs", "write it as key=value"),
-        ("schedule.epochs=0", "schedule.epochs=0: must be greater than 0."),
+        ("schedule.epochs=0", "schedule.epochs=0: must be at least 1 and at most 1000000."),
         ("optimizer.kind=adam", "must be one of sgd, adamw (did you mean adamw?)"),
         ("optimizer=adamw", "has settings below it"),
         ("seed.x=1", "seed is 0 and has no settings of its own"),
         ("detector.backbone=os.system", "is not a class of the package"),
         ("detector.backbone=detection.config.files.runpy", "is not a class of the package"),
         ("detector.backbone=detection.backbones.Nothing", "there is no class"),
-        ("ema=2", "must lie between 0 and 1"),
+        ("ema=2", "ema=2.0: must be above 0 and below 1."),
         ("best_metric=mAP", "best_metric=mAP: must be one of AP, AP50"),
-        ("schedule.milestones=(3,)", "fractions of training"),
+        ("schedule.milestones=(3,)", "schedule.milestones[0]=3.0: must be above 0 and at most 1."),
         ("detector.max_size=10", "must be at least min_size"),
         ("data.augmentation.horizontal_flip=7", "must be a probability"),
     ],
@@ -81,7 +81,7 @@ def test_plain_data_survives_json_and_writes_defaults_out():
     config = override(CONFIG, ["freeze.stem=2", "detector.backbone=detection.backbones.ResNet"])
     plain = json.loads(json.dumps(to_plain(config)))
     assert plain["detector"]["backbone"] == {
-        "class": "detection.backbones.resnet.ResNet",
+        "class": "detection.backbones.ResNet",
         "depth": 50,
         "weights": "IMAGENET1K_V1",
         "norm": "auto",
@@ -106,14 +106,16 @@ WITH_SKIP_POOL = dataclasses.replace(CONFIG, detector=dataclasses.replace(DETECT
 
 def test_dataclasses_in_a_tuple_of_a_part_survive():
     plain = json.loads(json.dumps(to_plain(WITH_SKIP_POOL)))
-    assert plain["detector"]["pool"]["sources"][1] == {"features": ["c3"], "box_scale": 1.5, "norm": "channels"}
+    assert plain["detector"]["pool"]["sources"][1] == {"feature_maps": ["c3"], "box_scale": 1.5, "norm": "channels"}
     again = from_plain(plain)
     assert {k: again.detector.pool.keywords[k] for k in SKIP_POOL.keywords} == SKIP_POOL.keywords
     assert to_plain(again) == to_plain(WITH_SKIP_POOL)
 
 
 def test_dataclasses_in_a_tuple_of_a_part_are_typed_on_the_command_line():
-    changed = override(WITH_SKIP_POOL, ["detector.pool.sources=[{'maps': 'c3'}, {'maps': ['c2'], 'norm': 'region'}]"])
+    changed = override(
+        WITH_SKIP_POOL, ["detector.pool.sources=[{'feature_maps': 'c3'}, {'feature_maps': ['c2'], 'norm': 'region'}]"]
+    )
     assert changed.detector.pool.keywords["sources"] == (Source(("c3",)), Source(("c2",), norm="region"))
     changed = override(WITH_SKIP_POOL, ["detector.pool.reference=c3", "detector.pool.amplitude=3"])
     assert changed.detector.pool.keywords["reference"] == ("c3",)
@@ -126,9 +128,9 @@ def test_dataclasses_in_a_tuple_of_a_part_are_typed_on_the_command_line():
         (Source(("c3",), norm="chanels"), "pool.sources[1].norm=chanels: must be one of channels, region"),
         (Source(("c3",), box_scale="2"), "pool.sources[1].box_scale='2': must be of type float, not str."),
         (Source((3,)), "pool.sources[1].feature_maps[0]=3: must be of type str, not int."),
-        (Source((b"c3",)), "pool.sources[1].feature_maps[0]: a bytes cannot be written to config.json"),
-        (partial(Tiny), "pool.sources[1]: unknown config key"),
-        (("c3",), "pool.sources[1]=['c3']: has settings below it"),
+        (Source((b"c3",)), "pool.sources[1].feature_maps[0]=b'c3': must be of type str, not bytes."),
+        (partial(Tiny), "has settings below it"),
+        (("c3",), "pool.sources[1]=('c3',): has settings below it"),
     ],
 )
 def test_what_is_wrong_in_a_tuple_is_named_by_its_place(source, sentence):
@@ -144,8 +146,8 @@ def test_different_settings_have_different_hashes():
 
 def test_a_class_from_elsewhere_is_neither_written_nor_opened():
     detector = dataclasses.replace(DETECTOR, head=partial(dict))
-    with pytest.raises(UserError, match="outside the package"):
-        to_plain(Config(detector=detector))
+    with pytest.raises(UserError, match="detector.head=builtins.dict: must be a Head"):
+        override(Config(detector=detector), [])
     plain = to_plain(CONFIG)
     plain["detector"]["head"] = {"class": "subprocess.Popen", "args": "true"}
     with pytest.raises(UserError, match="not a class of the package"):

@@ -33,14 +33,14 @@ def test_a_value_becomes_a_text_that_gives_the_value(tmp_path, key, value):
 
 
 def test_texts_are_short():
-    assert as_text(partial(NoContext), "k") == "detection.context.baselines.NoContext"
+    assert as_text(partial(NoContext), "k") == "detection.context.NoContext"
     given = as_text(partial(SpatialRNN, hidden_channels=8), "k")
-    assert given == "{'class': 'detection.context.spatial_rnn.SpatialRNN', 'hidden_channels': 8}"
+    assert given == "{'class': 'detection.context.SpatialRNN', 'hidden_channels': 8}"
     assert as_text("c4", "k") == "c4" and as_text(0.5, "k") == "0.5"
     assert as_overrides(["schedule.epochs=2"], "k") == ("schedule.epochs=2",)
 
 
 def test_what_is_no_change_is_refused():
-    for wrong, word in (({"a": object()}, "object"), ({"a": partial(dict)}, "outside the package"), ([1], "list")):
+    for wrong, word in (({"a": object()}, "object"), ([1], "list")):
         with pytest.raises(UserError, match=word):
             as_overrides(wrong, "variants['a']")

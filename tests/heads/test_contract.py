@@ -8,6 +8,7 @@ import torch
 
 from detection.cells import GRU, TiedLSTM
 from detection.context import AttentionLSTM, SpatialRNN
+from detection.contracts import PooledRegions
 from detection.detector import build_detector
 from detection.heads import FastRCNN, LocalGlobal, SequenceHead
 from detection.heads.box_codes import PixelOffsets
@@ -23,28 +24,35 @@ K = 3
 small = {"embed": partial(Embed, features=16), "decoder": partial(LSTMDecoder, hidden_size=8, num_steps=3)}
 grid = {
     **small,
-    "code": partial(PixelOffsets, scale=10.0),
-    "assign": partial(MeetsWindow),
-    "merge": partial(Stitch),
+    "box_coder": partial(PixelOffsets, scale=10.0),
+    "assigner": partial(MeetsWindow),
+    "postprocess": partial(Stitch),
     "box_weight": 0.03,
     "batch_size_per_image": None,
     "add_ground_truth": False,
 }
 GRID = {"regions": partial(GridCells, window=16, stride=8), "pool": partial(CenterCell, stage="c3")}
 decoder = partial(LSTMDecoder, hidden_size=8, num_steps=2)
-tied = partial(LSTMDecoder, cell=partial(TiedLSTM, bias=False), hidden_size=8, start=0.1)
+tied = partial(LSTMDecoder, cell=partial(TiedLSTM, bias=False), hidden_size=8, init_range=0.1)
 gru = partial(decoder, cell=partial(GRU), layers=2, shared_heads=True, dropout=0.0)
 fast = partial(FastRCNN, hidden_channels=16, batch_size_per_image=16)
 GLOBAL = {
     "context": partial(AttentionLSTM, hidden_channels=8, num_layers=2),
     "context_source": "c3",
     "pool": partial(SkipPool, sources=tuple(Source(("c3",), box_scale=s, norm="channels") for s in (0.8, 1.2, 1.8))),
-    "global_pool": partial(CenterCell, stage="context"),
 }
+CENTER = partial(CenterCell, stage="context")
+TWICE = partial(RoIAlign, stages=("c2",), output_size=2, sampling_ratio=1)
 HEADS = {
     "fast rcnn": {"head": partial(FastRCNN, hidden_channels=16, batch_size_per_image=16)},
-    "local and global": {**GLOBAL, "head": partial(LocalGlobal, fast_rcnn=fast, global_channels=16)},
-    "global": {**GLOBAL, "head": partial(LocalGlobal, fast_rcnn=fast, global_channels=16, local=False)},
+    "local and global": {
+        **GLOBAL,
+        "head": partial(LocalGlobal, fast_rcnn=fast, global_pool=CENTER, global_channels=16),
+    },
+    "global": {
+        **GLOBAL,
+        "head": partial(LocalGlobal, fast_rcnn=fast, global_pool=CENTER, global_channels=16, local=False),
+    },
     "local": {"head": partial(LocalGlobal, fast_rcnn=fast)},
     "sequence": {"head": partial(SequenceHead, **small)},
     "sequence, context and skip pooling": {
@@ -58,16 +66,9 @@ HEADS = {
     "sequence, set cost": {
         "head": partial(SequenceHead, **small, cost=partial(SetCost), giou_weight=2.0, early_stop=False)
     },
-    "sequence, rezoom": {
-        "head": partial(SequenceHead, **small, rezoom_features=8),
-        "rezoom": partial(RoIAlign, stages=("c2",), output_size=2, sampling_ratio=1),
-    },
+    "sequence, rezoom": {"head": partial(SequenceHead, **small, rezoom=TWICE, rezoom_features=8)},
     "reinspect": {**GRID, "head": partial(SequenceHead, **{**grid, "decoder": tied})},
-    "reinspect, rezoom": {
-        **GRID,
-        "head": partial(SequenceHead, **grid),
-        "rezoom": partial(RoIAlign, stages=("c2",), output_size=2, sampling_ratio=1),
-    },
+    "reinspect, rezoom": {**GRID, "head": partial(SequenceHead, **grid, rezoom=TWICE)},
 }
 
 
@@ -96,19 +97,19 @@ def batch():
     return images, targets
 
 
-def without_truth(target):
+def without_boxes(target):
     return {key: t[:0] for key, t in target.items()}
 
 
-@pytest.mark.parametrize("ground_truth", ["all", "some", "none"])
-def test_it_trains_whatever_the_truths(detector, region_targets):
+@pytest.mark.parametrize("annotated", ["all", "some", "none"])
+def test_it_trains_whatever_the_ground_truth(detector, annotated):
     images, targets = batch()
-    if region_targets != "all":
-        targets = [without_truth(targets[0]), targets[1] if region_targets == "some" else without_truth(targets[1])]
+    if annotated != "all":
+        targets = [without_boxes(targets[0]), targets[1] if annotated == "some" else without_boxes(targets[1])]
     losses = detector(images, targets)
     assert {"loss_classifier", "loss_box_reg"} <= set(losses)
     assert all(loss.ndim == 0 and loss.dtype == torch.float32 and loss.isfinite() for loss in losses.values())
-    if region_targets == "none":
+    if annotated == "none":
         assert all(loss == 0 for name, loss in losses.items() if name.endswith("box_reg"))
     sum(losses.values()).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in detector.parameters())
@@ -157,10 +158,10 @@ def test_an_image_alone_and_in_a_batch(detector):
 @torch.no_grad()
 def test_no_regions_no_detections(detector):
     descriptors = torch.zeros(0, detector.pool.out_channels, *(detector.pool.output_size,) * 2)
-    others = [] if detector.rezoom is None else [lambda boxes: torch.zeros(0, 8, 2, 2)]
-    if detector.global_pool is not None:
-        others = [torch.zeros(0, detector.global_pool.out_channels, 1, 1)]
-    found, losses = detector.eval().head(descriptors, [torch.zeros(0, 4)] * 2, [(64, 96)] * 2, None, *others)
+    images, _ = batch()
+    features = detector.extract_features(detector.transform([image / 255 for image in images])[0])
+    regions = PooledRegions(descriptors, [torch.zeros(0, 4)] * 2, [(64, 96)] * 2, features)
+    found, losses = detector.eval().head(regions)
     assert losses == {} and [len(f["boxes"]) for f in found] == [0, 0]
 
 

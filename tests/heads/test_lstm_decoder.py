@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from detection.cells import CELLS, GRU, LSTM, TiedLSTM
+from detection.config.serialization import from_plain
 from detection.errors import UserError
 from detection.heads.lstm_decoder import LSTMDecoder
 
@@ -124,9 +125,9 @@ def test_dropout_is_of_training_only_and_not_of_the_state():
 
 
 def test_the_start_of_reinspect():
-    decoder = LSTMDecoder(300, 1, cell=partial(LSTM, bias=False), start=0.1)
+    decoder = LSTMDecoder(300, 1, cell=partial(LSTM, bias=False), init_range=0.1)
     assert 0.09 < decoder.cells[0].weight_ih.abs().max() <= 0.1 and 0.09 < decoder.weight.abs().max() <= 0.1
-    assert (decoder.bias == 0).all() and (LSTMDecoder(5, 1, start=0.1).cells[0].bias_hh == 0).all()
+    assert (decoder.bias == 0).all() and (LSTMDecoder(5, 1, init_range=0.1).cells[0].bias_hh == 0).all()
 
 
 def test_numbers_stay_in_float32_under_autocast():
@@ -143,5 +144,5 @@ def test_numbers_stay_in_float32_under_autocast():
 )
 def test_numbers_that_cannot_be_get_one_sentence(settings):
     (name, value) = next(iter(settings.items()))
-    with pytest.raises(UserError, match=f"^head.decoder.{name}={value}: [^.]*[.]?[^.]*[.]$"):
-        LSTMDecoder(F, K, **settings)
+    with pytest.raises(UserError, match=f"^head.decoder.{name}={value}: must be .*[.]$"):
+        from_plain(partial(LSTMDecoder, **settings), partial[LSTMDecoder], "head.decoder")

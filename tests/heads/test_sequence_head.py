@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+from detection.contracts import PooledRegions
 from detection.detector import build_detector
 from detection.errors import UserError
-from detection.heads import FastRCNN, SequenceHead
+from detection.heads import SequenceHead
 from detection.heads.box_codes import PixelOffsets
 from detection.heads.lstm_decoder import Decoded, LSTMDecoder
 from detection.heads.sequence_head import Embed, MeetsWindow, Overlaps
@@ -28,7 +29,7 @@ WINDOW = torch.tensor([[0.0, 0, 64, 64]])
 SIZE = [(64, 96)]
 
 
-class Told(nn.Module):
+class FixedDecoder(nn.Module):
     """A decoder that says what it is told: codes (R, T, 4) and logits (R, T, 1 + K)."""
 
     hidden_size = 2
@@ -42,10 +43,10 @@ class Told(nn.Module):
         return Decoded(self.codes, self.logits, x.new_zeros(*self.codes.shape[:2], 2), going)
 
 
-def told(codes, logits, classes=1, **settings):
+def decoding(codes, logits, classes=1, **settings):
     """A head over a descriptor of one number whose decoder says this."""
-    decoder = partial(Told, codes=torch.tensor(codes), logits=torch.tensor(logits))
-    settings = {"code": partial(PixelOffsets, scale=1.0), "assign": partial(MeetsWindow), **settings}
+    decoder = partial(FixedDecoder, codes=torch.tensor(codes), logits=torch.tensor(logits))
+    settings = {"box_coder": partial(PixelOffsets, scale=1.0), "assigner": partial(MeetsWindow), **settings}
     return SequenceHead(1, 1, classes, decoder=decoder, batch_size_per_image=None, add_ground_truth=False, **settings)
 
 
@@ -63,7 +64,7 @@ def test_a_proposal_answers_for_what_it_overlaps_enough():
 def test_of_too_many_truths_the_nearest_are_kept_whatever_their_order(order):
     """Centers at 32, 33, 36 and 42 before a window whose center is at 32; two steps."""
     boxes = torch.tensor([[22.0, 22, 42, 42], [23, 22, 43, 42], [26, 22, 46, 42], [32, 22, 52, 42]])[order]
-    head = told([[[0.0] * 4] * 2], [[[0.0] * 5] * 2], classes=4)
+    head = decoding([[[0.0] * 4] * 2], [[[0.0] * 5] * 2], classes=4)
     _, region_targets = head.sample([WINDOW], [{"boxes": boxes, "labels": torch.tensor(order) + 1}])
     assert region_targets.labels.tolist() == [[1, 2]] and region_targets.valid.all()
     assert region_targets.codes.tolist() == [[[0, 0, 20, 20], [1, 0, 20, 20]]]
@@ -94,24 +95,24 @@ PAIR_LOGITS = [[[-20.0, 20], [-20, 20], [20, -20]]]
 
 
 def test_a_perfect_decoder_has_no_loss():
-    head = told(PAIR_CODES, PAIR_LOGITS)
+    head = decoding(PAIR_CODES, PAIR_LOGITS)
     regions, region_targets = head.sample([WINDOW], [{"boxes": PAIR.flip(0), "labels": torch.tensor([1, 1])}])
-    _, losses = head(torch.zeros(1, 1, 1, 1), regions, SIZE, region_targets)
+    _, losses = head(PooledRegions(torch.zeros(1, 1, 1, 1), regions, SIZE), region_targets)
     assert losses["loss_box_reg"] == 0 and losses["loss_classifier"] < 1e-6
 
 
 def test_a_wrong_box_has_its_distance_as_loss():
-    head = told(PAIR_CODES, PAIR_LOGITS, box_weight=0.03)
+    head = decoding(PAIR_CODES, PAIR_LOGITS, box_weight=0.03)
     moved = PAIR + torch.tensor([[0.0, 0, 0, 0], [2, 0, 2, 0]])  # the second ground truth lies 2 pixels further right
     regions, region_targets = head.sample([WINDOW], [{"boxes": moved, "labels": torch.tensor([1, 1])}])
-    _, losses = head(torch.zeros(1, 1, 1, 1), regions, SIZE, region_targets)
+    _, losses = head(PooledRegions(torch.zeros(1, 1, 1, 1), regions, SIZE), region_targets)
     assert losses["loss_box_reg"].item() == pytest.approx(0.03 * 2)
 
 
 @pytest.mark.parametrize(("merge", "kept"), [(SetNMS, 2), (NMS, 1)])
 def test_one_region_says_two_boxes_that_overlap(merge, kept):
-    found, _ = told(PAIR_CODES, PAIR_LOGITS, postprocess=partial(merge)).eval()(
-        torch.zeros(1, 1, 1, 1), [WINDOW], SIZE, None
+    found, _ = decoding(PAIR_CODES, PAIR_LOGITS, postprocess=partial(merge)).eval()(
+        PooledRegions(torch.zeros(1, 1, 1, 1), [WINDOW], SIZE)
     )
     assert found[0]["boxes"].tolist() == PAIR[:kept].tolist() and found[0]["labels"].tolist() == [1] * kept
 
@@ -119,26 +120,28 @@ def test_one_region_says_two_boxes_that_overlap(merge, kept):
 def test_the_best_scored_are_merged():
     logits = [[[0.0, 1.0], [0, 3], [0, 2]]]
     codes = [[[0.0, 0, 20, 20], [0, 0, 0, 20], [0, 0, 20, 30]]]  # the best has no width
-    found, _ = told(codes, logits, pre_merge=1).eval()(torch.zeros(1, 1, 1, 1), [WINDOW], SIZE, None)
+    found, _ = decoding(codes, logits, pre_merge=1).eval()(PooledRegions(torch.zeros(1, 1, 1, 1), [WINDOW], SIZE))
     assert found[0]["boxes"].tolist() == [[22, 17, 42, 47]]
 
 
 def test_another_class_on_the_same_box_is_a_detection_too():
     logits = [[[-2.0, 1.0, 0.9, -9.0]]]
-    found, _ = told([[[0.0, 0, 20, 20]]], logits, classes=3).eval()(torch.zeros(1, 1, 1, 1), [WINDOW], SIZE, None)
+    found, _ = decoding([[[0.0, 0, 20, 20]]], logits, classes=3).eval()(
+        PooledRegions(torch.zeros(1, 1, 1, 1), [WINDOW], SIZE)
+    )
     probability = torch.tensor(logits[0][0]).softmax(0)
     assert found[0]["labels"].tolist() == [1, 2]
     torch.testing.assert_close(found[0]["scores"], probability[1:3])
 
 
 SMALL = {"embed": partial(Embed, features=16), "decoder": partial(LSTMDecoder, hidden_size=8, num_steps=3)}
-TWICE = {"rezoom": partial(RoIAlign, stages=("c2",), output_size=2, sampling_ratio=1)}
+TWICE = partial(RoIAlign, stages=("c2",), output_size=2, sampling_ratio=1)
 
 
 def build(rezoom=False, **settings):
     torch.manual_seed(0)
-    parts = {"head": partial(SequenceHead, **SMALL, **settings), **(TWICE if rezoom else {})}
-    return build_detector(dataclasses.replace(DETECTOR, **parts), 3, resize_in_training=False)
+    head = partial(SequenceHead, **SMALL, rezoom=TWICE if rezoom else None, **settings)
+    return build_detector(dataclasses.replace(DETECTOR, head=head), 3, resize_in_training=False)
 
 
 def images():
@@ -170,14 +173,14 @@ def test_the_second_look_corrects_and_leaves_the_first_alone():
 
 def test_the_second_look_is_inside_of_the_boxes_found():
     detector, seen = build(rezoom=True).eval(), []
-    detector.rezoom.register_forward_pre_hook(lambda module, args: seen.append(args[1]))
+    detector.head.rezoom.register_forward_pre_hook(lambda module, args: seen.append(args[1]))
     detector(images())
     ((boxes,),) = seen
     assert (boxes >= 0).all() and (boxes <= torch.tensor([96.0, 64] * 2)).all() and len(boxes) % 3 == 0
 
 
 def test_early_stop_only_leaves_out():
-    settings = {"merge": partial(NMS, iou=1.0), "score_threshold": 0.25, "detections_per_image": 10_000}
+    settings = {"postprocess": partial(NMS, iou=1.0), "score_threshold": 0.25, "detections_per_image": 10_000}
     found = []
     for stop in (True, False):
         detector = build(early_stop=stop, **settings).eval()
@@ -209,16 +212,19 @@ def refused(match, **changes):
 def test_settings_that_do_not_fit_get_one_sentence():
     head = partial(SequenceHead, **SMALL)
     refused(
-        "head.decoder.num_steps=0: must be 1 or more", head=partial(head, decoder=partial(LSTMDecoder, num_steps=0))
+        "detector.head.decoder.num_steps=0: must be at least 1 and at most 1000",
+        head=partial(head, decoder=partial(LSTMDecoder, num_steps=0)),
     )
     refused("regions.window=16, stride=32: the window must be at least", regions=partial(GridCells, window=16))
-    refused("detector.rezoom: .* no map 'c9'; the backbone", head=head, rezoom=partial(RoIAlign, stages=("c9",)))
-    refused("there is no map 'c9'; the backbone", head=head, pool=partial(CenterCell, stage="c9"))
-    refused("detector.rezoom: a FastRCNN does not look twice", head=partial(FastRCNN), **TWICE)
+    twice = partial(head, rezoom=partial(RoIAlign, stages=("c9",)))
+    refused("detector.head.rezoom: .* no feature map 'c9'; the backbone", head=twice)
+    refused("there is no feature map 'c9'; the backbone", head=head, pool=partial(CenterCell, stage="c9"))
     refused(
-        "detector.inference: a SequenceHead takes one plain look",
+        "detector.inference: a SequenceHead does one plain forward pass",
         head=head,
         inference=InferenceConfig(num_box_iterations=2),
     )
-    refused("head.pre_merge=0: must be 1 or more", head=partial(head, pre_merge=0))
-    refused("head.score_threshold=1.5: is a probability", head=partial(head, score_threshold=1.5))
+    refused("detector.head.pre_merge=0: must be at least 1", head=partial(head, pre_merge=0))
+    refused(
+        "detector.head.score_threshold=1.5: must be at least 0 and below 1", head=partial(head, score_threshold=1.5)
+    )

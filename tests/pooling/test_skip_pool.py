@@ -14,10 +14,11 @@ from torchvision.ops import roi_align
 
 from detection.backbones import FPN
 from detection.config import Config, from_plain, to_plain, validate
+from detection.contracts import Context
 from detection.detector import build_detector
 from detection.errors import UserError
 from detection.pooling import RoIAlign, SkipPool, Source
-from detection.pooling.skip_pool import _NormalizedPart, _Part, scale_boxes
+from detection.pooling.skip_pool import _NormalizedSource, _PooledSource, scale_boxes
 from tests.tiny_runs import DETECTOR
 
 CHANNELS = {"p2": 8, "p3": 8, "p4": 8, "c3": 6, "context": 5}
@@ -54,12 +55,12 @@ def make_boxes(counts=(5, 4), seed=0):
 @pytest.fixture(params=["on the maps", "on the descriptors"])
 def place(request, monkeypatch):
     """Where the convolution goes, whatever the sizes."""
-    monkeypatch.setattr(_Part, "_maps_are_smaller", lambda *args: request.param == "on the maps")
+    monkeypatch.setattr(_PooledSource, "_convolves_maps", lambda *args: request.param == "on the maps")
 
 
 def naive(pool, features, boxes):
     """Every box by itself: scale, clip, choose the level, pool, normalize, times √numbers · amplitude; cat; conv."""
-    amplitudes = [part.amplitude if isinstance(part, _NormalizedPart) else None for part in pool.parts]
+    amplitudes = [part.amplitude if isinstance(part, _NormalizedSource) else None for part in pool.parts]
     rows = []
     for image, (height, width) in enumerate(SIZES):
         for box in boxes[image].tolist():
@@ -69,8 +70,8 @@ def naive(pool, features, boxes):
                 x, y, w, h = (x1 + x2) / 2, (y1 + y2) / 2, (x2 - x1) * s, (y2 - y1) * s
                 x1, y1, x2, y2 = max(x - w / 2, 0), max(y - h / 2, 0), min(x + w / 2, width), min(y + h / 2, height)
                 level = math.floor(3 + math.log2(math.sqrt((x2 - x1) * (y2 - y1)) / 16) + 1e-6)
-                lowest = int(math.log2(STRIDES[source.features[0]]))
-                name = source.features[min(max(level - lowest, 0), len(source.features) - 1)]
+                lowest = int(math.log2(STRIDES[source.feature_maps[0]]))
+                name = source.feature_maps[min(max(level - lowest, 0), len(source.feature_maps) - 1)]
                 roi = torch.tensor([[image, x1, y1, x2, y2]], dtype=features[name].dtype)
                 cells = roi_align(features[name], roi, pool.output_size, 1 / STRIDES[name], 2)
                 if source.norm is not None:
@@ -102,7 +103,7 @@ def test_descriptors_and_gradients_equal_the_naive_ones(sources, place):
     found, expected = pool(features, boxes, SIZES), naive(pool, features, boxes)
     assert found.shape == (9, 7, 3, 3) and (pool.out_channels, pool.output_size) == (7, 3)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-    learning = [*pool.parameters(), *(features[m] for source in sources for m in source.features)]
+    learning = [*pool.parameters(), *(features[m] for source in sources for m in source.feature_maps)]
     grad = torch.randn_like(found)
     for a, b in zip(*(torch.autograd.grad(out, learning, grad) for out in (found, expected)), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
@@ -164,7 +165,7 @@ def test_the_identity_start_is_the_first_source_bit_by_bit(counts, seed, on_maps
     pool = make_pool(Source(PYRAMID), Source(("c3",), 1.5), Source(("context",), 0.7, norm), init="identity")
     plain = RoIAlign(CHANNELS, STRIDES, stages=PYRAMID, output_size=3, **CANONICAL)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_Part, "_maps_are_smaller", lambda *args: on_maps)
+        patch.setattr(_PooledSource, "_convolves_maps", lambda *args: on_maps)
         found = pool(features, boxes, SIZES)
     assert found.shape == (sum(counts), 8, 3, 3) and torch.equal(found, plain(features, boxes, SIZES))
 
@@ -302,12 +303,12 @@ def test_the_bias_starts_at_zero_and_weights_by_xavier():
         ({"sources": (Source("c3"),)}, r"pool.sources\[0\].feature_maps='c3': must be a tuple"),
         (
             {"sources": (Source(("c9",)),)},
-            r"pool.sources\[0\].feature_maps: there is no map 'c9'; .* p2, p3, p4, c3, context",
+            r"pool.sources\[0\].feature_maps: there is no feature map 'c9'; .* p2, p3, p4, c3, context",
         ),
         ({"sources": (Source(("p2", "c3")),)}, r"pool.sources\[0\].feature_maps=\('p2', 'c3'\): .* different channels"),
         ({"sources": (Source(("c3",), 0.0),)}, r"pool.sources\[0\].box_scale=0.0: must be greater than 0"),
         ({"amplitude": (1.0, 2.0)}, r"pool.amplitude=\(1.0, 2.0\): needs one number, or one for each of the 1 sources"),
-        ({"reference": ("c9",)}, "pool.reference: there is no map 'c9'"),
+        ({"reference": ("c9",)}, "pool.reference: there is no feature map 'c9'"),
         ({"init": "identity", "out_channels": 4}, r"pool.init=identity: pool.sources\[0\] has 8 .* the 4 channels"),
         (
             {"init": "identity", "sources": (Source(("c3",), norm="region"),)},
@@ -321,7 +322,7 @@ def test_a_wrong_setting_gets_one_sentence(settings, sentence):
     assert "\n" not in str(error.value)
 
 
-class Smooth(nn.Module):
+class Smooth(Context):
     """A context for tests: a 3×3 convolution with fewer channels."""
 
     def __init__(self, in_channels: int) -> None:

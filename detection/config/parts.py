@@ -1,0 +1,122 @@
+"""Classes of parts by their public names, and which packages they may come from.
+
+A run's `config.json` names classes of this package by their public names (`detection.context.SpatialRNN`). A class of
+another package is imported only where that package is trusted: opening a stranger's run executes none of its code.
+"""
+
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from detection.errors import UserError
+
+_PACKAGES = ("backbones", "cells", "context", "regions", "pooling", "heads", "segmentation")
+"""Where implementations are: they are imported to name some that fit a slot."""
+
+_trusted: set[str] = set()
+
+
+def trust(packages: Iterable[str]) -> None:
+    """Allow parts from other packages in this process: what `--trust PACKAGE` does.
+
+    Args:
+        packages: top-level names, found in the current folder or the environment.
+    """
+    for package in packages:
+        if not package.isidentifier():
+            raise UserError(f"--trust {package}: must be the name of a package or module, such as mylab.")
+        _trusted.add(package)
+
+
+@contextmanager
+def trusting(packages: Iterable[str]) -> Iterator[None]:
+    """Allow parts from other packages for a while."""
+    before = set(_trusted)
+    trust(packages)
+    try:
+        yield
+    finally:
+        _trusted.intersection_update(before)
+
+
+def class_name(cls: type, key: str) -> str:
+    """Return the name that a class is imported by: its package's where that exports it, else its module's.
+
+    Raises:
+        UserError: the class is defined in a config file itself, or inside a function, where no import finds it.
+    """
+    module, name = cls.__module__, cls.__qualname__
+    if module in ("__main__", "<run_path>") or "<locals>" in name:
+        raise UserError(
+            f"{key}: {name} is defined in the config file itself, so its run could not be opened again; put the class "
+            "into a module beside the config file and import it there."
+        )
+    folders = module.split(".")
+    for depth in range(2, len(folders)):
+        package = ".".join(folders[:depth])
+        if name in getattr(sys.modules.get(package), "__all__", ()):
+            return f"{package}.{name}"
+    return f"{module}.{name}"
+
+
+def find_class(name: str, key: str) -> type:
+    """Import a class by name, from this package or a trusted one.
+
+    Raises:
+        UserError: there is no such class, or its package is not trusted.
+    """
+    module, _, attribute = str(name).rpartition(".")
+    package = module.partition(".")[0]
+    if package != "detection" and package not in _trusted:
+        hint = f"; if you trust it, add --trust {package}" if package.isidentifier() else ""
+        raise UserError(f"{key}: {name!r} is not a class of the package `detection`, and no other is opened{hint}.")
+    try:
+        found = getattr(_import(module, package), attribute)
+    except (ImportError, AttributeError) as error:
+        reason = "it may come from another version of the package" if package == "detection" else str(error)
+        raise UserError(f"{key}: there is no class {name}; {reason}.") from None
+    if not isinstance(found, type) or found.__module__.partition(".")[0] != package:
+        raise UserError(f"{key}: {name} is not a class of the package `{package}`.")
+    return found
+
+
+def _import(module: str, package: str):
+    if package == "detection":
+        return importlib.import_module(module)
+    # A console script does not see the current folder, `python -m` does.
+    sys.path.insert(0, os.getcwd())
+    try:
+        return importlib.import_module(module)
+    finally:
+        sys.path.remove(os.getcwd())
+
+
+def require_fitting(cls: type, contract: type, key: str) -> None:
+    """Check that a class fulfils the contract of its slot.
+
+    Raises:
+        UserError: it does not; with three classes that do.
+    """
+    if isinstance(cls, type) and issubclass(cls, contract):
+        return
+    given = class_name(cls, key)
+    for package in _PACKAGES:
+        importlib.import_module(f"detection.{package}")
+    fitting = sorted(class_name(c, key) for c in _implementations(contract))
+    nearest = difflib.get_close_matches(given, fitting, n=3, cutoff=0)
+    article = "an" if contract.__name__[0] in "AEIOU" else "a"
+    hint = f"; such are {', '.join(nearest)}" if nearest else ""
+    raise UserError(f"{key}={given}: must be {article} {contract.__name__}{hint}.")
+
+
+def _implementations(contract: type) -> Iterator[type]:
+    candidates = {contract}
+    while candidates:
+        cls = candidates.pop()
+        candidates.update(cls.__subclasses__())
+        public = not cls.__name__.startswith("_") and cls.__module__.startswith("detection.")
+        if public and not getattr(cls, "__abstractmethods__", None):
+            yield cls
