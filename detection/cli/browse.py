@@ -1,10 +1,11 @@
-"""What the detector really sees, as one image, and how many objects of which size that is.
+"""Draw what the detector really sees on one sheet, and count its objects and their sizes.
 
 detection browse CONFIG|RUN [--split train|val] [--count N] [--output FILE.png] [key=value ...]
 detection browse CONFIG|RUN --augmented [--epoch E] ...
 
-Plain: images resized as for the detector, with their boxes. Augmented: a row an image, first unchanged, then exactly as
-training gets it in the four epochs from E on. Printed sizes are pixels at the detector's input: choose anchors by them.
+CONFIG is a file or the name of a shipped config. Plain: images resized as for the detector, with their boxes.
+Augmented: a row an image, first unchanged, then exactly as training gets it in the four epochs from E on. Printed sizes
+are pixels at the detector's input: choose anchors by them.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from detection.atomic_write import atomic_write
 from detection.cli import command_parser
 from detection.errors import UserError, command_line
 
@@ -23,14 +25,14 @@ if TYPE_CHECKING:
     from detection.data.dataset import DetectionDataset
 
 EPOCHS = 4
-CELL = 512
+SIDE = 512
 """Most pixels of the longer side of an image on the sheet."""
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line and refuse what does not go together."""
-    parser = command_parser("browse", __doc__)
-    parser.add_argument("source", metavar="CONFIG|RUN", help="a config file, or the folder of a training run")
+    parser = command_parser("browse", __doc__, trust=True)
+    parser.add_argument("source", metavar="CONFIG|RUN", help="a config file or name, or the folder of a training run")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes, such as detector.min_size=480")
     parser.add_argument("--augmented", action="store_true", help="training images with their augmentation")
     parser.add_argument("--split", choices=("train", "val"), default="train", help="train if left out")
@@ -56,14 +58,16 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def open_images(source: str, overrides: list[str], split: str) -> "tuple[Config, DetectionDataset]":
-    """The config and its untransformed images, checked as training checks them."""
+    """Open the config and its untransformed images, checked as training checks them."""
     from detection.config import load_config
+    from detection.config.files import find_config
     from detection.data.dataset import DetectionDataset, require_training_boxes
     from detection.runs.folder import open_config
     from detection.scenes.ensure import ensure_scenes
     from detection.training.loaders import open_split
 
-    config = open_config(Path(source), overrides) if Path(source).is_dir() else load_config(source, overrides)
+    is_run = Path(source).is_dir()
+    config = open_config(source, overrides) if is_run else load_config(find_config(source), overrides)
     ensure_scenes(config.data)
     files = getattr(config.data, split)
     index = open_split(f"data.{split}", files)
@@ -77,7 +81,7 @@ def open_images(source: str, overrides: list[str], split: str) -> "tuple[Config,
 
 
 def input_boxes(index: "CocoIndex", config: "Config") -> "np.ndarray":
-    """(M, 2) widths and heights of all boxes but crowd regions, in pixels at the detector's input."""
+    """Compute widths and heights (M, 2) of all boxes but crowd regions, in pixels at the detector's input."""
     import numpy as np
 
     from detection.data.checks import clip_boxes
@@ -92,8 +96,8 @@ def input_boxes(index: "CocoIndex", config: "Config") -> "np.ndarray":
     return (boxes[:, 2:] - boxes[:, :2]) * scales
 
 
-def describe(index: "CocoIndex", config: "Config") -> list[str]:
-    """Lines with the number and size of each class, and quantiles of all sizes and shapes."""
+def size_lines(index: "CocoIndex", config: "Config") -> list[str]:
+    """Format the number and size of each class, and quantiles of all sizes and aspect ratios."""
     import numpy as np
 
     from detection.config import to_plain
@@ -112,8 +116,9 @@ def describe(index: "CocoIndex", config: "Config") -> list[str]:
     wide = max(len(c.name) for c in index.categories)
     lines.append(f"\n{'class':{wide}}  {'boxes':>8}  median size")
     for label, category in enumerate(index.categories, start=1):
-        own = sizes[labels == label]
-        lines.append(f"{category.name:{wide}}  {len(own):8}" + (f"  {np.median(own):8.1f} px" if len(own) else ""))
+        of_class = sizes[labels == label]
+        median = f"  {np.median(of_class):8.1f} px" if len(of_class) else ""
+        lines.append(f"{category.name:{wide}}  {len(of_class):8}{median}")
     quantiles = (0, 1, 5, 25, 50, 75, 95, 99, 100)
     lines.append(f"\n{len(boxes)} boxes  " + "".join(f"{f'{q} %':>8}" for q in quantiles))
     for name, values in (("sqrt(area), px", sizes), ("height / width", ratios)):
@@ -130,10 +135,10 @@ def describe(index: "CocoIndex", config: "Config") -> list[str]:
     return lines
 
 
-def draw(
+def draw_images(
     images: "DetectionDataset", config: "Config", count: int, epochs: range
 ) -> "tuple[list[np.ndarray], list[str]]":
-    """Images and titles: for each image the plain one, then one an epoch."""
+    """Draw each image, plain and then once an epoch; returns the drawings and their titles."""
     from copy import copy
 
     import numpy as np
@@ -148,26 +153,26 @@ def draw(
     items, titles = [], []
     for position in sample_positions(images, count):
         row = [plain[position], *(augmented[epoch, position] for epoch in epochs)]
-        at = int(np.flatnonzero(images.index.image_ids == row[0][1]["image_id"])[0])
-        columns = (Path(images.index.file_name(at)).name, *(f"epoch {e}" for e in epochs))
-        for what, (image, target) in zip(columns, row, strict=True):
+        row_of_index = int(np.flatnonzero(images.index.image_ids == row[0][1]["image_id"])[0])
+        columns = (Path(images.index.file_name(row_of_index)).name, *(f"epoch {e}" for e in epochs))
+        for title, (image, target) in zip(columns, row, strict=True):
             items.append((image, target))
-            titles.append(f"{what}, {image.shape[2]}x{image.shape[1]}")
+            titles.append(f"{title}, {image.shape[2]}x{image.shape[1]}")
     longest = max(max(image.shape[1:]) for image, _ in items)
-    scale = CELL // longest if longest <= CELL else CELL / longest
+    scale = SIDE // longest if longest <= SIDE else SIDE / longest
     names = [c.name for c in images.categories]
     colors = distinct_colors(names)
-    return [_cell(image, target, scale, names, colors) for image, target in items], titles
+    return [_draw_image(image, target, scale, names, colors) for image, target in items], titles
 
 
-def _cell(image: Any, target: dict, scale: float, names: list[str], colors: dict) -> "np.ndarray":
-    """One image with its boxes, enlarged by a whole factor or shrunk; all of a sheet by the same."""
+def _draw_image(image: Any, target: dict, scale: float, names: list[str], colors: dict) -> "np.ndarray":
+    """Draw an image with its boxes, enlarged by an integer factor or shrunk; all of a sheet by the same."""
     import numpy as np
     from PIL import Image
 
     from detection.analysis.visualize import draw_boxes
 
-    pixels, boxes = image.permute(1, 2, 0).numpy(), target["boxes"].numpy()
+    pixels, boxes = image.permute(1, 2, 0).numpy(), target["boxes"].numpy()  # (H, W, 3)
     if scale < 1:
         height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
         pixels = np.array(Image.fromarray(pixels).resize((width, height), Image.Resampling.BOX))
@@ -187,17 +192,14 @@ def main(argv: list[str] | None = None) -> None:
     config, images = open_images(args.source, args.overrides, args.split)
     counts = images.counts
     print(f"{args.split:9} {counts['images']} images, {counts['boxes']} boxes ({images.index.path})")
-    print("\n".join(describe(images.index, config)))
+    print("\n".join(size_lines(images.index, config)))
     if args.augmented and config.data.augmentation is None:
         print("note      data.augmentation is None: every epoch gets the same images")
     first = args.epoch or 0
     epochs = range(first, first + EPOCHS) if args.augmented else range(0)
-    drawings, titles = draw(images, config, args.count, epochs)
+    drawings, titles = draw_images(images, config, args.count, epochs)
     sheet = contact_sheet(drawings, columns=1 + len(epochs) if args.augmented else 4, titles=titles)
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    fresh = args.output.with_name(args.output.name + ".new")
-    Image.fromarray(sheet).save(fresh, format="png")
-    fresh.replace(args.output)
+    atomic_write(args.output, lambda temporary: Image.fromarray(sheet).save(temporary, format="png"))
     print(f"\ndrawn in  {args.output}")
 
 

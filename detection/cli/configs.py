@@ -1,4 +1,4 @@
-"""List the shipped configs, or copy one to start an own config from.
+"""List the shipped configs, or copy one to start your config from.
 
 detection configs                    names and first lines
 detection configs copy NAME DIR      copy one (`finetune`, `ablations/smoke`) into a folder
@@ -9,21 +9,22 @@ import shutil
 import sys
 from pathlib import Path
 
+from detection.atomic_write import atomic_write
 from detection.cli import command_parser
 from detection.errors import UserError, command_line
 
 
 @command_line
 def main(argv: list[str] | None = None) -> None:
-    """List or copy."""
-    from detection.config.files import find_config, shipped_configs
-
+    """List the configs, or copy one."""
     parser = command_parser("configs", __doc__)
     commands = parser.add_subparsers(dest="command", metavar="copy")
     copy = commands.add_parser("copy", help="copy a shipped config")
     copy.add_argument("name", metavar="NAME")
     copy.add_argument("folder", type=Path, metavar="DIR")
     args = parser.parse_args(argv)
+    from detection.config.files import find_config, shipped_configs
+
     if args.command is None:
         shipped = {name: _first_line(path) for name, path in shipped_configs().items()}
         width = max(map(len, shipped), default=0)
@@ -33,8 +34,10 @@ def main(argv: list[str] | None = None) -> None:
     target = args.folder / source.name
     if target.exists():
         raise UserError(f"{target}: exists already; choose another folder.")
-    args.folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, target)
+    try:
+        atomic_write(target, lambda temporary: shutil.copyfile(source, temporary))
+    except OSError as error:
+        raise UserError(f"{args.folder}: cannot be written ({error.strerror}); choose another folder.") from None
     print(f"copied to {target}")
 
 

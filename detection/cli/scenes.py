@@ -1,9 +1,9 @@
-"""Make ContextScenes: images in COCO format, drawn from a seed, in which each task asks one question of a detector.
+"""Draw ContextScenes, data sets in COCO format of which each asks one question of a detector.
 
     detection scenes datasets/shapes --task shapes
 
 writes OUT/train.json with OUT/train/000001.png … and the same for val and test. An image depends only on the task, its
-settings, the seed, its split and its number: making more of them, or another split, changes none of the others. Each
+settings, the seed, its split and its number: drawing more of them, or another split, changes none of the others. Each
 task is a file of `detection.scenes`; docs/context_scenes.md shows them all.
 """
 

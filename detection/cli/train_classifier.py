@@ -20,7 +20,7 @@ from detection.errors import UserError, command_line
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = command_parser("train_classifier", __doc__)
+    parser = command_parser("train_classifier", __doc__, trust=True)
     parser.add_argument("config", nargs="?", help="a config file, for a new run")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes, such as schedule.epochs=2")
     parser.add_argument("--output", type=Path, help="the run folder; a new one under runs/ if left out")

@@ -58,7 +58,7 @@ def environment(config: Any, data: Mapping[str, Any], accelerator: Accelerator) 
 
 
 def _versions() -> dict[str, str]:
-    """Versions of the packages that are installed; a checkout that is not has none of the first."""
+    """Versions of the installed packages; a checkout may be used without being installed."""
     versions = {}
     for name in PACKAGES:
         with suppress(PackageNotFoundError):

@@ -1,4 +1,4 @@
-"""What a run says while it works: `log.jsonl`, TensorBoard, and a progress bar (plain lines in a pipe)."""
+"""The logs of a run at work: `log.jsonl`, TensorBoard, and a progress bar (plain lines in a pipe)."""
 
 import json
 import sys
@@ -15,12 +15,12 @@ _SECONDS_BETWEEN_LINES = 20
 
 
 class RunLog:
-    """Lines of numbers to `log.jsonl` and TensorBoard; only the main process writes.
+    """Writes losses and metrics to `log.jsonl` and TensorBoard; only the main process does.
 
     Args:
         folder: the run folder.
         main: whether this process writes.
-        keep_epochs: lines of a resumed run to keep; later ones belong to an epoch that is done again.
+        keep_epochs: epochs of a resumed run whose lines stay; the later ones are done again.
     """
 
     def __init__(self, folder: Path, main: bool = True, keep_epochs: int = 0) -> None:
@@ -38,22 +38,22 @@ class RunLog:
         self.file = path.open("a", buffering=1)
         self.board = SummaryWriter(folder / "tensorboard", purge_step=self.step if kept else None)
 
-    def update(self, epoch: int, numbers: Mapping[str, float]) -> None:
-        """Write the numbers of one update of the weights."""
+    def update(self, epoch: int, line: Mapping[str, float]) -> None:
+        """Write losses, learning rate and the like of one update of the weights."""
         if not self.main:
             return
         self.step += 1
-        self.file.write(json.dumps({"step": self.step, "epoch": epoch, **numbers}) + "\n")
-        for name, value in numbers.items():
+        self.file.write(json.dumps({"step": self.step, "epoch": epoch, **line}) + "\n")
+        for name, value in line.items():
             self.board.add_scalar(f"train/{name}", value, self.step)
 
     def evaluation(self, epoch: int, metrics: Mapping[str, Any]) -> None:
-        """Write the metrics of an evaluation after an epoch; only its numbers."""
+        """Write the metrics of an evaluation after an epoch, those that are numbers."""
         if not self.main:
             return
-        numbers = {k: v for k, v in metrics.items() if isinstance(v, int | float)}
-        self.file.write(json.dumps({"step": self.step, "epoch": epoch, **numbers}) + "\n")
-        for name, value in numbers.items():
+        scalars = {k: v for k, v in metrics.items() if isinstance(v, int | float)}
+        self.file.write(json.dumps({"step": self.step, "epoch": epoch, **scalars}) + "\n")
+        for name, value in scalars.items():
             if value != -1:
                 self.board.add_scalar(f"val/{name}", value, self.step)
         self.board.flush()
@@ -71,28 +71,28 @@ class RunLog:
 
 
 class Bar:
-    """Progress of one pass; see `progress`."""
+    """Progress of one pass over data; made by `progress`."""
 
     def __init__(self, label: str, total: int, rich_bar: Progress | None, silent: bool) -> None:
         self.label, self.total, self.rich_bar, self.silent = label, total, rich_bar, silent
         self.done, self.began = 0, time.perf_counter()
-        self.spoke = self.began
+        self.printed = self.began
         self.task = rich_bar.add_task(label, total=total, note="") if rich_bar else None
 
     def advance(self, amount: int = 1, note: str = "") -> None:
-        """Tell that `amount` more is done."""
+        """Count `amount` more as done."""
         self.done += amount
         if self.rich_bar is not None and self.task is not None:
             self.rich_bar.update(self.task, advance=amount, note=note)
-        elif not self.silent and time.perf_counter() - self.spoke > _SECONDS_BETWEEN_LINES:
-            self.spoke = time.perf_counter()
-            left = (self.spoke - self.began) / self.done * (self.total - self.done)
+        elif not self.silent and time.perf_counter() - self.printed > _SECONDS_BETWEEN_LINES:
+            self.printed = time.perf_counter()
+            left = (self.printed - self.began) / self.done * (self.total - self.done)
             print(f"{self.label}: {self.done}/{self.total}, {left:.0f} s left  {note}", flush=True)
 
 
 @contextmanager
 def progress(label: str, total: int, main: bool = True) -> Iterator[Bar]:
-    """A bar with the time left on a terminal; in a pipe a plain line now and then; nothing on other processes."""
+    """Show a bar with the time left on a terminal, a plain line now and then in a pipe, nothing on other processes."""
     if not (main and sys.stdout.isatty()):
         yield Bar(label, total, None, silent=not main)
         return

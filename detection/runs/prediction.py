@@ -1,8 +1,7 @@
-"""Detection on image files without annotations: finding the files, detecting, and writing what was found."""
+"""Detection on image files without annotations: find the files, detect, and write the results."""
 
 import csv
 import glob
-import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,8 +16,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from detection.analysis.attention import glimpses, write_attention_image
+from detection.analysis.attention import attention_over_pixels, write_attention_image
 from detection.analysis.visualize import distinct_colors, draw_boxes
+from detection.atomic_write import write_json
 from detection.data.coco_index import Category
 from detection.data.image_paths import IMAGE_SUFFIXES
 from detection.data.images import read_image
@@ -28,8 +28,8 @@ from detection.training.engine import coco_results, to_device
 
 
 @dataclass(frozen=True)
-class Picture:
-    """An image to detect on: its pixels (3, H, W) uint8 RGB, or None and the sentence that says why not."""
+class ImageFile:
+    """An image to detect on: its pixels (3, H, W) uint8 RGB, or None and a sentence with the reason."""
 
     path: Path
     image: Tensor | None
@@ -37,8 +37,8 @@ class Picture:
 
 
 @dataclass
-class Summary:
-    """What `write_predictions` saw: images written, the sentences about unreadable ones, detections per class."""
+class PredictionSummary:
+    """Images that `write_predictions` wrote, sentences about unreadable ones, and detections per class."""
 
     images: int = 0
     problems: list[str] = field(default_factory=list)
@@ -46,7 +46,7 @@ class Summary:
 
 
 class ImageFiles(Dataset):
-    """Decodes image files; one that cannot be used becomes a `Picture` with a problem, and the others go on.
+    """Decodes image files; one that cannot be used becomes an `ImageFile` with a problem, and the others go on.
 
     Args:
         paths: the files.
@@ -60,18 +60,18 @@ class ImageFiles(Dataset):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, position: int) -> Picture:
+    def __getitem__(self, position: int) -> ImageFile:
         path = self.paths[position]
         try:
             image = torch.from_numpy(read_image(path)).permute(2, 0, 1).contiguous()
             require_visible(image.shape[1], image.shape[2], self.min_size, self.max_size, f"image {path}")
         except UserError as error:
-            return Picture(path, None, str(error))
-        return Picture(path, image)
+            return ImageFile(path, None, str(error))
+        return ImageFile(path, image)
 
 
 def find_images(arguments: Sequence[str]) -> list[Path]:
-    """The image files that files, folders and glob patterns name, each once.
+    """List the image files that files, folders and glob patterns name, each once.
 
     Args:
         arguments: in the order of the result. A file is taken whatever its name; from a folder the images directly in
@@ -112,15 +112,15 @@ def _is_image(path: Path) -> bool:
 
 
 def image_batches(files: ImageFiles, batch_size: int) -> DataLoader:
-    """Lists of `batch_size` images in order, decoded ahead by up to two processes when there are enough of them."""
+    """Load lists of `batch_size` images in order, decoded ahead by up to two processes if there are enough of them."""
     workers = min(2, len(files) // 8, (os.cpu_count() or 1) - 1)
     return DataLoader(files, batch_size=batch_size, num_workers=workers, collate_fn=list)
 
 
 @torch.no_grad()
 def detect(
-    detector: Detector, batches: Iterable[Sequence[Picture]], accelerator: Accelerator
-) -> Iterator[tuple[Picture, dict[str, Tensor] | None]]:
+    detector: Detector, batches: Iterable[Sequence[ImageFile]], accelerator: Accelerator
+) -> Iterator[tuple[ImageFile, dict[str, Tensor] | None]]:
     """Detect on batches of images.
 
     Args:
@@ -132,19 +132,23 @@ def detect(
         Each image with its `boxes` (n, 4) xyxy in its pixels, `labels` (n,) and `scores` (n,), best first; or None.
     """
     for batch in batches:
-        images, _ = to_device([p.image for p in batch if p.image is not None], [], accelerator.device)
+        images, _ = to_device([file.image for file in batch if file.image is not None], [], accelerator.device)
         detections: Iterator[dict[str, Tensor]] = iter(())
         if images:
             with accelerator.autocast():
                 detections = iter(detector(images))  # type: ignore[arg-type]
-        for image in batch:
-            yield image, None if image.image is None else next(detections)
+        for file in batch:
+            yield file, None if file.image is None else next(detections)
 
 
 def write_attention(
-    folder: Path, detector: Detector, batches: Iterable[Sequence[Picture]], paths: Sequence[Path], device: torch.device
+    folder: Path,
+    detector: Detector,
+    batches: Iterable[Sequence[ImageFile]],
+    paths: Sequence[Path],
+    device: torch.device,
 ) -> None:
-    """Draw where the detector's context looks in each image that can be read.
+    """Draw the attention of the detector's context in each image that can be read.
 
     Args:
         folder: gets `attention/`, with the names that `write_predictions` gives.
@@ -156,24 +160,24 @@ def write_attention(
     names = dict(zip(paths, unique_stems(paths), strict=True))
     (folder / "attention").mkdir()
     for batch in batches:
-        read = [(drawing.path, drawing.image) for drawing in batch if drawing.image is not None]
-        looks = glimpses(detector, [image.to(device) for _, image in read]) if read else []
-        for (path, image), weights in zip(read, looks, strict=True):
+        read = [(file.path, file.image) for file in batch if file.image is not None]
+        maps = attention_over_pixels(detector, [image.to(device) for _, image in read]) if read else []
+        for (path, image), weights in zip(read, maps, strict=True):
             write_attention_image(folder / "attention" / f"{names[path]}.png", image, weights)
 
 
 def write_predictions(
     folder: Path,
-    predictions: Iterable[tuple[Picture, dict[str, Tensor] | None]],
+    predictions: Iterable[tuple[ImageFile, dict[str, Tensor] | None]],
     paths: Sequence[Path],
     categories: Sequence[Category],
     score: float,
     on_image: Callable[[], None] = lambda: None,
-) -> Summary:
+) -> PredictionSummary:
     """Write drawn images, COCO results and images, and a table.
 
     Args:
-        folder: to be made, with `images/`, `results.json`, `images.json` and `detections.csv` in it.
+        folder: gets `images/`, `results.json`, `images.json` and `detections.csv`.
         predictions: of `detect`; read one at a time.
         paths: the files that `predictions` will be of.
         categories: label k is `categories[k - 1]`.
@@ -183,8 +187,8 @@ def write_predictions(
     names = {c.id: c.name for c in categories}
     colors = distinct_colors(list(names.values()))
     drawn_names = dict(zip(paths, unique_stems(paths), strict=True))
-    summary, images, results = Summary(), list[dict[str, Any]](), list[dict[str, Any]]()
-    (folder / "images").mkdir(parents=True)
+    summary, images, results = PredictionSummary(), list[dict[str, Any]](), list[dict[str, Any]]()
+    (folder / "images").mkdir()
     # Names that are no Unicode are written back as the bytes they are on disk.
     with open(folder / "detections.csv", "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         table = csv.writer(file)
@@ -207,13 +211,13 @@ def write_predictions(
             table.writerows((name, label, s, *box) for label, s, box in zip(labels, scores, boxes, strict=True))
             summary.detections.update(labels)
     plain_categories = [{"id": c.id, "name": c.name} for c in categories]
-    (folder / "results.json").write_text(json.dumps(results) + "\n")
-    (folder / "images.json").write_text(json.dumps({"images": images, "categories": plain_categories}, indent=1) + "\n")
+    write_json(folder / "results.json", results, indent=None)
+    write_json(folder / "images.json", {"images": images, "categories": plain_categories}, indent=1)
     return summary
 
 
 def unique_stems(paths: Sequence[Path]) -> list[str]:
-    """File names without their suffix, told apart by `-2`, `-3` … where they repeat (in any mix of cases)."""
+    """File names without their suffix, numbered `-2`, `-3` … where they repeat (in any mix of cases)."""
     taken: set[str] = set()
     stems = []
     for path in paths:
@@ -229,5 +233,5 @@ def _corners(xywh: Sequence[float]) -> tuple[float, ...]:
 
 
 def _draw(image: Tensor, boxes: list, labels: list[str], scores: list[float], colors: dict) -> Image.Image:
-    pixels = image.permute(1, 2, 0).contiguous().numpy()
+    pixels = image.permute(1, 2, 0).contiguous().numpy()  # (H, W, 3)
     return Image.fromarray(draw_boxes(pixels, boxes, labels, scores, colors=colors))  # type: ignore

@@ -1,4 +1,4 @@
-"""The image of what the detector sees, and the numbers beside it."""
+"""The sheet of what the detector sees, and the sizes that are printed with it."""
 
 import json
 from pathlib import Path
@@ -13,6 +13,7 @@ from detection.atomic_write import write_json
 from detection.cli import browse
 from detection.config import override, to_plain
 from detection.data.transforms import Transform
+from detection.runs.folder import CONFIG_FORMAT, config_json
 from detection.training.run import open_data
 from tests.coco_files import small, write
 from tests.tiny_runs import tiny_config, write_config
@@ -36,7 +37,7 @@ def test_numbers_are_at_the_detectors_input(tmp_path, monkeypatch, capsys):
     annotations = write(tmp_path, small())
     config = override(tiny_config(tmp_path), ["detector.min_size=60", "detector.max_size=80"])
     config = override(config, [f"data.train.annotations={annotations}", f"data.train.images={tmp_path / 'images'}"])
-    write_json(tmp_path / "config.json", to_plain(config))
+    write_json(tmp_path / "config.json", config_json(config))
     _, images = browse.open_images(str(tmp_path), [], "train")
     # The crowd region is no object, and the box 30.5 … 50.5 ends with its image at 40.
     expected = [[9.5 * 2, 5 * 2], [3 * 1.6, 4 * 1.6], [20 * 1.6, 50 * 1.6]]
@@ -76,7 +77,7 @@ def test_the_augmented_sheet_shows_what_training_gets(config_file, shapes, capsy
 
 
 def test_the_plain_sheet_and_a_run(config_file, shapes, capsys, tmp_path):
-    write_json(tmp_path / "config.json", to_plain(tiny_config(shapes)))
+    write_json(tmp_path / "config.json", config_json(tiny_config(shapes)))
     assert _main(capsys, config_file, "--split", "val", "--output", "new/a.png")[0] == 0
     code, out, _ = _main(capsys, tmp_path, "--split", "val", "--output", "b.png", "--count", 99)
     assert code == 0 and "val       3 images" in out
@@ -108,9 +109,9 @@ def test_images_left_out_of_training_are_not_drawn(tmp_path, monkeypatch, capsys
     annotations = write(tmp_path, small())
     config = override(tiny_config(tmp_path), ["data.train.empty_images=drop"])
     config = override(config, [f"data.train.annotations={annotations}", f"data.train.images={tmp_path / 'images'}"])
-    write_json(tmp_path / "config.json", to_plain(config))
+    write_json(tmp_path / "config.json", config_json(config))
     _, images = browse.open_images(str(tmp_path), [], "train")
-    _, titles = browse.draw(images, config, 8, range(2))
+    _, titles = browse.draw_images(images, config, 8, range(2))
     assert [t.split(",")[0] for t in titles] == ["a.png", "epoch 0", "epoch 1", "b.png", "epoch 0", "epoch 1"]
 
 
@@ -136,7 +137,7 @@ def test_mistakes_get_one_sentence(config_file, capsys, arguments, sentence):
 
 def test_no_such_config(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert "tiny.py: no such config file" in _main(capsys, "tiny.py")[2]
+    assert "tiny.py: no such file, and no shipped config" in _main(capsys, "tiny.py")[2]
     assert "not a run folder" in _main(capsys, tmp_path)[2]
 
 
@@ -144,7 +145,7 @@ def test_scenes_are_drawn_when_they_are_not_there(config_file, shapes, tmp_path,
     folder = tmp_path / "scenes"
     config = to_plain(tiny_config(folder))
     config["data"]["scenes"] = {"task": "shapes", "train": 3, "val": 1, "size": 64, "seed": 0}
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "config.json").write_text(json.dumps({"format": CONFIG_FORMAT, **config}))
     code, out, err = _main(capsys, tmp_path)
     assert (code, err) == (0, "") and "drawing 3 + 1 images" in out and (folder / "train.json").is_file()
     assert "drawing" not in _main(capsys, tmp_path)[1]

@@ -19,15 +19,15 @@ from pycocotools.coco import COCO
 from detection.analysis.visualize import distinct_colors
 from detection.atomic_write import write_json
 from detection.cli import predict
-from detection.config import Config, to_plain
+from detection.config import Config
 from detection.context import AttentionLSTM
 from detection.data.coco_index import Category
 from detection.data.images import read_image
 from detection.detector import build_detector
 from detection.errors import UserError
 from detection.runs.checkpoint import save_checkpoint
-from detection.runs.folder import open_run
-from detection.runs.prediction import ImageFiles, Picture, detect, find_images, image_batches, unique_stems
+from detection.runs.folder import config_json, open_run
+from detection.runs.prediction import ImageFile, ImageFiles, detect, find_images, image_batches, unique_stems
 from detection.training.engine import coco_results
 from tests.coco_files import write_image
 from tests.tiny_runs import DETECTOR
@@ -40,7 +40,7 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "tiny"
     torch.manual_seed(0)
     save_checkpoint(folder / "checkpoints" / "best", build_detector(DETECTOR, 2), CATEGORIES, {"epoch": 1})
-    write_json(folder / "config.json", to_plain(Config(DETECTOR)))
+    write_json(folder / "config.json", config_json(Config(DETECTOR)))
     return folder
 
 
@@ -116,11 +116,11 @@ class OneBox(torch.nn.Module):
 
 
 def _image(width):
-    return Picture(Path(f"{width}.png"), torch.zeros(3, 5, width, dtype=torch.uint8))
+    return ImageFile(Path(f"{width}.png"), torch.zeros(3, 5, width, dtype=torch.uint8))
 
 
 def test_detect_keeps_images_and_detections_together_and_passes_broken_ones_by():
-    broken = Picture(Path("broken.png"), None, "it is broken.")
+    broken = ImageFile(Path("broken.png"), None, "it is broken.")
     batches = [[_image(1), broken, _image(3)], [broken], [_image(4)]]
     found = list(detect(OneBox(), batches, Accelerator(cpu=True)))
     assert [p for p, _ in found] == [p for batch in batches for p in batch]
@@ -269,10 +269,10 @@ def test_an_existing_output_is_left_alone(run, photos, capsys):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["photos", "--score", "1.5"], "--score 1.5: must lie between 0 and 1."),
+        (["photos", "--score", "1.5"], "--score 1.5: must be between 0 and 1."),
         (["photos", "--batch-size", "0"], "--batch-size 0: must be 1 or more."),
         (["photos/*.gif"], "photos/*.gif: no image matches"),
-        (["photos", "--output", "photos/b.png/x"], "photos/b.png/x: cannot be made"),
+        (["photos", "--output", "photos/b.png/x"], "photos/b.png/x: cannot be written"),
     ],
 )
 def test_mistakes_get_one_sentence(run, photos, capsys, arguments, sentence):
@@ -289,7 +289,7 @@ def test_an_fp16_run_predicts_on_a_cpu(run, photos, capsys, tmp_path):
     copy = tmp_path / "run"
     copy.mkdir()
     (copy / "checkpoints").symlink_to(run / "checkpoints")
-    write_json(copy / "config.json", to_plain(Config(DETECTOR, precision="fp16")))
+    write_json(copy / "config.json", config_json(Config(DETECTOR, precision="fp16")))
     assert _main(capsys, copy, "photos", "--device", "cpu")[0] == 0
 
 
@@ -298,7 +298,7 @@ def test_attention_is_drawn_for_every_image_that_can_be_read(photos, tmp_path, c
     parts = {"context": partial(AttentionLSTM, hidden_channels=4), "context_source": "c3"}
     config = dataclasses.replace(DETECTOR, pool=partial(DETECTOR.pool, stages=("context",)), **parts)
     save_checkpoint(tmp_path / "run/checkpoints/best", build_detector(config, 2), CATEGORIES, {"epoch": 1})
-    write_json(tmp_path / "run/config.json", to_plain(Config(config)))
+    write_json(tmp_path / "run/config.json", config_json(Config(config)))
     code, out, _ = _main(capsys, tmp_path / "run", "photos/**", "photos/notes.txt", "--attention", "--score", 0)
     assert code == 1 and "attention/" in out
     written = [{path.name for path in Path("predictions", kind).iterdir()} for kind in ("images", "attention")]

@@ -1,4 +1,4 @@
-"""The tool on runs and configs: what it measures, prints and writes, and what it refuses."""
+"""`detection reach` on runs and configs: what it measures, prints and writes, and what it refuses."""
 
 import dataclasses
 import os
@@ -10,18 +10,22 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from detection.analysis.receptive_field import build, effective_receptive_field_on, image_inputs, receptive_field_table
-from detection.analysis.receptive_field import reach as measure
+from detection.analysis.receptive_field import (
+    build_context,
+    effective_receptive_field,
+    effective_receptive_field_on,
+    image_inputs,
+    receptive_field_table,
+)
 from detection.atomic_write import write_json
 from detection.cells import CELLS
 from detection.cli import reach
-from detection.config import to_plain
 from detection.context import SpatialRNN
 from detection.data.coco_index import Category
 from detection.data.images import read_image
 from detection.detector import build_detector
 from detection.runs.checkpoint import save_checkpoint
-from detection.runs.folder import open_run
+from detection.runs.folder import config_json, open_run
 from tests.tiny_runs import DETECTOR, tiny_config
 
 CONTEXT = partial(SpatialRNN, hidden_channels=8)
@@ -31,7 +35,7 @@ from functools import partial
 from detection.cells import GRU
 from detection.config import Config
 from detection.context import ConvStack, SpatialRNN
-from tiny_runs import DETECTOR
+from tests.tiny_runs import DETECTOR
 
 config = Config(dataclasses.replace(DETECTOR, context={context}, context_source={source!r}))
 """
@@ -46,7 +50,7 @@ def run(shapes, tmp_path):
     folder = tmp_path / "run"
     detector = build_detector(config.detector, 2)
     save_checkpoint(folder / "checkpoints" / "best", detector, (Category(1, "a"), Category(2, "b")), {"epoch": 1})
-    write_json(folder / "config.json", to_plain(config))
+    write_json(folder / "config.json", config_json(config))
     return folder
 
 
@@ -65,9 +69,9 @@ def config(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def no_picture(monkeypatch):
-    """Drawing is most of the time that the tool takes on small maps."""
-    monkeypatch.setattr(reach, "save", lambda figure, path: None)
+def no_figure(monkeypatch):
+    """Plotting takes most of the command's time on small maps."""
+    monkeypatch.setattr(reach, "save_figure", lambda figure, path: None)
 
 
 def called(capsys, *arguments):
@@ -85,7 +89,7 @@ def rows(text):
 
 def test_a_run_is_measured_as_trained_on_its_validation_images(run, capsys, shapes):
     code, out, _ = called(capsys, run)
-    assert code == 0 and "maps of 3 validation images, 8 x 8 cells of 8 px" in out
+    assert code == 0 and "feature maps of 3 validation images, 8 x 8 locations of 8 px" in out
     assert rows(out) == ["this run"] and str(run / "plots" / "reach.png") in out
     assert Image.open(run / "plots" / "reach.png").size[0] > 600 and os.listdir(run / "plots") == ["reach.png"]
     detector, _, config = open_run(run)
@@ -99,17 +103,17 @@ def test_a_run_is_measured_as_trained_on_its_validation_images(run, capsys, shap
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(inputs[0], read, strict=True))
 
 
-def test_a_run_beside_the_cells_at_their_start(run, capsys, tmp_path):
+def test_a_run_next_to_every_cell_at_initialization(run, capsys, tmp_path):
     code, out, _ = called(capsys, run, "--cells", "--output", tmp_path / "new" / "a.png")
     assert code == 0 and rows(out) == ["this run", *(cell.__name__ for cell in CELLS)]
     assert (tmp_path / "new" / "a.png").is_file() and not (run / "plots").exists()
 
 
 @pytest.mark.parametrize("arguments", [SMALL, ("data.val.images=nowhere",), ("data.val.annotations=",)])
-def test_a_run_on_normal_input(run, capsys, no_picture, arguments):
+def test_a_run_on_normal_input(run, capsys, no_figure, arguments):
     code, out, _ = called(capsys, run, *arguments)
     size = "9 x 11" if arguments is SMALL else "33 x 33"
-    assert code == 0 and f"standard normal input, {size} cells of 8 px" in out
+    assert code == 0 and f"standard normal input, {size} locations of 8 px" in out
     assert ("no validation images: data.val." in out) == (arguments is not SMALL)
 
 
@@ -119,18 +123,18 @@ def test_a_config_is_measured_with_every_cell(config, capsys):
     assert sorted(os.listdir()) == ["config.py", "reach-config.png"]
 
 
-def test_a_config_with_its_own_cell_alone(config, capsys, no_picture):
+def test_a_config_with_its_own_cell_alone(config, capsys, no_figure):
     before = called(capsys, "config.py", "--no-cells", *SMALL)[1]
     assert rows(before) == ["SpatialRNN"]
     assert called(capsys, "config.py", "--no-cells", *SMALL)[1] == before
-    fresh = build(CONTEXT, 16, seed=1)
-    expected = receptive_field_table({"SpatialRNN": measure(fresh, 16, 9, 11, seed=1)})
+    fresh = build_context(CONTEXT, 16, seed=1)
+    expected = receptive_field_table({"SpatialRNN": effective_receptive_field(fresh, 16, 9, 11, seed=1)})
     assert expected in called(capsys, "config.py", "--no-cells", *SMALL, "seed=1")[1] and expected not in before
     config("partial(SpatialRNN, hidden_channels=8, cell=partial(GRU))")
     assert called(capsys, "config.py", "--no-cells", *SMALL)[1] != before
 
 
-def test_a_config_with_a_rival(config, capsys, no_picture):
+def test_a_config_without_recurrence(config, capsys, no_figure):
     config("partial(ConvStack, hidden_channels=8)")
     code, out, _ = called(capsys, "config.py", *SMALL)
     assert code == 0 and rows(out) == ["ConvStack"]
@@ -146,7 +150,7 @@ def test_a_config_with_a_rival(config, capsys, no_picture):
         ("partial(ConvStack)", ["--output", "a.jpg"], "--output a.jpg: must be a file name that ends in .png."),
         ("partial(ConvStack)", ["--output", "config.py/a.png", *SMALL], "config.py/a.png: cannot be written"),
         ("partial(ConvStack)", ["detector.context.kernel_size=4"], "kernel_size=4"),
-        ("partial(ConvStack)", ["detector.context_source=c9"], "context: there is no map 'c9'"),
+        ("partial(ConvStack)", ["detector.context_source=c9"], "context: there is no feature map 'c9'"),
     ],
 )
 def test_mistakes_get_one_sentence(config, capsys, context, arguments, sentence):
@@ -157,12 +161,12 @@ def test_mistakes_get_one_sentence(config, capsys, context, arguments, sentence)
 
 def test_sources_that_are_none(config, capsys, finished_run):
     Path("folder").mkdir()
-    assert "nothing.py: no such config file" in called(capsys, "nothing.py")[2]
+    assert "nothing.py: no such file, and no shipped config of this name" in called(capsys, "nothing.py")[2]
     assert "folder: not a run folder" in called(capsys, "folder")[2]
     assert "has no context" in called(capsys, finished_run)[2] and not (finished_run / "plots/reach.png").exists()
 
 
-def test_a_picture_that_cannot_be_written_leaves_the_old_one(config, capsys, monkeypatch):
+def test_a_figure_that_cannot_be_written_leaves_the_old_one(config, capsys, monkeypatch):
     def full(self, path, **_):
         Path(path).write_bytes(b"half")
         raise OSError(28, "No space left on device")

@@ -139,7 +139,7 @@ def test_bad_boxes_can_be_dropped_and_are_counted(workplace, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["nothing.py"], ["nothing.py", "no such config"]),
+        (["nothing.py"], ["nothing.py: no such file, and no shipped config"]),
         (["config.py", "schedule.epoch=1"], ["did you mean schedule.epochs?"]),
         (["config.py", "schedule.epochs=many"], ["must be of type int"]),
         (["config.py", "freeze.c9=none"], ["freeze.c9", "no such stage", "c2, c3"]),

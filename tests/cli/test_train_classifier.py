@@ -56,7 +56,7 @@ def test_a_run_without_an_output_is_named_by_its_config(workplace):
         (["--resume"], ["--output RUN"]),
         (["--resume", "--output=none"], ["none", "not a run folder"]),
         (["--evaluate=none"], ["none", "not a run folder"]),
-        (["nothing.py"], ["nothing.py", "no such config"]),
+        (["nothing.py"], ["nothing.py: no such file, and no shipped config"]),
         (["config.py", "schedule.epoch=1"], ["did you mean schedule.epochs?"]),
         (["config.py", "data.root=none"], ["data.root=none", "no such folder"]),
         (["config.py", "data.kind=CIFAR10"], ["data.root=stripes", "cifar-10-batches-py"]),
