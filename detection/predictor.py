@@ -122,8 +122,7 @@ class Predictor:
             raise ValueError(f"score={score}: must be between 0 and 1.")
         run, checkpoint = _split(Path(run_or_checkpoint))
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        trusted = {"trust": trust} if trust else {}
-        self.detector, self.categories, self.config = open_run(run, self.device, checkpoint, **trusted)
+        self.detector, self.categories, self.config = open_run(run, self.device, checkpoint, trust=trust)
         self.score, _ = choose_score(run, score)
 
     @overload
