@@ -1,0 +1,195 @@
+"""The contract tests of parts, importable: what every context, pool, regions, head and backbone must do.
+
+    from detection.testing import check_context
+
+    def test_my_context():
+        check_context(partial(MyContext, hidden_channels=8))
+
+Each function builds the part with random weights on the CPU and raises an `AssertionError` that names what does not
+hold. `detection.contracts` states the contracts in words.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.image_list import ImageList
+
+from detection.backbones.backbone import Backbone
+from detection.contracts import Context, Head, Pool, PooledRegions, Regions
+
+SIZES = ((4, 7), (6, 3), (6, 7))
+"""Valid locations (h, w) of the images of a padded batch of 6×7 locations."""
+
+
+def check_context(context: Callable[..., Context], in_channels: int = 6) -> None:
+    """Check a context: shape and type, no leak from padding, alone = in a batch, gradients, and degenerate inputs.
+
+    Args:
+        context: a class, or a partial of one with its settings.
+        in_channels: channels of the feature map that it is tried on.
+    """
+    part = _randomized(context(in_channels)).eval()
+    x, valid = padded_batch(in_channels)
+    y = part(x, valid)
+    expected = (len(SIZES), part.out_channels, 6, 7)
+    assert y.shape == expected, f"output of {tuple(y.shape)}, not {expected} (out_channels={part.out_channels})"
+    assert torch.isfinite(y).all() and y.dtype == torch.float32, "the output must be finite float32"
+    assert (y[~valid.expand_as(y)] == 0).all(), "the output must be 0 outside of the valid locations"
+    noise = torch.where(valid, x, 100 * torch.randn_like(x))
+    assert torch.equal(y, part(noise, valid)), "valid locations depend on what lies outside of `valid`"
+    (gradient,) = torch.autograd.grad(y.square().sum(), x, allow_unused=True)
+    assert gradient is None or (gradient[~valid.expand_as(x)] == 0).all(), "a gradient flows into the padding"
+    for i, (height, width) in enumerate(SIZES):
+        alone = part(x[i : i + 1, :, :height, :width], valid[i : i + 1, :, :height, :width])
+        _close(alone, y[i : i + 1, :, :height, :width], f"image {i} alone is not as in the batch")
+    _check_gradients(part, lambda: part(x, valid))
+    for thin in ((1, 1), (1, 9), (9, 1)):
+        x, valid = padded_batch(in_channels, (thin,), *thin)
+        assert torch.isfinite(part(x, valid)).all(), f"not finite on a feature map of {thin} locations"
+    assert len(part(x[:0], valid[:0])) == 0, "an empty batch must give an empty batch"
+    x, valid = padded_batch(in_channels, ((6, 7), (0, 0)))
+    assert (part(x, valid)[1] == 0).all(), "an image without any valid location must give zeros"
+    double = part.double()(x.double(), valid)
+    assert double.dtype == torch.float64, "in double precision the output must be double"
+
+
+def check_pool(pool: Callable[..., Pool], channels: int = 4) -> None:
+    """Check a pool: the shape of descriptors, their order over images, empty images, and gradients.
+
+    Args:
+        pool: a class, or a partial of one; it may read the feature maps c2 … c5 and p2 … p6 at strides 4 … 64.
+        channels: of every feature map.
+    """
+    strides = _strides()
+    part = _randomized(pool(dict.fromkeys(strides, channels), strides))
+    features = _features(channels)
+    boxes = [torch.tensor([[4.0, 4, 40, 60], [10, 20, 100, 90]]), torch.zeros(0, 4), torch.tensor([[0.0, 0, 64, 64]])]
+    sizes = [(128, 128)] * 3
+    found = part(features, boxes, sizes)
+    expected = (3, part.out_channels, part.output_size, part.output_size)
+    assert found.shape == expected, f"descriptors of {tuple(found.shape)}, not {expected}"
+    for i, rows in ((0, slice(0, 2)), (2, slice(2, 3))):
+        alone = part({name: f[i : i + 1] for name, f in features.items()}, [boxes[i]], sizes[:1])
+        _close(found[rows], alone, f"descriptors of image {i} alone are not as in the batch")
+    none = part(features, [torch.zeros(0, 4)] * 3, sizes)
+    assert none.shape == (0, *expected[1:]), "no boxes must give no descriptors"
+    _check_gradients(part, lambda: part(features, boxes, sizes))
+
+
+def check_regions(regions: Callable[..., Regions], channels: int = 4) -> None:
+    """Check regions: boxes inside of the padded batch for every image, losses in training only, and gradients.
+
+    Args:
+        regions: a class, or a partial of one; it may read the feature maps c2 … c5 and p2 … p6.
+        channels: of every feature map.
+    """
+    part = _randomized(regions(dict.fromkeys(_strides(), channels)))
+    images, features = ImageList(torch.zeros(3, 3, 128, 128), [(128, 128), (96, 128), (128, 64)]), _features(channels)
+    targets = [{"boxes": torch.tensor([[8.0, 8, 50, 50]]), "labels": torch.tensor([1])}] * 3
+    boxes, losses = part.eval()(images, features, None)
+    assert len(boxes) == 3 and all(b.ndim == 2 and b.shape[1] == 4 for b in boxes), "boxes (N, 4) of every image"
+    assert losses == {}, "no losses at inference"
+    boxes, losses = part.train()(images, features, targets)
+    assert all(name.startswith("loss_") and loss.isfinite() for name, loss in losses.items()), "losses are `loss_…`"
+    if losses:
+        _check_gradients(part, lambda: torch.stack(list(part(images, features, targets)[1].values())))
+
+
+def check_head(head: Callable[..., Head], in_channels: int = 4, size: int = 3, num_classes: int = 2) -> None:
+    """Check a head: finite losses in training with and without objects, sorted detections at inference, gradients.
+
+    Args:
+        head: a class, or a partial of one; its own pools may read the feature maps c2 … c5 and p2 … p6.
+        in_channels: channels of a descriptor, and of every feature map.
+        size: bins on a side of a descriptor.
+        num_classes: foreground classes.
+    """
+    part = head(in_channels, size, num_classes)
+    part.connect(dict.fromkeys(_strides(), in_channels), _strides())
+    part = _randomized(part)
+    boxes = [torch.tensor([[4.0, 4, 40, 60], [10, 20, 100, 90], [70, 70, 110, 120]]), torch.zeros(0, 4)]
+    ground_truth = {"boxes": torch.tensor([[5.0, 5, 41, 58]]), "labels": torch.tensor([num_classes])}
+    nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
+    features = _features(in_channels, 2)
+
+    def pooled(boxes: list[Tensor]) -> PooledRegions:
+        generator = torch.Generator().manual_seed(2)
+        descriptors = torch.randn(sum(map(len, boxes)), in_channels, size, size, generator=generator)
+        return PooledRegions(descriptors, boxes, [(128, 128)] * 2, features)
+
+    for targets in ([ground_truth, nothing], [nothing, nothing]):
+        chosen, samples = part.train().sample(boxes, targets)
+        found, losses = part(pooled(chosen), samples)
+        assert losses and all(name.startswith("loss_") for name in losses), "losses are named `loss_…`"
+        assert all(loss.isfinite() for loss in losses.values()) and not found, "finite losses, and no detections"
+        if targets[0] is ground_truth:
+            _check_gradients(part, lambda c=chosen, s=samples: torch.stack(list(part(pooled(c), s)[1].values())))
+    with torch.no_grad():
+        detections, losses = part.eval()(pooled(boxes))
+    assert losses == {} and len(detections) == 2 and not len(detections[1]["boxes"]), "detections of every image only"
+    for found in detections:
+        assert set(found) == {"boxes", "labels", "scores"} and (found["scores"].diff() <= 0).all(), "best first"
+        assert set(found["labels"].tolist()) <= set(range(1, num_classes + 1)), "labels are 1 … K"
+
+
+def check_backbone(backbone: Callable[..., Backbone]) -> None:
+    """Check a backbone: the channels and strides that it states, its stages, and gradients of what it outputs."""
+    part = _randomized(backbone()).eval()
+    side = max(part.strides.values())
+    images = torch.rand(2, 3, 2 * side, 3 * side, generator=torch.Generator().manual_seed(0))
+    features = part(images)
+    assert set(features) == set(part.out_channels) == set(part.strides), "names in out_channels and strides"
+    for name, feature in features.items():
+        expected = (2, part.out_channels[name], 2 * side // part.strides[name], 3 * side // part.strides[name])
+        assert feature.shape == expected, f"{name} is {tuple(feature.shape)}, not {expected}"
+    assert next(iter(part.stages())) == "stem", "the first stage is `stem`"
+    _check_gradients(part, lambda: torch.stack([f.mean() for f in part(images).values()]), every=False)
+
+
+def padded_batch(
+    channels: int, sizes: tuple[tuple[int, int], ...] = SIZES, height: int = 6, width: int = 7
+) -> tuple[Tensor, Tensor]:
+    """Return feature maps (B, C, H, W) whose padding is anything but 0, and their valid locations (B, 1, H, W)."""
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(len(sizes), channels, height, width, generator=generator, requires_grad=True)
+    valid = torch.zeros(len(sizes), 1, height, width, dtype=torch.bool)
+    for mask, (h, w) in zip(valid, sizes, strict=True):
+        mask[:, :h, :w] = True
+    return x, valid
+
+
+def _strides() -> dict[str, int]:
+    return {**{f"c{k}": 2**k for k in range(2, 6)}, **{f"p{k}": 2**k for k in range(2, 7)}, "context": 16}
+
+
+def _features(channels: int, images: int = 3) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {n: torch.randn(images, channels, 128 // s, 128 // s, generator=generator) for n, s in _strides().items()}
+
+
+def _randomized(part: Any) -> Any:
+    """The part with noise on every weight: some are 0 at first, which would hide mistakes."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in part.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return part
+
+
+def _close(found: Tensor, expected: Tensor, sentence: str) -> None:
+    # Matrix products of other sizes may add in another order.
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5, msg=lambda text: f"{sentence}: {text}")
+
+
+def _check_gradients(part: nn.Module, output: Callable[[], Tensor], every: bool = True) -> None:
+    names, parameters = [n for n, _ in part.named_parameters()], list(part.parameters())
+    if not parameters:
+        return
+    gradients = torch.autograd.grad(output().square().sum(), parameters, allow_unused=True)
+    idle = [n for n, g in zip(names, gradients, strict=True) if g is None]
+    assert not idle or not every, f"{idle[0]} has no gradient: a parameter that is not used breaks distributed training"
+    broken = [n for n, g in zip(names, gradients, strict=True) if g is not None and not g.isfinite().all()]
+    assert not broken, f"the gradient of {broken[0]} is not finite"

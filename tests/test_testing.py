@@ -1,0 +1,153 @@
+"""The importable contract tests hold all parts of the package, and catch parts that break their contracts."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from detection.backbones import FPN, RCNN, ResNet, Tiny
+from detection.context import AttentionLSTM, ConvStack, GlobalAverage, NoContext, NonLocal, RecurrentConv, SpatialRNN
+from detection.contracts import Context, Pool
+from detection.heads import FastRCNN, LocalGlobal, LSTMDecoder, SequenceHead
+from detection.pooling import CenterCell, RoIAlign, SkipPool, Source
+from detection.regions import RPN, GridCells
+from detection.testing import check_backbone, check_context, check_head, check_pool, check_regions
+
+small = partial(LSTMDecoder, hidden_size=6, num_steps=3, dropout=0.0)
+
+
+@pytest.mark.parametrize(
+    "context",
+    [
+        partial(SpatialRNN, hidden_channels=5),
+        partial(AttentionLSTM, hidden_channels=5, size=4),
+        partial(RecurrentConv, hidden_channels=5),
+        partial(ConvStack, hidden_channels=5),
+        partial(GlobalAverage, hidden_channels=5),
+        NonLocal,
+        NoContext,
+    ],
+)
+def test_contexts(context):
+    check_context(context)
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        partial(RoIAlign, stages=("c3",)),
+        RoIAlign,
+        CenterCell,
+        partial(SkipPool, sources=(Source(("c3",), norm="channels"), Source(("context",), 1.5, "region"))),
+    ],
+)
+def test_pools(pool):
+    check_pool(pool)
+
+
+@pytest.mark.parametrize("regions", [partial(RPN, stages=("c3",), anchor_sizes=((32, 64),)), RPN, GridCells])
+def test_regions(regions):
+    check_regions(regions)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        partial(FastRCNN, hidden_channels=8),
+        partial(LocalGlobal, fast_rcnn=partial(FastRCNN, hidden_channels=8), global_pool=partial(CenterCell)),
+        partial(SequenceHead, decoder=small),
+        partial(SequenceHead, decoder=small, rezoom=partial(RoIAlign, stages=("c2",), output_size=2)),
+    ],
+)
+def test_heads(head):
+    check_head(head)
+
+
+@pytest.mark.parametrize(
+    "backbone",
+    [partial(Tiny, channels=(8, 16)), partial(FPN, body=partial(Tiny), stages=("c2", "c3", "c4")), RCNN]
+    + [partial(ResNet, depth=18, weights=None)],
+)
+def test_backbones(backbone):
+    check_backbone(backbone)
+
+
+class Leaking(Context):
+    """A convolution that reads the padding."""
+
+    def __init__(self, in_channels):
+        super().__init__()
+        self.out_channels = 3
+        self.conv = nn.Conv2d(in_channels, 3, 3, padding=1)
+
+    def forward(self, x, valid):
+        return self.conv(x) * valid
+
+
+class Idle(Leaking):
+    def __init__(self, in_channels):
+        super().__init__(in_channels)
+        self.unused = nn.Linear(2, 2)
+
+    def forward(self, x, valid):
+        return self.conv(x * valid) * valid
+
+
+class NotZero(Leaking):
+    def forward(self, x, valid):
+        return self.conv(x * valid)
+
+
+class OtherWidth(Leaking):
+    def forward(self, x, valid):
+        return (self.conv(x * valid) * valid)[:, :2]
+
+
+class Single(Leaking):
+    def forward(self, x, valid):
+        return (self.conv(x * valid) * valid).float()
+
+
+@pytest.mark.parametrize(
+    ("context", "sentence"),
+    [
+        (Leaking, "valid locations depend on what lies outside"),
+        (Idle, "unused.weight has no gradient"),
+        (NotZero, "must be 0 outside"),
+        (OtherWidth, "out_channels=3"),
+        (Single, "must be double"),
+    ],
+)
+def test_a_context_that_breaks_its_contract_is_named(context, sentence):
+    with pytest.raises(AssertionError, match=sentence):
+        check_context(context)
+
+
+class Shuffled(Pool):
+    """A pool that gives the descriptors in another order."""
+
+    def __init__(self, channels, strides):
+        super().__init__()
+        self.align = RoIAlign(channels, strides, stages=("c2",))
+        self.out_channels, self.output_size = self.align.out_channels, self.align.output_size
+
+    def forward(self, features, boxes, image_sizes):
+        return self.align(features, boxes, image_sizes).flip(0)
+
+
+def test_a_pool_in_another_order_is_named():
+    with pytest.raises(AssertionError, match="descriptors of image 0 alone are not as in the batch"):
+        check_pool(Shuffled)
+
+
+class Negative(FastRCNN):
+    def forward(self, regions, samples=None):
+        found, losses = super().forward(regions, samples)
+        return [{**f, "labels": f["labels"] - 1} for f in found], losses
+
+
+def test_a_head_whose_labels_start_at_0_is_named():
+    torch.manual_seed(0)
+    with pytest.raises(AssertionError, match="labels are 1"):
+        check_head(partial(Negative, hidden_channels=8))
