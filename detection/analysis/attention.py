@@ -1,4 +1,4 @@
-"""Where a context with attention looks (`AttentionLSTM.glimpses`): its weights over the pixels of images, drawn."""
+"""Attention of a context (`AttentionLSTM.attention_weights`) over the pixels of images, and drawings of it."""
 
 # T attention steps, H×W pixels of an image.
 
@@ -17,39 +17,38 @@ from detection.detector import Detector, valid_mask
 from detection.errors import UserError
 
 _LIGHT = np.array([255, 190, 0])
-"""Color of what is looked at, over the image in dark gray."""
+"""Color of full attention, over the image in dark gray."""
 
 
 def require_attention(detector: Detector) -> None:
-    """Check that a detector's context has attention steps.
+    """Check that a detector's context has attention weights.
 
     Raises:
         UserError: it has none.
     """
-    if not hasattr(detector.context, "glimpses"):
+    if not hasattr(detector.context, "attention_weights"):
         kind = "no context" if detector.context is None else f"a {type(detector.context).__name__} for context"
         raise UserError(
-            f"--attention: the run has {kind}, which has no attention steps to draw; leave it out, or train with "
+            f"--attention: the run has {kind}, which has no attention to draw; leave it out, or train with "
             "detector.context=detection.context.AttentionLSTM."
         )
 
 
 @torch.no_grad()
-def glimpses(detector: Detector, images: Sequence[Tensor]) -> list[Tensor]:
-    """How much each attention step looks at each pixel.
+def attention_over_pixels(detector: Detector, images: Sequence[Tensor]) -> list[Tensor]:
+    """Compute the attention of each step to each pixel.
 
     Args:
         detector: in evaluation mode, with an attention context.
         images: (3, H, W) each, of any sizes; uint8, or float in [0, 1].
 
     Returns:
-        Per image (T, H, W) float32 on the CPU: shares that add up to 1 in each attention step; the pixels of a cell
-        have equal ones.
+        Per image (T, H, W) float32 on the CPU, with a sum of 1 in each step; pixels of one location have equal weights.
     """
     batch, _ = detector.transform([convert_image_dtype(image) for image in images])
     source = detector.backbone(batch.tensors)[detector.context_source]
     stride = detector.backbone.strides[detector.context_source]
-    weights = detector.context.glimpses(source, valid_mask(batch.image_sizes, stride, source))  # type: ignore[union-attr]
+    weights = detector.context.attention_weights(source, valid_mask(batch.image_sizes, stride, source))  # type: ignore[union-attr]
     found = []
     for own, image, (height, width) in zip(weights.float().cpu(), images, batch.image_sizes, strict=True):
         pixels = own.repeat_interleave(stride, 1).repeat_interleave(stride, 2)[:, :height, :width]
@@ -59,12 +58,12 @@ def glimpses(detector: Detector, images: Sequence[Tensor]) -> list[Tensor]:
 
 
 def draw_attention(image: np.ndarray, weights: np.ndarray, min_side: int = 192) -> np.ndarray:
-    """The image beside itself once an attention step, in gray and lit where it looks.
+    """Draw the image, and next to it once for each step in gray, highlighted by attention.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        weights: (T, H, W), see `glimpses`; each attention step's largest is lit fully.
-        min_side: an image whose shorter side is below this many pixels is enlarged by a whole factor.
+        weights: (T, H, W), of `attention_over_pixels`; the largest of each step is highlighted fully.
+        min_side: an image whose shorter side is below this many pixels is enlarged by an integer factor.
 
     Returns:
         One (H', W', 3) uint8 image with titles.

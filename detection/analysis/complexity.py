@@ -1,8 +1,8 @@
-"""Parameters and floating-point operations of a module or a whole detector, the same numbers on every device.
+"""Parameters and floating-point operations of a module or a detector, the same on every device.
 
 A multiply-add is 2 operations. Convolutions and matrix products count, those of attention and of recurrent steps among
-them. What is done number by number (activations, gates, norms) is 0, as in `torch.utils.flop_counter`, which does the
-counting; the exception are the sweeps of cells without a product, see `detection.ops.flops`. Pooling, sampling and the
+them. Pointwise work (activations, gates, norms) is 0, as in `torch.utils.flop_counter`, which does the counting; the
+exception are the sweeps of cells without a product, see `detection.ops.flops`. Pooling, sampling and the
 choice of boxes are 0.
 """
 
@@ -22,40 +22,40 @@ from detection.ops.sweep.cudnn import without_cudnn
 
 Shape = Sequence[int]
 
-_WALKED = ((Accumulator, 2), (LinearCell, 2), (IndRNN, 3))
+_POINTWISE = ((Accumulator, 2), (LinearCell, 2), (IndRNN, 3))
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Numbers that are learned or frozen, a shared tensor once; running means and other buffers are none."""
+    """Count parameters, learned or frozen, a shared tensor once; running means and other buffers do not count."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
 @torch.enable_grad()
 def count_flops(function: Callable[..., Any], *inputs: Any) -> int:
-    """Operations of one forward pass.
+    """Count the operations of one forward pass.
 
     Args:
-        function: a module, in the mode that it is in (a detector that is given images alone: `eval()`), or a function.
-        inputs: what it is called with. What a detector counts after its regions depends on the boxes that it finds.
+        function: a module in its present mode (a detector without targets: `eval()`), or a function.
+        inputs: its arguments. The count of a detector's head depends on the boxes that it finds.
     """
-    # The counter refuses the views of weights that come of `no_grad`; with gradients on, nothing must be kept for them.
+    # The counter fails on views of weights made under `no_grad`, so gradients are on; nothing is kept for them.
     nothing_kept = torch.autograd.graph.saved_tensors_hooks(lambda _: None, lambda _: torch.empty(0))
     counter = FlopCounterMode(display=False, custom_mapping=_RECURRENT_KERNELS)
-    # cuDNN's kernels multiply by an identity in place of an input side.
+    # cuDNN's kernels would count their products with the identity in place of an input side.
     with nothing_kept, without_cudnn(), counter:
         function(*inputs)
     return counter.get_total_flops()
 
 
 def step_flops(cell: Cell) -> int:
-    """Operations of one step of a cell on one line of a scan.
+    """Count the operations of one step of a cell on one line of a scan.
 
     The input side, where there is one, is 2·G·D·I. The recurrent side is 2·D·D, a product with the last state, times
 
         1  TanhRNN, IRNN
-        2  MUT1: r and the new state; z looks at the input alone
+        2  MUT1: r and the new state; z reads the input alone
         3  GRU, whether it resets before or after, TiedLSTM, MUT2, MUT3
-        4  LSTM, PeepholeLSTM, whose peepholes are number by number
+        4  LSTM, PeepholeLSTM, whose peepholes are pointwise
 
     and without a product D times
 
@@ -63,21 +63,21 @@ def step_flops(cell: Cell) -> int:
         3  IndRNN: a multiplication, a sum and a maximum
     """
     size = cell.hidden_size
-    scanned = next((count for kind, count in _WALKED if isinstance(cell, kind)), 0)
+    scanned = next((count for kind, count in _POINTWISE if isinstance(cell, kind)), 0)
     return size * (2 * cell.gates * (cell.input_size or 0) + 2 * cell.recurrent_gates * size + scanned)
 
 
 def _cudnn_rnn_flops(x: Shape, weights: Sequence[Shape], *_: Any, **__: Any) -> int:
-    """All matrices of an `nn.RNN`, `nn.LSTM` or `nn.GRU`, once a step and line; x is (T, B, I)."""
+    """Count all matrices of an `nn.RNN`, `nn.LSTM` or `nn.GRU` for each step and line; x is (T, B, I)."""
     return 2 * math.prod(x[:-1]) * sum(math.prod(weight) for weight in weights if len(weight) == 2)
 
 
 def _mkldnn_rnn_flops(x: Shape, weight_ih: Shape, weight_hh: Shape, *_: Any, **__: Any) -> int:
-    """One layer and direction of `nn.LSTM` on the CPU."""
+    """Count one layer and direction of `nn.LSTM` on the CPU."""
     return _cudnn_rnn_flops(x, [weight_ih, weight_hh])
 
 
-# The counter knows none of these, and they are 0 to it.
+# The counter takes these for 0.
 _RECURRENT_KERNELS = {
     torch.ops.aten._cudnn_rnn: _cudnn_rnn_flops,
     torch.ops.aten.mkldnn_rnn_layer: _mkldnn_rnn_flops,

@@ -1,8 +1,7 @@
-"""How far a context sees: the gradient of one output cell with respect to each input cell (Luo et al. 2016).
+"""Effective receptive field of a context: gradients of one output location by the input locations (Luo et al. 2016).
 
-The question that this field began with: what a plain recurrent net has seen fades with every step, what a gated one has
-seen fades slower (Bengio et al. 1994; Hochreiter, Schmidhuber 1997). A part without recurrence has a reach too: two
-3×3 convolutions see 2 cells far, an average sees the whole map.
+What a plain recurrent net has read fades with every step, what a gated one has read fades more slowly (Bengio et al.
+1994; Hochreiter, Schmidhuber 1997). Two 3×3 convolutions depend on 2 locations around, an average on the complete map.
 """
 
 # C channels, H×W map.
@@ -21,22 +20,24 @@ from detection.context import SpatialRNN
 from detection.detector import Detector, valid_mask
 from detection.errors import UserError
 
-LITTLE = 0.01
-"""A cell with less than this share of the center's reach counts as out of reach."""
+NEGLIGIBLE = 0.01
+"""A location with less than this share of the center's gradient counts as outside of the field."""
 
 Inputs = Sequence[tuple[Tensor, Tensor]]
 
 
-def reach(context: nn.Module, in_channels: int, height: int, width: int, *, draws: int = 8, seed: int = 0) -> Tensor:
-    """`effective_receptive_field_on` with maps of standard normal numbers, all cells valid, and a direction for each.
+def effective_receptive_field(
+    context: nn.Module, in_channels: int, height: int, width: int, *, draws: int = 8, seed: int = 0
+) -> Tensor:
+    """Measure `effective_receptive_field_on` standard normal inputs, with a direction for each.
 
     Args:
         context: in evaluation mode.
-        in_channels: of the map that it reads.
+        in_channels: channels of its input.
         height: H.
         width: W.
-        draws: maps.
-        seed: of maps and directions.
+        draws: number of inputs.
+        seed: of inputs and directions.
 
     Returns:
         (H, W) float64, 1 at the center (H // 2, W // 2).
@@ -48,21 +49,22 @@ def reach(context: nn.Module, in_channels: int, height: int, width: int, *, draw
 
 
 def effective_receptive_field_on(context: nn.Module, inputs: Inputs, *, draws: int = 1, seed: int = 0) -> Tensor:
-    """The norm of ∂(u · output at the center) / ∂(input at a cell), for each cell, divided by the center's own.
+    """Measure ‖∂(u · output at the center) / ∂(input at a location)‖ for each location, divided by the center's.
 
-    u is a random unit vector over the output channels (normal numbers, normalized), and the norm is over the input
-    channels. Their root mean square over draws of u and inputs estimates, up to the division, the Frobenius norm of the
-    Jacobian between the two cells.
+    u is a random unit vector over the output channels (normal values, normalized), and the norm is over the input
+    channels. Its root mean square over draws of u and inputs estimates, up to the division, the Frobenius norm of the
+    Jacobian between the two locations.
 
     Args:
         context: in evaluation mode, on the inputs' device.
-        inputs: maps (1, C, H, W) and their valid cells (1, 1, H, W), a rectangle from the top left; of any sizes.
+        inputs: feature maps (1, C, H, W) and their valid locations (1, 1, H, W), a rectangle from the top left; of any
+            sizes.
         draws: directions u for each input.
-        seed: of the directions, which are equal for contexts of equal output channels.
+        seed: of the directions, the same for contexts of equal output channels.
 
     Returns:
         (H, W) float64, on the CPU, 1 at the center (H // 2, W // 2). H and W are those of the smallest valid rectangle;
-        larger ones are cut about their centers.
+        larger ones are cropped around their centers.
 
     Raises:
         UserError: the output at the center does not depend on the input there, or the gradient is not finite.
@@ -79,31 +81,31 @@ def effective_receptive_field_on(context: nn.Module, inputs: Inputs, *, draws: i
     found = (total / (draws * len(inputs))).sqrt()
     center = found[height // 2, width // 2].item()
     if not (center and found.isfinite().all()):
-        problem = "not finite: look at its weights" if center else "0 at the center: look whether its ReLUs are alive"
-        raise UserError(f"{type(context).__name__}: there is no reach to measure, its gradient is {problem}.")
+        problem = "not finite: check its weights" if center else "0 at the center: check whether its ReLUs are alive"
+        raise UserError(f"{type(context).__name__}: has no effective receptive field, its gradient is {problem}.")
     return found / center
 
 
 def _extent(valid: Tensor) -> tuple[int, int]:
-    """Height and width of the valid rectangle."""
+    """Return height and width of the valid rectangle."""
     return int(valid[0, 0].any(1).sum()), int(valid[0, 0].any(0).sum())
 
 
 def _squared_gradient(
     context: nn.Module, x: Tensor, valid: Tensor, center: tuple[int, int], generator: torch.Generator
 ) -> Tensor:
-    """The squared norm over channels of one direction's gradient: (H, W) float64 on the CPU."""
+    """Return the squared norm over channels of one direction's gradient: (H, W) float64 on the CPU."""
     x = x.detach().requires_grad_()
     with torch.enable_grad():
         output = context(x, valid)[0, :, center[0], center[1]]
         direction = normalize(torch.randn(len(output), generator=generator), dim=0)
         (gradient,) = torch.autograd.grad(output @ direction.to(output), x)
-    # In float64, for the square of what is left after a hundred steps may be 0 in float32.
+    # In float64, for after a hundred steps the square may be 0 in float32.
     return gradient[0].double().square().sum(0).cpu()
 
 
 def random_inputs(in_channels: int, height: int, width: int, count: int, seed: int = 0) -> Inputs:
-    """Maps of standard normal numbers, all cells valid, for `effective_receptive_field_on`."""
+    """Draw `count` standard normal feature maps, all locations valid, for `effective_receptive_field_on`."""
     generator = torch.Generator().manual_seed(seed)
     valid = torch.ones(1, 1, height, width, dtype=torch.bool)
     return [(torch.randn(1, in_channels, height, width, generator=generator), valid) for _ in range(count)]
@@ -111,7 +113,7 @@ def random_inputs(in_channels: int, height: int, width: int, count: int, seed: i
 
 @torch.no_grad()
 def image_inputs(detector: Detector, images: Sequence[Tensor]) -> Inputs:
-    """What a detector's context reads of images, for `effective_receptive_field_on`.
+    """Compute what a detector's context reads of images, for `effective_receptive_field_on`.
 
     Args:
         detector: in evaluation mode.
@@ -127,7 +129,7 @@ def image_inputs(detector: Detector, images: Sequence[Tensor]) -> Inputs:
 
 
 def with_each_cell(context: Part) -> dict[str, Part]:
-    """A spatial RNN with each of `CELLS`, by name; its own cell, which may be one more, comes with its settings.
+    """Return a spatial RNN with each of `CELLS`, by name; the cell it is given with keeps its settings.
 
     Raises:
         UserError: not a spatial RNN.
@@ -138,63 +140,65 @@ def with_each_cell(context: Part) -> dict[str, Part]:
 
 
 def cell_of(context: Part) -> Part:
-    """The cell of a spatial RNN.
+    """Return the cell of a spatial RNN.
 
     Raises:
         UserError: not a spatial RNN.
     """
     if context.func is not SpatialRNN:
-        raise UserError(f"--cells: the context is a {context.func.__name__}, without a recurrent cell; leave it out.")
+        raise UserError(
+            f"--cells: the context is a {context.func.__name__}, without a recurrent cell; leave --cells out."
+        )
     return context.keywords.get("cell", partial(Accumulator))
 
 
-def build(context: Part, in_channels: int, seed: int = 0) -> nn.Module:
-    """A context at its start, in evaluation mode; torch's own random numbers go on as if nothing had been drawn."""
+def build_context(context: Part, in_channels: int, seed: int = 0) -> nn.Module:
+    """Build a context at initialization, in evaluation mode, without a change of torch's random state."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return context(in_channels).eval()
 
 
-def decay(reached: Tensor) -> tuple[Tensor, Tensor]:
-    """Reach by distance: the mean of the (up to four) cells that lie straight left, right, above and below.
+def decay(field: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the field by distance: the mean of the up to four locations left, right, above and below the center.
 
-    Straight, because a spatial RNN scans rows and columns: cells that lie aslant are more steps away than their
-    distance says, or not reached at all, and a mean with them would blur what separates the cells.
+    A spatial RNN scans rows and columns, so oblique locations are more steps away than their distance, or outside of
+    the field, and a mean with them would hide the differences between cells.
 
     Args:
-        reached: (H, W), see `reach`.
+        field: (H, W), of `effective_receptive_field`.
 
     Returns:
-        Distances from the center in cells (n,), from 0 to the farthest border, and the reach there (n,).
+        Distances from the center in locations (n,), from 0 to the farthest border, and the mean there (n,).
     """
-    height, width = reached.shape
+    height, width = field.shape
     row, column = height // 2, width // 2
     arms = (
-        reached[row, column:],
-        reached[row, : column + 1].flip(0),
-        reached[row:, column],
-        reached[: row + 1, column].flip(0),
+        field[row, column:],
+        field[row, : column + 1].flip(0),
+        field[row:, column],
+        field[: row + 1, column].flip(0),
     )
     distances = torch.arange(max(map(len, arms)))
     return distances, torch.stack([torch.stack([arm[d] for arm in arms if d < len(arm)]).mean() for d in distances])
 
 
-def out_of_reach(reached: Tensor) -> int | None:
-    """The first distance in cells whose `decay` is under `LITTLE`; None where the map ends before it."""
-    distances, values = decay(reached)
-    below = distances[values < LITTLE]
+def field_radius(field: Tensor) -> int | None:
+    """Return the first distance in locations whose `decay` is under `NEGLIGIBLE`; None if the map ends before it."""
+    distances, values = decay(field)
+    below = distances[values < NEGLIGIBLE]
     return int(below[0]) if len(below) else None
 
 
-def receptive_field_table(features: Mapping[str, Tensor], distances: Sequence[int] = (4, 8, 16)) -> str:
-    """Lines of text: for each reach by name its `decay` at some distances, and where it ends."""
-    width = max(len("context"), *map(len, features))
+def receptive_field_table(fields: Mapping[str, Tensor], distances: Sequence[int] = (4, 8, 16)) -> str:
+    """Format fields by name as lines of text: their `decay` at some distances, and their radius."""
+    width = max(len("context"), *map(len, fields))
     lines = [
-        f"{'context':{width}}" + "".join(f"{f'at {d}':>10}" for d in distances) + f"   under {100 * LITTLE:g} % at"
+        f"{'context':{width}}" + "".join(f"{f'at {d}':>10}" for d in distances) + f"   under {100 * NEGLIGIBLE:g} % at"
     ]
-    for name, reached in features.items():
-        _, values = decay(reached)
-        numbers = "".join(f"{f'{values[d]:.2g}' if d < len(values) else '-':>10}" for d in distances)
-        end = out_of_reach(reached)
-        lines.append(f"{name:{width}}{numbers}   {'beyond the map' if end is None else end}")
+    for name, field in fields.items():
+        _, values = decay(field)
+        columns = "".join(f"{f'{values[d]:.2g}' if d < len(values) else '-':>10}" for d in distances)
+        radius = field_radius(field)
+        lines.append(f"{name:{width}}{columns}   {'beyond the map' if radius is None else radius}")
     return "\n".join(lines)

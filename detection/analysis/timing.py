@@ -1,21 +1,21 @@
-"""Time and memory of functions, for `benchmark.py`."""
+"""Time and memory of functions."""
 
 import statistics
 import time
 from collections.abc import Callable
 
-Figures = dict[str, float | str]
+Measurements = dict[str, float | str]
 
 
 def settle_on(device: str) -> Callable[[], object]:
-    """Return what waits until the device has done all that it was given."""
+    """Return a function that waits until the device has finished its work."""
     import torch
 
     return torch.cuda.synchronize if device == "cuda" else (lambda: None)
 
 
-def interleaved(functions: dict[str, Callable[[], object]], rounds: int, settle: Callable[[], object]) -> Figures:
-    """Median seconds of each function, called in turn, and the ratio of the first's to the second's, round by round."""
+def interleaved(functions: dict[str, Callable[[], object]], rounds: int, settle: Callable[[], object]) -> Measurements:
+    """Measure median seconds of two functions called in turn, and the median of the ratios round by round."""
     times: dict[str, list[float]] = {name: [] for name in functions}
     for position in range(rounds + 2):
         for name, function in functions.items():
@@ -23,16 +23,16 @@ def interleaved(functions: dict[str, Callable[[], object]], rounds: int, settle:
             began = time.perf_counter()
             function()
             settle()
-            if position >= 2:  # two rounds to warm up
+            if position >= 2:  # after two rounds of warm-up
                 times[name].append(time.perf_counter() - began)
     first, second = times.values()
     ratios = [a / b for a, b in zip(first, second, strict=True)]
-    figures: Figures = {f"{name} (s, median)": statistics.median(t) for name, t in times.items()}
-    return {**figures, f"{' / '.join(times)} (median of {rounds} ratios)": statistics.median(ratios)}
+    measured: Measurements = {f"{name} (s, median)": statistics.median(t) for name, t in times.items()}
+    return {**measured, f"{' / '.join(times)} (median of {rounds} ratios)": statistics.median(ratios)}
 
 
 def peak_bytes(function: Callable[[], object], device: str) -> int:
-    """The most memory that a call holds beyond what was there before."""
+    """Measure the most memory that a call holds beyond what was held before."""
     import torch
     from torch.profiler import ProfilerActivity, profile
 

@@ -1,13 +1,14 @@
-"""How far a context sees: the gradient of the center's output with respect to the input, over the map.
+"""Measure the effective receptive field of a context: the gradient of the center's output by the input, over the map.
 
 detection reach CONFIG [--no-cells] [--size H W] [--output FILE.png] [key=value ...]
 detection reach RUN [--cells] [--size H W] [--output FILE.png] [key=value ...]
 
-A config's context is measured at its start, on standard normal input. A run's is measured as trained, on the maps of
-validation images, or on standard normal input where these are not there or a size is asked for. With --cells, the rule
-for a config whose context is a SpatialRNN, the same context is measured with every recurrent cell at its start, too.
+CONFIG is a file or the name of a shipped config. A config's context is measured at initialization, on standard normal
+input. A run's is measured as trained, on the feature maps of validation images, or on standard normal input where there
+are none or with --size. With --cells, the default for a config whose context is a SpatialRNN, the same context is
+measured with every recurrent cell at initialization, too.
 
-The numbers are relative to the center's own. Writes RUN/plots/reach.png, or reach-CONFIG.png in the current folder.
+Values are relative to the center's. Writes RUN/plots/reach.png, or reach-CONFIG.png in the current folder.
 """
 
 import argparse
@@ -29,23 +30,21 @@ if TYPE_CHECKING:
 
 IMAGES, DRAWS = 4, 8
 SIZE = (33, 33)
-"""Cells of a random map: its border is 16 cells from the center."""
+"""Locations of a random map: its border is 16 locations from the center."""
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """Read the command line and refuse what cannot be meant."""
-    parser = command_parser("reach", __doc__)
-    parser.add_argument("source", type=Path, metavar="RUN|CONFIG", help="folder of a training run, or a config file")
+    """Read the command line, and check it."""
+    parser = command_parser("reach", __doc__, trust=True)
+    parser.add_argument("source", type=Path, metavar="RUN|CONFIG", help="folder of a training run, or a config")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes, such as data.val.images=DIR")
-    parser.add_argument(
-        "--cells", action=argparse.BooleanOptionalAction, help="every recurrent cell beside the context's own"
-    )
+    parser.add_argument("--cells", action=argparse.BooleanOptionalAction, help="measure every recurrent cell, too")
     parser.add_argument(
         "--size",
         type=int,
         nargs=2,
         metavar=("H", "W"),
-        help=f"cells of the random input; {SIZE[0]} {SIZE[1]} if left out",
+        help=f"locations of the random input; {SIZE[0]} {SIZE[1]} if left out",
     )
     parser.add_argument(
         "--output",
@@ -66,14 +65,22 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def open_source(args: argparse.Namespace) -> "tuple[Config, Backbone, Detector | None]":
-    """Config and backbone of the source, and for a run its detector; refused where there is no context in them."""
+    """Return the config and backbone of the source, and for a run its detector.
+
+    Raises:
+        UserError: there is no context in them.
+    """
     from detection.config import load_config
+    from detection.config.files import find_config
     from detection.contracts import require_feature_maps
     from detection.runs.folder import open_config, open_run
 
-    config = open_config(args.source, args.overrides) if args.is_run else load_config(args.source, args.overrides)
+    if args.is_run:
+        config = open_config(args.source, args.overrides)
+    else:
+        config = load_config(find_config(args.source), args.overrides)
     if config.detector.context is None:
-        raise UserError(f"{args.source}: has no context (detector.context is None), so there is no reach to measure.")
+        raise UserError(f"{args.source}: has no context (detector.context is None) to measure.")
     if args.is_run:
         detector, _, config = open_run(args.source, overrides=args.overrides)
         return config, detector.backbone, detector
@@ -85,20 +92,20 @@ def open_source(args: argparse.Namespace) -> "tuple[Config, Backbone, Detector |
 def choose_inputs(
     size: list[int] | None, config: "Config", backbone: "Backbone", detector: "Detector | None"
 ) -> "tuple[Inputs, str]":
-    """What the contexts are given, and what that is: maps of validation images, or standard normal ones."""
+    """Return the contexts' inputs and their description: maps of validation images, or standard normal ones."""
     from detection.analysis.receptive_field import image_inputs, random_inputs
 
     if detector is not None and size is None:
         images = validation_images(config)
         if images:
-            return image_inputs(detector, images), f"maps of {len(images)} validation images"
+            return image_inputs(detector, images), f"feature maps of {len(images)} validation images"
     source = config.detector.context_source
     height, width = size or SIZE
     return random_inputs(backbone.out_channels[source], height, width, DRAWS, config.seed), "standard normal input"
 
 
 def validation_images(config: "Config") -> "list[Tensor]":
-    """A few images of the validation data; none, and a line that says why, where the data is not there."""
+    """Return a few images of the validation data; none, after a line with the reason, where it is missing."""
     from detection.analysis.samples import sample_positions
     from detection.data.dataset import DetectionDataset
     from detection.training.loaders import open_split
@@ -111,27 +118,27 @@ def validation_images(config: "Config") -> "list[Tensor]":
     return [dataset[position][0] for position in sample_positions(dataset, IMAGES)]
 
 
-def measure(
+def measure_contexts(
     parts: "dict[str, Part]", trained: "nn.Module | None", channels: int, inputs: "Inputs", seed: int
 ) -> "dict[str, Tensor]":
-    """The reach of the trained context, if there is one, and of each of the parts at its start, by name."""
-    from detection.analysis.receptive_field import build, effective_receptive_field_on
+    """Return the fields of the trained context, if there is one, and of each part at initialization, by name."""
+    from detection.analysis.receptive_field import build_context, effective_receptive_field_on
     from detection.runs.logs import progress
 
     contexts = {} if trained is None else {"this run": lambda: trained}
-    contexts |= {name: lambda part=part: build(part, channels, seed) for name, part in parts.items()}
-    features = {}
+    contexts |= {name: lambda part=part: build_context(part, channels, seed) for name, part in parts.items()}
+    fields = {}
     with progress("measuring", len(contexts)) as bar:
         for name, context in contexts.items():
-            features[name] = effective_receptive_field_on(
+            fields[name] = effective_receptive_field_on(
                 context(), inputs, draws=max(1, DRAWS // len(inputs)), seed=seed
             )
             bar.advance()
-    return features
+    return fields
 
 
-def save(figure: "Figure", path: Path) -> None:
-    """Write an image, whole or not at all."""
+def save_figure(figure: "Figure", path: Path) -> None:
+    """Write a figure atomically."""
     from detection.atomic_write import atomic_write
 
     try:
@@ -143,7 +150,7 @@ def save(figure: "Figure", path: Path) -> None:
 
 @command_line
 def main(argv: list[str] | None = None) -> None:
-    """Open the source, measure, print a table and draw."""
+    """Open the source, measure, print a table and plot."""
     args = parse(argv)
     from detection.analysis.receptive_field import cell_of, receptive_field_table, with_each_cell
     from detection.analysis.receptive_field_plots import plot_receptive_field
@@ -158,13 +165,15 @@ def main(argv: list[str] | None = None) -> None:
     inputs, what = choose_inputs(args.size, config, backbone, detector)
     source = config.detector.context_source
     trained = None if detector is None else detector.context
-    features = measure(parts, trained, backbone.out_channels[source], inputs, config.seed)
-    height, width = next(iter(features.values())).shape
-    size = f"{height} x {width} cells of {backbone.strides[source]} px"
+    fields = measure_contexts(parts, trained, backbone.out_channels[source], inputs, config.seed)
+    height, width = next(iter(fields.values())).shape
+    size = f"{height} x {width} locations of {backbone.strides[source]} px"
     print(f"input    {what}, {size}")
-    print(receptive_field_table(features))
-    title = f"Reach of the context of {args.source.resolve().stem}, {part.func.__name__} on {source}\n{what}, {size}"
-    save(plot_receptive_field(features, title, backbone.strides[source], own), args.output)
+    print(receptive_field_table(fields))
+    title = (
+        f"Effective receptive field of {args.source.resolve().stem}, {part.func.__name__} on {source}\n{what}, {size}"
+    )
+    save_figure(plot_receptive_field(fields, title, backbone.strides[source], own), args.output)
     print(f"drawn in {args.output}")
 
 

@@ -1,4 +1,4 @@
-"""Attention steps over the pixels of images: which cell is which pixels, what is drawn, and what has none."""
+"""Attention over the pixels of images: which location is which pixels, what is drawn, and what has none."""
 
 import dataclasses
 from functools import partial
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from detection.analysis.attention import draw_attention, glimpses, require_attention
+from detection.analysis.attention import attention_over_pixels, draw_attention, require_attention
 from detection.context import AttentionLSTM, NoContext
 from detection.detector import build_detector, valid_mask
 from detection.errors import UserError
@@ -23,39 +23,39 @@ def detector(**parts):
     return build_detector(dataclasses.replace(DETECTOR, pool=pool, **{**own, **parts}), 2).eval()
 
 
-def a_picture(height, width, seed=0):
+def an_image(height, width, seed=0):
     return torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
 
 
-def test_every_glimpse_shares_one_over_the_pixels_of_each_picture():
-    images = [a_picture(64, 64), a_picture(40, 72, 1), a_picture(128, 96, 2)]
-    found = glimpses(detector(), images)
+def test_every_step_has_a_sum_of_one_over_the_pixels_of_each_image():
+    images = [an_image(64, 64), an_image(40, 72, 1), an_image(128, 96, 2)]
+    found = attention_over_pixels(detector(), images)
     for weights, image in zip(found, images, strict=True):
         assert weights.shape == (T, *image.shape[1:]) and (weights >= 0).all()
         torch.testing.assert_close(weights.sum((1, 2)), torch.ones(T))
 
 
-def test_a_cell_is_its_pixels():
-    """64 pixels at a stride of 8 are 8×8 cells; nothing is resized."""
-    made, image = detector(), a_picture(64, 64)
-    (found,) = glimpses(made, [image])
+def test_a_location_is_its_pixels():
+    """64 pixels at a stride of 8 are 8×8 locations; nothing is resized."""
+    made, image = detector(), an_image(64, 64)
+    (found,) = attention_over_pixels(made, [image])
     batch, _ = made.transform([image / 255])
     source = made.backbone(batch.tensors)["c3"]
-    cells = made.context.glimpses(source, valid_mask([(64, 64)], 8, source))[0]
-    torch.testing.assert_close(found.unflatten(2, (8, 8)).unflatten(1, (8, 8)).sum((2, 4)), cells.detach())
+    locations = made.context.attention_weights(source, valid_mask([(64, 64)], 8, source))[0]
+    torch.testing.assert_close(found.unflatten(2, (8, 8)).unflatten(1, (8, 8)).sum((2, 4)), locations.detach())
     assert torch.equal(found[:, 0, 0], found[:, 7, 7])
 
 
-def test_a_picture_alone_is_as_in_a_batch():
-    made, images = detector(), [a_picture(64, 64), a_picture(64, 128, 1)]
-    together = glimpses(made, images)
+def test_an_image_alone_is_as_in_a_batch():
+    made, images = detector(), [an_image(64, 64), an_image(64, 128, 1)]
+    together = attention_over_pixels(made, images)
     for image, expected in zip(images, together, strict=True):
         assert expected.shape[1:] == image.shape[1:]
-    (alone,) = glimpses(made, images[1:])
+    (alone,) = attention_over_pixels(made, images[1:])
     torch.testing.assert_close(alone, together[1], rtol=1e-3, atol=1e-6)
 
 
-def test_what_is_looked_at_is_lit():
+def test_attention_is_highlighted():
     image = np.full((200, 240, 3), 100, np.uint8)
     weights = np.zeros((T, 200, 240), np.float32)
     weights[0, :20, :20], weights[1, 180:, 220:] = 1 / 400, 1 / 400
@@ -71,7 +71,7 @@ def test_what_is_looked_at_is_lit():
 @pytest.mark.parametrize(
     ("context", "sentence"), [(partial(NoContext), "a NoContext for context"), (None, "the run has no context")]
 )
-def test_a_context_without_glimpses_is_refused(context, sentence):
+def test_a_context_without_attention_is_refused(context, sentence):
     made = build_detector(dataclasses.replace(DETECTOR, context=context, context_source="c3"), 2)
     with pytest.raises(UserError, match=sentence):
         require_attention(made)

@@ -16,7 +16,7 @@ from detection.ops.sweep.cudnn import cudnn_is_allowed
 from detection.pooling import SkipPool, Source
 from tests.tiny_runs import DETECTOR
 
-# Matrices of D×D on the last state, and without any of them operations a number, counted in the equations that the
+# Matrices of D×D on the last state, and without any of them operations per value, counted in the equations that the
 # classes' docstrings state.
 RECURRENT = {
     cells.TanhRNN: (1, 0),
@@ -26,6 +26,7 @@ RECURRENT = {
     cells.LSTM: (4, 0),
     cells.PeepholeLSTM: (4, 0),
     cells.GRU: (3, 0),
+    cells.TiedLSTM: (3, 0),
     partial(cells.GRU, reset="before"): (3, 0),
     cells.MUT1: (2, 0),
     cells.MUT2: (3, 0),
@@ -34,7 +35,7 @@ RECURRENT = {
     cells.MinLSTM: (0, 2),
 }
 BATCH, CHANNELS, HEIGHT, WIDTH, HIDDEN, OUT = 2, 3, 4, 5, 6, 7
-CELLS = BATCH * HEIGHT * WIDTH
+LOCATIONS = BATCH * HEIGHT * WIDTH
 
 every_cell = pytest.mark.parametrize(("cell", "products", "others"), [(c, *n) for c, n in RECURRENT.items()], ids=str)
 
@@ -62,7 +63,7 @@ def test_a_spatial_rnn(cell, products, others, bias):
     convolutions = CHANNELS * gates * HIDDEN + 4 * HIDDEN * gates * HIDDEN + 4 * HIDDEN * OUT
     recurrent = 2 * products * HIDDEN * HIDDEN + others * HIDDEN
     assert (
-        count_flops(context, *a_map()) == (2 * convolutions + 2 * 4 * recurrent) * CELLS
+        count_flops(context, *a_map()) == (2 * convolutions + 2 * 4 * recurrent) * LOCATIONS
     )  # two layers, four directions
     assert recurrent == step_flops(context.cells[0][0])
 
@@ -71,7 +72,7 @@ def test_a_spatial_rnn_of_two_directions_a_layer():
     layers = (("right", "left"), ("down", "up"))
     context = SpatialRNN(CHANNELS, cell=partial(cells.LSTM), hidden_channels=HIDDEN, layers=layers)
     convolutions = CHANNELS * 4 * HIDDEN + 2 * HIDDEN * 4 * HIDDEN + 2 * HIDDEN * HIDDEN
-    assert count_flops(context, *a_map()) == 2 * (convolutions + 4 * 4 * HIDDEN * HIDDEN) * CELLS
+    assert count_flops(context, *a_map()) == 2 * (convolutions + 4 * 4 * HIDDEN * HIDDEN) * LOCATIONS
 
 
 def test_a_mask_changes_no_count():
@@ -82,15 +83,15 @@ def test_a_mask_changes_no_count():
     assert count_flops(context, x, half) == count_flops(context, x, valid)
 
 
-def test_sweeps_that_would_take_the_library_count_as_ours(monkeypatch):
-    """On CUDA the library scans where it can; here it is made the fastest, and must be again after a count."""
-    monkeypatch.setattr(sweeps, "_fastest", lambda cells, *_: "library" if cudnn_is_allowed() else "ours")
+def test_sweeps_that_would_use_cudnn_count_as_ours(monkeypatch):
+    """On CUDA cuDNN scans where it can; here it is made the fastest, and must be again after a count."""
+    monkeypatch.setattr(sweeps, "_fastest", lambda cells, *_: "cudnn" if cudnn_is_allowed() else "ours")
     context = SpatialRNN(CHANNELS, cell=partial(cells.GRU), hidden_channels=HIDDEN)
     with FlopCounterMode(display=False) as counter:
         context(*a_map())
-    by_library = counter.get_total_flops()
+    by_cudnn = counter.get_total_flops()
     count = count_flops(context, *a_map())
-    assert by_library > count and cudnn_is_allowed()
+    assert by_cudnn > count and cudnn_is_allowed()
 
     def fail(x):
         raise ZeroDivisionError
@@ -100,7 +101,7 @@ def test_sweeps_that_would_take_the_library_count_as_ours(monkeypatch):
     assert cudnn_is_allowed()
 
 
-CONV_STACK = 2 * CELLS * 25 * (CHANNELS * HIDDEN + 2 * HIDDEN * HIDDEN)
+CONV_STACK = 2 * LOCATIONS * 25 * (CHANNELS * HIDDEN + 2 * HIDDEN * HIDDEN)
 ATTENTION = 2 * BATCH * (HEIGHT * WIDTH) ** 2 * HIDDEN * 2  # queries · keys, and scores · values
 
 
@@ -110,23 +111,23 @@ ATTENTION = 2 * BATCH * (HEIGHT * WIDTH) ** 2 * HIDDEN * 2  # queries · keys, a
         (NoContext(CHANNELS), 0),
         (ConvStack(CHANNELS, kernel_size=5, hidden_channels=HIDDEN, num_layers=3), CONV_STACK),
         (GlobalAverage(CHANNELS, hidden_channels=HIDDEN), 2 * BATCH * CHANNELS * HIDDEN),
-        (NonLocal(CHANNELS, hidden_channels=HIDDEN), 2 * CELLS * 4 * CHANNELS * HIDDEN + ATTENTION),
+        (NonLocal(CHANNELS, hidden_channels=HIDDEN), 2 * LOCATIONS * 4 * CHANNELS * HIDDEN + ATTENTION),
     ],
 )
-def test_a_rival(context, flops):
+def test_a_context_without_recurrence(context, flops):
     assert count_flops(context, *a_map()) == flops
 
 
-@pytest.mark.parametrize(("boxes", "cells_done"), [(1, 9), (200, HEIGHT * WIDTH)])
+@pytest.mark.parametrize(("boxes", "locations"), [(1, 9), (200, HEIGHT * WIDTH)])
 @pytest.mark.parametrize("norm", [None, "channels", "region"])
-def test_the_reduction_of_a_skip_pool(boxes, cells_done, norm):
-    """Its convolution works where there are fewer cells: on 3×3 of each box, or on the map."""
+def test_the_reduction_of_a_skip_pool(boxes, locations, norm):
+    """Its convolution works where there are fewer locations: on 3×3 of each box, or on the map."""
     sources = (Source(("c3",), norm=norm), Source(("c4",), box_scale=1.2, norm=norm))
     channels = {"c3": CHANNELS, "c4": HIDDEN}
     pool = SkipPool(channels, {"c3": 8, "c4": 8}, sources=sources, out_channels=OUT, output_size=3)
     features = {name: torch.randn(1, c, HEIGHT, WIDTH) for name, c in channels.items()}
     count = count_flops(pool, features, [torch.tensor([[4.0, 4, 20, 28]]).repeat(boxes, 1)], [(32, 40)])
-    assert count == 2 * (CHANNELS + HIDDEN) * OUT * cells_done
+    assert count == 2 * (CHANNELS + HIDDEN) * OUT * locations
 
 
 @pytest.mark.parametrize(("kind", "gates"), [(nn.RNN, 1), (nn.GRU, 3), (nn.LSTM, 4)])
@@ -172,11 +173,11 @@ def test_parameters():
     assert count_parameters(nn.ModuleList([shared, tied])) == 9
 
 
-def test_a_whole_detector_is_the_sum_of_its_parts():
+def test_a_detector_is_the_sum_of_its_parts():
     torch.manual_seed(0)
     detector = build_detector(DETECTOR, 2).eval()
     sizes = {}
-    detector.head.register_forward_hook(lambda m, args, out: sizes.update(boxes=len(args[0])))
+    detector.head.register_forward_hook(lambda m, args, out: sizes.update(boxes=len(args[0].descriptors)))
     total = count_flops(detector, [torch.rand(3, 64, 64)])
     features = detector.backbone(torch.rand(1, 3, 64, 64))
     backbone = count_flops(detector.backbone, torch.rand(1, 3, 64, 64))

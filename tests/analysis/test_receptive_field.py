@@ -1,4 +1,4 @@
-"""Reach of contexts whose gradients are known, and what is made of it."""
+"""Effective receptive fields of contexts whose gradients are known; their table and figure."""
 
 from functools import partial
 
@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from detection.analysis.receptive_field import (
-    build,
+    build_context,
     decay,
+    effective_receptive_field,
     effective_receptive_field_on,
-    out_of_reach,
+    field_radius,
     random_inputs,
-    reach,
     receptive_field_table,
     with_each_cell,
 )
@@ -36,7 +36,7 @@ def valid_of(height, width, padded):
 
 
 class Neighbors(nn.Module):
-    """Twice the cell, and once its left neighbor."""
+    """Twice the location, and once its left neighbor."""
 
     def forward(self, x, valid):
         x = x * valid
@@ -44,14 +44,14 @@ class Neighbors(nn.Module):
 
 
 class Product(nn.Module):
-    """The cell plus the product of its neighbors on both sides, whose gradients are each other."""
+    """The location plus the product of its neighbors on both sides, whose gradients are each other."""
 
     def forward(self, x, valid):
         return x + x.roll(1, 3) * x.roll(-1, 3)
 
 
 class Linear(nn.Module):
-    """One output channel from two: (3, 4) of the cell and (0, 1) of the cell above."""
+    """One output channel from two: (3, 4) of the location and (0, 1) of the one above."""
 
     def forward(self, x, valid):
         return (3 * x[:, 0] + 4 * x[:, 1] + x[:, 1].roll(1, 1))[:, None]
@@ -62,24 +62,24 @@ def test_the_gradient_is_the_centers_at_the_inputs_place(size):
     expected = torch.zeros(size, dtype=torch.float64)
     expected[size[0] // 2, size[1] // 2] = 1
     expected[size[0] // 2, size[1] // 2 - 1] = 0.5
-    torch.testing.assert_close(reach(Neighbors(), 5, *size), expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(effective_receptive_field(Neighbors(), 5, *size), expected, rtol=1e-6, atol=0)
 
 
 def test_the_norm_is_over_input_channels():
-    reached = reach(Linear(), 2, 5, 5)
-    assert reached[2, 2] == 1 and reached[1, 2] == pytest.approx(1 / 5) and reached.sum() == pytest.approx(1.2)
+    field = effective_receptive_field(Linear(), 2, 5, 5)
+    assert field[2, 2] == 1 and field[1, 2] == pytest.approx(1 / 5) and field.sum() == pytest.approx(1.2)
 
 
 def test_draws_are_averaged_by_their_root_mean_square():
-    features = [torch.zeros(1, 1, 3, 3) for _ in range(2)]
-    features[0][0, 0, 1] = torch.tensor([0.0, 9, 1])  # the gradient at the left is what stands at the right
-    features[1][0, 0, 1] = torch.tensor([0.0, 9, 7])
-    reached = effective_receptive_field_on(Product(), [(x, valid_of(3, 3, 3)) for x in features])
-    assert reached[1].tolist() == pytest.approx([5, 1, 0])
+    maps = [torch.zeros(1, 1, 3, 3) for _ in range(2)]
+    maps[0][0, 0, 1] = torch.tensor([0.0, 9, 1])  # the gradient at the left is what stands at the right
+    maps[1][0, 0, 1] = torch.tensor([0.0, 9, 7])
+    field = effective_receptive_field_on(Product(), [(x, valid_of(3, 3, 3)) for x in maps])
+    assert field[1].tolist() == pytest.approx([5, 1, 0])
 
 
 def test_directions_are_drawn_for_each_input():
-    """Output channels that see different cells: one direction weighs them at random, many weigh them alike."""
+    """Output channels that read different locations: one direction weighs them at random, many weigh them equally."""
 
     class Two(nn.Module):
         def forward(self, x, valid):
@@ -93,31 +93,34 @@ def test_directions_are_drawn_for_each_input():
     assert effective_receptive_field_on(Two(), inputs, draws=1, seed=1)[1, 0].item() != one
 
 
-def test_a_stack_of_two_3x3_convolutions_reaches_2_cells():
-    reached = reach(build(partial(ConvStack, hidden_channels=16), 4), 4, 11, 9)
+def test_a_stack_of_two_3x3_convolutions_depends_on_2_locations_around():
+    field = effective_receptive_field(build_context(partial(ConvStack, hidden_channels=16), 4), 4, 11, 9)
     near = chebyshev(11, 9) <= 2
-    assert (reached[near] > 0).all() and (reached[~near] == 0).all()
-    assert out_of_reach(reached) == 3
+    assert (field[near] > 0).all() and (field[~near] == 0).all()
+    assert field_radius(field) == 3
 
 
-def test_an_average_reaches_every_cell_alike():
-    reached = reach(build(partial(GlobalAverage, hidden_channels=16), 4), 4, 5, 8)
-    torch.testing.assert_close(reached, torch.ones(5, 8, dtype=torch.float64))
-    assert out_of_reach(reached) is None
+def test_an_average_depends_on_every_location_equally():
+    field = effective_receptive_field(build_context(partial(GlobalAverage, hidden_channels=16), 4), 4, 5, 8)
+    torch.testing.assert_close(field, torch.ones(5, 8, dtype=torch.float64))
+    assert field_radius(field) is None
 
 
-def test_no_context_reaches_its_own_cell():
-    assert torch.equal(reach(NoContext(4), 4, 5, 6), (chebyshev(5, 6) == 0).double())
+def test_no_context_depends_on_its_location():
+    assert torch.equal(effective_receptive_field(NoContext(4), 4, 5, 6), (chebyshev(5, 6) == 0).double())
 
 
-def test_one_layer_reaches_row_and_column_and_two_the_map():
-    one, two = (reach(build(partial(SpatialRNN, hidden_channels=32, layers=(ALL,) * n), 4), 4, 7, 9) for n in (1, 2))
+def test_one_layer_depends_on_row_and_column_and_two_on_the_map():
+    one, two = (
+        effective_receptive_field(build_context(partial(SpatialRNN, hidden_channels=32, layers=(ALL,) * n), 4), 4, 7, 9)
+        for n in (1, 2)
+    )
     cross = torch.zeros(7, 9, dtype=torch.bool)
     cross[3], cross[:, 4] = True, True
     assert (one[cross] > 0).all() and (one[~cross] == 0).all() and (two > 0).all()
 
 
-def walk_to_the_right(weight):
+def scan_to_the_right(weight):
     """h = max(weight · h + x, 0) along rows, on positive input: linear."""
     context = SpatialRNN(1, cell=partial(IndRNN), hidden_channels=1, layers=(("right",),), rms_norm=False)
     for conv in context.convs:
@@ -126,57 +129,58 @@ def walk_to_the_right(weight):
     return context.eval()
 
 
-def test_a_walk_fades_by_its_weight_at_every_step():
-    reached = effective_receptive_field_on(
-        walk_to_the_right(0.5), [(torch.ones(1, 1, 3, 7), valid_of(3, 7, 7)[..., :3, :])]
+def test_a_scan_fades_by_its_weight_at_every_step():
+    field = effective_receptive_field_on(
+        scan_to_the_right(0.5), [(torch.ones(1, 1, 3, 7), valid_of(3, 7, 7)[..., :3, :])]
     )
-    assert reached[1].tolist() == [0.125, 0.25, 0.5, 1, 0, 0, 0] and reached.sum() == 1.875
+    assert field[1].tolist() == [0.125, 0.25, 0.5, 1, 0, 0, 0] and field.sum() == 1.875
 
 
 def test_what_is_left_after_a_hundred_steps_is_not_lost():
-    """Its square has no place in float32."""
-    reached = effective_receptive_field_on(
-        walk_to_the_right(0.5), [(torch.ones(1, 1, 1, 201), torch.ones(1, 1, 1, 201, dtype=torch.bool))]
+    """Its square is 0 in float32."""
+    field = effective_receptive_field_on(
+        scan_to_the_right(0.5), [(torch.ones(1, 1, 1, 201), torch.ones(1, 1, 1, 201, dtype=torch.bool))]
     )
-    assert reached[0, 0].item() == 2.0**-100
+    assert field[0, 0].item() == 2.0**-100
 
 
-def test_maps_of_images_are_cut_about_their_centers():
+def test_maps_of_images_are_cropped_around_their_centers():
     inputs = [(torch.randn(1, 2, 8, 8), valid_of(*size, 8)) for size in ((5, 8), (8, 6), (7, 7))]
-    reached = effective_receptive_field_on(Neighbors(), inputs)
-    assert reached.shape == (5, 6)
-    assert (reached > 0).nonzero().tolist() == [[2, 2], [2, 3]] and reached[2, 2] == pytest.approx(0.5)
-    average = effective_receptive_field_on(build(partial(GlobalAverage, hidden_channels=8), 2), inputs)
+    field = effective_receptive_field_on(Neighbors(), inputs)
+    assert field.shape == (5, 6)
+    assert (field > 0).nonzero().tolist() == [[2, 2], [2, 3]] and field[2, 2] == pytest.approx(0.5)
+    average = effective_receptive_field_on(build_context(partial(GlobalAverage, hidden_channels=8), 2), inputs)
     torch.testing.assert_close(average, torch.ones(5, 6, dtype=torch.float64))
 
 
-def test_gated_cells_see_farther_than_a_plain_one():
+def test_gated_cells_depend_on_farther_locations_than_a_plain_one():
     parts = with_each_cell(partial(SpatialRNN, hidden_channels=16))
     plain, lstm, gru, sums = (
-        decay(reach(build(parts[name], 8), 8, 17, 17))[1][8] for name in ("TanhRNN", "LSTM", "GRU", "Accumulator")
+        decay(effective_receptive_field(build_context(parts[name], 8), 8, 17, 17))[1][8]
+        for name in ("TanhRNN", "LSTM", "GRU", "Accumulator")
     )
     assert plain < 0.01 and min(lstm, gru) > 2 * plain and sums > max(lstm, gru)
 
 
 def test_a_measurement_leaves_no_trace():
-    context = build(partial(SpatialRNN, hidden_channels=4), 2)
+    context = build_context(partial(SpatialRNN, hidden_channels=4), 2)
     state = torch.get_rng_state()
     with torch.no_grad():
-        reach(context, 2, 3, 3)
-    build(partial(SpatialRNN, hidden_channels=4), 2, seed=1)
+        effective_receptive_field(context, 2, 3, 3)
+    build_context(partial(SpatialRNN, hidden_channels=4), 2, seed=1)
     assert torch.equal(torch.get_rng_state(), state)
     assert not context.training and all(p.grad is None for p in context.parameters())
 
 
 def test_a_dead_context_is_named():
-    context = build(partial(ConvStack, hidden_channels=4), 2)
+    context = build_context(partial(ConvStack, hidden_channels=4), 2)
     nn.init.constant_(context.convs[1].bias, -1e6)
     with pytest.raises(UserError, match="ConvStack: .* gradient is 0 at the center"):
-        reach(context, 2, 3, 3)
+        effective_receptive_field(context, 2, 3, 3)
 
 
 class Blown(nn.Module):
-    """The cell, and its left neighbor without bounds."""
+    """The location, and infinitely its left neighbor."""
 
     def forward(self, x, valid):
         return x + torch.inf * x.roll(1, 3)
@@ -184,15 +188,15 @@ class Blown(nn.Module):
 
 @pytest.mark.parametrize("broken", ["weights", "gradient"])
 def test_a_gradient_that_is_not_finite_is_named(broken):
-    context = build(partial(ConvStack, hidden_channels=4), 2)
+    context = build_context(partial(ConvStack, hidden_channels=4), 2)
     nn.init.constant_(context.convs[1].weight, torch.nan)
     with pytest.raises(UserError, match="gradient is not finite"):
-        reach(context if broken == "weights" else Blown(), 2, 3, 3)
+        effective_receptive_field(context if broken == "weights" else Blown(), 2, 3, 3)
 
 
-def test_decay_is_the_mean_of_the_cells_straight_off():
-    reached = torch.tensor([[9, 9, 6, 9, 9], [9, 9, 5, 9, 9], [4, 3, 1, 7, 8], [9, 9, 2, 9, 9.0]])
-    distances, values = decay(reached)
+def test_decay_is_the_mean_of_four_directions():
+    field = torch.tensor([[9, 9, 6, 9, 9], [9, 9, 5, 9, 9], [4, 3, 1, 7, 8], [9, 9, 2, 9, 9.0]])
+    distances, values = decay(field)
     assert distances.tolist() == [0, 1, 2]
     assert values.tolist() == [1, (5 + 3 + 7 + 2) / 4, (6 + 4 + 8) / 3]
     assert [v.tolist() for v in decay(torch.ones(1, 1))] == [[0], [1]]
@@ -203,10 +207,10 @@ def line(*values):
     return torch.tensor([[*values[:0:-1], *values]], dtype=torch.float64)
 
 
-def test_the_end_of_reach_is_the_first_distance_below_a_hundredth():
-    assert out_of_reach(line(1, 0.5, 0.01, 0.009, 0.5)) == 3
-    assert out_of_reach(line(1, 0.5, 0.01)) is None
-    assert out_of_reach(line(1, 0)) == 1
+def test_the_radius_is_the_first_distance_below_a_hundredth():
+    assert field_radius(line(1, 0.5, 0.01, 0.009, 0.5)) == 3
+    assert field_radius(line(1, 0.5, 0.01)) is None
+    assert field_radius(line(1, 0)) == 1
 
 
 def test_the_table():
@@ -219,17 +223,17 @@ def test_the_table():
     assert len({row.index(word) for row, word in zip(table.splitlines(), ("under", "beyond", "1"), strict=True)}) == 1
 
 
-def test_each_cell_takes_the_place_of_the_contexts_own():
+def test_each_cell_replaces_the_contexts():
     context = partial(SpatialRNN, hidden_channels=4, cell=partial(GRU, reset="before"), layers=(("down",),))
     parts = with_each_cell(context)
     assert list(parts) == [cell.__name__ for cell in CELLS] and len(parts) == 13
     for cell in CELLS:
-        (made,) = build(parts[cell.__name__], 2).cells[0]
+        (made,) = build_context(parts[cell.__name__], 2).cells[0]
         assert type(made) is cell and made.hidden_size == 4
     assert parts["GRU"].keywords["cell"].keywords == {"reset": "before"}
 
 
-def test_a_cell_of_ones_own_comes_first():
+def test_a_cell_from_outside_comes_first():
     class Mine(TanhRNN):
         pass
 
@@ -243,13 +247,13 @@ def test_a_context_without_cells_is_named():
 
 
 def test_the_plot():
-    features = {
+    fields = {
         "TanhRNN": line(1, 0.5, 0.2),
         "this run": line(1, 0.9, 0.02),
         "cut": line(1, 0, 0),
         "NoContext": line(1, 0, 0),
     }
-    figure = plot_receptive_field(features, "a title", 16, "this run")
+    figure = plot_receptive_field(fields, "a title", 16, "this run")
     figure.draw_without_rendering()
     curve, *images = (axes for axes in figure.axes if axes.get_label() != "<colorbar>")
     lines = {drawn.get_label(): drawn for drawn in curve.get_lines()}
@@ -257,7 +261,7 @@ def test_the_plot():
     bottom, top = curve.get_ylim()
     assert curve.get_yscale() == "log" and 0 < bottom < 0.01 and top > 1
     assert all(0 < y < bottom for y in lines["cut"].get_ydata()[1:]) and "16 px" in curve.get_xlabel()
-    assert [axes.get_title() for axes in images] == list(features)
+    assert [axes.get_title() for axes in images] == list(fields)
     assert images[2].get_images()[0].get_array().mask.tolist() == [[True, True, False, True, True]]
 
 

@@ -69,6 +69,12 @@ def config(tmp_path, monkeypatch):
 
 
 @pytest.fixture
+def quick_figure(monkeypatch):
+    """The layout of a panel for each cell takes seconds; the figure itself is tested with its module."""
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: Path(path).write_bytes(b"a figure"))
+
+
+@pytest.fixture
 def no_figure(monkeypatch):
     """Plotting takes most of the command's time on small maps."""
     monkeypatch.setattr(reach, "save_figure", lambda figure, path: None)
@@ -103,7 +109,7 @@ def test_a_run_is_measured_as_trained_on_its_validation_images(run, capsys, shap
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(inputs[0], read, strict=True))
 
 
-def test_a_run_next_to_every_cell_at_initialization(run, capsys, tmp_path):
+def test_a_run_next_to_every_cell_at_initialization(run, capsys, tmp_path, quick_figure):
     code, out, _ = called(capsys, run, "--cells", "--output", tmp_path / "new" / "a.png")
     assert code == 0 and rows(out) == ["this run", *(cell.__name__ for cell in CELLS)]
     assert (tmp_path / "new" / "a.png").is_file() and not (run / "plots").exists()
@@ -117,7 +123,7 @@ def test_a_run_on_normal_input(run, capsys, no_figure, arguments):
     assert ("no validation images: data.val." in out) == (arguments is not SMALL)
 
 
-def test_a_config_is_measured_with_every_cell(config, capsys):
+def test_a_config_is_measured_with_every_cell(config, capsys, quick_figure):
     code, out, _ = called(capsys, "config.py", *SMALL)
     assert code == 0 and rows(out) == [cell.__name__ for cell in CELLS] and "standard normal input" in out
     assert sorted(os.listdir()) == ["config.py", "reach-config.png"]
