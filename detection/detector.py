@@ -30,6 +30,7 @@ from detection.contracts import (
     Targets,
     require_feature_maps,
 )
+from detection.data.inputs import require_images, require_targets
 from detection.errors import UserError
 from detection.inference import PLAIN, InferenceConfig, Predict, averaged, iterate_boxes, mirror_batch, require_steps
 from detection.segmentation import semantic_maps
@@ -54,6 +55,7 @@ class Detector(nn.Module):
         resize_in_training: resize in training as at inference; False when the data pipeline already has.
         inference: box iterations, voting and mirrored images at inference; beyond one plain forward pass the head must
             be a `RefinementHead`.
+        num_classes: foreground classes, by which labels are checked; None: any.
     """
 
     def __init__(
@@ -70,9 +72,11 @@ class Detector(nn.Module):
         max_size: int = 1333,
         resize_in_training: bool = True,
         inference: InferenceConfig = PLAIN,
+        num_classes: int | None = None,
     ) -> None:
         super().__init__()
         require_steps(inference, head)
+        self.num_classes, self._values_checked = num_classes, False
         self.inference = inference
         self.min_size, self.max_size, self.resize_in_training = min_size, max_size, resize_in_training
         self.transform = GeneralizedRCNNTransform(
@@ -103,10 +107,11 @@ class Detector(nn.Module):
             in training the losses by name.
 
         Raises:
-            UserError: no targets in training, or an image that is too thin.
+            UserError: images or targets of another kind, or an image that is too thin.
         """
-        if self.training and targets is None:
-            raise UserError("detector: in training mode it needs targets; call eval() to detect.")
+        self._require_inputs(images, targets)
+        if not len(images) and not self.training:
+            return []
         original_sizes = [(image.shape[-2], image.shape[-1]) for image in images]
         if self.resize_in_training or not self.training:
             for height, width in original_sizes:
@@ -127,6 +132,16 @@ class Detector(nn.Module):
         else:
             detections = self._refine(batch, features, boxes)
         return self.transform.postprocess(detections, batch.image_sizes, original_sizes)
+
+    def _require_inputs(self, images: Sequence[Tensor], targets: Targets | None) -> None:
+        # Values are looked at once where that waits for a GPU, and always on a CPU; never in a trace.
+        if torch.jit.is_tracing() or torch.compiler.is_compiling():  # pyright: ignore[reportPrivateImportUsage]
+            return
+        values = not self._values_checked or next(self.parameters()).device.type == "cpu"
+        require_images(images, values)
+        if self.training:
+            require_targets(images, targets, self.num_classes, values)
+        self._values_checked = True
 
     def extract_features(self, batch: ImageList) -> dict[str, Tensor]:
         """Return all feature maps of a padded batch by name, the context among them."""
@@ -260,4 +275,5 @@ def _build(config: DetectorConfig, num_classes: int, resize_in_training: bool) -
         max_size=config.max_size,
         resize_in_training=resize_in_training,
         inference=config.inference,
+        num_classes=num_classes,
     )

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 # Keys in log.jsonl, metrics.json and results.json: the old checkout's -> the new checkout's.
-RENAMED_NUMBERS: dict[str, str] = {}
+RENAMED_NUMBERS: dict[str, str] = {"truths": "ground_truth"}
 
 # Settings on the command line: the old checkout's -> the new checkout's. The new one is used where the old is refused.
 RENAMED_SETTINGS: dict[str, str] = {
