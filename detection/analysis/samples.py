@@ -1,4 +1,4 @@
-"""Images of a fixed set of validation images: ground truth on the left, detections on the right."""
+"""Drawings of a fixed set of validation images: ground truth on the left, detections on the right."""
 
 from pathlib import Path
 from typing import Any
@@ -12,20 +12,20 @@ from detection.data.images import read_image
 
 
 def sample_positions(index: CocoIndex, count: int) -> list[int]:
-    """`count` positions spread evenly over a data set: the same ones in every epoch and every run."""
+    """Choose positions spread evenly over a data set: the same ones in every epoch and every run."""
     return np.unique(np.linspace(0, len(index) - 1, min(count, len(index))).round().astype(int)).tolist()
 
 
 def draw_samples(
     index: CocoIndex, images: Path, results: list[dict[str, Any]], count: int, score: float
 ) -> dict[str, np.ndarray]:
-    """Draw ground truth beside detections.
+    """Draw ground truth next to detections.
 
     Args:
         index: the validation annotations.
         images: their folder.
         results: COCO results of (at least) the drawn images.
-        count: images.
+        count: number of images.
         score: detections below are not drawn.
 
     Returns:

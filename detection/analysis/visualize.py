@@ -1,4 +1,4 @@
-"""Drawing of boxes and labels on images, and of images beside each other. Needs numpy and Pillow only.
+"""Drawing of boxes and labels on images, and of sheets of images. Needs numpy and Pillow only.
 
 Legend: an image is (H, W, 3) uint8 RGB; boxes are xyxy in the image's pixels, pixel i covering [i, i + 1).
 """
@@ -15,7 +15,7 @@ Color = tuple[int, int, int]
 Rectangle = tuple[int, int, int, int]
 
 _MOST_ENLARGED = 2048
-"""Small images are enlarged for drawing, but to no longer side above this many pixels."""
+"""Longer side in pixels up to which small images are enlarged for drawing."""
 
 
 def class_color(name: str) -> Color:
@@ -23,8 +23,8 @@ def class_color(name: str) -> Color:
 
     A class that is named after a color has that one.
     """
-    if (own := _named(name)) is not None:
-        return own
+    if (named := _named(name)) is not None:
+        return named
     number = zlib.crc32(name.encode())
     return _vivid((number % 360) / 360, number // 360 % 3)
 
@@ -64,7 +64,7 @@ def draw_boxes(
         labels: N class names.
         scores: N scores in 0..1, printed behind the names; the highest is drawn on top.
         colors: RGB color by class name; a name not in it gets its `class_color`.
-        min_side: an image whose shorter side is below this many pixels is first enlarged by a whole factor.
+        min_side: an image whose shorter side is below this many pixels is first enlarged by an integer factor.
 
     Returns:
         The drawn image (f·H, f·W, 3) uint8, where f is that factor.
@@ -86,7 +86,7 @@ def draw_boxes(
     palette = {name: (colors or {}).get(name) or class_color(name) for name in labels}
     corners = [_pixels(box * factor, drawing.size) for box in boxes]
     for index in order:
-        # A dark rim keeps a box visible on a background of its own color.
+        # A dark rim keeps a box visible on a background of the same color.
         x0, y0, x1, y1 = corners[index]
         draw.rectangle((x0 - 1, y0 - 1, x1 + 1, y1 + 1), outline=(0, 0, 0), width=width + 2)
         draw.rectangle(corners[index], outline=palette[labels[index]], width=width)
@@ -113,7 +113,7 @@ def _draw_label(
     color: Color,
     occupied: Sequence[Rectangle],
 ) -> Rectangle:
-    """Write a label at its box, where it hides no earlier label if possible; return the place it takes."""
+    """Write a label at its box, hiding no earlier label if possible; return the rectangle it takes."""
     width, height = draw.im.size
     text = _shorten(text, font, width)
     left, top, right, bottom = (math.ceil(edge) for edge in font.getbbox(text, anchor="la"))
@@ -129,7 +129,7 @@ def _draw_label(
 
 
 def _touch(a: Rectangle, b: Rectangle) -> bool:
-    """Tell whether two rectangles share a pixel."""
+    """Return whether two rectangles share a pixel."""
     return a[0] <= b[2] and b[0] <= a[2] and a[1] <= b[3] and b[1] <= a[3]
 
 
@@ -151,7 +151,7 @@ def _text_color(background: Color) -> Color:
 def side_by_side(
     left: np.ndarray, right: np.ndarray, titles: tuple[str, str] = ("ground truth", "detections")
 ) -> np.ndarray:
-    """Return two images beside each other under their titles, as one (H, W, 3) uint8 image."""
+    """Return two images next to each other under their titles, as one (H, W, 3) uint8 image."""
     return contact_sheet([left, right], columns=2, titles=titles)
 
 
@@ -161,7 +161,7 @@ def contact_sheet(
     """Lay images out in rows.
 
     Args:
-        images: images (H, W, 3) uint8, each of its own size; the cells are as large as the largest.
+        images: images (H, W, 3) uint8 of any sizes; all get the room of the largest.
         columns: images in a row.
         titles: a line of text above each image.
         gap: pixels between images and around them.

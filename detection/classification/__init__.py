@@ -1,6 +1,6 @@
-"""Image classifiers: any backbone, trained on whole images with the detectors' engine.
+"""Image classifiers: any backbone, trained on images with the detectors' engine.
 
-They are here for the check that the recurrent convolution's paper did itself: RCNN-K on small images.
+They repeat the evaluation of the recurrent convolution's paper: RCNN-K on small images.
 """
 
 from detection.classification.augment import ImageAugmentation

@@ -1,4 +1,4 @@
-"""Random shifts, turns, sizes and mirror images of a whole batch at once, on any device.
+"""Random shifts, turns, sizes and mirror images of a batch at once, on any device.
 
 An image is changed by one affine map of its coordinates, from five numbers in [0, 1). The caller draws them, so that
 they may depend on (seed, epoch, image) alone. Pixels from beyond the border are black.
@@ -21,7 +21,7 @@ class ImageAugmentation:
     """How far training images may be changed; each amount is drawn evenly from its range.
 
     Attributes:
-        shift: most pixels to each side, whole ones. With `data.crop` 8 smaller than the image, a shift of 4 reaches
+        shift: most pixels to each side, an integer. With `data.crop` 8 smaller than the image, a shift of 4 reaches
             all crops and none beyond the border.
         rotation: most degrees to each side.
         scale: most change of size: 0.1 for 0.9 to 1.1 times.

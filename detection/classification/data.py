@@ -53,12 +53,12 @@ class Images:
 
 
 def split_by_class(images: Images, fraction: float, seed: int) -> tuple[Images, Images]:
-    """Divide images at random, each class by the same fraction as nearly as whole images allow.
+    """Divide images at random, each class by the same fraction up to rounding.
 
     Args:
         images: in any order, which both parts keep.
         fraction: of the second part.
-        seed: of the choice.
+        seed: random seed of the choice.
 
     Returns:
         The larger and the smaller part: at least one image of each class is in each, if there are two.
@@ -92,7 +92,7 @@ class Batches:
         return len(self.order)
 
     def __iter__(self) -> Iterator[tuple[list[Tensor], list[dict[str, Any]]]]:
-        # The third number sets it apart from the stream that the order is drawn from.
+        # The third number makes it another stream than that of the order.
         rng = np.random.default_rng([self.order.seed, self.order.epoch, 1])
         numbers = torch.from_numpy(rng.random((len(self.images), NUMBERS), np.float32))
         labels = self.images.labels.tolist()

@@ -28,7 +28,7 @@ def open_images(config: ImageData) -> tuple[Images, Images]:
     """Open the images to train on, and those to evaluate on.
 
     Raises:
-        UserError: nothing there, or nothing that can be used; says what belongs where.
+        UserError: nothing there, or nothing that can be used; names what belongs where.
     """
     train, test = _open_source(config)
     if test is None:
@@ -60,7 +60,7 @@ def _digits() -> Images:
         from sklearn.datasets import load_digits
     except ImportError:
         raise UserError(
-            "data.kind=digits: scikit-learn, which brings the digits, is not installed; pip install scikit-learn."
+            "data.kind=digits: scikit-learn, which brings the digits, is not installed: pip install 'context-detection[digits]'."
         ) from None
     digits: Any = load_digits()
     pixels = torch.from_numpy(np.round(digits.images * (255 / 16)).astype(np.uint8))[:, None]
@@ -75,8 +75,8 @@ def _torchvision(kind: str, root: str) -> tuple[Images, Images]:
     except (RuntimeError, OSError, ValueError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(
-            f"data.root={root}: torchvision finds no complete {name} there ({reason}); nothing is downloaded: put {files} "
-            f"into {root}, such as torchvision.datasets.{name}(…, download=True) leaves them elsewhere."
+            f"data.root={root}: torchvision finds no complete {name} there ({reason}); nothing is downloaded: put "
+            f"{files} into {root}, as torchvision.datasets.{name}(…, download=True) leaves them elsewhere."
         ) from None
     pixels, labels = torch.cat([part.pixels for part in parts]), torch.cat([part.labels for part in parts])
     return Images(pixels, labels, last.classes), last

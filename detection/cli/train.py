@@ -1,4 +1,4 @@
-"""Train a detector, evaluate it and draw what it detects.
+"""Train a detector, evaluate it, and draw its detections.
 
 detection train                                     the quick start
 detection train CONFIG [--output RUN] [key=value ...]
@@ -18,7 +18,7 @@ from detection.errors import UserError, command_line
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = command_parser("train", __doc__)
+    parser = command_parser("train", __doc__, trust=True)
     parser.add_argument("config", nargs="?", help="a config file; the quick start if left out")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes, such as schedule.epochs=2")
     parser.add_argument("--output", type=Path, help="the run folder; a new one under runs/ if left out")
@@ -35,7 +35,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 @command_line
 def main(argv: list[str] | None = None) -> None:
-    """Open config and data, then train; nothing is written before all of them are sound."""
+    """Open config and data, then train; nothing is written before both are sound."""
     args = parse(argv)
     from detection.config import load_config
     from detection.config.files import find_config

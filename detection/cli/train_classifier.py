@@ -1,12 +1,12 @@
-"""Train a classifier of small images and measure it, or measure a trained one again.
+"""Train a classifier of small images and evaluate it, or evaluate a trained one again.
 
 detection train_classifier CONFIG [--output RUN] [key=value ...]
-detection train_classifier --output RUN --resume [key=value ...]    go on with a run that was stopped
-detection train_classifier --evaluate RUN [--output DIR] [key=value ...]
-                                   such as network.backbone.inference_steps=5; into RUN/evaluation if not told otherwise
-torchrun --nproc-per-node N detection train_classifier CONFIG ...          several processes
+detection train_classifier --output RUN --resume [key=value ...]           continue a run that was stopped
+detection train_classifier --evaluate RUN [--output DIR] [key=value ...]   into RUN/evaluation if DIR is left out
+torchrun --nproc-per-node N -m detection.cli.train_classifier CONFIG ...   several processes
 
-Configs are in configs/classifiers/. Runs leave metrics.json, and in correct.json 1 or 0 for each image.
+CONFIG is a file, or the name of a shipped config such as rcnn32_digits. Runs leave metrics.json and correct.json, which
+has 1 or 0 for each image. Keys change the config: --evaluate RUN network.backbone.inference_steps=5.
 """
 
 import argparse
@@ -21,11 +21,11 @@ from detection.errors import UserError, command_line
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = command_parser("train_classifier", __doc__, trust=True)
-    parser.add_argument("config", nargs="?", help="a config file, for a new run")
+    parser.add_argument("config", nargs="?", help="a config file or name, for a new run")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes, such as schedule.epochs=2")
     parser.add_argument("--output", type=Path, help="the run folder; a new one under runs/ if left out")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --output, with its own config")
-    parser.add_argument("--evaluate", type=Path, metavar="RUN", help="measure the network of this run")
+    parser.add_argument("--evaluate", type=Path, metavar="RUN", help="evaluate the network of this run")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="the best there is if left out")
     args = parser.parse_intermixed_args(argv)
     if args.config is not None and "=" in args.config:
@@ -34,13 +34,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     if args.resume and args.output is None:
         raise UserError("--resume: name the run to go on with as --output RUN.")
     if sum((args.config is not None, args.resume, args.evaluate is not None)) != 1:
-        raise UserError("give one of: a config such as configs/classifiers/rcnn32_digits.py, --resume, --evaluate RUN.")
+        raise UserError("give one of: a config such as rcnn32_digits, --resume, --evaluate RUN.")
     return args
 
 
 @command_line
 def main(argv: list[str] | None = None) -> None:
-    """Open config and data, then train or measure; nothing is written before all of them are sound."""
+    """Open config and data, then train or evaluate; nothing is written before both are sound."""
     args = parse(argv)
     from detection.classification.config import load_classifier_config, open_classifier_config
     from detection.classification.evaluation import evaluate_classifier

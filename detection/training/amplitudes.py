@@ -1,6 +1,6 @@
-"""The amplitude that skip pooling starts from, measured on training images (Bell et al. 2016, ION).
+"""The initial amplitude of skip pooling, measured on training images (Bell et al. 2016, ION, section 3.2).
 
-Layers that were trained on the descriptors of one map expect numbers of their size; sources that are normalized are
+Layers that were trained on the descriptors of one feature map expect values of their size; normalized sources are
 brought back to it.
 """
 
@@ -32,17 +32,17 @@ def start_amplitude(
     """Give a pool that names a reference the amplitude of its descriptors, the same on all processes.
 
     Args:
-        detector: on its device, with the weights that it starts from.
+        detector: on its device, with its initial weights.
         dataset: the training images.
         accelerator: processes.
         reports: of those weights; amplitudes that came with them are trained, and stay.
-        images: how many that have boxes are measured, drawn by the data set's seed.
+        images: number of images with boxes to measure, drawn by the data set's seed.
 
     Returns:
-        What was measured; None where nothing had to be.
+        The amplitude; None where none had to be measured.
 
     Raises:
-        UserError: see `measure_amplitude`.
+        UserError: an unusable reference, as `measure_amplitude`.
     """
     pool = detector.pool
     if not isinstance(pool, SkipPool) or pool.reference is None:
@@ -63,15 +63,15 @@ def start_amplitude(
 
 @torch.no_grad()
 def measure_amplitude(detector: Detector, batches: Iterable[Batch], reference: tuple[str, ...]) -> float:
-    """The root mean square of a true box's descriptor, averaged over the boxes.
+    """Compute the root mean square of a ground-truth box's descriptor, averaged over the boxes.
 
     Args:
-        detector: its backbone runs as at test, on images of the size that it trains on; modes are as before after it.
+        detector: its backbone runs as in inference, on images of the training size; modes are restored.
         batches: images (3, H, W) and targets, as `collate` puts them together.
-        reference: one map of the backbone, or the levels of a pyramid, finest first; pooled by RoIAlign.
+        reference: one feature map of the backbone, or the levels of a pyramid, finest first; pooled by RoIAlign.
 
     Raises:
-        UserError: no such map, no boxes, or an amplitude that is 0 or not finite.
+        UserError: no such feature map, no boxes, or an amplitude that is 0 or not finite.
     """
     backbone = detector.backbone
     require_feature_maps("pool.reference", reference, backbone.out_channels)

@@ -46,14 +46,14 @@ def train_one_epoch(
     Args:
         model: the detector as `accelerator.prepare` returned it.
         batches: images (3, H, W) and targets, as `collate` puts them together.
-        num_batches: how many there are.
+        num_batches: their number.
         optimizer: prepared too.
         scheduler: stepped after every update.
         accelerator: device, precision and processes.
         gradient_accumulation_steps: batches an update.
         clip_norm: largest gradient norm, None for no clipping.
         average: moving average of the weights to keep up.
-        log: gets a line of numbers an update: losses by name and their sum `loss`, `lr`, `grad_norm`, `images_per_s`.
+        log: gets a line an update: losses by name and their sum `loss`, `lr`, `grad_norm`, `images_per_s`.
         failures: folder where the batch of a non-finite loss is saved.
 
     Raises:
@@ -83,8 +83,8 @@ def train_one_epoch(
         accelerator.unscale_gradients(optimizer)
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         # The one wait for the device in a step: everything that is logged or checked, at once.
-        numbers = torch.cat([summed / len(group), norm.float().reshape(1)]).tolist()
-        line = dict(zip(["loss", *losses, "grad_norm"], numbers, strict=True))
+        values = torch.cat([summed / len(group), norm.float()[None]]).tolist()
+        line = dict(zip(["loss", *losses, "grad_norm"], values, strict=True))
         _stop_if_not_finite(line, accelerator, group, failures)
         if clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm)
@@ -142,13 +142,13 @@ def evaluate(
 
 @torch.no_grad()
 def validation_loss(detector: Detector, batches: Iterable[Batch], accelerator: Accelerator, seed: int = 0) -> float:
-    """Mean training loss over batches without changing anything: no statistics, no weights, no random state.
+    """Compute the mean training loss over batches; statistics, weights and random state stay as they are.
 
     Args:
         detector: the bare detector.
         batches: this process's share.
         accelerator: device, precision and processes.
-        seed: of the loss's own sampling, so that epochs compare.
+        seed: random seed of the loss's sampling, so that epochs compare.
     """
     total, count = torch.zeros((), device=accelerator.device), 0
     with torch.random.fork_rng(), _loss_mode(detector):
@@ -165,7 +165,7 @@ def validation_loss(detector: Detector, batches: Iterable[Batch], accelerator: A
 
 
 def to_device(images: Sequence[Tensor], targets: Sequence[dict[str, Any]], device: torch.device) -> Batch:
-    """A batch with its tensors on a device; copies from pinned memory overlap with computation."""
+    """Move a batch to a device; copies from pinned memory overlap with computation."""
     moved = [
         {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in t.items()} for t in targets
     ]
@@ -173,7 +173,7 @@ def to_device(images: Sequence[Tensor], targets: Sequence[dict[str, Any]], devic
 
 
 def coco_results(detection: dict[str, Tensor], image_id: int, categories: Sequence[Category]) -> list[dict[str, Any]]:
-    """One image's detections as COCO results: boxes xywh to a thousandth of a pixel, scores to six decimals."""
+    """Convert one image's detections to COCO results: boxes xywh to a thousandth of a pixel, scores to six decimals."""
     boxes = detection["boxes"].to(torch.float64, copy=True)
     boxes[:, 2:] -= boxes[:, :2]
     rows = zip(boxes.tolist(), detection["labels"].tolist(), detection["scores"].tolist(), strict=True)
@@ -190,7 +190,7 @@ def coco_results(detection: dict[str, Tensor], image_id: int, categories: Sequen
 
 @contextmanager
 def _loss_mode(detector: Detector) -> Iterator[None]:
-    """Training mode where losses are made; test mode for norms, dropout and the resize."""
+    """Set training mode where losses are made, and evaluation mode for norms, dropout and the resize."""
     modes = {module: module.training for module in detector.modules()}
     detector.train()
     for module in detector.modules():
@@ -214,12 +214,12 @@ def _equal_buffers(detector: nn.Module, accelerator: Accelerator) -> None:
 def _mean_over_processes(line: dict[str, float], accelerator: Accelerator) -> dict[str, float]:
     if accelerator.num_processes == 1:
         return line
-    numbers = torch.tensor(list(line.values()), dtype=torch.float32, device=accelerator.device)
-    return dict(zip(line, _over_processes(numbers, "mean", accelerator), strict=True))
+    values = torch.tensor(list(line.values()), dtype=torch.float32, device=accelerator.device)
+    return dict(zip(line, _over_processes(values, "mean", accelerator), strict=True))
 
 
-def _over_processes(numbers: Tensor, how: str, accelerator: Accelerator) -> list[float]:
-    return accelerator.reduce(numbers, how).tolist()  # type: ignore[union-attr]
+def _over_processes(values: Tensor, reduction: str, accelerator: Accelerator) -> list[float]:
+    return accelerator.reduce(values, reduction).tolist()  # type: ignore[union-attr]
 
 
 def _stop_if_not_finite(

@@ -21,7 +21,7 @@ from detection.training.loaders import build_accelerator, eval_loader, open_spli
 def detect_split(
     detector: Detector, loader: DataLoader, accelerator: Accelerator, categories: Sequence[Category], label: str
 ) -> list[dict[str, Any]]:
-    """`engine.evaluate` with a progress bar."""
+    """Detect on a split with a progress bar."""
     total = len(loader.dataset)  # type: ignore[arg-type]
     with progress(label, total, accelerator.is_main_process) as bar:
         step = accelerator.num_processes
@@ -79,7 +79,7 @@ def evaluate_run(
 
 
 def evaluation_folder(run: Path, annotations: str | None) -> Path:
-    """Where `evaluate_run` writes unless told otherwise."""
+    """The folder in which `evaluate_run` writes unless it is given another."""
     return run / ("evaluation" if annotations is None else f"evaluation-{Path(annotations).stem}")
 
 

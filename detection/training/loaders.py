@@ -15,7 +15,7 @@ from detection.errors import UserError
 
 
 def open_split(key: str, split: SplitConfig) -> CocoIndex:
-    """The annotations of a split.
+    """Open the annotations of a split.
 
     Args:
         key: its name in the config, for errors: `data.train` or `data.val`.
@@ -33,7 +33,7 @@ def open_split(key: str, split: SplitConfig) -> CocoIndex:
 
 
 def eval_loader(dataset: DetectionDataset, config: Config, accelerator: Accelerator) -> DataLoader:
-    """Every image of a data set once, in this process's share of whole batches."""
+    """Load every image of a data set once, in this process's share of the batches."""
     batches = EvalBatches(
         len(dataset),
         config.eval_batch_size,
@@ -44,7 +44,7 @@ def eval_loader(dataset: DetectionDataset, config: Config, accelerator: Accelera
 
 
 def build_loader(dataset: DetectionDataset, batches: Any, workers: int, accelerator: Accelerator) -> DataLoader:
-    """A loader over a batch sampler; workers live for the whole run and use one thread each."""
+    """Build a loader over a batch sampler; workers live as long as the run and use one thread each."""
     return DataLoader(
         dataset,
         batch_sampler=batches,
@@ -56,12 +56,12 @@ def build_loader(dataset: DetectionDataset, batches: Any, workers: int, accelera
 
 
 def build_accelerator(precision: str, device: str | None = None, *, inference: bool = False) -> Accelerator:
-    """Device, precision and processes; all from the environment that `torchrun` or `accelerate launch` sets.
+    """Choose device, precision and processes by the environment that `torchrun` or `accelerate launch` sets.
 
     Args:
         precision: `no`, `bf16` or `fp16`.
         device: `cpu`, `cuda`, or None for the best there is.
-        inference: whether nothing is trained; what was trained in fp16 then runs in float32 on a CPU.
+        inference: whether nothing is trained; fp16 then becomes float32 on a CPU.
 
     Raises:
         UserError: a device that is not there, or a precision that it cannot train in.

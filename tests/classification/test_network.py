@@ -108,7 +108,7 @@ def test_each_step_has_its_own_batch_statistics():
     norms = network.backbone.blocks["c1"].layer1.norm.norms
     assert len(norms) == 3
     network(torch.rand(8, 3, 8, 8), None)
-    assert all(int(n.num_batches_tracked) == 1 for n in norms)
+    assert all(int(n.norm.num_batches_tracked) == 1 for n in norms)
     means = [n.running_mean for n in norms]
     assert not torch.allclose(means[0], means[1]) and not torch.allclose(means[1], means[2])
     with pytest.raises(UserError, match="inference_steps=3"):

@@ -56,7 +56,7 @@ def test_digits_are_brought_to_a_size(sklearn_digits):
 
 def test_digits_without_scikit_learn(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(UserError, match=r"pip install -e '\.\[digits\]'"):
+    with pytest.raises(UserError, match=r"pip install 'context-detection\[digits\]'"):
         open_images(ImageData("digits"))
 
 

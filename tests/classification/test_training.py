@@ -167,12 +167,12 @@ def test_sizes_that_the_backbone_cannot_take(config, tmp_path):
         ("data.kind=MINST", "did you mean MNIST"),
         ("data.augmentation.shift=1.5", "must be of type int"),
         ("data.augmentation.shift=-1", "data.augmentation: shift=-1"),
-        ("data.test_fraction=1.0", "must lie between 0 and 1"),
-        ("data.size=0", "data.size=0: must be greater than 0"),
-        ("schedule.epochs=0", "must be greater than 0"),
-        ("schedule.milestones=(0.5,2.0)", "fractions of training"),
-        ("evaluate_every=0", "must be greater than 0"),
-        ("seed=-1", "must be 0 or more"),
+        ("data.test_fraction=1.0", "must be above 0 and below 1"),
+        ("data.size=0", "data.size=0: must be at least 1"),
+        ("schedule.epochs=0", "must be at least 1"),
+        ("schedule.milestones=(0.5,2.0)", "must be above 0 and at most 1"),
+        ("evaluate_every=0", "must be at least 1"),
+        ("seed=-1", "must be at least 0"),
         ("network=torch.nn.Linear", "not a class of the package"),
         ("epochs", "write it as key=value"),
     ],
@@ -215,5 +215,5 @@ def test_a_folder_that_is_no_classifiers_run(tmp_path, text, sentence):
 
 
 def test_a_part_that_is_no_classifier(config):
-    with pytest.raises(UserError, match="network: must be a Classifier, not a RecurrentConv"):
+    with pytest.raises(UserError, match="network=.*RecurrentConv: must be a Classifier"):
         override_classifier(config, ["network=detection.context.RecurrentConv"])

@@ -106,7 +106,7 @@ def test_normalized_sources_get_the_amplitude_of_the_reference(shapes, detector)
     assert found.square().mean().sqrt().item() == pytest.approx(amplitude, rel=1e-5)
 
 
-class Pictures:
+class Images:
     """Twenty images, those with odd numbers without boxes."""
 
     def __init__(self, seed):
@@ -128,7 +128,7 @@ def test_images_are_drawn_by_the_seed_and_those_without_boxes_passed_over(detect
 
     monkeypatch.setattr(amplitudes, "measure_amplitude", record)
     for seed, images in ((0, 4), (0, 100), (1, 4)):
-        start_amplitude(detector, Pictures(seed), CPU, images=images)
+        start_amplitude(detector, Images(seed), CPU, images=images)
     first, every, other = seen
     assert len(first) == 4 and first == every[:4] and other != first
     assert sorted(every) == list(range(0, 20, 2)) != every

@@ -54,20 +54,24 @@ from accelerate.utils import gather_object
 from detection.config import from_plain
 from detection.runs.logs import RunLog
 from detection.training.loaders import build_accelerator
-from detection.training.run import prepare, run_epochs
+from detection.training.loop import run_epochs
+from detection.training.run import after_epoch, prepare
 
 accelerator = build_accelerator("no", "cpu")
-job = prepare(from_plain({plain!r}), Path("run"), accelerator, False)
-with closing(RunLog(job.folder, accelerator.is_main_process)) as log:
-    run_epochs(job, log)
-states = gather_object([{{n: t.double().abs().sum().item() for n, t in job.detector.state_dict().items()}}])
+run = prepare(from_plain({plain!r}), Path("run"), accelerator, False)
+with closing(RunLog(run.folder, accelerator.is_main_process)) as log:
+    run_epochs(run, log, lambda: after_epoch(run, log))
+states = gather_object([{{n: t.double().abs().sum().item() for n, t in run.model.state_dict().items()}}])
 differing = [n for n in states[0] if states[0][n] != states[1][n]]
 assert not differing, differing
 accelerator.end_training()
 """
 
 
-@pytest.mark.parametrize("extra", [("freeze.stem=1",), ("detector.head=detection.heads.SequenceHead",)])
+@pytest.mark.parametrize(
+    "extra",
+    [("freeze.stem=1",), pytest.param(("detector.head=detection.heads.SequenceHead",), marks=pytest.mark.slow)],
+)
 def test_processes_stay_in_step(shapes, tmp_path, extra):
     """Weights, those of a stage that is let go after an epoch too, and batch statistics once they were evaluated."""
     plain = to_plain(tiny_config(shapes, *extra))
@@ -102,6 +106,7 @@ def test_one_and_two_processes_evaluate_to_equal_numbers(two_process_run, tmp_pa
     assert {k: one[k] for k in METRICS} == {k: two[k] for k in METRICS}
 
 
+@pytest.mark.slow
 def test_two_processes_of_one_image_start_like_one_process_of_two(shapes, tmp_path):
     """The first update sees the same images; what differs is the sampling of anchors on each process."""
     extra = ("schedule.epochs=1", "optimizer.lr=1e-12", "data.augmentation=none")
