@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
@@ -13,7 +14,7 @@ from detection.config import OptimizerConfig, ScheduleConfig
 
 
 def scaled_learning_rate(config: OptimizerConfig, images_per_update: int) -> float:
-    """The learning rate for the real number of images an update.
+    """Scale the learning rate to the real number of images an update.
 
     Linear in it for SGD (Goyal et al. 2017), by the square root for AdamW (Malladi et al. 2022).
     """
@@ -22,18 +23,20 @@ def scaled_learning_rate(config: OptimizerConfig, images_per_update: int) -> flo
 
 
 def build_optimizer(config: OptimizerConfig, module: nn.Module, images_per_update: int) -> torch.optim.Optimizer:
-    """An optimizer over all parameters; frozen ones have no gradient and are left alone.
+    """Build an optimizer over all parameters; frozen ones have no gradient and are left alone.
 
     Args:
         config: its kind and settings.
-        module: whose parameters move; those with one dimension (biases, norms) form a group of their own.
+        module: the model to train; weights form one group, biases, norms and scales another.
         images_per_update: real images an update, over all processes and accumulation.
     """
-    matrices = [p for p in module.parameters() if p.ndim > 1]
-    vectors = [p for p in module.parameters() if p.ndim <= 1]
+    weights, others = list[nn.Parameter](), list[nn.Parameter]()
+    for name, parameter in module.named_parameters():
+        owner, _, own_name = name.rpartition(".")
+        (weights if _is_weight(module.get_submodule(owner), own_name, parameter) else others).append(parameter)
     groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": vectors, "weight_decay": config.norm_weight_decay},
+        {"params": weights, "weight_decay": config.weight_decay},
+        {"params": others, "weight_decay": config.norm_weight_decay},
     ]
     lr = scaled_learning_rate(config, images_per_update)
     if config.kind == "sgd":
@@ -41,14 +44,26 @@ def build_optimizer(config: OptimizerConfig, module: nn.Module, images_per_updat
     return torch.optim.AdamW(groups, lr=lr)
 
 
+_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+
+
+def _is_weight(owner: nn.Module, name: str, parameter: nn.Parameter) -> bool:
+    """Whether a parameter mixes channels or pixels: a matrix or kernel of `owner`, whatever its number of dimensions.
+
+    One number a channel (scales, amplitudes, recurrent weights of independent channels) is no such weight, nor is a
+    bias or a peephole, even where those of several gates or box heads are stacked to a matrix.
+    """
+    return parameter.ndim > 1 and not isinstance(owner, _NORMS) and "bias" not in name and name != "peephole"
+
+
 def build_scheduler(config: ScheduleConfig, optimizer: torch.optim.Optimizer, updates_per_epoch: int) -> LambdaLR:
-    """The schedule by number of updates, see `learning_rate_factor`."""
+    """Build the schedule, of which `learning_rate_factor` is the formula."""
     total = config.epochs * updates_per_epoch
     return LambdaLR(optimizer, lambda update: learning_rate_factor(config, update, total))
 
 
 def learning_rate_factor(config: ScheduleConfig, update: int, total: int) -> float:
-    """What the learning rate is multiplied with at an update (from 0) of `total`.
+    """Compute the factor of the learning rate at an update (from 0) of `total`.
 
     The warm-up rises linearly and multiplies the step, cosine or exponential that goes on beneath it.
     """
@@ -68,7 +83,7 @@ def learning_rate_factor(config: ScheduleConfig, update: int, total: int) -> flo
 class WeightAverage(AveragedModel):
     """Exponential moving average of weights and batch statistics, `decay` growing to its value in the first updates.
 
-    The decay at update n is min(decay, (1 + n) / (10 + n)), so that the random start is forgotten at once.
+    The decay at update n is min(decay, (1 + n) / (10 + n)), so that the random initialization is forgotten at once.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:

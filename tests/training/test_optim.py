@@ -5,7 +5,9 @@ import pytest
 import torch
 from torch import nn
 
+from detection.cells import CELLS
 from detection.config import OptimizerConfig, ScheduleConfig
+from detection.heads.lstm_decoder import LSTMDecoder
 from detection.training.optim import (
     WeightAverage,
     build_optimizer,
@@ -62,6 +64,28 @@ def test_norms_and_biases_have_their_own_decay(kind):
     assert decay[id(module[0].weight)] == 0.3
     assert decay[id(module[0].bias)] == decay[id(module[1].weight)] == 0.0
     assert len(decay) == 4
+
+
+def decayed(module):
+    """Names of the parameters that get `weight_decay`."""
+    optimizer = build_optimizer(OptimizerConfig(weight_decay=0.3, norm_weight_decay=0.0), module, 16)
+    with_decay = {id(p) for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]}
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(module.parameters()))
+    return {name for name, p in module.named_parameters() if id(p) in with_decay}
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_matrices_of_cells_decay_and_stacked_biases_and_peepholes_do_not(cell):
+    shapes = {name: tuple(p.shape) for name, p in cell(4, input_size=3).named_parameters()}
+    matrices = {name for name in ("weight_ih", "weight_hh") if len(shapes.get(name, ())) == 2}
+    assert decayed(cell(4, input_size=3)) == matrices
+
+
+def test_stacked_biases_norms_of_maps_and_scales_do_not_decay():
+    module = nn.ModuleDict({"decoder": LSTMDecoder(6, 2, num_steps=3, hidden_size=4), "norm": nn.LayerNorm((2, 3))})
+    module["scales"] = nn.ParameterList([torch.ones(4)])
+    assert module["decoder"].bias.ndim == module["norm"].weight.ndim == 2
+    assert decayed(module) == {"decoder.weight", "decoder.cells.0.weight_ih", "decoder.cells.0.weight_hh"}
 
 
 def test_scheduler_counts_updates():
