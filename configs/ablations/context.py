@@ -1,25 +1,23 @@
-"""What does each context do? Every context beside none, on questions that ask for more and more of it.
+"""Every context module against none, on tasks that need more and more context.
 
-    python tools/ablate.py configs/ablations/context.py
-    python tools/ablate.py configs/ablations/context.py --variants irnn,lstm,gru --data distance-6,distance-9
-    python tools/ablate.py configs/ablations/context.py --match params       and none, made as large as each
+    detection ablate context
+    detection ablate context --variants irnn,lstm,gru --data distance-6,distance-9
+    detection ablate context --match params       with size-matched controls
 
-ContextScenes: the class of all objects is told by one far patch (`beacon`), by the marker in their row and no other
-(`row`), by how many patches there are (`count`), and by a marker 3, 6 or 9 cells away (`distance`). 324 runs of about a
-minute of CPU time each.
+ContextScenes: the class of all objects is given by one distant patch (`beacon`), by the marker in their row (`row`), by
+the number of patches (`count`), and by a marker 3, 6 or 9 cells away (`distance`). 324 runs of about a minute of CPU
+time each.
 
-The detector is the quick start's with half of its channels, and a segmentation loss that hears the rings, which cover
-few pixels: one of the background weighs 0.02. All contexts have 64 channels, as the quick start's.
+The detector is the quick start's with half of its channels. The rings cover few pixels, so that a pixel of the
+background weighs 0.02 in the segmentation loss. All contexts have 64 channels, as the quick start's.
 
-Rivals without recurrence are those of the Inside-Outside Net (Bell et al. 2016, section 5): two 3×3 and two 5×5
+Baselines without recurrence are those of the Inside-Outside Net (Bell et al. 2016, section 5): two 3×3 and two 5×5
 convolutions, and the global average; and a non-local block. The others are its sweeps with different recurrent cells,
 the attention LSTM of AC-CNN (Li et al. 2017) and a recurrent convolution (Liang, Hu 2015).
 """
 
-from pathlib import Path
-
 from detection.ablation import Ablation, scenes
-from detection.config import load_config
+from detection.config import base_config, override
 
 CONTEXT = "detector.context"
 CELLS = {
@@ -36,8 +34,8 @@ CELLS = {
     "minlstm": "MinLSTM",
 }
 
-config = load_config(
-    Path(__file__).parents[1] / "quickstart.py",
+config = override(
+    base_config("quickstart"),
     [
         "detector.backbone.stem_channels=8",
         "detector.backbone.channels=(16, 32)",
@@ -49,7 +47,7 @@ config = load_config(
         "evaluate_every=4",
         "validation_loss=false",
         "samples=2",
-        "beside=",
+        "note=",
     ],
 )
 
@@ -60,7 +58,7 @@ def context(name: str, **settings: object) -> list[str]:
 
 
 def task(name: str, **settings: object) -> list[str]:
-    """A question, asked with as many images as the others."""
+    """A task of ContextScenes, with as many images as the others."""
     return scenes(name, size=96, train=1500, val=200, **settings)
 
 
@@ -72,7 +70,7 @@ ablation = Ablation(
         "conv5x5": context("ConvStack", kernel_size=5, hidden_channels=64),
         "average": context("GlobalAverage", hidden_channels=64),
         "nonlocal": context("NonLocal", hidden_channels=64),
-        **{name: [f"{CONTEXT}.run=detection.cells.{run}"] for name, run in CELLS.items()},
+        **{name: [f"{CONTEXT}.cell=detection.cells.{cell}"] for name, cell in CELLS.items()},
         "attention": context("AttentionLSTM", hidden_channels=64, score="additive"),
         "rcl": context("RecurrentConv", hidden_channels=64, num_steps=3),
     },

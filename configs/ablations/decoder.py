@@ -1,13 +1,12 @@
-"""ReInspect's questions (Stewart et al. 2016): how ground-truth boxes are matched, how many steps, and which run
-decodes.
+"""ReInspect's design questions (Stewart et al. 2016): matching strategy, number of steps, and recurrent cell.
 
-    python tools/ablate.py configs/ablations/decoder.py
+    detection ablate decoder
 
 The small ReInspect of `reinspect_crowd.py` on `crowd`, where people stand in groups; Faster R-CNN with NMS on the same
-data is `faster_rcnn_crowd.py`. `tools/crowd.py RUN RUN …` gives the measures of crowds of finished runs side by side.
+data is `faster_rcnn_crowd.py`. `detection crowd RUN RUN …` compares finished runs by metrics for crowds.
 48 runs of five CPU minutes or more.
 
-The paper's table has fixed, first-k and Hungarian matching; five steps and an LSTM are its own.
+The paper's table has fixed, first-k and Hungarian matching; it uses five steps and an LSTM.
 """
 
 from detection.ablation import Ablation
@@ -34,7 +33,7 @@ ablation = Ablation(
         "shared-heads": ["detector.head.decoder.shared_heads=true"],
         "no-rezoom": ["detector.head.rezoom=none"],
         "first-come": ["detector.head.postprocess.passes=none"],
-        **{name: [f"detector.head.decoder.run=detection.cells.{run}"] for name, run in CELLS.items()},
+        **{name: [f"detector.head.decoder.cell=detection.cells.{cell}"] for name, cell in CELLS.items()},
     },
     data={"crowd": []},
     seeds=(0, 1, 2),

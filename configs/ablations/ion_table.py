@@ -1,15 +1,15 @@
-"""The Inside-Outside Net's own design questions (Bell et al. 2016, sections 4 and 5), in miniature.
+"""The Inside-Outside Net's design questions (Bell et al. 2016, sections 4 and 5), in miniature.
 
-    python tools/ablate.py configs/ablations/ion_table.py
+    detection ablate ion_table
 
-Against the quick start's detector, on two tasks of ContextScenes: `beacon`, which needs the context, and `tiny`, which
-needs fine maps.
-- Which layers are pooled (the paper's table 6), and how they are normalized before they are put together.
-- The recurrent part: W_hh learned from the identity (IRNN), left at the identity (accumulator), or a tanh RNN's.
+Against the quick start's detector, on two tasks of ContextScenes: `beacon`, which needs context, and `tiny`, which
+needs high-resolution feature maps.
+- Which layers are pooled (the paper's table 6), and how they are normalized before they are concatenated.
+- The recurrent part: W_hh learned from the identity (IRNN), left at the identity (accumulator), or of a tanh RNN.
 - Units (the paper: 128 to 2048), layers of sweeps, and which directions each has.
 - The segmentation loss, without and with half or twice its weight.
 
-132 runs of three CPU minutes or more. On VOC the same keys ask the same of `ion_vgg16_voc07.py`.
+132 runs of three CPU minutes or more. The same keys apply to `ion_vgg16_voc07.py` on VOC.
 """
 
 from detection.ablation import Ablation, scenes
@@ -20,8 +20,8 @@ QUIET = ["validation_loss=false", "note="]
 
 
 def pooled(*features: str, norm: str | None = "channels") -> list[str]:
-    """Boxes are pooled from these maps; where they are normalized, the context has four times the others' amplitude."""
-    sources = [{"features": [name], "norm": norm} for name in features]
+    """Pool from these feature maps; where they are normalized, the context has four times the others' amplitude."""
+    sources = [{"feature_maps": [name], "norm": norm} for name in features]
     amplitude = [4.0 if name == "context" else 1.0 for name in features]
     return [f"detector.pool.sources={sources}", f"detector.pool.amplitude={amplitude if norm else 1.0}"]
 
@@ -41,8 +41,8 @@ ablation = Ablation(
         "pool-c2-c3-context": pooled("c2", "c3", "context"),
         "norm-region": pooled("c3", "context", norm="region"),
         "norm-none": pooled("c3", "context", norm=None),
-        "irnn": ["detector.context.run=detection.cells.IRNN"],
-        "tanh": ["detector.context.run=detection.cells.TanhRNN"],
+        "irnn": ["detector.context.cell=detection.cells.IRNN"],
+        "tanh": ["detector.context.cell=detection.cells.TanhRNN"],
         "units-16": ["detector.context.hidden_channels=16"],
         "units-128": ["detector.context.hidden_channels=128"],
         "one-layer": layers(FOUR),

@@ -1,6 +1,6 @@
-"""The recurrent convolution's own controls (Liang, Hu 2015, section 4.1) on the digits: does recurrence help?
+"""The recurrent convolution's controls (Liang, Hu 2015, section 4.1) on the digits: does recurrence help?
 
-    python tools/ablate.py configs/ablations/rcl.py
+    detection ablate rcl
 
 `rcnn-3` is RCNN-32 with T = 3, the base. Against it: fewer steps (`rcnn-0` is plain, with 48 % fewer
 parameters); `wcnn`, that plain network widened to the same number of parameters (45 channels, 76 960 for 76 618);

@@ -1,10 +1,10 @@
-"""The smallest ablation, from runs to report: does context help where only context can tell?
+"""The smallest ablation, from runs to report: does context help where only context gives the class?
 
-    python tools/ablate.py configs/ablations/smoke.py
+    detection ablate smoke
 
 ContextScenes `row`, two variants, two seeds: 1.8 minutes on two cores, and AP50 0.362 ± 0.026 without context against
-0.936 ± 0.090 with it. A run is half of one of `context.py`, whose detector it is; the interval over two seeds is as
-wide as that deserves.
+0.936 ± 0.090 with it. A run is half as long as those of `context.py`, with its detector; two seeds give a wide
+interval.
 """
 
 from detection.ablation import Ablation, scenes

@@ -110,8 +110,12 @@ def load_ablation(path: str | Path) -> tuple[Ablation, Path]:
     if not isinstance(ablation, Ablation):
         raise UserError(f"{path}: an ablation must end in `ablation = Ablation(...)`; found {type(ablation).__name__}.")
     if isinstance(ablation.base, str | Path):
-        relative = path.parent / ablation.base
-        return ablation, relative if relative.suffix == ".py" else find_config(ablation.base)
+        base = path.parent / ablation.base
+        if base.suffix != ".py":
+            return ablation, find_config(ablation.base)
+        if not base.is_file():
+            raise UserError(f"{path}: base={str(ablation.base)!r}: there is no {base}; it is relative to this file.")
+        return ablation, base
     if names.get("config") is not ablation.base:
         raise UserError(f"{path}: base is a config: name it `config` in this file, or give the path of a config file.")
     return ablation, path

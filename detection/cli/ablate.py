@@ -39,7 +39,7 @@ def names(text: str) -> list[str]:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line and refuse values out of range."""
-    parser = command_parser("ablate", __doc__)
+    parser = command_parser("ablate", __doc__, trust=True)
     parser.add_argument(
         "ablation", type=Path, metavar="ABLATION", help="file that ends in ablation = Ablation(...), or a name"
     )

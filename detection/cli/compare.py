@@ -16,7 +16,7 @@ from detection.errors import UserError, command_line
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line and refuse values out of range."""
-    parser = command_parser("compare", __doc__)
+    parser = command_parser("compare", __doc__, trust=True)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a finished run")
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder for the report and its images")
     parser.add_argument(

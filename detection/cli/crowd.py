@@ -30,7 +30,7 @@ _COLUMNS = {
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line and refuse what does not go together."""
-    parser = command_parser("crowd", __doc__)
+    parser = command_parser("crowd", __doc__, trust=True)
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="folder of a training run")
     parser.add_argument("--results", nargs="+", type=Path, default=[], metavar="R.json", help="COCO results")
     parser.add_argument("--annotations", metavar="A.json", help="COCO annotations; needed for --results")
@@ -118,9 +118,7 @@ def notes(metrics: dict[str, dict[str, Any]], threshold: float | None) -> list[s
         "overlapping   recall of boxes at IoU 0.3 or more with another; at EER: down to the score of the EER",
     ]
     lines += [f"{i} images, {n} ground-truth boxes, {o} of them overlapping" for i, n, o in sorted(sizes)]
-    return (
-        lines if len(sizes) == 1 else [*lines, "The detectors were evaluated on different data: do not compare."]
-    )
+    return lines if len(sizes) == 1 else [*lines, "The detectors were evaluated on different data: do not compare."]
 
 
 @command_line

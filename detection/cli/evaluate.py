@@ -15,7 +15,7 @@ from detection.errors import UserError, command_line
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line and refuse what does not go together."""
-    parser = command_parser("evaluate", __doc__)
+    parser = command_parser("evaluate", __doc__, trust=True)
     parser.add_argument("run", nargs="?", metavar="RUN", help="folder of a training run")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the run's config")
     parser.add_argument("--results", type=Path, help="COCO results of any detector, instead of a run")

@@ -1,33 +1,18 @@
-"""A run type that takes no time, in place of image classifiers: a coin decides whether an image is classified rightly.
+"""A run type that takes no time (`coin_run.py`), in place of image classifiers."""
 
-Run as a script it trains one: `coins.py CONFIG --output RUN key=value …`.
-"""
-
-import dataclasses
 import json
 import runpy
-import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from detection.ablation.run_types import CorruptRun, RunType, Workload
 from detection.config.serialization import set_key
+from tests.ablation import coin_run
+from tests.ablation.coin_run import CoinConfig
 
-
-@dataclass(frozen=True)
-class CoinConfig:
-    """A coin for each of some images, and how its run behaves: `fine`, `crash`, `refuse`, `hang` or `halt` once."""
-
-    p: float = 0.5
-    width: int = 8
-    widths: tuple[int, ...] = (4, 8)
-    images: int = 40
-    behavior: str = "fine"
-    data: str = "coins"
-    seed: int = 0
+__all__ = ["COINS", "CoinConfig"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +31,7 @@ class CoinResults:
 
 
 class CoinRuns(RunType):
-    command = (__file__,)
+    command = (coin_run.__file__,)
     columns = metrics = ("accuracy",)
     widths = ("width",)
 
@@ -63,7 +48,7 @@ class CoinRuns(RunType):
         return config
 
     def plain(self, config):
-        return dataclasses.asdict(config) | {"widths": list(config.widths)}
+        return config.plain()
 
     def architecture(self, config):
         return {"width": config.width, "widths": list(config.widths)}
@@ -99,38 +84,3 @@ class CoinRuns(RunType):
 
 
 COINS = CoinRuns()
-
-
-def toss(config, folder):
-    """Draw the results: coins fall alike for equal seeds, so that runs are paired."""
-    correct = np.random.default_rng(config.seed).random(config.images) < config.p
-    (folder / "correct.json").write_text(json.dumps(correct.astype(int).tolist()))
-    (folder / "metrics.json").write_text(json.dumps({"accuracy": float(correct.mean())}))
-
-
-def main(argv):
-    if "--resume" in argv:
-        folder = Path(argv[argv.index("--output") + 1])
-        plain = json.loads((folder / "config.json").read_text())
-        print("resumed")
-        return toss(CoinConfig(**plain | {"widths": tuple(plain["widths"])}), folder)
-    path, _, folder, *overrides = argv
-    config, folder = COINS.override(COINS.load(path), overrides), Path(folder)
-    if config.behavior == "refuse":
-        print("error: this is refused.", file=sys.stderr)
-        return 2
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(COINS.plain(config)))
-    if config.behavior == "halt":
-        (folder / "halted").touch()
-    if config.behavior == "hang":
-        print("hanging", flush=True)
-        time.sleep(600)
-    if config.behavior in ("crash", "halt"):
-        raise RuntimeError("the coin rolled away")
-    toss(config, folder)
-    print("tossed")
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

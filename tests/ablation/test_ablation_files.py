@@ -1,6 +1,7 @@
 """Every file of configs/ablations/ resolves, and all its models can be built."""
 
 import ast
+import functools
 from pathlib import Path
 
 import pytest
@@ -11,20 +12,24 @@ from detection.ablation.plan import make_plan
 FILES = {path.stem: path for path in sorted((Path(__file__).parents[2] / "configs" / "ablations").glob("*.py"))}
 
 
+@functools.cache
+def plan_of(name):
+    ablation, base = load_ablation(FILES[name])
+    return make_plan(name, ablation, base, Path("out"))
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_an_ablation_resolves(name):
-    ablation, base = load_ablation(FILES[name])
-    plan = make_plan(name, ablation, base, Path("out"))
+    plan = plan_of(name)
+    ablation = plan.ablation
     assert len(plan.runs) == len(ablation.variants) * len(ablation.data) * len(ablation.seeds)
-    assert f"detection ablate {name}" in ast.get_docstring(
-        ast.parse(FILES[name].read_text())
-    )
+    assert f"detection ablate {name}" in ast.get_docstring(ast.parse(FILES[name].read_text()))
 
 
 def test_contexts_are_the_only_difference():
     """All variants but the data's own changes differ in `detector.context` and nowhere else."""
-    ablation, base = load_ablation(FILES["context"])
-    plan = make_plan("context", ablation, base, Path("out"))
+    plan = plan_of("context")
+    ablation = plan.ablation
     plains = [ablation.run_type.plain(run.config) for run in plan.runs if (run.data, run.seed) == ("beacon", 0)]
     assert len({ablation.run_type.digest(plain["detector"].pop("context")) for plain in plains}) == len(plains) == 18
     assert len({ablation.run_type.digest(plain) for plain in plains}) == 1

@@ -1,3 +1,5 @@
+"""Metrics and per-image results of a classifier's run folder, and what is refused about it."""
+
 import json
 import math
 import shutil
@@ -11,21 +13,21 @@ from detection.classification.config import override_classifier
 
 
 def test_a_finished_run_is_read(run):
-    told = json.loads((run / "metrics.json").read_text())
-    assert CLASSIFIERS.read(run) == {"accuracy": told["accuracy"]}
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert CLASSIFIERS.read(run) == {"accuracy": metrics["accuracy"]}
     assert CLASSIFIERS.can_resume(run) and CLASSIFIERS.progress(run) == "epoch 4 of 4"
     assert set(CLASSIFIERS.read(run)) == set(CLASSIFIERS.metrics) == set(CLASSIFIERS.columns)
-    assert CLASSIFIERS.script.is_file()
+    assert CLASSIFIERS.printed_command(["a=1"]) == ["detection", "train_classifier", "a=1"]
 
 
-def test_evidence_is_resampled_by_picture(run):
-    evidence = CLASSIFIERS.per_image_results(run)
+def test_results_are_resampled_by_image(run):
+    results = CLASSIFIERS.per_image_results(run)
     correct = json.loads((run / "correct.json").read_text())
-    assert evidence.num_images == 24
+    assert results.num_images == 24
     counts = np.random.default_rng(0).multinomial(24, [1 / 24] * 24, 5)
     expected = [sum(n * c for n, c in zip(row, correct, strict=True)) / 24 for row in counts]
-    np.testing.assert_allclose(evidence.resampled(counts)["accuracy"], expected)
-    assert evidence.images_key == json.loads((run / "environment.json").read_text())["data"]["test"]["sha256"]
+    np.testing.assert_allclose(results.resampled(counts)["accuracy"], expected)
+    assert results.images_key == json.loads((run / "environment.json").read_text())["data"]["test"]["sha256"]
 
 
 @pytest.mark.parametrize(
@@ -48,7 +50,7 @@ def test_a_run_that_is_not_whole(run, tmp_path, name, text, sentence):
         CLASSIFIERS.read(folder)
 
 
-def test_a_run_that_does_not_tell_its_data(run, tmp_path):
+def test_a_run_that_does_not_name_its_data(run, tmp_path):
     folder = shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("tensorboard"))
     (folder / "environment.json").write_text("{}")
     with pytest.raises(CorruptRun, match="does not name its data"):
@@ -71,12 +73,15 @@ def test_sizes_and_a_workload(config):
 
 
 def test_architecture_tells_networks_apart_and_not_seeds(config):
-    same, other = override_classifier(config, ["seed=3", "schedule.epochs=9"]), override_classifier(config, ["network.backbone.num_steps=1"])
+    same, other = (
+        override_classifier(config, ["seed=3", "schedule.epochs=9"]),
+        override_classifier(config, ["network.backbone.num_steps=1"]),
+    )
     plain = CLASSIFIERS.architecture(config)
     assert CLASSIFIERS.architecture(same) == plain != CLASSIFIERS.architecture(other)
 
 
-def test_a_run_without_pictures_is_not_whole(tmp_path):
+def test_a_run_without_images_is_not_whole(tmp_path):
     (tmp_path / "metrics.json").write_text('{"images": 0, "errors": 0}')
     (tmp_path / "correct.json").write_text("[]")
     with pytest.raises(CorruptRun, match="contradict each other"):

@@ -23,13 +23,13 @@ def run(finished_run, tmp_path):
 
 def test_the_numbers_of_a_run_and_what_they_rest_on_agree(finished_run):
     metrics = json.loads((finished_run / "metrics.json").read_text())
-    metrics_read, per_image = DETECTORS.read(finished_run), DETECTORS.per_image_results(finished_run)
-    assert numbers["AP50"] == metrics["AP50"] and set(DETECTORS.metrics) < set(numbers)
+    read, per_image = DETECTORS.read(finished_run), DETECTORS.per_image_results(finished_run)
+    assert read["AP50"] == metrics["AP50"] and set(DETECTORS.metrics) < set(read)
     name = next(iter(metrics["per_class"]))
-    assert numbers[f"AP/{name}"] == metrics["per_class"][name]["AP"] or np.isnan(numbers[f"AP/{name}"])
-    found = evidence.resampled(np.ones((1, evidence.num_images), dtype=int))
-    assert set(found) == set(numbers) and evidence.num_images == metrics["images"]
-    for key, value in numbers.items():
+    assert read[f"AP/{name}"] == metrics["per_class"][name]["AP"] or np.isnan(read[f"AP/{name}"])
+    found = per_image.resampled(np.ones((1, per_image.num_images), dtype=int))
+    assert set(found) == set(read) and per_image.num_images == metrics["images"]
+    for key, value in read.items():
         assert np.isnan(value) == np.isnan(found[key][0]) and (np.isnan(value) or abs(value - found[key][0]) < 1e-9)
 
 

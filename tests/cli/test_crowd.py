@@ -21,7 +21,7 @@ FIRST = make_results([(i, 1, PAIR[0], 0.9 - i / 100) for i in range(1, 5)])
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """A current folder with ground_truth.json, and two runs on it: `both` finds everybody, `one` the first of each pair."""
+    """A current folder with ground_truth.json and two runs: `both` finds everybody, `one` the first of each pair."""
     monkeypatch.chdir(tmp_path)
     Path("ground_truth.json").write_text(json.dumps(TRUTH))
     for name, results in (("both", ALL), ("one", FIRST)):

@@ -39,7 +39,7 @@ def make_results(boxes):
 
 @st.composite
 def coco_sets(draw, most_detections=260):
-    """A ground truth and results: crowds, no ground-truth boxes or results, annotation id 0, sparse ids, ties, > 100 boxes an image."""
+    """Ground truth and results: crowds, none of either, annotation id 0, sparse ids, ties, > 100 boxes per image."""
     rng = random.Random(draw(st.integers(0, 2**32)))
     image_ids = draw(st.lists(st.sampled_from(SPARSE_IDS), min_size=1, max_size=4, unique=True))
     category_ids = draw(st.lists(st.sampled_from(SPARSE_IDS), min_size=1, max_size=4, unique=True))

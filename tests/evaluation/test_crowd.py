@@ -34,7 +34,7 @@ def one_each(num_images):
 
 
 def ranked(hits, ties=()):
-    """Detections in images 1, 2, …: "T" finds the ground truth of `one_each`, "F" does not; ranks in `ties` share a score."""
+    """Detections in images 1, 2, …: "T" finds the object of `one_each`, "F" does not; ranks in `ties` share a score."""
     rows = [
         (i, 1, HIT if hit == "T" else MISS, 1 - (min(ties) if i in ties else i) / 100) for i, hit in enumerate(hits, 1)
     ]

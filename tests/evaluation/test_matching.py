@@ -49,7 +49,7 @@ def coco_ap(curve):
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(coco_sets(most_detections=150))
 def test_matching_equals_naive_loops(pair):
-    found = match(*pair)
+    found = match_results(*pair)
     assert found.matched.tolist() == naive_matching(found.detections, found.targets)
 
 
@@ -134,14 +134,14 @@ class TestByHand:
     )
 
     def test_curve(self):
-        curve = precision_recall(match(self.ground_truth, self.results), 0)
+        curve = precision_recall(match_results(self.ground_truth, self.results), 0)
         assert curve.num_ground_truth == 2
         assert curve.score.tolist() == [0.9, 0.8, 0.7, 0.5]
         assert curve.precision.tolist() == [1, 1 / 2, 2 / 3, 2 / 4]
         assert curve.recall.tolist() == [0.5, 0.5, 1, 1]
 
     def test_best_f1(self):
-        found = match(self.ground_truth, self.results)
+        found = match_results(self.ground_truth, self.results)
         cat = best_f1(precision_recall(found, 0))
         assert cat == {"score": 0.7, "f1": pytest.approx(0.8), "precision": pytest.approx(2 / 3), "recall": 1.0}
         assert best_f1(precision_recall(found, 1)) == {"score": -1, "f1": 0, "precision": 0, "recall": 0}
@@ -149,7 +149,7 @@ class TestByHand:
         assert overall == {"score": 0.7, **dict.fromkeys(("f1", "precision", "recall"), pytest.approx(2 / 3))}
 
     def test_best_f1_without_truth(self):
-        assert set(best_f1(precision_recall(match(make_truth([]), self.results), 0)).values()) == {-1}
+        assert set(best_f1(precision_recall(match_results(make_truth([]), self.results), 0)).values()) == {-1}
 
     def test_equal_scores_are_kept_together(self):
         # One true and one false detection of score 0.5: no threshold has the true one alone.
@@ -162,7 +162,7 @@ class TestByHand:
     def test_confusion(self):
         # The dog is taken for a cat; the doubled cat and the stray one are background taken for cats.
         results = self.results + make_results([(1, 1, (0, 50, 20, 20), 0.4)])
-        found = match(self.ground_truth, results)
+        found = match_results(self.ground_truth, results)
         assert confusion_matrix(found, 0.0).tolist() == [[2, 0, 0], [1, 0, 0], [2, 0, 0]]
         assert confusion_matrix(found, 0.5).tolist() == [[2, 0, 0], [0, 0, 1], [2, 0, 0]]
         assert confusion_matrix(found, 0.85).tolist() == [[1, 0, 1], [0, 0, 1], [0, 0, 0]]
@@ -175,7 +175,7 @@ class TestByHand:
         assert confusion_matrix(match_results(ground_truth, results), 0.5).tolist() == [[0, 1, 0], [0, 0, 0], [0, 0, 0]]
 
     def test_nothing_at_all(self):
-        found = match({"images": [], "annotations": [], "categories": []}, [])
+        found = match_results({"images": [], "annotations": [], "categories": []}, [])
         assert confusion_matrix(found, 0.0).tolist() == [[0]]
         assert best_f1(precision_recall(found))["f1"] == -1
 
@@ -188,6 +188,6 @@ def test_order_of_the_results_matters_only_for_ties_in_an_image():
 
 
 def test_columns_are_used_as_given():
-    found = match(TestByHand.ground_truth, TestByHand.results)
+    found = match_results(TestByHand.ground_truth, TestByHand.results)
     again = curves.match_detections(found.detections, replace(found.targets, crowd=np.zeros(4, dtype=bool)))
     assert again.tolist() == [0, -1, 1, -1, -1]

@@ -40,7 +40,7 @@ WRONG = {
     ),
     "ids shuffled": (
         changed(category=lambda k: {1: 3, 2: 1, 3: 2}[k]),
-        "4 of 4 boxes lie on an object, but of another class (do the category ids mean the same classes?).",
+        "4 of 4 boxes overlap an object, but of another class (do the category ids mean the same classes?).",
     ),
     "corners": (
         changed(box=lambda x, y, w, h: (x, y, x + w, y + h)),

@@ -12,7 +12,7 @@ from matplotlib.image import imread
 
 from detection.cli import evaluate
 from detection.errors import UserError
-from detection.evaluation import METRICS, evaluate_detections, metrics_table, report, write_evaluation
+from detection.evaluation import METRICS, evaluate_detections, metrics_table, write_evaluation
 from detection.evaluation.curves import match_results
 from detection.evaluation.plots import plot_confusion, plot_losses, plot_precision_recall
 from tests.evaluation.coco_sets import make_results, make_truth
@@ -102,13 +102,13 @@ class TestFiles:
     def test_a_failed_write_leaves_the_old_file(self, tmp_path):
         (tmp_path / "metrics.json").write_text("old")
         with pytest.raises(ValueError, match="JSON"):
-            report._write_json(tmp_path / "metrics.json", {"AP": float("nan")})
+            write_evaluation(tmp_path, TRUTH, [], evaluate_detections(TRUTH, []) | {"AP": float("nan")})
         assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]
         assert (tmp_path / "metrics.json").read_text() == "old"
 
     def test_output_below_a_file(self, tmp_path):
         (tmp_path / "file").write_text("")
-        with pytest.raises(UserError, match="file/run: the evaluation cannot be written there"):
+        with pytest.raises(UserError, match="file/run: its files cannot be written"):
             write_evaluation(tmp_path / "file" / "run", TRUTH, RESULTS, evaluate_detections(TRUTH, RESULTS))
 
 

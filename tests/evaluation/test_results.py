@@ -79,8 +79,8 @@ BAD_FILES = {
     "number": ("3", "not a number."),
     "malformed": ('[{"image_id": 1,\n  oops}]', "malformed JSON at line 2, column 3"),
     "empty": ("", "malformed JSON at line 1, column 1"),
-    "binary": (b"\x89PNG\r\n\x1a\n\xff\xfe", "this is not a JSON text"),
-    "nested": ("[" * 100_000, "this is not a JSON text"),
+    "binary": (b"\x89PNG\r\n\x1a\n\xff\xfe", "this is not JSON"),
+    "nested": ("[" * 100_000, "this is not JSON"),
 }
 
 

@@ -2,7 +2,7 @@
 
 from html.parser import HTMLParser
 
-from detection.reports.document import Bullets, Code, Heading, Paragraph, Figure, Table, to_html, to_markdown
+from detection.reports.document import Bullets, Code, Figure, Heading, Paragraph, Table, to_html, to_markdown
 
 BLOCKS = [
     Heading(1, "A <b> & c"),

@@ -9,8 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from detection.ablation.launch.launchers import Callbacks, Launcher, LocalLauncher, QueuedCommand, run_all
-from detection.ablation.launch.slurm import SlurmQueue, SlurmJob, SlurmLauncher, SlurmOptions
+from detection.ablation.launch.launchers import (
+    Callbacks,
+    Launcher,
+    LocalLauncher,
+    QueuedCommand,
+    RunningProcess,
+    run_all,
+)
+from detection.ablation.launch.slurm import SlurmJob, SlurmLauncher, SlurmOptions, SlurmQueue
 from detection.errors import UserError
 
 
@@ -103,9 +110,7 @@ def test_no_more_than_the_slots_work_at_a_time_and_each_is_told():
 def test_an_error_of_ours_ends_what_is_at_work():
     launcher = Imagined(2, broken=("bad",))
     with pytest.raises(UserError):
-        run_all(
-            [QueuedCommand(n, [n], Path("log")) for n in ("a", "bad")], launcher, Callbacks(print, print, lambda names: None)
-        )
+        run_all([QueuedCommand(n, [n], Path("log")) for n in ("a", "bad")], launcher, Callbacks())
     assert launcher.stopped == ["a"]
 
 
@@ -235,6 +240,7 @@ def test_options_in_submitits_words():
     executor.update_parameters(name="ablation", **parameters)
 
 
+@pytest.mark.slow
 def test_submitit_itself_runs_a_job(tmp_path, monkeypatch):
     submitit = pytest.importorskip("submitit")
     executor = submitit.LocalExecutor(tmp_path / "slurm")
@@ -264,7 +270,7 @@ def test_submitit_or_slurm_that_is_missing_is_told(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(builtins, "__import__", without)
-        with pytest.raises(UserError, match=r"pip install 'detection\[slurm\]'"):
+        with pytest.raises(UserError, match=r"pip install 'context-detection\[slurm\]'"):
             SlurmLauncher(SlurmOptions(), tmp_path)
     pytest.importorskip("submitit")
     monkeypatch.setenv("PATH", os.devnull)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from detection.ablation.launch.slurm import SlurmQueue, SlurmJob, SlurmLauncher
+from detection.ablation.launch.slurm import SlurmJob, SlurmLauncher, SlurmQueue
 from detection.cli import ablate
 from tests.cli.test_ablate import write
 from tests.tiny_runs import write_config

@@ -1,0 +1,72 @@
+"""A run that takes no time: a coin decides whether an image is classified rightly. Nothing here needs torch.
+
+`coin_run.py CONFIG --output RUN key=value …` makes a run; every ablation of coins has the default settings as its base.
+"""
+
+import ast
+import dataclasses
+import json
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class CoinConfig:
+    """A coin for each of some images, and how its run behaves: `fine`, `crash`, `refuse`, `hang` or `halt` once."""
+
+    p: float = 0.5
+    width: int = 8
+    widths: tuple[int, ...] = (4, 8)
+    images: int = 40
+    behavior: str = "fine"
+    data: str = "coins"
+    seed: int = 0
+
+    def plain(self):
+        return dataclasses.asdict(self) | {"widths": list(self.widths)}
+
+
+def parse(overrides):
+    """The config of overrides that have been checked before."""
+    values = dict(item.split("=", 1) for item in overrides)
+    words = ("behavior", "data")
+    return CoinConfig(**{key: text if key in words else ast.literal_eval(text) for key, text in values.items()})
+
+
+def toss(config, folder):
+    """Write results: coins fall alike for equal seeds, so that runs are paired."""
+    correct = np.random.default_rng(config.seed).random(config.images) < config.p
+    (folder / "correct.json").write_text(json.dumps(correct.astype(int).tolist()))
+    (folder / "metrics.json").write_text(json.dumps({"accuracy": float(correct.mean())}))
+
+
+def main(argv):
+    if "--resume" in argv:
+        folder = Path(argv[argv.index("--output") + 1])
+        plain = json.loads((folder / "config.json").read_text())
+        print("resumed")
+        return toss(CoinConfig(**plain | {"widths": tuple(plain["widths"])}), folder)
+    _, _, folder, *overrides = argv
+    config, folder = parse(overrides), Path(folder)
+    if config.behavior == "refuse":
+        print("error: this is refused.", file=sys.stderr)
+        return 2
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config.plain()))
+    if config.behavior == "halt":
+        (folder / "halted").touch()
+    if config.behavior == "hang":
+        print("hanging", flush=True)
+        time.sleep(600)
+    if config.behavior in ("crash", "halt"):
+        raise RuntimeError("the coin rolled away")
+    toss(config, folder)
+    print("tossed")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
