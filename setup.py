@@ -1,6 +1,6 @@
 """Installation entry point; the metadata is in pyproject.toml.
 
-The shipped configs lie in `configs/` of a checkout and become the folder `detection/configs` of a wheel.
+The shipped configs are in `configs/` of a checkout and in the folder `detection/configs` of a wheel.
 """
 
 from setuptools import find_packages, setup
