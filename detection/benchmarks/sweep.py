@@ -1,27 +1,30 @@
-"""The sweeps of recurrent cells over maps, measured for `benchmark.py`."""
+"""Sweeps of recurrent cells over feature maps against plain loops and PyTorch's RNNs: time, memory, bandwidth."""
 
 from collections.abc import Callable
 from functools import partial
 
-from detection.analysis.timing import Figures, interleaved, peak_bytes, settle_on
+import torch
+from torch import Tensor, nn
+
+from detection import cells as cell_classes
+from detection.analysis.timing import Measurements, interleaved, peak_bytes, settle_on
+from detection.ops.sweep.accumulate import accumulate
+from detection.ops.sweep.directions import DIRECTIONS
+from detection.ops.sweep.dispatch import sweep
 
 
-def sweep(device: str) -> Figures:
-    """Four directions of recurrent cells against plain loops and PyTorch's RNNs.
+def benchmark_sweep(device: str) -> Measurements:
+    """Measure four directions of recurrent cells, plain loops and PyTorch's RNNs.
 
     2x256x38x50 in float32 on a CPU, ION's 4x512x38x63 in bfloat16 (RNNs in float32) on CUDA; all maps channels last.
 
     The accumulator: all four directions, against `h = relu(h + x[..., t])` step by step, stacked; and against the same
-    over `x.unbind()`, whose gradient is one stack instead of a map a step. The gradient that comes in lies channels
-    last, as the 1x1 convolution that follows returns it; the loops are faster so, too. Memory is what a forward and
-    backward pass hold at once; the map, 1, and the gradient that comes in, 4, not counted.
+    over `x.unbind()`, whose gradient is one stack instead of a map a step. The incoming gradient is channels last, as
+    the 1x1 convolution that follows returns it; the loops are faster with it, too. Memory is the most that a forward
+    and backward pass hold, without the input map, 1, and the incoming gradient, 4.
     IRNN, LSTM and GRU: ours is one 1x1 convolution and four sweeps, theirs two bidirectional `nn.RNN`, `nn.LSTM` and
-    `nn.GRU` over rows and columns, with their own input sides and what it takes to bring the map to them and back.
+    `nn.GRU` over rows and columns, with their input sides and the permutations of the map to them and back.
     """
-    import torch
-
-    from detection.ops.sweep.accumulate import accumulate
-
     torch.manual_seed(0)
     cuda = device == "cuda"
     settle = settle_on(device)
@@ -33,7 +36,7 @@ def sweep(device: str) -> Figures:
     def ours(m):
         return accumulate(m, None, None, "right left down up")
 
-    figures: Figures = {}
+    measured: Measurements = {}
     for loop in ("select", "unbind"):
         backends = {f"loop by {loop}": partial(loop_accumulate, cut=loop), "ours": ours}
         forward = {f"accumulator {n}": lambda f=f: f(x.detach()) for n, f in backends.items()}
@@ -41,31 +44,27 @@ def sweep(device: str) -> Figures:
             f"accumulator {n}, with backward": lambda f=f: torch.autograd.grad(f(x), x, grad)
             for n, f in backends.items()
         }
-        figures |= interleaved(forward, rounds, settle) | interleaved(both, rounds, settle)
+        measured |= interleaved(forward, rounds, settle) | interleaved(both, rounds, settle)
     peak = peak_bytes(lambda: torch.autograd.grad(ours(x), x, grad), device)
-    figures["accumulator: peak memory / the input map's"] = peak / x.nbytes
+    measured["accumulator: peak memory / the input map's"] = peak / x.nbytes
     if cuda:
         out = ours(x.detach())
         copied = interleaved({"copy": lambda: out.copy_(grad), "sweep": lambda: ours(x.detach())}, rounds, settle)
         # A copy reads and writes four maps; the sweeps must read one and write four.
-        figures["accumulator: part of the copy's bandwidth"] = copied["copy / sweep (median of 31 ratios)"] * 5 / 8
-        figures |= accumulator_against_rnns(x, grad, ours, rounds, settle)
+        measured["accumulator: part of the copy's bandwidth"] = copied["copy / sweep (median of 31 ratios)"] * 5 / 8
+        measured |= accumulator_against_rnns(x, grad, ours, rounds, settle)
     for name in ("IRNN", "LSTM", "GRU"):
-        figures |= rnn_ratios(name, device, x.detach().float().requires_grad_(), 9, settle)
-    return figures
+        measured |= rnn_ratios(name, device, x.detach().float().requires_grad_(), 9, settle)
+    return measured
 
 
-def channels_last(x):
-    """The map in channels-last memory."""
-    import torch
-
+def channels_last(x: Tensor) -> Tensor:
+    """Return the map in channels-last memory."""
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def loop_accumulate(x, cut: str):
-    """The accumulator in plain PyTorch; slices by `select`, as indexing does, or all at once by `unbind`."""
-    import torch
-
+def loop_accumulate(x: Tensor, cut: str) -> Tensor:
+    """Scan an accumulator in plain PyTorch; slices by `select`, as indexing does, or all at once by `unbind`."""
     outputs = []
     for dim, backwards in ((3, False), (3, True), (2, False), (2, True)):
         steps = x.unbind(dim) if cut == "unbind" else [x.select(dim, t) for t in range(x.shape[dim])]
@@ -77,11 +76,10 @@ def loop_accumulate(x, cut: str):
     return torch.cat(outputs, 1)
 
 
-def accumulator_against_rnns(x, grad, ours, rounds: int, settle: Callable[[], object]) -> Figures:
-    """CuDNN's two bidirectional `nn.RNN` in the map's own type, input sides included, against our accumulator."""
-    import torch
-    from torch import nn
-
+def accumulator_against_rnns(
+    x: Tensor, grad: Tensor, ours: Callable[[Tensor], Tensor], rounds: int, settle: Callable[[], object]
+) -> Measurements:
+    """Measure two bidirectional `nn.RNN` of cuDNN in the map's type, with input sides, and our accumulator."""
     make = partial(nn.RNN, nonlinearity="relu", bidirectional=True, device=x.device, dtype=x.dtype)
     rnns = nn.ModuleList(make(x.shape[1], x.shape[1]) for _ in range(2))
     learned = [x, *rnns.parameters()]
@@ -91,32 +89,24 @@ def accumulator_against_rnns(x, grad, ours, rounds: int, settle: Callable[[], ob
         "accumulator, with backward": lambda: torch.autograd.grad(ours(x), x, grad),
     }
     with torch.no_grad():
-        figures = interleaved(forward, rounds, settle)
-    return figures | interleaved(both, rounds, settle)
+        measured = interleaved(forward, rounds, settle)
+    return measured | interleaved(both, rounds, settle)
 
 
-def over_lines(rnns, x):
-    """Bidirectional RNNs of PyTorch over the rows and over the columns of a map, joined as our directions are."""
-    import torch
-
+def over_lines(rnns: nn.ModuleList, x: Tensor) -> Tensor:
+    """Scan the rows and the columns of a map by bidirectional RNNs of PyTorch, concatenated as our directions are."""
     outputs = []
     for rnn, to_lines, back in zip(rnns, ((3, 0, 2, 1), (2, 0, 3, 1)), ((1, 3, 2, 0), (1, 3, 0, 2)), strict=True):
-        lines = x.permute(to_lines)
+        lines = x.permute(to_lines)  # (T, B, L, C)
+        # Each output (T, B·L, 2·D) becomes a map (B, 2·D, H, W).
         outputs.append(rnn(lines.flatten(1, 2))[0].unflatten(1, lines.shape[1:3]).permute(back))
     return torch.cat(outputs, 1)
 
 
-def rnn_ratios(name: str, device: str, x, rounds: int, settle: Callable[[], object]) -> Figures:
-    """Two bidirectional RNNs of PyTorch over rows and columns against our four sweeps."""
-    import torch
-    from torch import nn
-
-    from detection import cells as kinds
-    from detection.ops.sweep.directions import DIRECTIONS
-    from detection.ops.sweep.dispatch import sweep
-
+def rnn_ratios(name: str, device: str, x: Tensor, rounds: int, settle: Callable[[], object]) -> Measurements:
+    """Measure two bidirectional RNNs of PyTorch over rows and columns, and our four sweeps."""
     size = x.shape[1]
-    kind = getattr(kinds, name)
+    kind = getattr(cell_classes, name)
     cells = nn.ModuleList(kind(size) for _ in DIRECTIONS).to(device)
     conv = nn.Conv2d(size, kind.gates * size, 1).to(device, memory_format=torch.channels_last)
     make = {"IRNN": lambda **k: nn.RNN(nonlinearity="relu", **k), "LSTM": nn.LSTM, "GRU": nn.GRU}[name]
@@ -136,6 +126,6 @@ def rnn_ratios(name: str, device: str, x, rounds: int, settle: Callable[[], obje
         with torch.no_grad():
             backend()
 
-    figures = interleaved({n: lambda w=w: forward(w) for n, w in backends.items()}, rounds, settle)
+    measured = interleaved({n: lambda w=w: forward(w) for n, w in backends.items()}, rounds, settle)
     both = {f"{n}, with backward": lambda w=w: torch.autograd.grad(w(), learned[w], grad) for n, w in backends.items()}
-    return figures | interleaved(both, rounds, settle)
+    return measured | interleaved(both, rounds, settle)
