@@ -26,9 +26,9 @@ from detection.errors import UserError, command_line
 if TYPE_CHECKING:
     from detection.ablation.launch.launchers import Launcher
     from detection.ablation.plan import Plan
-    from detection.ablation.size_matched import Control
+    from detection.ablation.size_matched import Control, Size
 
-MATCHED = {None: "parameters", "params": "parameters", "flops": "flops"}
+MATCHED: "dict[str | None, Size]" = {None: "parameters", "params": "parameters", "flops": "flops"}
 NOT_NEGATIVE = ("workers", "gpus", "cpus", "hours", "memory", "cost_rounds")
 
 

@@ -61,7 +61,7 @@ def metric_tables(runs: Sequence[FinishedRun]) -> list[Block]:
     head = [first.name, *(text for run in others for text in (run.name, f"{run.name} − {first.name}"))]
     classes = [key for key in metrics[first.name] if key.startswith("AP50/")]
     about = (
-        f"{first.evidence.num_images} images. Differences with 95 % intervals from bootstrapping the images; each is "
+        f"{first.per_image.num_images} images. Differences with 95 % intervals from bootstrapping the images; each is "
         "one run, so they are about these trained networks on other images, not about another seed."
     )
     return [

@@ -66,7 +66,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize(("damage", "words"), DAMAGES.values(), ids=list(DAMAGES))
-def test_a_damaged_run_is_told(run, damage, words):
+def test_a_damaged_run_is_reported(run, damage, words):
     DETECTORS.read(run)
     damage(run)
     with pytest.raises(CorruptRun, match=words):
@@ -74,13 +74,13 @@ def test_a_damaged_run_is_told(run, damage, words):
 
 
 @pytest.mark.parametrize(("change", "words"), [("sha256", "has changed since"), ("annotations", "is gone")])
-def test_other_data_is_told(run, change, words):
+def test_other_data_is_reported(run, change, words):
     edit(run / "environment.json", lambda e: e["data"]["train"].update({change: "other"}))
     with pytest.raises(StaleRun, match=words):
         DETECTORS.read(run)
 
 
-def test_results_on_another_truth_cannot_be_read(run):
+def test_results_on_another_ground_truth_cannot_be_read(run):
     edit(run / "results.json", lambda results: results[0].update(image_id=999))
     with pytest.raises(UserError, match="image_id 999"):
         DETECTORS.per_image_results(run)

@@ -73,7 +73,7 @@ def table():
         return {row["variant"]: row for row in csv.DictReader(file)}
 
 
-def test_every_cell_is_run_once_and_reported(capsys):
+def test_every_run_is_made_once_and_reported(capsys):
     assert run("--workers=2") == 0
     text = capsys.readouterr().out
     assert sorted(lines(text, "finished in")) == sorted(ALL) == sorted(made())
@@ -116,7 +116,7 @@ def test_what_is_finished_is_not_run_again(capsys):
     ],
     ids=["cut off", "empty", "stopped", "config cut off", "other settings"],
 )
-def test_what_is_broken_is_told_put_aside_and_run_again_alone(capsys, damage, word):
+def test_what_is_broken_is_reported_put_aside_and_run_again_alone(capsys, damage, word):
     assert run() == 0
     first = made()
     broken = "data/good/seed-1"
@@ -131,7 +131,7 @@ def test_what_is_broken_is_told_put_aside_and_run_again_alone(capsys, damage, wo
     assert Path("out/set-aside/data-good-seed-1-1.log").read_text() == "tossed\n"
 
 
-def test_other_settings_of_the_base_make_all_runs_anew(capsys):
+def test_other_settings_of_the_base_make_all_runs_again(capsys):
     assert run() == 0
     capsys.readouterr()
     assert run("images=30") == 0
@@ -186,7 +186,7 @@ def test_nothing_is_tried_twice(capsys):
     assert lines(text, "was stopped") == lines(text, "running") == ["data/odd/seed-0", "data/odd/seed-1"]
 
 
-def test_figures_that_a_run_did_not_find_do_not_count(capsys):
+def test_metrics_that_results_do_not_give_do_not_count(capsys):
     assert run() == 0
     path = Path("out/runs/data/good/seed-0/metrics.json")
     path.write_text(json.dumps({"accuracy": 0.99}))
@@ -286,7 +286,7 @@ def test_costs_are_measured_once(capsys):
     assert "measuring costs" not in capsys.readouterr().out
 
 
-def test_runs_that_no_cell_names_are_told_and_left(capsys):
+def test_runs_that_no_plan_names_are_reported_and_left(capsys):
     assert run() == 0
     write({"fair": [], "good": ["p=0.8"]})
     assert run() == 0
@@ -381,7 +381,7 @@ def test_a_folder_that_is_no_run_is_never_touched(capsys):
     assert Path("out/runs/data/good/seed-1/thesis.txt").exists() and made() == {}
 
 
-def test_several_data_sets_side_by_side_and_over_a_quantity(capsys):
+def test_several_data_sets_next_to_each_other_and_over_a_quantity(capsys):
     data = "data={'near': ['data=a'], 'far': ['data=b', 'images=60'], 'other': ['data=c']},"
     curves = "curves={'distance': {'far': 9, 'near': 3}},"
     write(**{"seeds=(0, 1),": f"seeds=(0, 1), {data} {curves}"})

@@ -62,7 +62,7 @@ def rows(text):
     return {name: cells for name, *cells in lines}
 
 
-def test_figures_side_by_side(capsys):
+def test_figures_next_to_each_other(capsys):
     assert compare.main(["a/plain", "a/context"]) == 0
     text = capsys.readouterr().out
     table = rows(text)

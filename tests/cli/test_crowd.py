@@ -46,7 +46,7 @@ def refused(capsys, *arguments):
     return error
 
 
-def test_runs_are_measured_side_by_side(place, capsys):
+def test_runs_are_measured_next_to_each_other(place, capsys):
     assert crowd.main(["both", "one"]) == 0
     text = capsys.readouterr().out
     table = rows(text)
@@ -73,7 +73,7 @@ def test_results_of_any_detector(place, capsys):
     assert list(table) == ["both", "mine", "results"] and table["mine"] == table["results"] != table["both"]
 
 
-def test_equal_names_are_told_apart_by_their_paths(place, capsys):
+def test_equal_names_are_reported_apart_by_their_paths(place, capsys):
     arguments = ["--results", "both/results.json", "one/results.json", "--annotations=ground_truth.json"]
     assert crowd.main(arguments) == 0
     assert list(rows(capsys.readouterr().out)) == ["both/results", "one/results"]
@@ -91,7 +91,7 @@ def test_other_data_is_said_to_be_no_comparison(place, capsys):
     assert "do not compare" not in capsys.readouterr().out
 
 
-def test_results_about_another_truth_are_refused(place, capsys):
+def test_results_about_another_ground_truth_are_refused(place, capsys):
     digest = hashlib.sha256(Path("ground_truth.json").read_bytes()).hexdigest()
     Path("both/environment.json").write_text(json.dumps({"data": {"val": {"sha256": digest}}}))
     assert crowd.main(["both"]) == 0

@@ -28,8 +28,8 @@ def assert_same(found, row, metrics):
 @given(coco_sets())
 def test_each_image_once_is_pycocotools(pair):
     ground_truth, results = pair
-    evidence = detection_results(ground_truth, results, "")
-    found = evidence.resampled(np.ones((1, len(ground_truth["images"])), dtype=int))
+    per_image = detection_results(ground_truth, results, "")
+    found = per_image.resampled(np.ones((1, len(ground_truth["images"])), dtype=int))
     assert_same(found, 0, coco_metrics(ground_truth, results, "pycocotools"))
 
 
@@ -67,8 +67,8 @@ def test_by_hand():
     box, far = (0, 0, 20, 20), (60, 60, 20, 20)
     ground_truth = make_truth([(1, 1, box), (2, 1, box)], ("cat",), num_images=2)
     results = make_results([(1, 1, box, 0.5), (1, 1, far, 0.9)])
-    evidence = detection_results(ground_truth, results, "")
-    found = evidence.resampled(np.array([[1, 1], [2, 0], [1, 3], [0, 2]]))
+    per_image = detection_results(ground_truth, results, "")
+    found = per_image.resampled(np.array([[1, 1], [2, 0], [1, 3], [0, 2]]))
     # Precision is 1/2 in all; recall ends at 1/2 (51 of 101 levels), 1, 1/4 (26 levels) and 0.
     assert found["AP50"] == pytest.approx([51 / 202, 1 / 2, 26 / 202, 0])
 
@@ -77,7 +77,9 @@ def test_many_resamplings_come_in_pieces(monkeypatch):
     rng = np.random.default_rng(0)
     ground_truth = make_truth([(i, 1, (0, 0, 20, 20)) for i in range(1, 9)], ("cat",), num_images=8)
     results = make_results([(i, 1, (x, 0, 20, 20), rng.random()) for i in range(1, 9) for x in (0, 5, 60)])
-    evidence, counts = detection_results(ground_truth, results, ""), rng.integers(0, 3, (50, 8))
-    whole = evidence.resampled(counts)
+    per_image, counts = detection_results(ground_truth, results, ""), rng.integers(0, 3, (50, 8))
+    expected = per_image.resampled(counts)
     monkeypatch.setattr("detection.evaluation.bootstrap._CHUNK", 100)
-    assert all(np.array_equal(whole[name], value, equal_nan=True) for name, value in evidence.resampled(counts).items())
+    assert all(
+        np.array_equal(expected[name], value, equal_nan=True) for name, value in per_image.resampled(counts).items()
+    )

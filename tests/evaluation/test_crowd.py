@@ -59,7 +59,7 @@ class TestEqualError:
         ground_truth = make_truth(found + missed, num_images=8)
         assert equal_error(points_of(ground_truth, ranked(hits, ties))) == pytest.approx(expected)
 
-    def test_without_truth(self):
+    def test_without_ground_truth(self):
         assert equal_error(points_of(make_truth([]), ranked("F"))) == (-1, -1)
 
 

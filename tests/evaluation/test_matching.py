@@ -107,7 +107,7 @@ def test_at_most_100_of_an_image_and_class():
     assert found.matched.tolist() == [FALSE_POSITIVE] * 100 + [1]
 
 
-def test_of_equal_overlaps_the_later_truth_wins_as_in_pycocotools():
+def test_of_equal_overlaps_the_later_ground_truth_wins_as_in_pycocotools():
     ground_truth = make_truth([(1, 1, (0, 0, 20, 20)), (1, 1, (4, 0, 20, 20))])
     assert match_results(ground_truth, make_results([(1, 1, (2, 0, 20, 20), 0.9)])).matched.tolist() == [1]
 
@@ -148,7 +148,7 @@ class TestByHand:
         overall = best_f1(precision_recall(found))
         assert overall == {"score": 0.7, **dict.fromkeys(("f1", "precision", "recall"), pytest.approx(2 / 3))}
 
-    def test_best_f1_without_truth(self):
+    def test_best_f1_without_ground_truth(self):
         assert set(best_f1(precision_recall(match_results(make_truth([]), self.results), 0)).values()) == {-1}
 
     def test_equal_scores_are_kept_together(self):

@@ -122,7 +122,7 @@ def test_unknown_ids_are_counted():
     assert notes == ["2 of 6 detections name an image or a category that the annotations lack and were left out."]
 
 
-def test_no_truth():
+def test_no_ground_truth():
     ap, notes = notes_of(changed(), make_truth([], categories=CLASSES, num_images=3))
     assert ap == -1
     assert notes == ["The annotations hold no object to find (crowds do not count), so AP is not defined."]

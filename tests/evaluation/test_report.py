@@ -113,7 +113,7 @@ class TestFiles:
 
 
 class TestPlots:
-    def test_a_line_for_each_class_with_truth(self):
+    def test_a_line_for_each_class_with_ground_truth(self):
         metrics = evaluate_detections(TRUTH, RESULTS)
         figure = plot_precision_recall(match_results(TRUTH, RESULTS), metrics)
         lines = figure.axes[0].get_lines()

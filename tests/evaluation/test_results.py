@@ -101,13 +101,13 @@ def test_missing_file_and_folder(tmp_path):
         read_results(tmp_path, TRUTH)
 
 
-def test_truth_comes_back_as_written(tmp_path, monkeypatch):
+def test_ground_truth_comes_back_as_written(tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTION_CACHE", str(tmp_path / "cache"))
     (tmp_path / "annotations.json").write_text(json.dumps(TRUTH))
     assert read_ground_truth(tmp_path / "annotations.json") == TRUTH
 
 
-def test_bad_boxes_of_the_truth_are_dropped_and_counted(tmp_path, monkeypatch):
+def test_bad_boxes_of_the_ground_truth_are_dropped_and_counted(tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTION_CACHE", str(tmp_path / "cache"))
     broken = make_truth([(1, 1, (10, 10, 40, 40)), (1, 1, (10, 10, 0, 40))])
     (tmp_path / "annotations.json").write_text(json.dumps(broken))

@@ -70,14 +70,14 @@ def test_no_detections():
     assert voc_metrics(make_truth([]), []) == {"VOC07_AP50": -1, "VOC_AP50": -1}
 
 
-def test_a_duplicate_is_false_even_where_a_second_truth_is_free():
+def test_a_duplicate_is_false_even_where_a_second_ground_truth_is_free():
     # Both detections overlap the left ground truth most; COCO would give the second one the ground truth beside it.
     ground_truth = make_truth([(1, 1, (0, 0, 20, 20)), (1, 1, (5, 0, 20, 20))])
     results = make_results([(1, 1, (0, 0, 20, 20), 0.9), (1, 1, (1, 0, 20, 20), 0.8)])
     assert voc_metrics(ground_truth, results)["VOC_AP50"] == 0.5
 
 
-def test_difficult_truths_and_what_lies_on_them_do_not_count():
+def test_difficult_ground_truths_and_what_lies_on_them_do_not_count():
     ground_truth = make_truth([(1, 1, (0, 0, 20, 20)), (1, 1, (50, 50, 20, 20), True)])
     results = make_results([(1, 1, (50, 50, 20, 20), 0.9), (1, 1, (0, 0, 20, 20), 0.8)])
     assert voc_metrics(ground_truth, results) == {"VOC07_AP50": 1, "VOC_AP50": 1}
@@ -89,7 +89,7 @@ def test_an_iou_of_exactly_one_half_counts_and_less_does_not():
     assert voc_metrics(ground_truth, make_results([(1, 1, (0, 0, 20, 9.99), 0.9)]))["VOC_AP50"] == 0
 
 
-def test_mean_over_classes_with_a_truth():
+def test_mean_over_classes_with_a_ground_truth():
     ground_truth = make_truth([(1, 1, (0, 0, 20, 20)), (1, 2, (0, 0, 20, 20))], categories=("cat", "dog", "cow"))
     results = make_results([(1, 1, (0, 0, 20, 20), 0.9), (1, 3, (0, 0, 20, 20), 0.9)])
     assert voc_metrics(ground_truth, results) == {"VOC07_AP50": 0.5, "VOC_AP50": 0.5}

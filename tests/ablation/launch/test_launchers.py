@@ -99,7 +99,7 @@ class Imagined(Launcher):
         return Imaginary()
 
 
-def test_no_more_than_the_slots_work_at_a_time_and_each_is_told():
+def test_no_more_than_the_slots_work_at_a_time_and_each_is_reported():
     launcher, events = Imagined(2), []
     watch = Callbacks(lambda n: events.append(n), lambda n, code: events.append((n, code)), lambda names: None)
     run_all([QueuedCommand(n, [n], Path("log")) for n in ("aaaa", "b", "cc")], launcher, watch)
@@ -169,7 +169,7 @@ def test_a_slurm_job_runs_the_command_in_our_folder(tmp_path, monkeypatch):
     assert (tmp_path / "logs/log").read_text() == f"{tmp_path}\n3\n"
 
 
-def test_a_slurm_job_that_was_ended_is_told_in_its_log(tmp_path):
+def test_a_slurm_job_that_was_ended_is_reported_in_its_log(tmp_path):
     job = slurm(tmp_path, fails=True).start(["true"], tmp_path / "log")
     assert job.poll() == job.poll() == 1
     assert (tmp_path / "log").read_text() == (
@@ -215,7 +215,7 @@ def test_the_queue_is_asked_once_for_all_jobs_and_silence_is_no_answer(tmp_path,
     assert SlurmQueue().holds(other)
 
 
-def test_a_job_that_sbatch_refuses_is_told(tmp_path):
+def test_a_job_that_sbatch_refuses_is_reported(tmp_path):
     class FailedJobError(RuntimeError):
         pass
 
@@ -260,7 +260,7 @@ def test_submitit_itself_runs_a_job(tmp_path, monkeypatch):
     assert wait(endless, 120) == 1
 
 
-def test_submitit_or_slurm_that_is_missing_is_told(tmp_path, monkeypatch):
+def test_submitit_or_slurm_that_is_missing_is_reported(tmp_path, monkeypatch):
     real = builtins.__import__
 
     def without(name, *arguments, **more):

@@ -124,7 +124,7 @@ def test_jobs_are_cancelled_when_we_are_ended():
     wait(lambda: not queued())
 
 
-def test_what_slurm_refuses_is_told(capsys):
+def test_what_slurm_refuses_is_reported(capsys):
     write()
     assert run("coins.py", "out", *SLURM, "--partition=nowhere") == 2
     assert "invalid partition" in capsys.readouterr().err.lower()
