@@ -32,7 +32,7 @@ def interval(rng, seeds, seed_sd, shared, own):
     [(3, 0.04, 0.1, 0.05), (1, 0.0, 0.15, 0.1)],
     ids=["three seeds", "one seed, which moves nothing"],
 )
-def test_the_interval_covers_the_ground_truth(seeds, seed_sd, shared, own):
+def test_the_interval_covers_the_true_difference(seeds, seed_sd, shared, own):
     rng = np.random.default_rng(2)
     ground_truth = true_ap(0.7, seed_sd) - true_ap(0.6, seed_sd)
     intervals = [interval(rng, seeds, seed_sd, shared, own) for _ in range(REPETITIONS)]

@@ -73,7 +73,7 @@ def test_results_of_any_detector(place, capsys):
     assert list(table) == ["both", "mine", "results"] and table["mine"] == table["results"] != table["both"]
 
 
-def test_equal_names_are_reported_apart_by_their_paths(place, capsys):
+def test_equal_names_are_kept_apart_by_their_paths(place, capsys):
     arguments = ["--results", "both/results.json", "one/results.json", "--annotations=ground_truth.json"]
     assert crowd.main(arguments) == 0
     assert list(rows(capsys.readouterr().out)) == ["both/results", "one/results"]

@@ -39,7 +39,7 @@ def test_mean_over_images_best_over_thresholds():
     assert jaccard_of(ground_truth, results) == [((1 + 1 / 2 + 0) / 3, 0)]
 
 
-def test_scores_that_all_are_high_are_reported_apart():
+def test_scores_that_all_are_high_are_kept_apart():
     ground_truth = make_truth([(i, 1, HIT) for i in (1, 2, 3, 4)], categories=("person",), num_images=4)
     results = make_results([(i, 1, HIT, 0.99) for i in (1, 2, 3, 4)] + [(i, 1, MISS, 0.98) for i in (1, 2, 3, 4)])
     assert jaccard_of(ground_truth, results) == [(1, 0.99)]

@@ -77,7 +77,7 @@ def test_a_duplicate_is_false_even_where_a_second_ground_truth_is_free():
     assert voc_metrics(ground_truth, results)["VOC_AP50"] == 0.5
 
 
-def test_difficult_ground_truths_and_what_lies_on_them_do_not_count():
+def test_difficult_boxes_and_what_lies_on_them_do_not_count():
     ground_truth = make_truth([(1, 1, (0, 0, 20, 20)), (1, 1, (50, 50, 20, 20), True)])
     results = make_results([(1, 1, (50, 50, 20, 20), 0.9), (1, 1, (0, 0, 20, 20), 0.8)])
     assert voc_metrics(ground_truth, results) == {"VOC07_AP50": 1, "VOC_AP50": 1}

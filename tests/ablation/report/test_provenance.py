@@ -30,7 +30,7 @@ def test_one_environment_is_one_sentence(tmp_path):
     assert block == Paragraph("All were made with commit 0123456789ab, python 3.12, torch 2.15, cpu, 2 thread(s).")
 
 
-def test_several_are_reported_apart_with_a_warning(tmp_path):
+def test_several_are_kept_apart_with_a_warning(tmp_path):
     changed = {**ENVIRONMENT, "git": {"commit": "0123456789abcdef", "changes": "fedc"}}
     warning, bullets = describe_runs(*plan(tmp_path, ENVIRONMENT, changed, None))
     assert warning.warning and isinstance(bullets, Bullets) and len(bullets.items) == 3
