@@ -12,8 +12,14 @@ import pytest
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory):
-    """Indices of test data go to a folder of their own, not to the user's cache."""
+    """Indices of test data go to a temporary folder, not to the user's cache."""
     os.environ["DETECTION_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def blank_plots(monkeypatch):
+    """Runs write empty plots: to draw them takes longer than a tiny training."""
+    monkeypatch.setattr("detection.evaluation.report.to_png", lambda figure: b"")
 
 
 @pytest.fixture(autouse=True)

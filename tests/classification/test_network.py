@@ -109,7 +109,7 @@ def test_each_step_has_its_own_batch_statistics():
     assert len(norms) == 3
     network(torch.rand(8, 3, 8, 8), None)
     assert all(int(n.norm.num_batches_tracked) == 1 for n in norms)
-    means = [n.running_mean for n in norms]
+    means = [n.norm.running_mean for n in norms]
     assert not torch.allclose(means[0], means[1]) and not torch.allclose(means[1], means[2])
     with pytest.raises(UserError, match="inference_steps=3"):
         build(norm="batch", num_steps=2, inference_steps=3)

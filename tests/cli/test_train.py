@@ -11,7 +11,7 @@ from PIL import Image
 from detection.cli import train
 from tests.tiny_runs import write_config
 
-ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.usefixtures("blank_plots")
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ POOL = partial(
     output_size=3,
     reference=("c3",),
 )
+pytestmark = pytest.mark.usefixtures("blank_plots")
 CPU = SimpleNamespace(is_main_process=True, num_processes=1, process_index=0, device=torch.device("cpu"))
 
 
@@ -167,8 +168,8 @@ def test_a_run_measures_once_and_its_amplitudes_are_in_the_checkpoint(shapes, tm
     reopened, _, _ = open_run(tmp_path / "run", checkpoint="last")
     assert torch.equal(reopened.pool.parts[1].amplitude, saved["model"])
     longer = dataclasses.replace(config, schedule=dataclasses.replace(config.schedule, epochs=2))
-    job = prepare(longer, tmp_path / "run", Accelerator(cpu=True), True)
-    assert torch.equal(job.detector.pool.parts[1].amplitude, saved["training"])
+    run = prepare(longer, tmp_path / "run", Accelerator(cpu=True), True)
+    assert torch.equal(run.model.pool.parts[1].amplitude, saved["training"])
 
 
 def test_trained_amplitudes_that_come_with_the_weights_stay(shapes, tmp_path, detector, monkeypatch):
@@ -176,8 +177,8 @@ def test_trained_amplitudes_that_come_with_the_weights_stay(shapes, tmp_path, de
     detector.pool.set_amplitude(3.25)
     weights = tmp_path / "weights.pth"
     torch.save(detector.state_dict(), weights)
-    job = prepare(skip_config(shapes, f"detector.weights={weights}"), tmp_path / "run", Accelerator(cpu=True), False)
-    assert torch.equal(job.detector.pool.parts[1].amplitude, torch.full((16,), 3.25))
+    run = prepare(skip_config(shapes, f"detector.weights={weights}"), tmp_path / "run", Accelerator(cpu=True), False)
+    assert torch.equal(run.model.pool.parts[1].amplitude, torch.full((16,), 3.25))
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,8 @@ from detection.training.loaders import build_accelerator
 from detection.training.run import train
 from tests.tiny_runs import tiny_config
 
+pytestmark = pytest.mark.usefixtures("blank_plots")
+
 
 def log_lines(folder):
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
@@ -89,7 +91,7 @@ def test_same_seed_gives_the_same_losses_and_another_seed_others(shapes, tmp_pat
         (),
         ("ema=0.9", "optimizer.kind=adamw", "freeze.stem=1", "gradient_accumulation_steps=3"),
         ("precision=bf16", "freeze.stem=1"),
-        ("detector.head=detection.heads.SequenceHead",),
+        pytest.param(("detector.head=detection.heads.SequenceHead",), marks=pytest.mark.slow),
     ],
 )
 def test_a_resumed_run_equals_an_unbroken_one(shapes, tmp_path, monkeypatch, extra):
