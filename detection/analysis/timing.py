@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 Measurements = dict[str, float | str]
 
@@ -14,7 +14,9 @@ def settle_on(device: str) -> Callable[[], object]:
     return torch.cuda.synchronize if device == "cuda" else (lambda: None)
 
 
-def interleaved(functions: dict[str, Callable[[], object]], rounds: int, settle: Callable[[], object]) -> Measurements:
+def interleaved(
+    functions: Mapping[str, Callable[[], object]], rounds: int, settle: Callable[[], object]
+) -> Measurements:
     """Measure median seconds of two functions called in turn, and the median of the ratios round by round."""
     times: dict[str, list[float]] = {name: [] for name in functions}
     for position in range(rounds + 2):

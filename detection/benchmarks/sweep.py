@@ -51,7 +51,9 @@ def benchmark_sweep(device: str) -> Measurements:
         out = ours(x.detach())
         copied = interleaved({"copy": lambda: out.copy_(grad), "sweep": lambda: ours(x.detach())}, rounds, settle)
         # A copy reads and writes four maps; the sweeps must read one and write four.
-        measured["accumulator: part of the copy's bandwidth"] = copied["copy / sweep (median of 31 ratios)"] * 5 / 8
+        measured["accumulator: part of the copy's bandwidth"] = (
+            float(copied["copy / sweep (median of 31 ratios)"]) * 5 / 8
+        )
         measured |= accumulator_against_rnns(x, grad, ours, rounds, settle)
     for name in ("IRNN", "LSTM", "GRU"):
         measured |= rnn_ratios(name, device, x.detach().float().requires_grad_(), 9, settle)
@@ -108,7 +110,7 @@ def rnn_ratios(name: str, device: str, x: Tensor, rounds: int, settle: Callable[
     size = x.shape[1]
     kind = getattr(cell_classes, name)
     cells = nn.ModuleList(kind(size) for _ in DIRECTIONS).to(device)
-    conv = nn.Conv2d(size, kind.gates * size, 1).to(device, memory_format=torch.channels_last)
+    conv = nn.Conv2d(size, kind.gates * size, 1, device=device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     make = {"IRNN": lambda **k: nn.RNN(nonlinearity="relu", **k), "LSTM": nn.LSTM, "GRU": nn.GRU}[name]
     rnns = nn.ModuleList(make(input_size=size, hidden_size=size, bidirectional=True) for _ in range(2)).to(device)
 

@@ -1,6 +1,7 @@
 """An update of our training loop against torchvision's, and updates of other configs against `finetune`."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -32,7 +33,7 @@ def benchmark_train_step(device: str) -> Measurements:
         torch.manual_seed(1)
         batch = [image.to(device) for image in floats]
         ground_truth = [{k: v.to(device) for k, v in t.items() if k != "image_id"} for t in targets]
-        loss = sum(theirs(batch, ground_truth).values())
+        loss: Any = sum(theirs(batch, ground_truth).values())
         if not torch.isfinite(loss).item():
             raise FloatingPointError
         optimizer.zero_grad()
@@ -86,12 +87,13 @@ def two_images() -> tuple[list[torch.Tensor], list[dict]]:
 def torchvision_twin(detector: Detector) -> FasterRCNN:
     """Return torchvision's `FasterRCNN` with the backbone, pyramid and weights of a detector of `finetune`."""
     import timm
+    import timm.layers
 
     class Backbone(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            network = timm.create_model("tf_efficientnet_lite0", features_only=True, out_indices=(1, 2, 3, 4))
-            self.body = timm.layers.freeze_batch_norm_2d(network)
+            network: Any = timm.create_model("tf_efficientnet_lite0", features_only=True, out_indices=(1, 2, 3, 4))
+            self.body = timm.layers.freeze_batch_norm_2d(network)  # type: ignore[attr-defined]
             channels = network.feature_info.channels()
             self.fpn = FeaturePyramidNetwork(channels, 256, LastLevelMaxPool(), norm_layer=nn.BatchNorm2d)
             self.out_channels = 256

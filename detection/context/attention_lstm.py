@@ -22,7 +22,7 @@ from detection.contracts import Context
 from detection.errors import UserError
 from detection.ranges import Channels, Count
 
-LSTM_CELL = partial(LSTM)
+LSTM_CELL: partial[Cell] = partial(LSTM)
 
 Score = Callable[[Tensor], Tensor]
 """From h (B, D) of the last layer to the scores (B, k·k) of the pooled map's locations."""

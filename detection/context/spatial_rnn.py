@@ -20,7 +20,7 @@ from detection.ops.sweep.directions import DIRECTIONS, Direction
 from detection.ops.sweep.dispatch import sweep
 from detection.ranges import Channels
 
-ACCUMULATOR = partial(Accumulator)
+ACCUMULATOR: partial[Cell] = partial(Accumulator)
 
 
 class SpatialRNN(Context):
