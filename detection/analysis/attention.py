@@ -78,5 +78,5 @@ def draw_attention(image: np.ndarray, weights: np.ndarray, min_side: int = 192) 
 
 def write_attention_image(path: Path, image: Tensor, weights: Tensor) -> None:
     """Write `draw_attention` of an image (3, H, W) uint8 as a PNG file."""
-    pixels = image.permute(1, 2, 0).contiguous().numpy()
+    pixels = image.permute(1, 2, 0).contiguous().numpy()  # (H, W, 3)
     Image.fromarray(draw_attention(pixels, weights.numpy())).save(path, compress_level=3)

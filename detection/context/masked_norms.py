@@ -68,7 +68,7 @@ def _moments(
 
     Sums are passed through `total`, which may add those of other processes.
     """
-    # As x, but with size 1 in the dimensions that stay
+    # Expanded to the shape of x, but with size 1 in the dimensions that are not summed, but for the batch.
     one_each = valid.expand(*x.shape[:1], *(x.shape[d] if d in dims else 1 for d in range(1, x.ndim)))
     count = total(one_each.sum(dims, keepdim=True)).clamp(min=1)
     mean = total((x * valid).sum(dims, keepdim=True)) / count

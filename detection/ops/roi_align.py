@@ -177,7 +177,7 @@ def _weights_by_location(
     weights = (row_weights[:, :, None, :, None] * column_weights[:, None, :, None, :]).flatten()  # (R·n·n·2S·2S,)
     kept = weights.nonzero().squeeze(1)
     # Half the width sorts in half the time; locations and bins are far fewer than 2**31.
-    locations, order = locations.flatten()[kept].int().sort(stable=True)
+    locations, order = locations.flatten()[kept].int().sort(stable=True)  # (kept,)
     kept = kept[order]
     offsets = torch.searchsorted(locations, torch.arange(firsts[-1] + 1, dtype=locations.dtype))
     return offsets, kept // (2 * samples) ** 2, weights[kept]

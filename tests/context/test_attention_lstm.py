@@ -156,7 +156,7 @@ def test_one_step_by_hand():
     linear.initial_state.load_state_dict(context.initial_state.state_dict())
     with torch.no_grad():
         linear.score.linear.weight.copy_(torch.arange(16)[:, None])
-    # One row of two locations on a 4×4 table: the middles lie in row 2, columns 1 and 3.
+    # One row of two locations on a 4×4 table: the centers are in row 2, columns 1 and 3.
     a = (torch.tensor([9.0, 11.0], dtype=torch.float64) * h).softmax(0)
     torch.testing.assert_close(linear.attention_weights(x, valid).flatten(), a)
 

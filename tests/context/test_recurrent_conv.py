@@ -142,7 +142,7 @@ def test_a_residual_at_zero_changes_no_bit(norm):
 
 @pytest.mark.parametrize("channels", [32, 64, 96, 128, 160, 192])
 def test_the_papers_number_of_parameters(channels):
-    """18 K² + K of each layer of K channels, so that all of RCNN-K has what the paper's formula says."""
+    """18 K² + K of each layer of K channels, so that RCNN-K has what the paper's formula says."""
     made = RecurrentConv(channels)
     assert sum(p.numel() for p in made.parameters()) == 18 * channels**2 + channels
 

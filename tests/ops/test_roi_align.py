@@ -43,7 +43,7 @@ def assert_close(ours, theirs):
 
 
 def test_one_sample_between_four_cells(always):
-    """A box of one cell with one sample in its middle, (1.25, 0.5): a quarter of the way right, half-way down."""
+    """A box of size 1 with one sample in its center, (1.25, 0.5): a quarter to the right, half down."""
     m = torch.arange(6.0).view(1, 1, 2, 3).requires_grad_()  # 0 1 2 / 3 4 5
     output = one_map(m, torch.tensor([[0, 0.75, 0.0, 1.75, 1.0]]), n=1, samples=1)
     assert is_ours(output)

@@ -134,7 +134,8 @@ def _scan_lines(cell: Cell, rows: Tensor, inside: Tensor | None, direction: Dire
         lines = x_t.flatten(0, 1)  # (B·L, G·D)
         state = cell.step(lines, cell.initial_state(lines) if state is None else state)
         if masks is not None:
-            state = tuple(torch.where(masks[t].flatten(0, 1), s, 0) for s in state)
+            inside_t = masks[t].flatten(0, 1)  # (B·L, 1)
+            state = tuple(torch.where(inside_t, s, 0) for s in state)
         outputs.append(state[0].unflatten(0, x_t.shape[:2]))  # (B, L, D)
     lines = torch.stack(outputs[::-1] if is_reversed(direction) else outputs)  # (T, B, L, D) in the order of the map
     return from_lines(lines, "right" if is_horizontal(direction) else "down")

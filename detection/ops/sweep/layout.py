@@ -36,4 +36,4 @@ def close(rows: Tensor, valid: Tensor | None, value: float | Tensor) -> Tensor:
     if valid is None or not some_outside(valid):
         return rows
     fill = torch.as_tensor(value, dtype=rows.dtype, device=rows.device)
-    return torch.where(valid.permute(0, 2, 3, 1), rows, fill)
+    return torch.where(valid.permute(0, 2, 3, 1), rows, fill)  # (B, H, W, C)

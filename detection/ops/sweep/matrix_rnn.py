@@ -102,7 +102,8 @@ def _masks(valid: Tensor | None, names: list[str], dtype: torch.dtype) -> list[T
     """Return a mask (B, 1, H, W) as factors (P, N, 1), step by step; None where it closes nothing."""
     if valid is None or not some_outside(valid):
         return None
-    return [torch.stack([v.reshape(-1, 1) for v in views]).to(dtype) for views in shared_steps(as_rows(valid), names)]
+    scans = shared_steps(as_rows(valid), names)
+    return [torch.stack([v.reshape(-1, 1) for v in views]).to(dtype) for views in scans]  # (P, N, 1) each
 
 
 def _keep_output(ctx, inputs: tuple, output: Tensor) -> None:
