@@ -57,6 +57,8 @@ class RPN(Regions):
     ) -> None:
         super().__init__()
         require_feature_maps("regions", stages, in_channels)
+        if not (stages and aspect_ratios and all(anchor_sizes)):
+            raise UserError("regions: stages, anchor_sizes and aspect_ratios must each have at least one value.")
         if len(anchor_sizes) != len(stages):
             raise UserError(f"regions.anchor_sizes={anchor_sizes}: needs one tuple for each of the stages {stages}.")
         if len({in_channels[s] for s in stages}) > 1:
