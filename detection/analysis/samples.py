@@ -1,5 +1,6 @@
 """Drawings of a fixed set of validation images: ground truth on the left, detections on the right."""
 
+from collections.abc import Sized
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,9 @@ from detection.data.image_paths import resolve_image
 from detection.data.images import read_image
 
 
-def sample_positions(index: CocoIndex, count: int) -> list[int]:
+def sample_positions(images: Sized, count: int) -> list[int]:
     """Choose positions spread evenly over a data set: the same ones in every epoch and every run."""
-    return np.unique(np.linspace(0, len(index) - 1, min(count, len(index))).round().astype(int)).tolist()
+    return np.unique(np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int)).tolist()
 
 
 def draw_samples(

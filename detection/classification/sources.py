@@ -60,7 +60,7 @@ def _digits() -> Images:
         from sklearn.datasets import load_digits
     except ImportError:
         raise UserError(
-            "data.kind=digits: scikit-learn, which brings the digits, is not installed: pip install 'context-detection[digits]'."
+            "data.kind=digits: scikit-learn, which has them, is not installed: pip install 'context-detection[digits]'."
         ) from None
     digits: Any = load_digits()
     pixels = torch.from_numpy(np.round(digits.images * (255 / 16)).astype(np.uint8))[:, None]

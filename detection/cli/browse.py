@@ -57,7 +57,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def open_images(source: str, overrides: list[str], split: str) -> "tuple[Config, DetectionDataset]":
+def open_source(source: str, overrides: list[str], split: str) -> "tuple[Config, DetectionDataset]":
     """Open the config and its untransformed images, checked as training checks them."""
     from detection.config import load_config
     from detection.config.files import find_config
@@ -189,7 +189,7 @@ def main(argv: list[str] | None = None) -> None:
 
     from detection.analysis.visualize import contact_sheet
 
-    config, images = open_images(args.source, args.overrides, args.split)
+    config, images = open_source(args.source, args.overrides, args.split)
     counts = images.counts
     print(f"{args.split:9} {counts['images']} images, {counts['boxes']} boxes ({images.index.path})")
     print("\n".join(size_lines(images.index, config)))

@@ -45,7 +45,7 @@ def _by_the_border(rng: np.random.Generator, size: int, side: float) -> np.ndarr
         corner[1] = size - side - corner[1]
     if rng.random() < 0.5:
         corner = corner[::-1]
-    return drawing.square(*corner, side)
+    return drawing.square(corner[0], corner[1], side)
 
 
 def _add_patches(rng: np.random.Generator, scene: Scene, count: int) -> None:

@@ -25,7 +25,7 @@ def draw_count(rng: np.random.Generator, size: int, most: float, control: np.ran
     drawing.add_clutter(rng, scene.image)
     drawing.fade(scene.image, 0.0)
     name = NUMBERS[rng.integers(len(NUMBERS))]
-    side = rng.integers(4)
+    side = int(rng.integers(4))
     scene.cues = [_onto_side(outline, size, side) for outline in _beacons(rng, size)[: int(most)]]
     for outline in _rings(rng, size):
         outline = _onto_side(outline, size, side)
@@ -44,7 +44,7 @@ def _beacons(rng: np.random.Generator, size: int) -> list[np.ndarray]:
     corners = np.stack(np.meshgrid(*map(np.arange, SLOTS)), -1).reshape(-1, 2) * slot + 1
     # Two pixels of 128 stay free between beacons.
     corners = corners + rng.uniform(0, 1, corners.shape) * (slot - (SIDE + 2 / 128) * size)
-    return [drawing.square(*corner, SIDE * size) for corner in rng.permutation(corners)]
+    return [drawing.square(x, y, SIDE * size) for x, y in rng.permutation(corners)]
 
 
 def _rings(rng: np.random.Generator, size: int) -> list[np.ndarray]:

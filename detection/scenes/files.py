@@ -43,7 +43,7 @@ def split_info(
         UserError: a difficulty that the task does not know.
     """
     difficulty = TASKS[task].knob.check(task, difficulty)
-    changed = {} if cue else {"cue": False}
+    changed: dict[str, float] = {} if cue else {"cue": False}
     if difficulty != TASKS[task].knob.default:
         changed["difficulty"] = difficulty
     description = f"ContextScenes, task {task}, {split} split" + ("" if cue else ", control without the cue")

@@ -42,12 +42,12 @@ def _pair(rng: np.random.Generator, size: int, row: float) -> tuple[np.ndarray, 
     extent = rng.uniform(16, 22) * unit
     gap = rng.uniform(GAP * size, size - 2 - extent - side)
     left = rng.uniform(1, size - 1 - extent - gap - side)
-    ring = [left, row + rng.uniform(-1, 1) * unit - extent / 2]
-    marker = [left + extent + gap, row + rng.uniform(-1, 1) * unit - side / 2]
-    outlines = drawing.pose(drawing.SHAPES["circle"], extent, 0.0) + ring, drawing.square(*marker, side)
+    corner = [left, row + rng.uniform(-1, 1) * unit - extent / 2]
+    ring = drawing.pose(drawing.SHAPES["circle"], extent, 0.0) + corner
+    marker = drawing.square(left + extent + gap, row + rng.uniform(-1, 1) * unit - side / 2, side)
     if rng.random() < 0.5:
-        return tuple([size, 0] + outline * [-1, 1] for outline in outlines)
-    return outlines
+        return [size, 0] + ring * [-1, 1], [size, 0] + marker * [-1, 1]
+    return ring, marker
 
 
 KNOB = Knob("markers in other rows, which mean nothing", 2, 0, 4, integer=True)

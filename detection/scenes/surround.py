@@ -39,7 +39,8 @@ def _stand(rng: np.random.Generator, size: int, gap: float) -> list[np.ndarray]:
     extent = size * rng.uniform(14 / 128, 18 / 128)
     circle = drawing.pose(drawing.SHAPES["circle"], extent, 0.0)
     first = drawing.place(rng, circle, size, [])
-    if first is None or rng.random() < 0.3:
+    assert first is not None, "an empty image has room"
+    if rng.random() < 0.3:
         return [first]
     apart = np.array([-1, -1, 1, 1]) * (2 * gap + WIDTH) * extent
     second = drawing.place(rng, circle, size, [drawing.outline_box(first) + apart], overlap=0.0)

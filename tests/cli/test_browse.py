@@ -38,7 +38,7 @@ def test_numbers_are_at_the_detectors_input(tmp_path, monkeypatch, capsys):
     config = override(tiny_config(tmp_path), ["detector.min_size=60", "detector.max_size=80"])
     config = override(config, [f"data.train.annotations={annotations}", f"data.train.images={tmp_path / 'images'}"])
     write_json(tmp_path / "config.json", config_json(config))
-    _, images = browse.open_images(str(tmp_path), [], "train")
+    _, images = browse.open_source(str(tmp_path), [], "train")
     # The crowd region is no object, and the box 30.5 … 50.5 ends with its image at 40.
     expected = [[9.5 * 2, 5 * 2], [3 * 1.6, 4 * 1.6], [20 * 1.6, 50 * 1.6]]
     boxes = browse.input_boxes(images.index, config)
@@ -110,7 +110,7 @@ def test_images_left_out_of_training_are_not_drawn(tmp_path, monkeypatch, capsys
     config = override(tiny_config(tmp_path), ["data.train.empty_images=drop"])
     config = override(config, [f"data.train.annotations={annotations}", f"data.train.images={tmp_path / 'images'}"])
     write_json(tmp_path / "config.json", config_json(config))
-    _, images = browse.open_images(str(tmp_path), [], "train")
+    _, images = browse.open_source(str(tmp_path), [], "train")
     _, titles = browse.draw_images(images, config, 8, range(2))
     assert [t.split(",")[0] for t in titles] == ["a.png", "epoch 0", "epoch 1", "b.png", "epoch 0", "epoch 1"]
 
