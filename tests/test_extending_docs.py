@@ -70,3 +70,33 @@ def test_by_name_on_the_command_line(folder):
     assert refused.returncode == 2 and "--trust mylab" in refused.stderr and not (folder / "runs" / "named").exists()
     done = detection(folder, "train", "quickstart", "--output=runs/named", "--trust", "mylab", change, *SMALL)
     assert done.returncode == 0, done.stderr
+
+
+ABLATION = """
+from functools import partial
+
+from detection.ablation import Ablation
+from mylab.contexts import SqueezeExcitation
+
+ablation = Ablation(
+    base="squeeze.py",
+    variants={"none": ["detector.context=none", "detector.segmentation=none", POOL], "own": {"detector.context": OWN}},
+    seeds=(0,),
+)
+"""
+
+
+@pytest.mark.parametrize("extra", [["--dry-run"], pytest.param(["--workers=2"], marks=pytest.mark.slow)])
+def test_an_ablation_gives_the_flag_to_its_runs(folder, extra):
+    pool = "'detector.pool=detection.pooling.RoIAlign', 'detector.pool.stages=c3'"
+    text = ABLATION.replace("POOL", pool).replace("OWN", "partial(SqueezeExcitation, hidden_channels=4)")
+    (folder / "contexts.py").write_text(text)
+    arguments = ["ablate", "contexts.py", "--output=out", "--cost-rounds=1", *extra, *SMALL[:-3], *SMALL[-2:]]
+    refused = detection(folder, *arguments)
+    assert refused.returncode == 2 and "--trust mylab" in refused.stderr, refused.stderr
+    done = detection(folder, *arguments, "--trust", "mylab")
+    assert done.returncode == 0, done.stdout + done.stderr
+    if extra == ["--dry-run"]:
+        assert done.stdout.count("--trust mylab") == 2
+    else:
+        assert (folder / "out" / "report.html").exists()

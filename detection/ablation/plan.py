@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from detection.ablation.ablation import Ablation
+from detection.config.parts import trust_arguments
 from detection.errors import UserError
 
 
@@ -78,7 +79,7 @@ class Plan:
 
     def resume_command(self, run: Run) -> list[str]:
         """The command that continues a stopped run."""
-        return self.ablation.run_type.process_command(["--output", str(run.folder), "--resume"])
+        return self.ablation.run_type.process_command(["--output", str(run.folder), "--resume", *trust_arguments()])
 
     def printed_command(self, run: Run) -> str:
         """The command that starts a run, for pasting."""
@@ -99,7 +100,7 @@ class Plan:
         }
 
     def _arguments(self, run: Run) -> list[str]:
-        return [_short(self.base), "--output", str(run.folder), *run.overrides, f"seed={run.seed}"]
+        return [_short(self.base), "--output", str(run.folder), *run.overrides, f"seed={run.seed}", *trust_arguments()]
 
 
 def make_plan(

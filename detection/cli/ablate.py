@@ -166,6 +166,7 @@ def launch_cost_measurement(args: argparse.Namespace, plan: "Plan", launcher: "L
     print("measuring costs of all architectures", flush=True)
     options = ["--output", str(args.output), "--measure-costs", f"--cost-rounds={args.cost_rounds}"]
     options += [f"--match={args.match}"] if args.match else []
+    options += [option for package in args.trust for option in ("--trust", package)]
     for key in ("variants", "data", "seeds"):
         options += [f"--{key}={','.join(map(str, getattr(args, key)))}"] if getattr(args, key) else []
     command = [sys.executable, "-m", "detection.cli.ablate", str(args.ablation), *options, *args.overrides]

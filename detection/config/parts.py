@@ -31,6 +31,11 @@ def trust(packages: Iterable[str]) -> None:
         _trusted.add(package)
 
 
+def trust_arguments() -> list[str]:
+    """Return the options that make a command trust what this process does."""
+    return [text for package in sorted(_trusted) for text in ("--trust", package)]
+
+
 @contextmanager
 def trusting(packages: Iterable[str]) -> Iterator[None]:
     """Allow parts from other packages for a while."""
