@@ -78,7 +78,4 @@ def _mkldnn_rnn_flops(x: Shape, weight_ih: Shape, weight_hh: Shape, *_: Any, **_
 
 
 # The counter takes these for 0.
-_RECURRENT_KERNELS = {
-    torch.ops.aten._cudnn_rnn: _cudnn_rnn_flops,
-    torch.ops.aten.mkldnn_rnn_layer: _mkldnn_rnn_flops,
-}
+_RECURRENT_KERNELS = {torch.ops.aten._cudnn_rnn: _cudnn_rnn_flops, torch.ops.aten.mkldnn_rnn_layer: _mkldnn_rnn_flops}

@@ -12,7 +12,7 @@ from detection.contracts import Context
 from detection.errors import UserError
 from detection.weights import LoadReport
 
-RECURRENT_CONV = partial(RecurrentConv, norm="group", residual=True, init="zero")
+RECURRENT_CONV: partial[Context] = partial(RecurrentConv, norm="group", residual=True, init="zero")
 
 
 class RecurrentStages(Backbone):

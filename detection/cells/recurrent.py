@@ -52,11 +52,7 @@ class IndRNN(Cell):
     recurrent_gates = 0
 
     def __init__(
-        self,
-        hidden_size: int,
-        input_size: int | None = None,
-        bias: bool = True,
-        bound_length: Count | None = None,
+        self, hidden_size: int, input_size: int | None = None, bias: bool = True, bound_length: Count | None = None
     ) -> None:
         if bound_length is not None and bound_length < 1:
             raise UserError(f"IndRNN: bound_length={bound_length}: must be 1 or more, or None for no bound.")

@@ -59,9 +59,9 @@ class RecurrentConv(Context):
     ) -> None:
         super().__init__()
         channels = hidden_channels or in_channels
-        _check(in_channels, channels, num_steps, inference_steps, norm, kernel_size, residual, feed)
         self.num_steps, self.inference_steps = num_steps, num_steps if inference_steps is None else inference_steps
         self.residual, self.feed, self.out_channels = residual, feed, channels
+        self._check(in_channels, inference_steps, norm, kernel_size)
         padding = kernel_size // 2
         self.forward_conv = None if residual else nn.Conv2d(in_channels, channels, kernel_size, padding=padding)
         # The bias b is one: that of the convolution which every step has.
@@ -89,6 +89,25 @@ class RecurrentConv(Context):
                 z = z + fed
         return (z if self.residual else self.norm(torch.relu(z), valid, steps)) * valid
 
+    def _check(self, in_channels: int, inference_steps: int | None, norm: StepNorm, kernel_size: int) -> None:
+        num_steps, channels, given = self.num_steps, self.out_channels, f"inference_steps={inference_steps}"
+        if min(num_steps, self.inference_steps) < 0:
+            raise UserError(f"num_steps={num_steps}, {given}: a recurrent convolution has 0 steps or more.")
+        if kernel_size % 2 == 0:
+            raise UserError(f"kernel_size={kernel_size}: must be odd, to keep the map's size.")
+        if self.residual and channels != in_channels:
+            reason = f"with residual=true they are those of the map, {in_channels}; leave them out."
+            raise UserError(f"hidden_channels={channels}: {reason}")
+        if self.residual and self.feed == "first":
+            raise UserError("feed=first: takes away what residual=true adds to; set one of them only.")
+        if norm == "batch" and (inference_steps or 0) > num_steps:
+            raise UserError(
+                f"{given}: with norm=batch each step has its own statistics and only {num_steps} steps are trained; "
+                "use at most as many, or train with norm=lrn or group."
+            )
+        if num_steps == 0 and inference_steps:
+            raise UserError(f"{given}: with num_steps=0 nothing recurrent is trained; set inference_steps=0.")
+
 
 class _StepNorms(nn.Module):
     """The norm of each step's state: one for all steps, but a separate batch norm for each."""
@@ -110,36 +129,3 @@ class _StepNorms(nn.Module):
             return x
         norm = self.norms[step if self.separate else 0]
         return norm(x, valid) if self.masked else norm(x)
-
-
-def _check(
-    in_channels: int,
-    channels: int,
-    num_steps: int,
-    inference_steps: int | None,
-    norm: StepNorm,
-    kernel_size: int,
-    residual: bool,
-    feed: str,
-) -> None:
-    if num_steps < 0 or (inference_steps is not None and inference_steps < 0):
-        raise UserError(
-            f"num_steps={num_steps}, inference_steps={inference_steps}: a recurrent convolution has 0 steps or more."
-        )
-    if kernel_size % 2 == 0:
-        raise UserError(f"kernel_size={kernel_size}: must be odd, for a map of the same size.")
-    if residual and channels != in_channels:
-        raise UserError(
-            f"hidden_channels={channels}: with residual=true they are those of the map, {in_channels}; leave them out."
-        )
-    if residual and feed == "first":
-        raise UserError("feed=first: takes away what residual=true adds to; set one of them only.")
-    if norm == "batch" and (inference_steps or 0) > num_steps:
-        raise UserError(
-            f"inference_steps={inference_steps}: with norm=batch each step has its own statistics and only {num_steps} "
-            "steps are trained; use at most as many, or train with norm=lrn or group."
-        )
-    if num_steps == 0 and inference_steps:
-        raise UserError(
-            f"inference_steps={inference_steps}: with num_steps=0 nothing recurrent is trained; set inference_steps=0."
-        )

@@ -53,17 +53,12 @@ def roi_align(
         sampling_ratio: S; 0 adapts to the box.
     """
     args = (rois, levels, scales, output_size, sampling_ratio)
-    return _RoIAlign.apply(*args, *features) if _pays(features, *args) else _forward(features, *args)
+    if _pays(features, rois, output_size, sampling_ratio):
+        return _RoIAlign.apply(*args, *features)
+    return _forward(features, *args)
 
 
-def _pays(
-    features: Sequence[Tensor],
-    rois: Tensor,
-    levels: Tensor,
-    scales: Sequence[float],
-    output_size: int,
-    sampling_ratio: int,
-) -> bool:
+def _pays(features: Sequence[Tensor], rois: Tensor, output_size: int, sampling_ratio: int) -> bool:
     """Return whether a backward pass will follow that is faster here than in torchvision."""
     channels = features[0].shape[1]
     return (
@@ -136,13 +131,7 @@ class _LastWeights:
         self._kept: tuple | None = None
 
     def __call__(
-        self,
-        rois: Tensor,
-        levels: Tensor,
-        scales: Sequence[float],
-        shapes: Sequence[torch.Size],
-        n: int,
-        samples: int,
+        self, rois: Tensor, levels: Tensor, scales: Sequence[float], shapes: Sequence[torch.Size], n: int, samples: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         settings = (tuple(scales), tuple((b, h, w) for b, _, h, w in shapes), n, samples, rois.dtype)
         if self._kept is not None:

@@ -64,13 +64,7 @@ def gru(
 
 @custom_op("detection::gru_backward", mutates_args=())
 def gru_backward(
-    grad: Tensor,
-    out: Tensor,
-    all_gates: Tensor,
-    all_new: Tensor,
-    weight: Tensor,
-    valid: Tensor | None,
-    directions: str,
+    grad: Tensor, out: Tensor, all_gates: Tensor, all_new: Tensor, weight: Tensor, valid: Tensor | None, directions: str
 ) -> Gradients:
     """Return the gradients of x (B, 3·D, H, W), the weight (K, 3·D, D) and the bias (K, 3·D)."""
     num, size = len(weight), weight.shape[2]
