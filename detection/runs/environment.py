@@ -18,16 +18,7 @@ from accelerate import Accelerator
 from detection.config import config_hash
 
 PACKAGES = (
-    "context-detection",
-    "torch",
-    "torchvision",
-    "accelerate",
-    "albumentations",
-    "numpy",
-    "pycocotools",
-    "safetensors",
-    "scikit-learn",
-    "timm",
+    "context-detection torch torchvision accelerate albumentations numpy pycocotools safetensors scikit-learn timm"
 )
 
 
@@ -60,7 +51,7 @@ def environment(config: Any, data: Mapping[str, Any], accelerator: Accelerator) 
 def _versions() -> dict[str, str]:
     """Versions of the installed packages; a checkout may be used without being installed."""
     versions = {}
-    for name in PACKAGES:
+    for name in PACKAGES.split():
         with suppress(PackageNotFoundError):
             versions[name] = version(name)
     return versions

@@ -41,12 +41,8 @@ class TrainingRun(Generic[Model]):
 
     Attributes:
         config: its settings, with `schedule`, `optimizer` and `seed`.
-        folder: the run folder.
-        accelerator: device, precision and processes.
         model: the bare module that the optimizer moves.
-        optimizer: over its parameters.
-        scheduler: stepped after every update.
-        order: the batches' positions in each epoch.
+        order: positions of the images of each batch, by epoch.
         batches: images and targets in that order.
         categories: label k is `categories[k - 1]` for a detector, `categories[k]` for a classifier.
         frozen: for `freeze`.
