@@ -51,7 +51,7 @@ def environment(config: Any, data: Mapping[str, Any], accelerator: Accelerator) 
 def _versions() -> dict[str, str]:
     """Versions of the installed packages; a checkout may be used without being installed."""
     versions = {}
-    for name in PACKAGES.split():
+    for name in _NAMES.split():
         with suppress(PackageNotFoundError):
             versions[name] = version(name)
     return versions
