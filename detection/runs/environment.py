@@ -17,9 +17,7 @@ from accelerate import Accelerator
 
 from detection.config import config_hash
 
-PACKAGES = (
-    "context-detection torch torchvision accelerate albumentations numpy pycocotools safetensors scikit-learn timm"
-)
+_NAMES = "context-detection torch torchvision accelerate albumentations numpy pycocotools safetensors scikit-learn timm"
 
 
 def environment(config: Any, data: Mapping[str, Any], accelerator: Accelerator) -> dict[str, Any]:
