@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
 from detection.errors import UserError
+from detection.weights import LoadReport
 
 Features = Mapping[str, Tensor]
 """Feature maps (B, C, H, W) by name: `c2` … of the backbone, `p2` … of a pyramid, and `context`."""
@@ -116,7 +117,16 @@ class Head(nn.Module, ABC):
 
     Built as `Class(in_channels, size, num_classes, **settings)` from the channels of a descriptor, its bins on a side
     and the number of foreground classes; then `connect` is called once.
+
+    Attributes:
+        weights: where its own initial weights come from, for `load_pretrained`; None for a random start.
     """
+
+    weights: str | None = None
+
+    def load_pretrained(self) -> LoadReport | None:
+        """Fill in the weights that it starts from; None where it starts at random."""
+        return None
 
     def connect(self, channels: Mapping[str, int], strides: Mapping[str, int]) -> None:
         """Build what reads more than the descriptors, such as a second pool; by default nothing.

@@ -64,7 +64,7 @@ def _with_context(pool: Pool, channels: dict[str, int], strides: dict[str, int],
         amplitude=amplitude,
         learned_amplitude=pool.learned_amplitude,
         reference=pool.reference,
-        **_settings(pool.parts[0].align),
+        **pool.align_settings,
     )
     new.load_state_dict(pool.state_dict() | {"reduce.weight": _widened(pool, new)}, strict=False)
     return new

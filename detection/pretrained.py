@@ -10,6 +10,12 @@ from detection.detector import Detector
 from detection.errors import UserError
 from detection.weights import LoadReport, load_state, read_state, renamed
 
+_TORCHVISION_PREFIXES = [
+    ("backbone.body.", "backbone.body.body."),
+    ("rpn.", "regions.rpn."),
+    ("roi_heads.", "head.roi_heads."),
+]
+
 
 def load_pretrained(detector: Detector, weights: str | None, class_names: Sequence[str] = ()) -> list[LoadReport]:
     """Fill in the weights that a new detector starts from: the whole detector's, else its backbone's and its head's.
@@ -38,7 +44,7 @@ def load_pretrained(detector: Detector, weights: str | None, class_names: Sequen
 
 def _load_head(detector: Detector, backbone: str) -> LoadReport | None:
     """The head's own weights, where it has any, which read what the convolutions of the same training make."""
-    weights = getattr(detector.head, "weights", None)
+    weights = detector.head.weights
     if weights is None:
         return None
     if weights != backbone:
@@ -51,11 +57,15 @@ def _load_head(detector: Detector, backbone: str) -> LoadReport | None:
 
 
 def from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names of torchvision's `fasterrcnn_*` turned into ours; others stay as they are."""
+    """Rename the weights of torchvision's `fasterrcnn_*` to ours; others stay as they are."""
     if not any(name.startswith("roi_heads.") for name in state):
         return state
-    prefixes = [("backbone.body.", "backbone.body.body."), ("rpn.", "regions.rpn."), ("roi_heads.", "head.roi_heads.")]
-    return renamed(state, prefixes)
+    return renamed(state, _TORCHVISION_PREFIXES)
+
+
+def to_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the weights of a plain detector with FPN to those of torchvision's `fasterrcnn_*`."""
+    return renamed(state, [(ours, theirs) for theirs, ours in _TORCHVISION_PREFIXES])
 
 
 def select_coco_classes(state: dict[str, Tensor], class_names: Sequence[str]) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from detection.errors import UserError
 from detection.heads import FastRCNN
 from detection.insertion import add_context
 from detection.pooling import RoIAlign, SkipPool, Source
-from detection.pretrained import from_torchvision
+from detection.pretrained import from_torchvision, to_torchvision
 from detection.regions import RPN
 from detection.weights import load_state
 from tests.tiny_runs import DETECTOR
@@ -117,3 +117,33 @@ def test_what_does_not_fit_gets_one_sentence():
     other.pool = nn.Identity()
     with pytest.raises(UserError, match="the pool is a Identity"):
         add_context(other, partial(SpatialRNN, hidden_channels=8), "c3")
+
+
+def test_weights_go_back_to_torchvisions_names(torchvision_model):
+    theirs = torchvision_model.state_dict()
+    back = to_torchvision(ours(torchvision_model).state_dict())
+    assert set(back) == set(theirs) and all(torch.equal(back[name], weight) for name, weight in theirs.items())
+
+
+@pytest.mark.parametrize("amplitude", [3.0, (3.0,)])
+def test_a_skip_pool_keeps_its_settings(amplitude):
+    settings = {
+        "sources": (Source(("c2",)), Source(("c3",), 1.5, "channels")),
+        "out_channels": 12,
+        "output_size": 5,
+        "sampling_ratio": 1,
+        "canonical_scale": 40,
+        "amplitude": amplitude,
+        "learned_amplitude": False,
+        "reference": ("c3",),
+    }
+    detector = build_detector(dataclasses.replace(DETECTOR, pool=partial(SkipPool, **settings)), 3)
+    old = detector.pool
+    with torch.no_grad():
+        old.parts[1].amplitude.fill_(7.0)
+    pool = add_context(detector, partial(ConvStack, hidden_channels=4), "c3").pool
+    assert (pool.output_size, pool.out_channels, pool.reference) == (5, 12, ("c3",))
+    assert pool.align_settings == old.align_settings and pool.parts[1].box_scale == 1.5
+    assert [name for name, _ in pool.named_parameters()] == ["reduce.weight", "reduce.bias"]  # no amplitude is learned
+    assert (pool.parts[1].amplitude == 7.0).all()
+    assert (pool.parts[2].amplitude == (3.0 if isinstance(amplitude, float) else 1.0)).all()

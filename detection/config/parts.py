@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from detection.errors import UserError
 
@@ -47,7 +48,7 @@ def trusting(packages: Iterable[str]) -> Iterator[None]:
         _trusted.intersection_update(before)
 
 
-def class_name(cls: type, key: str) -> str:
+def class_name(cls: Any, key: str) -> str:
     """Return the name that a class is imported by: its package's where that exports it, else its module's.
 
     Raises:
@@ -99,7 +100,7 @@ def _import(module: str, package: str):
         sys.path.remove(os.getcwd())
 
 
-def require_fitting(cls: type, contract: type, key: str) -> None:
+def require_fitting(cls: Any, contract: type, key: str) -> None:
     """Check that a class fulfils the contract of its slot.
 
     Raises:

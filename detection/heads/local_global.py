@@ -62,15 +62,11 @@ class LocalGlobal(RefinementHead):
                 "detection.pooling.CenterCell with stage=context, or set local=true."
             )
         self.fast_rcnn: FastRCNN = fast_rcnn(in_channels, size, num_classes)
+        self.weights = self.fast_rcnn.weights
         self.global_channels, self.local = global_channels, local
         self._global_pool = global_pool
         self.global_pool: Pool | None = None
         self.global_branch: nn.Module | None = None
-
-    @property
-    def weights(self) -> str | None:
-        """Initial weights of the local branch's layers, see `FastRCNN`."""
-        return self.fast_rcnn.weights
 
     def connect(self, channels: Mapping[str, int], strides: Mapping[str, int]) -> None:
         """Build the global pool and branch, and a class predictor that reads both branches."""

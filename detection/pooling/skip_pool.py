@@ -7,7 +7,7 @@ several such sources (Bell et al. 2016, ION; Li et al. 2017, AC-CNN), and one ce
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -95,16 +95,14 @@ class SkipPool(Pool):
         self.out_channels = self.channels[0] if out_channels is None else out_channels
         amplitudes = iter(_amplitudes(amplitude, sum(source.norm is not None for source in sources)))
         self.parts = nn.ModuleList()
+        self.align_settings: dict[str, Any] = {
+            "output_size": output_size,
+            "sampling_ratio": sampling_ratio,
+            "canonical_scale": canonical_scale,
+            "canonical_level": canonical_level,
+        }
         for source, channels in zip(sources, self.channels, strict=True):
-            align = RoIAlign(
-                in_channels,
-                strides,
-                stages=source.feature_maps,
-                output_size=output_size,
-                sampling_ratio=sampling_ratio,
-                canonical_scale=canonical_scale,
-                canonical_level=canonical_level,
-            )
+            align = RoIAlign(in_channels, strides, stages=source.feature_maps, **self.align_settings)
             if source.norm is None:
                 self.parts.append(_PooledSource(align, source.box_scale))
             else:
