@@ -97,7 +97,7 @@ FINE_TUNING = (
     "detector.head.batch_size_per_image=64",
     "detector.regions.post_nms=(200, 50)",
 )
-# The decoder's bias, which has two dimensions, once decayed as weights do: with one decay for all that is no difference.
+# The decoder's bias, which has two dimensions, once decayed as weights do; with one decay for all it is the same.
 ONE_DECAY = "optimizer.norm_weight_decay=0.01"
 SEGMENTATION = "detector.segmentation=@SegmentationLoss"
 AT_TEST = ("detector.test.flip=true", "detector.test.box_rounds=2", "detector.test.voting_iou=0.85")
