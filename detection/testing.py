@@ -10,7 +10,6 @@ hold. `detection.contracts` states the contracts in words.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch

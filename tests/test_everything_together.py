@@ -58,8 +58,9 @@ FAST = partial(FastRCNN, hidden_channels=8, batch_size_per_image=8)
 HEADS = {
     "Fast R-CNN": {"head": FAST},
     "local and global": {
-        "head": partial(LocalGlobal, fast_rcnn=FAST, global_channels=8),
-        "global_pool": partial(CenterCell, stage="context"),
+        "head": partial(
+            LocalGlobal, fast_rcnn=FAST, global_pool=partial(CenterCell, stage="context"), global_channels=8
+        ),
     },
     "sequence": {
         "head": partial(

@@ -56,7 +56,7 @@ def test_a_command_has_this_form(line, complete, capsys):
         importlib.import_module(f"detection.cli.{name}").parse(arguments)
     plain = [word for word in arguments if not word.startswith("-")]
     if name in ("train", "ablate", "train_classifier", "reach", "browse") and plain and re.match("[a-z]", plain[0]):
-        named = not re.search("[=/]", plain[0])
+        named = not re.search(r"[=/]|\.py$", plain[0])
         config = find_config(plain[0]) if named else find_config("quickstart")
         if name == "train":
             keys = [word for word in plain if re.fullmatch(r"[a-z0-9_.]+=[^A-Z$<…]+", word) and "…" not in word]
