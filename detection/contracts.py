@@ -2,7 +2,7 @@
 
     images ─► Backbone ─► Context ─► Regions ─► Pool ─► Head ─► detections
 
-`Backbone` (`detection.backbones`) and the recurrent `Cell` (`detection.cells`) stand beside their implementations, the
+`Backbone` (`detection.backbones`) and the recurrent `Cell` (`detection.cells`) stand with their implementations, the
 other four here. A part is a class that inherits from its contract; the first arguments of its `__init__` are given by
 `detection.detector.build_detector`, and its keywords with defaults are the settings that configs, overrides and
 `config.json` know. `detection.testing` checks a part against its contract.

@@ -58,7 +58,7 @@ __all__ = [
 
 @dataclasses.dataclass(frozen=True)
 class DetectorConfig:
-    """The five parts in a row, a loss beside them, and the size of the images they see.
+    """The five parts, an auxiliary loss, and the size of images inside the detector.
 
     Attributes:
         backbone: images to feature maps.
@@ -156,7 +156,7 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """How weights move.
+    """Settings of the optimizer.
 
     Attributes:
         kind: `sgd` with momentum, or `adamw`.
@@ -180,7 +180,7 @@ class OptimizerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ScheduleConfig:
-    """How long, and how the learning rate goes.
+    """Settings of the learning-rate schedule and the length of training.
 
     Attributes:
         epochs: passes over the training images.

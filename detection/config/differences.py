@@ -7,7 +7,7 @@ from typing import Any
 def differences(old: Any, new: Any, key: str = "") -> list[str]:
     """Where two plain configs differ, as `key=old instead of new`, in the order of their keys.
 
-    Of parts of different classes the classes are told, and not their settings, which have nothing in common.
+    Parts of different classes differ by their class; their settings have nothing in common.
     """
     if isinstance(old, dict) and isinstance(new, dict) and old.get("class") == new.get("class"):
         keys = [*old, *(k for k in new if k not in old)]

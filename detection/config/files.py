@@ -31,7 +31,7 @@ def run_file(path: Path, what: str, reason: Callable[[Exception], str] = str) ->
     if not path.is_file():
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], n=1)
         raise UserError(f"{path}: no such {what}" + (f"; did you mean {path.parent / near[0]}?" if near else "."))
-    # A config is the user's own Python: modules beside it, such as a context of theirs, are importable while it runs.
+    # A config is the user's own Python: modules in its folder, such as a context of theirs, are importable while it runs.
     folder = str(path.resolve().parent)
     sys.path.insert(0, folder)
     try:
@@ -64,7 +64,7 @@ def find_config(name: str | Path) -> Path:
 
 
 def shipped_configs() -> dict[str, Path]:
-    """Return the shipped configs by name: those of the checkout beside the package, else those in the package."""
+    """Return the shipped configs by name: those of the checkout that holds the package, else those in the package."""
     package = Path(__file__).resolve().parents[1]
     folder = next(
         (f for f in (package.parent / "configs", package / "configs") if (f / "quickstart.py").is_file()), None

@@ -58,7 +58,7 @@ def class_name(cls: Any, key: str) -> str:
     if module in ("__main__", "<run_path>") or "<locals>" in name:
         raise UserError(
             f"{key}: {name} is defined in the config file itself, so its run could not be opened again; put the class "
-            "into a module beside the config file and import it there."
+            "into a module in the folder of the config file and import it there."
         )
     folders = module.split(".")
     for depth in range(2, len(folders)):

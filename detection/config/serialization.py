@@ -206,7 +206,7 @@ def _convert_union(value: Any, arguments: tuple[Any, ...], key: str) -> Any:
                 errors.append(error)
     if len(errors) == 1:
         raise errors[0]
-    # Of several types the error of the one that has the value's shape is told.
+    # The error of the type that has the value's shape helps most.
     fitting = [e for e in errors if "must be of type" not in str(e)]
     raise fitting[0] if fitting else UserError(f"{key}={value!r}: fits none of {_names(arguments)}.")
 
