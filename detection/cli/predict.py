@@ -36,9 +36,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = command_parser("predict", __doc__, trust=True)
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a training run")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image file, folder, or quoted pattern")
-    parser.add_argument(
-        "--output", type=Path, default=Path("predictions"), help="a new folder; predictions if left out"
-    )
+    output = Path("predictions")
+    parser.add_argument("--output", type=Path, default=output, help="a new folder; predictions if left out")
     parser.add_argument(
         "--score",
         type=float,
@@ -78,37 +77,30 @@ def main(argv: list[str] | None = None) -> int:
     """Open run and images, detect and write; the exit code is 1 if an image could not be read."""
     args = parse(argv)
     from detection.analysis.attention import require_attention
-    from detection.predictor import choose_score
-    from detection.runs.folder import open_config, open_run
+    from detection.predictor import Predictor, choose_score
+    from detection.runs import prediction
     from detection.runs.logs import progress
-    from detection.runs.prediction import (
-        ImageFiles,
-        detect,
-        find_images,
-        image_batches,
-        write_attention,
-        write_predictions,
-    )
-    from detection.training.loaders import build_accelerator
+    from detection.training.loaders import require_device
 
-    paths = find_images(args.images)
-    accelerator = build_accelerator(open_config(args.run).precision, args.device, inference=True)
-    detector, categories, config = open_run(args.run, accelerator.device)
+    paths = prediction.find_images(args.images)
+    require_device(args.device)
+    score, reason = choose_score(args.run, args.score)
+    predictor = Predictor(args.run, args.device, args.score)
+    detector, config, categories = predictor.detector, predictor.config, predictor.categories
     if args.attention:
         require_attention(detector)
-    score, reason = choose_score(args.run, args.score)
     print(f"score       from {score:.3g}, {reason}", flush=True)
-    files = ImageFiles(paths, config.detector.min_size, config.detector.max_size)
-    batches = image_batches(files, args.batch_size or config.eval_batch_size)
+    files = prediction.ImageFiles(paths, config.detector.min_size, config.detector.max_size)
+    batches = prediction.image_batches(files, args.batch_size or config.eval_batch_size)
     try:
         with atomic_folder(args.output.resolve()) as folder, progress("detecting", len(paths)) as bar:
-            found = detect(detector, batches, accelerator)
-            summary = write_predictions(folder, found, paths, categories, score, bar.advance)
+            found = prediction.detect(predictor, batches)
+            summary = prediction.write_predictions(folder, found, paths, categories, bar.advance)
             if not summary.images:
                 rest = f" (and {len(paths) - 1} more that cannot be read either)" if len(paths) > 1 else ""
                 raise UserError(f"{summary.problems[0].removesuffix('.')}{rest}.")
             if args.attention:
-                write_attention(folder, detector, batches, paths, accelerator.device)
+                prediction.write_attention(folder, detector, batches, paths)
     except OSError as error:
         reason = error.strerror or error
         raise UserError(f"{args.output}: cannot be written ({reason}); choose another --output.") from None

@@ -8,23 +8,22 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from detection.analysis.attention import attention_over_pixels, write_attention_image
-from detection.analysis.visualize import distinct_colors, draw_boxes
 from detection.atomic_write import write_json
 from detection.data.coco_index import Category
 from detection.data.image_paths import IMAGE_SUFFIXES
 from detection.data.images import read_image
 from detection.detector import Detector, require_visible
 from detection.errors import UserError
-from detection.training.engine import coco_results, to_device
+
+if TYPE_CHECKING:
+    from detection.predictor import Detections, Predictor
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class ImageFiles(Dataset):
     def __getitem__(self, position: int) -> ImageFile:
         path = self.paths[position]
         try:
-            image = torch.from_numpy(read_image(path)).permute(2, 0, 1).contiguous()
+            image = torch.from_numpy(read_image(path)).permute(2, 0, 1).contiguous()  # (3, H, W)
             require_visible(image.shape[1], image.shape[2], self.min_size, self.max_size, f"image {path}")
         except UserError as error:
             return ImageFile(path, None, str(error))
@@ -117,46 +116,29 @@ def image_batches(files: ImageFiles, batch_size: int) -> DataLoader:
     return DataLoader(files, batch_size=batch_size, num_workers=workers, collate_fn=list)
 
 
-@torch.no_grad()
 def detect(
-    detector: Detector, batches: Iterable[Sequence[ImageFile]], accelerator: Accelerator
-) -> Iterator[tuple[ImageFile, dict[str, Tensor] | None]]:
-    """Detect on batches of images.
-
-    Args:
-        detector: in evaluation mode, on the accelerator's device.
-        batches: images; those with a problem are passed by.
-        accelerator: device and precision.
-
-    Yields:
-        Each image with its `boxes` (n, 4) xyxy in its pixels, `labels` (n,) and `scores` (n,), best first; or None.
-    """
+    predictor: "Predictor", batches: Iterable[Sequence[ImageFile]]
+) -> "Iterator[tuple[ImageFile, Detections | None]]":
+    """Detect on batches of images; yields each with its detections, or None where it has a problem."""
     for batch in batches:
-        images, _ = to_device([file.image for file in batch if file.image is not None], [], accelerator.device)
-        detections: Iterator[dict[str, Tensor]] = iter(())
-        if images:
-            with accelerator.autocast():
-                detections = iter(detector(images))  # type: ignore[arg-type]
+        images = [file.image for file in batch if file.image is not None]
+        detections = iter(predictor(images, batch_size=len(batch)))
         for file in batch:
             yield file, None if file.image is None else next(detections)
 
 
 def write_attention(
-    folder: Path,
-    detector: Detector,
-    batches: Iterable[Sequence[ImageFile]],
-    paths: Sequence[Path],
-    device: torch.device,
+    folder: Path, detector: Detector, batches: Iterable[Sequence[ImageFile]], paths: Sequence[Path]
 ) -> None:
     """Draw the attention of the detector's context in each image that can be read.
 
     Args:
         folder: gets `attention/`, with the names that `write_predictions` gives.
-        detector: in evaluation mode, on `device`, with an attention context.
+        detector: in evaluation mode, with an attention context.
         batches: images.
         paths: the files that they are of.
-        device: where the detector is.
     """
+    device = next(detector.parameters()).device
     names = dict(zip(paths, unique_stems(paths), strict=True))
     (folder / "attention").mkdir()
     for batch in batches:
@@ -168,10 +150,9 @@ def write_attention(
 
 def write_predictions(
     folder: Path,
-    predictions: Iterable[tuple[ImageFile, dict[str, Tensor] | None]],
+    predictions: "Iterable[tuple[ImageFile, Detections | None]]",
     paths: Sequence[Path],
     categories: Sequence[Category],
-    score: float,
     on_image: Callable[[], None] = lambda: None,
 ) -> PredictionSummary:
     """Write drawn images, COCO results and images, and a table.
@@ -181,11 +162,8 @@ def write_predictions(
         predictions: of `detect`; read one at a time.
         paths: the files that `predictions` will be of.
         categories: label k is `categories[k - 1]`.
-        score: detections below are left out everywhere.
         on_image: called for each image.
     """
-    names = {c.id: c.name for c in categories}
-    colors = distinct_colors(list(names.values()))
     drawn_names = dict(zip(paths, unique_stems(paths), strict=True))
     summary, images, results = PredictionSummary(), list[dict[str, Any]](), list[dict[str, Any]]()
     (folder / "images").mkdir()
@@ -193,23 +171,22 @@ def write_predictions(
     with open(folder / "detections.csv", "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         table = csv.writer(file)
         table.writerow(("file", "label", "score", "x1", "y1", "x2", "y2"))
-        for image, detection in predictions:
+        for image, detections in predictions:
             on_image()
-            if image.image is None or detection is None:
+            if image.image is None or detections is None:
                 summary.problems.append(image.problem)
                 continue
             summary.images += 1
-            found = [r for r in coco_results(detection, summary.images, categories) if r["score"] >= score]
-            boxes, labels = [_corners(r["bbox"]) for r in found], [names[r["category_id"]] for r in found]
-            scores = [r["score"] for r in found]
             drawn = f"images/{drawn_names[image.path]}.png"
-            _draw(image.image, boxes, labels, scores, colors).save(folder / drawn, compress_level=3)
-            height, width = image.image.shape[1:]
+            detections.draw(image.image).save(folder / drawn, compress_level=3)
+            height, width = detections.image_size
             name = str(image.path)
             images.append({"id": summary.images, "file_name": name, "width": width, "height": height, "drawn": drawn})
+            found = detections.to_coco(summary.images)
             results += found
-            table.writerows((name, label, s, *box) for label, s, box in zip(labels, scores, boxes, strict=True))
-            summary.detections.update(labels)
+            rows = zip(detections.names, found, strict=True)
+            table.writerows((name, label, r["score"], *_corners(r["bbox"])) for label, r in rows)
+            summary.detections.update(detections.names)
     plain_categories = [{"id": c.id, "name": c.name} for c in categories]
     write_json(folder / "results.json", results, indent=None)
     write_json(folder / "images.json", {"images": images, "categories": plain_categories}, indent=1)
@@ -230,8 +207,3 @@ def unique_stems(paths: Sequence[Path]) -> list[str]:
 def _corners(xywh: Sequence[float]) -> tuple[float, ...]:
     x, y, width, height = xywh
     return x, y, round(x + width, 3), round(y + height, 3)
-
-
-def _draw(image: Tensor, boxes: list, labels: list[str], scores: list[float], colors: dict) -> Image.Image:
-    pixels = image.permute(1, 2, 0).contiguous().numpy()  # (H, W, 3)
-    return Image.fromarray(draw_boxes(pixels, boxes, labels, scores, colors=colors))  # type: ignore

@@ -35,10 +35,7 @@ def open_split(key: str, split: SplitConfig) -> CocoIndex:
 def eval_loader(dataset: DetectionDataset, config: Config, accelerator: Accelerator) -> DataLoader:
     """Load every image of a data set once, in this process's share of the batches."""
     batches = EvalBatches(
-        len(dataset),
-        config.eval_batch_size,
-        num_processes=accelerator.num_processes,
-        rank=accelerator.process_index,
+        len(dataset), config.eval_batch_size, num_processes=accelerator.num_processes, rank=accelerator.process_index
     )
     return build_loader(dataset, batches, config.data.workers, accelerator)
 
@@ -66,13 +63,18 @@ def build_accelerator(precision: str, device: str | None = None, *, inference: b
     Raises:
         UserError: a device that is not there, or a precision that it cannot train in.
     """
-    if device not in (None, "cpu", "cuda"):
-        raise UserError(f"--device {device}: must be cpu or cuda; choose among several GPUs by CUDA_VISIBLE_DEVICES.")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: no CUDA device is available here; use --device cpu.")
+    require_device(device)
     cpu = device == "cpu" or not torch.cuda.is_available()
     if cpu and precision == "fp16" and inference:
         precision = "no"
     if cpu and precision == "fp16":
         raise UserError("precision=fp16: needs a GPU; use precision=bf16 or precision=no on a CPU.")
     return Accelerator(mixed_precision=precision, cpu=cpu)
+
+
+def require_device(device: str | None) -> None:
+    """Check a `--device`: `cpu`, `cuda` or None; a `UserError` where it is another, or there is no GPU."""
+    if device not in (None, "cpu", "cuda"):
+        raise UserError(f"--device {device}: must be cpu or cuda; choose among several GPUs by CUDA_VISIBLE_DEVICES.")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: no CUDA device is available here; use --device cpu.")

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
 from PIL import Image
 from pycocotools.coco import COCO
 
@@ -25,6 +24,7 @@ from detection.data.coco_index import Category
 from detection.data.images import read_image
 from detection.detector import build_detector
 from detection.errors import UserError
+from detection.predictor import Detections
 from detection.runs.checkpoint import save_checkpoint
 from detection.runs.folder import config_json, open_run
 from detection.runs.prediction import ImageFile, ImageFiles, detect, find_images, image_batches, unique_stems
@@ -101,18 +101,12 @@ def test_names_of_drawn_images_differ():
     assert unique_stems(paths) == ["a", "A-2", "a-2-2", "a-3", "b.c"]
 
 
-class OneBox(torch.nn.Module):
-    """Finds one box as large as the image, of score 1 / the number of images in its batch."""
-
-    def forward(self, images):
-        return [
-            {
-                "boxes": torch.tensor([[0.0, 0.0, image.shape[2], image.shape[1]]]),
-                "labels": torch.tensor([2]),
-                "scores": torch.tensor([1 / len(images)]),
-            }
-            for image in images
-        ]
+def _one_box(images, batch_size):
+    """A predictor that finds a box as large as the image, of score 1 / the number of images in its batch."""
+    assert len(images) <= batch_size
+    boxes = [torch.tensor([[0.0, 0.0, image.shape[2], image.shape[1]]]) for image in images]
+    score = torch.tensor([1 / max(1, len(images))])
+    return [Detections(box, score, torch.tensor([2]), (5, int(box[0, 2])), CATEGORIES) for box in boxes]
 
 
 def _image(width):
@@ -122,9 +116,9 @@ def _image(width):
 def test_detect_keeps_images_and_detections_together_and_passes_broken_ones_by():
     broken = ImageFile(Path("broken.png"), None, "it is broken.")
     batches = [[_image(1), broken, _image(3)], [broken], [_image(4)]]
-    found = list(detect(OneBox(), batches, Accelerator(cpu=True)))
+    found = list(detect(_one_box, batches))
     assert [p for p, _ in found] == [p for batch in batches for p in batch]
-    widths = [None if d is None else (d["boxes"][0, 2].item(), d["scores"].item()) for _, d in found]
+    widths = [None if d is None else (d.boxes[0, 2].item(), d.scores.item()) for _, d in found]
     assert widths == [(1, 0.5), None, (3, 0.5), None, (4, 1.0)]
 
 
@@ -247,7 +241,7 @@ def test_nothing_is_left_after_a_failure_halfway(run, photos, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("disk")
 
-    monkeypatch.setattr("detection.runs.prediction._draw", fail)
+    monkeypatch.setattr("detection.predictor.Detections.draw", fail)
     with pytest.raises(RuntimeError, match="disk"):
         predict.main([str(run), "photos"])
     assert os.listdir() == ["photos"]
