@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -90,15 +91,8 @@ def _unreadable(path: Path, error: OSError) -> UserError:
     return UserError(f"cannot read the annotation file {path} ({reason}): check the path.")
 
 
-def read_annotations(path: Path) -> dict:
-    """Parse a COCO annotation file and check its outer shape.
-
-    Returns:
-        The file's dictionary, with lists of dictionaries under `images`, `annotations` and `categories`.
-
-    Raises:
-        UserError: The file is missing, empty, not JSON (names line and column) or not a COCO annotation file.
-    """
+def read_json(path: Path) -> Any:
+    """Parse an annotation file; a `UserError` if it is missing, empty or not JSON (names line and column)."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -106,7 +100,7 @@ def read_annotations(path: Path) -> dict:
     if not content.strip():
         raise UserError(f"{path} is empty: copy or convert the annotation file again.")
     try:
-        data = json.loads(content)
+        return json.loads(content)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise UserError(
@@ -114,6 +108,18 @@ def read_annotations(path: Path) -> dict:
         ) from None
     except (UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON ({error}): convert the annotations again.") from None
+
+
+def read_annotations(path: Path) -> dict:
+    """Parse a COCO annotation file and check its outer shape.
+
+    Returns:
+        The file's dictionary, with lists of dictionaries under `images`, `annotations` and `categories`.
+
+    Raises:
+        UserError: as `read_json`, or it is not a COCO annotation file.
+    """
+    data = read_json(path)
     expected = "a COCO annotation file is an object with images, annotations and categories"
     if isinstance(data, list) and data and isinstance(data[0], dict) and "score" in data[0]:
         raise UserError(f"{path} is a results file (a list of detections with scores), but {expected}.")

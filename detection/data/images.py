@@ -17,14 +17,9 @@ Pillow, not OpenCV: OpenCV fills the missing part of a truncated JPEG with gray 
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from detection.data.image_paths import resolve_image
 from detection.errors import UserError
-
-__all__ = ["read_image", "resolve_image"]
-
-_ORIENTATION = 0x0112
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -40,7 +35,7 @@ def read_image(path: str | Path) -> np.ndarray:
     try:
         with Image.open(path) as image:
             image.load()
-            if image.getexif().get(_ORIENTATION, 1) != 1:
+            if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
                 image = ImageOps.exif_transpose(image)
             return _to_rgb(image, path)
     except UserError:
@@ -55,6 +50,16 @@ def read_image(path: str | Path) -> np.ndarray:
         raise UserError(f"image {path} {what}: copy it again, or leave it out.") from None
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more.
         raise UserError(f"image {path} is truncated or damaged ({error}): copy it again, or leave it out.") from None
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Return an image's (width, height) from its header, upright as `read_image` has it."""
+    try:
+        with Image.open(path) as image:
+            # Orientations from 5 on swap the axes.
+            return image.size if image.getexif().get(ExifTags.Base.Orientation, 1) < 5 else image.size[::-1]
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"{path} is no readable image; replace it or leave it out") from error
 
 
 def _to_rgb(image: Image.Image, path: Path) -> np.ndarray:

@@ -15,20 +15,16 @@ Three decisions, each where the two formats differ:
 """
 
 import argparse
-import json
 import math
-import os
 import xml.etree.ElementTree as ElementTree
-from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from detection.atomic_write import write_json
+from detection.data.conversion import CocoBuilder, conversion_report, given_categories
 from detection.data.image_paths import IMAGE_SUFFIXES
-from detection.errors import UserError, command_line
+from detection.errors import UserError
 
-EXIF_ORIENTATION = 0x0112
+Corners = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -36,7 +32,7 @@ class VocObject:
     """One `<object>`: its class, its corners (xmin, ymin, xmax, ymax) as written, and whether it is `difficult`."""
 
     name: str
-    corners: tuple[float, float, float, float]
+    corners: Corners
     difficult: bool
 
 
@@ -48,15 +44,6 @@ class VocFile:
     image_name: str | None
     size: tuple[int, int] | None
     objects: list[VocObject]
-
-
-@dataclass
-class VocReport:
-    """Sentences on what the conversion left out or changed, and the number of clipped boxes."""
-
-    degenerate: list[str] = field(default_factory=list)
-    sizes: list[str] = field(default_factory=list)
-    clipped: int = 0
 
 
 def read_xml(path: Path) -> VocFile:
@@ -134,7 +121,7 @@ def read_categories(given: str | None, files: dict[str, VocFile]) -> dict[str, i
     """Return the id of every class name.
 
     Args:
-        given: a COCO JSON file whose categories are used, or names with commas between; None gathers them from `files`.
+        given: what `given_categories` reads; None gathers the names from `files`.
         files: all annotation files.
 
     Raises:
@@ -143,19 +130,7 @@ def read_categories(given: str | None, files: dict[str, VocFile]) -> dict[str, i
     if given is None:
         names = sorted({item.name for file in files.values() for item in file.objects})
         return {name: index for index, name in enumerate(names, 1)}
-    if given.endswith(".json"):
-        try:
-            entries = json.loads(Path(given).read_text(encoding="utf-8"))["categories"]
-            categories = {entry["name"]: int(entry["id"]) for entry in entries}
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{given} is no COCO file with categories ({error!r}); give another --categories"
-            ) from error
-    else:
-        entries = [name.strip() for name in given.split(",")]
-        categories = {name: index for index, name in enumerate(entries, 1)}
-    if len(set(categories.values())) < len(entries) or "" in categories:
-        raise UserError(f"--categories {given}: every class needs its own name and id; correct the list")
+    categories = given_categories(given)
     for file in files.values():
         for item in file.objects:
             if item.name not in categories:
@@ -164,17 +139,11 @@ def read_categories(given: str | None, files: dict[str, VocFile]) -> dict[str, i
 
 
 class ImageFolder:
-    """Finds the images of annotation files.
-
-    Args:
-        folder: of the images; not searched in depth.
-    """
+    """Finds the images of annotation files in a folder, not in folders below it."""
 
     def __init__(self, folder: Path) -> None:
-        if not folder.is_dir():
-            raise UserError(f"{folder} is no folder; give the folder of images as IMAGES")
         self.folder = folder
-        self.names = {entry.name for entry in os.scandir(folder)}
+        self.names = {entry.name for entry in folder.iterdir()}
         images = sorted(name for name in self.names if Path(name).suffix.lower() in IMAGE_SUFFIXES)
         self.by_stem = {Path(name).stem: name for name in reversed(images)}
 
@@ -192,147 +161,49 @@ class ImageFolder:
         )
 
 
-def image_size(path: Path) -> tuple[int, int]:
-    """Return an image's (width, height) from its header, turned as its EXIF orientation asks."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            turned = image.getexif().get(EXIF_ORIENTATION, 1) >= 5
-            return (image.height, image.width) if turned else (image.width, image.height)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path} is no readable image; replace it or leave it out") from error
-
-
-def convert_box(
-    corners: tuple[float, float, float, float], size: tuple[int, int], first_pixel: int
-) -> tuple[list[float] | None, bool]:
-    """Convert VOC corners to a COCO box.
+def box_edges(corners: Corners, first_pixel: int) -> Corners:
+    """Return a box's edges in pixels from the image's edge.
 
     Args:
-        corners: (xmin, ymin, xmax, ymax) as written: indices of pixels, the last included.
-        size: (width, height) of the image; the box is clipped to it.
+        corners: (xmin, ymin, xmax, ymax) as written: indices of pixels, the last included. Those of a box without size
+            come back as they are.
         first_pixel: index of the leftmost and topmost pixel.
-
-    Returns:
-        The box xywh in pixels, None where it has no size; and whether it was clipped.
     """
     x0, y0, x1, y1 = corners
     if x1 <= x0 or y1 <= y0:
-        return None, False
-    edges = [x0 - first_pixel, y0 - first_pixel, x1 - first_pixel + 1, y1 - first_pixel + 1]
-    inside = [min(max(edge, 0), limit) for edge, limit in zip(edges, size * 2, strict=True)]
-    width, height = inside[2] - inside[0], inside[3] - inside[1]
-    box = [inside[0], inside[1], width, height] if width > 0 and height > 0 else None
-    return box, inside != edges
+        return corners
+    return x0 - first_pixel, y0 - first_pixel, x1 - first_pixel + 1, y1 - first_pixel + 1
 
 
-def convert(
-    files: list[VocFile], images: ImageFolder, categories: dict[str, int], first_pixel: int = 1
-) -> tuple[dict, VocReport]:
-    """Return the COCO data of the files, and what was left out or changed on the way."""
-    report = VocReport()
-    entries, annotations = [], []
-    owner: dict[str, Path] = {}
-    for image_id, file in enumerate(files, 1):
-        name = images.find(file)
-        if name in owner:
-            raise UserError(f"{file.path} and {owner[name].name} both name {name}; leave one of them out")
-        owner[name] = file.path
-        size = image_size(images.folder / name)
-        if file.size not in (None, size):
-            report.sizes.append(f"{file.path.name} has {file.size}, {name} is {size}: the image's size is used")
-        entries.append({"id": image_id, "file_name": name, "width": size[0], "height": size[1]})
-        for number, item in enumerate(file.objects, 1):
-            box, clipped = convert_box(item.corners, size, first_pixel)
-            if box is None:
-                corners = ", ".join(f"{corner:g}" for corner in item.corners)
-                report.degenerate.append(f"{file.path.name}, object {number}, {item.name} ({corners})")
-                continue
-            report.clipped += clipped
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image_id,
-                    "category_id": categories[item.name],
-                    "bbox": box,
-                    "area": box[2] * box[3],
-                    "iscrowd": int(item.difficult),
-                }
-            )
-    names = sorted(categories.items(), key=lambda pair: pair[1])
-    coco = {
-        "info": {"description": "converted from Pascal VOC", "first_pixel": first_pixel},
-        "images": entries,
-        "annotations": annotations,
-        "categories": [{"id": index, "name": name} for name, index in names],
-    }
-    return coco, report
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this format."""
+    parser.add_argument("source", type=Path, metavar="ANNOTATIONS", help="folder of XML files")
+    ids_help = "XML stems to convert, one a line; VOC's class lists do too"
+    parser.add_argument("--ids", type=Path, metavar="LIST.txt", help=ids_help)
+    pixel_help = "index of the leftmost pixel in the XML (default: 1, as in VOC and BCCD)"
+    parser.add_argument("--first-pixel", type=int, choices=(0, 1), default=1, help=pixel_help)
 
 
-def write_converted(out: Path, data: Any) -> None:
-    """Write the JSON file that the user named."""
-    try:
-        write_json(out, data, indent=None)
-    except OSError as error:
-        raise UserError(f"{out} cannot be written ({error.strerror}); choose another OUT.json") from error
-
-
-def print_voc_report(out: Path, coco: dict, report: VocReport, first_pixel: int) -> None:
-    """Print what was written, boxes by class, and everything that was left out or changed."""
-    counts = Counter(item["category_id"] for item in coco["annotations"])
-    classes = ", ".join(f"{category['name']} {counts[category['id']]}" for category in coco["categories"])
-    crowds = sum(item["iscrowd"] for item in coco["annotations"])
-    empty = len(coco["images"]) - len({item["image_id"] for item in coco["annotations"]})
-    print(f"{out}: {len(coco['images'])} images, {len(coco['annotations'])} boxes ({classes})")
-    for title, count in (("difficult boxes, written as iscrowd 1", crowds), ("images without any box", empty)):
-        if count:
-            print(f"  {title}: {count}")
-    if report.clipped:
-        print(f"  boxes clipped to their image: {report.clipped} (if many, try --first-pixel {1 - first_pixel})")
-    for title, lines in (
-        ("boxes without size, left out", report.degenerate),
-        ("images of another size than in their annotation", report.sizes),
-    ):
-        if lines:
-            print(f"  {title}: {len(lines)}", *(f"    {line}" for line in lines), sep="\n")
-
-
-@command_line
-def main(argv: list[str] | None = None) -> None:
-    """Read the command line and convert."""
-    parser = argparse.ArgumentParser(
-        prog="detection convert --from voc",
-        description="Convert Pascal-VOC annotations to one COCO JSON file.",
-        epilog="Objects marked difficult become iscrowd 1: ignored in training, neither hit nor miss in evaluation. "
-        "Boxes without size are named and left out, boxes that leave their image are clipped and counted.",
-    )
-    parser.add_argument("annotations", type=Path, metavar="ANNOTATIONS", help="folder of XML files")
-    parser.add_argument("images", type=Path, metavar="IMAGES", help="folder of images")
-    parser.add_argument("out", type=Path, metavar="OUT.json", help="COCO file to write")
-    parser.add_argument(
-        "--ids", type=Path, metavar="LIST.txt", help="XML stems to convert, one a line; VOC's class lists do too"
-    )
-    parser.add_argument(
-        "--categories",
-        metavar="A.json|NAMES",
-        help="take the category ids of a COCO file, or number comma-separated names from 1 "
-        "(default: the sorted names in all of ANNOTATIONS, so that the splits of one data set agree)",
-    )
-    parser.add_argument(
-        "--first-pixel",
-        type=int,
-        choices=(0, 1),
-        default=1,
-        help="index of the leftmost pixel in the XML; xmax belongs to the box: x = xmin - FIRST, "
-        "width = xmax - xmin + 1 (default: 1, as in VOC and BCCD)",
-    )
-    options = parser.parse_args(argv)
-
-    files = read_voc_folder(options.annotations)
+def convert(options: argparse.Namespace) -> tuple[dict, str]:
+    """Return the COCO data, and the report on it."""
+    files = read_voc_folder(options.source)
     chosen = read_ids(options.ids, files) if options.ids else list(files)
-    categories = read_categories(options.categories, files)
-    images = ImageFolder(options.images)
-    coco, report = convert([files[stem] for stem in chosen], images, categories, options.first_pixel)
-    write_converted(options.out, coco)
-    print_voc_report(options.out, coco, report, options.first_pixel)
+    categories, first_pixel = read_categories(options.categories, files), options.first_pixel
+    info = {"description": "converted from Pascal VOC", "first_pixel": first_pixel}
+    builder, images, sizes = CocoBuilder(info, options.images, categories), ImageFolder(options.images), []
+    for file in (files[stem] for stem in chosen):
+        name = images.find(file)
+        size = builder.add_image(name, str(file.path), "leave one of them out")
+        if file.size not in (None, size):
+            sizes.append(f"{file.path.name} has {file.size}, {name} is {size}: the image's size is used")
+        for number, item in enumerate(file.objects, 1):
+            edges, source = box_edges(item.corners, first_pixel), f"{file.path.name}, object {number}, {item.name}"
+            builder.add_box(edges, categories[item.name], source, item.corners, iscrowd=int(item.difficult))
+    clipped = f"{builder.clipped} (if many, try --first-pixel {1 - first_pixel})" if builder.clipped else 0
+    crowds = sum(item["iscrowd"] for item in builder.coco["annotations"])
+    counts = {"difficult boxes, written as iscrowd 1": crowds, "boxes clipped to their image": clipped}
+    lists = {
+        "boxes without size, left out": builder.without_size,
+        "images of another size than in their annotation": sizes,
+    }
+    return builder.coco, conversion_report(builder.coco, counts, lists)

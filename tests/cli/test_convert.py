@@ -33,11 +33,14 @@ def test_voc_and_tensorbox_there_and_back(folder, capsys):
 
 
 def test_help_is_that_of_the_format_where_one_is_given(capsys):
-    assert convert.main(["--help"]) == 0
-    assert "format to read: voc or tensorbox" in capsys.readouterr().out
-    for name, words in (("voc", "--first-pixel"), ("tensorbox", "--back")):
+    helps = (
+        ([], "format to read: voc or tensorbox"),
+        (["--from=voc"], "--first-pixel"),
+        (["--from=tensorbox"], "--back"),
+    )
+    for arguments, words in helps:
         with pytest.raises(SystemExit) as ended:
-            convert.main(["--from", name, "--help"])
+            convert.main([*arguments, "--help"])
         assert ended.value.code == 0 and words in capsys.readouterr().out
 
 

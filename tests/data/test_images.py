@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detection.data.image_paths import leaves_folder, missing_and_escaping
-from detection.data.images import read_image, resolve_image
+from detection.data.image_paths import leaves_folder, missing_and_escaping, resolve_image
+from detection.data.images import read_image
 from detection.errors import UserError
 
 # 3 wide, 2 high; all six pixels differ.

@@ -4,12 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 from pycocotools.coco import COCO
 
-from detection.cli import doctor
+from detection.cli import convert, doctor
 from detection.cli import scenes as scenes_command
-from detection.data import tensorbox_to_coco, voc_to_coco
 
 WIDTH, HEIGHT = 60, 40
 
@@ -33,7 +32,7 @@ class Box:
 
     def run(self, *options: str) -> int:
         self.source.write_text(json.dumps(self.entries))
-        return tensorbox_to_coco.main([str(self.source), str(self.images), str(self.out), *options])
+        return convert.main(["--from=tensorbox", str(self.source), str(self.images), str(self.out), *options])
 
     def read(self) -> dict:
         return json.loads(self.out.read_text())
@@ -141,7 +140,7 @@ def test_the_longest_end_that_is_there_wins(box):
 def test_a_turned_image_has_its_turned_size(box):
     box.add("a.jpg", rect(1, 1, 40, 60))
     turned = Image.Exif()
-    turned[voc_to_coco.EXIF_ORIENTATION] = 6
+    turned[ExifTags.Base.Orientation] = 6
     Image.new("RGB", (60, 40)).save(box.images / "a.jpg", exif=turned)
     assert box.run() == 0
     assert (box.read()["images"][0]["width"], box.read()["images"][0]["height"]) == (40, 60)
@@ -189,8 +188,8 @@ def test_there_and_back_nothing_changes(tmp_path, task):
     """One class without and six with classID, boxes of two decimals; only what TensorBox cannot hold is lost."""
     assert scenes_command.main([str(tmp_path / "set"), f"--task={task}", "--train=5", "--val=0", "--size=64"]) == 0
     coco, images, there, back = (str(tmp_path / p) for p in ("set/train.json", "set/train", "t.json", "back.json"))
-    assert tensorbox_to_coco.main(["--back", coco, images, there]) == 0
-    assert tensorbox_to_coco.main([there, images, back, "--categories", coco]) == 0
+    assert convert.main(["--from=tensorbox", "--back", coco, images, there]) == 0
+    assert convert.main(["--from=tensorbox", there, images, back, "--categories", coco]) == 0
     before, after = (json.loads(Path(path).read_text()) for path in (coco, back))
     for key in ("images", "categories"):
         assert after[key] == before[key]
@@ -199,7 +198,7 @@ def test_there_and_back_nothing_changes(tmp_path, task):
         assert new == {**{k: old[k] for k in new}, "area": pytest.approx(width * height)}
     assert set(after["annotations"][0]) == {"id", "image_id", "category_id", "bbox", "area", "iscrowd"}
     again = tmp_path / "again.json"
-    assert tensorbox_to_coco.main(["--back", back, images, str(again)]) == 0
+    assert convert.main(["--from=tensorbox", "--back", back, images, str(again)]) == 0
     assert again.read_text() == Path(there).read_text()
     assert ("classID" in again.read_text()) == (task == "shapes")
 
@@ -245,7 +244,7 @@ def test_bad_files_and_categories_are_reported(box, capsys):
         (box.root / "none.json", box.images),
         (box.source, box.root / "x"),
     ):
-        assert tensorbox_to_coco.main([str(source), str(images), str(box.out)]) == 2
+        assert convert.main(["--from=tensorbox", str(source), str(images), str(box.out)]) == 2
         assert capsys.readouterr().err.count("\n") == 1
     assert not box.out.exists()
 

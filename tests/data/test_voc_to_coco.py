@@ -5,11 +5,10 @@ import os
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 from pycocotools.coco import COCO
 
-from detection.cli import doctor
-from detection.data import voc_to_coco
+from detection.cli import convert, doctor
 
 WIDTH, HEIGHT = 60, 40
 
@@ -38,7 +37,7 @@ class Voc:
         Image.new("RGB", (WIDTH, HEIGHT)).save(self.images / (image or f"{stem}.jpg"))
 
     def run(self, *options: str) -> int:
-        return voc_to_coco.main([str(self.annotations), str(self.images), str(self.out), *options])
+        return convert.main(["--from=voc", str(self.annotations), str(self.images), str(self.out), *options])
 
     def read(self) -> dict:
         return json.loads(self.out.read_text())
@@ -183,7 +182,7 @@ def test_images_are_found_by_name_or_stem(voc, filename, image):
 def test_the_images_size_counts(voc, capsys):
     voc.add("a", thing("dog", (1, 1, 90, 9)), size=(100, 100))
     turned = Image.Exif()
-    turned[voc_to_coco.EXIF_ORIENTATION] = 6
+    turned[ExifTags.Base.Orientation] = 6
     voc.add("b", thing("dog", (1, 1, 40, 60)), size=(40, 60))
     Image.new("RGB", (60, 40)).save(voc.images / "b.jpg", exif=turned)
     assert voc.run() == 0
@@ -243,8 +242,8 @@ def test_bad_folders_and_lists_are_reported(voc, capsys):
     fails(voc, capsys, "list.txt", "is empty", options=("--ids", str(voc.ids("\n"))))
     fails(voc, capsys, "missing.txt", options=("--ids", str(voc.root / "missing.txt")))
     for wrong in (voc.root / "x", voc.annotations / "a.xml"):
-        assert voc_to_coco.main([str(wrong), str(voc.images), str(voc.out)]) == 2
-        assert voc_to_coco.main([str(voc.annotations), str(wrong), str(voc.out)]) == 2
+        assert convert.main(["--from=voc", str(wrong), str(voc.images), str(voc.out)]) == 2
+        assert convert.main(["--from=voc", str(voc.annotations), str(wrong), str(voc.out)]) == 2
     assert not voc.out.exists()
 
 
@@ -275,7 +274,7 @@ def test_bccd_splits(tmp_path, capsys):
         out = tmp_path / f"{split}.json"
         listing = root / "ImageSets" / "Main" / f"{split}.txt"
         arguments = [str(root / "Annotations"), str(root / "JPEGImages"), str(out), "--ids", str(listing)]
-        assert voc_to_coco.main(arguments) == 0
+        assert convert.main(["--from=voc", *arguments]) == 0
         data = json.loads(out.read_text())
         assert len(data["images"]) == count
         assert [category["name"] for category in data["categories"]] == ["Platelets", "RBC", "WBC"]
