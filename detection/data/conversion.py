@@ -57,7 +57,13 @@ class CocoBuilder:
         return width, height
 
     def add_box(
-        self, edges: Sequence[float], category: int, source: str, written: Sequence[float], iscrowd: int = 0, **more
+        self,
+        edges: Sequence[float],
+        category: int,
+        source: str,
+        written: Sequence[float],
+        iscrowd: int = 0,
+        score: float | None = None,
     ) -> None:
         """Add a box of the last image, clipped to it; one without size is noted and left out.
 
@@ -67,7 +73,7 @@ class CocoBuilder:
             source: the annotation's place, for the note.
             written: the corners as the annotation has them, for the note.
             iscrowd: 1 for a region to ignore.
-            **more: further keys.
+            score: of the box; None for none.
         """
         image, annotations = self.coco["images"][-1], self.coco["annotations"]
         limits = (image["width"], image["height"]) * 2
@@ -79,7 +85,7 @@ class CocoBuilder:
         self.clipped += inside != list(edges)
         place = {"id": len(annotations) + 1, "image_id": image["id"], "category_id": category}
         box = {"bbox": [*inside[:2], width, height], "area": self._rounded(width * height), "iscrowd": iscrowd}
-        annotations.append(place | box | more)
+        annotations.append(place | box | ({} if score is None else {"score": score}))
 
     def _rounded(self, value: float) -> float:
         return value if self.decimals is None else round(value, self.decimals)

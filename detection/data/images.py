@@ -57,7 +57,8 @@ def image_size(path: Path) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             # Orientations from 5 on swap the axes.
-            return image.size if image.getexif().get(ExifTags.Base.Orientation, 1) < 5 else image.size[::-1]
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+            return (image.height, image.width) if turned else image.size
     except (OSError, SyntaxError, ValueError) as error:
         raise UserError(f"{path} is no readable image; replace it or leave it out") from error
 

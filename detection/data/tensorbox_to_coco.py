@@ -132,8 +132,7 @@ def to_coco(source: Path, folder: Path, given: str | None) -> tuple[dict, str]:
             swapped += x1 > x2 or y1 > y2
             edges = (min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2))
             category = next(iter(categories.values())) if rect.class_id is None else rect.class_id
-            score = {} if rect.score is None else {"score": rect.score}
-            builder.add_box(edges, category, f"{path}, rect {number}", rect.corners, **score)
+            builder.add_box(edges, category, f"{path}, rect {number}", rect.corners, score=rect.score)
     counts = {
         "boxes with a score, kept": sum("score" in item for item in builder.coco["annotations"]),
         "corners swapped": swapped,
