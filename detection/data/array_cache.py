@@ -1,14 +1,21 @@
-"""Named numpy arrays in a folder, written at once and opened memory-mapped, so that processes share their pages."""
+"""Named numpy arrays in a folder, written at once and opened memory-mapped, so that processes share their pages.
+
+They come with a dictionary of whatever JSON can hold.
+"""
 
 import json
 import os
 import shutil
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from detection.atomic_write import atomic_folder
+from detection.errors import UserError
+
+Content = tuple[dict[str, np.ndarray], dict]
 
 
 def cache_root(chosen: Path | None = None) -> Path:
@@ -16,17 +23,31 @@ def cache_root(chosen: Path | None = None) -> Path:
     return Path(os.path.expanduser(chosen or os.environ.get("DETECTION_CACHE") or "~/.cache/detection")).absolute()
 
 
-def save_arrays(folder: Path, arrays: dict[str, np.ndarray], meta: dict) -> bool:
-    """Write arrays and a JSON-able dictionary as a folder that appears complete or not at all.
-
-    Args:
-        folder: Where they go; replaced if it is there and damaged.
-        arrays: Arrays by name.
-        meta: What else to keep; comes back from `open_arrays`.
+def cached_arrays(folder: Path, build: Callable[[], Content]) -> tuple[Content, Path | None]:
+    """Open the arrays of a folder; build and save them first where it is missing or damaged.
 
     Returns:
-        Whether it is there now: False where the disk is full or not writable.
+        The arrays and the dictionary, and their folder: None where it cannot be written, and they stay in memory.
     """
+    content = open_arrays(folder)
+    if content is None:
+        built = build()
+        content = open_arrays(folder) if _save_arrays(folder, *built) else None
+        if content is None:
+            return built, None
+    return content, folder
+
+
+def reopen_arrays(folder: Path, what: str) -> Content:
+    """Open a folder that another process has verified; a `UserError` if `what` is gone from there."""
+    content = open_arrays(folder, verify=False)
+    if content is None:
+        raise UserError(f"{what} is gone from {folder}: start again to rebuild it.")
+    return content
+
+
+def _save_arrays(folder: Path, arrays: dict[str, np.ndarray], meta: dict) -> bool:
+    """Write a folder that appears complete or not at all; False where the disk is full or not writable."""
     try:
         with atomic_folder(folder) as temporary:
             checksums = {}
@@ -42,15 +63,12 @@ def save_arrays(folder: Path, arrays: dict[str, np.ndarray], meta: dict) -> bool
         return (folder / "meta.json").exists()
 
 
-def open_arrays(folder: Path, verify: bool = True) -> tuple[dict[str, np.ndarray], dict] | None:
-    """Open what `save_arrays` wrote.
+def open_arrays(folder: Path, verify: bool = True) -> Content | None:
+    """Open a folder of arrays, read-only and memory-mapped; None where it is missing or damaged.
 
     Args:
-        folder: The folder.
+        folder: Where they are.
         verify: Compare checksums first (reads every byte once).
-
-    Returns:
-        Read-only, memory-mapped arrays by name and the dictionary; None where the folder is missing or damaged.
     """
     try:
         content = json.loads((folder / "meta.json").read_text())

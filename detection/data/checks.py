@@ -25,7 +25,7 @@ _MISSING = object()
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong with an annotation file.
+    """Something wrong with an annotation file, with which training would break or quietly learn something wrong.
 
     Attributes:
         kind: A few words that name the check, the same for every finding of one check.
@@ -33,7 +33,6 @@ class Problem:
         section: Which list of the file: `categories`, `images` or `annotations`.
         rows: Positions of the offenders in that list.
         ids: The offenders' ids as the file has them; None where there is none.
-        fatal: Whether training on the file would break, or quietly learn something wrong.
     """
 
     kind: str
@@ -41,7 +40,6 @@ class Problem:
     section: str
     rows: tuple[int, ...]
     ids: tuple[object, ...]
-    fatal: bool = True
 
 
 @dataclass(frozen=True)
@@ -75,6 +73,11 @@ class Tables:
     boxes: np.ndarray
     areas: np.ndarray
     iscrowd: np.ndarray
+
+
+def shortened(items: Sequence[object], most: int = 10) -> str:
+    """Return the first items with commas between, and an ellipsis where there are more."""
+    return ", ".join(map(str, items[:most])) + (", …" if len(items) > most else "")
 
 
 def file_digest(path: Path) -> str:
@@ -136,13 +139,8 @@ def read_annotations(path: Path) -> dict:
     return data
 
 
-def clip_boxes(boxes: np.ndarray, widths: np.ndarray, heights: np.ndarray) -> np.ndarray:
-    """Clip boxes to their images, in the precision that training uses.
-
-    Args:
-        boxes: (M, 4) xywh in pixels.
-        widths: (M,) or scalar, the images' widths in pixels.
-        heights: The same for heights.
+def clip_boxes(boxes: np.ndarray, widths: np.ndarray | int, heights: np.ndarray | int) -> np.ndarray:
+    """Clip (M, 4) xywh boxes to images of these (M,) sizes in pixels, in the precision that training uses.
 
     Returns:
         (M, 4) float32 xyxy within the image; a box that is outside, or too thin for float32, has no area.
@@ -168,7 +166,7 @@ def examine(data: dict, path: Path) -> tuple[Tables, list[Problem]]:
         path: The file, for the sentences.
 
     Returns:
-        The file's columns and all problems: categories first, then images, then annotations.
+        The file's columns, and all problems: categories first, then images, then annotations.
     """
     categories = Section(path, "categories", data["categories"])
     category_ids = categories.ids()
@@ -217,13 +215,15 @@ class Section:
         self.entries = entries
         self.problems: list[Problem] = []
         self.fix = f"run `detection doctor {path} IMAGES --fix OUT.json`"
-        if not entries and name != "annotations":
-            self.problems.append(Problem(f"no {name}", f"{path} lists no {name}: check the converter.", name, (), ()))
 
-    def report(self, kind: str, rows: Sequence[int], what: Callable[[int], str], remedy: str) -> None:
-        """Note a problem of these rows, if any; `what` completes the sentence "annotation 7 …" for the first."""
+    def report(self, kind: str, rows: Sequence[int], what: Callable[[int], str], remedy: str | None = None) -> None:
+        """Note a problem of these rows, if any; `what` completes the sentence "annotation 7 …" for the first.
+
+        Without a remedy, the user is asked to correct it or to let the doctor do so.
+        """
         if len(rows) == 0:
             return
+        remedy = remedy or f"correct it, or {self.fix}"
         first, more = int(rows[0]), len(rows) - 1
         ids = tuple(self.entries[row].get("id") for row in rows)
         who = f"{self.noun} {ids[0]!r}" if ids[0] is not None else f"{self.noun} number {first} of the list"
@@ -239,30 +239,26 @@ class Section:
         missing = [row for row, value in enumerate(values) if value is _MISSING]
         self.report(f"missing {key}", missing, lambda _: f"has no key '{key}'", f"add it, or {self.fix}")
         wrong = [row for row, value in enumerate(values) if value is not _MISSING and type(value) not in types]
-        self.report(
-            f"bad {key}",
-            wrong,
-            lambda row: f"has {key} {values[row]!r:.60}, which is not {wanted}",
-            f"correct it, or {self.fix}",
-        )
+        self.report(f"bad {key}", wrong, lambda row: f"has {key} {values[row]!r:.60}, which is not {wanted}")
         for row in missing + wrong:
             values[row] = placeholder
         return values
 
-    def integers(self, key: str, placeholder: int = 0) -> np.ndarray:
-        """Return a key's values, which must be integers of at most 64 bits, as int64."""
-        values = self.column(key, {int}, "an integer", placeholder)
+    def integers(self, key: str) -> np.ndarray:
+        """Return a key's values, which must be integers of at most 64 bits, as int64; 0 stands for a bad one."""
+        values = self.column(key, {int}, "an integer", 0)
         try:
             return np.array(values, dtype=np.int64)
         except OverflowError:
             large = [row for row, value in enumerate(values) if not -(2**63) <= value < 2**63]
-            self.report(
-                f"bad {key}", large, lambda row: f"has {key} {values[row]}, over 64 bits", f"correct it, or {self.fix}"
-            )
-            return np.array([value if -(2**63) <= value < 2**63 else placeholder for value in values], dtype=np.int64)
+            self.report(f"bad {key}", large, lambda row: f"has {key} {values[row]}, over 64 bits")
+            return np.array([value if -(2**63) <= value < 2**63 else 0 for value in values], dtype=np.int64)
 
     def ids(self) -> np.ndarray:
         """Return the section's ids, checked to be present, integer and unique."""
+        if not self.entries and self.name != "annotations":
+            sentence = f"{self.path} lists no {self.name}: check the converter."
+            self.problems.append(Problem(f"no {self.name}", sentence, self.name, (), ()))
         ids = self.integers("id")
         self.unique(ids, "id")
         return ids
@@ -271,9 +267,8 @@ class Section:
         """Report rows whose value another row has too (all of them: nobody knows which one is meant)."""
         _, inverse, counts = np.unique(np.asarray(values), return_inverse=True, return_counts=True)
         # Placeholders repeat, but are reported already as missing or of a wrong type.
-        repeated = [
-            row for row in np.flatnonzero(counts[inverse] > 1).tolist() if self.entries[row].get(key) == values[row]
-        ]
+        rows = np.flatnonzero(counts[inverse] > 1).tolist()
+        repeated = [row for row in rows if self.entries[row].get(key) == values[row]]
         self.report(
             f"duplicate {key}",
             repeated,
@@ -281,26 +276,26 @@ class Section:
             f"give every {self.noun} its own, or {self.fix}",
         )
 
+    def _reported(self, key: str) -> set[int]:
+        """Return the rows whose value of a key is reported as missing or bad already."""
+        kinds = (f"missing {key}", f"bad {key}")
+        return {row for problem in self.problems if problem.kind in kinds for row in problem.rows}
+
     def sizes(self, key: str) -> np.ndarray:
         """Return image widths or heights, which must be positive integers; 0 stands for a bad one."""
-        before = len(self.problems)
         values = self.integers(key)
-        reported = {row for problem in self.problems[before:] for row in problem.rows}
-        wrong = [int(row) for row in np.flatnonzero((values <= 0) | (values > 2**31 - 1)) if int(row) not in reported]
+        rows = np.flatnonzero((values <= 0) | (values > 2**31 - 1)).tolist()
+        wrong = sorted(set(rows) - self._reported(key))
         self.report(
-            f"bad {key}",
-            wrong,
-            lambda row: f"has {key} {values[row]}, which is not a positive number of pixels",
-            f"correct it, or {self.fix}",
+            f"bad {key}", wrong, lambda row: f"has {key} {values[row]}, which is not a positive number of pixels"
         )
         values[wrong] = 0
         return values
 
     def references(self, key: str, ids: np.ndarray, noun: str) -> np.ndarray:
         """Return the positions in `ids` of the ids that a key names; -1, and a problem, for unknown ones."""
-        before = len(self.problems)
         values = self.integers(key)
-        reported = {row for problem in self.problems[before:] for row in problem.rows}
+        reported = self._reported(key)
         if len(ids) == 0:
             rows = np.full(len(values), -1)
         else:
@@ -309,7 +304,7 @@ class Section:
             rows[ids[rows] != values] = -1
         if reported:
             rows[list(reported)] = -1
-        unknown = [int(row) for row in np.flatnonzero(rows < 0) if int(row) not in reported]
+        unknown = sorted({*np.flatnonzero(rows < 0).tolist()} - reported)
         self.report(
             f"unknown {noun}",
             unknown,
@@ -358,19 +353,17 @@ class Section:
         """Return (M,) areas; width times height where the file gives none or a bad one."""
         values = self.column("area", {int, float, type(None)}, "a number", None, default=None)
         present = [row for row, entry in enumerate(self.entries) if values[row] is None and "area" in entry]
-        reported = {row for problem in self.problems if problem.kind == "bad area" for row in problem.rows}
         try:
             areas = np.array(values, dtype=np.float64)
         except OverflowError:
             areas = np.array([np.inf if isinstance(v, int) and v > 1e300 else v for v in values], dtype=np.float64)
         given = np.array([value is not None for value in values], dtype=bool)
         wrong = np.flatnonzero(given & ~(np.isfinite(areas) & (areas >= 0)))
-        wrong = sorted({*wrong.tolist(), *present} - reported)
+        wrong = sorted({*wrong.tolist(), *present} - self._reported("area"))
         self.report(
             "bad area",
             wrong,
             lambda row: f"has area {self.entries[row]['area']!r}, which is not a number of square pixels",
-            f"correct it, or {self.fix}",
         )
         given[wrong] = False
         with np.errstate(over="ignore", invalid="ignore"):
@@ -380,9 +373,7 @@ class Section:
         """Return (M,) bool of a key that is 0 or 1, and 0 where it is not given."""
         values = self.column(key, {int, bool}, "0 or 1", 0, default=0)
         wrong = [row for row, value in enumerate(values) if value not in (0, 1)]
-        self.report(
-            f"bad {key}", wrong, lambda row: f"has {key} {values[row]}, not 0 or 1", f"correct it, or {self.fix}"
-        )
+        self.report(f"bad {key}", wrong, lambda row: f"has {key} {values[row]}, not 0 or 1")
         return np.array(values, dtype=bool)
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from detection.data.array_cache import cache_root, open_arrays, save_arrays
+from detection.data.array_cache import Content, cache_root, cached_arrays, reopen_arrays
 from detection.data.checks import BOX_KINDS, Problem, Tables, examine, file_digest, partly_outside, read_annotations
 from detection.errors import UserError
 
@@ -100,8 +100,7 @@ class CocoIndex:
 
     def __reduce__(self) -> tuple[Callable, tuple]:
         if self._folder is None:
-            arrays, meta = _packed(self)
-            return _from_arrays, (self.path, self.digest, arrays, meta, None)
+            return _from_content, (self.path, self.digest, _packed(self), None)
         return _reopen, (self.path, self.digest, self._folder)
 
 
@@ -129,18 +128,12 @@ def load_index(annotations: str | Path, *, bad_boxes: BadBoxes = "error", cache_
         raise UserError(f'bad_boxes is {bad_boxes!r}, but must be "error" or "drop".')
     digest = file_digest(path)
     folder = cache_root(cache_dir) / f"index-{digest[:32]}-{bad_boxes}-v{_FORMAT}"
-    cached = open_arrays(folder)
-    if cached is not None:
-        return _from_arrays(path, digest, *cached, folder)
-    index = _build(path, digest, bad_boxes)
-    arrays, meta = _packed(index)
-    reopened = open_arrays(folder) if save_arrays(folder, arrays, meta) else None
-    return index if reopened is None else _from_arrays(path, digest, *reopened, folder)
+    return _from_content(path, digest, *cached_arrays(folder, lambda: _packed(_build(path, digest, bad_boxes))))
 
 
 def _build(path: Path, digest: str, bad_boxes: BadBoxes) -> CocoIndex:
     tables, problems = examine(read_annotations(path), path)
-    _raise_first([p for p in problems if p.fatal and not (bad_boxes == "drop" and p.kind in BOX_KINDS)])
+    _raise_first([p for p in problems if not (bad_boxes == "drop" and p.kind in BOX_KINDS)])
     dropped = sorted({row for problem in problems if problem.kind in BOX_KINDS for row in problem.rows})
     return _arrange(tables, path, digest, np.array(dropped, dtype=np.int64))
 
@@ -197,18 +190,16 @@ def offsets_of(lengths: np.ndarray) -> np.ndarray:
     return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths, dtype=np.int64)])
 
 
-def _packed(index: CocoIndex) -> tuple[dict[str, np.ndarray], dict]:
+def _packed(index: CocoIndex) -> Content:
     meta = {"categories": [[category.id, category.name] for category in index.categories], "counts": index.counts}
     return {name: getattr(index, name) for name in _ARRAYS}, meta
 
 
-def _from_arrays(path: Path, digest: str, arrays: dict, meta: dict, folder: Path | None) -> CocoIndex:
+def _from_content(path: Path, digest: str, content: Content, folder: Path | None) -> CocoIndex:
+    arrays, meta = content
     categories = tuple(Category(id_, name) for id_, name in meta["categories"])
     return CocoIndex(path, digest, categories=categories, counts=meta["counts"], _folder=folder, **arrays)
 
 
 def _reopen(path: Path, digest: str, folder: Path) -> CocoIndex:
-    cached = open_arrays(folder, verify=False)
-    if cached is None:
-        raise UserError(f"the index of {path} is gone from {folder}: start again to rebuild it.")
-    return _from_arrays(path, digest, *cached, folder)
+    return _from_content(path, digest, reopen_arrays(folder, f"the index of {path}"), folder)

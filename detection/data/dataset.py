@@ -112,13 +112,12 @@ class DetectionDataset(Dataset):
         self._check_size(row, height, width)
         span = slice(int(self.index.box_offsets[row]), int(self.index.box_offsets[row + 1]))
         objects = ~self.index.iscrowd[span]
-        boxes = clip_boxes(self.index.boxes[span][objects], width, height)  # type: ignore[arg-type]
+        boxes = clip_boxes(self.index.boxes[span][objects], width, height)
         labels = self.index.labels[span][objects].astype(np.int64)
         semantic = None if self.masks is None else semantic_map(self.index, self.masks, row)
         if self.transform is not None:
-            image, semantic, boxes, labels = self.transform.with_semantic(
-                image, semantic, boxes, labels, item_seed(self.seed, epoch, image_id)
-            )
+            seed = item_seed(self.seed, epoch, image_id)
+            image, boxes, labels, semantic = self.transform(image, boxes, labels, seed, semantic)
         target = {
             "boxes": torch.from_numpy(boxes),
             "labels": torch.from_numpy(labels),

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from detection.atomic_write import write_json
-from detection.data.checks import examine, partly_outside, read_annotations
+from detection.data.checks import Problem, Tables, examine, partly_outside, read_annotations, shortened
 from detection.data.image_checks import examine_images
 from detection.data.image_paths import IMAGE_SUFFIXES
 from detection.data.mask_checks import examine_masks
@@ -35,21 +35,20 @@ def diagnose(annotations: Path, images: Path, *, masks: bool = False, fix: Path 
     mask_problems = _examine_masks(data["annotations"], tables, annotations) if masks else []
     print(f"{annotations}, images in {images}\n")
     _print_statistics(tables)
-    fatal = [problem for problem in problems + image_problems + mask_problems if problem.fatal]
-    no_boxes = bool(tables.iscrowd.all())
-    _print_list(
-        "Would break training",
-        [_listed(problem, annotations) for problem in fatal] + ["no image has a box"] * no_boxes,
-    )
+    faults = [_listed(problem, annotations) for problem in problems + image_problems + mask_problems]
+    faults += ["no image has a box"] * bool(tables.iscrowd.all())
+    _print_list("Would break training", faults)
     _print_list("Worth a look", _warnings(tables, images))
-    healthy = not fatal and not no_boxes
-    print("Fit for training." if healthy else "NOT fit for training.")
+    print("NOT fit for training." if faults else "Fit for training.")
     if fix is not None:
-        _fix(data, annotations, fix, image_problems, sizes)
-    return healthy
+        fixed, notes = repair(data, annotations, image_problems, sizes)
+        write_json(fix, fixed, indent=None)
+        print()
+        _print_list(f"Repaired copy {fix}", notes or ["nothing to repair: an equal copy"])
+    return not faults
 
 
-def _examine_masks(entries: list[dict], tables, path: Path) -> list:
+def _examine_masks(entries: list[dict], tables: Tables, path: Path) -> list[Problem]:
     # Where the image is unknown, or its size, that is reported already.
     images = np.maximum(tables.image_rows, 0)
     widths, heights = (np.append(sizes, 0)[images] for sizes in (tables.widths, tables.heights))
@@ -57,14 +56,7 @@ def _examine_masks(entries: list[dict], tables, path: Path) -> list:
     return examine_masks([entries[row] for row in rows.tolist()], widths[rows], heights[rows], path)
 
 
-def _fix(data: dict, path: Path, out: Path, image_problems: list, sizes: dict) -> None:
-    fixed, notes = repair(data, path, image_problems, sizes)
-    write_json(out, fixed, indent=None)
-    print()
-    _print_list(f"Repaired copy {out}", notes or ["nothing to repair: an equal copy"])
-
-
-def _print_statistics(tables) -> None:
+def _print_statistics(tables: Tables) -> None:
     placed = (tables.image_rows >= 0) & (tables.category_rows >= 0)
     objects = placed & ~tables.iscrowd
     n, k = len(tables.image_ids), len(tables.category_ids)
@@ -82,22 +74,21 @@ def _print_statistics(tables) -> None:
     print(f"\nbox areas: {small} small (< 32²), {len(areas) - small - large} medium, {large} large (> 96² pixels)\n")
 
 
-def _listed(problem, path: Path) -> str:
+def _listed(problem: Problem, path: Path) -> str:
     # The report has the path at its top, and the reader runs the doctor already.
     sentence = problem.sentence.removeprefix(str(path)).removeprefix(":").strip()
     sentence = sentence.replace(f"run `detection doctor {path} IMAGES --fix OUT.json`", "use --fix OUT.json")
-    shown = ", ".join(str(id_) for id_ in problem.ids[:10]) + (", …" if len(problem.ids) > 10 else "")
-    return sentence + (f"\n    {len(problem.ids)} × {problem.kind}: id {shown}" if len(problem.ids) > 1 else "")
+    n = len(problem.ids)
+    return sentence + (f"\n    {n} × {problem.kind}: id {shortened(problem.ids)}" if n > 1 else "")
 
 
-def _warnings(tables, folder: Path) -> list[str]:
+def _warnings(tables: Tables, folder: Path) -> list[str]:
     """Return what does not break training, but a person would want to know."""
     found = []
 
     def note(items: list, what: str, label: str = "id") -> None:
         if items:
-            shown = ", ".join(map(str, items[:5])) + (", …" if len(items) > 5 else "")
-            found.append(f"{len(items)} {what}: {label} {shown}")
+            found.append(f"{len(items)} {what}: {label} {shortened(items, 5)}")
 
     objects = (tables.image_rows >= 0) & (tables.category_rows >= 0) & ~tables.iscrowd
     without = np.setdiff1d(np.arange(len(tables.image_ids)), tables.image_rows[objects])
@@ -119,22 +110,14 @@ def _warnings(tables, folder: Path) -> list[str]:
 
 def _unlisted(file_names: list[str], folder: Path) -> list[str]:
     listed = {os.path.normpath(name) for name in file_names}
-    unlisted = []
-    for parent, _, names in os.walk(folder):
-        inside = os.path.relpath(parent, folder)
-        paths = (
-            os.path.normpath(os.path.join(inside, name))
-            for name in names
-            if Path(name).suffix.lower() in IMAGE_SUFFIXES
-        )
-        unlisted += [path for path in paths if path not in listed]
-    return sorted(unlisted)
+    paths = (Path(parent, name) for parent, _, names in os.walk(folder) for name in names)
+    images = (os.path.relpath(path, folder) for path in paths if path.suffix.lower() in IMAGE_SUFFIXES)
+    return sorted(image for image in images if image not in listed)
 
 
 def _print_list(title: str, lines: list[str]) -> None:
     if lines:
-        print(f"{title}:")
-        print("".join(f"  - {line}\n" for line in lines))
+        print(f"{title}:", *(f"  - {line}" for line in lines), sep="\n", end="\n\n")
 
 
 def _progress(done: int, total: int) -> None:

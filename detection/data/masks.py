@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from detection.data.array_cache import cache_root, open_arrays, save_arrays
+from detection.data.array_cache import cache_root, cached_arrays, reopen_arrays
 from detection.data.checks import clip_boxes, read_annotations
 from detection.data.coco_index import CocoIndex
 from detection.data.mask_checks import POINT_UNIT, pack_masks
@@ -50,11 +50,9 @@ class FileMasks:
 
     def __reduce__(self) -> tuple[Callable, tuple]:
         if self._folder is None:
-            return _from_arrays, (self.path, {name: getattr(self, name) for name in _ARRAYS}, None)
+            arrays = (self.points, self.point_offsets, self.polygon_offsets, self.runs, self.run_offsets)
+            return FileMasks, (self.path, *arrays)
         return _reopen, (self.path, self._folder)
-
-
-_ARRAYS = ("points", "point_offsets", "polygon_offsets", "runs", "run_offsets")
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +63,7 @@ class BoxMasks:
 
     def run_lengths(self, i: int, height: int, width: int) -> np.ndarray:
         """Return (n,) int64 run lengths of the filled box of annotation `i`."""
-        x1, y1, x2, y2 = clip_boxes(self.index.boxes[i : i + 1], width, height)[0].tolist()  # type: ignore[arg-type]
+        x1, y1, x2, y2 = clip_boxes(self.index.boxes[i : i + 1], width, height)[0].tolist()
         return polygon_runs([np.array([x1, y1, x2, y1, x2, y2, x1, y2])], height, width)
 
 
@@ -83,8 +81,6 @@ def load_masks(index: CocoIndex, source: MaskSource = "polygons", *, cache_dir: 
     Raises:
         UserError: A mask is missing or wrong, or there are more categories than a map of bytes can hold.
     """
-    if source not in ("polygons", "boxes"):
-        raise UserError(f'masks is {source!r}, but must be "polygons" or "boxes".')
     if len(index.categories) > MAX_CATEGORIES:
         raise UserError(
             f"{index.path} has {len(index.categories)} categories, but a map of labels holds at most {MAX_CATEGORIES}: "
@@ -94,29 +90,16 @@ def load_masks(index: CocoIndex, source: MaskSource = "polygons", *, cache_dir: 
         return BoxMasks(index)
     # Which annotations an index holds follows from the file and the number of those that were dropped: none or all.
     folder = cache_root(cache_dir) / f"masks-{index.digest[:32]}-{index.counts['dropped']}-v{_FORMAT}"
-    cached = open_arrays(folder)
-    if cached is None:
-        arrays = _build(index)
-        cached = open_arrays(folder) if save_arrays(folder, arrays, {}) else None
-        if cached is None:
-            return _from_arrays(index.path, arrays, None)
-    return _from_arrays(index.path, cached[0], folder)
+    (arrays, _), kept = cached_arrays(folder, lambda: (_build(index), {}))
+    return FileMasks(index.path, **arrays, _folder=kept)
 
 
 def _build(index: CocoIndex) -> dict[str, np.ndarray]:
-    entries = read_annotations(index.path)["annotations"]
-    by_id = {entry["id"]: entry for entry in entries}
+    by_id = {entry["id"]: entry for entry in read_annotations(index.path)["annotations"]}
     wanted = [by_id[id_] for id_ in index.annotation_ids.tolist()]
     per_image = np.diff(index.box_offsets)
     return pack_masks(wanted, np.repeat(index.widths, per_image), np.repeat(index.heights, per_image), index.path)
 
 
-def _from_arrays(path: Path, arrays: dict[str, np.ndarray], folder: Path | None) -> FileMasks:
-    return FileMasks(path, **arrays, _folder=folder)
-
-
 def _reopen(path: Path, folder: Path) -> FileMasks:
-    cached = open_arrays(folder, verify=False)
-    if cached is None:
-        raise UserError(f"the masks of {path} are gone from {folder}: start again to rebuild them.")
-    return _from_arrays(path, cached[0], folder)
+    return FileMasks(path, **reopen_arrays(folder, f"the cache of masks of {path}")[0], _folder=folder)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from detection.data.checks import Problem, Tables, clip_boxes, examine, partly_outside
+from detection.data.checks import Problem, Tables, clip_boxes, examine, partly_outside, shortened
 from detection.data.image_checks import SIZE_KIND
 from detection.errors import UserError
 
@@ -25,7 +25,7 @@ def repair(
         data: The parsed file; not changed.
         path: The file, for the sentences.
         image_problems: What `examine_images` found.
-        sizes: The true sizes that it returned.
+        sizes: The sizes of the images that it returned.
 
     Returns:
         The repaired data, and a line for each kind of change.
@@ -58,11 +58,8 @@ def _repaired_images(
             rows -= _first_of_equals(images, problem.rows)
         _note(notes, "left out", "images", problem.kind, images, rows - gone)
         gone |= rows
-    corrected = {
-        row
-        for row, size in sizes.items()
-        if row not in gone and size != (images[row].get("width"), images[row].get("height"))
-    }
+    listed = [(image.get("width"), image.get("height")) for image in images]
+    corrected = {row for row, size in sizes.items() if row not in gone and size != listed[row]}
     _note(notes, "corrected the size of", "images", SIZE_KIND, images, corrected)
     return [
         {**image, "width": sizes[row][0], "height": sizes[row][1]} if row in corrected else image
@@ -83,14 +80,12 @@ def _repaired_annotations(
     annotations: list[dict], tables: Tables, problems: list[Problem], notes: list[str]
 ) -> list[dict]:
     gone: set[int] = set()
-    renumbered = False
     area_rows: set[int] = set()
-    for problem in (problem for problem in problems if problem.section == "annotations"):
-        if problem.kind in _NUMBER_KINDS:
-            renumbered = True
-        elif problem.kind == "bad area":
+    of_annotations = [problem for problem in problems if problem.section == "annotations"]
+    for problem in of_annotations:
+        if problem.kind == "bad area":
             area_rows |= set(problem.rows)
-        else:
+        elif problem.kind not in _NUMBER_KINDS:
             _note(notes, "left out", "annotations", problem.kind, annotations, set(problem.rows) - gone)
             gone |= set(problem.rows)
     kept = [row for row in range(len(annotations)) if row not in gone]
@@ -99,7 +94,7 @@ def _repaired_annotations(
         entries[row]["area"] = float(tables.areas[row])
     _note(notes, "set to width × height the area of", "annotations", "bad area", annotations, area_rows - gone)
     _clip(entries, tables, notes)
-    if renumbered:
+    if any(problem.kind in _NUMBER_KINDS for problem in of_annotations):
         notes.append(f"renumbered all {len(kept)} annotations from 1: some shared an id or had none")
         for number, row in enumerate(kept, start=1):
             entries[row]["id"] = number
@@ -121,16 +116,12 @@ def _clip(entries: dict[int, dict], tables: Tables, notes: list[str]) -> None:
             # An area that was the box's stays the box's; one that counts mask pixels can only be too large.
             was_box = abs(entry["area"] - width * height) <= 1e-3 * width * height
             entry["area"] = area if was_box else min(entry["area"], area)
-    _note(
-        notes, "clipped to their image", "annotations", "box partly outside", list(entries.values()), outside.tolist()
-    )
+    _note(notes, "clipped to their image", "annotations", "box partly outside", entries, rows[outside].tolist())
 
 
 def _note(
-    notes: list[str], done: str, noun: str, kind: str, entries: list[dict], rows: Collection[int], shown: int = 10
+    notes: list[str], done: str, noun: str, kind: str, entries: list[dict] | dict[int, dict], rows: Collection[int]
 ) -> None:
-    if not rows:
-        return
-    ids = [str(entries[row].get("id", f"number {row}")) for row in sorted(rows)[:shown]]
-    more = ", …" if len(rows) > shown else ""
-    notes.append(f"{done} {len(rows)} {noun} ({kind}): id {', '.join(ids)}{more}")
+    if rows:
+        ids = [entries[row].get("id", f"number {row}") for row in sorted(rows)]
+        notes.append(f"{done} {len(rows)} {noun} ({kind}): id {shortened(ids)}")

@@ -145,8 +145,8 @@ def read_coco(path: Path, folder: Path) -> dict:
     """Return a COCO file's data after the checks that training makes, and that all images are there."""
     data = read_annotations(path)
     _, problems = examine(data, path)
-    if fatal := [problem for problem in problems if problem.fatal]:
-        raise UserError(fatal[0].sentence)
+    if problems:
+        raise UserError(problems[0].sentence)
     for image in data["images"]:
         if not (folder / image["file_name"]).is_file():
             raise UserError(f"{path}: no image {image['file_name']} in {folder}; give the right IMAGES folder")

@@ -14,7 +14,7 @@ import numpy as np
 
 from detection.data.crop import crop_window
 from detection.data.semantic import IGNORED, nearest
-from detection.errors import UserError
+from detection.ranges import Fraction, Pixels
 
 _JITTER_SHIFT = 0.1
 _JITTER_SCALE = (0.9, 1.1)
@@ -26,7 +26,7 @@ _FILL = (124, 116, 104)
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What training varies; every field but the flip is off unless set.
+    """Random changes of training images; every one but the flip is off unless set.
 
     Attributes:
         horizontal_flip: Probability.
@@ -37,19 +37,12 @@ class Augmentation:
         jitter: Probability of a shift by up to 10 % of each side and a scaling by 0.9 to 1.1 of image and boxes.
     """
 
-    horizontal_flip: float = 0.5
-    vertical_flip: float = 0.0
-    min_sizes: tuple[int, ...] = ()
-    crop: float = 0.0
-    photometric: float = 0.0
-    jitter: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name in ("horizontal_flip", "vertical_flip", "crop", "photometric", "jitter"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"augmentation.{name} is {getattr(self, name)!r}, but must be a probability, 0 to 1.")
-        if any(size < 1 for size in self.min_sizes):
-            raise UserError(f"augmentation.min_sizes is {self.min_sizes!r}, but must hold positive numbers of pixels.")
+    horizontal_flip: Fraction = 0.5
+    vertical_flip: Fraction = 0.0
+    min_sizes: tuple[Pixels, ...] = ()
+    crop: Fraction = 0.0
+    photometric: Fraction = 0.0
+    jitter: Fraction = 0.0
 
 
 def resized_shape(height: int, width: int, min_size: int, max_size: int) -> tuple[int, int]:
@@ -81,38 +74,22 @@ class Transform:
         self.max_size = max_size
 
     def __call__(
-        self, image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, seed: int
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Transform one image.
+        self, image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, seed: int, semantic: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
+        """Transform one image with its boxes, labels and map of labels.
+
+        Objects whose box a jitter leaves out stay in the map: what is still visible of them is theirs.
 
         Args:
             image: (H, W, 3) uint8 RGB.
             boxes: (N, 4) float32 xyxy in pixels, inside the image and of positive size.
             labels: (N,) int64.
             seed: Decides every draw; at least 0.
+            semantic: (H, W) uint8 labels, or None; all else comes out the same with and without it.
 
         Returns:
-            (H', W', 3) uint8, (N', 4) float32 boxes inside it and of positive size, and their (N',) labels; N' ≤ N.
-        """
-        image, _, boxes, labels = self.with_semantic(image, None, boxes, labels, seed)
-        return image, boxes, labels
-
-    def with_semantic(
-        self, image: np.ndarray, semantic: np.ndarray | None, boxes: np.ndarray, labels: np.ndarray, seed: int
-    ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, np.ndarray]:
-        """Transform one image together with its map of labels.
-
-        Objects whose box a jitter leaves out stay in the map: what is still seen of them is theirs.
-
-        Args:
-            image: As for `__call__`.
-            semantic: (H, W) uint8 labels, or None.
-            boxes: As for `__call__`.
-            labels: As for `__call__`.
-            seed: As for `__call__`; image, boxes and labels come out the same with and without a map.
-
-        Returns:
-            As `__call__`, with the (H', W') map second; what lies outside the old image is 255, ignored.
+            (H', W', 3) uint8; (N', 4) float32 boxes inside it and of positive size, and their (N',) labels, N' ≤ N; the
+            (H', W') map, 255 (ignored) outside the old image.
         """
         rng = np.random.default_rng(seed)
         min_size = self.min_sizes[int(rng.integers(len(self.min_sizes)))]
@@ -124,7 +101,7 @@ class Transform:
             semantic = None if semantic is None else semantic[y1:y2, x1:x2]
             boxes = boxes.clip(0, (x2 - x1, y2 - y1, x2 - x1, y2 - y1))
         if self._pipeline is not None:
-            image, semantic, boxes, labels = _augment(self._pipeline, image, semantic, boxes, labels, rng)
+            image, boxes, labels, semantic = _augment(self._pipeline, image, boxes, labels, semantic, rng)
         image, boxes = _resize(image, boxes, min_size, self.max_size)
         height, width = image.shape[:2]
         if semantic is not None:
@@ -132,7 +109,7 @@ class Transform:
             semantic = semantic.take(columns, axis=1).take(rows, axis=0)
         boxes = boxes.astype(np.float32).clip(0, np.array([width, height, width, height], dtype=np.float32))
         valid = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-        return image, semantic, boxes[valid], labels[valid]
+        return image, boxes[valid], labels[valid], semantic
 
     @cached_property
     def _pipeline(self) -> Any:
@@ -172,11 +149,11 @@ class Transform:
 def _augment(
     pipeline: Any,
     image: np.ndarray,
-    semantic: np.ndarray | None,
     boxes: np.ndarray,
     labels: np.ndarray,
+    semantic: np.ndarray | None,
     rng: np.random.Generator,
-) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
     height, width = image.shape[:2]
     size = np.array([width, height, width, height], dtype=np.float64)
     # Boxes go in as float64 shares of the image, followed by their row number: albumentations' own conversion
@@ -191,7 +168,7 @@ def _augment(
     image, rows = result["image"], np.asarray(result["bboxes"], dtype=np.float64).reshape(-1, 5)
     height, width = image.shape[:2]
     boxes = rows[:, :4] * (width, height, width, height)
-    return image, result.get("mask"), boxes, labels[rows[:, 4].round().astype(np.int64)]
+    return image, boxes, labels[rows[:, 4].round().astype(np.int64)], result.get("mask")
 
 
 def _resize(image: np.ndarray, boxes: np.ndarray, min_size: int, max_size: int) -> tuple[np.ndarray, np.ndarray]:
