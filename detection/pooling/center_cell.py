@@ -1,4 +1,4 @@
-"""The one location of a feature map on which the center of a box lies (Stewart et al. 2016, ReInspect)."""
+"""The one location of a feature map on which the center of a box is (Stewart et al. 2016, ReInspect)."""
 
 from collections.abc import Mapping
 
@@ -9,14 +9,14 @@ from detection.contracts import Features, Pool, require_feature_maps
 
 
 class CenterCell(Pool):
-    """The one cell of a map on which the center of a box lies: ReInspect's descriptor of a grid cell, exactly.
+    """The location of a feature map on which the center of a box is: ReInspect's descriptor of a grid cell, exactly.
 
-    RoIAlign of torchvision reads half a cell beside it.
+    torchvision's RoIAlign reads half a cell away from it.
 
     Args:
-        in_channels: channels of each map by name.
-        strides: pixels a cell of each map stands for, by name.
-        stage: the map that is read.
+        in_channels: channels of each feature map by name.
+        strides: pixels a location of each stands for, by name.
+        stage: the feature map that is read.
     """
 
     output_size = 1
@@ -28,11 +28,11 @@ class CenterCell(Pool):
         self.stage, self.stride = stage, strides[stage]
 
     def forward(self, features: Features, boxes: list[Tensor], image_sizes: list[tuple[int, int]]) -> Tensor:
-        """Descriptors (R, C, 1, 1) of the boxes (N, 4) xyxy of each image; a center outside reads the border."""
+        """Return the descriptors (R, C, 1, 1) of boxes (N, 4) xyxy of each image; a center outside reads the border."""
         cells = features[self.stage]
         height, width = cells.shape[-2:]
         image = torch.cat([torch.full((len(b),), i, device=b.device) for i, b in enumerate(boxes)])
         corners = torch.cat(boxes)
         column, row = ((corners[:, :2] + corners[:, 2:]) / (2 * self.stride)).floor().long().unbind(1)
         place = (image * height + row.clamp(0, height - 1)) * width + column.clamp(0, width - 1)
-        return cells.permute(0, 2, 3, 1).flatten(0, 2)[place][..., None, None]
+        return cells.permute(0, 2, 3, 1).flatten(0, 2)[place][..., None, None]  # (R, C, 1, 1)

@@ -14,6 +14,19 @@ from detection.ops.roi_align import roi_align
 from detection.ranges import Bins, Level, Pixels, SamplingRatio
 
 
+def require_levels(key: str, feature_maps: tuple[str, ...], in_channels: Mapping[str, int]) -> None:
+    """Check the names under `key`: one feature map, or levels with the same channels.
+
+    Raises:
+        UserError: there are none, one does not exist, or they differ.
+    """
+    if not feature_maps:
+        raise UserError(f"{key}={feature_maps}: name at least one feature map.")
+    require_feature_maps(key, feature_maps, in_channels)
+    if len({in_channels[name] for name in feature_maps}) > 1:
+        raise UserError(f"{key}={feature_maps}: have different channels; use the levels of an FPN, or one feature map.")
+
+
 class RoIAlign(Pool):
     """torchvision's `MultiScaleRoIAlign`, bit by bit, with the true strides and a faster backward on the CPU.
 
@@ -21,11 +34,11 @@ class RoIAlign(Pool):
     padding (under about 1.4 strides of the coarsest map) give wrong ones.
 
     Args:
-        in_channels: channels of each map by name.
-        strides: pixels a cell of each map stands for, by name.
-        stages: the maps that are read, finest first.
-        output_size: cells on a side of a descriptor.
-        sampling_ratio: samples on a side of each cell; 0 adapts to the box.
+        in_channels: channels of each feature map by name.
+        strides: pixels a location of each stands for, by name.
+        stages: the feature maps that are read, finest first.
+        output_size: bins on a side of a descriptor.
+        sampling_ratio: samples on a side of each bin; 0 adapts to the box.
         canonical_scale: side in pixels of a box that belongs to the level `canonical_level`.
         canonical_level: log2 of that level's stride.
     """
@@ -42,14 +55,8 @@ class RoIAlign(Pool):
         canonical_level: Level = 4,
     ) -> None:
         super().__init__()
-        require_feature_maps("pool", stages, in_channels)
-        if len({in_channels[s] for s in stages}) > 1:
-            raise UserError(
-                f"pool.stages={stages}: the maps have different channels; use the levels of an FPN, or one map."
-            )
-        self.out_channels = in_channels[stages[0]]
-        self.stages = stages
-        self.output_size = output_size
+        require_levels("pool.stages", stages, in_channels)
+        self.stages, self.out_channels, self.output_size = stages, in_channels[stages[0]], output_size
         self.align = MultiScaleRoIAlign(
             list(stages), output_size, sampling_ratio, canonical_scale=canonical_scale, canonical_level=canonical_level
         )
@@ -59,8 +66,8 @@ class RoIAlign(Pool):
         self.align.scales, self.align.map_levels = self.scales, self.map_levels
 
     def forward(self, features: Features, boxes: list[Tensor], image_sizes: list[tuple[int, int]]) -> Tensor:
-        """Descriptors (R, C, h, w) of the boxes (N, 4) xyxy of each image."""
-        # A trace or an export holds torchvision's op, and its way of merging levels, which ONNX can express.
+        """Return the descriptors (R, C, h, w) of the boxes (N, 4) xyxy of each image."""
+        # A trace or an export holds torchvision's op, and its merging of levels, which ONNX can express.
         if torch.jit.is_tracing() or torch.compiler.is_compiling():  # pyright: ignore[reportPrivateImportUsage]
             return self.align(dict(features), boxes, image_sizes)
         image = torch.cat([b.new_full((len(b), 1), i) for i, b in enumerate(boxes)])

@@ -1,8 +1,4 @@
-"""Pools: maps and boxes → descriptors (R, C, h, w), R the boxes of all images in order.
-
-RoIAlign (He et al. 2017) on one map or on pyramid levels chosen by box size (Lin et al. 2017, eq. 1), skip pooling over
-several such sources (Bell et al. 2016, ION; Li et al. 2017, AC-CNN), and one cell (Stewart et al. 2016, ReInspect).
-"""
+"""Skip pooling: RoIAlign over several sources (Bell et al. 2016, ION; Li et al. 2017, AC-CNN)."""
 
 import math
 from collections.abc import Mapping
@@ -14,13 +10,12 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d
 from torchvision.ops import clip_boxes_to_image
 
-from detection.contracts import Features, Pool, require_feature_maps
+from detection.contracts import Features, Pool
 from detection.errors import UserError
-from detection.pooling.roi_align import RoIAlign
+from detection.pooling.roi_align import RoIAlign, require_levels
 from detection.ranges import Bins, Channels, Level, Pixels, Positive, SamplingRatio
 
-# B images, C channels of a source, O of a descriptor, N boxes of one image, R of all, n = h = w cells on a side.
-
+# B images, C channels of a source, O of a descriptor, N boxes of one image, R of all, n = h = w bins on a side.
 
 SourceNorm = Literal["channels", "region"]
 
@@ -32,7 +27,7 @@ class Source:
     Attributes:
         feature_maps: one feature map, or the levels of a pyramid, finest first.
         box_scale: boxes are scaled about their center by this and clipped to their image; at 1 they stay as they are.
-        norm: L2 norm over the `channels` of each pooled cell, or over the whole pooled `region`; None: as it is.
+        norm: L2 norm over the `channels` of each bin, or over the complete pooled `region`; None: as it is.
     """
 
     feature_maps: tuple[str, ...]
@@ -48,25 +43,24 @@ class SkipPool(Pool):
 
     A normalized source is ParseNet's layer (Liu et al. 2015), x / ‖x‖ · s with one s a channel, written as RMSNorm:
     s = amplitude · √C, or amplitude · √(C·n·n) where the norm is over the region. At an amplitude of 1, the default,
-    its numbers have the root mean square that a random start behind them expects, whatever C and the kind of norm.
+    its values have the root mean square that randomly initialized layers behind them expect, whatever C and norm.
     Before layers that were trained on other descriptors the amplitude should be theirs. ION's s of 1000 (recalled)
     over 512 channels is an amplitude of 44.
 
     Args:
-        in_channels: channels of each map by name.
-        strides: pixels a cell of each map stands for, by name.
+        in_channels: channels of each feature map by name.
+        strides: pixels a location of each stands for, by name.
         sources: what is joined, in order.
         out_channels: of a descriptor; None for the first source's.
-        output_size: cells on a side of a descriptor.
-        sampling_ratio: samples on a side of each cell; 0 adapts to the box.
-        amplitude: root mean square of the normalized sources at the start; one for all, or one for each.
+        output_size: bins on a side of a descriptor.
+        sampling_ratio: samples on a side of each bin; 0 adapts to the box.
+        amplitude: initial root mean square of the normalized sources; one for all, or one for each.
         learned_amplitude: whether it is then learned, channel by channel.
-        reference: maps, as in a `Source`, whose descriptors' root mean square is measured on training images and takes
-            the place of `amplitude` before training starts (`detection.training.amplitudes`); None to keep `amplitude`.
+        reference: feature maps, as in a `Source`, whose descriptors' root mean square is measured on training images
+            and takes the place of `amplitude` before training starts (`detection.training.amplitudes`); None for none.
         init: of the convolution: Xavier's, or `identity` on the first source and 0 on the others, which gives bit by
             bit the descriptors of the first source alone.
-        canonical_scale: see `RoIAlign`.
-        canonical_level: see `RoIAlign`.
+        canonical_scale, canonical_level: as in `RoIAlign`.
     """
 
     def __init__(
@@ -86,9 +80,12 @@ class SkipPool(Pool):
         canonical_level: Level = 4,
     ) -> None:
         super().__init__()
-        _require_sources(sources, in_channels)
+        if not sources:
+            raise UserError("pool.sources=(): give at least one Source.")
+        for i, source in enumerate(sources):
+            require_levels(f"pool.sources[{i}].feature_maps", source.feature_maps, in_channels)
         if reference is not None:
-            _require_levels("pool.reference", reference, in_channels)
+            require_levels("pool.reference", reference, in_channels)
         self.sources, self.reference, self.output_size = sources, reference, output_size
         self.initial_amplitude, self.learned_amplitude = amplitude, learned_amplitude
         self.channels = [in_channels[source.feature_maps[0]] for source in sources]
@@ -126,13 +123,13 @@ class SkipPool(Pool):
         nn.init.eye_(self.reduce.weight[:, :channels, 0, 0])
 
     def set_amplitude(self, amplitude: float) -> None:
-        """Give all numbers of the normalized sources this root mean square."""
+        """Give the normalized sources this root mean square."""
         for part in self.parts:
             if isinstance(part, _NormalizedSource):
                 nn.init.constant_(part.amplitude, amplitude)
 
     def forward(self, features: Features, boxes: list[Tensor], image_sizes: list[tuple[int, int]]) -> Tensor:
-        """Descriptors (R, O, n, n) of the boxes (N, 4) xyxy of each image."""
+        """Return the descriptors (R, O, n, n) of the boxes (N, 4) xyxy of each image."""
         weights = self.reduce.weight.split(self.channels, dim=1)
         shares = (part(features, boxes, image_sizes, weight) for part, weight in zip(self.parts, weights, strict=True))
         joined = next(shares) + self.reduce.bias[:, None, None]  # type: ignore[index]
@@ -144,7 +141,7 @@ class SkipPool(Pool):
 class _PooledSource(nn.Module):
     """One source's share (R, O, n, n) of the descriptors, `weight` (O, C, 1, 1) being its slice of the convolution.
 
-    The convolution commutes with pooling, and with the division by a norm: it goes where it has fewer cells to do.
+    The convolution commutes with pooling, and with the division by a norm: it is applied where it has fewer locations.
     """
 
     def __init__(self, align: RoIAlign, box_scale: float) -> None:
@@ -177,7 +174,7 @@ class _PooledSource(nn.Module):
 class _NormalizedSource(_PooledSource):
     """A source divided by its root mean square and multiplied by `amplitude` (C,), all in float32."""
 
-    # Of the root mean square: else the gradient of a cell of zeros, such as a dead ReLU leaves, would have no bound.
+    # Of the root mean square: else the gradient of a bin of zeros, such as a dead ReLU leaves, would have no bound.
     FLOOR = 1e-3
 
     def __init__(self, align: RoIAlign, box_scale: float, over: SourceNorm, amplitude: Tensor, learned: bool) -> None:
@@ -200,37 +197,19 @@ class _NormalizedSource(_PooledSource):
             else:
                 reduced = conv2d(pooled, weight)
             norm = torch.linalg.vector_norm(pooled, dim=self.dims, keepdim=True)
-            numbers = math.prod(pooled.shape[d] for d in self.dims)
-            return reduced * (norm / math.sqrt(numbers)).clamp_min(self.FLOOR).reciprocal()
+            count = math.prod(pooled.shape[d] for d in self.dims)
+            return reduced * (norm / math.sqrt(count)).clamp_min(self.FLOOR).reciprocal()
 
 
 def scale_boxes(boxes: Tensor, scale: float, image_size: tuple[int, int]) -> Tensor:
-    """Boxes (N, 4) xyxy scaled about their centers, then clipped to the image of (height, width)."""
+    """Return boxes (N, 4) xyxy scaled about their centers, then clipped to the image of (height, width)."""
     centers, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
     return clip_boxes_to_image(torch.cat([centers - sides * scale / 2, centers + sides * scale / 2], 1), image_size)
 
 
-def _require_sources(sources: tuple[Source, ...], in_channels: Mapping[str, int]) -> None:
-    if not isinstance(sources, tuple | list) or not sources:
-        raise UserError(f"pool.sources={sources!r}: must be a tuple of at least one Source.")
-    for i, source in enumerate(sources):
-        _require_levels(f"pool.sources[{i}].feature_maps", source.feature_maps, in_channels)
-        if not source.box_scale > 0:
-            raise UserError(f"pool.sources[{i}].box_scale={source.box_scale}: must be greater than 0.")
-
-
-def _require_levels(key: str, features: tuple[str, ...], in_channels: Mapping[str, int]) -> None:
-    """One map, or levels with the same channels."""
-    if not isinstance(features, tuple | list) or not features:
-        raise UserError(f"{key}={features!r}: must be a tuple of at least one name.")
-    require_feature_maps(key, features, in_channels)
-    if len({in_channels[m] for m in features}) > 1:
-        raise UserError(f"{key}={features}: the maps have different channels; use the levels of an FPN, or one map.")
-
-
 def _amplitudes(amplitude: float | tuple[float, ...], normalized: int) -> tuple[float, ...]:
-    """One for each normalized source."""
-    amplitudes = amplitude if isinstance(amplitude, tuple | list) else (amplitude,) * normalized
+    """Return one for each normalized source."""
+    amplitudes = amplitude if isinstance(amplitude, tuple) else (amplitude,) * normalized
     if len(amplitudes) != normalized:
         raise UserError(
             f"pool.amplitude={amplitude}: needs one number, or one for each of the {normalized} sources with a norm."

@@ -22,16 +22,16 @@ class _Float32RPNHead(RPNHead):
 
 
 class RPN(Regions):
-    """Anchors on every cell of the named maps, scored and refined.
+    """Anchors on every location of the named feature maps, scored and refined.
 
     Args:
-        in_channels: channels of each map by name; those of `stages` must be equal.
-        stages: the maps that are read, finest first.
+        in_channels: channels of each feature map by name; those of `stages` must be equal.
+        stages: the feature maps that are read, finest first.
         anchor_sizes: sides of square anchors in pixels, one tuple a stage.
         aspect_ratios: heights over widths of the anchors, the same on every stage.
         conv_depth: 3×3 convolutions before the two predictions.
-        pre_nms_top_n: proposals of each level before NMS, in training and at test.
-        post_nms_top_n: proposals of an image after NMS, in training and at test.
+        pre_nms_top_n: proposals of each level before NMS, in training and at inference.
+        post_nms_top_n: proposals of an image after NMS, in training and at inference.
         nms_threshold: IoU over which the lower-scored proposal is dropped.
         foreground_iou: an anchor with at least this IoU to a ground truth is positive.
         background_iou: an anchor below this IoU to all ground-truth boxes is negative.
@@ -84,14 +84,5 @@ class RPN(Regions):
     def forward(
         self, images: ImageList, features: Features, targets: Targets | None
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """Propose boxes.
-
-        Args:
-            images: the padded batch and each image's size inside it.
-            features: every map of the detector by name.
-            targets: per image `boxes` (N, 4) xyxy; needed in training.
-
-        Returns:
-            Boxes (N, 4) per image, best first; `loss_objectness` and `loss_rpn_box_reg` in training.
-        """
+        """Propose boxes (N, 4) of each image, best first; `loss_objectness` and `loss_rpn_box_reg` in training."""
         return self.rpn(images, {name: features[name] for name in self.stages}, targets)

@@ -1,9 +1,12 @@
 """ReInspect's regions: windows on a grid, and the one cell of the map that each reads."""
 
+from functools import partial
+
 import pytest
 import torch
 from torchvision.models.detection.image_list import ImageList
 
+from detection.config.serialization import from_plain
 from detection.errors import UserError
 from detection.pooling import CenterCell
 from detection.regions import GridCells
@@ -59,7 +62,12 @@ def test_a_center_off_the_map_reads_its_border():
     assert pool({"c2": features}, [boxes], [(8, 12)]).flatten().tolist() == [0, 5, 4, 0]
 
 
-@pytest.mark.parametrize(("window", "stride"), [(31, 32), (0, 0), (8, -8)])
-def test_windows_with_gaps_are_refused(window, stride):
-    with pytest.raises(UserError, match=f"regions.window={window}, stride={stride}: the window must be at least"):
-        GridCells({}, window=window, stride=stride)
+def test_windows_with_gaps_are_refused():
+    with pytest.raises(UserError, match="regions.window=31, stride=32: the window must be at least"):
+        GridCells({}, window=31, stride=32)
+
+
+@pytest.mark.parametrize("key", ["window", "stride"])
+def test_a_grid_without_a_size_is_refused(key):
+    with pytest.raises(UserError, match=f"regions.{key}=0: must be at least 1"):
+        from_plain(partial(GridCells, **{key: 0}), partial[GridCells], "regions")
