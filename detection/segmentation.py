@@ -1,4 +1,4 @@
-"""ION's segmentation regularizer: the context's map must tell the class of every pixel; in training only.
+"""ION's segmentation regularizer: from the context's map the class of every pixel is predicted; in training only.
 
 Bell et al. 2016, Inside-Outside Net: a 1×1 convolution to the classes, a deconvolution of twice the stride's width back
 to the image's pixels (32×32 with stride 16), a softmax at each pixel, weight 1. What the paper leaves open, and
@@ -6,7 +6,7 @@ where this departs from it:
 
 - The deconvolution works on each class alone and is bilinear interpolation: fixed, as in FCN's code (Long et al. 2015),
   unless it is to be learned.
-- Beyond the image the map goes on with its last cell, where Caffe has zeros, which halve the scores at the border.
+- Beyond the image the map continues its last location, where Caffe has zeros, which halve the scores at the border.
   Padding of a batch is cut off before, so that an image's loss is the same alone and in a batch.
 - The loss is the mean over all pixels of the batch that have a label, weighted where `background_weight` is not 1.
 
@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detection.contracts import ContextLoss
+from detection.contracts import ContextLoss, at_least_float32
 from detection.data.semantic import IGNORED, nearest
 from detection.errors import UserError
 from detection.ranges import NonNegative, Pixels
@@ -30,12 +30,12 @@ class SegmentationLoss(ContextLoss):
 
     Args:
         in_channels: of the map.
-        stride: pixels a cell of it stands for.
+        stride: pixels a location of it stands for.
         num_classes: K.
         weight: factor of the loss.
         background_weight: weight of a pixel of the background, where one of an object has 1. Below 1 objects that
-            cover little of the images are heard (Eigen, Fergus 2015 weigh all classes so, by their frequency); the
-            paper's is 1.
+            cover little of the images count more (Eigen, Fergus 2015 weigh all classes by their frequency); the paper's
+            is 1.
         output_stride: side in pixels of the squares that are classified, a divisor of the stride; the label of one is
             that of its middle. 1 as in the paper; K = 80 at 800×1333 then keeps 0.35 GB an image until the backward
             pass and three times that in passing, a quarter of it at 2.
@@ -56,12 +56,10 @@ class SegmentationLoss(ContextLoss):
         learned_upsampling: bool = False,
     ) -> None:
         super().__init__()
-        if output_stride < 1 or stride % output_stride:
+        if stride % output_stride:
             raise UserError(f"segmentation.output_stride={output_stride}: must divide the context's stride, {stride}.")
-        self.stride = stride
-        self.weight = weight
-        self.background_weight = background_weight
-        self.output_stride = output_stride
+        self.stride, self.output_stride = stride, output_stride
+        self.weight, self.background_weight = weight, background_weight
         self.register_buffer("class_weights", torch.tensor([background_weight] + [1.0] * num_classes), persistent=False)
         self.classify = nn.Conv2d(in_channels, num_classes + 1, 1)
         nn.init.xavier_uniform_(self.classify.weight)
@@ -69,7 +67,7 @@ class SegmentationLoss(ContextLoss):
         self.upsample = Upsample(num_classes + 1, stride // output_stride, learned_upsampling)
 
     def forward(self, context: Tensor, semantic: Sequence[Tensor]) -> dict[str, Tensor]:
-        """The loss of a batch.
+        """Compute the loss of a batch.
 
         Args:
             context: (B, C, H, W), of the padded batch.
@@ -79,23 +77,20 @@ class SegmentationLoss(ContextLoss):
         Returns:
             `loss_segmentation`; 0, with a gradient of 0 for everything, where no pixel has a label.
         """
-        cells = self.classify(context)
+        logits = self.classify(context)
         losses, labeled = [], []
-        with torch.autocast(cells.device.type, enabled=False):
+        with torch.autocast(logits.device.type, enabled=False):
             # One image after another: the padding costs nothing, and of the passing memory there is one image's.
-            wide = cells.to(torch.promote_types(cells.dtype, torch.float32))
-            for image_cells, image_labels in zip(wide, semantic, strict=True):
+            for image_logits, image_labels in zip(at_least_float32(logits), semantic, strict=True):
                 step, (height, width) = self.output_stride, image_labels.shape
                 labels = image_labels[step // 2 :: step, step // 2 :: step].long()
-                own = image_cells[None, :, : -(-height // self.stride), : -(-width // self.stride)]
+                own = image_logits[None, :, : -(-height // self.stride), : -(-width // self.stride)]
                 scores = self.upsample(own)[:, :, : labels.shape[0], : labels.shape[1]]
                 weights = self.class_weights.to(scores.dtype)
-                losses.append(
-                    F.cross_entropy(scores, labels[None], weights, ignore_index=IGNORED, reduction="none").sum()
-                )
-                labeled.append(
-                    self.background_weight * (labels == 0).sum() + ((labels > 0) & (labels != IGNORED)).sum()
-                )
+                entropy = F.cross_entropy(scores, labels[None], weights, ignore_index=IGNORED, reduction="none")
+                losses.append(entropy.sum())
+                objects = (labels > 0) & (labels != IGNORED)
+                labeled.append(self.background_weight * (labels == 0).sum() + objects.sum())
             loss = torch.stack(losses).sum() / torch.stack(labeled).sum().clamp(min=1)
         return {"loss_segmentation": self.weight * loss}
 
@@ -105,7 +100,7 @@ class Upsample(nn.Module):
 
     Args:
         channels: of the map.
-        factor: output pixels on a side of a cell.
+        factor: output pixels on a side of a location.
         learned: whether it is trained; otherwise it stays bilinear, and no checkpoint holds it.
     """
 
@@ -121,14 +116,14 @@ class Upsample(nn.Module):
             self.register_buffer("weight", weight, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps (B, C, H, W) to (B, C, factor H, factor W)."""
+        """Enlarge maps (B, C, H, W) to (B, C, factor·H, factor·W)."""
         continued = F.pad(x, (1, 1, 1, 1), mode="replicate")
         padding = self.factor + self.factor // 2
         return F.conv_transpose2d(continued, self.weight, stride=self.factor, padding=padding, groups=len(self.weight))
 
 
 def bilinear_kernel(factor: int) -> Tensor:
-    """Weights (k, k) of a deconvolution that interpolates bilinearly; k = 2 factor, one less where that is odd."""
+    """Return the weights (k, k) of a bilinear deconvolution; k is twice the factor, or one less if that is odd."""
     size = 2 * factor - factor % 2
     ramp = 1 - (torch.arange(size) - (size - 1) / 2).abs() / factor
     return ramp[:, None] * ramp
@@ -137,7 +132,7 @@ def bilinear_kernel(factor: int) -> Tensor:
 def semantic_maps(
     targets: Sequence[Mapping[str, Tensor]], given_sizes: Sequence[tuple[int, int]], sizes: Sequence[tuple[int, int]]
 ) -> list[Tensor]:
-    """The targets' maps of labels, brought to their images' size in the batch by nearest pixel.
+    """Return the targets' maps of labels, brought to their images' size in the batch by nearest pixel.
 
     Args:
         targets: per image `semantic` (H, W).
@@ -147,7 +142,7 @@ def semantic_maps(
     Raises:
         UserError: a map is missing, or not of its image's size.
     """
-    features = []
+    resized = []
     for i, (target, given, size) in enumerate(zip(targets, given_sizes, sizes, strict=True)):
         if "semantic" not in target:
             raise UserError(
@@ -161,9 +156,8 @@ def semantic_maps(
                 f"{tuple(given)}: give one label for each pixel."
             )
         if tuple(given) != tuple(size):
-            rows, columns = (
-                torch.from_numpy(nearest(new, old)).to(labels.device) for new, old in zip(size, given, strict=True)
-            )
+            nearby = (torch.from_numpy(nearest(new, old)) for new, old in zip(size, given, strict=True))
+            rows, columns = (places.to(labels.device) for places in nearby)
             labels = labels[rows][:, columns]
-        features.append(labels)
-    return features
+        resized.append(labels)
+    return resized

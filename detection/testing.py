@@ -1,4 +1,4 @@
-"""The contract tests of parts, importable: what every context, pool, regions, head and backbone must do.
+"""Contract tests of parts, importable: for every context, pool, regions, head and backbone.
 
     from detection.testing import check_context
 
@@ -39,18 +39,20 @@ def check_context(context: Callable[..., Context], in_channels: int = 6) -> None
     assert (y[~valid.expand_as(y)] == 0).all(), "the output must be 0 outside of the valid locations"
     noise = torch.where(valid, x, 100 * torch.randn_like(x))
     assert torch.equal(y, part(noise, valid)), "valid locations depend on what lies outside of `valid`"
-    (gradient,) = torch.autograd.grad(y.square().sum(), x, allow_unused=True)
+    (gradient,) = torch.autograd.grad(y.square().sum(), x, allow_unused=True, retain_graph=True)
     assert gradient is None or (gradient[~valid.expand_as(x)] == 0).all(), "a gradient flows into the padding"
     for i, (height, width) in enumerate(SIZES):
         alone = part(x[i : i + 1, :, :height, :width], valid[i : i + 1, :, :height, :width])
         _close(alone, y[i : i + 1, :, :height, :width], f"image {i} alone is not as in the batch")
-    _check_gradients(part, lambda: part(x, valid))
-    for thin in ((1, 1), (1, 9), (9, 1)):
-        x, valid = padded_batch(in_channels, (thin,), *thin)
-        assert torch.isfinite(part(x, valid)).all(), f"not finite on a feature map of {thin} locations"
-    assert len(part(x[:0], valid[:0])) == 0, "an empty batch must give an empty batch"
-    x, valid = padded_batch(in_channels, ((6, 7), (0, 0)))
-    assert (part(x, valid)[1] == 0).all(), "an image without any valid location must give zeros"
+    _check_gradients(part, y)
+    degenerate = [padded_batch(in_channels, (size,), *size) for size in ((1, 1), (1, 9), (9, 1))]
+    degenerate += [padded_batch(in_channels, ()), padded_batch(in_channels, ((6, 7), (0, 0)))]
+    for x, valid in degenerate:
+        y, given = part(x, valid), tuple(x.shape)
+        assert y.shape == (len(x), part.out_channels, *given[2:]), f"output of {tuple(y.shape)} on an input of {given}"
+        assert y.isfinite().all(), f"not finite on an input of {given}"
+        assert (y[~valid.expand_as(y)] == 0).all(), "an image without any valid location must give zeros"
+        _check_gradients(part, y, every=False, x=x)
     double = part.double()(x.double(), valid)
     assert double.dtype == torch.float64, "in double precision the output must be double"
 
@@ -75,7 +77,7 @@ def check_pool(pool: Callable[..., Pool], channels: int = 4) -> None:
         _close(found[rows], alone, f"descriptors of image {i} alone are not as in the batch")
     none = part(features, [torch.zeros(0, 4)] * 3, sizes)
     assert none.shape == (0, *expected[1:]), "no boxes must give no descriptors"
-    _check_gradients(part, lambda: part(features, boxes, sizes))
+    _check_gradients(part, found)
 
 
 def check_regions(regions: Callable[..., Regions], channels: int = 4) -> None:
@@ -94,7 +96,7 @@ def check_regions(regions: Callable[..., Regions], channels: int = 4) -> None:
     boxes, losses = part.train()(images, features, targets)
     assert all(name.startswith("loss_") and loss.isfinite() for name, loss in losses.items()), "losses are `loss_…`"
     if losses:
-        _check_gradients(part, lambda: torch.stack(list(part(images, features, targets)[1].values())))
+        _check_gradients(part, torch.stack(list(losses.values())))
 
 
 def check_head(head: Callable[..., Head], in_channels: int = 4, size: int = 3, num_classes: int = 2) -> None:
@@ -125,7 +127,7 @@ def check_head(head: Callable[..., Head], in_channels: int = 4, size: int = 3, n
         assert losses and all(name.startswith("loss_") for name in losses), "losses are named `loss_…`"
         assert all(loss.isfinite() for loss in losses.values()) and not found, "finite losses, and no detections"
         if targets[0] is ground_truth:
-            _check_gradients(part, lambda c=chosen, s=samples: torch.stack(list(part(pooled(c), s)[1].values())))
+            _check_gradients(part, torch.stack(list(losses.values())))
     with torch.no_grad():
         detections, losses = part.eval()(pooled(boxes))
     assert losses == {} and len(detections) == 2 and not len(detections[1]["boxes"]), "detections of every image only"
@@ -145,7 +147,7 @@ def check_backbone(backbone: Callable[..., Backbone]) -> None:
         expected = (2, part.out_channels[name], 2 * side // part.strides[name], 3 * side // part.strides[name])
         assert feature.shape == expected, f"{name} is {tuple(feature.shape)}, not {expected}"
     assert next(iter(part.stages())) == "stem", "the first stage is `stem`"
-    _check_gradients(part, lambda: torch.stack([f.mean() for f in part(images).values()]), every=False)
+    _check_gradients(part, torch.stack([f.mean() for f in features.values()]), every=False)
 
 
 def padded_batch(
@@ -170,7 +172,7 @@ def _features(channels: int, images: int = 3) -> dict[str, Tensor]:
 
 
 def _randomized(part: Any) -> Any:
-    """The part with noise on every weight: some are 0 at first, which would hide mistakes."""
+    """Add noise to every weight: some are 0 at first, which would hide mistakes."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in part.parameters():
@@ -183,12 +185,13 @@ def _close(found: Tensor, expected: Tensor, sentence: str) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5, msg=lambda text: f"{sentence}: {text}")
 
 
-def _check_gradients(part: nn.Module, output: Callable[[], Tensor], every: bool = True) -> None:
-    names, parameters = [n for n, _ in part.named_parameters()], list(part.parameters())
-    if not parameters:
+def _check_gradients(part: nn.Module, output: Tensor, every: bool = True, **others: Tensor) -> None:
+    inputs = {**dict(part.named_parameters()), **others}
+    if not inputs:
         return
-    gradients = torch.autograd.grad(output().square().sum(), parameters, allow_unused=True)
-    idle = [n for n, g in zip(names, gradients, strict=True) if g is None]
+    found = torch.autograd.grad(output.square().sum(), list(inputs.values()), allow_unused=True, retain_graph=True)
+    gradients = dict(zip(inputs, found, strict=True))
+    idle = [name for name, g in gradients.items() if g is None]
     assert not idle or not every, f"{idle[0]} has no gradient: a parameter that is not used breaks distributed training"
-    broken = [n for n, g in zip(names, gradients, strict=True) if g is not None and not g.isfinite().all()]
+    broken = [name for name, g in gradients.items() if g is not None and not g.isfinite().all()]
     assert not broken, f"the gradient of {broken[0]} is not finite"

@@ -212,10 +212,12 @@ def test_it_is_float32_under_mixed_precision():
     torch.testing.assert_close(loss, exact, rtol=0.02, atol=0.02)
 
 
-@pytest.mark.parametrize("output_stride", [0, -1, 3, 32])
+@pytest.mark.parametrize("output_stride", [3, 32])
 def test_a_grid_that_does_not_fit_is_refused(output_stride):
     with pytest.raises(UserError, match=f"output_stride={output_stride}: must divide the context's stride, 16"):
         SegmentationLoss(4, 16, 3, output_stride=output_stride)
+    with pytest.raises(UserError, match="segmentation.output_stride=0: must be at least 1"):
+        from_plain(partial(SegmentationLoss, output_stride=0), partial[SegmentationLoss], "segmentation")
 
 
 def test_maps_are_resized_as_the_data_pipeline_does():

@@ -12,9 +12,7 @@ class LSTM(Cell):
     """i, f, o = σ(W x + U h + b), g = tanh(·), c = f·c + i·g, h = o·tanh(c); gates i, f, g, o.
 
     Args:
-        hidden_size: D.
-        input_size: I, or None.
-        bias: whether there are bias vectors.
+        hidden_size, input_size, bias: as in `Cell`.
         forget_bias: initial bias of f, the sum of all vectors (1: Jozefowicz et al. 2015).
     """
 
@@ -76,9 +74,7 @@ class TiedLSTM(Cell):
     The cell of ReInspect's code (Stewart et al. 2016), recalled: its last tanh is missing there.
 
     Args:
-        hidden_size: D.
-        input_size: I, or None.
-        bias: whether there are bias vectors.
+        hidden_size, input_size, bias: as in `Cell`.
         squash: restore the tanh, h = o·tanh(c).
     """
 
@@ -105,9 +101,7 @@ class GRU(Cell):
     """r, z = σ(W x + U h + b), h = (1 − z)·n + z·h (Cho et al. 2014); gates r, z, n.
 
     Args:
-        hidden_size: D.
-        input_size: I, or None.
-        bias: whether there are bias vectors.
+        hidden_size, input_size, bias: as in `Cell`.
         reset: `after` the product, n = tanh(W x + b + r·(U h + b')), as in PyTorch and cuDNN; or `before` it,
             n = tanh(W x + b + U (r·h) + b'), as in the paper.
     """

@@ -16,9 +16,7 @@ class LinearCell(Cell):
     remember over different distances; it is initialized to keep more than is taken in, like an LSTM's forget bias.
 
     Args:
-        hidden_size: D.
-        input_size: I, or None.
-        bias: whether there are bias vectors.
+        hidden_size, input_size, bias: as in `Cell`.
         forget_bias: initial bias of the gates in favor of keeping; at 0 half is kept.
     """
 

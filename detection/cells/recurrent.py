@@ -4,7 +4,6 @@ import torch
 from torch import Tensor, nn
 
 from detection.cells.cell import Cell, State
-from detection.errors import UserError
 from detection.ranges import Count
 
 
@@ -39,14 +38,9 @@ class IndRNN(Cell):
     """h = max(W x + u·h, 0): an IRNN whose channels do not mix (Li et al. 2018); u (D,) is initialized as 1.
 
     Args:
-        hidden_size: D.
-        input_size: I, or None.
-        bias: whether the input side has a bias.
+        hidden_size, input_size, bias: as in `Cell`; only the input side has a bias.
         bound_length: T, which bounds |u| by 2^(1/T), so that a state at most doubles over T steps by itself. A weight
             beyond the bound is used as the bound and gets no gradient. None for no bound.
-
-    Raises:
-        UserError: `bound_length` is below 1.
     """
 
     recurrent_gates = 0
@@ -54,8 +48,6 @@ class IndRNN(Cell):
     def __init__(
         self, hidden_size: int, input_size: int | None = None, bias: bool = True, bound_length: Count | None = None
     ) -> None:
-        if bound_length is not None and bound_length < 1:
-            raise UserError(f"IndRNN: bound_length={bound_length}: must be 1 or more, or None for no bound.")
         super().__init__(hidden_size, input_size, bias)
         self.bound = None if bound_length is None else 2 ** (1 / bound_length)
 

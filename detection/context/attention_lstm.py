@@ -18,11 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from detection.cells import LSTM, Cell, State
-from detection.contracts import Context
-from detection.errors import UserError
+from detection.contracts import Context, at_least_float32
 from detection.ranges import Channels, Count
-
-LSTM_CELL: partial[Cell] = partial(LSTM)
 
 Score = Callable[[Tensor], Tensor]
 """From h (B, D) of the last layer to the scores (B, k·k) of the pooled map's locations."""
@@ -44,16 +41,13 @@ class AttentionLSTM(Context):
         score: of location i by the last layer's state h. `linear`: W_i·h, by position and not by features (on fewer
             than K×K locations, with the weights of the nearest relative position). `additive`:
             u·tanh(W x_i + V h + b), by features and not by position.
-
-    Raises:
-        UserError: a count below 1.
     """
 
     def __init__(
         self,
         in_channels: int,
         *,
-        cell: partial[Cell] = LSTM_CELL,
+        cell: partial[Cell] = partial(LSTM),
         hidden_channels: Channels = 512,
         num_layers: Count = 3,
         num_steps: Count = 3,
@@ -61,9 +55,6 @@ class AttentionLSTM(Context):
         score: Literal["linear", "additive"] = "linear",
     ) -> None:
         super().__init__()
-        for name, value in {"num_layers": num_layers, "num_steps": num_steps, "size": size}.items():
-            if value < 1:
-                raise UserError(f"context.{name}={value}: must be 1 or more.")
         self.num_steps, self.size, self.out_channels = num_steps, size, in_channels
         # A single attention step needs the initial state alone, and layers that never run would be idle weights.
         layers = num_layers if num_steps > 1 else 0
@@ -102,7 +93,7 @@ class AttentionLSTM(Context):
     def _attend(self, x: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
         """Return g(T) (B, C) and the weights of all steps (B, T, k·k), given the pooling of rows and of columns."""
         with torch.autocast(x.device.type, enabled=False):
-            x = x.to(torch.promote_types(x.dtype, torch.float32))
+            x = at_least_float32(x)
             rows, columns = rows.to(x.dtype), columns.to(x.dtype)
             pooled = rows[:, None] @ _without_padding(x, rows, columns) @ columns.mT[:, None]  # (B, C, k, k)
             exists = ((rows.sum(2) > 0)[:, :, None] & (columns.sum(2) > 0)[:, None]).flatten(1)  # (B, k·k)
@@ -110,10 +101,12 @@ class AttentionLSTM(Context):
             score = self.score(pooled, rows, columns)
             states = self._initial_states(pooled.sum(1) / exists.sum(1, keepdim=True).clamp(min=1))
             attended, weights = pooled[:, :0].sum(1), []
+            # Finite, so that an image without any valid location gives no NaN.
+            lowest = torch.finfo(x.dtype).min
             for step in range(self.num_steps):
                 if step:
                     states = self._advance(attended, states)  # equation (3)
-                weights.append(_softmax(score(states[-1][0]), exists))  # equation (1)
+                weights.append(score(states[-1][0]).masked_fill(~exists, lowest).softmax(1))  # equation (1)
                 attended = (weights[-1][:, None] @ pooled)[:, 0]  # equation (2)
         return attended, torch.stack(weights, 1)
 
@@ -162,12 +155,6 @@ class _AdditiveScore(nn.Module):
     def forward(self, pooled: Tensor, rows: Tensor, columns: Tensor) -> Score:
         projected = self.of_location(pooled)
         return lambda h: self.out(torch.tanh(projected + self.of_state(h)[:, None]))[..., 0]
-
-
-def _softmax(scores: Tensor, exists: Tensor) -> Tensor:
-    """Return the softmax over the locations (B, k·k) that exist."""
-    # Finite, so that an image without any valid location gives no NaN.
-    return scores.masked_fill(~exists, torch.finfo(scores.dtype).min).softmax(1)
 
 
 def _without_padding(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from detection.contracts import Context
+from detection.contracts import Context, at_least_float32
 from detection.errors import UserError
 from detection.ranges import Bins, Channels, Count
 
@@ -38,11 +38,8 @@ class ConvStack(Context):
         self, in_channels: int, *, kernel_size: Bins = 3, hidden_channels: Channels = 512, num_layers: Count = 2
     ):
         super().__init__()
-        if kernel_size % 2 == 0 or num_layers < 1:
-            raise UserError(
-                f"context.kernel_size={kernel_size}, num_layers={num_layers}: the kernel must be odd, to keep the "
-                "map's size, and there must be a layer."
-            )
+        if kernel_size % 2 == 0:
+            raise UserError(f"context.kernel_size={kernel_size}: must be odd, to keep the map's size.")
         widths = [in_channels] + [hidden_channels] * num_layers
         self.convs = nn.ModuleList(
             nn.Conv2d(i, o, kernel_size, padding=kernel_size // 2) for i, o in zip(widths, widths[1:], strict=False)
@@ -77,7 +74,7 @@ class GlobalAverage(Context):
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
         """Return the context (B, `hidden_channels`, H, W) of x (B, C, H, W); without a valid location the mean is 0."""
-        total = (x.to(torch.promote_types(x.dtype, torch.float32)) * valid).sum((2, 3), keepdim=True)
+        total = (at_least_float32(x) * valid).sum((2, 3), keepdim=True)
         mean = total / valid.sum((2, 3), keepdim=True).clamp(min=1)
         return torch.relu(self.linear(mean.to(x.dtype))) * valid
 
@@ -108,8 +105,7 @@ class NonLocal(Context):
         """Return the context (B, C, H, W) of x (B, C, H, W)."""
         # (B, H·W, D) each
         query, key, value = (conv(x).flatten(2).transpose(1, 2) for conv in (self.query, self.key, self.value))
-        scores = query @ key.transpose(1, 2)  # (B, H·W, H·W)
-        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        scores = at_least_float32(query @ key.transpose(1, 2))  # (B, H·W, H·W)
         # Finite, so that an image without any valid location gives no NaN; the mask is (B, 1, H·W).
         scores = scores.masked_fill(~valid.flatten(2), torch.finfo(scores.dtype).min)
         attended = scores.softmax(-1).to(value.dtype) @ value

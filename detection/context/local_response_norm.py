@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
+from detection.contracts import at_least_float32
+
 ALPHA = 0.001
 
 
@@ -33,6 +35,6 @@ class LocalResponseNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalize x (B, C, H, W), in float32 or wider: a sum of squares soon overflows half precision."""
         with torch.autocast(x.device.type, enabled=False):
-            exact = x.to(torch.promote_types(x.dtype, torch.float32))
+            exact = at_least_float32(x)
             root = (conv2d(exact.square(), self.band.to(exact.dtype)) + 1).rsqrt()
             return (exact * root * root.sqrt()).to(x.dtype)  # x·s^(−1/2)·s^(−1/4) = x / s^0.75

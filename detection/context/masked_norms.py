@@ -5,6 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from detection.contracts import at_least_float32
+
 
 class MaskedBatchNorm(nn.Module):
     """`nn.BatchNorm2d` over valid locations; with all locations valid it is the same.
@@ -22,7 +24,7 @@ class MaskedBatchNorm(nn.Module):
         norm = self.norm
         if not norm.training:
             return norm(x)
-        exact = x.to(torch.promote_types(x.dtype, torch.float32))
+        exact = at_least_float32(x)
         mean, variance = _moments(exact, valid, (0, 2, 3), self._over_processes)
         self._update(mean.detach().flatten(), variance.detach().flatten(), self._over_processes(valid.sum()))
         y = (exact - mean) * (variance + norm.eps).rsqrt() * norm.weight[:, None, None] + norm.bias[:, None, None]
@@ -54,8 +56,7 @@ class MaskedGroupNorm(nn.GroupNorm):
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:  # type: ignore[override]
         """Normalize each image of x (B, C, H, W) under booleans `valid` (B, 1, H, W)."""
-        exact = x.to(torch.promote_types(x.dtype, torch.float32))
-        exact = exact.unflatten(1, (self.num_groups, -1))  # (B, groups, C / groups, H, W)
+        exact = at_least_float32(x).unflatten(1, (self.num_groups, -1))  # (B, groups, C / groups, H, W)
         mean, variance = _moments(exact, valid[:, None], (2, 3, 4))
         y = ((exact - mean) * (variance + self.eps).rsqrt()).flatten(1, 2)  # (B, C, H, W)
         return (y * self.weight[:, None, None] + self.bias[:, None, None]).to(x.dtype)

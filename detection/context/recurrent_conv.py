@@ -91,8 +91,6 @@ class RecurrentConv(Context):
 
     def _check(self, in_channels: int, inference_steps: int | None, norm: StepNorm, kernel_size: int) -> None:
         num_steps, channels, given = self.num_steps, self.out_channels, f"inference_steps={inference_steps}"
-        if min(num_steps, self.inference_steps) < 0:
-            raise UserError(f"num_steps={num_steps}, {given}: a recurrent convolution has 0 steps or more.")
         if kernel_size % 2 == 0:
             raise UserError(f"kernel_size={kernel_size}: must be odd, to keep the map's size.")
         if self.residual and channels != in_channels:

@@ -6,7 +6,6 @@ A 1×1 convolution is the input side of a layer's cells, shared by its direction
 before. After one layer of four directions a location depends on its row and its column, after two on the whole image.
 """
 
-from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -19,8 +18,6 @@ from detection.errors import UserError
 from detection.ops.sweep.directions import DIRECTIONS, Direction
 from detection.ops.sweep.dispatch import sweep
 from detection.ranges import Channels
-
-ACCUMULATOR: partial[Cell] = partial(Accumulator)
 
 
 class SpatialRNN(Context):
@@ -43,7 +40,7 @@ class SpatialRNN(Context):
         self,
         in_channels: int,
         *,
-        cell: partial[Cell] = ACCUMULATOR,
+        cell: partial[Cell] = partial(Accumulator),
         hidden_channels: Channels = 512,
         layers: tuple[tuple[Direction, ...], ...] = (DIRECTIONS, DIRECTIONS),
         out_channels: Channels | None = None,
@@ -67,7 +64,7 @@ class SpatialRNN(Context):
         first, *others = self.convs
         x = first(x.contiguous(memory_format=torch.channels_last))
         for index, (cells, layer, conv) in enumerate(zip(self.cells, self.layers, others, strict=True)):
-            x = sweep(_as_cells(cells), x, valid, layer)
+            x = sweep(list(cells), x, valid, layer)  # type: ignore[arg-type]
             if self.scales is not None:
                 x = _over_rms(x, self.scales[index])
             x = conv(x)
@@ -87,16 +84,9 @@ def _initialize(conv: nn.Conv2d, parts: int) -> None:
     nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
 
 
-def _as_cells(cells: nn.Module) -> Sequence[Cell]:
-    return list(cells)  # type: ignore[arg-type]
-
-
 def _check_layers(layers: tuple[tuple[Direction, ...], ...]) -> None:
     if not layers or not all(layers):
         raise UserError(f"context.layers={layers}: give at least one layer, and each at least one direction.")
     for layer in layers:
-        for direction in layer:
-            if direction not in DIRECTIONS:
-                raise UserError(f"context.layers: no direction {direction!r}; they are {', '.join(DIRECTIONS)}.")
         if len(set(layer)) < len(layer):
             raise UserError(f"context.layers: {layer} names a direction twice.")

@@ -22,6 +22,7 @@ from detection.cells import (
     TanhRNN,
     TiedLSTM,
 )
+from detection.config.serialization import from_plain
 from detection.errors import UserError
 
 N, INPUT, SIZE = 4, 3, 2
@@ -181,12 +182,7 @@ def test_states_stay_in_float32_under_autocast(name):
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize(
     "cell, theirs",
-    [
-        (TanhRNN, nn.RNNCell),
-        (IRNN, partial(nn.RNNCell, nonlinearity="relu")),
-        (LSTM, nn.LSTMCell),
-        (GRU, nn.GRUCell),
-    ],
+    [(TanhRNN, nn.RNNCell), (IRNN, partial(nn.RNNCell, nonlinearity="relu")), (LSTM, nn.LSTMCell), (GRU, nn.GRUCell)],
 )
 def test_pytorchs_weights_load(cell, theirs, bias):
     torch.manual_seed(0)
@@ -275,5 +271,5 @@ def test_the_recurrent_weight_of_an_ind_rnn_is_bounded(bound_length):
 
 
 def test_an_ind_rnn_refuses_a_bound_over_no_steps():
-    with pytest.raises(UserError, match="bound_length=0: must be 1 or more"):
-        IndRNN(4, bound_length=0)
+    with pytest.raises(UserError, match="cell.bound_length=0: must be at least 1"):
+        from_plain(partial(IndRNN, bound_length=0), partial[IndRNN], "cell")

@@ -7,6 +7,7 @@ import torch
 from torch.nn.functional import adaptive_avg_pool2d
 
 from detection.cells import GRU
+from detection.config.serialization import from_plain
 from detection.context import AttentionLSTM
 from detection.errors import UserError
 
@@ -181,5 +182,5 @@ def test_one_step_has_no_idle_layers():
 
 @pytest.mark.parametrize("name", ["num_layers", "num_steps", "size"])
 def test_settings_below_one_are_refused(name):
-    with pytest.raises(UserError, match=f"context.{name}=0: must be 1 or more"):
-        AttentionLSTM(C, **{name: 0})
+    with pytest.raises(UserError, match=f"context.{name}=0: must be at least 1"):
+        from_plain(partial(AttentionLSTM, **{name: 0}), partial[AttentionLSTM], "context")

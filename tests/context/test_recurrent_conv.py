@@ -1,10 +1,13 @@
 """Recurrent convolution against a naive unroll and by hand; its norms and steps; settings that are refused."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 from torch.nn.functional import conv2d, local_response_norm
 
+from detection.config.serialization import from_plain
 from detection.context import RecurrentConv
 from detection.context.local_response_norm import LocalResponseNorm
 from detection.errors import UserError
@@ -205,7 +208,6 @@ def test_lrn_holds_in_half_precision():
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"num_steps": -1}, "num_steps=-1, inference_steps=None: a recurrent convolution has 0 steps or more"),
         ({"kernel_size": 4}, "kernel_size=4: must be odd"),
         ({"residual": True}, "hidden_channels=8: with residual=true they are those of the map, 3"),
         ({"residual": True, "hidden_channels": None, "feed": "first"}, "feed=first: takes away"),
@@ -215,3 +217,9 @@ def test_lrn_holds_in_half_precision():
 def test_settings_that_do_not_go_together(settings, sentence):
     with pytest.raises(UserError, match=sentence):
         layer(**settings)
+
+
+@pytest.mark.parametrize("name", ["num_steps", "inference_steps"])
+def test_fewer_than_0_steps_are_refused(name):
+    with pytest.raises(UserError, match=f"context.{name}=-1: must be at least 0"):
+        from_plain(partial(RecurrentConv, **{name: -1}), partial[RecurrentConv], "context")

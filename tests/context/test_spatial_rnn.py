@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from detection.cells import LSTM, Accumulator, TanhRNN
+from detection.config.serialization import from_plain
 from detection.context import SpatialRNN
 from detection.errors import UserError
 from detection.ops.sweep.directions import DIRECTIONS
@@ -125,10 +126,14 @@ def test_each_direction_of_each_layer_has_separate_recurrent_weights():
     [
         ((), "at least one layer"),
         ((("right",), ()), "at least one direction"),
-        ((("rigth",),), "no direction 'rigth'"),
         ((("up", "up"),), "names a direction twice"),
     ],
 )
 def test_bad_layers_get_one_sentence(layers, sentence):
     with pytest.raises(UserError, match=sentence):
         SpatialRNN(3, layers=layers)
+
+
+def test_an_unknown_direction_is_refused():
+    with pytest.raises(UserError, match=r"context.layers\[0\]\[0\]=rigth: .* \(did you mean right\?\)"):
+        from_plain(partial(SpatialRNN, layers=(("rigth",),)), partial[SpatialRNN], "context")
