@@ -67,7 +67,7 @@ def test_an_override_leaves_the_rest_alone():
         ("best_metric=mAP", "best_metric=mAP: must be one of AP, AP50"),
         ("schedule.milestones=(3,)", "schedule.milestones[0]=3.0: must be above 0 and at most 1."),
         ("detector.max_size=10", "must be at least min_size"),
-        ("data.augmentation.horizontal_flip=7", "must be a probability"),
+        ("data.augmentation.horizontal_flip=7", "must be at least 0 and at most 1"),
     ],
 )
 def test_a_wrong_override_gets_one_sentence(item, sentence):
