@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from detection.data.checks import clip_boxes
+from detection.data.checks import clip_boxes, shortened
 from detection.data.coco_index import Category, CocoIndex
 from detection.data.image_paths import missing_and_escaping
 from detection.data.images import read_image
@@ -26,6 +26,17 @@ class DetectionDataset(Dataset):
 
     Crowd regions are left out of the targets: they are no objects to learn. Without a transform an image is yielded
     as it is on disk (evaluation: the detector resizes, and so answers in the image's own pixels).
+
+    Args:
+        index: The annotations.
+        images: Folder to which file names are relative.
+        transform: Augmentation and resize; None: the untouched image.
+        seed: Of the augmentation, at least 0.
+        empty_images: Whether images without boxes (crowd regions not counted) are kept.
+        masks: From `load_masks`, to have a map of labels among the targets; None for none.
+
+    Raises:
+        UserError: Image files are missing, or names lead out of the folder.
     """
 
     def __init__(
@@ -37,19 +48,6 @@ class DetectionDataset(Dataset):
         empty_images: EmptyImages = "keep",
         masks: Masks | None = None,
     ) -> None:
-        """Choose the images, and make sure that each has its file.
-
-        Args:
-            index: The annotations.
-            images: Folder to which file names are relative.
-            transform: Augmentation and resize; None: the untouched image.
-            seed: Of the augmentation, at least 0.
-            empty_images: Whether images without boxes (crowd regions not counted) are kept.
-            masks: What `load_masks` opened, to have a map of labels among the targets; None for none.
-
-        Raises:
-            UserError: Image files are missing, or names lead out of the folder.
-        """
         self.index = index
         self.images = Path(images)
         self.transform = transform
@@ -118,30 +116,23 @@ class DetectionDataset(Dataset):
         if self.transform is not None:
             seed = item_seed(self.seed, epoch, image_id)
             image, boxes, labels, semantic = self.transform(image, boxes, labels, seed, semantic)
-        target = {
-            "boxes": torch.from_numpy(boxes),
-            "labels": torch.from_numpy(labels),
-            "image_id": image_id,
-            "size": (height, width),
-        }
+        target: dict = {"boxes": torch.from_numpy(boxes), "labels": torch.from_numpy(labels)}
+        target |= {"image_id": image_id, "size": (height, width)}
         if semantic is not None:
             target["semantic"] = torch.from_numpy(semantic)
-        return torch.from_numpy(image).permute(2, 0, 1).contiguous(), target
+        return torch.from_numpy(image).permute(2, 0, 1).contiguous(), target  # (3, H', W')
 
     def _check_files(self) -> None:
         names = [self.index.file_name(row) for row in self._kept.tolist()]
         missing, escaping = missing_and_escaping(self.images, names)
         doctor = f"run `detection doctor {self.index.path} {self.images} --fix OUT.json` to leave"
-        for positions, what in (
-            (escaping, f"leads out of the folder {self.images}"),
-            (missing, f"is not in {self.images}"),
-        ):
+        for positions, what in ((escaping, "leads out of the folder"), (missing, "is not in")):
             if positions:
                 first = positions[0]
                 more = f" (and {len(positions) - 1} more of {len(names)})" if len(positions) > 1 else ""
                 raise UserError(
-                    f"{self.index.path}: image {self.image_ids[first]}, file_name {names[first]!r}, {what}{more}: "
-                    f"check the image folder, or {doctor} such images out."
+                    f"{self.index.path}: image {self.image_ids[first]}, file_name {names[first]!r}, {what} "
+                    f"{self.images}{more}: check the image folder, or {doctor} such images out."
                 )
 
     def _check_size(self, row: int, height: int, width: int) -> None:
@@ -179,23 +170,14 @@ def require_training_boxes(dataset: DetectionDataset) -> None:
 
 
 def match_categories(train: CocoIndex, val: CocoIndex) -> None:
-    """Raise a `UserError` unless two annotation files have the same categories under the same ids.
-
-    Args:
-        train: Decides the detector's labels.
-        val: Must agree with it.
-    """
+    """Raise a `UserError` unless two annotation files have the same categories under the same ids."""
     if train.categories == val.categories:
         return
-    ours, theirs = ({category.id: category.name for category in index.categories} for index in (train, val))
-    parts = [
-        f"only in {first.path}: {', '.join(f'{c.name!r} (id {c.id})' for c in only[:5])}{', …' * (len(only) > 5)}"
-        for first, second in ((train, val), (val, train))
-        if (only := [c for c in first.categories if c not in second.categories])
-    ]
-    remedy = (
-        "use the same category ids and names in both"
-        if set(ours.values()) == set(theirs.values())
-        else ("use files of the same data set, with the same list of categories")
-    )
+    parts = []
+    for first, second in ((train, val), (val, train)):
+        if only := [f"{c.name!r} (id {c.id})" for c in first.categories if c not in second.categories]:
+            parts.append(f"only in {first.path}: {shortened(only, 5)}")
+    remedy = "use files of the same data set, with the same list of categories"
+    if {category.name for category in train.categories} == {category.name for category in val.categories}:
+        remedy = "use the same category ids and names in both"
     raise UserError(f"{train.path} and {val.path} have different categories ({'; '.join(parts)}): {remedy}.")

@@ -15,6 +15,14 @@ class TrainBatches:
     filled up with images from the epoch's other batches: fewer than `batch_size * num_processes` are seen twice.
     Wide and tall images go to separate batches (less padding), except for what remains of each group at the end.
     The global batches depend on `batch_size * num_processes` only, not on how it is divided.
+
+    Args:
+        num_images: Images in the data set.
+        batch_size: Images a batch on one process.
+        seed: Of the shuffling.
+        aspect_ratios: (num_images,) width / height, to group wide (at least 1) and tall images; None: no groups.
+        num_processes: Processes that train together.
+        rank: This process's number among them.
     """
 
     def __init__(
@@ -27,18 +35,7 @@ class TrainBatches:
         num_processes: int = 1,
         rank: int = 0,
     ) -> None:
-        """Set up the sampler at epoch 0.
-
-        Args:
-            num_images: Images in the data set.
-            batch_size: Images a batch on one process.
-            seed: Of the shuffling.
-            aspect_ratios: (num_images,) width / height, to group wide (at least 1) and tall images; None: no groups.
-            num_processes: Processes that train together.
-            rank: This process's number among them.
-        """
-        if batch_size < 1 or not 0 <= rank < num_processes:
-            raise ValueError(f"bad batch_size {batch_size}, rank {rank} or num_processes {num_processes}")
+        _require_share(batch_size, num_processes, rank)
         self.num_images = num_images
         self.batch_size = batch_size
         self.seed = seed
@@ -68,14 +65,17 @@ class TrainBatches:
         rng = np.random.default_rng([self.seed, self.epoch])
         order = rng.permutation(self.num_images)
         groups = [order] if self.wide is None else [order[self.wide[order]], order[~self.wide[order]]]
-        whole = [len(group) // self.global_size * self.global_size for group in groups]
-        rest = np.concatenate([group[end:] for group, end in zip(groups, whole, strict=True)])
-        full = [group[:end] for group, end in zip(groups, whole, strict=True)]
-        once = np.concatenate([*full, rest])
+        splits = [np.split(group, [len(group) // self.global_size * self.global_size]) for group in groups]
+        once = np.concatenate([full for full, _ in splits] + [rest for _, rest in splits])
         # From the start, so that the last batch holds no image twice (unless the data set is smaller than a batch).
         filled = np.resize(once, -len(once) % self.global_size)
-        batches = np.concatenate([once, filled]).reshape(-1, self.global_size)
+        batches = np.concatenate([once, filled]).reshape(-1, self.global_size)  # (len(self), global_size)
         return batches[rng.permutation(len(batches))]
+
+
+def _require_share(batch_size: int, num_processes: int, rank: int) -> None:
+    if batch_size < 1 or not 0 <= rank < num_processes:
+        raise ValueError(f"bad batch_size {batch_size}, rank {rank} or num_processes {num_processes}")
 
 
 class EvalBatches:
@@ -83,19 +83,11 @@ class EvalBatches:
 
     Batches are formed before they are dealt: what an image is padded to does not depend on the number of processes,
     and neither do its detections. The last batch may be short, and a process may have one batch fewer than another.
+    The arguments are those of `TrainBatches`.
     """
 
     def __init__(self, num_images: int, batch_size: int, *, num_processes: int = 1, rank: int = 0) -> None:
-        """Set up the sampler.
-
-        Args:
-            num_images: Images in the data set.
-            batch_size: Images a batch.
-            num_processes: Processes that evaluate together.
-            rank: This process's number among them.
-        """
-        if batch_size < 1 or not 0 <= rank < num_processes:
-            raise ValueError(f"bad batch_size {batch_size}, rank {rank} or num_processes {num_processes}")
+        _require_share(batch_size, num_processes, rank)
         self.num_images = num_images
         self.batch_size = batch_size
         self.starts = range(rank * batch_size, num_images, num_processes * batch_size)

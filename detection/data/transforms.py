@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.random import Generator
 
 from detection.data.crop import crop_window
 from detection.data.semantic import IGNORED, nearest
@@ -46,29 +47,24 @@ class Augmentation:
 
 
 def resized_shape(height: int, width: int, min_size: int, max_size: int) -> tuple[int, int]:
-    """Return the (height, width) to which torchvision's detectors resize an image.
+    """Return the (height, width) to which torchvision's detectors resize an image of this size, in pixels.
 
-    Args:
-        height: Of the image, pixels.
-        width: Of the image, pixels.
-        min_size: What the shorter side becomes, unless …
-        max_size: … the longer side would become longer than this.
+    The shorter side becomes `min_size`, unless the longer one would become longer than `max_size`.
     """
     scale = min(min_size / min(height, width), max_size / max(height, width))
     return max(int(height * scale), 1), max(int(width * scale), 1)
 
 
 class Transform:
-    """Augments and resizes one image with its boxes and labels, and its map of labels if there is one."""
+    """Augments and resizes one image with its boxes and labels, and its map of labels if there is one.
+
+    Args:
+        augmentation: What to vary; None: only the resize.
+        min_size: Length of the shorter side after the resize, pixels.
+        max_size: Upper limit of the longer side, pixels.
+    """
 
     def __init__(self, augmentation: Augmentation | None, min_size: int, max_size: int) -> None:
-        """Choose what happens.
-
-        Args:
-            augmentation: What to vary; None: only the resize.
-            min_size: Length of the shorter side after the resize, pixels.
-            max_size: Upper limit of the longer side, pixels.
-        """
         self.augmentation = augmentation or Augmentation(horizontal_flip=0.0)
         self.min_sizes = self.augmentation.min_sizes or (min_size,)
         self.max_size = max_size
@@ -122,16 +118,11 @@ class Transform:
         import albumentations
 
         _one_opencv_thread()
-        shift = (-_JITTER_SHIFT, _JITTER_SHIFT)
+        shifts = dict.fromkeys("xy", (-_JITTER_SHIFT, _JITTER_SHIFT))
         color = (0.7, 1.3)
         parts = {
             "jitter": lambda p: albumentations.Affine(
-                scale=_JITTER_SCALE,
-                translate_percent={"x": shift, "y": shift},
-                keep_ratio=True,
-                fill=_FILL,
-                fill_mask=IGNORED,
-                p=p,
+                scale=_JITTER_SCALE, translate_percent=shifts, keep_ratio=True, fill=_FILL, fill_mask=IGNORED, p=p
             ),
             "horizontal_flip": lambda p: albumentations.HorizontalFlip(p=p),
             "vertical_flip": lambda p: albumentations.VerticalFlip(p=p),
@@ -147,12 +138,7 @@ class Transform:
 
 
 def _augment(
-    pipeline: Any,
-    image: np.ndarray,
-    boxes: np.ndarray,
-    labels: np.ndarray,
-    semantic: np.ndarray | None,
-    rng: np.random.Generator,
+    pipeline: Any, image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, semantic: np.ndarray | None, rng: Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
     height, width = image.shape[:2]
     size = np.array([width, height, width, height], dtype=np.float64)

@@ -18,9 +18,7 @@ def draw_beacon(rng: np.random.Generator, size: int, patches: float, control: np
     sees around a box: without more context it can only guess. All else is gray, but for `patches` without a frame, of
     any of the colors, which mean nothing.
     """
-    scene = Scene(drawing.background(rng, size))
-    drawing.add_clutter(rng, scene.image)
-    drawing.fade(scene.image, 0.0)
+    scene = Scene(drawing.cluttered_gray(rng, size))
     name = COLORS[rng.integers(len(COLORS))]
     frame = _by_the_border(rng, size, side=size * 20 / 128)
     drawing.paint_beacon(rng, scene.image, frame, BEACONS[shown_class(name, COLORS, control)])

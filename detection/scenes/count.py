@@ -21,9 +21,7 @@ def draw_count(rng: np.random.Generator, size: int, most: float, control: np.ran
     Presence shows nothing, the number does: it has to be accumulated. All beacons are equal and by one border, at least
     44 pixels of 128 from every ring's box. Wherever they are, the rings are placed alike.
     """
-    scene = Scene(drawing.background(rng, size))
-    drawing.add_clutter(rng, scene.image)
-    drawing.fade(scene.image, 0.0)
+    scene = Scene(drawing.cluttered_gray(rng, size))
     name = NUMBERS[rng.integers(len(NUMBERS))]
     side = int(rng.integers(4))
     scene.cues = [_onto_side(outline, size, side) for outline in _beacons(rng, size)[: int(most)]]

@@ -53,8 +53,7 @@ def draw_crowd(rng: np.random.Generator, size: int, closest: float, control: np.
     The ground truth is every person, each at least 15 % visible: suppression by overlap has to drop some of them.
     `closest` is the largest IoU of two boxes. In the control version all stand alone.
     """
-    scene = Scene(drawing.background(rng, size))
-    drawing.add_clutter(rng, scene.image)
+    scene = Scene(drawing.cluttered(rng, size))
     shares = GROUP_SHARES if control is None else (1.0,)
     boxes = stand(rng, size, closest, shares)
     paint_people(rng, scene.image, boxes)

@@ -26,9 +26,7 @@ def draw_distance(rng: np.random.Generator, size: int, cells: float, control: np
         UserError: the image is too small for the distance.
     """
     _check_room(size, cells)
-    scene = Scene(drawing.background(rng, size))
-    drawing.add_clutter(rng, scene.image)
-    drawing.fade(scene.image, 0.0)
+    scene = Scene(drawing.cluttered_gray(rng, size))
     name = COLORS[rng.integers(len(COLORS))]
     marker, *rings = _arrange(rng, size, cells * CELL)
     drawing.paint_beacon(rng, scene.image, marker, BEACONS[shown_class(name, COLORS, control)])

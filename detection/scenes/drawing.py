@@ -123,32 +123,33 @@ def clouds(rng: np.random.Generator, size: int) -> np.ndarray:
     return np.repeat(np.round(gray).astype(np.uint8)[:, :, None], 3, 2)
 
 
-def add_clutter(rng: np.random.Generator, canvas: np.ndarray, amount: float = 1.0) -> None:
-    """Draw thin lines, arcs and specks that are no objects onto the canvas, in place.
-
-    Args:
-        rng: the image's stream.
-        canvas: (S, S, 3) uint8.
-        amount: 1 draws up to 4 lines, 3 arcs and 12 specks; 0 draws none.
-    """
-    size = canvas.shape[0]
+def cluttered(rng: np.random.Generator, size: int) -> np.ndarray:
+    """Return a background with up to 4 thin lines, 3 arcs and 12 specks that are no objects."""
+    canvas = background(rng, size)
     unit = size / 128
     thickness = max(1, round(unit))
 
     def fixed(*lengths: float) -> tuple[int, ...]:
         return tuple(round(length * (1 << SUBPIXEL_BITS)) for length in lengths)
 
-    for _ in range(rng.integers(0, round(4 * amount) + 1)):
+    for _ in range(rng.integers(0, 5)):
         start, end = fixed(*rng.uniform(0, size, 2)), fixed(*rng.uniform(0, size, 2))
         cv2.line(canvas, start, end, random_color(rng).tolist(), thickness, cv2.LINE_AA, SUBPIXEL_BITS)
-    for _ in range(rng.integers(0, round(3 * amount) + 1)):
+    for _ in range(rng.integers(0, 4)):
         center, axes = fixed(*rng.uniform(0, size, 2)), fixed(*rng.uniform(6 * unit, 30 * unit, 2))
         turn, sweep = rng.uniform(0, 360), rng.uniform(40, 150)
         color = random_color(rng).tolist()
         cv2.ellipse(canvas, center, axes, turn, 0, sweep, color, thickness, cv2.LINE_AA, SUBPIXEL_BITS)
-    for _ in range(rng.integers(0, round(12 * amount) + 1)):
+    for _ in range(rng.integers(0, 13)):
         speck = _ring(rng.uniform(0.5, 2.2, 7).tolist()) * unit + rng.uniform(0, size, 2)
         fill(canvas, speck, random_color(rng))
+    return canvas
+
+
+def cluttered_gray(rng: np.random.Generator, size: int) -> np.ndarray:
+    """Return a background with clutter, without color: in front of it only cues have any."""
+    gray = cluttered(rng, size).mean(2, keepdims=True)
+    return np.round(gray).astype(np.uint8).repeat(3, 2)  # (S, S, 3)
 
 
 # Objects.
@@ -274,12 +275,6 @@ def paint(rng: np.random.Generator, canvas: np.ndarray, outline: np.ndarray, fad
     period = rng.uniform(0.25, 0.5) * max(10.0, float(np.sqrt(np.ptp(outline, 0).prod())))
     colors = mix(first, second, texture(rng, height, width, period))
     fill(canvas, outline, colors + (behind - colors) * np.float32(fading))
-
-
-def fade(canvas: np.ndarray, saturation: float) -> None:
-    """Draw all colors towards gray, in place, keeping this part of their saturation."""
-    gray = canvas.mean(2, keepdims=True)
-    canvas[:] = np.round(gray + (canvas - gray) * saturation).astype(np.uint8)
 
 
 def paint_beacon(rng: np.random.Generator, canvas: np.ndarray, outline: np.ndarray, color: tuple[int, ...]) -> None:

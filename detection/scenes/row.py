@@ -18,9 +18,7 @@ def draw_row(rng: np.random.Generator, size: int, distractors: float, control: n
     Each ring has its class: neither one answer for the image nor the nearest marker is right. Markers in rows without a
     ring are `distractors`. One sweep along the rows is enough.
     """
-    scene = Scene(drawing.background(rng, size))
-    drawing.add_clutter(rng, scene.image)
-    drawing.fade(scene.image, 0.0)
+    scene = Scene(drawing.cluttered_gray(rng, size))
     count = int(rng.integers(1, min(3, BANDS - int(distractors)) + 1))
     rows = (rng.permutation(BANDS) + 0.5) * (size - 2) / BANDS + 1
     for row in rows[:count]:

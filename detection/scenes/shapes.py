@@ -15,8 +15,7 @@ def draw_shapes(rng: np.random.Generator, size: int, fading: float, control: np.
     Objects lose the part `fading` of what sets them off from the image behind them. In the control version, the
     drawn shape does not depend on the ground truth.
     """
-    scene = Scene(drawing.background(rng, size))
-    drawing.add_clutter(rng, scene.image)
+    scene = Scene(drawing.cluttered(rng, size))
     for _ in range(rng.integers(2, 10)):
         name = SHAPES[rng.integers(len(SHAPES))]
         shape = drawing.SHAPES[shown_class(name, SHAPES, control)]
