@@ -16,7 +16,7 @@ from torch import Tensor
 
 from detection.analysis.visualize import distinct_colors, draw_boxes
 from detection.data.coco_index import Category
-from detection.data.images import _to_rgb, read_image
+from detection.data.images import read_image, to_rgb
 from detection.runs.folder import open_run
 from detection.training.engine import coco_results
 
@@ -212,7 +212,7 @@ def _as_tensor(image: object, name: str) -> Tensor:
         return _channels_first(read_image(image))
     if isinstance(image, Image.Image):
         upright = ImageOps.exif_transpose(image)
-        return _channels_first(_to_rgb(upright, Path(getattr(image, "filename", "") or "in memory")))
+        return _channels_first(to_rgb(upright, Path(getattr(image, "filename", "") or "in memory")))
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape[2:] == (3,) and image.size:
         return _channels_first(image.copy())
     if isinstance(image, Tensor) and image.shape[:-2] == (3,) and image.numel():

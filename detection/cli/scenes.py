@@ -11,25 +11,18 @@ import argparse
 import sys
 from pathlib import Path
 
+from detection.cli import command_parser
 from detection.errors import UserError, command_line
 from detection.scenes.files import make, split_info
 from detection.scenes.tasks import SPLITS, TASKS
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """Read the command line.
-
-    Raises:
-        UserError: a number that is too small, or nothing to make.
-    """
+    """Read the command line; a `UserError` for a number that is too small, or nothing to make."""
     knobs = {name: task.knob for name, task in TASKS.items()}
     lines = [f"  {name:9} {k.meaning}: {k.low:g} to {k.high:g}, default {k.default:g}" for name, k in knobs.items()]
-    parser = argparse.ArgumentParser(
-        prog="detection scenes",
-        description="Make a ContextScenes data set: OUT/train.json, OUT/train/*.png, and so for val and test.",
-        epilog="\n".join(["what --difficulty D means for each task:", *lines]),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("scenes", __doc__)
+    parser.epilog = "\n".join(["what --difficulty D means for each task:", *lines])
     parser.add_argument("out", type=Path, nargs="?", metavar="OUT", help="folder to make")
     parser.add_argument("--task", default="shapes", choices=sorted(TASKS), help="what to draw (default: shapes)")
     for split, count in zip(SPLITS, (400, 100, 0), strict=True):
@@ -40,9 +33,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--cue", action=argparse.BooleanOptionalAction, default=True, help=cue_help)
     parser.add_argument("--difficulty", type=float, metavar="D", help="how hard the task is; see below")
     parser.add_argument("--overwrite", action="store_true", help="replace ContextScenes of other parameters in OUT")
-    parser.add_argument(
-        "--figure", type=Path, metavar="FILE.png", help="draw six images with their ground truth, no data"
-    )
+    figure_help = "draw six images with their ground truth, no data"
+    parser.add_argument("--figure", type=Path, metavar="FILE.png", help=figure_help)
     options = parser.parse_args(argv)
     for key, least in {"size": 64, "seed": 0, "train": 0, "val": 0, "test": 0}.items():
         if getattr(options, key) < least:

@@ -159,11 +159,7 @@ def partly_outside(boxes: np.ndarray, widths: np.ndarray, heights: np.ndarray) -
 
 
 def examine(data: dict, path: Path) -> tuple[Tables, list[Problem]]:
-    """Run every check on a parsed annotation file.
-
-    Args:
-        data: What `read_annotations` returned.
-        path: The file, for the sentences.
+    """Run every check on the data that `read_annotations` returned for a file.
 
     Returns:
         The file's columns, and all problems: categories first, then images, then annotations.
@@ -316,9 +312,7 @@ class Section:
     def boxes(self, widths: np.ndarray, heights: np.ndarray) -> np.ndarray:
         """Return (M, 4) boxes, reporting those with which nothing can be trained.
 
-        Args:
-            widths: (M,) widths of the boxes' images; very large where unknown.
-            heights: (M,) heights.
+        The (M,) widths and heights are those of the boxes' images, very large where unknown.
         """
         remedy = f'{self.fix} to leave it out, or set bad_boxes="drop"'
         raw = [entry.get("bbox", _MISSING) for entry in self.entries]

@@ -13,6 +13,12 @@ from detection.errors import UserError
 class CocoBuilder:
     """The COCO data of a conversion, made image by image.
 
+    Args:
+        info: of the file.
+        folder: of the images.
+        categories: id of each name.
+        decimals: to which widths, heights and areas are rounded; None leaves them as they are.
+
     Attributes:
         coco: the data so far.
         clipped: number of boxes that left their image.
@@ -22,14 +28,6 @@ class CocoBuilder:
     def __init__(
         self, info: dict[str, object], folder: Path, categories: Mapping[str, int], decimals: int | None = None
     ) -> None:
-        """Begin with the categories.
-
-        Args:
-            info: of the file.
-            folder: of the images.
-            categories: id of each name.
-            decimals: to which widths, heights and areas are rounded; None leaves them as they are.
-        """
         entries = [{"id": id_, "name": name} for name, id_ in sorted(categories.items(), key=lambda item: item[1])]
         self.coco: dict[str, Any] = {"info": info, "images": [], "annotations": [], "categories": entries}
         self.folder, self.decimals = folder, decimals
@@ -38,15 +36,10 @@ class CocoBuilder:
         self._sources: dict[str, str] = {}
 
     def add_image(self, name: str, source: str, remedy: str) -> tuple[int, int]:
-        """Add an image and return its (width, height).
-
-        Args:
-            name: of the file in the folder.
-            source: the annotation that names it.
-            remedy: what to do where another annotation names it too.
+        """Add an image that the annotation `source` names, and return its (width, height).
 
         Raises:
-            UserError: it is named twice, or not readable.
+            UserError: it is not readable, or another annotation names it too, with the remedy for that.
         """
         if name in self._sources:
             raise UserError(f"{source} and {self._sources[name]} both name {name}; {remedy}")
@@ -57,13 +50,7 @@ class CocoBuilder:
         return width, height
 
     def add_box(
-        self,
-        edges: Sequence[float],
-        category: int,
-        source: str,
-        written: Sequence[float],
-        iscrowd: int = 0,
-        score: float | None = None,
+        self, edges: Sequence[float], category: int, source: str, written: Sequence[float], **more: float
     ) -> None:
         """Add a box of the last image, clipped to it; one without size is noted and left out.
 
@@ -72,8 +59,7 @@ class CocoBuilder:
             category: its id.
             source: the annotation's place, for the note.
             written: the corners as the annotation has them, for the note.
-            iscrowd: 1 for a region to ignore.
-            score: of the box; None for none.
+            **more: further keys, such as `iscrowd`, which is 0 without.
         """
         image, annotations = self.coco["images"][-1], self.coco["annotations"]
         limits = (image["width"], image["height"]) * 2
@@ -84,21 +70,18 @@ class CocoBuilder:
             return
         self.clipped += inside != list(edges)
         place = {"id": len(annotations) + 1, "image_id": image["id"], "category_id": category}
-        box = {"bbox": [*inside[:2], width, height], "area": self._rounded(width * height), "iscrowd": iscrowd}
-        annotations.append(place | box | ({} if score is None else {"score": score}))
+        box = {"bbox": [*inside[:2], width, height], "area": self._rounded(width * height), "iscrowd": 0}
+        annotations.append(place | box | more)
 
     def _rounded(self, value: float) -> float:
         return value if self.decimals is None else round(value, self.decimals)
 
 
 def given_categories(given: str) -> dict[str, int]:
-    """Return the id of each class name that `--categories` gives.
-
-    Args:
-        given: a COCO JSON file whose categories are used, or names with commas between, which count from 1.
+    """Return the id of each class name of a COCO JSON file, or of names with commas between, which count from 1.
 
     Raises:
-        UserError: it is no such thing.
+        UserError: it is neither, or names or ids repeat.
     """
     if given.endswith(".json"):
         try:

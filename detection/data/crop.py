@@ -26,7 +26,7 @@ def crop_window(
     Args:
         boxes: (N, 4) xyxy in pixels, inside the image and of positive size.
         height: Of the image, pixels.
-        width: Of the image, pixels.
+        width: The same.
         rng: Where the draws come from; always the same number of them.
 
     Returns:
@@ -36,12 +36,10 @@ def crop_window(
     size = np.array([width, height])
     sides = np.maximum(np.ceil(rng.uniform(MIN_SIDE, 1, (_TRIES, 2)) * size), 1).astype(np.int64)
     corners = np.floor(rng.random((_TRIES, 2)) * (size - sides + 1)).astype(np.int64)
-    # (T, N, 2): the sides of each box's part inside each window.
     boxes = boxes.astype(np.float64)
-    seen_sides = np.minimum(boxes[None, :, 2:], (corners + sides)[:, None]) - np.maximum(
-        boxes[None, :, :2], corners[:, None]
-    )
-    seen = seen_sides.clip(0).prod(axis=2) / (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    low, high = np.maximum(boxes[:, :2], corners[:, None]), np.minimum(boxes[:, 2:], (corners + sides)[:, None])
+    # The share of each box inside each of the T windows.
+    seen = (high - low).clip(0).prod(axis=2) / (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)  # (T, N)
     fits = ((seen >= KEPT) | (seen <= GONE)).all(axis=1) & ((seen >= KEPT).any(axis=1) | (len(boxes) == 0))
     if not fits.any():
         return (0, 0, width, height), np.ones(len(boxes), dtype=bool)

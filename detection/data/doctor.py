@@ -15,16 +15,13 @@ from detection.data.repair import repair
 
 
 def diagnose(annotations: Path, images: Path, *, masks: bool = False, fix: Path | None = None) -> bool:
-    """Print a report on a data set, and write a repaired copy of its annotations.
+    """Print a report on a data set, and return whether it is fit for training.
 
     Args:
         annotations: a COCO JSON file.
         images: the folder that its file names are relative to.
         masks: check the masks, too.
-        fix: where the repaired copy goes; None for none.
-
-    Returns:
-        Whether the data set is fit for training.
+        fix: where a repaired copy goes; None for none.
 
     Raises:
         UserError: it cannot be examined, or not repaired.

@@ -16,16 +16,10 @@ SIZE_KIND = "image size differs"
 def examine_images(
     tables: Tables, path: Path, folder: Path, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> tuple[list[Problem], dict[int, tuple[int, int]]]:
-    """Decode every image of an annotation file.
-
-    Args:
-        tables: The file's columns.
-        path: The file, for the sentences.
-        folder: The image folder.
-        progress: Called with the number of images decoded and their total.
+    """Decode every image of an annotation file, calling `progress` with the number of images decoded and their total.
 
     Returns:
-        The problems, and the true (width, height) of every readable image by its position in the file.
+        The problems, and the real (width, height) of every readable image by its position in the file.
 
     Raises:
         UserError: There is no such folder.
@@ -49,18 +43,12 @@ def examine_images(
         for row, size in sizes.items()
         if tables.widths[row] > 0 and tables.heights[row] > 0 and size != (tables.widths[row], tables.heights[row])
     }
-    name = tables.file_names
-    absent = {
-        rows[p]: f"names {name[rows[p]]}, which is not in {folder}: copy it there, or leave it out" for p in missing
-    }
-    linked = {rows[p]: f"names {name[rows[p]]}, a link out of {folder}: copy the image instead" for p in escaping}
-    findings = (
-        ("missing image file", absent),
-        ("file name leaves the folder", linked),
-        ("unreadable image file", broken),
-        (SIZE_KIND, differing),
-    )
-    return [_problem(tables, path, kind, found) for kind, found in findings if found], sizes
+    names = {position: f"names {tables.file_names[row]}" for position, row in enumerate(rows)}
+    absent = {rows[p]: f"{names[p]}, which is not in {folder}: copy it there, or leave it out" for p in missing}
+    linked = {rows[p]: f"{names[p]}, a link out of {folder}: copy the image instead" for p in escaping}
+    findings = {"missing image file": absent, "file name leaves the folder": linked, "unreadable image file": broken}
+    findings[SIZE_KIND] = differing
+    return [_problem(tables, path, kind, found) for kind, found in findings.items() if found], sizes
 
 
 def _decode(tables: Tables, folder: Path, rows: list[int]) -> Iterator[tuple[int, tuple[int, int] | str]]:

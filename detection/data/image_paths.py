@@ -21,11 +21,7 @@ def leaves_folder(file_name: str) -> bool:
 
 
 def resolve_image(folder: Path, file_name: str) -> Path:
-    """Return the path of an image, making sure that it is inside its folder once links are followed.
-
-    Args:
-        folder: The image folder; may itself be a link.
-        file_name: The name from the annotation file, relative to the folder.
+    """Return the path of an image, making sure that it is inside its folder (maybe a link) once links are followed.
 
     Raises:
         UserError: The name is absolute, climbs out by `..`, or is a link that points out of the folder.
@@ -41,10 +37,6 @@ def resolve_image(folder: Path, file_name: str) -> Path:
 
 def missing_and_escaping(folder: Path, file_names: Sequence[str]) -> tuple[list[int], list[int]]:
     """Find the images that are not there, by listing each folder once (118 thousand names take under a second).
-
-    Args:
-        folder: The image folder.
-        file_names: Names relative to it.
 
     Returns:
         Positions of names without a file, and positions of names that lead out of the folder.

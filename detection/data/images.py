@@ -1,4 +1,4 @@
-"""The one function that turns an image file into pixels.
+"""Image files as pixels: the one place where they are decoded.
 
 Pillow, not OpenCV: OpenCV fills the missing part of a truncated JPEG with gray and goes on. What each kind becomes:
 
@@ -37,7 +37,7 @@ def read_image(path: str | Path) -> np.ndarray:
             image.load()
             if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
                 image = ImageOps.exif_transpose(image)
-            return _to_rgb(image, path)
+            return to_rgb(image, path)
     except UserError:
         raise
     except PermissionError:
@@ -63,7 +63,8 @@ def image_size(path: Path) -> tuple[int, int]:
         raise UserError(f"{path} is no readable image; replace it or leave it out") from error
 
 
-def _to_rgb(image: Image.Image, path: Path) -> np.ndarray:
+def to_rgb(image: Image.Image, path: Path) -> np.ndarray:
+    """Return an image's pixels, (H, W, 3) uint8 RGB; `path` is for the `UserError` where their scale is unknown."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return np.array(image)
     if image.mode.startswith("I"):

@@ -44,13 +44,7 @@ def examine_masks(entries: list[dict], widths: np.ndarray, heights: np.ndarray, 
 
 
 def pack_masks(entries: list[dict], widths: np.ndarray, heights: np.ndarray, path: Path) -> dict[str, np.ndarray]:
-    """Check the masks of annotations and pack them.
-
-    Args:
-        entries: M annotations as the file has them.
-        widths: (M,) pixels, of the annotations' images.
-        heights: (M,) pixels.
-        path: The file, for the sentences.
+    """Check the masks of M annotations, with the (M,) sizes of their images in pixels, and pack them.
 
     Returns:
         `points` (V, 2) int32, xy; `point_offsets` (P + 1,) int64, where each polygon's points begin; `polygon_offsets`
@@ -63,9 +57,8 @@ def pack_masks(entries: list[dict], widths: np.ndarray, heights: np.ndarray, pat
     section = Section(path, "annotations", entries)
     raw = [entry.get("segmentation") for entry in entries]
     absent = [row for row, value in enumerate(raw) if not value]
-    _refuse(
-        section, absent, lambda _: "has no 'segmentation'", _REMEDY.replace("correct it", "give its polygons or RLE")
-    )
+    remedy = _REMEDY.replace("correct it", "give its polygons or RLE")
+    _refuse(section, absent, lambda _: "has no 'segmentation'", remedy)
     unknown = [row for row, value in enumerate(raw) if not (type(value) is list or _is_rle(value))]
     _refuse(
         section,

@@ -24,8 +24,8 @@ def repair(
     Args:
         data: The parsed file; not changed.
         path: The file, for the sentences.
-        image_problems: What `examine_images` found.
-        sizes: The sizes of the images that it returned.
+        image_problems: From `examine_images`.
+        sizes: From `examine_images`.
 
     Returns:
         The repaired data, and a line for each kind of change.

@@ -15,12 +15,9 @@ _DIGITS = 7
 
 
 def polygon_runs(polygons: Sequence[np.ndarray], height: int, width: int) -> np.ndarray:
-    """Return the run lengths of the union of polygons.
+    """Return the run lengths of the union of polygons in an image of this size; parts outside are cut off.
 
-    Args:
-        polygons: (2n,) float64 each, x1 y1 x2 y2 … in pixels, n at least 3; parts outside the image are cut off.
-        height: Of the image, pixels.
-        width: Of the image, pixels.
+    A polygon is (2n,) float64, x1 y1 x2 y2 … in pixels, n at least 3.
     """
     parts: Any = list(polygons)
     runs: Any = mask.merge(mask.frPyObjects(parts, height, width))["counts"]

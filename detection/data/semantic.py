@@ -13,15 +13,10 @@ IGNORED = 255
 
 
 def semantic_map(index: CocoIndex, masks: Masks, row: int) -> np.ndarray:
-    """Paint the masks of an image.
+    """Paint the masks of the image at position `row` of an index.
 
-    Where objects overlap, the one with fewer mask pixels lies on top (of equals, the later in the file): it would
-    vanish under the larger. Crowd regions lie under everything.
-
-    Args:
-        index: The annotations.
-        masks: Their masks.
-        row: The image's position in the index.
+    Where objects overlap, the one with fewer mask pixels is on top (of equals, the later in the file): it would vanish
+    under the larger. Crowd regions are under everything.
 
     Returns:
         (H, W) uint8 on the grid that the annotation file states: 0 background, 1 … K, and 255 (`IGNORED`) for crowd

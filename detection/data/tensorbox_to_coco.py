@@ -83,11 +83,7 @@ def _number(rect: dict, key: str, where: str) -> float:
 
 
 def choose_categories(given: str | None, rects: list[Rect]) -> dict[str, int]:
-    """Return the id of every class name.
-
-    Args:
-        given: what `given_categories` reads; None makes names up.
-        rects: all rects.
+    """Return the id of every class name: those of `given_categories`, or made-up names for None.
 
     Raises:
         UserError: the rects' classes do not fit, or some have one and others not.
@@ -107,11 +103,7 @@ def choose_categories(given: str | None, rects: list[Rect]) -> dict[str, int]:
 
 
 def find_image(folder: Path, path: str) -> str:
-    """Return an image's name inside the folder: the path as written, or as much of its end as is there.
-
-    Raises:
-        UserError: nothing of that name is there.
-    """
+    """Return an image's name inside the folder: the path as written, or as much of its end as is there."""
     parts = [part for part in path.replace("\\", "/").split("/") if part not in ("", ".", "..")]
     for start in range(len(parts)):
         name = "/".join(parts[start:])
@@ -132,7 +124,8 @@ def to_coco(source: Path, folder: Path, given: str | None) -> tuple[dict, str]:
             swapped += x1 > x2 or y1 > y2
             edges = (min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2))
             category = next(iter(categories.values())) if rect.class_id is None else rect.class_id
-            builder.add_box(edges, category, f"{path}, rect {number}", rect.corners, score=rect.score)
+            score = {} if rect.score is None else {"score": rect.score}
+            builder.add_box(edges, category, f"{path}, rect {number}", rect.corners, **score)
     counts = {
         "boxes with a score, kept": sum("score" in item for item in builder.coco["annotations"]),
         "corners swapped": swapped,

@@ -118,7 +118,7 @@ class Transform:
         import albumentations
 
         _one_opencv_thread()
-        shifts = dict.fromkeys("xy", (-_JITTER_SHIFT, _JITTER_SHIFT))
+        shifts: dict[str, float | tuple[float, float]] = dict.fromkeys(("x", "y"), (-_JITTER_SHIFT, _JITTER_SHIFT))
         color = (0.7, 1.3)
         parts = {
             "jitter": lambda p: albumentations.Affine(

@@ -118,14 +118,10 @@ def read_ids(listing: Path, known: dict[str, VocFile]) -> list[str]:
 
 
 def read_categories(given: str | None, files: dict[str, VocFile]) -> dict[str, int]:
-    """Return the id of every class name.
-
-    Args:
-        given: what `given_categories` reads; None gathers the names from `files`.
-        files: all annotation files.
+    """Return the id of every class name: those of `given_categories`, or for None the names in all files.
 
     Raises:
-        UserError: `given` is no such thing, or an annotation's class is not in it.
+        UserError: an annotation's class is not among those given.
     """
     if given is None:
         names = sorted({item.name for file in files.values() for item in file.objects})
@@ -162,12 +158,9 @@ class ImageFolder:
 
 
 def box_edges(corners: Corners, first_pixel: int) -> Corners:
-    """Return a box's edges in pixels from the image's edge.
+    """Return a box's edges in pixels from the image's edge; corners without size come back as they are.
 
-    Args:
-        corners: (xmin, ymin, xmax, ymax) as written: indices of pixels, the last included. Those of a box without size
-            come back as they are.
-        first_pixel: index of the leftmost and topmost pixel.
+    Corners are indices of pixels, the last included, which count from `first_pixel`.
     """
     x0, y0, x1, y1 = corners
     if x1 <= x0 or y1 <= y0:

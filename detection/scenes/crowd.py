@@ -66,11 +66,7 @@ def stand(
 ) -> list[np.ndarray]:
     """Return the boxes (4,) of an image's people, those in front last.
 
-    Args:
-        rng: the image's stream.
-        size: side of the image in pixels.
-        closest: largest IoU of two boxes.
-        shares: how often a group has one figure, two, and so on.
+    `closest` is the largest IoU of two boxes, `shares` how often a group has one figure, two, and so on.
     """
     height = rng.uniform(*HEIGHTS) * size / 128
     wanted = int(rng.integers(COUNTS[0], COUNTS[1] + 1))

@@ -5,8 +5,6 @@ an outline is (V, 2) float64 xy in pixels, where pixel i covers [i, i + 1); a fi
 two colors.
 """
 
-from collections.abc import Callable
-
 import cv2
 import numpy as np
 
@@ -56,14 +54,7 @@ def noise(rng: np.random.Generator, height: int, width: int, period: float) -> n
     return (cloud - cloud.min()) / max(float(np.ptp(cloud)), 1e-6)
 
 
-TEXTURES: dict[str, Callable[[np.random.Generator, int, int, float], np.ndarray]] = {
-    "solid": solid,
-    "gradient": gradient,
-    "stripes": stripes,
-    "checker": checker,
-    "dots": dots,
-    "noise": noise,
-}
+TEXTURES = (solid, gradient, stripes, checker, dots, noise)
 
 
 def along(angle: float, height: int, width: int) -> np.ndarray:
@@ -264,14 +255,13 @@ def fill(canvas: np.ndarray, outline: np.ndarray, colors: np.ndarray) -> None:
 def paint(rng: np.random.Generator, canvas: np.ndarray, outline: np.ndarray, fading: float = 0.0) -> None:
     """Fill the outline on the canvas, in place, with a random texture of two colors that stand out from what is there.
 
-    Texture and colors do not depend on the class. `fading`, from 0 to 1,
-    draws the colors towards what is there.
+    Texture and colors do not depend on the class. `fading`, from 0 to 1, draws the colors towards what is there.
     """
     left, top, width, height = window(canvas, outline)
     behind = canvas[top : top + height, left : left + width].reshape(-1, 3).mean(0, dtype=np.float32)
     first = contrasting_color(rng, behind)
     second = contrasting_color(rng, behind, first)
-    texture = list(TEXTURES.values())[rng.integers(len(TEXTURES))]
+    texture = TEXTURES[rng.integers(len(TEXTURES))]
     period = rng.uniform(0.25, 0.5) * max(10.0, float(np.sqrt(np.ptp(outline, 0).prod())))
     colors = mix(first, second, texture(rng, height, width, period))
     fill(canvas, outline, colors + (behind - colors) * np.float32(fading))

@@ -12,13 +12,8 @@ from detection.scenes.beacon import BEACONS
 from detection.scenes.files import scene_of
 
 
-def write_figure(path: Path, info: dict, columns: int = 3) -> None:
-    """Draw all images of a split with boxes and class names.
-
-    Args:
-        path: the PNG to write.
-        info: the split, of `split_info`.
-        columns: images in a row.
+def write_figure(path: Path, info: dict) -> None:
+    """Draw all images of the split of a `split_info` into a PNG, with boxes and class names.
 
     Raises:
         UserError: the file cannot be written.
@@ -30,7 +25,7 @@ def write_figure(path: Path, info: dict, columns: int = 3) -> None:
         names = [name for name, _ in scene.objects]
         boxes = np.array([drawing.outline_box(outline) for _, outline in scene.objects])
         images.append(draw_boxes(scene.image, boxes, names, colors=colors, min_side=256))
-    sheet = Image.fromarray(contact_sheet(images, columns))
+    sheet = Image.fromarray(contact_sheet(images, 3))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         sheet.save(path, format="PNG", optimize=True)

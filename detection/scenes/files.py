@@ -47,16 +47,8 @@ def split_info(
     if difficulty != TASKS[task].knob.default:
         changed["difficulty"] = difficulty
     description = f"ContextScenes, task {task}, {split} split" + ("" if cue else ", control without the cue")
-    return {
-        "description": description,
-        "task": task,
-        "split": split,
-        "images": count,
-        "seed": seed,
-        "size": size,
-        "version": VERSION,
-        **changed,
-    }
+    info = {"description": description, "task": task, "split": split, "images": count}
+    return info | {"seed": seed, "size": size, "version": VERSION} | changed
 
 
 def scene_of(info: dict, number: int) -> Scene:
@@ -82,17 +74,13 @@ def write_split(folder: Path, info: dict) -> None:
         if sys.stderr.isatty():
             end = "\n" if number == count else ""
             print(f"\r{split}: {number} of {count} images", end=end, file=sys.stderr, flush=True)
-    ground_truth = {
-        "info": info,
-        "images": images,
-        "annotations": annotations,
-        "categories": [{"id": index + 1, "name": name} for index, name in enumerate(categories)],
-    }
+    ground_truth = {"info": info, "images": images, "annotations": annotations}
+    ground_truth["categories"] = [{"id": id_, "name": name} for id_, name in enumerate(categories, 1)]
     (folder / f"{split}.json").write_text(json.dumps(ground_truth), encoding="utf-8")
 
 
 def is_drawn(out: Path, infos: list[dict]) -> bool:
-    """Tell whether `out` already holds exactly these splits, with all their images."""
+    """Return whether `out` already holds exactly these splits, with all their images."""
     if {path.name for path in out.glob("*.json")} != {f"{info['split']}.json" for info in infos}:
         return False
     for info in infos:
@@ -106,18 +94,13 @@ def is_drawn(out: Path, infos: list[dict]) -> bool:
 
 
 def make(out: Path, infos: list[dict], overwrite: bool = False) -> bool:
-    """Write the data set, all of it or nothing.
-
-    Args:
-        out: folder to make.
-        infos: one `split_info` for each split.
-        overwrite: replace a data set of other parameters.
+    """Write the data set, one `split_info` for each split, all of it or nothing.
 
     Returns:
         False when `out` already held this very data set and nothing was done.
 
     Raises:
-        UserError: `out` holds something else.
+        UserError: `out` holds something else, and it is no data set of other parameters that `overwrite` replaces.
     """
     out = out.resolve()
     if is_drawn(out, infos):
