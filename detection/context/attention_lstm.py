@@ -95,7 +95,9 @@ class AttentionLSTM(Context):
         with torch.autocast(x.device.type, enabled=False):
             x = at_least_float32(x)
             rows, columns = rows.to(x.dtype), columns.to(x.dtype)
-            pooled = rows[:, None] @ _without_padding(x, rows, columns) @ columns.mT[:, None]  # (B, C, k, k)
+            # A weight of 0 alone would keep what is not finite outside of the valid rectangle.
+            inside = (rows.sum(1) > 0)[:, None, :, None] & (columns.sum(1) > 0)[:, None, None, :]  # (B, 1, H, W)
+            pooled = rows[:, None] @ torch.where(inside, x, 0.0) @ columns.mT[:, None]  # (B, C, k, k)
             exists = ((rows.sum(2) > 0)[:, :, None] & (columns.sum(2) > 0)[:, None]).flatten(1)  # (B, k·k)
             pooled = pooled.flatten(2).mT  # (B, k·k, C)
             score = self.score(pooled, rows, columns)
@@ -155,12 +157,6 @@ class _AdditiveScore(nn.Module):
     def forward(self, pooled: Tensor, rows: Tensor, columns: Tensor) -> Score:
         projected = self.of_location(pooled)
         return lambda h: self.out(torch.tanh(projected + self.of_state(h)[:, None]))[..., 0]
-
-
-def _without_padding(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Return the map with 0 outside of the valid rectangle; a weight of 0 alone would keep what is not finite."""
-    inside = (rows.sum(1) > 0)[:, None, :, None] & (columns.sum(1) > 0)[:, None, None, :]
-    return torch.where(inside, x, 0.0)
 
 
 def _shares(valid: Tensor, size: int) -> tuple[Tensor, Tensor]:

@@ -73,20 +73,15 @@ def _pays(features: Sequence[Tensor], rois: Tensor, output_size: int, sampling_r
 
 
 def _forward(
-    features: Sequence[Tensor],
-    rois: Tensor,
-    levels: Tensor,
-    scales: Sequence[float],
-    output_size: int,
-    sampling_ratio: int,
+    features: Sequence[Tensor], rois: Tensor, levels: Tensor, scales: Sequence[float], n: int, samples: int
 ) -> Tensor:
     """Pool level by level with torchvision's operation, and restore the order of `rois`."""
     if len(features) == 1:
-        return torchvision_roi_align(features[0], rois, output_size, scales[0], sampling_ratio)
-    pooled = features[0].new_zeros(len(rois), features[0].shape[1], output_size, output_size)
+        return torchvision_roi_align(features[0], rois, n, scales[0], samples)
+    pooled = features[0].new_zeros(len(rois), features[0].shape[1], n, n)
     for level, (feature_map, scale) in enumerate(zip(features, scales, strict=True)):
         places = torch.where(levels == level)[0]
-        found = torchvision_roi_align(feature_map, rois[places], output_size, scale, sampling_ratio)
+        found = torchvision_roi_align(feature_map, rois[places], n, scale, samples)
         # Under autocast the maps may have different types; an operation in place is not cast for us.
         pooled.index_copy_(0, places, found.to(pooled.dtype))
     return pooled
@@ -94,11 +89,11 @@ def _forward(
 
 class _RoIAlign(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, rois, levels, scales, output_size, sampling_ratio, *features):
+    def forward(ctx, rois, levels, scales, n, samples, *features):
         ctx.save_for_backward(rois, levels)
-        ctx.scales, ctx.samples = scales, sampling_ratio
+        ctx.scales, ctx.samples = scales, samples
         ctx.shapes = [m.shape for m in features]
-        return _forward(features, rois, levels, scales, output_size, sampling_ratio)
+        return _forward(features, rois, levels, scales, n, samples)
 
     @staticmethod
     @once_differentiable
@@ -175,12 +170,7 @@ def _weights_by_location(
 def _axis(low: Tensor, high: Tensor, size: Tensor, n: int, samples: int) -> tuple[Tensor, Tensor]:
     """Return the indices (R, n, 2S) that each bin reads along one axis, and their weights; each index has one weight.
 
-    Args:
-        low: (R,) where each box begins, in units of the map.
-        high: (R,) where it ends.
-        size: (R,) length of its map along the axis.
-        n: bins.
-        samples: S.
+    Boxes reach from `low` to `high` (R,) in units of their map, which has the length `size` (R,).
     """
     step = ((high - low).clamp(min=1) / n)[:, None, None]
     bins = torch.arange(n, dtype=low.dtype)[:, None]

@@ -262,12 +262,7 @@ def test_gradcheck(cell):
 
 @pytest.mark.parametrize(
     "cell, theirs",
-    [
-        (TanhRNN, nn.RNN),
-        (IRNN, partial(nn.RNN, nonlinearity="relu")),
-        (LSTM, nn.LSTM),
-        (GRU, nn.GRU),
-    ],
+    [(TanhRNN, nn.RNN), (IRNN, partial(nn.RNN, nonlinearity="relu")), (LSTM, nn.LSTM), (GRU, nn.GRU)],
     ids=["tanh", "relu", "lstm", "gru"],
 )
 @pytest.mark.parametrize("along", ["rows", "columns"])

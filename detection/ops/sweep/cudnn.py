@@ -31,7 +31,6 @@ _KERNELS: dict[type[Cell], tuple[Callable[..., Any], tuple[float, ...]]] = {
     GRU: (torch._VF.gru, (CLOSED, CLOSED, 0.0)),  # type: ignore[attr-defined]
 }
 
-
 _allowed = ContextVar("_allowed", default=True)
 
 
@@ -60,23 +59,15 @@ def cudnn_sweep(
 ) -> Tensor:
     """Compute `sweep` for the cells of which `cudnn_computes` is true.
 
-    Args:
-        kind: TanhRNN, IRNN, LSTM or GRU.
-        x: (B, G·D, H, W) in float32 or float64.
-        weight: (K, G·D, D), of the type of x.
-        bias: (K, G·D), likewise; None for zeros.
-        valid: (B, 1, H, W) booleans; None for all.
-        directions: K names separated by spaces.
+    Arguments are as in `detection.ops.sweep.lstm.lstm`, but x (B, G·D, H, W) has the type of weight (K, G·D, D).
     """
     kernel, closed = _KERNELS[kind]
     rows, size = as_rows(x), weight.shape[2]
     if valid is not None:
-        fill = rows.new_tensor(closed).repeat_interleave(size)
-        rows = torch.where(as_rows(valid), rows, fill)
+        rows = torch.where(as_rows(valid), rows, rows.new_tensor(closed).repeat_interleave(size))
     outputs: list[Tensor] = []
     for places, names in by_axis(directions):
-        biases = None if bias is None else bias[places]
-        outputs += _scan(kernel, rows, weight[places], biases, names)
+        outputs += _scan(kernel, rows, weight[places], None if bias is None else bias[places], names)
     return as_map(torch.cat(outputs, 3))
 
 

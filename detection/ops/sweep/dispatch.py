@@ -93,7 +93,8 @@ def _sweep(cells: Sequence[Cell], x: Tensor, valid: Tensor | None, directions: s
         weight = torch.stack([cast(IndRNN, cell).recurrent_weight() for cell in cells]).to(wide)
         return accumulate(x, weight, valid, directions)
     weight = torch.stack([cell.weight_hh for cell in cells]).to(wide)
-    bias = _stack_biases(cells, wide)
+    biases = [cell.bias_hh for cell in cells if cell.bias_hh is not None]
+    bias = torch.stack(biases).to(wide) if biases else None
     if backend == "cudnn":
         return cudnn_sweep(kind, x.to(wide), weight, bias, valid, directions).to(x.dtype)
     if kind is IRNN or kind is TanhRNN:
@@ -110,19 +111,12 @@ def _refuse_forward_mode(*tensors: Tensor) -> None:
         )
 
 
-def _stack_biases(cells: Sequence[Cell], dtype: torch.dtype) -> Tensor | None:
-    if cells[0].bias_hh is None:
-        return None
-    return torch.stack([cast(Tensor, cell.bias_hh) for cell in cells]).to(dtype)
-
-
 def sweep_by_lines(cells: Sequence[Cell], x: Tensor, valid: Tensor | None, directions: Sequence[Direction]) -> Tensor:
     """Compute `sweep` for any cell by its `step` and autograd, all lines at once; the map is cut into steps once."""
-    with torch.autocast(x.device.type, enabled=False):
-        rows = as_rows(x.to(state_type(x)))
-        inside = None if valid is None else as_rows(valid)
-        outputs = [_scan_lines(cell, rows, inside, d) for cell, d in zip(cells, directions, strict=True)]
-        return as_map(torch.cat(outputs, 3)).to(x.dtype)
+    rows = as_rows(x.to(state_type(x)))
+    inside = None if valid is None else as_rows(valid)
+    outputs = [_scan_lines(cell, rows, inside, d) for cell, d in zip(cells, directions, strict=True)]
+    return as_map(torch.cat(outputs, 3)).to(x.dtype)
 
 
 def _scan_lines(cell: Cell, rows: Tensor, inside: Tensor | None, direction: Direction) -> Tensor:
@@ -150,8 +144,8 @@ def sweep_by_steps(cells: Sequence[Cell], x: Tensor, valid: Tensor | None, direc
 
 
 def _scan(cell: Cell, x: Tensor, valid: Tensor | None, direction: Direction) -> Tensor:
-    along = 3 if direction in ("right", "left") else 2
-    order = range(x.shape[along]) if direction in ("right", "down") else reversed(range(x.shape[along]))
+    along = 3 if is_horizontal(direction) else 2
+    order = reversed(range(x.shape[along])) if is_reversed(direction) else range(x.shape[along])
     outputs: dict[int, Tensor] = {}
     state = None
     for t in order:

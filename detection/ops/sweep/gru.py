@@ -10,75 +10,34 @@ import torch
 from torch import Tensor
 from torch.library import custom_op
 
-from detection.ops.sweep.autograd import Gradients, allocate_states, register
-from detection.ops.sweep.layout import as_map, as_rows, close, state_type
-from detection.ops.sweep.lines import (
-    Steps,
-    add,
-    add_views,
-    by_step,
-    groups,
-    read,
-    read_all,
-    separate_steps,
-    shared_steps,
-    weight_gradient,
-    write,
-)
+from detection.ops.sweep.autograd import Triple, gated_sweep, gated_sweep_backward, register
+from detection.ops.sweep.layout import as_map, as_rows, close
+from detection.ops.sweep.lines import Steps, add, add_views, read, read_all, write
 
 _sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 _tanh_backward = torch.ops.aten.tanh_backward.grad_input
 
 
 @custom_op("detection::gru", mutates_args=())
-def gru(
-    x: Tensor, weight: Tensor, bias: Tensor | None, valid: Tensor | None, directions: str, keep: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+def gru(x: Tensor, weight: Tensor, bias: Tensor | None, valid: Tensor | None, directions: str, keep: bool) -> Triple:
     """Compute K sweeps of a GRU, gates in the order r, z, n.
 
-    Args:
-        x: (B, 3·D, H, W).
-        weight: U (K, 3·D, D), in the states' type.
-        bias: (K, 3·D), likewise; None for zeros.
-        valid: (B, 1, H, W) booleans; None for all.
-        directions: K names separated by spaces.
-        keep: whether to keep what a backward pass needs.
-
-    Returns:
-        The outputs (B, K·D, H, W) in channels-last memory, in the type of x; and, empty unless `keep`, the gates
-        (K, T·N, 3·D) and the recurrent side of n (K, T·N, D).
+    Arguments and results are those of `detection.ops.sweep.lstm.lstm`, with 3·D in the place of 4·D and the recurrent
+    side of n (K, T·N, D) in the place of the cell states.
     """
-    size = weight.shape[2]
-    closed = weight.new_tensor([-torch.inf, -torch.inf, 0]).repeat_interleave(size)
-    rows = close(as_rows(x), valid, closed)
-    out = rows.new_empty(*rows.shape[:3], len(weight), size)
-    all_gates, all_new = allocate_states(x, weight, keep)
     bias = weight.new_zeros(weight.shape[:2]) if bias is None else bias
-    for places, names in groups(directions, weight.device):
-        xs, outs = shared_steps(rows, names), separate_steps(out[:, :, :, places], names)
-        kept = [by_step(t[places], len(xs)) for t in (all_gates, all_new)] if keep else None
-        _scan(xs, outs, weight[places], bias[places], kept)
-    out = out.flatten(3)  # (B, H, W, K·D)
-    return as_map(out), all_gates, all_new
+    closed = weight.new_tensor([-torch.inf, -torch.inf, 0]).repeat_interleave(weight.shape[2])
+    return gated_sweep(_scan, close(as_rows(x), valid, closed), weight, bias, directions, keep)
 
 
 @custom_op("detection::gru_backward", mutates_args=())
 def gru_backward(
     grad: Tensor, out: Tensor, all_gates: Tensor, all_new: Tensor, weight: Tensor, valid: Tensor | None, directions: str
-) -> Gradients:
+) -> Triple:
     """Return the gradients of x (B, 3·D, H, W), the weight (K, 3·D, D) and the bias (K, 3·D)."""
-    num, size = len(weight), weight.shape[2]
-    grads, outs = (as_rows(t).unflatten(3, (num, size)) for t in (grad, out))  # (B, H, W, K, D)
-    total = outs.new_zeros(*outs.shape[:3], 3 * size, dtype=state_type(grad))
-    grad_weight = torch.empty_like(weight)
-    grad_bias = weight.new_empty(weight.shape[:2])
-    for places, names in groups(directions, weight.device):
-        gs, hs = (separate_steps(t[:, :, :, places], names) for t in (grads, outs))
-        gates, new = (by_step(t[places], len(gs)) for t in (all_gates, all_new))
-        hidden = read_all(torch.empty_like(new), hs)
-        recurrent = _scan_back(gs, gates, new, hidden, weight[places], shared_steps(total, names))[..., : 3 * size]
-        grad_weight[places] = weight_gradient(recurrent, hidden)
-        torch.sum(recurrent, (1, 2), out=grad_bias[places])
+    total, grad_weight, grad_bias = gated_sweep_backward(
+        _scan_back, grad, out, [all_gates, all_new], weight, directions
+    )
     return as_map(close(total, valid, 0).to(grad.dtype)), grad_weight, grad_bias
 
 
@@ -100,12 +59,14 @@ def _scan(xs: Steps, outs: Steps, weight: Tensor, bias: Tensor, kept: list[Tenso
         write(h, targets)
 
 
-def _scan_back(grads: Steps, gates: Tensor, new: Tensor, hidden: Tensor, weight: Tensor, totals: Steps) -> Tensor:
-    """Return the gradients (P, T, N, 4·D) of the pre-activations of r and z, of U h + b of n, and of n's.
+def _scan_back(
+    grads: Steps, outs: Steps, gates: Tensor, new: Tensor, weight: Tensor, totals: Steps
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients of U h + b (P, T, N, 3·D) and the outputs; add those of r, z and n to that of x, `totals`.
 
-    Those of r, z and n are added to the views `totals` of that of x. dh is ∂L/∂h(t), with what comes from later steps.
+    dh is ∂L/∂h(t), with what comes from later steps.
     """
-    size = new.shape[3]
+    size, hidden = new.shape[3], read_all(torch.empty_like(new), outs)
     grad = gates.new_empty(*gates.shape[:3], 4 * size)
     dh = torch.zeros_like(hidden[:, 0])
     nothing = torch.zeros_like(dh)
@@ -120,7 +81,7 @@ def _scan_back(grads: Steps, gates: Tensor, new: Tensor, hidden: Tensor, weight:
         dh.mul_(z).baddbmm_(grad[:, t, :, : 3 * size], weight)
         add(grad[:, t, :, : 2 * size], [view[..., : 2 * size] for view in totals[t]])
         add(d_n, [view[..., 2 * size :] for view in totals[t]])
-    return grad
+    return grad[..., : 3 * size], hidden
 
 
 register(gru, gru_backward, masked=True)

@@ -10,30 +10,16 @@ import torch
 from torch import Tensor
 from torch.library import custom_op
 
-from detection.ops.sweep.autograd import Gradients, allocate_states, register
-from detection.ops.sweep.layout import as_map, as_rows, close, state_type
-from detection.ops.sweep.lines import (
-    Steps,
-    add,
-    add_views,
-    by_step,
-    groups,
-    read,
-    read_all,
-    separate_steps,
-    shared_steps,
-    weight_gradient,
-    write,
-)
+from detection.ops.sweep.autograd import Triple, gated_sweep, gated_sweep_backward, register
+from detection.ops.sweep.layout import as_map, as_rows, close
+from detection.ops.sweep.lines import Steps, add, add_views, read, read_all, write
 
 _sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 _tanh_backward = torch.ops.aten.tanh_backward.grad_input
 
 
 @custom_op("detection::lstm", mutates_args=())
-def lstm(
-    x: Tensor, weight: Tensor, bias: Tensor | None, valid: Tensor | None, directions: str, keep: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+def lstm(x: Tensor, weight: Tensor, bias: Tensor | None, valid: Tensor | None, directions: str, keep: bool) -> Triple:
     """Compute K sweeps of an LSTM, gates in the order i, f, g, o.
 
     Args:
@@ -48,35 +34,16 @@ def lstm(
         The outputs (B, K·D, H, W) in channels-last memory, in the type of x; and, empty unless `keep`, the gates
         (K, T·N, 4·D) and the cell states (K, T·N, D).
     """
-    size = weight.shape[2]
-    closed = weight.new_tensor([-torch.inf, -torch.inf, 0, 0]).repeat_interleave(size)
-    rows = close(as_rows(x), valid, closed)
-    out = rows.new_empty(*rows.shape[:3], len(weight), size)
-    all_gates, all_c = allocate_states(x, weight, keep)
-    for places, names in groups(directions, weight.device):
-        xs, outs = shared_steps(rows, names), separate_steps(out[:, :, :, places], names)
-        kept = [by_step(t[places], len(xs)) for t in (all_gates, all_c)] if keep else None
-        _scan(xs, outs, weight[places], None if bias is None else bias[places], kept)
-    out = out.flatten(3)  # (B, H, W, K·D)
-    return as_map(out), all_gates, all_c
+    closed = weight.new_tensor([-torch.inf, -torch.inf, 0, 0]).repeat_interleave(weight.shape[2])
+    return gated_sweep(_scan, close(as_rows(x), valid, closed), weight, bias, directions, keep)
 
 
 @custom_op("detection::lstm_backward", mutates_args=())
 def lstm_backward(
     grad: Tensor, out: Tensor, all_gates: Tensor, all_c: Tensor, weight: Tensor, directions: str
-) -> Gradients:
+) -> Triple:
     """Return the gradients of x (B, 4·D, H, W), the weight (K, 4·D, D) and the bias (K, 4·D)."""
-    num, size = len(weight), weight.shape[2]
-    grads, outs = (as_rows(t).unflatten(3, (num, size)) for t in (grad, out))  # (B, H, W, K, D)
-    total = outs.new_zeros(*outs.shape[:3], weight.shape[1], dtype=state_type(grad))
-    grad_weight = torch.empty_like(weight)
-    grad_bias = weight.new_empty(weight.shape[:2])
-    for places, names in groups(directions, weight.device):
-        gs, hs = (separate_steps(t[:, :, :, places], names) for t in (grads, outs))
-        gates, c = (by_step(t[places], len(gs)) for t in (all_gates, all_c))
-        g = _scan_back(gs, gates, c, weight[places], shared_steps(total, names))
-        grad_weight[places] = weight_gradient(g, read_all(torch.empty_like(c), hs))
-        torch.sum(g, (1, 2), out=grad_bias[places])
+    total, grad_weight, grad_bias = gated_sweep_backward(_scan_back, grad, out, [all_gates, all_c], weight, directions)
     return as_map(total.to(grad.dtype)), grad_weight, grad_bias
 
 
@@ -99,8 +66,10 @@ def _scan(xs: Steps, outs: Steps, weight: Tensor, bias: Tensor | None, kept: lis
         write(h, targets)
 
 
-def _scan_back(grads: Steps, gates: Tensor, c: Tensor, weight: Tensor, totals: Steps) -> Tensor:
-    """Return the gradients of pre-activations (P, T, N, 4·D), and add them to the views `totals` of that of x.
+def _scan_back(
+    grads: Steps, outs: Steps, gates: Tensor, c: Tensor, weight: Tensor, totals: Steps
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients of pre-activations (P, T, N, 4·D) and the outputs; add the former to those of x, `totals`.
 
     dh and dc are ∂L/∂h(t) and ∂L/∂c(t), with what comes from the steps after t.
     """
@@ -122,7 +91,7 @@ def _scan_back(grads: Steps, gates: Tensor, c: Tensor, weight: Tensor, totals: S
         else:
             d_f.zero_()
         add(grad[:, t], totals[t])
-    return grad
+    return grad, read_all(torch.empty_like(c), outs)
 
 
 register(lstm, lstm_backward, masked=False)

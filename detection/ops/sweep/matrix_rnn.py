@@ -50,7 +50,7 @@ def matrix_rnn(
 
 
 @matrix_rnn.register_fake
-def _(x: Tensor, weight: Tensor, bias: Tensor | None, valid: Tensor | None, directions: str, rectified: bool) -> Tensor:
+def _(x: Tensor, weight: Tensor, *_: object) -> Tensor:
     return empty_map(x, len(weight) * x.shape[1])
 
 
@@ -62,8 +62,7 @@ def matrix_rnn_backward(
     num, size, _ = weight.shape
     grads, outs = (as_rows(t).unflatten(3, (num, size)) for t in (grad, out))  # (B, H, W, K, D)
     total = outs.new_zeros(*outs.shape[:3], size, dtype=state_type(grad))
-    grad_weight = torch.empty_like(weight)
-    grad_bias = weight.new_empty(num, size)
+    grad_weight, grad_bias = torch.empty_like(weight), weight.new_empty(num, size)
     for places, names in groups(directions, weight.device):
         gs, hs = (separate_steps(t[:, :, :, places], names) for t in (grads, outs))
         masks = None if rectified else _masks(valid, names, weight.dtype)
@@ -78,9 +77,7 @@ def matrix_rnn_backward(
 
 
 @matrix_rnn_backward.register_fake
-def _(
-    grad: Tensor, out: Tensor, weight: Tensor, valid: Tensor | None, directions: str, rectified: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+def _(grad: Tensor, out: Tensor, weight: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor]:
     return empty_map(grad, weight.shape[1]), torch.empty_like(weight), weight.new_empty(weight.shape[:2])
 
 
