@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from detection.errors import UserError
-from detection.weights import LoadReport
+from detection.weights import LoadReport, load_state, read_state
 
 Norm = Literal["auto", "frozen", "batch"]
 
@@ -50,6 +50,72 @@ class Backbone(nn.Module, ABC):
     def load_pretrained(self) -> LoadReport | None:
         """Fill in the weights that the backbone was built for; None where they are random."""
         return None
+
+
+class WrappedBackbone(Backbone):
+    """A backbone around another, whose feature maps, ends and weights it keeps.
+
+    Args:
+        body: the inner backbone, a partial of its class.
+    """
+
+    def __init__(self, body: partial[Backbone]) -> None:
+        super().__init__()
+        self.body: Backbone = body()
+        self.out_channels, self.strides = self.body.out_channels, self.body.strides
+        self.image_mean, self.image_std = self.body.image_mean, self.body.image_std
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Return the feature maps of images (B, 3, H, W) by name."""
+        return self.body(images)
+
+    def ends(self) -> dict[str, nn.Module]:
+        """Return the last module of each of the body's stages by name."""
+        return self.body.ends()
+
+    def load_pretrained(self) -> LoadReport | None:
+        """Fill in the body's weights; what is around it stays as it is."""
+        return self.body.load_pretrained()
+
+
+class BlockBackbone(Backbone):
+    """A `stem`, then a block for each feature map, in order of their strides."""
+
+    stem: nn.Module
+    blocks: nn.ModuleDict
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Return the feature maps of images (B, 3, H, W) by name."""
+        x, features = self.stem(images), {}
+        for name, block in self.blocks.items():
+            x = features[name] = block(x)
+        return features
+
+    def stages(self) -> dict[str, list[nn.Module]]:
+        """Return the modules of each stage by name."""
+        return {"stem": [self.stem], **{name: [block] for name, block in self.blocks.items()}}
+
+    def ends(self) -> dict[str, nn.Module]:
+        """Return the last module of each stage by name."""
+        return dict(self.blocks.items())
+
+
+def load_torchvision(
+    body: nn.Module, model: str, weights: str | None, classifier: tuple[str, ...]
+) -> LoadReport | None:
+    """Fill in the weights of a torchvision model but for its classifier.
+
+    Args:
+        body: the layers, named as in torchvision's model.
+        model: name of the model in torchvision's weights, such as `VGG16`.
+        weights: their name without the model, or a file; nothing is done for None and `detector`.
+        classifier: beginnings of the names that are left out.
+    """
+    if weights in (None, "detector"):
+        return None
+    name = weights if "." in weights or "/" in weights else f"{model}_Weights.{weights}"
+    state = {n: t for n, t in read_state(name).items() if not n.startswith(classifier)}
+    return load_state(body, state, name, at_least=0.9)
 
 
 def norm_layer(norm: Norm, weights: str | None, eps: float = 1e-5) -> Callable[[int], nn.Module]:

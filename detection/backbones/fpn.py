@@ -6,13 +6,12 @@ from typing import Literal
 from torch import Tensor, nn
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
 
-from detection.backbones.backbone import Backbone
+from detection.backbones.backbone import Backbone, WrappedBackbone
 from detection.errors import UserError
 from detection.ranges import Channels
-from detection.weights import LoadReport
 
 
-class FPN(Backbone):
+class FPN(WrappedBackbone):
     """A pyramid `p2` … next to a backbone's `c2` …, with one more level by subsampling the last.
 
     Args:
@@ -35,8 +34,7 @@ class FPN(Backbone):
         norm: Literal["batch"] | None = None,
         levels: tuple[str, ...] | None = None,
     ) -> None:
-        super().__init__()
-        self.body: Backbone = body()
+        super().__init__(body)
         missing = [s for s in stages if s not in self.body.out_channels]
         if missing:
             known = ", ".join(self.body.out_channels)
@@ -64,7 +62,6 @@ class FPN(Backbone):
         self.out_channels = {**self.body.out_channels, **dict.fromkeys(self.wanted, out_channels)}
         every = dict(zip(self.levels, [*strides, strides[-1] * 2], strict=True))
         self.strides = {**self.body.strides, **{name: every[name] for name in self.wanted}}
-        self.image_mean, self.image_std = self.body.image_mean, self.body.image_std
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Return the feature maps of images (B, 3, H, W) by name."""
@@ -76,11 +73,3 @@ class FPN(Backbone):
     def stages(self) -> dict[str, list[nn.Module]]:
         """Return the modules of each stage by name; the pyramid is the stage `fpn`."""
         return {**self.body.stages(), "fpn": [self.fpn]}
-
-    def ends(self) -> dict[str, nn.Module]:
-        """Return those of the body, as no stage reads the pyramid."""
-        return self.body.ends()
-
-    def load_pretrained(self) -> LoadReport | None:
-        """Fill in the body's weights; those of the pyramid stay random."""
-        return self.body.load_pretrained()

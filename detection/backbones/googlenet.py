@@ -5,8 +5,8 @@ from torch import Tensor, nn
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.googlenet import BasicConv2d
 
-from detection.backbones.backbone import Backbone, Norm, norm_layer
-from detection.weights import LoadReport, load_state, read_state
+from detection.backbones.backbone import Backbone, Norm, load_torchvision, norm_layer
+from detection.weights import LoadReport
 
 _STAGES = {
     "stem": ("conv1",),
@@ -54,8 +54,4 @@ class GoogLeNet(Backbone):
 
     def load_pretrained(self) -> LoadReport | None:
         """Fill in the weights but for the classifiers; None where they are random or come with the detector."""
-        if self.weights in (None, "detector"):
-            return None
-        name = self.weights if "." in self.weights or "/" in self.weights else f"GoogLeNet_Weights.{self.weights}"
-        state = {n: t for n, t in read_state(name).items() if not n.startswith(("fc.", "aux1.", "aux2."))}
-        return load_state(self.body, state, name, at_least=0.9)
+        return load_torchvision(self.body, "GoogLeNet", self.weights, ("fc.", "aux1.", "aux2."))

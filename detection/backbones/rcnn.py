@@ -3,17 +3,18 @@
 The paper has two stages of K channels; here their number is free. Weights are random.
 """
 
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from detection.backbones.backbone import Backbone
+from detection.backbones.backbone import BlockBackbone
 from detection.context.recurrent_conv import RecurrentConv, StepCount, StepNorm
 from detection.ranges import Channels, ProperFraction
 
 
-class RCNN(Backbone):
+class RCNN(BlockBackbone):
     """A 5×5 convolution, then in each stage a max pooling and two recurrent convolutions (`RecurrentConv`).
 
     The paper's network is `RCNN(channels=(K, K), first_stride=1, dropout=0.5)`; `detection.classification.Classifier`
@@ -49,38 +50,13 @@ class RCNN(Backbone):
         self.out_channels = {f"c{k}": c for k, c in enumerate(channels, start=first_stride.bit_length())}
         self.strides = {name: 2 ** int(name[1:]) for name in self.out_channels}
         inputs = (channels[0], *channels)
-
-        def layer(in_channels: int, hidden_channels: int) -> RecurrentConv:
-            return RecurrentConv(
-                in_channels,
-                hidden_channels=hidden_channels,
-                num_steps=num_steps,
-                inference_steps=inference_steps,
-                norm=norm,
-                feed=feed,
-            )
-
+        layer = partial(RecurrentConv, num_steps=num_steps, inference_steps=inference_steps, norm=norm, feed=feed)
         self.blocks = nn.ModuleDict(
             {
-                name: _Stage(dropout if i else 0.0, layer(inputs[i], c), dropout, layer(c, c))
+                name: _Stage(dropout if i else 0.0, layer(inputs[i], hidden_channels=c), dropout, layer(c))
                 for i, (name, c) in enumerate(self.out_channels.items())
             }
         )
-
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Return the feature maps of images (B, 3, H, W) by name."""
-        x, features = self.stem(images), {}
-        for name, block in self.blocks.items():
-            x = features[name] = block(x)
-        return features
-
-    def stages(self) -> dict[str, list[nn.Module]]:
-        """Return the modules of each stage by name."""
-        return {"stem": [self.stem], **{name: [block] for name, block in self.blocks.items()}}
-
-    def ends(self) -> dict[str, nn.Module]:
-        """Return the last module of each stage by name."""
-        return dict(self.blocks.items())
 
 
 class _Stage(nn.Module):

@@ -6,16 +6,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from detection.backbones.backbone import Backbone
+from detection.backbones.backbone import Backbone, WrappedBackbone
 from detection.context import RecurrentConv
 from detection.contracts import Context
 from detection.errors import UserError
-from detection.weights import LoadReport
 
 RECURRENT_CONV: partial[Context] = partial(RecurrentConv, norm="group", residual=True, init="zero")
 
 
-class RecurrentStages(Backbone):
+class RecurrentStages(WrappedBackbone):
     """A backbone with a layer after each of the named stages, between it and the next stage.
 
     By default the layer is a residual recurrent convolution (Liang, Hu 2015) that is zero at first, so that a
@@ -37,10 +36,7 @@ class RecurrentStages(Backbone):
         recurrent_stages: tuple[str, ...] = ("c3", "c4"),
         layer: partial[Context] = RECURRENT_CONV,
     ) -> None:
-        super().__init__()
-        self.body: Backbone = body()
-        self.out_channels, self.strides = self.body.out_channels, self.body.strides
-        self.image_mean, self.image_std = self.body.image_mean, self.body.image_std
+        super().__init__(body)
         ends = self.body.ends()
         self.layers = nn.ModuleDict()
         for stage in recurrent_stages:
@@ -53,21 +49,9 @@ class RecurrentStages(Backbone):
             ends[stage].register_forward_hook(inserted.after)
             self.layers[stage] = inserted
 
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Return the feature maps of images (B, 3, H, W) by name."""
-        return self.body(images)
-
     def stages(self) -> dict[str, list[nn.Module]]:
         """Return the modules of each stage by name; the layers are the stage `recurrent`, not frozen with others."""
         return {**self.body.stages(), "recurrent": list(self.layers.values())}
-
-    def ends(self) -> dict[str, nn.Module]:
-        """Return the last module of each stage by name."""
-        return self.body.ends()
-
-    def load_pretrained(self) -> LoadReport | None:
-        """Fill in the body's weights; the layers stay as they are."""
-        return self.body.load_pretrained()
 
 
 class _Inserted(nn.Module):

@@ -1,14 +1,14 @@
 """ResNet (He et al. 2016) from torchvision as a backbone: `c2` … `c5` are its four layers."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torchvision
 from torch import Tensor, nn
 from torchvision.models._utils import IntermediateLayerGetter
 
-from detection.backbones.backbone import Backbone, Norm, norm_layer
+from detection.backbones.backbone import Backbone, Norm, load_torchvision, norm_layer
 from detection.ranges import NonNegative
-from detection.weights import LoadReport, load_state, read_state
+from detection.weights import LoadReport
 
 
 class ResNet(Backbone):
@@ -31,8 +31,7 @@ class ResNet(Backbone):
     ) -> None:
         super().__init__()
         self.depth, self.weights = depth, weights
-        build = getattr(torchvision.models, f"resnet{depth}")
-        network = build(weights=None, norm_layer=norm_layer(norm, weights, norm_eps))
+        network: Any = torchvision.models.get_model(f"resnet{depth}", norm_layer=norm_layer(norm, weights, norm_eps))
         width = network.fc.in_features // 8
         self.body = IntermediateLayerGetter(network, {f"layer{k - 1}": f"c{k}" for k in range(2, 6)})
         self.out_channels = {f"c{k}": width * 2 ** (k - 2) for k in range(2, 6)}
@@ -53,10 +52,4 @@ class ResNet(Backbone):
 
     def load_pretrained(self) -> LoadReport | None:
         """Fill in the weights but for the classifier; None where they are random or come with the detector."""
-        if self.weights in (None, "detector"):
-            return None
-        name = (
-            self.weights if "." in self.weights or "/" in self.weights else f"ResNet{self.depth}_Weights.{self.weights}"
-        )
-        state = {n: t for n, t in read_state(name).items() if not n.startswith("fc.")}
-        return load_state(self.body, state, name, at_least=0.9)
+        return load_torchvision(self.body, f"ResNet{self.depth}", self.weights, ("fc.",))

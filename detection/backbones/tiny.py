@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from detection.backbones.backbone import Backbone
+from detection.backbones.backbone import BlockBackbone
 from detection.ranges import Channels
 
 
@@ -21,7 +21,7 @@ class _Residual(nn.Module):
         return self.relu(self.norm2(self.conv2(y)) + self.skip(x))
 
 
-class Tiny(Backbone):
+class Tiny(BlockBackbone):
     """A stem at stride 2 and one residual block a stage.
 
     Args:
@@ -43,18 +43,3 @@ class Tiny(Backbone):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Return the feature maps of images (B, 3, H, W) by name."""
-        x, features = self.stem(images), {}
-        for name, block in self.blocks.items():
-            x = features[name] = block(x)
-        return features
-
-    def stages(self) -> dict[str, list[nn.Module]]:
-        """Return the modules of each stage by name."""
-        return {"stem": [self.stem], **{name: [block] for name, block in self.blocks.items()}}
-
-    def ends(self) -> dict[str, nn.Module]:
-        """Return the last module of each stage by name."""
-        return dict(self.blocks.items())

@@ -7,8 +7,8 @@ and `c5` is the pooled conv5_3.
 from torch import Tensor, nn
 from torchvision.models import vgg
 
-from detection.backbones.backbone import Backbone, Norm, norm_layer
-from detection.weights import LoadReport, load_state, read_state
+from detection.backbones.backbone import Backbone, Norm, load_torchvision, norm_layer
+from detection.weights import LoadReport
 
 # Index in torchvision's `features` after the last ReLU of each block.
 _ENDS = {
@@ -71,9 +71,5 @@ class VGG16(Backbone):
 
     def load_pretrained(self) -> LoadReport | None:
         """Fill in the weights but for the classifier; None where they are random or come with the detector."""
-        if self.weights in (None, "detector"):
-            return None
-        model = "VGG16_BN_Weights" if self.batch_norm else "VGG16_Weights"
-        name = self.weights if "." in self.weights or "/" in self.weights else f"{model}.{self.weights}"
-        state = {n: t for n, t in read_state(name).items() if not n.startswith("classifier.")}
-        return load_state(self, state, name, at_least=0.9)
+        model = "VGG16_BN" if self.batch_norm else "VGG16"
+        return load_torchvision(self, model, self.weights, ("classifier.",))
