@@ -1,4 +1,4 @@
-"""Box coders: boxes as the numbers that a decoder learns, relative to their region; the units of the box loss."""
+"""Box coders: boxes as the codes that a decoder learns, relative to their region; the units of the box loss."""
 
 # R regions, N boxes of each.
 
@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torchvision.ops import box_convert
+
+from detection.ranges import Positive
 
 
 class BoxCoder(ABC):
@@ -37,17 +39,17 @@ class PixelOffsets(BoxCoder):
         scale: pixels that a decoder's 1 stands for.
     """
 
-    scale: float = 100.0
+    scale: Positive = 100.0
 
     def decode(self, codes: Tensor, regions: Tensor) -> Tensor:
-        """Codes (R, N, 4) of regions (R, 4) xyxy → boxes (R, N, 4) xyxy; negative sides become 0."""
+        """Return boxes (R, N, 4) xyxy from codes (R, N, 4) of regions (R, 4) xyxy; negative sides become 0."""
         x, y, w, h = codes.unbind(-1)
         center_x, center_y, _, _ = _centers_and_sides(regions[:, None])
         found = torch.stack([x + center_x, y + center_y, w.clamp(min=0), h.clamp(min=0)], -1)
         return box_convert(found, "cxcywh", "xyxy")
 
     def encode(self, boxes: Tensor, regions: Tensor) -> Tensor:
-        """Boxes (R, N, 4) xyxy of regions (R, 4) xyxy → codes (R, N, 4)."""
+        """Return codes (R, N, 4) of boxes (R, N, 4) xyxy with regions (R, 4) xyxy."""
         x, y, w, h = _centers_and_sides(boxes)
         center_x, center_y, _, _ = _centers_and_sides(regions[:, None])
         return torch.stack([x - center_x, y - center_y, w, h], -1)
@@ -59,14 +61,14 @@ class Deltas(BoxCoder):
 
     Attributes:
         factors: of x, y, w and h.
-        scale: of a decoder's numbers.
+        scale: codes that a decoder's 1 stands for.
     """
 
-    factors: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
-    scale: float = 1.0
+    factors: tuple[Positive, Positive, Positive, Positive] = (10.0, 10.0, 5.0, 5.0)
+    scale: Positive = 1.0
 
     def decode(self, codes: Tensor, regions: Tensor) -> Tensor:
-        """Codes (R, N, 4) of regions (R, 4) xyxy → boxes (R, N, 4) xyxy; at most 62.5 times as wide or high."""
+        """Return boxes (R, N, 4) xyxy from codes (R, N, 4), at most 62.5 times as wide or high as regions (R, 4)."""
         x, y, w, h = (codes / codes.new_tensor(self.factors)).unbind(-1)
         center_x, center_y, width, height = _centers_and_sides(regions[:, None])
         most = math.log(1000 / 16)
@@ -75,13 +77,11 @@ class Deltas(BoxCoder):
         return box_convert(found, "cxcywh", "xyxy")
 
     def encode(self, boxes: Tensor, regions: Tensor) -> Tensor:
-        """Boxes (R, N, 4) xyxy with sides above 0, of regions (R, 4) xyxy → codes (R, N, 4)."""
+        """Return codes (R, N, 4) of boxes (R, N, 4) xyxy with sides above 0, with regions (R, 4) xyxy."""
         x, y, w, h = _centers_and_sides(boxes)
         center_x, center_y, width, height = _centers_and_sides(regions[:, None])
-        codes = torch.stack(
-            [(x - center_x) / width, (y - center_y) / height, (w / width).log(), (h / height).log()], -1
-        )
-        return codes * codes.new_tensor(self.factors)
+        codes = [(x - center_x) / width, (y - center_y) / height, (w / width).log(), (h / height).log()]
+        return torch.stack(codes, -1) * w.new_tensor(self.factors)
 
 
 def _centers_and_sides(boxes: Tensor) -> tuple[Tensor, ...]:

@@ -1,7 +1,7 @@
 """The Fast R-CNN head (Girshick 2015): two fully connected layers, class scores and a box for each class.
 
-Sampling, loss and post-processing are those of torchvision's `RoIHeads`, called step by step so that the pool stays a
-part of its own; predictions are turned to float32 before box arithmetic and losses. `predict`, `decode` and `select`
+Sampling, loss and post-processing are those of torchvision's `RoIHeads`, called step by step so that the pool stays
+pluggable; predictions are turned to float32 before box arithmetic and losses. `predict`, `decode` and `select`
 are the post-processing in three steps, for box iterations, voting and mirrored images (`detection.inference`).
 
 R boxes of all images, N of one, M candidates or ground-truth boxes of one, n detections, K classes.
@@ -29,7 +29,7 @@ _VGG_LAYERS = {"classifier.0": "fc6", "classifier.3": "fc7"}
 
 @dataclass(frozen=True)
 class Samples:
-    """What the sampled boxes should become: per image labels (n,), 0 background, and box deltas (n, 4)."""
+    """Targets of the sampled boxes: per image labels (n,), 0 background, and box deltas (n, 4)."""
 
     labels: list[Tensor]
     deltas: list[Tensor]
@@ -40,7 +40,7 @@ class FastRCNN(RefinementHead):
 
     Args:
         in_channels: channels of a descriptor.
-        size: cells on its side.
+        size: bins on its side.
         num_classes: foreground classes.
         hidden_channels: of the fully connected layers.
         convs: channels of 3×3 convolutions before one fully connected layer, as in torchvision's `_v2` head; with none
@@ -48,7 +48,7 @@ class FastRCNN(RefinementHead):
         norm: batch norm after those convolutions, or none.
         weights: of the two layers at the start, VGG's fc6 and fc7: a torchvision name such as
             `VGG16_Weights.IMAGENET1K_V1`, or a file with `classifier.0` and `classifier.3`; None for a random start.
-            They need descriptors of 512 channels and 7×7 cells, `hidden_channels` 4096, and a backbone from the same
+            They need descriptors of 512 channels and 7×7 bins, `hidden_channels` 4096, and a backbone from the same
             training, which fixes how images are normalized; `IMAGENET1K_FEATURES` comes without them. Filled in by
             `load_pretrained`, unless the whole detector's weights are given.
         foreground_iou: a box with at least this IoU to a ground truth takes its class.
@@ -81,7 +81,7 @@ class FastRCNN(RefinementHead):
         super().__init__()
         if convs and weights is not None:
             raise UserError(
-                f"head.weights={weights!r}: are of two fully connected layers; set head.convs=() or no weights."
+                f"head.weights={weights!r}: two fully connected layers have them; set head.convs=() or none."
             )
         self.weights = weights
         if convs:
@@ -105,12 +105,12 @@ class FastRCNN(RefinementHead):
 
     @torch.no_grad()
     def sample(self, boxes: list[Tensor], targets: Targets) -> tuple[list[Tensor], Samples]:
-        """Choose the boxes that the loss is computed on; ground-truth boxes are added to them, see `Head`."""
+        """Choose the boxes that the loss is computed on; ground-truth boxes are added to the proposals first."""
         boxes, _, labels, deltas = self.roi_heads.select_training_samples(boxes, targets)
         return boxes, Samples(labels, list(deltas))
 
     def forward(self, regions: PooledRegions, samples: Samples | None = None) -> tuple[Detections, dict[str, Tensor]]:
-        """Classify and refine, see `Head`; the losses are `loss_classifier` and `loss_box_reg`."""
+        """Classify boxes and refine them; the losses are `loss_classifier` and `loss_box_reg`."""
         return self.losses_or_detections(*self.logits_and_deltas(regions), regions, samples)
 
     def losses_or_detections(
@@ -137,20 +137,20 @@ class FastRCNN(RefinementHead):
     def decode(
         self, probabilities: Tensor, deltas: Tensor, boxes: list[Tensor], image_sizes: list[tuple[int, int]]
     ) -> Detections:
-        """Return the candidates above the score threshold, see `RefinementHead`."""
+        """Return the candidates of each image above the score threshold."""
         counts = [len(b) for b in boxes]
         refined = self.roi_heads.box_coder.decode(deltas.flatten(1), boxes).view(deltas.shape)
         candidates = []
         for own, scores, size in zip(refined.split(counts), probabilities.split(counts), image_sizes, strict=True):
             box, label = torch.where(scores[:, 1:] > self.roi_heads.score_thresh)
             label = label + 1
-            found = clip_boxes_to_image(own[box, label], size)
-            keep = remove_small_boxes(found, min_size=1e-2)
-            candidates.append({"boxes": found[keep], "labels": label[keep], "scores": scores[box, label][keep]})
+            found = {"boxes": clip_boxes_to_image(own[box, label], size), "labels": label, "scores": scores[box, label]}
+            keep = remove_small_boxes(found["boxes"], min_size=1e-2)
+            candidates.append({key: t[keep] for key, t in found.items()})
         return candidates
 
     def select(self, candidates: Detections, voting_iou: float | None = None) -> Detections:
-        """Return the detections among candidates by NMS and voting, see `RefinementHead`."""
+        """Return the detections among candidates by NMS in each class, and voting."""
         detections = []
         for found in candidates:
             keep = batched_nms(found["boxes"], found["scores"], found["labels"], self.roi_heads.nms_thresh)
@@ -169,9 +169,8 @@ class FastRCNN(RefinementHead):
         if self.weights is None:
             return None
         state = read_state(self.weights)
-        names = {
-            f"{theirs}.{kind}": f"{ours}.{kind}" for theirs, ours in _VGG_LAYERS.items() for kind in ("weight", "bias")
-        }
+        kinds = ("weight", "bias")
+        names = {f"{theirs}.{kind}": f"{ours}.{kind}" for theirs, ours in _VGG_LAYERS.items() for kind in kinds}
         layers = {ours: state[theirs] for theirs, ours in names.items() if theirs in state}
         if len(layers) < len(names) or not all(t.isfinite().all() for t in layers.values()):
             raise UserError(

@@ -18,6 +18,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
 
+from detection.contracts import at_least_float32
 from detection.heads.costs import pairwise_giou
 from detection.heads.region_targets import RegionTargets
 
@@ -46,7 +47,7 @@ def match(cost: Tensor, region_targets: RegionTargets, strategy: Strategy = "hun
     if strategy == "fixed":
         columns = _reading_order(F.pad(region_targets.boxes, (0, 0, 0, steps - count)), valid)
     else:
-        # Padding is free for all steps, and numbers that are not finite are too: the loss is to tell of these.
+        # Padding is free for all steps, and values that are not finite are too: the loss shall report these.
         cost = F.pad(cost.double(), (0, steps - count)).nan_to_num(0, 0, 0).masked_fill(~valid[:, None], 0)
         if strategy == "first_k":
             late = torch.arange(steps, device=cost.device) >= valid.sum(1, keepdim=True)  # (R, T)
@@ -101,7 +102,7 @@ def set_loss(
     giou_weight: float = 0.0,
     boxes: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """The loss of a matching, summed over steps and divided by the number of regions, as TensorBox does.
+    """Compute the loss of a matching, summed over steps and divided by the number of regions, as TensorBox does.
 
     Args:
         codes: (R, T, 4).
@@ -123,18 +124,16 @@ def set_loss(
     labels = F.pad(region_targets.labels, (0, 1)).gather(1, rows)
     corner_rows = rows[..., None].expand(-1, -1, 4)
     target = F.pad(region_targets.codes, (0, 0, 0, 1)).gather(1, corner_rows)
-    box_loss = box_weight * _wide(codes).sub(target).where(answers[..., None], 0).abs().sum()
+    box_loss = box_weight * at_least_float32(codes).sub(target).where(answers[..., None], 0).abs().sum()
     if giou_weight:
         assert boxes is not None, "the GIoU is of boxes, not of codes"
         # A box with an area, because the gradient of a GIoU without one is NaN even where it is masked.
         some_box = torch.arange(4, device=boxes.device).expand(len(boxes), 1, 4)
-        target = torch.cat([region_targets.boxes, some_box], dim=1).gather(1, corner_rows).to(_wide(boxes).dtype)
-        giou = pairwise_giou(_wide(boxes)[:, :, None], target[:, :, None])[..., 0, 0]  # (R, T)
+        target = (
+            torch.cat([region_targets.boxes, some_box], dim=1).gather(1, corner_rows).to(at_least_float32(boxes).dtype)
+        )
+        giou = pairwise_giou(at_least_float32(boxes)[:, :, None], target[:, :, None])[..., 0, 0]  # (R, T)
         box_loss = box_loss + giou_weight * (1 - giou).where(answers, 0).sum()
-    entropy = F.cross_entropy(_wide(logits).flatten(0, 1), labels.flatten(), reduction="none")
+    entropy = F.cross_entropy(at_least_float32(logits).flatten(0, 1), labels.flatten(), reduction="none")
     entropy = torch.where(answers.flatten(), entropy, background_weight * entropy)
     return {"loss_classifier": entropy.sum() / regions, "loss_box_reg": box_loss / regions}
-
-
-def _wide(values: Tensor) -> Tensor:
-    return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -22,8 +22,6 @@ from detection.weights import LoadReport
 
 # R boxes of all images, K classes.
 
-FAST_RCNN = partial(FastRCNN)
-
 
 class LocalGlobal(RefinementHead):
     """A Fast R-CNN head whose classes are also read from a global descriptor of each region.
@@ -50,7 +48,7 @@ class LocalGlobal(RefinementHead):
         size: int,
         num_classes: int,
         *,
-        fast_rcnn: partial[FastRCNN] = FAST_RCNN,
+        fast_rcnn: partial[FastRCNN] = partial(FastRCNN),
         global_pool: partial[Pool] | None = None,
         global_channels: Channels = 1024,
         local: bool = True,

@@ -1,6 +1,6 @@
 """A recurrent decoder of boxes: descriptors in, one box after another out (Stewart et al. 2016, ReInspect).
 
-Every region is decoded by itself: the cell sees the same descriptor at every step, begins with a state of zeros, and
+Every region is decoded alone: the cell sees the same descriptor at every step, begins with a state of zeros, and
 after each step a linear layer reads a box and the class scores from its output.
 """
 
@@ -25,7 +25,7 @@ class Decoded:
     """Output of a decoder; T may be less than its steps where it stopped early.
 
     Attributes:
-        codes: (R, T, 4) boxes, in the decoder's own numbers.
+        codes: (R, T, 4) boxes, in units of the decoder.
         logits: (R, T, 1 + K) class scores, the background first.
         hidden: (R, T, D) the outputs of the last layer.
         going: (R, T) booleans: the region had not stopped before this step or at it.
@@ -49,8 +49,8 @@ class LSTMDecoder(nn.Module):
         layers: cells on top of each other.
         shared_heads: read all steps by the same linear layers; ReInspect has some for each step.
         dropout: of a cell's output, on its way to the linear layers and to the next cell.
-        init_range: all weights start evenly in ± this and biases at 0, as ReInspect's do (0.1); None: each as its
-            class has.
+        init_range: initialize all weights uniformly in ± this and biases as 0, as ReInspect does (0.1); None: as each
+            class does.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class LSTMDecoder(nn.Module):
         return dropout(h, self.dropout, self.training) if self.dropout else h
 
     def _read(self, h: Tensor, t: int) -> Tensor:
-        """Box and class scores (R, 4 + 1 + K), in float32 or wider."""
+        """Return box and class scores (R, 4 + 1 + K), in float32 or wider."""
         place = 0 if self.shared_heads else t
         with torch.autocast(h.device.type, enabled=False):
             return linear(h, self.weight[place], self.bias[place])

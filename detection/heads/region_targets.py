@@ -1,4 +1,4 @@
-"""The ground-truth boxes that each region may answer for, padded to one number.
+"""Ground-truth boxes that each region may answer for, padded to one count.
 
 R regions, N ground-truth boxes of a region (padded), M ground-truth boxes of one image, T steps, K classes.
 """
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class RegionTargets:
-    """The ground-truth boxes that each region may answer for.
+    """Ground-truth boxes that each region may answer for.
 
     Attributes:
         boxes: (R, N, 4) xyxy.
@@ -28,7 +28,7 @@ class RegionTargets:
 
 
 def keep_nearest(belongs: Tensor, distance: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """The ground-truth boxes of each region that it has steps for: the nearest, whatever their order in the file.
+    """Choose the ground-truth boxes that each region has steps for: the nearest, whatever their order in the file.
 
     Args:
         belongs: (R, M), which ground-truth boxes of the image a region may answer for.
@@ -46,5 +46,5 @@ def keep_nearest(belongs: Tensor, distance: Tensor, steps: int) -> tuple[Tensor,
 
 
 def take(values: Tensor, indices: Tensor) -> Tensor:
-    """Rows of `values` (M, …) at `keep_nearest`'s indices (R, T), zeros at padding: (R, T, …)."""
+    """Return rows of `values` (M, …) at `keep_nearest`'s indices (R, T), zeros at padding: (R, T, …)."""
     return torch.cat([values, values.new_zeros(1, *values.shape[1:])])[indices]

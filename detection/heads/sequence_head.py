@@ -27,7 +27,7 @@ from detection.ranges import BoxCount, Channels, Fraction, NonNegative, Positive
 
 
 class Assigner(ABC):
-    """Which ground-truth boxes a region may answer for."""
+    """Rule for the ground-truth boxes that a region may answer for."""
 
     @abstractmethod
     def belongs(self, regions: Tensor, boxes: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ class MeetsWindow(Assigner):
     """A region may answer for the ground-truth boxes that it meets (Stewart et al. 2016)."""
 
     def belongs(self, regions: Tensor, boxes: Tensor) -> Tensor:
-        """Regions (N, 4) and ground-truth boxes (M, 4) xyxy → booleans (N, M)."""
+        """Return booleans (N, M): region (N, 4) and ground-truth box (M, 4), both xyxy, share some area."""
         left_top = torch.maximum(regions[:, None, :2], boxes[:, :2])
         right_bottom = torch.minimum(regions[:, None, 2:], boxes[:, 2:])
         return (right_bottom > left_top).all(-1)
@@ -53,10 +53,10 @@ class Overlaps(Assigner):
         iou: least IoU.
     """
 
-    iou: float = 0.5
+    iou: Fraction = 0.5
 
     def belongs(self, regions: Tensor, boxes: Tensor) -> Tensor:
-        """Regions (N, 4) and ground-truth boxes (M, 4) xyxy → booleans (N, M)."""
+        """Return booleans (N, M): region (N, 4) and ground-truth box (M, 4), both xyxy, have at least this IoU."""
         return box_iou(regions, boxes) >= self.iou
 
 
@@ -90,7 +90,7 @@ class Embed(nn.Module):
             nn.init.zeros_(self.linear.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
+        """Return the features (R, F) of descriptors (R, C·h·w)."""
         x = self.linear(x)
         return (x.relu() if self.relu else x) * self.scale
 
@@ -100,11 +100,11 @@ class SequenceHead(Head):
 
     Args:
         in_channels: channels of a descriptor.
-        size: cells on its side.
+        size: bins on its side.
         num_classes: foreground classes.
         embed: descriptors to features.
         decoder: features to boxes and class scores, step by step.
-        box_coder: what the decoder's box numbers mean, `PixelOffsets` or `Deltas` of `detection.heads.box_codes`.
+        box_coder: meaning of the decoder's codes, `PixelOffsets` or `Deltas` of `detection.heads.box_codes`.
         assigner: which ground-truth boxes a region may answer for, `Overlaps` or `MeetsWindow`; of more than T the
             nearest.
         cost: of answering, `Lexicographic` or `SetCost` of `detection.heads.costs`.
@@ -158,7 +158,7 @@ class SequenceHead(Head):
         self.decoder = decoder(self.embed.linear.out_features, num_classes)
         self.box_coder, self.assigner, self.cost, self.postprocess = box_coder(), assigner(), cost(), postprocess()
         self.strategy: Strategy = strategy
-        self.weights_of_loss = {
+        self.loss_weights = {
             "box_weight": box_weight,
             "giou_weight": giou_weight,
             "background_weight": background_weight,
@@ -166,11 +166,8 @@ class SequenceHead(Head):
         self.sampler = None
         if batch_size_per_image is not None:
             self.sampler = BalancedPositiveNegativeSampler(batch_size_per_image, positive_fraction)
-        self.add_ground_truth = add_ground_truth
-        self.pre_merge = pre_merge
-        self.early_stop = early_stop
-        self.score_threshold = score_threshold
-        self.detections_per_image = detections_per_image
+        self.add_ground_truth, self.early_stop, self.score_threshold = add_ground_truth, early_stop, score_threshold
+        self.pre_merge, self.detections_per_image = pre_merge, detections_per_image
         self.rezoom_features, self._rezoom = rezoom_features, rezoom
         self.rezoom: Pool | None = None
         self.correct: nn.Module | None = None
@@ -204,7 +201,7 @@ class SequenceHead(Head):
     def _region_targets(
         self, regions: Tensor, belongs: Tensor, target: dict[str, Tensor]
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """One image's `RegionTargets`, field by field."""
+        """Return the fields of one image's `RegionTargets`."""
         middles = [(b[:, :2] + b[:, 2:]) / 2 for b in (regions, target["boxes"])]
         distance = torch.linalg.vector_norm(middles[0][:, None] - middles[1], dim=-1)
         rows, valid = keep_nearest(belongs, distance, self.decoder.num_steps)
@@ -215,7 +212,7 @@ class SequenceHead(Head):
     def forward(
         self, regions: PooledRegions, samples: RegionTargets | None = None
     ) -> tuple[Detections, dict[str, Tensor]]:
-        """Decode the boxes of each region, see `Head`.
+        """Decode the boxes of each region.
 
         The losses are `loss_classifier` and `loss_box_reg`, with `rezoom` also `loss_rezoom_classifier` and
         `loss_rezoom_box_reg`.
@@ -235,7 +232,7 @@ class SequenceHead(Head):
         return self._detections(found, logits, decoded.going, counts, regions.image_sizes), {}
 
     def _corrections(self, regions: PooledRegions, decoded: Decoded, found: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Corrections of codes (R, T, 4) and logits (R, T, 1 + K) from inside of the decoded boxes (R, T, 4)."""
+        """Return corrections of codes (R, T, 4) and logits (R, T, 1 + K) from inside of the decoded boxes (R, T, 4)."""
         if self.rezoom is None or self.correct is None:
             return None
         inside = [
@@ -257,12 +254,12 @@ class SequenceHead(Head):
         corrections: tuple[Tensor, Tensor] | None,
     ) -> dict[str, Tensor]:
         matched = match(self.cost.cost(found, codes, logits, region_targets), region_targets, self.strategy)
-        losses = set_loss(codes, logits, matched, region_targets, boxes=found, **self.weights_of_loss)
+        losses = set_loss(codes, logits, matched, region_targets, boxes=found, **self.loss_weights)
         if corrections is not None:
             # The corrections learn what the decoder left over; the decoder learns from its own loss alone.
             codes, logits = codes.detach() + corrections[0], logits.detach() + corrections[1]
             boxes = self.box_coder.decode(codes, regions)
-            second = set_loss(codes, logits, matched, region_targets, boxes=boxes, **self.weights_of_loss)
+            second = set_loss(codes, logits, matched, region_targets, boxes=boxes, **self.loss_weights)
             losses |= {name.replace("loss_", "loss_rezoom_"): loss for name, loss in second.items()}
         return losses
 
@@ -275,9 +272,9 @@ class SequenceHead(Head):
             region, step, label = torch.where(score > self.score_threshold)
             box = clip_boxes_to_image(own[region, step], size)
             keep = (box[:, 2:] - box[:, :2] >= 1e-2).all(1)
-            said = score[region, step, label].where(keep, 0)
-            best = said.topk(min(int(keep.sum()), self.pre_merge)).indices
-            region, box, label, said = region[best], box[best], label[best] + 1, said[best]
-            chosen = self.postprocess(box, said, label, region)[: self.detections_per_image]
-            detections.append({"boxes": box[chosen], "labels": label[chosen], "scores": said[chosen]})
+            confidence = score[region, step, label].where(keep, 0)
+            best = confidence.topk(min(int(keep.sum()), self.pre_merge)).indices
+            region, box, label, confidence = region[best], box[best], label[best] + 1, confidence[best]
+            chosen = self.postprocess(box, confidence, label, region)[: self.detections_per_image]
+            detections.append({"boxes": box[chosen], "labels": label[chosen], "scores": confidence[chosen]})
         return detections

@@ -8,6 +8,7 @@ M boxes of one image, n new ones, A accepted ones.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -15,12 +16,14 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torchvision.ops import batched_nms, box_convert
 
+from detection.contracts import at_least_float32
 from detection.errors import UserError
 from detection.heads.costs import pairwise_iou
+from detection.ranges import Fraction, Positive
 
 
 class Postprocess(ABC):
-    """Choice among the boxes of all regions of one image, each label by itself."""
+    """Choice among the boxes of all regions of one image, each label alone."""
 
     @abstractmethod
     def __call__(self, boxes: Tensor, scores: Tensor, labels: Tensor, regions: Tensor) -> Tensor:
@@ -42,13 +45,10 @@ class NMS(Postprocess):
         iou: over which the lower-scored box is dropped.
     """
 
-    iou: float = 0.5
-
-    def __post_init__(self) -> None:
-        _require_part("NMS", "iou", self.iou)
+    iou: Fraction = 0.5
 
     def __call__(self, boxes: Tensor, scores: Tensor, labels: Tensor, regions: Tensor) -> Tensor:
-        """Return the kept boxes, see `Postprocess`."""
+        """Return the indices of the kept boxes by falling score."""
         return batched_nms(boxes, scores, labels, self.iou)
 
 
@@ -60,30 +60,21 @@ class SetNMS(Postprocess):
         iou: over which the lower-scored box of another region is dropped.
     """
 
-    iou: float = 0.5
-
-    def __post_init__(self) -> None:
-        _require_part("SetNMS", "iou", self.iou)
+    iou: Fraction = 0.5
 
     def __call__(self, boxes: Tensor, scores: Tensor, labels: Tensor, regions: Tensor) -> Tensor:
-        """Return the kept boxes, see `Postprocess`."""
-        return set_nms(boxes, scores, labels, regions, self.iou)
-
-
-def set_nms(boxes: Tensor, scores: Tensor, labels: Tensor, regions: Tensor, iou: float) -> Tensor:
-    """`SetNMS`, with memory for M² numbers."""
-    order = scores.argsort(descending=True, stable=True)
-    wide = boxes.to(torch.promote_types(boxes.dtype, torch.float32))
-    boxes, labels, regions = wide[order], labels[order], regions[order]
-    competing = (labels[:, None] == labels) & (regions[:, None] != regions)
-    # In float64, as torchvision's NMS compares an IoU with its threshold.
-    over = competing & (pairwise_iou(boxes, boxes)[0].double() > iou)
-    over = over.triu(1).float()  # (M, M): the row would suppress the column
-    keep = torch.ones_like(order, dtype=torch.bool)
-    # Each round settles at least one more box from the top, so this ends, and only the greedy answer repeats itself.
-    while not torch.equal(keep, settled := keep.float() @ over == 0):
-        keep = settled
-    return order[keep]
+        """Return the indices of the kept boxes by falling score; takes memory for M² values."""
+        order = scores.argsort(descending=True, stable=True)
+        boxes, labels, regions = at_least_float32(boxes)[order], labels[order], regions[order]
+        competing = (labels[:, None] == labels) & (regions[:, None] != regions)
+        # In float64, as torchvision's NMS compares an IoU with its threshold.
+        over = competing & (pairwise_iou(boxes, boxes)[0].double() > self.iou)
+        over = over.triu(1).float()  # (M, M): the row would suppress the column
+        keep = torch.ones_like(order, dtype=torch.bool)
+        # Each round settles at least one more box from the top: this ends, and only the greedy answer repeats itself.
+        while not torch.equal(keep, settled := keep.float() @ over == 0):
+            keep = settled
+        return order[keep]
 
 
 @dataclass(frozen=True)
@@ -100,38 +91,30 @@ class Stitch(Postprocess):
     Attributes:
         iou: boxes overlap over this IoU; None: by `center_offset`.
         center_offset: they overlap when their centers are no further apart than this part of the accepted box's width
-            and height (the paper, 1.0 at test).
+            and height (the paper, 1.0 at inference).
         replace_iou: a new box that is more confident than its partner and over this IoU takes its place (the authors'
             code, 0.7); None: it is dropped too.
         passes: scores, falling; all regions come once for each, with what is above it and was not above the one
             before, and what is not above the last is dropped (the authors' code, .8 … .05). None: all at once.
     """
 
-    iou: float | None = 0.5
-    center_offset: float | None = None
-    replace_iou: float | None = None
+    iou: Fraction | None = 0.5
+    center_offset: Positive | None = None
+    replace_iou: Fraction | None = None
     passes: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if (self.iou is None) == (self.center_offset is None):
             raise UserError(
                 f"Stitch(iou={self.iou}, center_offset={self.center_offset}): needs exactly one of the two; for the "
-                "distance of centers say iou=None, center_offset=1.0."
+                "distance of centers set iou=None, center_offset=1.0."
             )
-        for name in ("iou", "replace_iou"):
-            _require_part("Stitch", name, getattr(self, name))
-        if self.center_offset is not None and not self.center_offset > 0:
-            raise UserError(f"Stitch(center_offset={self.center_offset}): must be above 0, such as 1.0.")
-        if self.passes is not None and (
-            not self.passes or any(low >= high for high, low in zip(self.passes, self.passes[1:], strict=False))
-        ):
-            raise UserError(
-                f"Stitch(passes={self.passes}): must be scores that fall, such as (0.8, 0.4, 0.05), or None."
-            )
+        if self.passes is not None and not (self.passes and all(a > b for a, b in pairwise(self.passes))):
+            raise UserError(f"Stitch(passes={self.passes}): must be falling scores, such as (0.8, 0.4, 0.05), or None.")
 
     def __call__(self, boxes: Tensor, scores: Tensor, labels: Tensor, regions: Tensor) -> Tensor:
-        """Return the kept boxes, see `Postprocess`; memory for M² numbers, and a loop over regions on the CPU."""
-        boxes = boxes.to(torch.promote_types(boxes.dtype, torch.float32))
+        """Return the indices of the kept boxes by falling score; takes memory for M² values, and loops on the CPU."""
+        boxes = at_least_float32(boxes)
         iou = pairwise_iou(boxes, boxes)[0].double()
         over = self._overlap(boxes, iou) & (labels[:, None] == labels) & (regions[:, None] != regions)
         same = torch.zeros_like(over) if self.replace_iou is None else iou > self.replace_iou
@@ -141,7 +124,7 @@ class Stitch(Postprocess):
         return kept[scores[kept].argsort(descending=True, stable=True)]
 
     def _overlap(self, boxes: Tensor, iou: Tensor) -> Tensor:
-        """(M, M): whether the row, a new box, overlaps the column, an accepted one."""
+        """Return booleans (M, M): the row, a new box, overlaps the column, an accepted one."""
         if self.iou is not None:
             return iou > self.iou
         assert self.center_offset is not None
@@ -152,7 +135,7 @@ class Stitch(Postprocess):
     def _merge(
         self, boxes: np.ndarray, scores: np.ndarray, groups: np.ndarray, over: np.ndarray, same: np.ndarray
     ) -> list[int]:
-        """The accepted boxes; a group is what comes together, the boxes of one region and label."""
+        """Return the accepted boxes; a group is what comes together, the boxes of one region and label."""
         accepted: list[int] = []
         order = np.argsort(-scores, kind="stable")
         lows = [-np.inf] if self.passes is None else self.passes
@@ -172,7 +155,7 @@ class Stitch(Postprocess):
 
 
 def _pairs(boxes: np.ndarray, over: np.ndarray, new: list[int], accepted: list[int]) -> list[tuple[int, int]]:
-    """The matching of new boxes with accepted ones, as far as they overlap."""
+    """Return the matching of new boxes with accepted ones, as far as they overlap."""
     over = over[new][:, accepted]  # (n, A)
     near = np.flatnonzero(over.any(0))
     if not len(near):
@@ -182,8 +165,3 @@ def _pairs(boxes: np.ndarray, over: np.ndarray, new: list[int], accepted: list[i
     # The distances of a matching are scaled to a sum below 1, the worth of one pair that overlaps.
     cost = np.where(over, distance / (len(new) * distance.max() + 1) - 1, 0)
     return [(new[i], int(partners[j])) for i, j in zip(*linear_sum_assignment(cost), strict=True) if over[i, j]]
-
-
-def _require_part(owner: str, name: str, value: float | None) -> None:
-    if value is not None and not 0 <= value <= 1:
-        raise UserError(f"{owner}({name}={value}): is an IoU, from 0 to 1, such as 0.5.")

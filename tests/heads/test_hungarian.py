@@ -1,5 +1,6 @@
 """Matching and its loss: by hand, against every permutation, by property."""
 
+from functools import partial
 from itertools import permutations
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.ops import box_iou, generalized_box_iou
 
+from detection.config.serialization import from_plain
 from detection.errors import UserError
 from detection.heads.costs import Lexicographic, SetCost, pairwise_iou
 from detection.heads.hungarian import by_permutations, by_scipy, match, set_loss
@@ -224,11 +226,7 @@ def test_offset_is_measured_by_the_truth_and_each_side_by_its_own():
 
 def lexicographic_key(cost, distance, off, chosen):
     pairs = list(enumerate(chosen))
-    return (
-        sum(off[s][n] for n, s in pairs),
-        sum(s for _, s in pairs),
-        round(sum(distance[s][n] for n, s in pairs), 3),
-    )
+    return (sum(off[s][n] for n, s in pairs), sum(s for _, s in pairs), round(sum(distance[s][n] for n, s in pairs), 3))
 
 
 @settings(max_examples=80, deadline=None)
@@ -292,13 +290,16 @@ def test_costs_are_float64_without_gradient_also_under_autocast(cost):
     assert torch.equal(cost.cost(*halves, region_targets), cost.cost(*(t.double() for t in halves), region_targets))
 
 
-@pytest.mark.parametrize(
-    "keys",
-    [{"center_offset": None}, {"iou": 0.25}, {"center_offset": 0.0}, {"center_offset": None, "iou": 1.5}],
-)
-def test_bad_settings(keys):
-    with pytest.raises(UserError, match="Lexicographic"):
+@pytest.mark.parametrize("keys", [{"center_offset": None}, {"iou": 0.25}])
+def test_needs_one_rule_for_steps_that_are_off(keys):
+    with pytest.raises(UserError, match="Lexicographic.*needs exactly one"):
         Lexicographic(**keys)
+
+
+@pytest.mark.parametrize(("key", "value"), [("center_offset", 0.0), ("iou", 1.5)])
+def test_bad_settings(key, value):
+    with pytest.raises(UserError, match=f"head.cost.{key}={value}: must be above 0"):
+        from_plain(partial(Lexicographic, **{key: value}), partial[Lexicographic], "head.cost")
 
 
 # RegionTargets

@@ -1,5 +1,6 @@
 """Merging boxes of regions: by hand, against NMS, naive loops and all matchings, by property."""
 
+from functools import partial
 from itertools import permutations
 
 import pytest
@@ -8,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.ops import box_iou, nms
 
+from detection.config.serialization import from_plain
 from detection.errors import UserError
-from detection.heads.stitching import NMS, SetNMS, Stitch, set_nms
+from detection.heads.stitching import NMS, Postprocess, SetNMS, Stitch
 
 MERGES = [NMS(), SetNMS(), Stitch(), Stitch(iou=None, center_offset=0.5, replace_iou=0.7, passes=(0.8, 0.4, 0.05))]
 
@@ -88,7 +90,7 @@ def test_one_box_a_region_is_nms(crowd, iou):
 @settings(max_examples=150, deadline=None)
 @given(crowd=crowds(most=30), iou=st.sampled_from([0.0, 0.3, 0.5, 0.7]))
 def test_set_nms_is_the_greedy_loop(crowd, iou):
-    assert set_nms(*crowd, iou).tolist() == naive_set_nms(*crowd, iou)
+    assert SetNMS(iou)(*crowd).tolist() == naive_set_nms(*crowd, iou)
 
 
 @settings(max_examples=100, deadline=None)
@@ -201,19 +203,29 @@ def test_boxes_without_an_area_and_half_precision():
 
 
 @pytest.mark.parametrize(
+    ("part", "key", "value"),
+    [
+        (NMS, "iou", 1.5),
+        (SetNMS, "iou", -0.1),
+        (Stitch, "iou", 2.0),
+        (Stitch, "replace_iou", 7.0),
+        (Stitch, "center_offset", 0.0),
+    ],
+)
+def test_settings_out_of_range_are_refused(part, key, value):
+    with pytest.raises(UserError, match=f"head.postprocess.{key}={value}: must be (at least|above) 0"):
+        from_plain(partial(part, **{key: value}), partial[Postprocess], "head.postprocess")
+
+
+@pytest.mark.parametrize(
     "make",
     [
-        lambda: NMS(iou=1.5),
-        lambda: SetNMS(iou=-0.1),
-        lambda: Stitch(iou=2.0),
         lambda: Stitch(iou=None),
         lambda: Stitch(iou=0.5, center_offset=0.5),
-        lambda: Stitch(iou=None, center_offset=0.0),
-        lambda: Stitch(replace_iou=7.0),
         lambda: Stitch(passes=()),
         lambda: Stitch(passes=(0.1, 0.5)),
     ],
 )
 def test_bad_settings(make):
-    with pytest.raises(UserError, match=r"(NMS|SetNMS|Stitch)\(.*=.*\): "):
+    with pytest.raises(UserError, match=r"Stitch\(.*=.*\): "):
         make()
