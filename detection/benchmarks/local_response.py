@@ -12,11 +12,11 @@ def benchmark_local_response(device: str) -> Measurements:
     ours = LocalResponseNorm(96, 13).to(device)
     x = torch.rand(2, 96, 60, 80, device=device, requires_grad=True)
 
-    def both_ways(norm) -> None:
+    def both_passes(norm) -> None:
         torch.autograd.grad(norm(x).sum(), x)
 
     functions = {
-        "our LRN": lambda: both_ways(ours),
-        "PyTorch's LRN": lambda: both_ways(lambda x: local_response_norm(x, 13, alpha=0.001, beta=0.75, k=1.0)),
+        "our LRN": lambda: both_passes(ours),
+        "PyTorch's LRN": lambda: both_passes(lambda x: local_response_norm(x, 13, alpha=0.001, beta=0.75, k=1.0)),
     }
     return interleaved(functions, 15, settle_on(device))

@@ -38,10 +38,9 @@ def benchmark_matching(device: str) -> Measurements:
     return measured | decoder_against_backbone(device)
 
 
-Matching = Callable[[], Tensor]
-
-
-def matchings(device: str, share: float) -> tuple[Matching, Matching, Callable[[Tensor], Tensor]]:
+def matchings(
+    device: str, share: float
+) -> tuple[Callable[[], Tensor], Callable[[], Tensor], Callable[[Tensor], Tensor]]:
     """Return both matchings of the same random regions, as functions, and the cost of a matching by region."""
     targets, boxes, codes, logits = random_regions(device, share)
     cost = Lexicographic().cost(boxes, codes, logits, targets)

@@ -1,5 +1,7 @@
 """Our RoIAlign against torchvision's, backward alone and with the forward, at two sizes."""
 
+from functools import partial
+
 import torch
 
 from detection.analysis.timing import Measurements, interleaved, settle_on
@@ -33,13 +35,7 @@ def roi_align_ratios(
     pools = {"ours": pool, "torchvision's": pool.align}
     grad = torch.randn(count, channels, 7, 7, device=device)
     outputs = {name: p(features, boxes, sizes) for name, p in pools.items()}
-
-    def backward(output):
-        return lambda: torch.autograd.grad(output, list(features.values()), grad, retain_graph=True)
-
-    def both(p):
-        return lambda: torch.autograd.grad(p(features, boxes, sizes), list(features.values()), grad)
-
-    settle = settle_on(device)
-    back = interleaved({f"{n} backward": backward(o) for n, o in outputs.items()}, 9, settle)
-    return {**back, **interleaved({f"{n} forward and backward": both(p) for n, p in pools.items()}, 9, settle)}
+    gradients = partial(torch.autograd.grad, inputs=list(features.values()), grad_outputs=grad)
+    backward = {f"{n} backward": partial(gradients, output, retain_graph=True) for n, output in outputs.items()}
+    both = {f"{n} forward and backward": lambda p=p: gradients(p(features, boxes, sizes)) for n, p in pools.items()}
+    return {**interleaved(backward, 9, settle_on(device)), **interleaved(both, 9, settle_on(device))}

@@ -1,6 +1,6 @@
 """Sweeps of recurrent cells over feature maps against plain loops and PyTorch's RNNs: time, memory, bandwidth."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
@@ -26,9 +26,7 @@ def benchmark_sweep(device: str) -> Measurements:
     `nn.GRU` over rows and columns, with their input sides and the permutations of the map to them and back.
     """
     torch.manual_seed(0)
-    cuda = device == "cuda"
-    settle = settle_on(device)
-    rounds = 31
+    cuda, settle, rounds = device == "cuda", settle_on(device), 31
     shape, dtype = ((4, 512, 38, 63), torch.bfloat16) if cuda else ((2, 256, 38, 50), torch.float32)
     x = channels_last(torch.randn(shape, device=device, dtype=dtype)).requires_grad_()
     grad = channels_last(torch.randn(shape[0], 4 * shape[1], *shape[2:], device=device, dtype=dtype))
@@ -38,26 +36,35 @@ def benchmark_sweep(device: str) -> Measurements:
 
     measured: Measurements = {}
     for loop in ("select", "unbind"):
-        backends = {f"loop by {loop}": partial(loop_accumulate, cut=loop), "ours": ours}
-        forward = {f"accumulator {n}": lambda f=f: f(x.detach()) for n, f in backends.items()}
-        both = {
-            f"accumulator {n}, with backward": lambda f=f: torch.autograd.grad(f(x), x, grad)
-            for n, f in backends.items()
-        }
-        measured |= interleaved(forward, rounds, settle) | interleaved(both, rounds, settle)
+        backends = {f"loop by {loop}": partial(loop_accumulate, x, cut=loop), "ours": partial(ours, x)}
+        measured |= both_passes({f"accumulator {n}": (f, [x]) for n, f in backends.items()}, grad, rounds, settle)
     peak = peak_bytes(lambda: torch.autograd.grad(ours(x), x, grad), device)
     measured["accumulator: peak memory / the input map's"] = peak / x.nbytes
     if cuda:
         out = ours(x.detach())
         copied = interleaved({"copy": lambda: out.copy_(grad), "sweep": lambda: ours(x.detach())}, rounds, settle)
         # A copy reads and writes four maps; the sweeps must read one and write four.
-        measured["accumulator: part of the copy's bandwidth"] = (
-            float(copied["copy / sweep (median of 31 ratios)"]) * 5 / 8
-        )
+        ratio = float(copied[f"copy / sweep (median of {rounds} ratios)"])
+        measured["accumulator: part of the copy's bandwidth"] = ratio * 5 / 8
         measured |= accumulator_against_rnns(x, grad, ours, rounds, settle)
     for name in ("IRNN", "LSTM", "GRU"):
         measured |= rnn_ratios(name, device, x.detach().float().requires_grad_(), 9, settle)
     return measured
+
+
+def both_passes(
+    backends: Mapping[str, tuple[Callable[[], Tensor], list[Tensor]]],
+    grad: Tensor,
+    rounds: int,
+    settle: Callable[[], object],
+) -> Measurements:
+    """Measure two functions of the tensors that they learn, forward and with the backward pass of a gradient."""
+    forward = {n: torch.no_grad()(f) for n, (f, _) in backends.items()}
+    both = {
+        f"{n}, with backward": lambda f=f, learned=learned: torch.autograd.grad(f(), learned, grad)
+        for n, (f, learned) in backends.items()
+    }
+    return interleaved(forward, rounds, settle) | interleaved(both, rounds, settle)
 
 
 def channels_last(x: Tensor) -> Tensor:
@@ -84,15 +91,8 @@ def accumulator_against_rnns(
     """Measure two bidirectional `nn.RNN` of cuDNN in the map's type, with input sides, and our accumulator."""
     make = partial(nn.RNN, nonlinearity="relu", bidirectional=True, device=x.device, dtype=x.dtype)
     rnns = nn.ModuleList(make(x.shape[1], x.shape[1]) for _ in range(2))
-    learned = [x, *rnns.parameters()]
-    forward = {"nn.RNN": lambda: over_lines(rnns, x.detach()), "accumulator": lambda: ours(x.detach())}
-    both = {
-        "nn.RNN, with backward": lambda: torch.autograd.grad(over_lines(rnns, x), learned, grad),
-        "accumulator, with backward": lambda: torch.autograd.grad(ours(x), x, grad),
-    }
-    with torch.no_grad():
-        measured = interleaved(forward, rounds, settle)
-    return measured | interleaved(both, rounds, settle)
+    theirs = partial(over_lines, rnns, x), [x, *rnns.parameters()]
+    return both_passes({"nn.RNN": theirs, "accumulator": (partial(ours, x), [x])}, grad, rounds, settle)
 
 
 def over_lines(rnns: nn.ModuleList, x: Tensor) -> Tensor:
@@ -107,27 +107,19 @@ def over_lines(rnns: nn.ModuleList, x: Tensor) -> Tensor:
 
 def rnn_ratios(name: str, device: str, x: Tensor, rounds: int, settle: Callable[[], object]) -> Measurements:
     """Measure two bidirectional RNNs of PyTorch over rows and columns, and our four sweeps."""
-    size = x.shape[1]
-    kind = getattr(cell_classes, name)
+    size, kind = x.shape[1], getattr(cell_classes, name)
     cells = nn.ModuleList(kind(size) for _ in DIRECTIONS).to(device)
     conv = nn.Conv2d(size, kind.gates * size, 1, device=device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     make = {"IRNN": lambda **k: nn.RNN(nonlinearity="relu", **k), "LSTM": nn.LSTM, "GRU": nn.GRU}[name]
     rnns = nn.ModuleList(make(input_size=size, hidden_size=size, bidirectional=True) for _ in range(2)).to(device)
 
-    def theirs():
-        return over_lines(rnns, x)
-
-    def ours():
+    def ours() -> Tensor:
         return sweep(list(cells), conv(x), None, DIRECTIONS)  # type: ignore[arg-type]
 
+    theirs = partial(over_lines, rnns, x)
     grad = channels_last(torch.randn_like(theirs()))
-    learned = {theirs: [x, *rnns.parameters()], ours: [x, *conv.parameters(), *cells.parameters()]}
-    backends = {f"{name} of nn": theirs, f"{name} ours": ours}
-
-    def forward(backend):
-        with torch.no_grad():
-            backend()
-
-    measured = interleaved({n: lambda w=w: forward(w) for n, w in backends.items()}, rounds, settle)
-    both = {f"{n}, with backward": lambda w=w: torch.autograd.grad(w(), learned[w], grad) for n, w in backends.items()}
-    return measured | interleaved(both, rounds, settle)
+    backends = {
+        f"{name} of nn": (theirs, [x, *rnns.parameters()]),
+        f"{name} ours": (ours, [x, *conv.parameters(), *cells.parameters()]),
+    }
+    return both_passes(backends, grad, rounds, settle)

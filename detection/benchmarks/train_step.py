@@ -102,15 +102,8 @@ def torchvision_twin(detector: Detector) -> FasterRCNN:
             return self.fpn({str(i): y for i, y in enumerate(self.body(x))})
 
     anchors = AnchorGenerator(((32,), (64,), (128,), (256,), (512,)), ((0.5, 1.0, 2.0),) * 5)
-    twin = FasterRCNN(
-        Backbone(),
-        num_classes=4,
-        rpn_anchor_generator=anchors,
-        min_size=240,
-        max_size=320,
-        image_mean=[0.5] * 3,
-        image_std=[0.5] * 3,
-    )
+    sizes = {"min_size": 240, "max_size": 320, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    twin = FasterRCNN(Backbone(), num_classes=4, rpn_anchor_generator=anchors, **sizes)
     names = (("backbone.body.body.", "backbone.body."), ("regions.rpn.", "rpn."), ("head.roi_heads.", "roi_heads."))
     state = detector.state_dict()
     for ours, theirs in names:
