@@ -26,29 +26,7 @@ NEGLIGIBLE = 0.01
 Inputs = Sequence[tuple[Tensor, Tensor]]
 
 
-def effective_receptive_field(
-    context: nn.Module, in_channels: int, height: int, width: int, *, draws: int = 8, seed: int = 0
-) -> Tensor:
-    """Measure `effective_receptive_field_on` standard normal inputs, with a direction for each.
-
-    Args:
-        context: in evaluation mode.
-        in_channels: channels of its input.
-        height: H.
-        width: W.
-        draws: number of inputs.
-        seed: of inputs and directions.
-
-    Returns:
-        (H, W) float64, 1 at the center (H // 2, W // 2).
-
-    Raises:
-        UserError: see `effective_receptive_field_on`.
-    """
-    return effective_receptive_field_on(context, random_inputs(in_channels, height, width, draws, seed), seed=seed)
-
-
-def effective_receptive_field_on(context: nn.Module, inputs: Inputs, *, draws: int = 1, seed: int = 0) -> Tensor:
+def effective_receptive_field(context: nn.Module, inputs: Inputs, *, draws: int = 1, seed: int = 0) -> Tensor:
     """Measure ‖∂(u · output at the center) / ∂(input at a location)‖ for each location, divided by the center's.
 
     u is a random unit vector over the output channels (normal values, normalized), and the norm is over the input
@@ -70,7 +48,7 @@ def effective_receptive_field_on(context: nn.Module, inputs: Inputs, *, draws: i
         UserError: the output at the center does not depend on the input there, or the gradient is not finite.
     """
     generator = torch.Generator().manual_seed(seed)
-    extents = [_extent(valid) for _, valid in inputs]
+    extents = [(int(valid[0, 0].any(1).sum()), int(valid[0, 0].any(0).sum())) for _, valid in inputs]
     height, width = (min(sides) for sides in zip(*extents, strict=True))
     total = torch.zeros(height, width, dtype=torch.float64)
     for (x, valid), (h, w) in zip(inputs, extents, strict=True):
@@ -84,11 +62,6 @@ def effective_receptive_field_on(context: nn.Module, inputs: Inputs, *, draws: i
         problem = "not finite: check its weights" if center else "0 at the center: check whether its ReLUs are alive"
         raise UserError(f"{type(context).__name__}: has no effective receptive field, its gradient is {problem}.")
     return found / center
-
-
-def _extent(valid: Tensor) -> tuple[int, int]:
-    """Return height and width of the valid rectangle."""
-    return int(valid[0, 0].any(1).sum()), int(valid[0, 0].any(0).sum())
 
 
 def _squared_gradient(
@@ -105,7 +78,7 @@ def _squared_gradient(
 
 
 def random_inputs(in_channels: int, height: int, width: int, count: int, seed: int = 0) -> Inputs:
-    """Draw `count` standard normal feature maps, all locations valid, for `effective_receptive_field_on`."""
+    """Draw `count` standard normal feature maps, all locations valid, for `effective_receptive_field`."""
     generator = torch.Generator().manual_seed(seed)
     valid = torch.ones(1, 1, height, width, dtype=torch.bool)
     return [(torch.randn(1, in_channels, height, width, generator=generator), valid) for _ in range(count)]
@@ -113,12 +86,7 @@ def random_inputs(in_channels: int, height: int, width: int, count: int, seed: i
 
 @torch.no_grad()
 def image_inputs(detector: Detector, images: Sequence[Tensor]) -> Inputs:
-    """Compute what a detector's context reads of images, for `effective_receptive_field_on`.
-
-    Args:
-        detector: in evaluation mode.
-        images: (3, H, W) uint8 each.
-    """
+    """Compute what the context of a detector in evaluation mode reads of images (3, H, W) uint8."""
     inputs = []
     for image in images:
         batch, _ = detector.transform([convert_image_dtype(image)])
@@ -160,25 +128,19 @@ def build_context(context: Part, in_channels: int, seed: int = 0) -> nn.Module:
 
 
 def decay(field: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the field by distance: the mean of the up to four locations left, right, above and below the center.
+    """Return a field (H, W) by distance: the mean of the up to four locations left, right, above and below the center.
 
     A spatial RNN scans rows and columns, so oblique locations are more steps away than their distance, or outside of
     the field, and a mean with them would hide the differences between cells.
-
-    Args:
-        field: (H, W), of `effective_receptive_field`.
 
     Returns:
         Distances from the center in locations (n,), from 0 to the farthest border, and the mean there (n,).
     """
     height, width = field.shape
     row, column = height // 2, width // 2
-    arms = (
-        field[row, column:],
-        field[row, : column + 1].flip(0),
-        field[row:, column],
-        field[: row + 1, column].flip(0),
-    )
+    right, left = field[row, column:], field[row, : column + 1].flip(0)
+    below, above = field[row:, column], field[: row + 1, column].flip(0)
+    arms = (right, left, below, above)
     distances = torch.arange(max(map(len, arms)))
     return distances, torch.stack([torch.stack([arm[d] for arm in arms if d < len(arm)]).mean() for d in distances])
 

@@ -1,12 +1,12 @@
 """Drawings of a fixed set of validation images: ground truth on the left, detections on the right."""
 
-from collections.abc import Sized
+from collections.abc import Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from detection.analysis.visualize import distinct_colors, draw_boxes, side_by_side
+from detection.analysis.visualize import Color, contact_sheet, distinct_colors, draw_boxes
 from detection.data.coco_index import CocoIndex
 from detection.data.image_paths import resolve_image
 from detection.data.images import read_image
@@ -23,11 +23,11 @@ def draw_samples(
     """Draw ground truth next to detections.
 
     Args:
-        index: the validation annotations.
-        images: their folder.
+        index: validation annotations.
+        images: folder of the images.
         results: COCO results of (at least) the drawn images.
         count: number of images.
-        score: detections below are not drawn.
+        score: smallest score that is drawn.
 
     Returns:
         Images (H, W, 3) uint8 by file stem.
@@ -41,19 +41,23 @@ def draw_samples(
         span = slice(int(index.box_offsets[position]), int(index.box_offsets[position + 1]))
         ground_truth = [index.categories[k - 1].name for k in index.labels[span]]
         found = [r for r in results if r["image_id"] == image_id and r["score"] >= score]
-        left = draw_boxes(image, _xyxy([b.tolist() for b in index.boxes[span]]), ground_truth, colors=colors)
-        right = draw_boxes(
-            image,
-            _xyxy([r["bbox"] for r in found]),
-            [names[r["category_id"]] for r in found],
-            [r["score"] for r in found],
-            colors=colors,
-        )
-        title = f"detections, score from {score:.2f}"
-        drawings[Path(index.file_name(position)).stem] = side_by_side(left, right, ("ground truth", title))
+        left = draw_boxes(image, xywh_to_xyxy(index.boxes[span]), ground_truth, colors=colors)
+        titles = "ground truth", f"detections, score from {score:.2f}"
+        sheet = contact_sheet([left, draw_results(image, found, names, colors)], columns=2, titles=titles)
+        drawings[Path(index.file_name(position)).stem] = sheet
     return drawings
 
 
-def _xyxy(boxes: list[list[float]]) -> np.ndarray:
-    xywh = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
-    return np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
+def draw_results(
+    image: np.ndarray, results: Sequence[dict[str, Any]], names: Mapping[int, str], colors: Mapping[str, Color]
+) -> np.ndarray:
+    """Draw COCO results of one image by `draw_boxes`; names are by category id, colors by name."""
+    labels = [names[r["category_id"]] for r in results]
+    boxes = xywh_to_xyxy(np.array([r["bbox"] for r in results], dtype=np.float64))
+    return draw_boxes(image, boxes, labels, [r["score"] for r in results], colors=colors)
+
+
+def xywh_to_xyxy(boxes: np.ndarray) -> np.ndarray:
+    """Convert COCO's boxes (N, 4) to corners, as `draw_boxes` takes them."""
+    boxes = boxes.reshape(-1, 4)  # an empty list is (0,)
+    return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 Color = tuple[int, int, int]
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 Rectangle = tuple[int, int, int, int]
 
 _MOST_ENLARGED = 2048
@@ -106,12 +107,7 @@ def _pixels(box: np.ndarray, size: tuple[int, int]) -> Rectangle:
 
 
 def _draw_label(
-    draw: ImageDraw.ImageDraw,
-    text: str,
-    box: Rectangle,
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
-    color: Color,
-    occupied: Sequence[Rectangle],
+    draw: ImageDraw.ImageDraw, text: str, box: Rectangle, font: Font, color: Color, occupied: Sequence[Rectangle]
 ) -> Rectangle:
     """Write a label at its box, hiding no earlier label if possible; return the rectangle it takes."""
     width, height = draw.im.size
@@ -133,7 +129,7 @@ def _touch(a: Rectangle, b: Rectangle) -> bool:
     return a[0] <= b[2] and b[0] <= a[2] and a[1] <= b[3] and b[1] <= a[3]
 
 
-def _shorten(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+def _shorten(text: str, font: Font, width: int) -> str:
     """Return the text, with its end left out where it is wider than `width` pixels."""
     kept = text
     while len(kept) > 1 and font.getlength(kept) + 6 > width:
@@ -146,13 +142,6 @@ def _text_color(background: Color) -> Color:
     """Return black or white, whichever stands out from the background (luminance as of ITU-R BT.601)."""
     red, green, blue = background
     return (0, 0, 0) if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else (255, 255, 255)
-
-
-def side_by_side(
-    left: np.ndarray, right: np.ndarray, titles: tuple[str, str] = ("ground truth", "detections")
-) -> np.ndarray:
-    """Return two images next to each other under their titles, as one (H, W, 3) uint8 image."""
-    return contact_sheet([left, right], columns=2, titles=titles)
 
 
 def contact_sheet(

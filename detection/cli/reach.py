@@ -39,19 +39,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("source", type=Path, metavar="RUN|CONFIG", help="folder of a training run, or a config")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes, such as data.val.images=DIR")
     parser.add_argument("--cells", action=argparse.BooleanOptionalAction, help="measure every recurrent cell, too")
-    parser.add_argument(
-        "--size",
-        type=int,
-        nargs=2,
-        metavar=("H", "W"),
-        help=f"locations of the random input; {SIZE[0]} {SIZE[1]} if left out",
-    )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="FILE.png",
-        help="RUN/plots/reach.png or reach-CONFIG.png if left out (see above); overwritten",
-    )
+    size = f"locations of the random input; {SIZE[0]} {SIZE[1]} if left out"
+    parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help=size)
+    default = "RUN/plots/reach.png or reach-CONFIG.png if left out (see above); overwritten"
+    parser.add_argument("--output", type=Path, metavar="FILE.png", help=default)
     args = parser.parse_intermixed_args(argv)
     if args.size is not None and min(args.size) < 1:
         raise UserError(f"--size {args.size[0]} {args.size[1]}: must be 1 or more.")
@@ -122,7 +113,7 @@ def measure_contexts(
     parts: "dict[str, Part]", trained: "nn.Module | None", channels: int, inputs: "Inputs", seed: int
 ) -> "dict[str, Tensor]":
     """Return the fields of the trained context, if there is one, and of each part at initialization, by name."""
-    from detection.analysis.receptive_field import build_context, effective_receptive_field_on
+    from detection.analysis.receptive_field import build_context, effective_receptive_field
     from detection.runs.logs import progress
 
     contexts = {} if trained is None else {"this run": lambda: trained}
@@ -130,9 +121,7 @@ def measure_contexts(
     fields = {}
     with progress("measuring", len(contexts)) as bar:
         for name, context in contexts.items():
-            fields[name] = effective_receptive_field_on(
-                context(), inputs, draws=max(1, DRAWS // len(inputs)), seed=seed
-            )
+            fields[name] = effective_receptive_field(context(), inputs, draws=max(1, DRAWS // len(inputs)), seed=seed)
             bar.advance()
     return fields
 
@@ -142,7 +131,6 @@ def save_figure(figure: "Figure", path: Path) -> None:
     from detection.atomic_write import atomic_write
 
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(path, lambda temporary: figure.savefig(temporary, format="png"))
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); choose another --output.") from None
@@ -170,9 +158,8 @@ def main(argv: list[str] | None = None) -> None:
     size = f"{height} x {width} locations of {backbone.strides[source]} px"
     print(f"input    {what}, {size}")
     print(receptive_field_table(fields))
-    title = (
-        f"Effective receptive field of {args.source.resolve().stem}, {part.func.__name__} on {source}\n{what}, {size}"
-    )
+    name = args.source.resolve().stem
+    title = f"Effective receptive field of {name}, {part.func.__name__} on {source}\n{what}, {size}"
     save_figure(plot_receptive_field(fields, title, backbone.strides[source], own), args.output)
     print(f"drawn in {args.output}")
 

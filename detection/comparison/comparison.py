@@ -11,7 +11,7 @@ import numpy as np
 from detection.data.checks import file_digest
 from detection.errors import UserError
 from detection.evaluation.bootstrap import DetectionResults, detection_results
-from detection.evaluation.columns import GroundTruthColumns
+from detection.evaluation.columns import CocoDataset, CocoResults
 from detection.evaluation.curves import Matching, best_f1, match_results, precision_recall
 from detection.evaluation.intervals import Interval, bootstrap_counts, difference_interval
 from detection.evaluation.matching import FALSE_POSITIVE, overlapping_pairs
@@ -23,22 +23,26 @@ class FinishedRun:
     """A finished run, read from its folder.
 
     Attributes:
-        name: its name in the report.
-        config: its config as plain data.
-        ground_truth: COCO dataset dict of its validation data.
-        results: its COCO results.
-        per_image: its matches by image, for metrics on resampled images.
-        matching: its matches at an IoU of 0.5.
-        threshold: the score of its best F1, above which detections are counted and drawn.
+        name: name in the report.
+        config: config as plain data.
+        ground_truth: validation data.
+        results: detections on it.
+        per_image: matches by image, for metrics on resampled images.
+        matching: matches at an IoU of 0.5.
+        threshold: score of the best F1, from which detections are counted and drawn.
     """
 
     name: str
     config: dict[str, Any]
-    ground_truth: dict[str, Any]
-    results: list[dict[str, Any]]
+    ground_truth: CocoDataset
+    results: CocoResults
     per_image: DetectionResults
     matching: Matching
     threshold: float
+
+    def image_entry(self, position: int) -> dict[str, Any]:
+        """The COCO entry of the image at a position by ascending id."""
+        return sorted(self.ground_truth["images"], key=lambda image: image["id"])[position]
 
 
 def open_finished(folder: Path, name: str) -> FinishedRun:
@@ -113,9 +117,9 @@ class ImageDifference:
 
     Attributes:
         position: index of the image by ascending id.
-        gained: ground-truth boxes (indices) that the second run found and the first did not.
-        lost: ground-truth boxes that the first run found and the second did not.
-        false_positives: false positives of the first and of the second run.
+        gained: indices of the ground-truth boxes that only the second run found.
+        lost: those that only the first run found.
+        false_positives: number of the first and of the second run.
     """
 
     position: int
@@ -131,23 +135,18 @@ class ImageDifference:
 
 def image_differences(first: FinishedRun, second: FinishedRun) -> list[ImageDifference]:
     """All images, from those where the second run is better than the first by most to those where it is worse."""
-    targets = first.matching.targets
     found_a, found_b = (_found(run) for run in (first, second))
-    false_a, false_b = (_false_positives(run) for run in (first, second))
-    every = [
-        ImageDifference(
-            position,
-            _of_image(targets, found_b & ~found_a, position),
-            _of_image(targets, found_a & ~found_b, position),
-            (int(false_a[position]), int(false_b[position])),
-        )
-        for position in range(first.per_image.num_images)
-    ]
+    false_positives = zip(*(_false_positives(run).tolist() for run in (first, second)), strict=True)
+    every = []
+    for position, (false_a, false_b) in enumerate(false_positives):
+        here = first.matching.targets.image == position
+        gained, lost = (np.flatnonzero(here & boxes).tolist() for boxes in (found_b & ~found_a, found_a & ~found_b))
+        every.append(ImageDifference(position, tuple(gained), tuple(lost), (false_a, false_b)))
     return sorted(every, key=lambda d: d.gain, reverse=True)
 
 
 def _found(run: FinishedRun) -> np.ndarray:
-    """Which ground-truth boxes are found at the run's threshold, (N,); see `ImageDifference`."""
+    """Mask of the ground-truth boxes found at the run's threshold, (N,), as `ImageDifference` defines it."""
     targets, detections, matched = run.matching.targets, run.matching.detections, run.matching.matched
     kept = (matched >= 0) & (detections.score >= run.threshold)
     score = np.full(len(targets.box), -np.inf)
@@ -163,7 +162,3 @@ def _false_positives(run: FinishedRun) -> np.ndarray:
     """False positives of each image at the run's threshold."""
     kept = (run.matching.matched == FALSE_POSITIVE) & (run.matching.detections.score >= run.threshold)
     return np.bincount(run.matching.detections.image[kept], minlength=run.per_image.num_images)
-
-
-def _of_image(targets: GroundTruthColumns, chosen: np.ndarray, position: int) -> tuple[int, ...]:
-    return tuple(np.flatnonzero(chosen & (targets.image == position)).tolist())

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from detection.analysis.samples import draw_results, xywh_to_xyxy
 from detection.analysis.visualize import contact_sheet, distinct_colors, draw_boxes
 from detection.comparison.comparison import (
     FinishedRun,
@@ -37,18 +38,18 @@ def build_comparison(runs: Sequence[FinishedRun], images: int) -> list[Block]:
     Raises:
         UserError: an image to be drawn is missing.
     """
-    first, others = runs[0], runs[1:]
+    first, *others = runs
     blocks: list[Block] = [Heading(1, "Comparison of runs"), *metric_tables(runs)]
     for run in others:
-        blocks += [Heading(2, f"{run.name} against {first.name}"), *_settings(first, run)]
         ranked = image_differences(first, run)
+        blocks += [Heading(2, f"{run.name} against {first.name}"), *_settings(first, run)]
         blocks += [_counts(first, run, ranked), *_figures(first, run, ranked, images)]
     return blocks
 
 
 def metric_tables(runs: Sequence[FinishedRun]) -> list[Block]:
     """Tables of all metrics and of AP50 by class, with differences to the first run."""
-    first, others = runs[0], runs[1:]
+    first, *others = runs
     metrics = {run.name: run_metrics(run) for run in runs}
     apart = {run.name: metric_differences(first, run) for run in others}
 
@@ -106,19 +107,15 @@ def _figures(first: FinishedRun, run: FinishedRun, ranked: Sequence[ImageDiffere
 
 
 def _figure(first: FinishedRun, run: FinishedRun, difference: ImageDifference) -> Figure:
-    item = sorted(first.ground_truth["images"], key=lambda image: image["id"])[difference.position]
+    item = first.image_entry(difference.position)
     caption = (
         f"{item['file_name']}: {len(difference.gained)} objects gained, {len(difference.lost)} lost, "
         f"false positives {difference.false_positives[0]} → {difference.false_positives[1]}"
     )
     name = f"{first.name}-{run.name}-{item['id']}.png".replace("/", "-")
-    return Figure(name, caption, _png(draw_difference(first, run, difference)))
-
-
-def _png(image: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="png", optimize=True)
-    return buffer.getvalue()
+    png = io.BytesIO()
+    Image.fromarray(draw_difference(first, run, difference)).save(png, format="png", optimize=True)
+    return Figure(name, caption, png.getvalue())
 
 
 def draw_difference(first: FinishedRun, second: FinishedRun, difference: ImageDifference) -> np.ndarray:
@@ -129,7 +126,7 @@ def draw_difference(first: FinishedRun, second: FinishedRun, difference: ImageDi
     Raises:
         UserError: the image is missing or cannot be read.
     """
-    item = sorted(first.ground_truth["images"], key=lambda image: image["id"])[difference.position]
+    item = first.image_entry(difference.position)
     image = read_image(resolve_image(Path(first.config["data"]["val"]["images"]), item["file_name"]))
     by_id = class_names(first.ground_truth)
     names = list(by_id.values())
@@ -139,16 +136,9 @@ def draw_difference(first: FinishedRun, second: FinishedRun, difference: ImageDi
     marks = dict.fromkeys(difference.gained, " gained") | dict.fromkeys(difference.lost, " lost")
     labels = [names[targets.category[index]] + marks.get(int(index), "") for index in inside]
     by_label = {label: colors[names[targets.category[i]]] for i, label in zip(inside, labels, strict=True)}
-    panels = [draw_boxes(image, _xyxy(targets.box[inside]), labels, colors=by_label)]
+    panels = [draw_boxes(image, xywh_to_xyxy(targets.box[inside]), labels, colors=by_label)]
     for run in (first, second):
         found = [r for r in run.results if r["image_id"] == item["id"] and r["score"] >= run.threshold]
-        boxes = _xyxy(np.array([r["bbox"] for r in found]))
-        labels = [by_id[r["category_id"]] for r in found]
-        panels.append(draw_boxes(image, boxes, labels, [r["score"] for r in found], colors=colors))
+        panels.append(draw_results(image, found, by_id, colors))
     titles = ("ground truth", *(f"{run.name}, score from {run.threshold:.2f}" for run in (first, second)))
     return contact_sheet(panels, columns=3, titles=titles)
-
-
-def _xyxy(xywh: np.ndarray) -> np.ndarray:
-    xywh = xywh.reshape(-1, 4)
-    return np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)

@@ -6,14 +6,13 @@ resampling only repeats COCO's accumulation with a weight for each image, here f
 Shapes: S resamplings, N images, D detections of one class, T IoU thresholds (0.50 … 0.95).
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from detection.evaluation.coco import match_images
-from detection.evaluation.columns import class_names
+from detection.evaluation.columns import CocoDataset, CocoResults, class_names
 
 RECALLS = np.linspace(0, 1, 101)
 _CHUNK = 2_000_000
@@ -37,11 +36,7 @@ class Ranking:
 
 
 def rankings(evaluation: Any) -> dict[tuple[int, int], Ranking]:
-    """Read pycocotools' matches, by index of the class and of the size range (all, small, medium, large).
-
-    Args:
-        evaluation: a `COCOeval` after `evaluate()`.
-    """
+    """Read the matches of an evaluated `COCOeval`, by index of class and size range (all, small, medium, large)."""
     parameters = evaluation.params
     num_images, num_sizes = len(parameters.imgIds), len(parameters.areaRng)
     return {
@@ -85,13 +80,9 @@ def average_precision(ranking: Ranking, counts: np.ndarray) -> np.ndarray:
     Returns:
         (S, T); NaN where a resampling has no ground truth.
     """
-    parts = [_average_precision(ranking, counts[rows]) for rows in _chunks(len(counts), len(ranking.image))]
+    step = max(1, _CHUNK // max(1, len(ranking.image)))
+    parts = [_average_precision(ranking, counts[start : start + step]) for start in range(0, len(counts), step)]
     return np.concatenate(parts)
-
-
-def _chunks(resamplings: int, detections: int) -> Iterator[slice]:
-    step = max(1, _CHUNK // max(1, detections))
-    yield from (slice(start, start + step) for start in range(0, resamplings, step))
 
 
 def _average_precision(ranking: Ranking, counts: np.ndarray) -> np.ndarray:
@@ -155,23 +146,12 @@ class DetectionResults:
         return metrics
 
 
-def detection_results(ground_truth: dict[str, Any], results: list[dict[str, Any]], images_key: str) -> DetectionResults:
-    """Match results to the ground truth.
-
-    Args:
-        ground_truth: COCO dataset dict.
-        results: COCO results with original ids.
-        images_key: identifies the annotations, such as their digest.
-    """
-    names = tuple(class_names(ground_truth).values())
-    return DetectionResults(
-        images_key, len(ground_truth["images"]), names, rankings(match_images(ground_truth, results))
-    )
+def detection_results(ground_truth: CocoDataset, results: CocoResults, images_key: str) -> DetectionResults:
+    """Match results to the ground truth, which `images_key` identifies, such as a digest of the annotations."""
+    names, matches = tuple(class_names(ground_truth).values()), rankings(match_images(ground_truth, results))
+    return DetectionResults(images_key, len(ground_truth["images"]), names, matches)
 
 
 def _mean(values: np.ndarray) -> np.ndarray:
     """Mean over classes and thresholds (K, S, T) of what is defined; NaN where nothing is."""
-    defined = ~np.isnan(values)
-    number = defined.sum(axis=(0, 2))
-    total = np.where(defined, values, 0.0).sum(axis=(0, 2))
-    return np.divide(total, number, out=np.full(len(number), np.nan), where=number > 0)
+    return np.ma.masked_invalid(values).mean(axis=(0, 2)).filled(np.nan)

@@ -7,35 +7,28 @@ for no match. The backends give precision and recall; both are averaged by one f
 import contextlib
 import importlib.util
 import io
-from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
 
 from detection.errors import UserError
-from detection.evaluation.columns import class_names, known_results, positions
+from detection.evaluation.columns import CocoDataset, CocoResults, class_names, known_results, positions
 
 AP_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 METRICS = (*AP_METRICS, "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
 Arrays = tuple[np.ndarray, np.ndarray]
+BackendName = Literal["auto", "pycocotools", "hotcoco"]
 
 
-def coco_metrics(
-    ground_truth: dict[str, Any],
-    results: list[dict[str, Any]],
-    backend: Literal["auto", "pycocotools", "hotcoco"] = "auto",
-) -> dict[str, Any]:
-    """Evaluate results by COCO's rules.
+def coco_metrics(ground_truth: CocoDataset, results: CocoResults, backend: BackendName = "auto") -> dict[str, Any]:
+    """Evaluate results by COCO's rules; those on images or categories that the ground truth lacks are left out.
 
-    Args:
-        ground_truth: COCO dataset dict.
-        results: COCO results with original ids. Those on images or categories that the ground truth lacks are left out.
-        backend: `auto` takes hotcoco where it is installed; the metrics are the same.
+    `auto` takes the backend hotcoco where it is installed; the metrics are the same.
 
     Returns:
-        `METRICS` (-1 where there is no ground truth), `per_class` (`AP` and `AP50` by class
-        name) and `backend` (the one used).
+        `METRICS` (-1 where there is no ground truth), `per_class` (`AP` and `AP50` by class name) and `backend` (the
+        one used).
 
     Raises:
         UserError: hotcoco is asked for and not installed.
@@ -51,7 +44,7 @@ def coco_metrics(
     return {**metrics, "per_class": per_class, "backend": backend}
 
 
-def _renumbered(ground_truth: dict[str, Any], results: list[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _renumbered(ground_truth: CocoDataset, results: CocoResults) -> tuple[CocoDataset, CocoDataset]:
     """Convert ground truth and results to COCO dataset dicts with all ids counted from 1, in the same order."""
     images, categories = positions(ground_truth["images"]), positions(ground_truth["categories"])
     shared = {
@@ -74,19 +67,19 @@ def _renumbered(ground_truth: dict[str, Any], results: list[dict[str, Any]]) -> 
     return {**shared, "annotations": targets}, {**shared, "annotations": detections}
 
 
-def match_images(ground_truth: dict[str, Any], results: list[dict[str, Any]]) -> Any:
+def match_images(ground_truth: CocoDataset, results: CocoResults) -> Any:
     """Run pycocotools' `COCOeval` up to `evalImgs`, the matches of each image, without accumulating them."""
     return _evaluated(*_renumbered(ground_truth, results))
 
 
-def _pycocotools(ground_truth: dict[str, Any], detections: dict[str, Any]) -> Arrays:
+def _pycocotools(ground_truth: CocoDataset, detections: CocoDataset) -> Arrays:
     evaluation = _evaluated(ground_truth, detections)
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation.accumulate()
     return evaluation.eval["precision"], evaluation.eval["recall"]
 
 
-def _evaluated(ground_truth: dict[str, Any], detections: dict[str, Any]) -> Any:
+def _evaluated(ground_truth: CocoDataset, detections: CocoDataset) -> Any:
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -103,7 +96,7 @@ def _evaluated(ground_truth: dict[str, Any], detections: dict[str, Any]) -> Any:
     return evaluation
 
 
-def _hotcoco(ground_truth: dict[str, Any], detections: dict[str, Any]) -> Arrays:
+def _hotcoco(ground_truth: CocoDataset, detections: CocoDataset) -> Arrays:
     try:
         import hotcoco
     except ImportError:
@@ -117,10 +110,7 @@ def _hotcoco(ground_truth: dict[str, Any], detections: dict[str, Any]) -> Arrays
     return np.asarray(arrays["precision"]), np.asarray(arrays["recall"])
 
 
-BACKENDS: dict[str, Callable[[dict[str, Any], dict[str, Any]], Arrays]] = {
-    "pycocotools": _pycocotools,
-    "hotcoco": _hotcoco,
-}
+BACKENDS = {"pycocotools": _pycocotools, "hotcoco": _hotcoco}
 
 
 def _mean(values: np.ndarray) -> float:
@@ -130,12 +120,10 @@ def _mean(values: np.ndarray) -> float:
 
 
 def _summary(precision: np.ndarray, recall: np.ndarray) -> list[float]:
-    """Compute the twelve metrics.
+    """Compute the twelve metrics of arrays (10, 101, K, 4, 3) and, without the second axis, (10, K, 4, 3).
 
-    Args:
-        precision: By IoU threshold (0.50 … 0.95), recall (0 … 1), class, size (all, small, medium, large) and most
-            detections of an image (1, 10, 100): (10, 101, K, 4, 3).
-        recall: Without the second axis, (10, K, 4, 3).
+    The axes are IoU threshold (0.50 … 0.95), recall (0 … 1), class, size (all, small, medium, large) and most
+    detections of an image (1, 10, 100).
     """
     average_precision = [precision[..., 0, 2], precision[0, ..., 0, 2], precision[5, ..., 0, 2]]
     average_precision += [precision[..., size, 2] for size in (1, 2, 3)]

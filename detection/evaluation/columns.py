@@ -10,48 +10,53 @@ from typing import Any
 
 import numpy as np
 
+CocoDataset = dict[str, Any]
+"""COCO dataset dict: lists of `images`, `annotations` and `categories`, with original ids."""
+
+CocoResults = list[dict[str, Any]]
+"""COCO results with original ids: `image_id`, `category_id`, `bbox` and `score` each."""
+
 
 @dataclass(frozen=True)
-class GroundTruthColumns:
-    """The annotations of a COCO data set, in the order of the file.
+class BoxColumns:
+    """Boxes of all images.
 
     Attributes:
-        image: Index of each box's image, (N,).
-        category: Index of each box's category, (N,).
-        box: Boxes xywh, (N, 4).
-        crowd: Whether a box is a crowd region, which is never counted as missed, (N,).
-        names: Unique category names.
+        image: Index of each box's image, (N,) or (D,).
+        category: Index of each box's category, the same.
+        box: Boxes xywh, (N, 4) or (D, 4).
     """
 
     image: np.ndarray
     category: np.ndarray
     box: np.ndarray
+
+
+@dataclass(frozen=True)
+class GroundTruthColumns(BoxColumns):
+    """The annotations of a COCO data set, in the order of the file.
+
+    Attributes:
+        crowd: Whether a box is a crowd region, which is never counted as missed, (N,).
+        names: Unique category names.
+    """
+
     crowd: np.ndarray
     names: list[str]
 
 
 @dataclass(frozen=True)
-class DetectionColumns:
+class DetectionColumns(BoxColumns):
     """Detections by descending score; ties by image, then in the order of the results.
 
     Attributes:
-        image: Index of each detection's image, (D,).
-        category: Index of each detection's category, (D,).
-        box: Boxes xywh, (D, 4).
         score: Scores, descending, (D,).
     """
 
-    image: np.ndarray
-    category: np.ndarray
-    box: np.ndarray
     score: np.ndarray
 
     def select(self, keep: np.ndarray) -> "DetectionColumns":
-        """Select detections.
-
-        Args:
-            keep: Mask or indices into the detections, ascending.
-        """
+        """Select detections by a mask, or by ascending indices."""
         return DetectionColumns(self.image[keep], self.category[keep], self.box[keep], self.score[keep])
 
 
@@ -60,42 +65,40 @@ def positions(items: list[dict[str, Any]]) -> dict[int, int]:
     return {key: position for position, key in enumerate(sorted({item["id"] for item in items}))}
 
 
-def class_names(ground_truth: dict[str, Any]) -> dict[int, str]:
+def class_names(ground_truth: CocoDataset) -> dict[int, str]:
     """Name of every category by id, in ascending order of ids; a name used twice is followed by its id."""
     categories = sorted(ground_truth["categories"], key=lambda category: category["id"])
     uses = Counter(category["name"] for category in categories)
     return {c["id"]: c["name"] if uses[c["name"]] == 1 else f"{c['name']} (id {c['id']})" for c in categories}
 
 
-def known_results(ground_truth: dict[str, Any], results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def known_results(ground_truth: CocoDataset, results: CocoResults) -> CocoResults:
     """Select results whose image and category are in the ground truth; the others are neither right nor wrong."""
     images, categories = positions(ground_truth["images"]), positions(ground_truth["categories"])
     return [r for r in results if r["image_id"] in images and r["category_id"] in categories]
 
 
-def ground_truth_columns(ground_truth: dict[str, Any]) -> GroundTruthColumns:
+def ground_truth_columns(ground_truth: CocoDataset) -> GroundTruthColumns:
     """Flatten the annotations of a COCO dataset dict."""
-    images, categories = positions(ground_truth["images"]), positions(ground_truth["categories"])
     annotations = ground_truth["annotations"]
-    return GroundTruthColumns(
-        image=np.array([images[a["image_id"]] for a in annotations], dtype=np.int64),
-        category=np.array([categories[a["category_id"]] for a in annotations], dtype=np.int64),
-        box=np.array([a["bbox"] for a in annotations], dtype=np.float64).reshape(-1, 4),
-        crowd=np.array([a.get("iscrowd", 0) for a in annotations], dtype=bool),
-        names=list(class_names(ground_truth).values()),
-    )
+    crowd = np.array([a.get("iscrowd", 0) for a in annotations], dtype=bool)
+    return GroundTruthColumns(*_flat(ground_truth, annotations), crowd, list(class_names(ground_truth).values()))
 
 
-def detection_columns(ground_truth: dict[str, Any], results: list[dict[str, Any]]) -> DetectionColumns:
+def detection_columns(ground_truth: CocoDataset, results: CocoResults) -> DetectionColumns:
     """Flatten COCO results and sort them best first; those on unknown images or categories are left out."""
-    images, categories = positions(ground_truth["images"]), positions(ground_truth["categories"])
     results = known_results(ground_truth, results)
-    image = np.array([images[r["image_id"]] for r in results], dtype=np.int64)
-    score = np.array([r["score"] for r in results], dtype=np.float64)
     unsorted = DetectionColumns(
-        image=image,
-        category=np.array([categories[r["category_id"]] for r in results], dtype=np.int64),
-        box=np.array([r["bbox"] for r in results], dtype=np.float64).reshape(-1, 4),
-        score=score,
+        *_flat(ground_truth, results), np.array([r["score"] for r in results], dtype=np.float64)
     )
-    return unsorted.select(np.lexsort((image, -score)))
+    return unsorted.select(np.lexsort((unsorted.image, -unsorted.score)))
+
+
+def _flat(ground_truth: CocoDataset, items: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The arrays of `BoxColumns` for annotations or results."""
+    images, categories = positions(ground_truth["images"]), positions(ground_truth["categories"])
+    return (
+        np.array([images[item["image_id"]] for item in items], dtype=np.int64),
+        np.array([categories[item["category_id"]] for item in items], dtype=np.int64),
+        np.array([item["bbox"] for item in items], dtype=np.float64).reshape(-1, 4),
+    )

@@ -7,12 +7,12 @@ Shapes: D detections, I images, K classes.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from detection.evaluation.curves import Matching
-from detection.evaluation.matching import IGNORED
+from detection.evaluation.columns import CocoDataset, CocoResults
+from detection.evaluation.curves import Matching, last_of_equal
+from detection.evaluation.matching import IGNORED, rank_among_equals
 from detection.evaluation.operating_points import match_all
 
 
@@ -38,7 +38,7 @@ class Counting:
         """Mean absolute error of the count over images, (K,); NaN for a class without ground truth.
 
         Args:
-            threshold: Smallest score that is counted, for each image, (I,).
+            threshold: Smallest score that is counted in each image, (I,).
         """
         kept = self.score >= threshold[self.image]
         change = np.bincount(self.category[kept], self.step[kept], minlength=self.true.shape[1])
@@ -50,7 +50,7 @@ class Counting:
         score, step = self.score[among[self.image]], self.step[among[self.image]]
         if not len(score):
             return -1.0
-        last = np.flatnonzero(np.append(np.diff(score) != 0, True))
+        last = last_of_equal(score)
         total = np.append(0, np.cumsum(step)[last])
         best = int(total.argmin())
         return float(score[last][best - 1]) if best else float(np.nextafter(score[0], np.inf))
@@ -61,42 +61,21 @@ def counting(matching: Matching, num_images: int) -> Counting:
     targets, detections, num_classes = matching.targets, matching.detections, len(matching.targets.names)
     key = (targets.image * num_classes + targets.category)[~targets.crowd]
     true = np.bincount(key, minlength=num_images * num_classes)
-    has_ground_truth = np.asarray(true.reshape(num_images, num_classes).any(axis=0))
+    per_image = true.reshape(num_images, num_classes)
+    has_ground_truth = np.asarray(per_image.any(axis=0))
     counted = detections.select((matching.matched != IGNORED) & has_ground_truth[detections.category])
     key = counted.image * num_classes + counted.category
-    order = np.argsort(key, kind="stable")
-    place = np.zeros(len(key), np.int64)
-    place[order] = np.arange(len(key)) - np.searchsorted(key[order], key[order])
-    step = np.where(place < true[key], -1, 1)
-    return Counting(true.reshape(num_images, num_classes), counted.image, counted.category, counted.score, step)
+    step = np.where(rank_among_equals(key) < true[key], -1, 1)
+    return Counting(per_image, counted.image, counted.category, counted.score, step)
 
 
-def choose_count_threshold(ground_truth: dict[str, Any], results: list[dict[str, Any]]) -> float:
+def choose_count_threshold(ground_truth: CocoDataset, results: CocoResults) -> float:
     """Choose the score threshold with the least error of the count, mean over classes, for use on other images.
 
-    Args:
-        ground_truth: COCO dataset dict.
-        results: COCO results with original ids.
-
-    Returns:
-        The highest such threshold: just above all scores if every detection makes the count worse; -1 where there is
-        no detection.
+    It is the highest such one: just above all scores if every detection makes the count worse; -1 without detections.
     """
     num_images = len(ground_truth["images"])
     return counting(match_all(ground_truth, results), num_images).best_threshold(np.ones(num_images, dtype=bool))
-
-
-def count_error(ground_truth: dict[str, Any], results: list[dict[str, Any]], threshold: float) -> float:
-    """COUNT: mean absolute error of the number of objects of an image, mean over the classes that have ground truth.
-
-    Args:
-        ground_truth: COCO dataset dict.
-        results: COCO results with original ids.
-        threshold: Smallest score of a detection that is counted, from `choose_count_threshold` on other images.
-    """
-    num_images = len(ground_truth["images"])
-    errors = counting(match_all(ground_truth, results), num_images).errors(np.full(num_images, threshold))
-    return float(np.nanmean(errors)) if not np.isnan(errors).all() else -1.0
 
 
 def two_fold_count(counts: Counting) -> tuple[np.ndarray, list[float]]:

@@ -12,30 +12,19 @@ from typing import Any
 import numpy as np
 
 from detection.evaluation.coco import coco_metrics
-from detection.evaluation.columns import DetectionColumns, GroundTruthColumns, class_names
-from detection.evaluation.counting import choose_count_threshold, count_error, counting, two_fold_count
+from detection.evaluation.columns import CocoDataset, CocoResults, GroundTruthColumns, class_names
+from detection.evaluation.counting import counting, two_fold_count
 from detection.evaluation.curves import Matching
 from detection.evaluation.jaccard import jaccard_indices
 from detection.evaluation.matching import overlapping_pairs
 from detection.evaluation.operating_points import equal_error, match_all, miss_rate, operating_points
 
-__all__ = [
-    "MEASURES",
-    "choose_count_threshold",
-    "count_error",
-    "crowd_metrics",
-    "found_ground_truth",
-    "overlapping_ground_truth",
-    "recall_of_overlapping",
-]
-
-MEASURES = ("AP50", "EER", "COUNT", "MR", "JI", "overlapping_recall", "overlapping_recall_at_EER")
+CROWD_METRICS = ("AP50", "EER", "COUNT", "MR", "JI", "overlapping_recall", "overlapping_recall_at_EER")
 
 
 def overlapping_ground_truth(targets: GroundTruthColumns, iou: float = 0.3) -> np.ndarray:
     """Mask of ground-truth boxes, no crowds, that overlap another one of their image and class, (N,)."""
-    boxes = DetectionColumns(targets.image, targets.category, targets.box, np.zeros(len(targets.box)))
-    first, second, _ = overlapping_pairs(boxes, targets, iou)
+    first, second, _ = overlapping_pairs(targets, targets, iou)
     real = (first != second) & ~targets.crowd[first] & ~targets.crowd[second]
     return np.bincount(first[real], minlength=len(targets.box)) > 0
 
@@ -46,51 +35,27 @@ def found_ground_truth(matching: Matching, threshold: float = -np.inf) -> np.nda
     return np.bincount(matching.matched[kept], minlength=len(matching.targets.box)) > 0
 
 
-def recall_of_overlapping(
-    ground_truth: dict[str, Any], results: list[dict[str, Any]], iou: float = 0.3, threshold: float = -np.inf
-) -> tuple[float, int]:
-    """Recall at IoU 0.5 of ground-truth boxes that overlap another one of their class, which NMS may suppress.
-
-    Args:
-        ground_truth: COCO dataset dict.
-        results: COCO results with original ids.
-        iou: Smallest IoU of two ground-truth boxes.
-        threshold: Smallest score of a detection; all if left out.
-
-    Returns:
-        The recall over all classes together, -1 if there are no such boxes, and their number.
-    """
-    matching = match_all(ground_truth, results)
-    overlapping = overlapping_ground_truth(matching.targets, iou)
-    return _share(found_ground_truth(matching, threshold), overlapping), int(overlapping.sum())
-
-
 def crowd_metrics(
-    ground_truth: dict[str, Any], results: list[dict[str, Any]], count_threshold: float | None = None
+    ground_truth: CocoDataset, results: CocoResults, count_threshold: float | None = None
 ) -> dict[str, Any]:
     """Compute all metrics for crowds.
 
-    4370 images with 23 ground-truth boxes and 100 detections each take 13 seconds of one slow core.
-
-    Args:
-        ground_truth: COCO dataset dict.
-        results: COCO results with original ids.
-        count_threshold: Smallest score that COUNT counts, chosen on other images; None chooses it on each half of the
-            images (see `two_fold_count`) for the other.
+    4370 images with 23 ground-truth boxes and 100 detections each take 13 seconds of one slow core. COUNT counts scores
+    from `count_threshold`, chosen on other images by `choose_count_threshold`; None chooses it on each half of the
+    images for the other, as `two_fold_count` does.
 
     Returns:
-        Plain data: `MEASURES`, each the mean of the classes where it is defined; `count_thresholds` (the one given, or
-        the two chosen); `per_class` by name with the same, `EER_score`, `JI_score` and the numbers of `ground_truth`
-        boxes and `overlapping_ground_truth` (IoU 0.3 or more with another); `images`, `ground_truth`,
+        Plain data: `CROWD_METRICS`, each the mean of the classes where it is defined; `count_thresholds` (the one
+        given, or the two chosen); `per_class` by name with the same, `EER_score`, `JI_score` and the numbers of
+        `ground_truth` boxes and `overlapping_ground_truth` (IoU 0.3 or more with another); `images`, `ground_truth`,
         `overlapping_ground_truth`, `detections`.
     """
     matching, num_images = match_all(ground_truth, results), len(ground_truth["images"])
     counts = counting(matching, num_images)
-    thresholds = [count_threshold] if count_threshold is not None else []
     if count_threshold is None:
         count, thresholds = two_fold_count(counts)
     else:
-        count = counts.errors(np.full(num_images, count_threshold))
+        count, thresholds = counts.errors(np.full(num_images, count_threshold)), [count_threshold]
     ap50 = coco_metrics(ground_truth, results)["per_class"]
     jaccard = jaccard_indices(matching.targets, matching.detections, num_images)
     per_class = {
@@ -101,14 +66,9 @@ def crowd_metrics(
     }
     classes = per_class.values()
     sums = {key: sum(metrics[key] for metrics in classes) for key in ("ground_truth", "overlapping_ground_truth")}
-    means = {key: _mean([metrics[key] for metrics in classes]) for key in MEASURES}
-    return means | {
-        "count_thresholds": thresholds,
-        "per_class": per_class,
-        "images": num_images,
-        **sums,
-        "detections": len(results),
-    }
+    means = {key: _mean([metrics[key] for metrics in classes]) for key in CROWD_METRICS}
+    means |= {"count_thresholds": thresholds, "per_class": per_class, "images": num_images}
+    return means | sums | {"detections": len(results)}
 
 
 def _class_metrics(matching: Matching, num_images: int, category: int) -> dict[str, Any]:

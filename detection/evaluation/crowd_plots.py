@@ -5,6 +5,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from detection.evaluation.operating_points import OperatingPoints, equal_error, miss_rate, miss_rate_curve
+from detection.evaluation.plots import from_no_recall
 
 STYLES = ("-", "--", ":", "-.")
 
@@ -12,8 +13,7 @@ STYLES = ("-", "--", ":", "-.")
 def plot_runs_precision_recall(points: dict[str, OperatingPoints]) -> Figure:
     """Draw precision over recall at IoU 0.5, a line per run with its EER, a dot where precision equals recall.
 
-    Args:
-        points: By name of the run, in the order of the legend; all classes under one score.
+    The points are those of all classes under one score, by name of the run, in the order of the legend.
     """
     figure, axes = _figure()
     axes.plot([0, 1], [0, 1], color="gray", linewidth=0.8)
@@ -21,10 +21,9 @@ def plot_runs_precision_recall(points: dict[str, OperatingPoints]) -> Figure:
         if not run.num_ground_truth:
             continue
         value, _ = equal_error(run)
-        recall, precision = run.found / run.num_ground_truth, run.found / (run.found + run.false)
+        curve = from_no_recall(run.found / run.num_ground_truth, run.found / (run.found + run.false))
         style = _style(number)
-        recall, precision = np.append(recall[:1] * 0, recall), np.append(precision[:1], precision)
-        axes.plot(recall, precision, label=f"{name}  {value:.3f}", **style)
+        axes.plot(*curve, label=f"{name}  {value:.3f}", **style)
         axes.plot([value], [value], color=style["color"], marker="o", markersize=4)
     axes.set(xlim=(0, 1.01), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
     _finish(figure, axes, "Precision and recall at IoU 0.5", "run  EER")
@@ -35,10 +34,7 @@ def plot_runs_miss_rate(points: dict[str, OperatingPoints]) -> Figure:
     """Draw the miss rate over false positives per image, both logarithmic, a line per run with its MR⁻².
 
     MR⁻² averages over the shaded range. A curve ends at the lower border where all is found, and begins at the left
-    border without false positives.
-
-    Args:
-        points: By name of the run, in the order of the legend; all classes under one score.
+    border without false positives. The points are as for `plot_runs_precision_recall`.
     """
     figure, axes = _figure()
     axes.axvspan(1e-2, 1, color="gray", alpha=0.12, linewidth=0)
@@ -47,13 +43,8 @@ def plot_runs_miss_rate(points: dict[str, OperatingPoints]) -> Figure:
         if not run.num_ground_truth:
             continue
         fppi, miss = (np.append(start, curve) for start, curve in zip((0, 1), miss_rate_curve(run), strict=True))
-        axes.step(
-            fppi.clip(min=1e-3),
-            miss.clip(min=1e-2),
-            where="post",
-            label=f"{name}  {miss_rate(run):.3f}",
-            **_style(number),
-        )
+        label = f"{name}  {miss_rate(run):.3f}"
+        axes.step(fppi.clip(min=1e-3), miss.clip(min=1e-2), where="post", label=label, **_style(number))
     axes.set(xlabel="false positives per image", ylabel="miss rate")
     _finish(figure, axes, "Misses and false positives at IoU 0.5", "run  MR⁻²")
     return figure

@@ -1,18 +1,18 @@
 """Precision and recall over scores, the score of best F1 and the confusion matrix, all from one matching at IoU 0.5."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from detection.evaluation.columns import DetectionColumns, GroundTruthColumns, detection_columns, ground_truth_columns
-from detection.evaluation.matching import (
-    FALSE_POSITIVE,
-    IGNORED,
-    best_per_image,
-    match_detections,
-    overlapping_pairs,
+from detection.evaluation.columns import (
+    CocoDataset,
+    CocoResults,
+    DetectionColumns,
+    GroundTruthColumns,
+    detection_columns,
+    ground_truth_columns,
 )
+from detection.evaluation.matching import FALSE_POSITIVE, IGNORED, best_per_image, match_detections, overlapping_pairs
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,18 @@ class Matching:
     targets: GroundTruthColumns
     detections: DetectionColumns
     matched: np.ndarray
+
+    def of_class(self, category: int | None) -> tuple[np.ndarray, np.ndarray, int]:
+        """Scores and matches of a class's detections that count, and its number of ground-truth boxes, no crowds.
+
+        Args:
+            category: Index of the class in ascending order of ids; None takes all.
+        """
+        counts, real = self.matched != IGNORED, ~self.targets.crowd
+        if category is not None:
+            counts &= self.detections.category == category
+            real &= self.targets.category == category
+        return self.detections.score[counts], self.matched[counts], int(real.sum())
 
 
 @dataclass(frozen=True)
@@ -47,59 +59,42 @@ class Curve:
     num_ground_truth: int
 
 
-def match_results(ground_truth: dict[str, Any], results: list[dict[str, Any]]) -> Matching:
-    """Match results to a COCO dataset dict at an IoU of 0.5.
-
-    Args:
-        ground_truth: COCO dataset dict.
-        results: COCO results with original ids.
-    """
+def match_results(ground_truth: CocoDataset, results: CocoResults) -> Matching:
+    """Match results to a COCO dataset dict at an IoU of 0.5."""
     targets, detections = ground_truth_columns(ground_truth), best_per_image(detection_columns(ground_truth, results))
     return Matching(targets, detections, match_detections(detections, targets))
 
 
 def precision_recall(matching: Matching, category: int | None = None) -> Curve:
-    """Compute precision and recall of one class, or of all classes under one common score.
+    """Compute precision and recall of a class (see `Matching.of_class`), or of all classes under one common score."""
+    score, matched, num_ground_truth = matching.of_class(category)
+    found = np.cumsum(matched >= 0)
+    recall = found / num_ground_truth if num_ground_truth else np.full(len(found), np.nan)
+    return Curve(score, found / np.arange(1, len(found) + 1), recall, num_ground_truth)
 
-    Args:
-        matching: Matches of all detections.
-        category: Index of the class in ascending order of ids; None takes all.
-    """
-    counts = matching.matched != IGNORED
-    real = ~matching.targets.crowd
-    if category is not None:
-        counts &= matching.detections.category == category
-        real &= matching.targets.category == category
-    found = np.cumsum(matching.matched[counts] >= 0)
-    num_ground_truth = int(real.sum())
-    return Curve(
-        score=matching.detections.score[counts],
-        precision=found / np.arange(1, len(found) + 1),
-        recall=found / num_ground_truth if num_ground_truth else np.full(len(found), np.nan),
-        num_ground_truth=num_ground_truth,
-    )
+
+def last_of_equal(scores: np.ndarray) -> np.ndarray:
+    """Indices of the last of each run of equal scores: those of one score are kept or dropped together."""
+    return np.flatnonzero(np.append(np.diff(scores) != 0, True)[: len(scores)])
 
 
 def best_f1(curve: Curve) -> dict[str, float]:
     """Find the score threshold with the best F1, and precision and recall there.
 
-    Detections of one score are kept or dropped together, so that the threshold can be applied; of equal F1 the
-    highest score wins.
-
     Returns:
-        `score`, `f1`, `precision` and `recall`. Without ground-truth boxes all are -1; where nothing is found the
-        score alone is -1.
+        `score`, `f1`, `precision` and `recall`; of equal F1 the highest score. Without ground-truth boxes all are -1;
+        where nothing is found the score alone is -1.
     """
     if not curve.num_ground_truth:
         return {"score": -1.0, "f1": -1.0, "precision": -1.0, "recall": -1.0}
-    last_of_ties = np.flatnonzero(np.append(np.diff(curve.score) != 0, True)[: len(curve.score)])
-    precision, recall = curve.precision[last_of_ties], curve.recall[last_of_ties]
+    last = last_of_equal(curve.score)
+    score, precision, recall = curve.score[last], curve.precision[last], curve.recall[last]
     f1 = np.divide(2 * precision * recall, precision + recall, out=np.zeros_like(recall), where=recall > 0)
     if not f1.any():
         return {"score": -1.0, "f1": 0.0, "precision": 0.0, "recall": 0.0}
     best = int(f1.argmax())
-    values = (curve.score[last_of_ties][best], f1[best], precision[best], recall[best])
-    return dict(zip(("score", "f1", "precision", "recall"), map(float, values), strict=True))
+    values = {"score": score, "f1": f1, "precision": precision, "recall": recall}
+    return {name: float(value[best]) for name, value in values.items()}
 
 
 def confusion_matrix(matching: Matching, score: float) -> np.ndarray:
@@ -110,10 +105,6 @@ def confusion_matrix(matching: Matching, score: float) -> np.ndarray:
     free ground-truth box it overlaps most (IoU ≥ 0.5; of equal overlaps the first). Crowds and detections on crowds of
     their class are not counted.
 
-    Args:
-        matching: Matches of all detections.
-        score: Smallest score of a detection.
-
     Returns:
         Counts (K + 1, K + 1): true class by predicted class; the last row and column are background.
     """
@@ -123,10 +114,8 @@ def confusion_matrix(matching: Matching, score: float) -> np.ndarray:
     taken_for = np.where(targets.crowd, IGNORED, FALSE_POSITIVE)
     found = matching.matched[kept & (matching.matched >= 0)]
     taken_for[found] = targets.category[found]
-
     spare = detections.select(kept & (matching.matched == FALSE_POSITIVE))
     used = _match_left_over(spare, targets, taken_for)
-
     matrix = np.zeros((background + 1, background + 1), dtype=np.int64)
     real = ~targets.crowd
     predicted = np.where(taken_for >= 0, taken_for, background)

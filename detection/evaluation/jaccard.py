@@ -29,12 +29,7 @@ TENTHS = np.arange(5, 16)
 def jaccard_indices(
     targets: GroundTruthColumns, detections: DetectionColumns, num_images: int
 ) -> list[tuple[float, float]]:
-    """Compute the index of every class, and the score threshold where it is reached.
-
-    Args:
-        targets: Ground-truth boxes, (N,); crowds are the regions to ignore.
-        detections: Detections, (D,).
-        num_images: Number of images.
+    """Compute the index of every class, and the score threshold where it is reached; crowds are the regions to ignore.
 
     Returns:
         Index and threshold, K of them; (-1, -1) for a class without ground truth.
@@ -42,19 +37,23 @@ def jaccard_indices(
     num_classes = len(targets.names)
     detection, ground_truth, _ = overlapping_pairs(detections, targets, 0.5)
     crowd = targets.crowd[ground_truth]
+    first, second, _ = overlapping_pairs(targets, targets, 0.5)
+    on_crowd = first[targets.crowd[second]]  # ground-truth boxes that have half of their area on a crowd of their class
     graph = _Graph(
         detection[~crowd],
         ground_truth[~crowd],
         detections.image * num_classes + detections.category,
         targets.image * num_classes + targets.category,
-        ~_mask(len(detections.score), detection[crowd]),
-        ~targets.crowd & ~_mask(len(targets.crowd), _on_crowd(targets)),
+        np.bincount(detection[crowd], minlength=len(detections.score)) == 0,
+        ~targets.crowd & (np.bincount(on_crowd, minlength=len(targets.crowd)) == 0),
         num_images * num_classes,
     )
     real = np.bincount(targets.category[~targets.crowd], minlength=num_classes)
     thresholds = _thresholds(detections, real)
     kept = (detections.score >= row[detections.category] for row in thresholds)
-    means = np.array([_means(graph.ratios(k).reshape(num_images, num_classes)) for k in kept])
+    # Means over the images where a ratio exists; 0 where there is none.
+    ratios = (np.ma.masked_invalid(graph.ratios(k)).reshape(num_images, num_classes) for k in kept)
+    means = np.array([image_ratios.mean(axis=0).filled(0) for image_ratios in ratios])
     best = [(float(means[t, k]), float(thresholds[t, k])) for k, t in enumerate(means.argmax(0).tolist())]
     return [pair if number else (-1.0, -1.0) for pair, number in zip(best, real.tolist(), strict=True)]
 
@@ -68,25 +67,6 @@ def _thresholds(detections: DetectionColumns, num_ground_truth: np.ndarray) -> n
             ranks = (-(-TENTHS * number // 10)).clip(1, len(score))
             thresholds[len(SCORES) :, category] = score[ranks - 1]
     return thresholds
-
-
-def _on_crowd(targets: GroundTruthColumns) -> np.ndarray:
-    """Indices of the ground-truth boxes that have half of their area on a crowd of their class."""
-    boxes = DetectionColumns(targets.image, targets.category, targets.box, np.zeros(len(targets.box)))
-    first, second, _ = overlapping_pairs(boxes, targets, 0.5)
-    return first[targets.crowd[second]]
-
-
-def _mask(size: int, indices: np.ndarray) -> np.ndarray:
-    mask = np.zeros(size, dtype=bool)
-    mask[indices] = True
-    return mask
-
-
-def _means(ratios: np.ndarray) -> np.ndarray:
-    """Mean of ratios (I, K) over the images where they exist, (K,); 0 where there is none."""
-    exists = ~np.isnan(ratios)
-    return np.where(exists, ratios, 0).sum(0) / exists.sum(0).clip(min=1)
 
 
 @dataclass(frozen=True)
@@ -114,11 +94,9 @@ class _Graph:
     def ratios(self, kept: np.ndarray) -> np.ndarray:
         """Compute the index of every image and class, NaN where there is nothing to match.
 
-        A maximum matching exists that matches as many detections, and as many ground-truth boxes, off the crowds as any
-        matching can (Mendelsohn and Dulmage 1958); the rest of its pairs is what counts of those on crowds.
-
-        Args:
-            kept: The detections that count, a mask (D,).
+        Only the detections in the mask `kept` (D,) count. A maximum matching exists that matches as many detections,
+        and as many ground-truth boxes, off the crowds as any matching can (Mendelsohn and Dulmage 1958); the rest of
+        its pairs is what counts of those on crowds.
         """
         pairs = kept[self.detection]
         matched = self._matched(pairs)
@@ -132,11 +110,9 @@ class _Graph:
 
     def _matched(self, pairs: np.ndarray) -> np.ndarray:
         """Pairs of a maximum matching among some of the pairs (a mask), for each image and class."""
-        detection, ground_truth = self.detection[pairs], self.ground_truth[pairs]
-        shape = (len(self.key), len(self.ground_truth_key))
-        partner = maximum_bipartite_matching(
-            csr_matrix((np.ones(len(ground_truth)), (detection, ground_truth)), shape), "column"
-        )
+        edges = np.ones(pairs.sum()), (self.detection[pairs], self.ground_truth[pairs])
+        graph = csr_matrix(edges, (len(self.key), len(self.ground_truth_key)))
+        partner = maximum_bipartite_matching(graph, "column")
         return self._number(self.key[partner >= 0])
 
     def _number(self, keys: np.ndarray) -> np.ndarray:

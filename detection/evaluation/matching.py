@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from detection.evaluation.columns import DetectionColumns, GroundTruthColumns
+from detection.evaluation.columns import BoxColumns, DetectionColumns, GroundTruthColumns
 
 FALSE_POSITIVE = -1
 IGNORED = -2
@@ -34,7 +34,7 @@ def pair_iou(boxes: np.ndarray, targets: np.ndarray, crowd: np.ndarray) -> np.nd
 
 
 def overlapping_pairs(
-    detections: DetectionColumns,
+    detections: BoxColumns,
     targets: GroundTruthColumns,
     min_iou: float,
     *,
@@ -44,7 +44,7 @@ def overlapping_pairs(
     """Find all pairs of a detection and a ground-truth box of one image that overlap enough.
 
     Args:
-        detections: Detections, D of them.
+        detections: Detections, D of them; other ground-truth boxes serve as well.
         targets: Ground-truth boxes, N of them.
         min_iou: Smallest IoU of a pair.
         same_category: Leave out pairs of two categories.
@@ -82,19 +82,17 @@ def _chunks(count: np.ndarray) -> Iterator[tuple[int, int]]:
 
 
 def best_per_image(detections: DetectionColumns, limit: int = 100) -> DetectionColumns:
-    """Select the best detections of every image and category, as many as COCO's AP uses.
+    """Select the best `limit` detections of every image and category: 100, as COCO's AP does."""
+    num_categories = detections.category.max(initial=0) + 1
+    return detections.select(rank_among_equals(detections.image * num_categories + detections.category) < limit)
 
-    Args:
-        detections: Detections, best first.
-        limit: How many to keep of an image and category.
-    """
-    group = np.lexsort((detections.category, detections.image))
-    image, category = detections.image[group], detections.category[group]
-    starts = np.ones(len(group), dtype=bool)
-    starts[1:] = (np.diff(image) != 0) | (np.diff(category) != 0)
-    index = np.arange(len(group))
-    place = index - np.maximum.accumulate(np.where(starts, index, 0))
-    return detections.select(np.sort(group[place < limit]))
+
+def rank_among_equals(keys: np.ndarray) -> np.ndarray:
+    """Count how many equal keys stand before each one, (D,)."""
+    order = np.argsort(keys, kind="stable")
+    rank = np.zeros(len(keys), np.int64)
+    rank[order] = np.arange(len(keys)) - np.searchsorted(keys[order], keys[order])
+    return rank
 
 
 def match_detections(detections: DetectionColumns, targets: GroundTruthColumns, iou: float = 0.5) -> np.ndarray:

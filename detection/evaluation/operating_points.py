@@ -8,13 +8,12 @@ Shapes: D detections, P points.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from detection.evaluation.columns import detection_columns, ground_truth_columns
-from detection.evaluation.curves import Matching
-from detection.evaluation.matching import FALSE_POSITIVE, IGNORED, match_detections
+from detection.evaluation.columns import CocoDataset, CocoResults, detection_columns, ground_truth_columns
+from detection.evaluation.curves import Matching, last_of_equal
+from detection.evaluation.matching import FALSE_POSITIVE, match_detections
 
 REFERENCE_FPPI = 10.0 ** np.linspace(-2, 0, 9)
 LEAST_MISS_RATE = 1e-10
@@ -40,28 +39,18 @@ class OperatingPoints:
     num_images: int
 
 
-def match_all(ground_truth: dict[str, Any], results: list[dict[str, Any]]) -> Matching:
+def match_all(ground_truth: CocoDataset, results: CocoResults) -> Matching:
     """Match results at an IoU of 0.5 as `curves.match_results` does, but all of them."""
     targets, detections = ground_truth_columns(ground_truth), detection_columns(ground_truth, results)
     return Matching(targets, detections, match_detections(detections, targets))
 
 
 def operating_points(matching: Matching, num_images: int, category: int | None = None) -> OperatingPoints:
-    """Count true and false positives at every score.
-
-    Args:
-        matching: Matches of all detections.
-        num_images: Number of images of the data set.
-        category: Index of the class in ascending order of ids; None takes all under one score.
-    """
-    counts, real = matching.matched != IGNORED, ~matching.targets.crowd
-    if category is not None:
-        counts &= matching.detections.category == category
-        real &= matching.targets.category == category
-    score, matched = matching.detections.score[counts], matching.matched[counts]
-    last = np.flatnonzero(np.append(np.diff(score) != 0, True)[: len(score)])
+    """Count true and false positives of a class (see `Matching.of_class`) at every score, or of all under one score."""
+    score, matched, num_ground_truth = matching.of_class(category)
+    last = last_of_equal(score)
     found, false = np.cumsum(matched >= 0)[last], np.cumsum(matched == FALSE_POSITIVE)[last]
-    return OperatingPoints(score[last], found, false, int(real.sum()), num_images)
+    return OperatingPoints(score[last], found, false, num_ground_truth, num_images)
 
 
 def equal_error(points: OperatingPoints) -> tuple[float, float]:

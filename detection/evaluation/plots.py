@@ -15,13 +15,8 @@ LEGEND_ROWS = 27
 
 
 def plot_precision_recall(matching: Matching, metrics: dict[str, Any]) -> Figure:
-    """Draw precision over recall at IoU 0.5, a line per class, best class first in the legend.
-
-    Args:
-        matching: Matches of all detections.
-        metrics: `per_class` gives the names and AP50.
-    """
-    classes = list(enumerate(metrics["per_class"].items()))
+    """Draw precision over recall at IoU 0.5, a line per class of the `metrics`, best AP50 first in the legend."""
+    classes = enumerate(metrics["per_class"].items())
     drawn = sorted((c for c in classes if c[1][1]["ground_truth"]), key=lambda c: -c[1][1]["AP50"])
     columns = max(1, math.ceil(len(drawn) / LEGEND_ROWS))
     longest = min(24, max((len(name) for _, (name, _) in drawn), default=0))
@@ -30,14 +25,9 @@ def plot_precision_recall(matching: Matching, metrics: dict[str, Any]) -> Figure
     for place, (category, (name, metrics_of_class)) in enumerate(drawn):
         curve = precision_recall(matching, category)
         style = ("-", "--", ":", "-.")[place // 20 % 4] if len(drawn) > 10 else "-"
-        axes.plot(
-            np.append(curve.recall[:1] * 0, curve.recall),
-            np.append(curve.precision[:1], curve.precision),
-            color=_color(place, len(drawn)),
-            linestyle=style,
-            linewidth=1.6,
-            label=f"{_short(name)}  {metrics_of_class['AP50']:.3f}",
-        )
+        recall, precision = from_no_recall(curve.recall, curve.precision)
+        label = f"{_short(name)}  {metrics_of_class['AP50']:.3f}"
+        axes.plot(recall, precision, color=_color(place, len(drawn)), linestyle=style, linewidth=1.6, label=label)
     axes.set(xlim=(0, 1.01), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
     axes.set_title("Precision and recall at IoU 0.5")
     axes.grid(alpha=0.3)
@@ -49,12 +39,15 @@ def plot_precision_recall(matching: Matching, metrics: dict[str, Any]) -> Figure
     return figure
 
 
-def plot_confusion(matching: Matching, score: float) -> Figure:
-    """Draw the confusion matrix; colors are shares of a row, texts (up to 20 classes) are counts.
+def from_no_recall(recall: np.ndarray, precision: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Begin a curve at recall 0, with its first precision."""
+    return np.append(recall[:1] * 0, recall), np.append(precision[:1], precision)
 
-    Args:
-        matching: Matches of all detections.
-        score: Smallest score of a detection; -1 takes all.
+
+def plot_confusion(matching: Matching, score: float) -> Figure:
+    """Draw the confusion matrix of detections from a score on (-1: all).
+
+    Colors are shares of a row, texts (up to 20 classes) are counts.
     """
     counts = confusion_matrix(matching, score if score != -1 else -math.inf)
     shares = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
@@ -81,14 +74,10 @@ def plot_confusion(matching: Matching, score: float) -> Figure:
 
 
 def plot_losses(log: str | Path) -> Figure | None:
-    """Draw every loss over steps and AP over epochs.
+    """Draw every loss over steps and AP over epochs; None if the log holds nothing to draw.
 
-    Args:
-        log: JSON lines; keys that start with `loss` are drawn over `step`, `val_loss` at the step reached, `AP` and
-            `AP50` over `epoch`. Lines that are no JSON object (a run that was cut off) are skipped.
-
-    Returns:
-        The figure, or None if the log holds nothing to draw.
+    Of its JSON lines, keys that start with `loss` are drawn over `step`, `val_loss` at the step reached, `AP` and
+    `AP50` over `epoch`. Lines that are no JSON object (a run that was cut off) are skipped.
     """
     losses, scores = _read_log(Path(log))
     if not losses and not scores:

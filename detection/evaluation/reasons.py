@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
 from detection.evaluation.columns import (
+    CocoDataset,
+    CocoResults,
     DetectionColumns,
     GroundTruthColumns,
     detection_columns,
@@ -16,20 +17,13 @@ from detection.evaluation.columns import (
 from detection.evaluation.matching import overlapping_pairs
 
 
-def find_notes(ground_truth: dict[str, Any], results: list[dict[str, Any]], ap: float) -> list[str]:
-    """Write sentences about what lowers metrics or leaves them undefined, with causes if AP is zero.
+def find_notes(ground_truth: CocoDataset, results: CocoResults, ap: float) -> list[str]:
+    """Write sentences about what lowers metrics or leaves them undefined.
 
-    Args:
-        ground_truth: COCO dataset dict.
-        results: COCO results with original ids.
-        ap: COCO's AP; causes are searched where it is 0, and a wrong box format (which hits by chance) below 0.05.
+    Causes are searched where COCO's AP is 0, and a wrong box format (which hits by chance) where it is below 0.05.
     """
     notes = list(_always(ground_truth, results))
-    if ap == 0 and not results:
-        notes.append(
-            "AP is 0: there are no detections at all (score threshold too high, or the detector is untrained)."
-        )
-    elif ap == 0:
+    if ap == 0:
         notes += [f"AP is 0: {cause}" for cause in _causes(ground_truth, results)]
     elif 0 < ap < 0.05:
         cause = _wrong_boxes(ground_truth_columns(ground_truth), detection_columns(ground_truth, results))
@@ -37,7 +31,7 @@ def find_notes(ground_truth: dict[str, Any], results: list[dict[str, Any]], ap: 
     return notes
 
 
-def _always(ground_truth: dict[str, Any], results: list[dict[str, Any]]) -> Iterator[str]:
+def _always(ground_truth: CocoDataset, results: CocoResults) -> Iterator[str]:
     if all(annotation.get("iscrowd", 0) for annotation in ground_truth["annotations"]):
         yield "The annotations hold no object to find (crowds do not count), so AP is not defined."
     if ground_truth.get("dropped"):
@@ -57,7 +51,10 @@ def _always(ground_truth: dict[str, Any], results: list[dict[str, Any]]) -> Iter
         )
 
 
-def _causes(ground_truth: dict[str, Any], results: list[dict[str, Any]]) -> Iterator[str]:
+def _causes(ground_truth: CocoDataset, results: CocoResults) -> Iterator[str]:
+    if not results:
+        yield "there are no detections at all (score threshold too high, or the detector is untrained)."
+        return
     real = [annotation for annotation in ground_truth["annotations"] if not annotation.get("iscrowd", 0)]
     true_images, images = ({item["image_id"] for item in items} for items in (real, results))
     if not true_images & images:
@@ -93,8 +90,7 @@ def _some(ids: set[int]) -> str:
 def _hits(detections: DetectionColumns, targets: GroundTruthColumns, box: np.ndarray) -> int:
     """Count detections of any class that overlap an object when their boxes are replaced."""
     moved = replace(detections, box=box)
-    pairs = overlapping_pairs(moved, targets, 0.5, same_category=False, crowd_union=False)
-    return len(np.unique(pairs[0]))
+    return len(np.unique(overlapping_pairs(moved, targets, 0.5, same_category=False, crowd_union=False)[0]))
 
 
 def _wrong_boxes(targets: GroundTruthColumns, detections: DetectionColumns) -> str | None:
@@ -123,7 +119,7 @@ def _wrong_boxes(targets: GroundTruthColumns, detections: DetectionColumns) -> s
 
 
 def _wrong_categories(
-    ground_truth: dict[str, Any], targets: GroundTruthColumns, detections: DetectionColumns
+    ground_truth: CocoDataset, targets: GroundTruthColumns, detections: DetectionColumns
 ) -> str | None:
     """Find a mistake in category ids, when boxes overlap objects of other classes only."""
     detection, found, _ = overlapping_pairs(detections, targets, 0.5, same_category=False, crowd_union=False)
@@ -133,17 +129,18 @@ def _wrong_categories(
     predicted, annotated = ids[detections.category[detection]], ids[targets.category[found]]
     count = len(np.unique(detection))
     start = f"{count} of {len(detections.score)} boxes overlap an object, but of another class"
-    explained = {
-        "category ids are one too low (counted from 0?)": predicted + 1 == annotated,
-        "category ids are one too high": predicted - 1 == annotated,
-        "category ids are positions in the list of categories, counted from 0, not its ids": _at(ids, predicted)
-        == annotated,
-        "category ids are positions in the list of categories, counted from 1, not its ids": _at(ids, predicted - 1)
-        == annotated,
+    listed = "positions in the list of categories, counted from {}, not its ids"
+    meant = {
+        "one too low (counted from 0?)": predicted + 1,
+        "one too high": predicted - 1,
+        listed.format(0): _at(ids, predicted),
+        listed.format(1): _at(ids, predicted - 1),
     }
-    cause = max(explained, key=lambda key: int(explained[key].sum()))
-    likely = explained[cause].mean() > 0.5
-    return f"{start}; it seems that {cause}." if likely else f"{start} (do the category ids mean the same classes?)."
+    explained = {cause: (meant_ids == annotated).mean() for cause, meant_ids in meant.items()}
+    cause = max(explained, key=lambda key: explained[key])
+    if explained[cause] > 0.5:
+        return f"{start}; it seems that category ids are {cause}."
+    return f"{start} (do the category ids mean the same classes?)."
 
 
 def _at(ids: np.ndarray, position: np.ndarray) -> np.ndarray:

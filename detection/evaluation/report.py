@@ -2,9 +2,10 @@
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from detection.evaluation.coco import METRICS, coco_metrics
+from detection.evaluation.coco import METRICS, BackendName, coco_metrics
+from detection.evaluation.columns import CocoDataset, CocoResults
 from detection.evaluation.curves import best_f1, match_results, precision_recall
 from detection.evaluation.reasons import find_notes
 from detection.evaluation.voc import voc_metrics
@@ -15,16 +16,9 @@ SIZED = ("APs", "APm", "APl", "ARs", "ARm", "ARl")
 
 
 def evaluate_detections(
-    ground_truth: dict[str, Any],
-    results: list[dict[str, Any]],
-    backend: Literal["auto", "pycocotools", "hotcoco"] = "auto",
+    ground_truth: CocoDataset, results: CocoResults, backend: BackendName = "auto"
 ) -> dict[str, Any]:
-    """Compute every metric.
-
-    Args:
-        ground_truth: COCO dataset dict.
-        results: COCO results with original ids.
-        backend: The evaluator of COCO's metrics.
+    """Compute every metric, COCO's by the `backend`.
 
     Returns:
         Plain data for `metrics.json`: `METRICS`, `VOC07_AP50`, `VOC_AP50`, `best_f1` over all classes under one score
@@ -54,8 +48,8 @@ def evaluate_detections(
 
 def write_evaluation(
     output: str | Path,
-    ground_truth: dict[str, Any],
-    results: list[dict[str, Any]],
+    ground_truth: CocoDataset,
+    results: CocoResults,
     metrics: dict[str, Any],
     *,
     losses_log: str | Path | None = None,
@@ -64,9 +58,9 @@ def write_evaluation(
 
     Args:
         output: Folder, made if it is missing; files of these names in it are replaced.
-        ground_truth: COCO dataset dict.
-        results: COCO results with original ids.
-        metrics: What `evaluate_detections` returned for them.
+        ground_truth: The data set that was evaluated on.
+        results: The detections.
+        metrics: Metrics of both, from `evaluate_detections`.
         losses_log: `log.jsonl` of the training run, for `plots/losses.png`.
 
     Raises:
@@ -93,17 +87,12 @@ def metrics_table(metrics: dict[str, Any]) -> str:
     at_score = f" at score {best['score']:.3f}" if best["f1"] > 0 else ""
     rows.append(["best F1", _text("f1", best["f1"]) + at_score])
     counted = "{images} images, {ground_truth} ground-truth boxes, {detections} detections".format(**metrics)
-    classes = [
-        [
-            name,
-            _text("AP", of_class["AP"]),
-            _text("AP50", of_class["AP50"]),
-            _text("f1", of_class["best_f1"]["f1"]),
-            f"{of_class['best_f1']['score']:.3f}" if of_class["best_f1"]["f1"] > 0 else "-",
-            str(of_class["ground_truth"]),
-        ]
-        for name, of_class in metrics["per_class"].items()
-    ]
+    classes = []
+    for name, of_class in metrics["per_class"].items():
+        best = of_class["best_f1"]
+        values = [_text("", value) for value in (of_class["AP"], of_class["AP50"], best["f1"])]
+        score = f"{best['score']:.3f}" if best["f1"] > 0 else "-"
+        classes.append([name, *values, score, str(of_class["ground_truth"])])
     tables = [markdown_table(["metric", "value"], rows), counted]
     if classes:
         tables.append(markdown_table(["class", "AP", "AP50", "best F1", "at score", "ground truth"], classes))

@@ -6,15 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from detection.errors import UserError
+from detection.evaluation.columns import CocoDataset, CocoResults
 
 KEYS = ("image_id", "category_id", "bbox", "score")
 
 
-def read_ground_truth(path: str | Path) -> dict[str, Any]:
+def read_ground_truth(path: str | Path) -> CocoDataset:
     """Read an annotations file without needing its images; boxes that cannot be trained on are dropped and counted.
-
-    Args:
-        path: COCO annotations file.
 
     Returns:
         COCO dataset dict with original ids, and with `dropped`, the number of boxes left out, if there are any.
@@ -29,12 +27,12 @@ def read_ground_truth(path: str | Path) -> dict[str, Any]:
     return index.to_coco() | ({"dropped": dropped} if dropped else {})
 
 
-def read_results(path: str | Path, ground_truth: dict[str, Any]) -> list[dict[str, Any]]:
+def read_results(path: str | Path, ground_truth: CocoDataset) -> CocoResults:
     """Read and check a COCO results file.
 
     Args:
         path: JSON list of `{"image_id", "category_id", "bbox": [x, y, width, height], "score"}`, boxes in pixels.
-        ground_truth: COCO dataset dict whose images and categories the results name.
+        ground_truth: Data set whose images and categories the results name.
 
     Returns:
         The entries with these four keys, ids as int, the rest as float; other keys are left out.

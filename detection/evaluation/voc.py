@@ -5,29 +5,28 @@ Everingham et al., "The PASCAL Visual Object Classes Challenge: A Retrospective"
 boxes and here it is 10 wide, as in the other metrics. At 30 pixels this changes an IoU near 0.5 by less than 0.02.
 """
 
-from typing import Any
-
 import numpy as np
 
-from detection.evaluation.columns import DetectionColumns, GroundTruthColumns, detection_columns, ground_truth_columns
+from detection.evaluation.columns import (
+    CocoDataset,
+    CocoResults,
+    DetectionColumns,
+    GroundTruthColumns,
+    detection_columns,
+    ground_truth_columns,
+)
 from detection.evaluation.matching import FALSE_POSITIVE, IGNORED, overlapping_pairs
 
 
-def voc_matching(detections: DetectionColumns, targets: GroundTruthColumns, iou: float = 0.5) -> np.ndarray:
+def voc_matching(detections: DetectionColumns, targets: GroundTruthColumns) -> np.ndarray:
     """Match detections by the development kit's rule: each only to the ground-truth box it overlaps most, free or not.
 
     If that box is difficult (`iscrowd` in COCO files) the detection is ignored; if a better detection has it already,
     the detection is a false positive, even where a second box would have been free.
 
-    Args:
-        detections: Detections, best first, (D,).
-        targets: Ground-truth boxes, (N,).
-        iou: Smallest IoU of a match.
-
-    Returns:
-        Index of the matched ground-truth box, `FALSE_POSITIVE` or `IGNORED`, (D,).
+    Arguments and result are those of `match_detections`, at an IoU of 0.5.
     """
-    detection, ground_truth, overlap = overlapping_pairs(detections, targets, iou, crowd_union=False)
+    detection, ground_truth, overlap = overlapping_pairs(detections, targets, 0.5, crowd_union=False)
     matched = np.full(len(detections.score), FALSE_POSITIVE)
     by_overlap = np.lexsort((ground_truth, -overlap, detection))
     detection, first = np.unique(detection[by_overlap], return_index=True)
@@ -53,12 +52,7 @@ def eleven_point_ap(hits: np.ndarray, num_ground_truth: int) -> float:
 
 
 def all_point_ap(hits: np.ndarray, num_ground_truth: int) -> float:
-    """Area under the curve of precision over recall, precision made to fall.
-
-    Args:
-        hits: Whether each detection that counts is a true positive, best first, (D,).
-        num_ground_truth: Number of ground-truth boxes, at least 1.
-    """
+    """Area under the curve of precision over recall, precision made to fall; arguments as for `eleven_point_ap`."""
     _, precision = _counts(hits)
     falling = np.maximum.accumulate(precision[::-1])[::-1]
     return float(falling[hits].sum() / num_ground_truth)
@@ -70,12 +64,8 @@ def _counts(hits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return found, found / np.arange(1, len(hits) + 1)
 
 
-def voc_metrics(ground_truth: dict[str, Any], results: list[dict[str, Any]]) -> dict[str, float]:
-    """Compute both kinds of AP at IoU 0.5, mean over the classes that have ground truth.
-
-    Args:
-        ground_truth: COCO dataset dict; `iscrowd` marks difficult objects.
-        results: COCO results with original ids.
+def voc_metrics(ground_truth: CocoDataset, results: CocoResults) -> dict[str, float]:
+    """Compute both kinds of AP at IoU 0.5, mean over the classes with ground truth; `iscrowd` marks difficult objects.
 
     Returns:
         `VOC07_AP50` (11-point) and `VOC_AP50` (all-point); -1 if no class has ground truth.

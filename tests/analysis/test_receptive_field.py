@@ -10,7 +10,6 @@ from detection.analysis.receptive_field import (
     build_context,
     decay,
     effective_receptive_field,
-    effective_receptive_field_on,
     field_radius,
     random_inputs,
     receptive_field_table,
@@ -22,6 +21,10 @@ from detection.context import ConvStack, GlobalAverage, NoContext, SpatialRNN
 from detection.errors import UserError
 
 ALL = ("right", "left", "down", "up")
+
+
+def field_of(context, in_channels, height, width):
+    return effective_receptive_field(context, random_inputs(in_channels, height, width, 8))
 
 
 def chebyshev(height, width):
@@ -62,11 +65,11 @@ def test_the_gradient_is_the_centers_at_the_inputs_place(size):
     expected = torch.zeros(size, dtype=torch.float64)
     expected[size[0] // 2, size[1] // 2] = 1
     expected[size[0] // 2, size[1] // 2 - 1] = 0.5
-    torch.testing.assert_close(effective_receptive_field(Neighbors(), 5, *size), expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(field_of(Neighbors(), 5, *size), expected, rtol=1e-6, atol=0)
 
 
 def test_the_norm_is_over_input_channels():
-    field = effective_receptive_field(Linear(), 2, 5, 5)
+    field = field_of(Linear(), 2, 5, 5)
     assert field[2, 2] == 1 and field[1, 2] == pytest.approx(1 / 5) and field.sum() == pytest.approx(1.2)
 
 
@@ -74,7 +77,7 @@ def test_draws_are_averaged_by_their_root_mean_square():
     maps = [torch.zeros(1, 1, 3, 3) for _ in range(2)]
     maps[0][0, 0, 1] = torch.tensor([0.0, 9, 1])  # the gradient at the left is what stands at the right
     maps[1][0, 0, 1] = torch.tensor([0.0, 9, 7])
-    field = effective_receptive_field_on(Product(), [(x, valid_of(3, 3, 3)) for x in maps])
+    field = effective_receptive_field(Product(), [(x, valid_of(3, 3, 3)) for x in maps])
     assert field[1].tolist() == pytest.approx([5, 1, 0])
 
 
@@ -86,34 +89,33 @@ def test_directions_are_drawn_for_each_input():
             return torch.cat([x, x + x.roll(1, 3)], 1)
 
     inputs = random_inputs(1, 3, 3, 1)
-    one, many = (effective_receptive_field_on(Two(), inputs, draws=draws)[1, 0].item() for draws in (1, 500))
+    one, many = (effective_receptive_field(Two(), inputs, draws=draws)[1, 0].item() for draws in (1, 500))
     # Center: E (u₁ + u₂)² = 1; left: E u₂² = 1/2.
     assert many == pytest.approx(0.5**0.5, rel=0.1) and one != pytest.approx(many, rel=0.1)
-    assert effective_receptive_field_on(Two(), inputs, draws=1)[1, 0].item() == one
-    assert effective_receptive_field_on(Two(), inputs, draws=1, seed=1)[1, 0].item() != one
+    assert effective_receptive_field(Two(), inputs, draws=1)[1, 0].item() == one
+    assert effective_receptive_field(Two(), inputs, draws=1, seed=1)[1, 0].item() != one
 
 
 def test_a_stack_of_two_3x3_convolutions_depends_on_2_locations_around():
-    field = effective_receptive_field(build_context(partial(ConvStack, hidden_channels=16), 4), 4, 11, 9)
+    field = field_of(build_context(partial(ConvStack, hidden_channels=16), 4), 4, 11, 9)
     near = chebyshev(11, 9) <= 2
     assert (field[near] > 0).all() and (field[~near] == 0).all()
     assert field_radius(field) == 3
 
 
 def test_an_average_depends_on_every_location_equally():
-    field = effective_receptive_field(build_context(partial(GlobalAverage, hidden_channels=16), 4), 4, 5, 8)
+    field = field_of(build_context(partial(GlobalAverage, hidden_channels=16), 4), 4, 5, 8)
     torch.testing.assert_close(field, torch.ones(5, 8, dtype=torch.float64))
     assert field_radius(field) is None
 
 
 def test_no_context_depends_on_its_location():
-    assert torch.equal(effective_receptive_field(NoContext(4), 4, 5, 6), (chebyshev(5, 6) == 0).double())
+    assert torch.equal(field_of(NoContext(4), 4, 5, 6), (chebyshev(5, 6) == 0).double())
 
 
 def test_one_layer_depends_on_row_and_column_and_two_on_the_map():
     one, two = (
-        effective_receptive_field(build_context(partial(SpatialRNN, hidden_channels=32, layers=(ALL,) * n), 4), 4, 7, 9)
-        for n in (1, 2)
+        field_of(build_context(partial(SpatialRNN, hidden_channels=32, layers=(ALL,) * n), 4), 4, 7, 9) for n in (1, 2)
     )
     cross = torch.zeros(7, 9, dtype=torch.bool)
     cross[3], cross[:, 4] = True, True
@@ -130,15 +132,13 @@ def scan_to_the_right(weight):
 
 
 def test_a_scan_fades_by_its_weight_at_every_step():
-    field = effective_receptive_field_on(
-        scan_to_the_right(0.5), [(torch.ones(1, 1, 3, 7), valid_of(3, 7, 7)[..., :3, :])]
-    )
+    field = effective_receptive_field(scan_to_the_right(0.5), [(torch.ones(1, 1, 3, 7), valid_of(3, 7, 7)[..., :3, :])])
     assert field[1].tolist() == [0.125, 0.25, 0.5, 1, 0, 0, 0] and field.sum() == 1.875
 
 
 def test_what_is_left_after_a_hundred_steps_is_not_lost():
     """Its square is 0 in float32."""
-    field = effective_receptive_field_on(
+    field = effective_receptive_field(
         scan_to_the_right(0.5), [(torch.ones(1, 1, 1, 201), torch.ones(1, 1, 1, 201, dtype=torch.bool))]
     )
     assert field[0, 0].item() == 2.0**-100
@@ -146,17 +146,17 @@ def test_what_is_left_after_a_hundred_steps_is_not_lost():
 
 def test_maps_of_images_are_cropped_around_their_centers():
     inputs = [(torch.randn(1, 2, 8, 8), valid_of(*size, 8)) for size in ((5, 8), (8, 6), (7, 7))]
-    field = effective_receptive_field_on(Neighbors(), inputs)
+    field = effective_receptive_field(Neighbors(), inputs)
     assert field.shape == (5, 6)
     assert (field > 0).nonzero().tolist() == [[2, 2], [2, 3]] and field[2, 2] == pytest.approx(0.5)
-    average = effective_receptive_field_on(build_context(partial(GlobalAverage, hidden_channels=8), 2), inputs)
+    average = effective_receptive_field(build_context(partial(GlobalAverage, hidden_channels=8), 2), inputs)
     torch.testing.assert_close(average, torch.ones(5, 6, dtype=torch.float64))
 
 
 def test_gated_cells_depend_on_farther_locations_than_a_plain_one():
     parts = with_each_cell(partial(SpatialRNN, hidden_channels=16))
     plain, lstm, gru, sums = (
-        decay(effective_receptive_field(build_context(parts[name], 8), 8, 17, 17))[1][8]
+        decay(field_of(build_context(parts[name], 8), 8, 17, 17))[1][8]
         for name in ("TanhRNN", "LSTM", "GRU", "Accumulator")
     )
     assert plain < 0.01 and min(lstm, gru) > 2 * plain and sums > max(lstm, gru)
@@ -166,7 +166,7 @@ def test_a_measurement_leaves_no_trace():
     context = build_context(partial(SpatialRNN, hidden_channels=4), 2)
     state = torch.get_rng_state()
     with torch.no_grad():
-        effective_receptive_field(context, 2, 3, 3)
+        field_of(context, 2, 3, 3)
     build_context(partial(SpatialRNN, hidden_channels=4), 2, seed=1)
     assert torch.equal(torch.get_rng_state(), state)
     assert not context.training and all(p.grad is None for p in context.parameters())
@@ -176,7 +176,7 @@ def test_a_dead_context_is_named():
     context = build_context(partial(ConvStack, hidden_channels=4), 2)
     nn.init.constant_(context.convs[1].bias, -1e6)
     with pytest.raises(UserError, match="ConvStack: .* gradient is 0 at the center"):
-        effective_receptive_field(context, 2, 3, 3)
+        field_of(context, 2, 3, 3)
 
 
 class Blown(nn.Module):
@@ -191,7 +191,7 @@ def test_a_gradient_that_is_not_finite_is_named(broken):
     context = build_context(partial(ConvStack, hidden_channels=4), 2)
     nn.init.constant_(context.convs[1].weight, torch.nan)
     with pytest.raises(UserError, match="gradient is not finite"):
-        effective_receptive_field(context if broken == "weights" else Blown(), 2, 3, 3)
+        field_of(context if broken == "weights" else Blown(), 2, 3, 3)
 
 
 def test_decay_is_the_mean_of_four_directions():

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detection.analysis.visualize import class_color, contact_sheet, distinct_colors, draw_boxes, side_by_side
+from detection.analysis.visualize import class_color, contact_sheet, distinct_colors, draw_boxes
 
 
 def gray(height: int = 400, width: int = 500) -> np.ndarray:
@@ -129,9 +129,9 @@ def test_wrong_lengths_are_an_error():
         contact_sheet([], 3)
 
 
-def test_images_side_by_side_are_whole():
+def test_images_side_by_side_are_complete():
     left, right = np.full((90, 120, 3), 10, np.uint8), np.full((60, 80, 3), 200, np.uint8)
-    sheet = side_by_side(left, right)
+    sheet = contact_sheet([left, right], columns=2, titles=("ground truth", "detections"))
     assert has_color(sheet, (10,) * 3).sum() >= 90 * 120 and has_color(sheet, (200,) * 3).sum() >= 60 * 80
     assert sheet[0, 0].tolist() == [255] * 3 and sheet.shape[1] == 2 * 120 + 3 * 8
 

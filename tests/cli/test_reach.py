@@ -13,8 +13,8 @@ from PIL import Image
 from detection.analysis.receptive_field import (
     build_context,
     effective_receptive_field,
-    effective_receptive_field_on,
     image_inputs,
+    random_inputs,
     receptive_field_table,
 )
 from detection.atomic_write import write_json
@@ -101,7 +101,7 @@ def test_a_run_is_measured_as_trained_on_its_validation_images(run, capsys, shap
     detector, _, config = open_run(run)
     images = [torch.from_numpy(read_image(path)).permute(2, 0, 1) for path in sorted((shapes / "val").glob("*.png"))]
     inputs = image_inputs(detector, images)
-    expected = effective_receptive_field_on(detector.context, inputs, draws=2, seed=config.seed)
+    expected = effective_receptive_field(detector.context, inputs, draws=2, seed=config.seed)
     assert receptive_field_table({"this run": expected}) in out
     read = []
     detector.context.register_forward_hook(lambda module, args, output: read.extend(args))
@@ -134,7 +134,9 @@ def test_a_config_with_its_own_cell_alone(config, capsys, no_figure):
     assert rows(before) == ["SpatialRNN"]
     assert called(capsys, "config.py", "--no-cells", *SMALL)[1] == before
     fresh = build_context(CONTEXT, 16, seed=1)
-    expected = receptive_field_table({"SpatialRNN": effective_receptive_field(fresh, 16, 9, 11, seed=1)})
+    expected = receptive_field_table(
+        {"SpatialRNN": effective_receptive_field(fresh, random_inputs(16, 9, 11, 8, 1), seed=1)}
+    )
     assert expected in called(capsys, "config.py", "--no-cells", *SMALL, "seed=1")[1] and expected not in before
     config("partial(SpatialRNN, hidden_channels=8, cell=partial(GRU))")
     assert called(capsys, "config.py", "--no-cells", *SMALL)[1] != before

@@ -1,4 +1,4 @@
-"""Measures for crowds: worked by hand, against naive loops, and what perfect, no and shuffled detections give."""
+"""Metrics for crowds: worked by hand, against naive loops, and what perfect, no and shuffled detections give."""
 
 import copy
 import json
@@ -8,14 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from detection.evaluation.counting import counting, two_fold_count
-from detection.evaluation.crowd import (
-    MEASURES,
-    choose_count_threshold,
-    count_error,
-    crowd_metrics,
-    recall_of_overlapping,
-)
+from detection.evaluation.counting import choose_count_threshold, counting, two_fold_count
+from detection.evaluation.crowd import CROWD_METRICS, crowd_metrics, found_ground_truth, overlapping_ground_truth
 from detection.evaluation.matching import FALSE_POSITIVE, IGNORED
 from detection.evaluation.operating_points import equal_error, match_all, miss_rate, miss_rate_curve, operating_points
 from tests.evaluation.coco_sets import coco_sets, make_results, make_truth
@@ -123,6 +117,13 @@ def naive_miss_rate(matching, num_images, category):
     return product
 
 
+def count_error(ground_truth, results, threshold):
+    """Mean over the classes that have ground truth."""
+    num_images = len(ground_truth["images"])
+    errors = counting(match_all(ground_truth, results), num_images).errors(np.full(num_images, threshold))
+    return np.nanmean(errors) if not np.isnan(errors).all() else -1
+
+
 class TestCount:
     # Ground-truth boxes and scores: image 1 has two and .9 .6 .3, image 2 has one and .8 .7.
     ground_truth = make_truth([(1, 1, HIT), (1, 1, MISS), (2, 1, HIT)], categories=("person",), num_images=2)
@@ -199,9 +200,11 @@ class TestOverlapping:
     results = make_results([(1, 1, (0, 0, 20, 20), 0.9), (1, 1, (10, 0, 20, 20), 0.4), (1, 1, MISS, 0.2)])
 
     def test_by_hand(self):
-        assert recall_of_overlapping(self.ground_truth, self.results) == (1, 2)
-        assert recall_of_overlapping(self.ground_truth, self.results, threshold=0.5) == (0.5, 2)
-        assert recall_of_overlapping(self.ground_truth, self.results, iou=0.34) == (-1, 0)
+        matching = match_all(self.ground_truth, self.results)
+        assert overlapping_ground_truth(matching.targets).tolist() == [True, True, False, False, False, False]
+        assert not overlapping_ground_truth(matching.targets, iou=0.34).any()
+        assert found_ground_truth(matching)[:2].tolist() == [True, True]
+        assert found_ground_truth(matching, threshold=0.5)[:2].tolist() == [True, False]
         per_class = crowd_metrics(self.ground_truth, self.results)["per_class"]
         assert (per_class["cat"]["overlapping_ground_truth"], per_class["dog"]["overlapping_ground_truth"]) == (2, 0)
 
@@ -221,7 +224,7 @@ class TestMetrics:
         results = make_results([(1, 1, HIT, 0.9), (2, 1, HIT, 0.9), (1, 2, HIT, 0.9), (1, 3, HIT, 0.99)])
         metrics = crowd_metrics(ground_truth, results, 0.5)
         assert set(metrics) == {
-            *MEASURES,
+            *CROWD_METRICS,
             "count_thresholds",
             "per_class",
             "images",
@@ -234,7 +237,7 @@ class TestMetrics:
             (1e-10 + 0.5) / 2
         )
         assert metrics["per_class"]["dog"]["JI"] == 0.5 and metrics["per_class"]["cow"]["ground_truth"] == 0
-        assert {metrics["per_class"]["cow"][key] for key in MEASURES} == {-1}
+        assert {metrics["per_class"]["cow"][key] for key in CROWD_METRICS} == {-1}
         assert (metrics["ground_truth"], metrics["overlapping_ground_truth"], metrics["overlapping_recall"]) == (
             4,
             0,
@@ -244,7 +247,7 @@ class TestMetrics:
 
     def test_nothing_at_all(self):
         metrics = crowd_metrics({"images": [], "annotations": [], "categories": []}, [])
-        assert {metrics[key] for key in MEASURES} == {-1} and metrics["count_thresholds"] == []
+        assert {metrics[key] for key in CROWD_METRICS} == {-1} and metrics["count_thresholds"] == []
 
     def test_more_than_100_of_an_image_count(self):
         rows = [(1, 1, (25 * (i % 12), 25 * (i // 12), 20, 20)) for i in range(120)]
