@@ -61,5 +61,5 @@ def tiny_config(folder: Path, *overrides: str) -> Config:
 def write_config(path: Path, folder: Path) -> Path:
     """Write the same config as a file for the command line, which imports nothing from the tests."""
     plain = to_plain(tiny_config(folder))
-    path.write_text(f"from detection.config import from_plain\n\nconfig = from_plain({plain!r})\n")
+    path.write_text(f"from detection.config import Config, from_plain\n\nconfig = from_plain({plain!r}, Config)\n")
     return path

@@ -9,15 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from detection.ablation.run_types import CorruptRun, RunType, Workload, epoch_progress, read_json
+from detection.ablation.run_types import CorruptRun, RunType, epoch_progress, read_json
+from detection.ablation.workload import Workload, build_workload
 from detection.analysis.complexity import count_flops, count_parameters
 from detection.classification.config import ClassifierConfig, load_classifier_config, override_classifier
 from detection.classification.data import middle
 from detection.classification.sources import open_images
-from detection.runs.folder import config_json
-from detection.training.engine import train_one_epoch
 from detection.training.loaders import build_accelerator
-from detection.training.optim import build_optimizer
 
 # Sizes must not depend on whether the data is there; the side is for images whose size no setting gives.
 _NOMINAL_CLASSES, _NOMINAL_SIDE = 10, 32
@@ -60,10 +58,6 @@ class ClassifierRuns(RunType):
         """Apply overrides to a classifier's config."""
         return override_classifier(config, overrides)
 
-    def plain(self, config: ClassifierConfig) -> dict[str, Any]:
-        """Serialize a classifier's config."""
-        return config_json(config)
-
     def architecture(self, config: ClassifierConfig) -> Any:
         """The network, the settings of a training step, and the data."""
         plain = self.plain(config)
@@ -74,7 +68,9 @@ class ClassifierRuns(RunType):
         """Size of the network for a nominal number of classes; FLOPs on one image."""
         network = config.network(_NOMINAL_CLASSES)
         side = config.data.crop or config.data.size or _NOMINAL_SIDE
-        return count_parameters(network) if what == "parameters" else _flops(network, side)
+        if what == "parameters":
+            return count_parameters(network)
+        return count_flops(network.eval(), torch.zeros(1, 3, side, side))
 
     def prepare(self, config: ClassifierConfig) -> None:
         """Do nothing: each run reports missing data itself."""
@@ -101,25 +97,10 @@ class ClassifierRuns(RunType):
         images, _ = open_images(config.data)
         torch.manual_seed(0)
         network = config.network(len(images.classes))
-        flops = _flops(network, config.data.crop or images.pixels.shape[-1])
         positions = torch.arange(min(config.batch_size, len(images)))
-        batch = list(middle(images.batch(positions), config.data.crop).to(accelerator.device))
+        batch = list(middle(images.batch(positions), config.data.crop))
         targets = [{"label": int(images.labels[p]), "image_id": int(p)} for p in positions]
-        network.to(accelerator.device)
-        optimizer = build_optimizer(dataclasses.replace(config.optimizer, lr=1e-12), network, config.batch_size)
-        scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)
-        model, prepared = accelerator.prepare(network, optimizer)
-
-        def train_step() -> None:
-            network.train()
-            train_one_epoch(model, [(batch, targets)], 1, prepared, scheduler, accelerator)
-
-        def infer() -> None:
-            network.eval()
-            with torch.inference_mode(), accelerator.autocast():
-                network(batch[:1])
-
-        return Workload(count_parameters(network), flops, train_step, infer)
+        return build_workload(network, config, accelerator, (batch, targets), batch[0], {})
 
     def progress(self, folder: Path) -> str:
         """Read the epoch from the last checkpoint."""
@@ -128,7 +109,3 @@ class ClassifierRuns(RunType):
 
 
 CLASSIFIERS = ClassifierRuns()
-
-
-def _flops(network: torch.nn.Module, side: int) -> int:
-    return count_flops(network.eval(), torch.zeros(1, 3, side, side))

@@ -7,18 +7,16 @@ all of them alike. An architecture that several variants or seeds share is measu
 import json
 import platform
 import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from detection.ablation.plan import Plan, Run
-from detection.ablation.run_types import RunType, Workload
-from detection.atomic_write import write_json
+from detection.ablation.run_types import RunType
+from detection.ablation.workload import Workload
+from detection.analysis.timing import times_in_turns
 from detection.errors import UserError
-
-WARM_UP = 2
 
 
 @dataclass(frozen=True)
@@ -92,31 +90,13 @@ def measure_costs(
             built.pop(digest, None)
             failures[digest] = str(error).splitlines()[0]
     memory = {d: (peak(w.train_step), peak(w.infer)) for d, w in built.items()}
-    times = median_times([f for w in built.values() for f in (w.train_step, w.infer)], rounds, settle)
+    times = times_in_turns([f for w in built.values() for f in (w.train_step, w.infer)], rounds, settle)
+    medians = [statistics.median(of_function) for of_function in times]
     costs = {
-        digest: ArchitectureCost(work.parameters, work.flops, times[2 * i], times[2 * i + 1], *memory[digest])
+        digest: ArchitectureCost(work.parameters, work.flops, medians[2 * i], medians[2 * i + 1], *memory[digest])
         for i, (digest, work) in enumerate(built.items())
     }
     return MeasuredCosts(_machine(), rounds, costs, failures)
-
-
-def median_times(functions: Sequence[Callable], rounds: int, settle: Callable[[], object]) -> list[float]:
-    """Median seconds of each function, called in turns."""
-    times: list[list[float]] = [[] for _ in functions]
-    for number in range(rounds + WARM_UP):
-        for function, of_function in zip(functions, times, strict=True):
-            settle()
-            began = time.perf_counter()
-            function()
-            settle()
-            if number >= WARM_UP:
-                of_function.append(time.perf_counter() - began)
-    return [statistics.median(of_function) for of_function in times]
-
-
-def write_costs(path: Path, costs: MeasuredCosts) -> None:
-    """Write costs as JSON."""
-    write_json(path, asdict(costs))
 
 
 def read_costs(path: Path) -> MeasuredCosts | None:

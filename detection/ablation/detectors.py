@@ -3,14 +3,14 @@
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from detection.ablation.run_types import CorruptRun, RunType, StaleRun, Workload, epoch_progress, read_json
+from detection.ablation.run_types import CorruptRun, RunType, StaleRun, epoch_progress, read_json
+from detection.ablation.workload import Workload, build_workload
 from detection.analysis.complexity import count_flops, count_parameters
 from detection.config import Config, load_config, override
 from detection.data.checks import file_digest
@@ -18,15 +18,12 @@ from detection.detector import Detector, build_detector
 from detection.evaluation.bootstrap import DetectionResults, detection_results
 from detection.evaluation.coco import AP_METRICS, METRICS
 from detection.evaluation.results import read_ground_truth, read_results
-from detection.runs.folder import config_json
 from detection.scenes.ensure import ensure_scenes
-from detection.training.engine import train_one_epoch
-from detection.training.freezing import freeze
 from detection.training.loaders import build_accelerator
-from detection.training.optim import build_optimizer
 from detection.training.run import open_data
 
 WEIGHTS = Path("checkpoints", "best", "model.safetensors")
+_NOMINAL_CLASSES = 3  # sizes must not depend on whether the data is there
 
 
 class DetectorRuns(RunType):
@@ -45,10 +42,6 @@ class DetectorRuns(RunType):
         """Apply overrides to a detector's config."""
         return override(config, overrides)
 
-    def plain(self, config: Config) -> dict[str, Any]:
-        """Serialize a detector's config."""
-        return config_json(config)
-
     def architecture(self, config: Config) -> Any:
         """The detector but for its initial weights, the settings of a training step, and the data."""
         plain = self.plain(config)
@@ -57,8 +50,12 @@ class DetectorRuns(RunType):
         return {"detector": detector, "optimizer": plain["optimizer"]["kind"], **rest}
 
     def size(self, config: Config, what: str) -> int:
-        """Size of the detector for a nominal number of classes; FLOPs on one image of noise."""
-        return detector_size(config, what)
+        """Size of the detector at its initialization for a nominal number of classes; FLOPs on one image of noise."""
+        detector = _initialize(config, _NOMINAL_CLASSES)
+        if what == "parameters":
+            return count_parameters(detector)
+        side = config.detector.min_size
+        return count_flops(detector.eval(), [torch.rand(3, side, side, generator=torch.Generator().manual_seed(0))])
 
     def prepare(self, config: Config) -> None:
         """Draw ContextScenes as the command would, so that no two runs draw the same set at once."""
@@ -88,8 +85,17 @@ class DetectorRuns(RunType):
         return detection_results(ground_truth, results, file_digest(annotations))
 
     def workload(self, config: Config) -> Workload:
-        """Build the detector with images of its data."""
-        return detector_workload(config)
+        """Build the detector at its initialization, with the first images of its data.
+
+        At random weights there are as many boxes as the config allows, so that costs that grow with their number are at
+        their maximum.
+        """
+        accelerator = build_accelerator(config.precision)
+        data = open_data(dataclasses.replace(config, data=dataclasses.replace(config.data, workers=0)), accelerator)
+        detector = _initialize(config, len(data.train.categories))
+        image, _ = data.val[0]
+        images, targets = zip(*(data.train[i] for i in range(min(config.batch_size, len(data.train)))), strict=True)
+        return build_workload(detector, config, accelerator, (list(images), list(targets)), image, config.freeze)
 
     def progress(self, folder: Path) -> str:
         """Read the epoch from the last line of the log."""
@@ -140,62 +146,6 @@ def _require_same_data(environment: dict[str, Any]) -> None:
             raise StaleRun(f"{annotations} has changed since")
 
 
-_NOMINAL_CLASSES = 3  # sizes must not depend on whether the data is there
-
-
-def detector_size(config: Config, what: str) -> int:
-    """Count `parameters`, or `flops` on one image of noise, of the detector at its initialization with seed 0."""
-    detector = _initialize(config, _NOMINAL_CLASSES)
-    if what == "parameters":
-        return count_parameters(detector)
-    side = config.detector.min_size
-    noise = torch.rand(3, side, side, generator=torch.Generator().manual_seed(0))
-    return count_flops(detector.eval(), [noise])
-
-
-def detector_workload(config: Config) -> Workload:
-    """Build the detector at its initialization with seed 0, with the first images of its data.
-
-    The learning rate is nearly 0, so that weights and boxes stay as they are from step to step. At random weights there
-    are as many boxes as the config allows, so that costs that grow with their number are at their maximum.
-
-    Raises:
-        UserError: the data is missing.
-    """
-    accelerator = build_accelerator(config.precision)
-    data = open_data(dataclasses.replace(config, data=dataclasses.replace(config.data, workers=0)), accelerator)
-    detector = _initialize(config, len(data.train.categories))
-    image = data.val[0][0]
-    parameters, flops = count_parameters(detector), count_flops(detector.eval(), [image])
-    detector.to(accelerator.device)
-    batch = [data.train[i] for i in range(min(config.batch_size, len(data.train)))]
-    step = _train_step(config, detector, tuple(map(list, zip(*batch, strict=True))), accelerator)
-    return Workload(parameters, flops, step, _inference(detector, image.to(accelerator.device), accelerator))
-
-
 def _initialize(config: Config, num_classes: int) -> Detector:
     torch.manual_seed(0)
     return build_detector(config.detector, num_classes, resize_in_training=False)
-
-
-def _train_step(config: Config, detector: Detector, batch: Any, accelerator: Any) -> Callable[[], object]:
-    freeze(detector, config.freeze, 0)
-    optimizer = build_optimizer(dataclasses.replace(config.optimizer, lr=1e-12), detector, config.batch_size)
-    scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)
-    model, prepared = accelerator.prepare(detector, optimizer)
-
-    def step() -> None:
-        freeze(detector, config.freeze, 0)
-        torch.manual_seed(1)
-        train_one_epoch(model, [batch], 1, prepared, scheduler, accelerator)
-
-    return step
-
-
-def _inference(detector: Detector, image: Tensor, accelerator: Any) -> Callable[[], object]:
-    def infer() -> None:
-        detector.eval()
-        with torch.inference_mode(), accelerator.autocast():
-            detector([image])
-
-    return infer

@@ -8,11 +8,13 @@ import json
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
+
+from detection.ablation.workload import Workload
+from detection.runs.folder import config_json
 
 
 class CorruptRun(Exception):
@@ -42,23 +44,6 @@ class PerImageResults(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Workload:
-    """A model whose costs are measured.
-
-    Attributes:
-        parameters: number of parameters.
-        flops: FLOPs of a forward pass on one image.
-        train_step: updates the model once on one batch, always the same.
-        infer: runs inference on one image.
-    """
-
-    parameters: int
-    flops: int
-    train_step: Callable[[], object]
-    infer: Callable[[], object]
-
-
 class RunType(ABC):
     """One type of run; its configs and per-image results are opaque to everything else.
 
@@ -82,9 +67,9 @@ class RunType(ABC):
     def override(self, config: Any, overrides: Sequence[str]) -> Any:
         """Apply `key=value` changes to a config; a `UserError` names the nearest key where one is unknown."""
 
-    @abstractmethod
     def plain(self, config: Any) -> dict[str, Any]:
         """Serialize a config as its run's `config.json` does."""
+        return config_json(config)
 
     @abstractmethod
     def architecture(self, config: Any) -> Any:

@@ -6,12 +6,13 @@ they may depend on (seed, epoch, image) alone. Pixels from beyond the border are
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
-from detection.errors import UserError
+from detection.ranges import NonNegative, ProperFraction, Range
 
 NUMBERS = 5
 
@@ -28,17 +29,10 @@ class ImageAugmentation:
         flip: mirror every second image, left to right.
     """
 
-    shift: int = 0
-    rotation: float = 0.0
-    scale: float = 0.0
+    shift: Annotated[int, Range(0)] = 0
+    rotation: NonNegative = 0.0
+    scale: ProperFraction = 0.0
     flip: bool = False
-
-    def __post_init__(self) -> None:
-        if self.shift < 0 or self.rotation < 0 or not 0 <= self.scale < 1:
-            raise UserError(
-                f"data.augmentation: shift={self.shift}, rotation={self.rotation}, scale={self.scale}: must be 0 or "
-                "more, and scale less than 1."
-            )
 
 
 def augment(images: Tensor, settings: ImageAugmentation, numbers: Tensor, crop: int | None = None) -> Tensor:

@@ -8,11 +8,11 @@ from typing import Annotated, Literal
 
 from detection.classification.augment import ImageAugmentation
 from detection.classification.network import Classifier
-from detection.config import OptimizerConfig, ScheduleConfig, serialization
+from detection.config import OptimizerConfig, ScheduleConfig, from_plain
 from detection.config.files import apply_overrides, run_file
 from detection.errors import UserError
 from detection.ranges import ImagesAtOnce, Pixels, Range, Seed
-from detection.runs.folder import read_config_json
+from detection.runs.folder import read_config, read_config_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,14 +91,9 @@ def open_classifier_config(run: str | Path, overrides: Sequence[str] = ()) -> Cl
     Raises:
         UserError: not a classifier's run folder, or an override that does not fit.
     """
-    plain = read_config_json(run)
-    if "network" not in plain:
+    if "network" not in read_config_json(run):
         raise UserError(f"{run}: not a classifier's run; give a folder that `detection train_classifier` wrote.")
-    try:
-        config = serialization.from_plain(plain, ClassifierConfig)
-    except UserError as error:
-        raise UserError(f"{Path(run) / 'config.json'}: {error}") from None
-    return override_classifier(config, overrides)
+    return override_classifier(read_config(run, ClassifierConfig), overrides)
 
 
 def override_classifier(config: ClassifierConfig, overrides: Sequence[str]) -> ClassifierConfig:
@@ -108,14 +103,5 @@ def override_classifier(config: ClassifierConfig, overrides: Sequence[str]) -> C
         UserError: an unknown key (names the nearest one) or a value of the wrong type or out of range.
     """
     config = apply_overrides(config, overrides)
-    _validate(config)
+    from_plain(config, ClassifierConfig)  # refuses what does not fit
     return config
-
-
-def _validate(config: ClassifierConfig) -> None:
-    """Check types, names of parts' settings, and the ranges of numbers; a sentence names the key.
-
-    Raises:
-        UserError: a setting that does not exist, or of the wrong type, or out of range.
-    """
-    serialization.from_plain(config, ClassifierConfig)

@@ -1,6 +1,5 @@
 """A classifier's run from a config to a complete run folder, by the detectors' engine."""
 
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,10 @@ from detection.classification.evaluation import ClassifierResults, classify, wri
 from detection.classification.network import Classifier
 from detection.classification.sources import open_images
 from detection.data.coco_index import Category
-from detection.data.sampling import TrainBatches
 from detection.errors import UserError
-from detection.runs.folder import write_run_description
 from detection.runs.logs import RunLog
-from detection.training.loop import TrainingRun, print_learning_rate, restore, run_epochs
-from detection.training.optim import build_optimizer, build_scheduler
+from detection.training.loaders import train_batches
+from detection.training.loop import TrainingRun, describe_run, restore, run_epochs
 
 
 @dataclass(kw_only=True)
@@ -55,8 +52,7 @@ def train_classifier(
         UserError: unusable input, or a loss that is not finite.
     """
     run = _prepare(config, Path(folder), accelerator, resume)
-    with closing(RunLog(run.folder, accelerator.is_main_process, keep_epochs=run.done.epoch)) as log:
-        run_epochs(run, log, lambda: _after_epoch(run, log))
+    run_epochs(run, _after_epoch)
     metrics = _finish(run)
     accelerator.end_training()
     return metrics
@@ -73,23 +69,13 @@ def _prepare(config: ClassifierConfig, folder: Path, accelerator: Accelerator, r
     network = config.network(len(train.classes))
     _require_fitting(network, config, train)
     network.set_statistics(train.pixels)
-    images_per_update = config.batch_size * accelerator.num_processes
-    optimizer = build_optimizer(config.optimizer, network.to(accelerator.device), images_per_update)
-    order = TrainBatches(
-        len(train),
-        config.batch_size,
-        seed=config.seed,
-        num_processes=accelerator.num_processes,
-        rank=accelerator.process_index,
-    )
+    order = train_batches(len(train), config, accelerator)
     on_device = train.to(accelerator.device)
     run = ClassifierRun(
         config=config,
         folder=folder,
         accelerator=accelerator,
-        model=network,
-        optimizer=optimizer,
-        scheduler=build_scheduler(config.schedule, optimizer, len(order)),
+        model=network.to(accelerator.device),
         order=order,
         batches=Batches(on_device, order, config.data.augmentation, config.data.crop),
         categories=[Category(k, name) for k, name in enumerate(train.classes)],
@@ -98,20 +84,14 @@ def _prepare(config: ClassifierConfig, folder: Path, accelerator: Accelerator, r
     )
     if resume:
         restore(run)
-        run.print_line(f"resume    {folder} after {run.done.epoch} epochs")
     side = train.pixels.shape[-1]
     seen = f", {config.data.crop}x{config.data.crop} of each seen" if config.data.crop else ""
     run.print_line(f"train     {len(train)} images of {side}x{side}{seen}")
     run.print_line(f"measured  {len(measured)} images ({config.data.measure})")
     run.print_line(f"classes   {', '.join(train.classes)}")
     run.print_line(f"network   {count_parameters(network)} parameters")
-    print_learning_rate(run, images_per_update)
-    run.print_line(f"run       {folder}")
-    if accelerator.is_main_process:
-        parts = {"train": train, config.data.measure: measured}
-        origins = {name: {"images": len(images), "sha256": images.digest()} for name, images in parts.items()}
-        write_run_description(folder, config, origins, accelerator)
-    accelerator.wait_for_everyone()
+    parts = {"train": train, config.data.measure: measured}
+    describe_run(run, {name: {"images": len(images), "sha256": images.digest()} for name, images in parts.items()})
     return run
 
 

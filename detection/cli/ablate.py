@@ -179,12 +179,13 @@ def measure_costs_here(args: argparse.Namespace, plan: "Plan") -> None:
     """Measure costs in this process and write them."""
     import torch
 
-    from detection.ablation.costs import measure_costs, write_costs
+    from detection.ablation.costs import measure_costs
     from detection.analysis.timing import peak_bytes, settle_on
+    from detection.atomic_write import write_json
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     costs = measure_costs(plan, args.cost_rounds, settle_on(device), lambda function: peak_bytes(function, device))
-    write_costs(args.output / "costs.json", costs)
+    write_json(args.output / "costs.json", dataclasses.asdict(costs))
 
 
 def report_ablation(args: argparse.Namespace, plan: "Plan", controls: "dict[str, Control]", argv: list[str]) -> int:

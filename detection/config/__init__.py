@@ -10,13 +10,12 @@ from detection.config.config import (
     SplitConfig,
     base_config,
     config_hash,
-    from_plain,
     load_config,
     override,
     require_context,
     validate,
 )
-from detection.config.serialization import Part, to_plain
+from detection.config.serialization import Part, from_plain, to_plain
 from detection.data.transforms import Augmentation
 from detection.inference import InferenceConfig
 

@@ -10,12 +10,11 @@ import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from detection.backbones.backbone import Backbone
-from detection.config import serialization
 from detection.config.files import apply_overrides, find_config, run_file
-from detection.config.serialization import Part, to_plain
+from detection.config.serialization import Part, from_plain, to_plain
 from detection.contracts import Context, ContextLoss, Head, Pool, Regions
 from detection.data.transforms import Augmentation
 from detection.errors import UserError
@@ -283,7 +282,7 @@ def validate(config: Config) -> None:
     Raises:
         UserError: a setting that does not exist, of the wrong type or out of range, or a part of another kind.
     """
-    serialization.from_plain(config, Config)
+    from_plain(config, Config)
     if config.detector.max_size < config.detector.min_size:
         raise UserError(
             f"detector.max_size={config.detector.max_size}: must be at least min_size={config.detector.min_size}."
@@ -305,15 +304,6 @@ def require_context(config: DetectorConfig) -> None:
             "detector.segmentation: is a loss on the context's map, but detector.context is None; "
             "give a context, or set detector.segmentation=none."
         )
-
-
-def from_plain(plain: Any) -> Config:
-    """Rebuild a `Config` from what `to_plain` made.
-
-    Raises:
-        UserError: unknown keys, values of the wrong type, or a class outside this package.
-    """
-    return serialization.from_plain(plain, Config)
 
 
 def config_hash(config: Config) -> str:

@@ -29,9 +29,9 @@ def run_file(path: Path, what: str, reason: Callable[[Exception], str] = str) ->
         UserError: no such file, or an error in it, with its line.
     """
     if not path.is_file():
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], n=1)
-        raise UserError(f"{path}: no such {what}" + (f"; did you mean {path.parent / near[0]}?" if near else "."))
-    # A config is the user's own Python: modules in its folder, such as a context of theirs, are importable while it runs.
+        near = _similar_files(path)
+        raise UserError(f"{path}: no such {what}" + (f"; did you mean {near[0]}?" if near else "."))
+    # A config is the user's own Python: modules in its folder, such as their contexts, are importable while it runs.
     folder = str(path.resolve().parent)
     sys.path.insert(0, folder)
     try:
@@ -51,14 +51,15 @@ def find_config(name: str | Path) -> Path:
         UserError: neither a file nor a name.
     """
     path = Path(name)
-    if path.is_file() or path.suffix == ".py" and len(path.parts) > 1:
+    if path.is_file():
         return path
     shipped = shipped_configs()
     wanted = path.with_suffix("").as_posix()
     matches = [file for known, file in shipped.items() if wanted in (known, known.rpartition("/")[2])]
     if matches:
         return matches[0]
-    near = difflib.get_close_matches(wanted, [*shipped, *(known.rpartition("/")[2] for known in shipped)], n=1)
+    names = [*shipped, *(known.rpartition("/")[2] for known in shipped)]
+    near = [*_similar_files(path), *difflib.get_close_matches(wanted, names, n=1)]
     hint = f"did you mean {near[0]}?" if near else "`detection configs` lists the names."
     raise UserError(f"{name}: no such file, and no shipped config of this name; {hint}")
 
@@ -87,6 +88,12 @@ def apply_overrides(config: Settings, overrides: Sequence[str]) -> Settings:
             raise UserError(f"override {item!r}: write it as key=value, for example schedule.epochs=2.")
         config = serialization.set_key(config, key, text)
     return config
+
+
+def _similar_files(path: Path) -> list[Path]:
+    """The Python file of the most similar name in the same folder, if there is one."""
+    names = [file.name for file in path.parent.glob("*.py")]
+    return [path.parent / name for name in difflib.get_close_matches(path.name, names, n=1)]
 
 
 def _line(error: Exception, path: Path) -> str:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -16,6 +16,8 @@ from detection.detector import Detector, build_detector
 from detection.errors import UserError
 from detection.runs.checkpoint import load_meta, load_weights
 from detection.runs.environment import environment
+
+Settings = TypeVar("Settings")
 
 CONFIG_FORMAT = 2
 """Of `config.json`; the number changes where an older run can no longer be opened."""
@@ -40,16 +42,25 @@ def new_run_folder(output: Path | None, name: str) -> Path:
 
 
 def open_config(run: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Read the config of a run from its `config.json`, and apply overrides.
+    """Read the config of a detector's run from its `config.json`, and apply overrides.
 
     Raises:
-        UserError: not a run folder, or a config that this version cannot read.
+        UserError: not a run folder, a config that this version cannot read, or an override that does not fit.
+    """
+    return override(read_config(run, Config), overrides)
+
+
+def read_config(run: str | Path, cls: type[Settings]) -> Settings:
+    """Read the settings of a run, of a detector or a classifier, as they were written.
+
+    Raises:
+        UserError: not a run folder, or settings that this version cannot read.
     """
     plain = read_config_json(run)
     try:
-        return override(from_plain(plain), overrides)
+        return from_plain(plain, cls)
     except UserError as error:
-        raise error if overrides else UserError(f"{Path(run) / 'config.json'}: {error}") from None
+        raise UserError(f"{Path(run) / 'config.json'}: {error}") from None
 
 
 def read_config_json(run: str | Path) -> dict[str, Any]:
@@ -112,13 +123,6 @@ def open_run(
 
 
 def write_run_description(folder: Path, config: Any, data: Mapping[str, Any], accelerator: Accelerator) -> None:
-    """Write `config.json` and `environment.json`: what is needed to do the run again.
-
-    Args:
-        folder: the run folder.
-        config: of a detector or a classifier.
-        data: what is recorded of each split.
-        accelerator: device and processes.
-    """
+    """Write `config.json` and `environment.json`, with what is recorded of each split of the `data`."""
     write_json(folder / "config.json", config_json(config))
     write_json(folder / "environment.json", environment(config, data, accelerator))

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
@@ -10,7 +11,7 @@ from torch.utils.data import DataLoader
 from detection.config import Config, SplitConfig
 from detection.data.coco_index import CocoIndex, load_index
 from detection.data.dataset import DetectionDataset, collate
-from detection.data.sampling import EvalBatches
+from detection.data.sampling import EvalBatches, TrainBatches
 from detection.errors import UserError
 
 
@@ -30,6 +31,16 @@ def open_split(key: str, split: SplitConfig) -> CocoIndex:
     if not Path(split.images).is_dir():
         raise UserError(f"{key}.images={split.images}: no such folder.")
     return load_index(split.annotations, bad_boxes=split.bad_boxes)
+
+
+def train_batches(
+    num_images: int, config: Any, accelerator: Accelerator, aspect_ratios: np.ndarray | None = None
+) -> TrainBatches:
+    """Draw this process's share of the batches by the seed and batch size of a detector's or classifier's config."""
+    processes, rank, size = accelerator.num_processes, accelerator.process_index, config.batch_size
+    return TrainBatches(
+        num_images, size, seed=config.seed, aspect_ratios=aspect_ratios, num_processes=processes, rank=rank
+    )
 
 
 def eval_loader(dataset: DetectionDataset, config: Config, accelerator: Accelerator) -> DataLoader:

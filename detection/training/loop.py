@@ -1,24 +1,24 @@
-"""What runs of detectors and classifiers share: their state, the loop over epochs, and what a run resumes from."""
+"""State of a run of detectors or classifiers, the loop over its epochs, and what it resumes from."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from accelerate import Accelerator
 from torch import nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from detection.config import OptimizerConfig
 from detection.data.coco_index import Category
 from detection.data.sampling import TrainBatches
 from detection.runs.checkpoint import load_training_state, load_weights, save_checkpoint
+from detection.runs.folder import write_run_description
 from detection.runs.logs import RunLog, progress
 from detection.training.engine import seed_epoch, train_one_epoch
 from detection.training.freezing import freeze
-from detection.training.optim import WeightAverage, scaled_learning_rate
+from detection.training.optim import WeightAverage, build_optimizer, build_scheduler, scaled_learning_rate
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -37,11 +37,11 @@ class Progress:
 
 @dataclass(kw_only=True)
 class TrainingRun(Generic[Model]):
-    """A run at work.
+    """A run at work, with the optimizer and the schedule of its config.
 
     Attributes:
         config: its settings, with `schedule`, `optimizer` and `seed`.
-        model: the bare module that the optimizer moves.
+        model: the bare module that the optimizer moves, on its device.
         order: positions of the images of each batch, by epoch.
         batches: images and targets in that order.
         categories: label k is `categories[k - 1]` for a detector, `categories[k]` for a classifier.
@@ -55,8 +55,6 @@ class TrainingRun(Generic[Model]):
     folder: Path
     accelerator: Accelerator
     model: Model
-    optimizer: Optimizer
-    scheduler: LRScheduler
     order: TrainBatches
     batches: Any
     categories: Sequence[Category]
@@ -64,6 +62,16 @@ class TrainingRun(Generic[Model]):
     gradient_accumulation_steps: int = 1
     average: WeightAverage | None = None
     done: Progress = field(default_factory=Progress)
+
+    def __post_init__(self) -> None:
+        updates_per_epoch = -(-len(self.order) // self.gradient_accumulation_steps)
+        self.optimizer = build_optimizer(self.config.optimizer, self.model, self.images_per_update)
+        self.scheduler = build_scheduler(self.config.schedule, self.optimizer, updates_per_epoch)
+
+    @property
+    def images_per_update(self) -> int:
+        """Images an update, over all processes and accumulation."""
+        return self.order.global_size * self.gradient_accumulation_steps
 
     @property
     def evaluated(self) -> Model:
@@ -81,14 +89,18 @@ class TrainingRun(Generic[Model]):
             print(line, flush=True)
 
 
-def run_epochs(run: TrainingRun, log: RunLog, after_epoch: Callable[[], bool]) -> None:
-    """Train until the last epoch, and leave a checkpoint after each.
+def run_epochs(run: TrainingRun, after_epoch: Callable[[Any, RunLog], bool]) -> None:
+    """Train until the last epoch, with a log, and leave a checkpoint after each.
 
     Args:
         run: moved on in place.
-        log: of the updates.
         after_epoch: evaluates where that is due, before the checkpoint is written; True ends the run.
     """
+    with closing(RunLog(run.folder, run.accelerator.is_main_process, keep_epochs=run.done.epoch)) as log:
+        _run_epochs(run, log, after_epoch)
+
+
+def _run_epochs(run: TrainingRun, log: RunLog, after_epoch: Callable[[Any, RunLog], bool]) -> None:
     accelerator, epochs, done = run.accelerator, run.config.schedule.epochs, run.done
     frozen = freeze(run.model, run.frozen, done.epoch)
     model, run.optimizer = accelerator.prepare(run.model, run.optimizer)
@@ -104,7 +116,7 @@ def run_epochs(run: TrainingRun, log: RunLog, after_epoch: Callable[[], bool]) -
         seed_epoch(run.config.seed, epoch, accelerator.process_index)
         _train_epoch(run, model, log)
         done.epoch, done.seconds = epoch + 1, done.seconds + time.perf_counter() - began
-        ended = after_epoch()
+        ended = after_epoch(run, log)
         if accelerator.is_main_process:
             save_last(run)
         if ended:
@@ -152,7 +164,7 @@ def save_last(run: TrainingRun) -> None:
 
 
 def restore(run: TrainingRun) -> None:
-    """Take up the state that `save_last` wrote, before anything is prepared for devices or processes.
+    """Take up the state that `save_last` wrote, before anything is prepared for several processes, and print that.
 
     Raises:
         UserError: missing or damaged.
@@ -167,12 +179,22 @@ def restore(run: TrainingRun) -> None:
     if run.accelerator.scaler is not None and state["scaler"] is not None:
         run.accelerator.scaler.load_state_dict(state["scaler"])
     run.done = Progress(**state["progress"])
+    run.print_line(f"resume    {run.folder} after {run.done.epoch} epochs")
 
 
-def print_learning_rate(run: TrainingRun, images_per_update: int) -> None:
-    """Print how the learning rate was scaled."""
+def describe_run(run: TrainingRun, data: Mapping[str, Any]) -> None:
+    """Print how the learning rate was scaled, and write what is needed to do the run again.
+
+    Args:
+        run: ready to train; its folder is made here.
+        data: what is recorded of each split.
+    """
     optimizer: OptimizerConfig = run.config.optimizer
     run.print_line(
-        f"rate      {optimizer.kind} {scaled_learning_rate(optimizer, images_per_update):.3g} = {optimizer.lr:.3g} "
-        f"stated for {optimizer.reference_batch} images an update, scaled to the real {images_per_update}"
+        f"rate      {optimizer.kind} {scaled_learning_rate(optimizer, run.images_per_update):.3g} = {optimizer.lr:.3g} "
+        f"stated for {optimizer.reference_batch} images an update, scaled to the real {run.images_per_update}"
     )
+    if run.accelerator.is_main_process:
+        write_run_description(run.folder, run.config, data, run.accelerator)
+    run.print_line(f"run       {run.folder}")
+    run.accelerator.wait_for_everyone()

@@ -1,7 +1,6 @@
 """A training run from a config to a complete run folder, read top to bottom."""
 
 import time
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from torch.utils.data import DataLoader
 from detection.analysis.samples import draw_samples
 from detection.analysis.visualize import contact_sheet
 from detection.config import Config
-from detection.data.coco_index import CocoIndex
 from detection.data.dataset import DetectionDataset, match_categories, require_training_boxes
 from detection.data.masks import load_masks
 from detection.data.sampling import TrainBatches
@@ -25,24 +23,21 @@ from detection.detector import Detector, build_detector
 from detection.evaluation import evaluate_detections, metrics_table, write_evaluation
 from detection.pretrained import load_pretrained
 from detection.runs.checkpoint import load_weights, save_checkpoint
-from detection.runs.folder import write_run_description
 from detection.runs.logs import RunLog
 from detection.training.amplitudes import start_amplitude
 from detection.training.engine import validation_loss
 from detection.training.evaluate import detect_split
 from detection.training.freezing import freeze
-from detection.training.loaders import build_loader, eval_loader, open_split
-from detection.training.loop import TrainingRun, print_learning_rate, restore, run_epochs
-from detection.training.optim import WeightAverage, build_optimizer, build_scheduler
+from detection.training.loaders import build_loader, eval_loader, open_split, train_batches
+from detection.training.loop import TrainingRun, describe_run, restore, run_epochs
+from detection.training.optim import WeightAverage
 from detection.weights import LoadReport
 
 
 @dataclass(frozen=True)
 class Data:
-    """Indices, data sets and loaders of both splits."""
+    """Data sets and loaders of both splits."""
 
-    train_index: CocoIndex
-    val_index: CocoIndex
     train: DetectionDataset
     val: DetectionDataset
     train_batches: TrainBatches
@@ -71,16 +66,10 @@ def open_data(config: Config, accelerator: Accelerator) -> Data:
     require_training_boxes(train)
     val_masks = load_masks(val_index, source) if segmented and _needs_validation_loss(config) else None
     val = DetectionDataset(val_index, Path(config.data.val.images), masks=val_masks)
-    batches = TrainBatches(
-        len(train),
-        config.batch_size,
-        seed=config.seed,
-        aspect_ratios=train.aspect_ratios if config.data.aspect_grouping else None,
-        num_processes=accelerator.num_processes,
-        rank=accelerator.process_index,
-    )
+    aspect_ratios = train.aspect_ratios if config.data.aspect_grouping else None
+    batches = train_batches(len(train), config, accelerator, aspect_ratios)
     loader = build_loader(train, batches, config.data.workers, accelerator)
-    return Data(train_index, val_index, train, val, batches, loader, eval_loader(val, config, accelerator))
+    return Data(train, val, batches, loader, eval_loader(val, config, accelerator))
 
 
 def _needs_validation_loss(config: Config) -> bool:
@@ -118,8 +107,7 @@ def train(config: Config, folder: str | Path, accelerator: Accelerator, *, resum
     """
     began = time.perf_counter()
     run = prepare(config, Path(folder), accelerator, resume)
-    with closing(RunLog(run.folder, accelerator.is_main_process, keep_epochs=run.done.epoch)) as log:
-        run_epochs(run, log, lambda: after_epoch(run, log))
+    run_epochs(run, after_epoch)
     metrics = finish(run)
     run.print_line(f"finished  {folder} in {(time.perf_counter() - began) / 60:.1f} min")
     if config.note:
@@ -140,17 +128,13 @@ def prepare(config: Config, folder: Path, accelerator: Accelerator, resume: bool
     names = [category.name for category in data.train.categories]
     reports = [] if resume else load_pretrained(detector, config.detector.weights, names)
     freeze(detector, config.freeze, 0)
-    images_per_update = config.batch_size * config.gradient_accumulation_steps * accelerator.num_processes
-    optimizer = build_optimizer(config.optimizer, detector.to(accelerator.device), images_per_update)
-    updates_per_epoch = -(-len(data.train_batches) // config.gradient_accumulation_steps)
+    detector.to(accelerator.device)
     amplitude = None if resume else start_amplitude(detector, data.train, accelerator, reports)
     run = DetectorRun(
         config=config,
         folder=folder,
         accelerator=accelerator,
         model=detector,
-        optimizer=optimizer,
-        scheduler=build_scheduler(config.schedule, optimizer, updates_per_epoch),
         order=data.train_batches,
         batches=data.train_loader,
         categories=data.train.categories,
@@ -161,21 +145,14 @@ def prepare(config: Config, folder: Path, accelerator: Accelerator, resume: bool
     )
     if resume:
         restore(run)
-        run.print_line(f"resume    {folder} after {run.done.epoch} epochs")
     print_data(run)
     print_model(run, reports)
-    print_learning_rate(run, images_per_update)
     if amplitude is not None:
         note = "the descriptors' of pool.reference; normalized sources start from it"
         run.print_line(f"amplitude {amplitude:.3g}, {note}")
-    if accelerator.is_main_process:
-        origins = {
-            name: {"annotations": str(index.path), "sha256": index.digest, **index.counts}
-            for name, index in {"train": data.train_index, "val": data.val_index}.items()
-        }
-        write_run_description(folder, config, origins, accelerator)
-    run.print_line(f"run       {folder}")
-    accelerator.wait_for_everyone()
+    indices = {"train": data.train.index, "val": data.val.index}
+    origins = {k: {"annotations": str(i.path), "sha256": i.digest, **i.counts} for k, i in indices.items()}
+    describe_run(run, origins)
     return run
 
 
@@ -201,7 +178,7 @@ def evaluate_epoch(run: DetectorRun, log: RunLog) -> None:
         extra["val_loss"] = validation_loss(run.evaluated, data.val_loader, accelerator, config.seed)
     shared: list[Any] = [None]
     if accelerator.is_main_process:
-        metrics = {**evaluate_detections(data.val_index.to_coco(), results), **extra}
+        metrics = {**evaluate_detections(data.val.index.to_coco(), results), **extra}
         log.evaluation(done.epoch - 1, metrics)
         images = _draw(run, results, metrics)
         if images:
@@ -232,7 +209,7 @@ def _keep_if_best(run: DetectorRun, results: list[dict[str, Any]]) -> None:
 def _draw(run: DetectorRun, results: list[dict[str, Any]], metrics: dict[str, Any]) -> dict[str, np.ndarray]:
     """Draw ground truth next to detections from the score of the best F1 on, 0.5 where nothing was found."""
     data, best = run.data, metrics["best_f1"]["score"]
-    return draw_samples(data.val_index, data.val.images, results, run.config.samples, best if best > 0 else 0.5)
+    return draw_samples(data.val.index, data.val.images, results, run.config.samples, best if best > 0 else 0.5)
 
 
 def finish(run: DetectorRun) -> dict[str, Any]:
@@ -245,7 +222,7 @@ def finish(run: DetectorRun) -> dict[str, Any]:
         results = detect_split(run.model, data.val_loader, accelerator, data.val.categories, "evaluating the best")
     if not accelerator.is_main_process:
         return {}
-    ground_truth = data.val_index.to_coco()
+    ground_truth = data.val.index.to_coco()
     metrics = {**evaluate_detections(ground_truth, results), "epoch": run.done.best_epoch}
     write_evaluation(folder, ground_truth, results, metrics, losses_log=folder / "log.jsonl")
     (folder / "samples").mkdir(exist_ok=True)

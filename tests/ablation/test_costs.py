@@ -1,6 +1,7 @@
 """MeasuredCosts: each architecture once, in turns, and none that cannot be measured is made up."""
 
 import json
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -8,11 +9,11 @@ import pytest
 import torch
 
 from detection.ablation import Ablation
-from detection.ablation import costs as module
-from detection.ablation.costs import all_measured, architectures, measure_costs, median_times, read_costs, write_costs
-from detection.ablation.detectors import detector_workload
+from detection.ablation.costs import all_measured, architectures, measure_costs, read_costs
+from detection.ablation.detectors import DETECTORS
 from detection.ablation.plan import make_plan
-from detection.ablation.run_types import Workload
+from detection.ablation.workload import Workload
+from detection.atomic_write import write_json
 from detection.errors import UserError
 from tests.ablation.coins import COINS
 from tests.tiny_runs import tiny_config
@@ -27,19 +28,6 @@ def plan(tmp_path):
     variants = {"a": [], "b": ["p=0.9"], "c": ["width=12"]}
     ablation = Ablation(base="base.py", variants=variants, seeds=(0, 1), run_type=COINS)
     return make_plan("coins", ablation, tmp_path / "base.py", tmp_path / "out")
-
-
-def test_functions_have_their_turns(monkeypatch):
-    """The clock stands still but for what each call adds; the third round of the second one is slow."""
-    clock, order = [0.0], []
-    monkeypatch.setattr(module.time, "perf_counter", lambda: clock[0])
-
-    def call(name, seconds):
-        order.append(name)
-        clock[0] += seconds[min(order.count(name), len(seconds)) - 1]
-
-    times = median_times([partial(call, "a", [9, 9, 1]), partial(call, "b", [9, 9, 2, 2, 50])], 3, nothing)
-    assert order == ["a", "b"] * 5 and times == [1, 2]
 
 
 def test_each_architecture_is_measured_once(plan, monkeypatch):
@@ -63,7 +51,7 @@ def test_what_cannot_be_measured_is_a_failure_and_not_a_number(plan, monkeypatch
     costs = measure_costs(plan, 1, nothing, lambda function: 7)
     assert list(costs.failures.values()) == ["no data."] and len(costs.architectures) == 1
     assert not all_measured(costs, plan) and not all_measured(None, plan)
-    write_costs(tmp_path / "costs.json", costs)
+    write_json(tmp_path / "costs.json", asdict(costs))
     assert read_costs(tmp_path / "costs.json") == costs
 
 
@@ -79,7 +67,7 @@ def test_costs_that_cannot_be_read_are_none(tmp_path, text):
 def test_a_detector_at_work_stays_as_it_is(shapes, change):
     """It trains, as the batches that its norms have seen show; and yet its weights hardly move."""
     config = tiny_config(Path(shapes), change)
-    work = detector_workload(config)
+    work = DETECTORS.workload(config)
     detector = next(
         cell.cell_contents for cell in work.infer.__closure__ if isinstance(cell.cell_contents, torch.nn.Module)
     )
@@ -95,4 +83,4 @@ def test_a_detector_at_work_stays_as_it_is(shapes, change):
 
 def test_a_detector_without_its_data_cannot_be_measured(tmp_path):
     with pytest.raises(UserError, match="no such folder|cannot read"):
-        detector_workload(tiny_config(tmp_path / "none"))
+        DETECTORS.workload(tiny_config(tmp_path / "none"))

@@ -87,7 +87,7 @@ def test_plain_data_survives_json_and_writes_defaults_out():
         "norm": "auto",
         "norm_eps": 1e-5,
     }
-    again = from_plain(plain)
+    again = from_plain(plain, Config)
     assert to_plain(again) == to_plain(config)
     assert config_hash(again) == config_hash(config)
     assert isinstance(again.schedule.milestones, tuple)
@@ -95,7 +95,7 @@ def test_plain_data_survives_json_and_writes_defaults_out():
 
 def test_nested_parts_survive():
     detector = dataclasses.replace(DETECTOR, backbone=partial(FPN, body=partial(Tiny), stages=("c2", "c3")))
-    again = from_plain(json.loads(json.dumps(to_plain(Config(detector=detector)))))
+    again = from_plain(json.loads(json.dumps(to_plain(Config(detector=detector)))), Config)
     assert again.detector.backbone.keywords["body"].func is Tiny
     assert again.detector.backbone.keywords["stages"] == ("c2", "c3")
 
@@ -107,7 +107,7 @@ WITH_SKIP_POOL = dataclasses.replace(CONFIG, detector=dataclasses.replace(DETECT
 def test_dataclasses_in_a_tuple_of_a_part_survive():
     plain = json.loads(json.dumps(to_plain(WITH_SKIP_POOL)))
     assert plain["detector"]["pool"]["sources"][1] == {"feature_maps": ["c3"], "box_scale": 1.5, "norm": "channels"}
-    again = from_plain(plain)
+    again = from_plain(plain, Config)
     assert {k: again.detector.pool.keywords[k] for k in SKIP_POOL.keywords} == SKIP_POOL.keywords
     assert to_plain(again) == to_plain(WITH_SKIP_POOL)
 
@@ -151,7 +151,7 @@ def test_a_class_from_elsewhere_is_neither_written_nor_opened():
     plain = to_plain(CONFIG)
     plain["detector"]["head"] = {"class": "subprocess.Popen", "args": "true"}
     with pytest.raises(UserError, match="not a class of the package"):
-        from_plain(plain)
+        from_plain(plain, Config)
 
 
 def test_a_module_from_elsewhere_is_not_even_imported(tmp_path, monkeypatch):
@@ -174,7 +174,7 @@ def test_a_damaged_config_json_gets_one_sentence(change, sentence):
     plain = to_plain(CONFIG)
     change(plain)
     with pytest.raises(UserError, match=sentence):
-        from_plain(plain)
+        from_plain(plain, Config)
 
 
 def test_config_files_are_named_when_missing_or_wrong(tmp_path):
@@ -213,4 +213,4 @@ def test_settings_written_in_python_are_checked_too():
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda p: p.name)
 def test_every_config_of_the_package_loads_and_is_written_and_opened_again(path):
     config = load_config(path)
-    assert to_plain(from_plain(json.loads(json.dumps(to_plain(config))))) == to_plain(config)
+    assert to_plain(from_plain(json.loads(json.dumps(to_plain(config))), Config)) == to_plain(config)

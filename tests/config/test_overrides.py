@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 
 from detection.cells import GRU
-from detection.config import from_plain, override, to_plain
+from detection.config import Config, from_plain, override, to_plain
 from detection.config.overrides import as_overrides, as_text
 from detection.context import NoContext, SpatialRNN
 from detection.errors import UserError
@@ -29,7 +29,7 @@ def test_a_value_becomes_a_text_that_gives_the_value(tmp_path, key, value):
     (text,) = as_overrides({f"detector.{key}": value}, "variants['a']")
     plain = to_plain(config)
     plain["detector"][key] = to_plain(value)
-    assert to_plain(override(config, [text])) == to_plain(from_plain(plain))
+    assert to_plain(override(config, [text])) == to_plain(from_plain(plain, Config))
 
 
 def test_texts_are_short():

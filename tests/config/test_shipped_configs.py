@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from detection.config import base_config, from_plain, load_config, override, to_plain
+from detection.config import Config, base_config, from_plain, load_config, override, to_plain
 from detection.config.files import find_config, shipped_configs
 from detection.context import SpatialRNN
 from detection.detector import build_detector
@@ -54,7 +54,7 @@ def make_batch(with_masks):
 @pytest.mark.parametrize("name", FILES)
 def test_a_config_trains_a_step_and_detects(name):
     """Built from its plain data, with its own freezing: every weight that is trained has a gradient, in each stage."""
-    config = from_plain(json.loads(json.dumps(shrunk(to_plain(load_config(FILES[name]))))))
+    config = from_plain(json.loads(json.dumps(shrunk(to_plain(load_config(FILES[name]))))), Config)
     torch.manual_seed(0)
     detector = build_detector(config.detector, NUM_CLASSES, resize_in_training=False)
     assert load_pretrained(detector, None) == []
@@ -138,3 +138,12 @@ def test_the_voc_config_takes_the_overrides_that_its_text_names():
     voc, coco = override(load_config(FILES["ion_vgg16_voc07"]), items), load_config(FILES["ion_vgg16_coco"])
     assert voc.detector.inference == coco.detector.inference
     assert voc.detector.head.keywords == coco.detector.head.keywords
+
+
+def test_a_path_that_does_not_exist_names_the_nearest_file(tmp_path):
+    (tmp_path / "mine.py").touch()
+    for name, near in (("mime.py", tmp_path / "mine.py"), ("fintune.py", "finetune")):
+        with pytest.raises(UserError, match=f"{name}: no such file, and no shipped config .* did you mean {near}"):
+            find_config(tmp_path / name if name == "mime.py" else name)
+    with pytest.raises(UserError, match=r"\.\./no.py: no such file"):
+        find_config("../no.py")

@@ -46,21 +46,18 @@ def test_two_processes_train_to_a_complete_run(two_process_run):
 
 
 IN_STEP = """
-from contextlib import closing
 from pathlib import Path
 
 from accelerate.utils import gather_object
 
-from detection.config import from_plain
-from detection.runs.logs import RunLog
+from detection.config import Config, from_plain
 from detection.training.loaders import build_accelerator
 from detection.training.loop import run_epochs
 from detection.training.run import after_epoch, prepare
 
 accelerator = build_accelerator("no", "cpu")
-run = prepare(from_plain({plain!r}), Path("run"), accelerator, False)
-with closing(RunLog(run.folder, accelerator.is_main_process)) as log:
-    run_epochs(run, log, lambda: after_epoch(run, log))
+run = prepare(from_plain({plain!r}, Config), Path("run"), accelerator, False)
+run_epochs(run, after_epoch)
 states = gather_object([{{n: t.double().abs().sum().item() for n, t in run.model.state_dict().items()}}])
 differing = [n for n in states[0] if states[0][n] != states[1][n]]
 assert not differing, differing
