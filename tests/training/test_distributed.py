@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from detection.config import to_plain
 from detection.evaluation.coco import METRICS
-from detection.training.run import open_data, train
+from detection.training.run import open_data, prepare, train
 from tests.tiny_runs import tiny_config, write_config
 
 ROOT = Path(__file__).parents[2]
@@ -104,14 +104,18 @@ def test_one_and_two_processes_evaluate_to_equal_numbers(two_process_run, tmp_pa
 
 
 @pytest.mark.slow
-def test_two_processes_of_one_image_start_like_one_process_of_two(shapes, tmp_path):
-    """The first update sees the same images; what differs is the sampling of anchors on each process."""
-    extra = ("schedule.epochs=1", "optimizer.lr=1e-12", "data.augmentation=none")
+def test_two_processes_of_one_image_move_the_weights_like_one_process_of_two(shapes, tmp_path):
+    """What differs is the sampling of anchors and the batch statistics on each process."""
+    extra = ("schedule.epochs=1", "optimizer.lr=1e-4", "data.augmentation=none")
+    untrained = prepare(tiny_config(shapes, *extra), tmp_path / "start", Accelerator(cpu=True), False).model
+    start = {n: p.detach().clone() for n, p in untrained.named_parameters()}
     train(tiny_config(shapes, *extra), tmp_path / "one", Accelerator(cpu=True))
     config = write_config(tmp_path / "config.py", shapes)
     launch(str(ROOT / "tools/train.py"), str(config), *extra, "batch_size=1", "--output=two", cwd=tmp_path)
     first = [json.loads((tmp_path / n / "log.jsonl").read_text().splitlines()[0]) for n in ("one", "two")]
     assert first[1]["loss"] == pytest.approx(first[0]["loss"], rel=0.1)
-    a, b = (load_file(tmp_path / n / "checkpoints/last/model.safetensors") for n in ("one", "two"))
-    weights = [n for n in a if "running" not in n and "num_batches" not in n]
-    assert all(torch.allclose(a[n], b[n], atol=1e-6) for n in weights)
+    ends = (load_file(tmp_path / n / "checkpoints/last/model.safetensors") for n in ("one", "two"))
+    one, two = (torch.cat([(end[n] - p).flatten() for n, p in start.items()]) for end in ends)
+    # A sum over processes in place of a mean would double the way, gradients of other images turn it.
+    assert two.norm().item() == pytest.approx(one.norm().item(), rel=0.1)
+    assert torch.cosine_similarity(one, two, dim=0) > 0.9

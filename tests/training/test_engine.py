@@ -10,6 +10,7 @@ from detection.detector import build_detector
 from detection.errors import UserError
 from detection.training.engine import coco_results, evaluate, train_one_epoch, validation_loss
 from detection.training.freezing import freeze
+from detection.training.optim import WeightAverage
 from tests.tiny_runs import DETECTOR
 
 CATEGORIES = (Category(4, "a"), Category(70, "b"), Category(71, "c"))
@@ -156,3 +157,35 @@ def test_bf16_trains(detector):
         and evaluate(accelerator.unwrap_model(model), [as_batch(item(1))], accelerator, CATEGORIES) is not None
     )
     AcceleratorState._reset_state(True)
+
+
+def test_results_keep_a_thousandth_of_a_pixel_and_six_decimals_of_a_score():
+    """Widths are rounded as differences of the exact corners: 11.2357 − 1.2345 = 10.0012, not 11.236 − 1.234."""
+    detection = {
+        "boxes": torch.tensor([[1.2345, 2.0004, 11.2357, 22.5]], dtype=torch.float64),
+        "labels": torch.tensor([3]),
+        "scores": torch.tensor([0.12345678], dtype=torch.float64),
+    }
+    (found,) = coco_results(detection, 7, CATEGORIES)
+    assert found["bbox"] == [1.234, 2.0, 10.001, 20.5] and found["score"] == 0.123457
+
+
+def test_the_average_takes_in_every_update_once(detector, accelerator):
+    """Three batches, two an update: two updates, not three; then the decays are 1/10 and 2/11."""
+    average = WeightAverage(detector, 0.9)
+    weight, averaged = (m.head.roi_heads.box_predictor.cls_score.weight for m in (detector, average.module))
+    expected, lines, (optimizer, scheduler) = weight.detach().clone(), [], sgd(detector, lr=0.5)
+
+    def log(line):
+        decay = (1 / 10, 2 / 11)[len(lines)]
+        expected.mul_(decay).add_((1 - decay) * weight.detach())
+        torch.testing.assert_close(averaged, expected)
+        lines.append(line)
+
+    batches = [as_batch(item(k)) for k in (1, 2, 3)]
+    freeze(detector, {}, 0)
+    train_one_epoch(
+        detector, batches, 3, optimizer, scheduler, accelerator,
+        gradient_accumulation_steps=2, average=average, log=log,
+    )  # fmt: skip
+    assert len(lines) == 2 and not torch.allclose(averaged, weight)

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from contextlib import closing
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,10 +13,12 @@ from safetensors.torch import load_file
 from detection.errors import UserError
 from detection.evaluation.coco import METRICS
 from detection.runs.folder import CONFIG_FORMAT, new_run_folder, open_config, open_run, read_config_json
+from detection.runs.logs import RunLog
 from detection.training.engine import seed_epoch
 from detection.training.evaluate import evaluate_run
 from detection.training.loaders import build_accelerator
-from detection.training.run import train
+from detection.training.loop import run_epochs
+from detection.training.run import prepare, train
 from tests.tiny_runs import tiny_config
 
 pytestmark = pytest.mark.usefixtures("blank_plots")
@@ -226,3 +230,30 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path, finished_run):
         (copy / "config.json").write_text(json.dumps(config))
         with pytest.raises(UserError, match=f"copy/config.json: has {words}, and this version reads format 2; train"):
             open_run(copy)
+
+
+def test_the_average_of_all_updates_is_evaluated_and_kept(shapes, tmp_path):
+    run = prepare(tiny_config(shapes, "schedule.epochs=1", "ema=0.9"), tmp_path, Accelerator(cpu=True), False)
+    before = {name: p.detach().clone() for name, p in run.model.named_parameters()}
+    with closing(RunLog(tmp_path, True)) as log:
+        run_epochs(run, log, lambda: True)
+    assert run.average.updates == 4 and run.evaluated is run.average.module
+    kept, trained = (load_file(tmp_path / f"checkpoints/last/{name}.safetensors") for name in ("model", "training"))
+    for name, p in run.model.named_parameters():
+        assert torch.equal(kept[name], run.evaluated.get_parameter(name)) and torch.equal(trained[name], p)
+        assert not torch.equal(kept[name], before[name]) and not torch.equal(kept[name], p), name
+
+
+def test_the_learning_rate_counts_images_of_all_batches_and_processes_of_an_update(shapes, tmp_path):
+    """7 images in batches of 2 on 2 processes, 2 batches an update: one update of 8 images, stated for 2."""
+    accelerator = SimpleNamespace(
+        num_processes=2, process_index=1, device=torch.device("cpu"), is_main_process=False, wait_for_everyone=int
+    )
+    settings = ("batch_size=2", "gradient_accumulation_steps=2", "schedule.epochs=4", "schedule.milestones=(0.5,)")
+    run = prepare(tiny_config(shapes, *settings), tmp_path, accelerator, False)
+    rates = []
+    for _ in range(4):
+        rates.append(run.scheduler.get_last_lr())
+        run.optimizer.step()
+        run.scheduler.step()
+    assert sum(rates, []) == pytest.approx([0.04] * 4 + [0.004] * 4)
