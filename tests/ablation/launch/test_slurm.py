@@ -1,5 +1,6 @@
 """Ablations on a real Slurm, started for these tests on this machine (`one_node.sh`)."""
 
+import contextlib
 import csv
 import os
 import shutil
@@ -24,17 +25,20 @@ pytestmark = pytest.mark.skipif(bool(ABSENT), reason=f"needs Slurm: {', '.join(A
 SLURM = ("--launcher=slurm", "--gpus=0", "--cpus=1", "--hours=0.2", "--memory=2")
 
 
-def free_port():
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        return str(other.getsockname()[1])
+def free_ports(count):
+    """Different ones, as all are held until the last is found."""
+    with contextlib.ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [str(each.getsockname()[1]) for each in sockets]
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
     pytest.importorskip("submitit")
     folder = tmp_path_factory.mktemp("slurm") / "one"
-    ports = {"CTLD_PORT": free_port(), "SLURMD_PORT": free_port()}
+    ports = dict(zip(("CTLD_PORT", "SLURMD_PORT"), free_ports(2), strict=True))
     said = subprocess.run(["sh", SCRIPT, "start", folder], env={**os.environ, **ports}, capture_output=True, text=True)
     try:
         assert said.returncode == 0, said.stderr
@@ -79,7 +83,7 @@ def test_the_same_report_as_without_slurm(capsys):
     assert run("coins.py", "slurm", *SLURM) == 0
     assert run("coins.py", "local") == 0
     assert len(metrics("slurm")) == 3 and metrics("slurm") == metrics("local")
-    assert queued() == []
+    wait(lambda: not queued())  # a job has written its result a moment before Slurm lets it go
 
 
 def test_detectors_and_costs(shapes, place):
@@ -97,18 +101,33 @@ def test_detectors_and_costs(shapes, place):
 
 
 def start(file):
-    command = [sys.executable, "-m", "detection.cli.ablate", file, "--output=out", "--cost-rounds=0", *SLURM]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    """Run an ablation whose jobs need the complete node each, so that they run one after another."""
+    settings = [*SLURM[:2], f"--cpus={os.cpu_count()}", *SLURM[3:]]
+    command = [sys.executable, "-m", "detection.cli.ablate", file, "--output=out", "--cost-rounds=0", *settings]
+    with Path("out.txt").open("w") as output:
+        return subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+
+
+def wait_until_stuck():
+    """Wait until the second of four jobs hangs; returns the jobs that are left, by age: it and two that wait.
+
+    All four must have been taken over by the launcher, which prints the last one's name then.
+    """
+    log = Path("out/runs/data/stuck/seed-0.log")
+    wait(lambda: log.exists() and "hanging" in log.read_text())
+    wait(lambda: any("stuck/seed-1" in line and "running" in line for line in Path("out.txt").read_text().splitlines()))
+    wait(lambda: len(queued()) == 3)
+    return sorted(queued(), key=int)
 
 
 def test_jobs_that_others_cancel_are_missing():
     write({"fair": [], "stuck": ["behavior=hang"]})
     working = start("coins.py")
-    wait(lambda: len(list(Path("out/runs").glob("data/fair/*/metrics.json"))) == 2 and len(queued()) == 2)
-    subprocess.run(["scancel", *queued()], check=True)
-    text, _ = working.communicate(timeout=180)
-    # One was at work and was told to end, the other had not begun.
-    assert working.returncode == 1 and "seed-0 " in text and "seed-1 " in text, text
+    at_work, _, waiting = wait_until_stuck()
+    subprocess.run(["scancel", at_work, waiting], check=True)
+    code, text = working.wait(180), Path("out.txt").read_text()
+    # One was at work and ended by a signal, the other had not begun.
+    assert code == 1 and "seed-0 " in text and "seed-1 " in text, text
     assert "failed with exit code -15" in text and "Slurm job" in text and "ended without a result" in text, text
     missing = {row["variant"]: row["missing"] for row in metrics("out")}
     assert missing == {"fair": "", "stuck": "seed-0 seed-1"}
@@ -117,10 +136,10 @@ def test_jobs_that_others_cancel_are_missing():
 def test_jobs_are_cancelled_when_we_are_ended():
     write({"fair": [], "stuck": ["behavior=hang"]})
     working = start("coins.py")
-    wait(lambda: len(queued()) == 2 and list(Path("out/runs").glob("data/fair/*/metrics.json")))
+    wait_until_stuck()
     working.send_signal(signal.SIGINT)
-    text, _ = working.communicate(timeout=180)
-    assert working.returncode == 130 and "are left" in text, text
+    code, text = working.wait(180), Path("out.txt").read_text()
+    assert code == 130 and "are left" in text, text
     wait(lambda: not queued())
 
 
