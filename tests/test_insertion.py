@@ -8,7 +8,7 @@ import torch
 import torchvision
 from torch import nn
 
-from detection.backbones import FPN, ResNet
+from detection.backbones import FPN, ResNet, Tiny
 from detection.cells import LSTM
 from detection.config import DetectorConfig
 from detection.context import ConvStack, SpatialRNN
@@ -147,3 +147,20 @@ def test_a_skip_pool_keeps_its_settings(amplitude):
     assert [name for name, _ in pool.named_parameters()] == ["reduce.weight", "reduce.bias"]  # no amplitude is learned
     assert (pool.parts[1].amplitude == 7.0).all()
     assert (pool.parts[2].amplitude == (3.0 if isinstance(amplitude, float) else 1.0)).all()
+
+
+def test_a_roi_align_keeps_its_settings():
+    """On these levels boxes of 40 pixels part; at torchvision's scale of 224 all would be read from the finer one."""
+    torch.manual_seed(0)
+    pool = partial(
+        RoIAlign, stages=("c2", "c3"), output_size=5, sampling_ratio=1, canonical_scale=40, canonical_level=3
+    )
+    config = dataclasses.replace(DETECTOR, backbone=partial(Tiny, channels=(8, 8)), pool=pool)
+    detector = build_detector(config, 3)
+    old = detector.pool
+    features = {name: torch.randn(1, 8, 64 // s, 64 // s) for name, s in (("c2", 4), ("c3", 8))}
+    boxes = [torch.tensor([[1.0, 1, 21, 21], [2, 2, 32, 40], [0, 0, 44, 44], [3, 3, 63, 63], [5, 5, 13, 14]])]
+    expected = old(features, boxes, [(64, 64)])
+    new = add_context(detector, partial(ConvStack, hidden_channels=4), "c3").pool
+    features["context"] = torch.randn(1, 4, 8, 8)
+    assert torch.equal(new(features, boxes, [(64, 64)]), expected)

@@ -234,3 +234,23 @@ def test_googlenet_computes_what_torchvisions_does(tmp_path):
         theirs((images - mean) / std)
         found = ours((images - own_mean) / own_std)["c5"]
     torch.testing.assert_close(found, seen[0], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["IMAGENET1K_FEATURES", "IMAGENET1K_V1"])
+def test_vgg_normalizes_as_its_weights_were_trained(name):
+    """Those of Caffe less the mean of red, green and blue in 0 … 255, and not divided; torchvision's as usual."""
+    theirs = torchvision.models.VGG16_Weights[name].transforms()
+    ours = VGG16(weights=name)
+    assert ours.image_mean == pytest.approx(theirs.mean, abs=1e-5)
+    assert ours.image_std == pytest.approx(theirs.std, rel=1e-5)
+    if name == "IMAGENET1K_FEATURES":
+        assert [255 * m for m in ours.image_mean] == pytest.approx([123.0, 117.0, 104.0], abs=0.01)
+
+
+@pytest.mark.parametrize("weights", [None, "IMAGENET1K_V1"])
+def test_googlenets_norms_have_torchvisions_eps(weights):
+    """Channels that never fire have a variance below it, so that another eps scales them."""
+    theirs = torchvision.models.googlenet(weights=None, init_weights=False)
+    eps = {m.eps for m in theirs.modules() if isinstance(m, nn.BatchNorm2d)}
+    norms = [m for m in GoogLeNet(weights=weights).modules() if isinstance(m, nn.BatchNorm2d | FrozenBatchNorm2d)]
+    assert len(norms) == 57 and {m.eps for m in norms} == eps == {0.001}

@@ -228,3 +228,17 @@ def test_settings_that_do_not_fit_get_one_sentence():
     refused(
         "detector.head.score_threshold=1.5: must be at least 0 and below 1", head=partial(head, score_threshold=1.5)
     )
+
+
+def test_an_embedding_is_a_scaled_linear_layer():
+    x = torch.tensor([[1.0, -2.0], [0.5, 3.0]])
+    for relu in (True, False):
+        embed = Embed(2, features=3, relu=relu, scale=0.01)
+        linear = x @ embed.linear.weight.T + embed.linear.bias
+        torch.testing.assert_close(embed(x), 0.01 * (linear.clamp(min=0) if relu else linear))
+
+
+def test_the_gaussian_start_of_an_embedding():
+    torch.manual_seed(0)
+    linear = Embed(100, features=200, std=0.005).linear
+    assert linear.weight.std().item() == pytest.approx(0.005, rel=0.02) and not linear.bias.any()

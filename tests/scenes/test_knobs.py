@@ -10,7 +10,7 @@ from PIL import Image
 from detection.cli import scenes as scenes_command
 from detection.config import DataConfig, ScenesConfig, SplitConfig
 from detection.errors import UserError
-from detection.scenes import drawing
+from detection.scenes import beacon, drawing
 from detection.scenes.ensure import ensure_scenes
 from detection.scenes.tasks import TASKS, draw_scene
 
@@ -54,6 +54,18 @@ def test_beacon_adds_patches_off_the_objects_and_changes_nothing_else():
         assert 4 <= cv2.connectedComponents(changed)[0] - 1 <= 6
         for x0, y0, x1, y1 in boxes(harder).round().astype(int):
             assert not changed[y0 - 1 : y1 + 1, x0 - 1 : x1 + 1].any()
+
+
+def test_patches_of_beacon_have_every_color_evenly():
+    """So that no color in the image is a cue by itself: each of three in a third, within four standard deviations."""
+    seen = {name: 0 for name in beacon.BEACONS}
+    for plain, harder in zip(scenes("beacon", 20, 0), scenes("beacon", 20, 12), strict=True):
+        _, _, _, middles = cv2.connectedComponentsWithStats((plain.image != harder.image).any(2).astype(np.uint8))
+        for x, y in middles[1:].round().astype(int):
+            pixel = harder.image[y, x].astype(int)
+            seen[min(seen, key=lambda name, pixel=pixel: np.abs(np.array(beacon.BEACONS[name]) - pixel).sum())] += 1
+    total = sum(seen.values())
+    assert total > 100 and all(abs(n - total / 3) < 4 * np.sqrt(total * 2 / 9) for n in seen.values())
 
 
 @pytest.mark.parametrize("markers", [0, 4])
