@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch.autograd import forward_ad
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import detection.ops.flops  # noqa: F401 - registers the formulas
@@ -414,3 +415,37 @@ def test_a_bounded_ind_rnn_equals_a_naive_loop(backend):
         *(torch.autograd.grad(y.square().sum(), [x, right.weight_hh]) for y in (found, expected)), strict=True
     ):
         torch.testing.assert_close(a, b)
+
+
+class _Returned(TorchDispatchMode):
+    """Count the numbers that our operations return."""
+
+    def __init__(self):
+        super().__init__()
+        self.numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        if func.namespace == "detection":
+            self.numbers += sum(t.numel() for t in (found if isinstance(found, tuple) else (found,)))
+        return found
+
+
+@pytest.mark.parametrize("cell", [LSTM, GRU], ids=name_of)
+def test_states_are_kept_for_a_backward_pass_only(cell):
+    """Gates and a state at each location and direction, where something learns and gradients are on."""
+    cells = nn.ModuleList(cell(SIZE) for _ in DIRECTIONS)
+    x = torch.randn(B, cells[0].gates * SIZE, H, W)
+    output = len(DIRECTIONS) * B * SIZE * H * W
+    states = output * (cells[0].gates + 1)
+
+    def returned(x):
+        with _Returned() as mode:
+            sweep(list(cells), x, None, DIRECTIONS)
+        return mode.numbers
+
+    assert returned(x) == output + states
+    with torch.no_grad():
+        assert returned(x.clone().requires_grad_()) == output
+    cells.requires_grad_(False)
+    assert returned(x) == output and returned(x.clone().requires_grad_()) == output + states
