@@ -59,5 +59,5 @@ def draw_results(
 
 def xywh_to_xyxy(boxes: np.ndarray) -> np.ndarray:
     """Convert COCO's boxes (N, 4) to corners, as `draw_boxes` takes them."""
-    boxes = boxes.reshape(-1, 4)  # an empty list is (0,)
+    boxes = boxes.reshape(-1, 4)  # (N, 4), also of an empty list
     return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)

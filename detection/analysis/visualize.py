@@ -65,15 +65,15 @@ def draw_boxes(
         labels: N class names.
         scores: N scores in 0..1, printed behind the names; the highest is drawn on top.
         colors: RGB color by class name; a name not in it gets its `class_color`.
-        min_side: an image whose shorter side is below this many pixels is first enlarged by an integer factor.
+        min_side: an image whose shorter side is below this many pixels is first enlarged by an integer factor f.
 
     Returns:
-        The drawn image (f·H, f·W, 3) uint8, where f is that factor.
+        The drawn image (f·H, f·W, 3) uint8.
 
     Raises:
         ValueError: the numbers of boxes, labels and scores differ.
     """
-    boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+    boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)  # (N, 4), also of an empty list
     if len(labels) != len(boxes) or (scores is not None and len(scores) != len(boxes)):
         raise ValueError(f"{len(boxes)} boxes, {len(labels)} labels, {None if scores is None else len(scores)} scores")
     factor = max(1, min(math.ceil(min_side / min(image.shape[:2])), _MOST_ENLARGED // max(image.shape[:2])))

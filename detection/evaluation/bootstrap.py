@@ -56,8 +56,10 @@ def _ranking(images: list[dict[str, Any] | None], num_thresholds: int) -> Rankin
     position = np.concatenate([np.full(len(i["dtScores"]), p) for p, i in found] or [np.zeros(0)]).astype(np.int64)
     score = np.concatenate([i["dtScores"] for _, i in found] or [np.zeros(0)])
     nothing = np.zeros((num_thresholds, 0))
-    matched = np.concatenate([nothing, *(i["dtMatches"].reshape(num_thresholds, -1) for _, i in found)], axis=1) > 0
-    ignored = np.concatenate([nothing, *(i["dtIgnore"].reshape(num_thresholds, -1) for _, i in found)], axis=1) > 0
+    matched, ignored = (  # (T, D) each
+        np.concatenate([nothing, *(image[key].reshape(num_thresholds, -1) for _, image in found)], axis=1) > 0
+        for key in ("dtMatches", "dtIgnore")
+    )
     order = np.argsort(-score, kind="mergesort")
     # Detections that never count, and those after the last hit, change no AP.
     order = order[~ignored[:, order].all(axis=0)]

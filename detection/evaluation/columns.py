@@ -100,5 +100,5 @@ def _flat(ground_truth: CocoDataset, items: list[dict[str, Any]]) -> tuple[np.nd
     return (
         np.array([images[item["image_id"]] for item in items], dtype=np.int64),
         np.array([categories[item["category_id"]] for item in items], dtype=np.int64),
-        np.array([item["bbox"] for item in items], dtype=np.float64).reshape(-1, 4),
+        np.array([item["bbox"] for item in items], dtype=np.float64).reshape(-1, 4),  # (0, 4) without boxes
     )

@@ -61,7 +61,7 @@ def counting(matching: Matching, num_images: int) -> Counting:
     targets, detections, num_classes = matching.targets, matching.detections, len(matching.targets.names)
     key = (targets.image * num_classes + targets.category)[~targets.crowd]
     true = np.bincount(key, minlength=num_images * num_classes)
-    per_image = true.reshape(num_images, num_classes)
+    per_image = true.reshape(num_images, num_classes)  # (I, K)
     has_ground_truth = np.asarray(per_image.any(axis=0))
     counted = detections.select((matching.matched != IGNORED) & has_ground_truth[detections.category])
     key = counted.image * num_classes + counted.category

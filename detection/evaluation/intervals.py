@@ -47,7 +47,7 @@ class Interval:
 
     @property
     def is_significant(self) -> bool:
-        """Whether the interval excludes 0."""
+        """True where the interval excludes 0."""
         return self.low > 0 or self.high < 0
 
 

@@ -51,9 +51,9 @@ def jaccard_indices(
     real = np.bincount(targets.category[~targets.crowd], minlength=num_classes)
     thresholds = _thresholds(detections, real)
     kept = (detections.score >= row[detections.category] for row in thresholds)
-    # Means over the images where a ratio exists; 0 where there is none.
-    ratios = (np.ma.masked_invalid(graph.ratios(k)).reshape(num_images, num_classes) for k in kept)
-    means = np.array([image_ratios.mean(axis=0).filled(0) for image_ratios in ratios])
+    ratios = (np.ma.masked_invalid(graph.ratios(k)).reshape(num_images, num_classes) for k in kept)  # (I, K) each
+    # An image without ground truth and detections has no ratio; a class without any ratio gets 0.
+    means = np.array([of_images.mean(axis=0).filled(0) for of_images in ratios])  # (T, K)
     best = [(float(means[t, k]), float(thresholds[t, k])) for k, t in enumerate(means.argmax(0).tolist())]
     return [pair if number else (-1.0, -1.0) for pair, number in zip(best, real.tolist(), strict=True)]
 

@@ -32,7 +32,6 @@ def write_files(output: Path, files: dict[str, bytes]) -> list[Path]:
     """
     try:
         for name, content in files.items():
-            (output / name).parent.mkdir(parents=True, exist_ok=True)
             atomic_write(output / name, lambda path, content=content: path.write_bytes(content))
     except OSError as error:
         raise UserError(f"{output}: its files cannot be written ({error.strerror}).") from None
