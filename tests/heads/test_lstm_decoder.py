@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from detection.cells import CELLS, GRU, LSTM, TiedLSTM
+from detection.cells import CELLS, GRU, LSTM, Cell, TiedLSTM
 from detection.config.serialization import from_plain
 from detection.errors import UserError
 from detection.heads.lstm_decoder import LSTMDecoder
@@ -146,3 +146,32 @@ def test_numbers_that_cannot_be_get_one_sentence(settings):
     (name, value) = next(iter(settings.items()))
     with pytest.raises(UserError, match=f"^head.decoder.{name}={value}: must be .*[.]$"):
         from_plain(partial(LSTMDecoder, **settings), partial[LSTMDecoder], "head.decoder")
+
+
+class Echo(Cell):
+    """A cell whose output is its input."""
+
+    recurrent_gates = 0
+
+    def step(self, x, state):
+        return (x,)
+
+
+def test_a_region_that_has_stopped_does_not_begin_again():
+    """It stops above a background probability of 0.9; after four of five steps all have, and no fifth is decoded."""
+    decoder = LSTMDecoder(2, 1, num_steps=5, cell=partial(Echo, bias=False), hidden_size=2, dropout=0.0)
+    background = torch.tensor([[0.1, 0.1], [0.95, 0.85], [0.1, 0.1], [0.85, 0.95], [0.1, 0.1]])  # by step and region
+    with torch.no_grad():
+        decoder.cells[0].weight_ih.copy_(torch.eye(2))
+        decoder.weight.zero_()
+        decoder.weight[:, 4] = background.logit()
+    found = decoder(torch.eye(2), stop_below=0.1)
+    torch.testing.assert_close(found.logits.softmax(-1)[..., 0], background[:4].T)
+    assert found.going.tolist() == [[True, False, False, False], [True, True, True, False]]
+
+
+def test_a_region_goes_on_at_the_threshold_itself():
+    decoder = LSTMDecoder(2, 1, num_steps=3, hidden_size=2)
+    nn.init.zeros_(decoder.weight)
+    found = decoder(torch.ones(1, 2), stop_below=0.5)
+    assert (found.logits.softmax(-1) == 0.5).all() and found.going.tolist() == [[True] * 3]

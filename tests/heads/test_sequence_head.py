@@ -37,10 +37,10 @@ class FixedDecoder(nn.Module):
     def __init__(self, in_features, num_classes, *, codes, logits):
         super().__init__()
         self.codes, self.logits, self.num_steps = nn.Parameter(codes), nn.Parameter(logits), codes.shape[1]
+        self.going = torch.ones(codes.shape[:2], dtype=torch.bool)
 
     def forward(self, x, stop_below=None):
-        going = torch.ones(self.codes.shape[:2], dtype=torch.bool)
-        return Decoded(self.codes, self.logits, x.new_zeros(*self.codes.shape[:2], 2), going)
+        return Decoded(self.codes, self.logits, x.new_zeros(*self.codes.shape[:2], 2), self.going)
 
 
 def decoding(codes, logits, classes=1, **settings):
@@ -242,3 +242,21 @@ def test_the_gaussian_start_of_an_embedding():
     torch.manual_seed(0)
     linear = Embed(100, features=200, std=0.005).linear
     assert linear.weight.std().item() == pytest.approx(0.005, rel=0.02) and not linear.bias.any()
+
+
+def test_steps_after_a_stop_are_no_detections():
+    head = decoding(PAIR_CODES, PAIR_LOGITS).eval()
+    head.decoder.going = torch.tensor([[True, False, False]])
+    found, _ = head(PooledRegions(torch.zeros(1, 1, 1, 1), [WINDOW], SIZE))
+    assert found[0]["boxes"].tolist() == PAIR[:1].tolist()
+
+
+def test_in_training_no_region_stops():
+    losses = []
+    for stop in (True, False):
+        detector = build(early_stop=stop)
+        with torch.no_grad():
+            detector.head.decoder.bias[:, 4] = 100  # background from the first step on
+        torch.manual_seed(1)
+        losses.append(detector(images(), TARGETS))
+    assert losses[0] == losses[1]
