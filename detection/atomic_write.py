@@ -1,4 +1,4 @@
-"""Files and folders that are complete or not there at all."""
+"""Files and folders that are complete or not there at all, also after a power cut."""
 
 import json
 import os
@@ -22,7 +22,9 @@ def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
     temporary = _temporary(path)
     try:
         write(temporary)
+        synchronize(temporary)
         os.replace(temporary, path)
+        synchronize(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -34,20 +36,42 @@ def write_json(path: Path, data: Any, indent: int | None = 2) -> None:
 
 
 @contextmanager
-def atomic_folder(folder: Path) -> Iterator[Path]:
+def atomic_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield a temporary folder to fill, which becomes `folder` unless an error is raised; it vanishes then.
+
+    Args:
+        folder: the folder to make.
+        replace: replace an older one, which stays until the new one is on the disk, whenever the power is cut.
 
     Raises:
         OSError: it cannot be written, or another folder that is not empty has the name.
     """
-    temporary = _temporary(folder)
+    temporary, old = _temporary(folder), folder.with_name(f".{folder.name}.old")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
         yield temporary
+        if replace:
+            for path in (*temporary.iterdir(), temporary):
+                synchronize(path)
+            if folder.exists():
+                shutil.rmtree(old, ignore_errors=True)
+                os.rename(folder, old)
         os.rename(temporary, folder)
+        if replace:
+            synchronize(folder.parent)
+            shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def synchronize(path: Path) -> None:
+    """Wait until a file's content, or a folder's names, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _temporary(path: Path) -> Path:

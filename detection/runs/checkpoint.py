@@ -5,7 +5,6 @@ resume from, `training.safetensors` when it differs from the evaluated weights, 
 """
 
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from detection.atomic_write import atomic_folder, write_json
+from detection.data.checks import file_digest
 from detection.data.coco_index import Category
 from detection.errors import UserError
 
@@ -40,20 +40,36 @@ def save_checkpoint(
         trained: the module that the optimizer moves, when it is not `evaluated`.
         state: of optimizer, schedule and the like, to resume from.
     """
-    for leftover in folder.parent.glob(f".{folder.name}.*"):  # of processes that were killed
-        shutil.rmtree(leftover, ignore_errors=True)
-    old = folder.with_name(f".{folder.name}.old")
-    with atomic_folder(folder) as temporary:
+    with atomic_folder(folder, replace=True) as temporary:
         _save(evaluated, temporary / "model.safetensors")
         if trained is not None:
             _save(trained, temporary / "training.safetensors")
         if state is not None:
             torch.save(dict(state), temporary / "state.pt")
-        meta = {"categories": [{"id": c.id, "name": c.name} for c in categories], **progress}
-        write_json(temporary / "meta.json", meta)
-        if folder.exists():
-            os.replace(folder, old)
-    shutil.rmtree(old, ignore_errors=True)
+        plain = [{"id": c.id, "name": c.name} for c in categories]
+        files = {path.name: file_digest(path) for path in sorted(temporary.iterdir())}
+        write_json(temporary / "meta.json", {"categories": plain, **progress, "sha256": files})
+    for leftover in folder.parent.glob(f".{folder.name}.*"):  # of processes that were killed
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def newest_complete(folder: Path) -> Path:
+    """Return the newest complete checkpoint of a name: `folder`, or what a power cut in a save left of it.
+
+    Args:
+        folder: such as `RUN/checkpoints/last`; returned as it is where none is complete.
+    """
+    found = [path for path in (folder, *sorted(folder.parent.glob(f".{folder.name}.*"))) if _is_complete(path)]
+    return max(found, key=lambda path: load_meta(path).get("epoch", 0), default=folder)
+
+
+def _is_complete(folder: Path) -> bool:
+    """Whether a checkpoint has all its files, with the content that was written."""
+    try:
+        files = load_meta(folder)["sha256"]
+        return all(file_digest(folder / name) == digest for name, digest in files.items())
+    except (UserError, KeyError, AttributeError, OSError):
+        return False
 
 
 def load_weights(folder: Path, module: nn.Module, name: str = "model") -> None:
