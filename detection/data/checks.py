@@ -379,6 +379,6 @@ def _plain_boxes(raw: list) -> np.ndarray | None:
     if not set(map(type, numbers)) <= {int, float}:
         return None
     try:
-        return np.array(numbers, dtype=np.float64).reshape(-1, 4)
+        return np.array(numbers, dtype=np.float64).reshape(-1, 4)  # (M, 4)
     except OverflowError:
         return None

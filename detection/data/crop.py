@@ -30,7 +30,7 @@ def crop_window(
         rng: Where the draws come from; always the same number of them.
 
     Returns:
-        The window (x1, y1, x2, y2) in whole pixels, the whole image if none of 32 tries fits, and (N,) bool of the
+        The window (x1, y1, x2, y2) in integer pixels, the full image if none of 32 tries fits, and (N,) bool of the
         boxes kept: at least one, if there are any. Their coordinates are still the image's, and not clipped.
     """
     size = np.array([width, height])

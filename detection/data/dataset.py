@@ -100,7 +100,7 @@ class DetectionDataset(Dataset):
             `semantic` (H', W') uint8: the label at each pixel, 0 background, 255 ignored.
 
         Raises:
-            UserError: The image cannot be read, or its size is not what the annotations say.
+            UserError: The image cannot be read, or its size is not the annotations'.
         """
         epoch, position = key if isinstance(key, tuple) else (0, key)
         row = int(self._kept[position])

@@ -35,7 +35,7 @@ def diagnose(annotations: Path, images: Path, *, masks: bool = False, fix: Path 
     faults = [_listed(problem, annotations) for problem in problems + image_problems + mask_problems]
     faults += ["no image has a box"] * bool(tables.iscrowd.all())
     _print_list("Would break training", faults)
-    _print_list("Worth a look", _warnings(tables, images))
+    _print_list("Worth checking", _warnings(tables, images))
     print("NOT fit for training." if faults else "Fit for training.")
     if fix is not None:
         fixed, notes = repair(data, annotations, image_problems, sizes)

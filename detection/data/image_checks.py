@@ -52,7 +52,7 @@ def examine_images(
 
 
 def _decode(tables: Tables, folder: Path, rows: list[int]) -> Iterator[tuple[int, tuple[int, int] | str]]:
-    """Yield each row with its image's (width, height), or with the sentence that says why it cannot be read."""
+    """Yield each row with its image's (width, height), or with the reason why it cannot be read."""
 
     def size(row: int) -> tuple[int, tuple[int, int] | str]:
         try:

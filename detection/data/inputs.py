@@ -18,7 +18,7 @@ def require_images(images: Any, values: bool) -> None:
 
     Args:
         images: what the detector was called with.
-        values: whether to look at the values too, which waits for a GPU.
+        values: whether to check the values too, which waits for a GPU.
 
     Raises:
         UserError: naming the image, what it is and what to do.
@@ -65,7 +65,7 @@ def require_targets(images: Sequence[Tensor], targets: Any, num_classes: int | N
         images: (3, H, W) each.
         targets: what the detector was called with.
         num_classes: K; None: unknown.
-        values: whether to look at the values too, which waits for a GPU.
+        values: whether to check the values too, which waits for a GPU.
 
     Raises:
         UserError: naming the target, its box or label, and what to do.
@@ -90,7 +90,7 @@ def require_targets(images: Sequence[Tensor], targets: Any, num_classes: int | N
 
 
 def _require_values(images: Sequence[Tensor], targets: list[dict[str, Tensor]], num_classes: int | None) -> None:
-    """All boxes and labels at once: what is wrong is looked for only where something is."""
+    """Check all boxes and labels at once, and single ones only where something is wrong."""
     counts = [len(t["boxes"]) for t in targets]
     if not sum(counts):
         return
@@ -100,7 +100,7 @@ def _require_values(images: Sequence[Tensor], targets: list[dict[str, Tensor]], 
     checks = (
         (~boxes.isfinite().all(1), "is not finite; leave it out"),
         ((boxes[:, 2:] <= boxes[:, :2]).any(1), "has no area: boxes are x1, y1, x2, y2, not x, y, width, height"),
-        ((boxes[:, :2] >= sizes).any(1) | (boxes[:, 2:] <= 0).any(1), "lies outside of its image"),
+        ((boxes[:, :2] >= sizes).any(1) | (boxes[:, 2:] <= 0).any(1), "is outside of its image"),
         ((boxes <= 1).all().expand(len(boxes)), "is in 0 … 1: multiply by the image's width and height"),
     )
     wrong_label = (labels < 1) | (labels > (num_classes or torch.iinfo(torch.int64).max))

@@ -60,11 +60,7 @@ def pack_masks(entries: list[dict], widths: np.ndarray, heights: np.ndarray, pat
     remedy = _REMEDY.replace("correct it", "give its polygons or RLE")
     _refuse(section, absent, lambda _: "has no 'segmentation'", remedy)
     unknown = [row for row, value in enumerate(raw) if not (type(value) is list or _is_rle(value))]
-    _refuse(
-        section,
-        unknown,
-        lambda row: f"has segmentation {raw[row]!r:.60}, which is neither polygons nor an RLE of 'size' and 'counts'",
-    )
+    _refuse_value(section, unknown, ", which is neither polygons nor an RLE of 'size' and 'counts'")
     return _pack_polygons(section, raw, widths, heights) | _pack_runs(section, raw, widths, heights)
 
 
@@ -72,6 +68,10 @@ def _refuse(section: Section, rows: list[int], what: Callable[[int], str], remed
     if rows:
         section.report("bad segmentation", rows, what, remedy)
         raise BadMasks(section.problems[-1])
+
+
+def _refuse_value(section: Section, rows: list[int], words: str) -> None:
+    _refuse(section, rows, lambda row: f"has segmentation {section.entries[row]['segmentation']!r:.60}{words}")
 
 
 def _is_rle(value: object) -> bool:
@@ -82,16 +82,11 @@ def _pack_polygons(section: Section, raw: list, widths: np.ndarray, heights: np.
     rows = [row for row, value in enumerate(raw) if type(value) is list]
     plain = _plain_polygons([raw[row] for row in rows])
     if plain is None:
-        _refuse(
-            section,
-            [row for row in rows if _plain_polygons([raw[row]]) is None],
-            lambda row: (
-                f"has segmentation {raw[row]!r:.60}, which is not a list of polygons [x1, y1, x2, y2, x3, y3, …]"
-            ),
-        )
+        wrong = [row for row in rows if _plain_polygons([raw[row]]) is None]
+        _refuse_value(section, wrong, ", which is not a list of polygons [x1, y1, x2, y2, x3, y3, …]")
         raise AssertionError("no polygon is wrong by itself")
     polygons, numbers, coordinates = plain
-    points, starts = coordinates.reshape(-1, 2), np.cumsum(numbers // 2) - numbers // 2
+    points, starts = coordinates.reshape(-1, 2), np.cumsum(numbers // 2) - numbers // 2  # (V, 2), (P,)
     owners = np.repeat(rows, polygons).astype(np.int64)
     if len(owners):
         # A point further outside is no rounding, and would cost pycocotools memory without limit.
@@ -99,11 +94,8 @@ def _pack_polygons(section: Section, raw: list, widths: np.ndarray, heights: np.
         with np.errstate(invalid="ignore"):
             low, high = (reduce.reduceat(points, starts, axis=0) for reduce in (np.minimum, np.maximum))
             far = ~((low >= -sizes) & (high <= 2 * sizes)).all(axis=1)
-        _refuse(
-            section,
-            np.unique(owners[far]).tolist(),
-            lambda row: f"has segmentation {raw[row]!r:.60} with a point far outside its image, or not finite",
-        )
+        owned = np.unique(owners[far]).tolist()
+        _refuse_value(section, owned, " with a point far outside its image, or not finite")
     coordinates *= POINT_UNIT
     per_annotation = np.zeros(len(raw), dtype=np.int64)
     per_annotation[rows] = polygons

@@ -33,7 +33,7 @@ def semantic_map(index: CocoIndex, masks: Masks, row: int) -> np.ndarray:
         edges = np.cumsum(runs[k]).tolist()
         for start, stop in zip(edges[0::2], edges[1::2], strict=False):
             columns[start:stop] = labels[k]
-    return np.ascontiguousarray(columns.reshape(width, height).T)
+    return np.ascontiguousarray(columns.reshape(width, height).T)  # (H, W)
 
 
 def nearest(new: int, old: int) -> np.ndarray:

@@ -70,7 +70,7 @@ def _rect(rect: Any, where: str) -> Rect:
     x1, y1, x2, y2 = (_number(rect, key, where) for key in CORNERS)
     class_id = None if rect.get("classID") in (None, -1) else _number(rect, "classID", where)
     if class_id is not None and class_id != int(class_id):
-        raise UserError(f"{where}: classID is {class_id}, not a whole number; correct it")
+        raise UserError(f"{where}: classID is {class_id}, not an integer; correct it")
     score = None if rect.get("score") is None else _number(rect, "score", where)
     return Rect((x1, y1, x2, y2), None if class_id is None else int(class_id), score)
 

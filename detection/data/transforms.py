@@ -151,7 +151,7 @@ def _augment(
         part.set_random_seed(int(rng.integers(2**32)))
     moved = {} if semantic is None else {"mask": np.ascontiguousarray(semantic)}
     result = pipeline(image=np.ascontiguousarray(image), bboxes=rows, **moved)
-    image, rows = result["image"], np.asarray(result["bboxes"], dtype=np.float64).reshape(-1, 5)
+    image, rows = result["image"], np.asarray(result["bboxes"], dtype=np.float64).reshape(-1, 5)  # (N', 5)
     height, width = image.shape[:2]
     boxes = rows[:, :4] * (width, height, width, height)
     return image, boxes, labels[rows[:, 4].round().astype(np.int64)], result.get("mask")

@@ -8,7 +8,7 @@ Three decisions, each where the two formats differ:
   width = xmax - xmin + 1. `--first-pixel 0` is for tools that count from 0. A box that then leaves the image is
   clipped, and counted. A box whose xmax is not above its xmin (or y) is a slip of the mouse, not one pixel: it is named
   and left out.
-- VOC's evaluation neither rewards nor punishes finding a `difficult` object; COCO's way to say so is `iscrowd` 1,
+- VOC's evaluation neither rewards nor punishes finding a `difficult` object; its equivalent in COCO is `iscrowd` 1,
   which training ignores too.
 - Category ids count from 1 over the sorted names in *all* XML files, so that the splits of one data set agree even
   where one of them lacks a class.

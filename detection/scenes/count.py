@@ -39,7 +39,7 @@ def draw_count(rng: np.random.Generator, size: int, most: float, control: np.ran
 def _beacons(rng: np.random.Generator, size: int) -> list[np.ndarray]:
     """Return the outlines of as many beacons as there are slots by the upper border, in random order."""
     slot = np.array([(size - 2) / SLOTS[0], (STRIP * size - 1) / SLOTS[1]])
-    corners = np.stack(np.meshgrid(*map(np.arange, SLOTS)), -1).reshape(-1, 2) * slot + 1
+    corners = np.stack(np.meshgrid(*map(np.arange, SLOTS)), -1).reshape(-1, 2) * slot + 1  # (12, 2)
     # Two pixels of 128 stay free between beacons.
     corners = corners + rng.uniform(0, 1, corners.shape) * (slot - (SIDE + 2 / 128) * size)
     return [drawing.square(x, y, SIDE * size) for x, y in rng.permutation(corners)]

@@ -75,11 +75,11 @@ def stand(
         if len(boxes) == wanted:
             break
         count = min(1 + int(rng.choice(len(shares), p=shares)), wanted - len(boxes))
-        group = draw_group(rng, count, height, closest)
-        points = drawing.place(rng, group.reshape(-1, 2) - group.min(0)[:2], size, boxes, overlap=0.08)
+        corners = draw_group(rng, count, height, closest).reshape(-1, 2)  # (2 G, 2)
+        points = drawing.place(rng, corners - corners.min(0), size, boxes, overlap=0.08)
         if points is None:
             continue
-        together = sorted([*boxes, *points.reshape(-1, 4)], key=lambda box: box[3])
+        together = sorted([*boxes, *points.reshape(-1, 4)], key=lambda box: box[3])  # each (4,)
         if min(visible_parts([outline(box) for box in together], size)) >= LEAST_VISIBLE:
             boxes = together
     return boxes

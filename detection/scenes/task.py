@@ -27,7 +27,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Knob:
-    """What `--difficulty` sets for a task.
+    """The setting of a task that `--difficulty` changes.
 
     Attributes:
         meaning: what the number counts, with its unit.
@@ -52,7 +52,7 @@ class Knob:
         if value is None:
             return self.default
         if not self.low <= value <= self.high or (self.integer and value != int(value)):
-            kind = "a whole number" if self.integer else "a number"
+            kind = "an integer" if self.integer else "a number"
             raise UserError(
                 f"--difficulty {value:g} makes no sense for {task}: "
                 f"give {kind} from {self.low:g} to {self.high:g} ({self.meaning})"

@@ -129,7 +129,7 @@ def test_mixed_has_this_share_of_images_that_need_context(share):
     "task, value, words",
     [
         ("beacon", -1, "from 0 to 12"),
-        ("count", 2.5, "a whole number from 2 to 12"),
+        ("count", 2.5, "an integer from 2 to 12"),
         ("row", 5, "from 0 to 4 (markers in other rows"),
         ("shapes", 1.0, "from 0 to 0.9"),
         ("distance", float("nan"), "from 1 to 12"),
