@@ -179,15 +179,7 @@ class Predictor:
 
 
 def choose_score(run: Path, asked: float | None) -> tuple[float, str]:
-    """Choose the least score of a detection.
-
-    Args:
-        run: the run folder.
-        asked: what the user wants, or None.
-
-    Returns:
-        `asked`, else the score of the run's best F1, else 0.5; and a few words on where it comes from.
-    """
+    """Choose the least score of a detection, with its origin in words: `asked`, that of the run's best F1, or 0.5."""
     if asked is not None:
         return asked, "as asked for"
     path = run / "metrics.json"

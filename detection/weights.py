@@ -144,11 +144,7 @@ def lite0_wheel_tensors() -> list[Tensor]:
 def renamed(state: State, prefixes: Iterable[tuple[str, str]]) -> dict[str, Tensor]:
     """Replace the first matching prefix of each tensor's name."""
     table = list(prefixes)
-
-    def new_name(name: str) -> str:
-        for old, new in table:
-            if name.startswith(old):
-                return new + name[len(old) :]
-        return name
-
-    return {new_name(name): tensor for name, tensor in state.items()}
+    return {
+        next((new + name.removeprefix(old) for old, new in table if name.startswith(old)), name): tensor
+        for name, tensor in state.items()
+    }

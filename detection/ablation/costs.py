@@ -10,10 +10,8 @@ import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from detection.ablation.plan import Plan, Run
-from detection.ablation.run_types import RunType
 from detection.ablation.workload import Workload
 from detection.analysis.timing import times_in_turns
 from detection.errors import UserError
@@ -24,7 +22,6 @@ class ArchitectureCost:
     """Costs of one architecture.
 
     Attributes:
-        parameters: number of parameters.
         flops: FLOPs of a forward pass on one image.
         train_step_s: seconds of a training step on one batch, median.
         inference_s: seconds of inference on one image, median.
@@ -42,14 +39,7 @@ class ArchitectureCost:
 
 @dataclass(frozen=True)
 class MeasuredCosts:
-    """Costs of all architectures of a plan.
-
-    Attributes:
-        machine: device and versions, in words.
-        rounds: turns of each architecture.
-        architectures: costs by digest of the architecture.
-        failures: why an architecture has no cost, by its digest.
-    """
+    """Costs of the architectures of a plan by digest, or why one has none, of some rounds on a machine (in words)."""
 
     machine: str
     rounds: int
@@ -59,15 +49,7 @@ class MeasuredCosts:
 
 def architectures(plan: Plan) -> dict[str, Run]:
     """One run of each architecture of the plan, by digest."""
-    found: dict[str, Run] = {}
-    for run in plan.runs:
-        found.setdefault(architecture_digest(plan.ablation.run_type, run.config), run)
-    return found
-
-
-def architecture_digest(run_type: RunType, config: Any) -> str:
-    """Return a digest that is equal for configs that cost the same."""
-    return run_type.digest(run_type.architecture(config))
+    return plan.distinct(plan.ablation.run_type.architecture)
 
 
 def measure_costs(

@@ -2,7 +2,7 @@
 
 import os
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,11 @@ from detection.errors import UserError
 
 @dataclass(frozen=True)
 class Run:
-    """One run of an ablation.
+    """One run of an ablation: a variant on a data set with a seed.
 
     Attributes:
-        data: name of its data set.
-        variant: name of its variant.
-        seed: its random seed.
         overrides: changes of the base config.
-        folder: its run folder.
-        config: the base with these changes.
+        config: the base with these changes and the seed.
         digest: of that config's plain data.
     """
 
@@ -51,7 +47,6 @@ class Plan:
 
     Attributes:
         name: of the ablation's file.
-        ablation: the ablation as its author wrote it.
         base: the config file of all runs.
         output: the folder of the ablation.
         variants: changes by name, the size-matched controls among them.
@@ -72,6 +67,13 @@ class Plan:
     def of(self, data: str, variant: str) -> list[Run]:
         """The runs of a variant on a data set, by seed."""
         return [run for run in self.runs if (run.data, run.variant) == (data, variant)]
+
+    def distinct(self, part: Callable[[Any], Any]) -> dict[str, Run]:
+        """The first run of each digest of a part of its config."""
+        found: dict[str, Run] = {}
+        for run in self.runs:
+            found.setdefault(self.ablation.run_type.digest(part(run.config)), run)
+        return found
 
     def command(self, run: Run) -> list[str]:
         """The command that starts a run."""
@@ -115,7 +117,7 @@ def make_plan(
 
     Args:
         name: of the ablation's file.
-        ablation: the ablation as its author wrote it.
+        ablation: what the file describes.
         base: the config file of all runs.
         output: the folder of the ablation.
         overrides: changes of the base for every run.
@@ -134,8 +136,9 @@ def make_plan(
             resolved[variant] = changes, _resolve(ablation, config, changes, f"{data}/{variant}")
         _require_different(ablation, data, {variant: config for variant, (_, config) in resolved.items()})
         runs += _runs(ablation, output / "runs" / data, data, resolved)
-    _require_buildable(ablation, runs)
-    return Plan(name, ablation, base, output, variants, {v: c for v, (c, _) in controls.items()}, tuple(runs))
+    plan = Plan(name, ablation, base, output, variants, {v: c for v, (c, _) in controls.items()}, tuple(runs))
+    _require_buildable(plan)
+    return plan
 
 
 def _runs(ablation: Ablation, folder: Path, data: str, resolved: dict[str, tuple[tuple, Any]]) -> Iterator[Run]:
@@ -162,17 +165,13 @@ def _require_different(ablation: Ablation, data: str, configs: dict[str, Any]) -
         seen[digest] = variant
 
 
-def _require_buildable(ablation: Ablation, runs: Sequence[Run]) -> None:
+def _require_buildable(plan: Plan) -> None:
     """Build every model once, so that a part that does not fit is reported before hours of training."""
-    built = set()
-    for run in runs:
-        digest = ablation.run_type.digest(ablation.run_type.architecture(run.config))
-        if digest not in built:
-            built.add(digest)
-            try:
-                ablation.run_type.size(run.config, "parameters")
-            except UserError as error:
-                raise UserError(f"{run.data}/{run.variant}: {error}") from None
+    for run in plan.distinct(plan.ablation.run_type.architecture).values():
+        try:
+            plan.ablation.run_type.size(run.config, "parameters")
+        except UserError as error:
+            raise UserError(f"{run.data}/{run.variant}: {error}") from None
 
 
 def _short(path: Path) -> str:

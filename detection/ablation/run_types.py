@@ -123,12 +123,7 @@ class RunType(ABC):
 
 
 def epoch_progress(folder: Path, epochs_done: Callable[[Path], int]) -> str:
-    """`epoch N of M` of a run that trains, empty while that cannot be read.
-
-    Args:
-        folder: the run.
-        epochs_done: reads N from its folder.
-    """
+    """`epoch N of M` of a run that trains, empty while that cannot be read; `epochs_done` reads N from its folder."""
     try:
         epochs = json.loads((folder / "config.json").read_text())["schedule"]["epochs"]
         return f"epoch {epochs_done(folder)} of {epochs}"

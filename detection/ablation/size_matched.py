@@ -26,8 +26,7 @@ class Control:
     Attributes:
         name: its name as a variant.
         overrides: its changes, those of the reference first.
-        size: its parameters or FLOPs.
-        target: those of the variant that it matches.
+        size: its parameters or FLOPs; `target` has those of the variant that it matches.
     """
 
     name: str
@@ -45,10 +44,10 @@ def find_controls(
     before are read again, so that they stay the same.
 
     Args:
-        ablation: the variants.
+        ablation: with the variants.
         base: its config file.
         overrides: changes of the base for every run.
-        what: `parameters` or `flops`.
+        what: what is matched.
         saved: the file that `save_controls` wrote, if there is one.
 
     Returns:

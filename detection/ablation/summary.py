@@ -20,13 +20,7 @@ TOLERANCE = 1e-6
 
 @dataclass(frozen=True)
 class Spread:
-    """A metric over seeds.
-
-    Attributes:
-        mean: mean of all seeds.
-        sd: their standard deviation (over n − 1); None of one seed.
-        values: values of each seed.
-    """
+    """A metric over seeds: mean, standard deviation (over n − 1, None of one seed), and the value of each seed."""
 
     mean: float
     sd: float | None
@@ -38,9 +32,7 @@ class RunResult:
     """Results of a finished run.
 
     Attributes:
-        metrics: its metrics.
         images_key: identifies the images that it was evaluated on.
-        num_images: their number.
         resampled: its metrics on bootstrap samples of these images, (S,) each.
     """
 
@@ -55,7 +47,6 @@ class AblationSummary:
     """Results of all runs of an ablation.
 
     Attributes:
-        plan: its runs.
         results: by name of the run; those that count.
         missing: why a run does not count, by its name.
     """
@@ -74,14 +65,7 @@ class AblationSummary:
         return Spread(float(values.mean()), sd, tuple(values.tolist()))
 
     def difference(self, data: str, variant: str, metric: str, against: str | None = None) -> Interval | None:
-        """Variant − reference, seed by seed; None where a seed of either is missing, or the images differ.
-
-        Args:
-            data: the data set.
-            variant: the variant.
-            metric: the metric.
-            against: the variant that it is compared with; None for the ablation's reference.
-        """
+        """Variant − `against` (None for the reference), seed by seed; None where a seed or equal images are missing."""
         mine, theirs = self._results(data, variant), self._results(data, against or self.plan.ablation.reference)
         if mine is None or theirs is None or not self.same_images(data, variant, against):
             return None
@@ -125,7 +109,7 @@ def summarize(
 
     Args:
         plan: the runs.
-        statuses: the status of each, by name.
+        statuses: by name of the run.
         resamplings: number of bootstrap samples.
         on_run: called with each run before it is read.
     """

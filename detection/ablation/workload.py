@@ -19,7 +19,6 @@ class Workload:
     """A model whose costs are measured.
 
     Attributes:
-        parameters: number of parameters.
         flops: FLOPs of a forward pass on one image.
         train_step: updates the model once on one batch, always the same.
         infer: runs inference on one image.
@@ -45,7 +44,7 @@ def build_workload(
 
     Args:
         model: a detector or a classifier at its initialization; it is moved to the accelerator's device.
-        config: with its optimizer and batch size.
+        config: its settings, with `optimizer` and `batch_size`.
         accelerator: device and precision.
         batch: images and targets to train on.
         image: (3, H, W), to infer on.

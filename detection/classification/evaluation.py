@@ -58,8 +58,8 @@ def classify(
     Args:
         network: the bare one, not a distributed wrapper.
         images: on the network's device.
-        config: with the batch size and the crop.
-        accelerator: with the precision.
+        config: its settings, with the batch size and the crop.
+        accelerator: device and precision.
         on_batch: called with the number of images of each finished batch.
     """
     training = network.training
@@ -79,15 +79,7 @@ def classify(
 def open_classifier(
     run: str | Path, device: torch.device | str = "cpu", overrides: Sequence[str] = ()
 ) -> tuple[Classifier, tuple[str, ...], ClassifierConfig]:
-    """Rebuild a run's classifier with its trained weights, ready to classify.
-
-    Args:
-        run: the run folder.
-        device: where it goes.
-        overrides: `key=value` changes of its config.
-
-    Returns:
-        The network, the names of its classes, and the config.
+    """Rebuild a run's classifier with its trained weights, ready to classify, the names of its classes and its config.
 
     Raises:
         UserError: not a classifier's run folder, or weights that do not fit.
@@ -117,14 +109,14 @@ def evaluate_classifier(
     Raises:
         UserError: anything that is missing or does not fit.
     """
-    config = open_classifier_config(run, overrides)
+    network, classes, config = open_classifier(run, overrides=overrides)
     accelerator = build_accelerator(config.precision, device, inference=True)
-    network, classes, config = open_classifier(run, accelerator.device, overrides)
     _, images = open_images(config.data)
     if images.classes != classes:
         raise UserError(f"{run}: was trained on the classes {', '.join(classes)}, not {', '.join(images.classes)}.")
     with progress("measuring", len(images)) as bar:
-        results = classify(network, images.to(accelerator.device), config, accelerator, bar.advance)
+        device_images = images.to(accelerator.device)
+        results = classify(network.to(accelerator.device), device_images, config, accelerator, bar.advance)
     metrics = {**results.metrics(), "measured": config.data.measure, "parameters": count_parameters(network)}
     write_classifier_results(Path(output) if output else Path(run) / "evaluation", results, metrics)
     return metrics

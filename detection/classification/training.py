@@ -22,12 +22,7 @@ from detection.training.loop import TrainingRun, describe_run, restore, run_epoc
 
 @dataclass(kw_only=True)
 class ClassifierRun(TrainingRun[Classifier]):
-    """A classifier's run at work.
-
-    Attributes:
-        train: images to train on.
-        measured: images to evaluate on.
-    """
+    """A classifier's run at work, with the images to train on, and those to evaluate on."""
 
     config: ClassifierConfig
     train: Images
@@ -37,13 +32,7 @@ class ClassifierRun(TrainingRun[Classifier]):
 def train_classifier(
     config: ClassifierConfig, folder: str | Path, accelerator: Accelerator, *, resume: bool = False
 ) -> dict[str, Any]:
-    """Train, evaluate the last epoch's weights, and leave a complete run folder.
-
-    Args:
-        config: everything the run is made of.
-        folder: the run folder, made here once all inputs are known to be sound.
-        accelerator: device, precision and processes.
-        resume: go on from `checkpoints/last`.
+    """Train, evaluate the last epoch's weights, and leave a run folder, as `detection.training.run.train` does.
 
     Returns:
         The metrics, on the main process.

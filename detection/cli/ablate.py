@@ -37,12 +37,11 @@ def names(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
-def parse(argv: list[str] | None) -> argparse.Namespace:
+def parse(argv: list[str]) -> argparse.Namespace:
     """Read the command line and refuse values out of range."""
     parser = command_parser("ablate", __doc__, trust=True)
-    parser.add_argument(
-        "ablation", type=Path, metavar="ABLATION", help="file that ends in ablation = Ablation(...), or a name"
-    )
+    ends = "file that ends in ablation = Ablation(...), or a name"
+    parser.add_argument("ablation", type=Path, metavar="ABLATION", help=ends)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes of the base, for all runs")
     parser.add_argument("--output", type=Path, metavar="DIR", help="runs/ablations/NAME if left out")
     parser.add_argument("--launcher", choices=("local", "slurm"), default="local")
@@ -73,6 +72,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
             raise UserError(f"--seeds: {seed!r} is not an integer; such as --seeds 0,1.")
     args.seeds = [int(seed) for seed in args.seeds]
     args.output = args.output or Path("runs", "ablations", args.ablation.stem)
+    args.argv = argv
     return args
 
 
@@ -103,13 +103,7 @@ def require_ours(output: Path) -> None:
 
 
 def build_launcher(args: argparse.Namespace, runs: int, held: int) -> "Launcher":
-    """Build the launcher; a `UserError` where Slurm is missing.
-
-    Args:
-        args: the command line.
-        runs: number of runs.
-        held: the lock's open file.
-    """
+    """Build the launcher of a number of runs, which keep the lock's open file; a `UserError` where Slurm is missing."""
     from detection.ablation.launch.launchers import LocalLauncher
     from detection.ablation.launch.slurm import SlurmLauncher, SlurmOptions
 
@@ -164,12 +158,7 @@ def launch_cost_measurement(args: argparse.Namespace, plan: "Plan", launcher: "L
     if not args.cost_rounds or all_measured(read_costs(args.output / "costs.json"), plan):
         return
     print("measuring costs of all architectures", flush=True)
-    options = ["--output", str(args.output), "--measure-costs", f"--cost-rounds={args.cost_rounds}"]
-    options += [f"--match={args.match}"] if args.match else []
-    options += [option for package in args.trust for option in ("--trust", package)]
-    for key in ("variants", "data", "seeds"):
-        options += [f"--{key}={','.join(map(str, getattr(args, key)))}"] if getattr(args, key) else []
-    command = [sys.executable, "-m", "detection.cli.ablate", str(args.ablation), *options, *args.overrides]
+    command = [sys.executable, "-m", "detection.cli.ablate", *args.argv, "--measure-costs"]
     log = args.output / "costs.log"
     report_failure = Callbacks(ended=lambda _, code: print(f"costs    exit code {code} ({log})") if code else None)
     run_all([QueuedCommand("costs", command, log)], launcher, report_failure)
@@ -188,7 +177,7 @@ def measure_costs_here(args: argparse.Namespace, plan: "Plan") -> None:
     write_json(args.output / "costs.json", dataclasses.asdict(costs))
 
 
-def report_ablation(args: argparse.Namespace, plan: "Plan", controls: "dict[str, Control]", argv: list[str]) -> int:
+def report_ablation(args: argparse.Namespace, plan: "Plan", controls: "dict[str, Control]") -> int:
     """Write the report and print its path; returns the number of missing runs."""
     from detection.ablation.costs import read_costs
     from detection.ablation.launch.run import inspect_all
@@ -201,7 +190,7 @@ def report_ablation(args: argparse.Namespace, plan: "Plan", controls: "dict[str,
     with progress("resampling images", len(plan.runs)) as bar:
         summary = summarize(plan, inspect_all(plan), on_run=lambda run: bar.advance())
     costs = read_costs(args.output / "costs.json")
-    blocks = build_report(summary, costs, controls, MATCHED[args.match], ["detection", "ablate", *argv])
+    blocks = build_report(summary, costs, controls, MATCHED[args.match], ["detection", "ablate", *args.argv])
     write_files(args.output, {"report.csv": to_csv(summary).encode()})
     written = write_report(args.output, "report", blocks)
     print(headline(summary), end="")
@@ -214,8 +203,7 @@ def report_ablation(args: argparse.Namespace, plan: "Plan", controls: "dict[str,
 @command_line
 def main(argv: list[str] | None = None) -> int:
     """Plan, then run, then report."""
-    argv = sys.argv[1:] if argv is None else argv
-    args = parse(argv)
+    args = parse(sys.argv[1:] if argv is None else argv)
     plan, controls, digest = open_plan(args)
     if args.dry_run:
         print(f"{len(plan.runs)} runs")
@@ -228,7 +216,7 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"{args.output}: there is no ablation yet; leave out --report-only to run it.")
     if not args.report_only:
         run(args, plan, controls, digest)
-    return 1 if report_ablation(args, plan, controls, argv) else 0
+    return 1 if report_ablation(args, plan, controls) else 0
 
 
 if __name__ == "__main__":

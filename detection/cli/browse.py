@@ -38,13 +38,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--split", choices=("train", "val"), default="train", help="train if left out")
     parser.add_argument("--count", type=int, default=8, metavar="N", help="images, spread over the split; 8")
     parser.add_argument("--epoch", type=int, metavar="E", help=f"first of the {EPOCHS} epochs with --augmented; 0")
-    parser.add_argument(
-        "--output",
-        type=Path,
-        default=Path("browse.png"),
-        metavar="FILE.png",
-        help="browse.png if left out; overwritten",
-    )
+    output, about = Path("browse.png"), "browse.png if left out; overwritten"
+    parser.add_argument("--output", type=Path, default=output, metavar="FILE.png", help=about)
     args = parser.parse_intermixed_args(argv)
     if args.count < 1:
         raise UserError(f"--count {args.count}: must be 1 or more.")
@@ -107,9 +102,8 @@ def size_lines(index: "CocoIndex", config: "Config") -> list[str]:
     lines = [f"input     shorter side {detector.min_size}, longer side at most {detector.max_size} px"]
     drawn = config.data.augmentation and config.data.augmentation.min_sizes
     if drawn:
-        lines.append(
-            f"          training draws the shorter side from {', '.join(map(str, drawn))} px; sizes below: without"
-        )
+        sides = ", ".join(map(str, drawn))
+        lines.append(f"          training draws the shorter side from {sides} px; sizes below: without")
     if not len(boxes):
         return [*lines, "boxes     none"]
     sizes, ratios = np.sqrt(boxes.prod(axis=1)), boxes[:, 1] / boxes[:, 0].clip(1e-9)
@@ -122,9 +116,8 @@ def size_lines(index: "CocoIndex", config: "Config") -> list[str]:
     quantiles = (0, 1, 5, 25, 50, 75, 95, 99, 100)
     lines.append(f"\n{len(boxes)} boxes  " + "".join(f"{f'{q} %':>8}" for q in quantiles))
     for name, values in (("sqrt(area), px", sizes), ("height / width", ratios)):
-        lines.append(
-            f"{name:15}" + "".join(f"{v:8.{2 - (values is sizes)}f}" for v in np.percentile(values, quantiles))
-        )
+        digits = 1 if values is sizes else 2
+        lines.append(f"{name:15}" + "".join(f"{v:8.{digits}f}" for v in np.percentile(values, quantiles)))
     small = (f"{int((sizes < limit).sum())} under {limit} px" for limit in (8, 16, 32))
     lines.append(f"small: {', '.join(small)}")
     anchors: Any = to_plain(detector.regions)

@@ -34,12 +34,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="folder of a training run")
     parser.add_argument("--results", nargs="+", type=Path, default=[], metavar="R.json", help="COCO results")
     parser.add_argument("--annotations", metavar="A.json", help="COCO annotations; needed for --results")
-    parser.add_argument(
-        "--count-threshold",
-        type=float,
-        metavar="X",
-        help="smallest score that COUNT counts, chosen on other data; if left out, on half of the images for the rest",
-    )
+    about = "smallest score that COUNT counts, chosen on other data; if left out, on half of the images for the rest"
+    parser.add_argument("--count-threshold", type=float, metavar="X", help=about)
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder for crowd.json and two figures")
     args = parser.parse_args(argv)
     if not args.runs and not args.results:
@@ -98,10 +94,8 @@ def crowd_table(metrics: dict[str, dict[str, Any]]) -> str:
     """Format a Markdown table, a line per detector."""
     from detection.reports.document import markdown_table
 
-    rows = [
-        [name, *("n/a" if run[key] == -1 else f"{run[key]:.3f}" for key in _COLUMNS)] for name, run in metrics.items()
-    ]
-    return markdown_table(["detector", *_COLUMNS.values()], rows)
+    texts = {n: ["n/a" if run[key] == -1 else f"{run[key]:.3f}" for key in _COLUMNS] for n, run in metrics.items()}
+    return markdown_table(["detector", *_COLUMNS.values()], [[name, *row] for name, row in texts.items()])
 
 
 def notes(metrics: dict[str, dict[str, Any]], threshold: float | None) -> list[str]:

@@ -27,8 +27,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     if args.results is None and args.run is None:
         raise UserError("Name a run folder, or a results file by --results R.json --annotations A.json.")
     if args.results is None:
-        if (args.annotations is None) != (args.images is None):
-            raise UserError("--annotations and --images go together: give both, or neither for the run's own data.")
         return args
     if args.run is not None:
         raise UserError(f"--results takes no run folder or config keys, but '{args.run}' was given; leave one out.")
@@ -40,13 +38,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def evaluate_results(results_file: Path, annotations: str, output: Path | None) -> dict[str, Any]:
-    """Evaluate a results file.
-
-    Args:
-        results_file: COCO results.
-        annotations: COCO annotations of the same images.
-        output: Folder for the metrics and plots; None writes nothing.
-    """
+    """Evaluate COCO results by COCO annotations of the same images; without an `output` folder nothing is written."""
     from detection.evaluation import evaluate_detections, read_ground_truth, read_results, write_evaluation
 
     if output is not None and output.exists() and not output.is_dir():
@@ -69,14 +61,8 @@ def main(argv: list[str] | None = None) -> None:
         from detection.training.evaluate import evaluate_run, evaluation_folder
 
         args.output = args.output or evaluation_folder(Path(args.run), args.annotations)
-        metrics = evaluate_run(
-            args.run,
-            annotations=args.annotations,
-            images=args.images,
-            output=args.output,
-            device=args.device,
-            overrides=args.overrides,
-        )
+        named = {key: getattr(args, key) for key in ("annotations", "images", "output", "device", "overrides")}
+        metrics = evaluate_run(args.run, **named)
         if metrics is None:  # of several processes only the first has the metrics
             return
     from detection.evaluation import metrics_table

@@ -16,14 +16,19 @@ from detection.cli import command_parser
 from detection.errors import UserError, command_line
 
 
-def parse(argv: list[str] | None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = command_parser("train", __doc__, trust=True)
-    parser.add_argument("config", nargs="?", help="a config file; the quick start if left out")
+def training_parser(name: str, description: str | None) -> argparse.ArgumentParser:
+    """Return the parser of a command that trains."""
+    parser = command_parser(name, description, trust=True)
+    parser.add_argument("config", nargs="?", help="a config file or name, for a new run")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes, such as schedule.epochs=2")
     parser.add_argument("--output", type=Path, help="the run folder; a new one under runs/ if left out")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --output, with its own config")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="the best there is if left out")
+    return parser
+
+
+def parse_training(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
+    """Read the command line; a config may be left out before `key=value`."""
     args = parser.parse_intermixed_args(argv)
     if args.config is not None and "=" in args.config:
         args.overrides.insert(0, args.config)
@@ -36,7 +41,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 @command_line
 def main(argv: list[str] | None = None) -> None:
     """Open config and data, then train; nothing is written before both are sound."""
-    args = parse(argv)
+    args = parse_training(training_parser("train", __doc__), argv)
     from detection.config import load_config
     from detection.config.files import find_config
     from detection.runs.folder import new_run_folder, open_config

@@ -14,25 +14,15 @@ import json
 import sys
 from pathlib import Path
 
-from detection.cli import command_parser
+from detection.cli.train import parse_training, training_parser
 from detection.errors import UserError, command_line
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = command_parser("train_classifier", __doc__, trust=True)
-    parser.add_argument("config", nargs="?", help="a config file or name, for a new run")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes, such as schedule.epochs=2")
-    parser.add_argument("--output", type=Path, help="the run folder; a new one under runs/ if left out")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --output, with its own config")
+    parser = training_parser("train_classifier", __doc__)
     parser.add_argument("--evaluate", type=Path, metavar="RUN", help="evaluate the network of this run")
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="the best there is if left out")
-    args = parser.parse_intermixed_args(argv)
-    if args.config is not None and "=" in args.config:
-        args.overrides.insert(0, args.config)
-        args.config = None
-    if args.resume and args.output is None:
-        raise UserError("--resume: name the run to go on with as --output RUN.")
+    args = parse_training(parser, argv)
     if sum((args.config is not None, args.resume, args.evaluate is not None)) != 1:
         raise UserError("give one of: a config such as rcnn32_digits, --resume, --evaluate RUN.")
     return args

@@ -21,13 +21,7 @@ _NAMES = "context-detection torch torchvision accelerate albumentations numpy py
 
 
 def environment(config: Any, data: Mapping[str, Any], accelerator: Accelerator) -> dict[str, Any]:
-    """Collect `environment.json`.
-
-    Args:
-        config: of a detector or a classifier.
-        data: what is recorded of each split.
-        accelerator: device and processes.
-    """
+    """Collect `environment.json`, with what is recorded of each split of the `data`."""
     device = torch.cuda.get_device_name() if accelerator.device.type == "cuda" else platform.processor() or "cpu"
     return {
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),

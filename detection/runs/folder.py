@@ -24,11 +24,7 @@ CONFIG_FORMAT = 2
 
 
 def new_run_folder(output: Path | None, name: str) -> Path:
-    """Choose the folder of a new run; it is not made yet.
-
-    Args:
-        output: what the user asked for; None for the first free of `runs/NAME`, `runs/NAME-2`, ….
-        name: of the config.
+    """Choose the folder of a new run, `output` or the first free of `runs/NAME`, `runs/NAME-2`, …; it is not made yet.
 
     Raises:
         UserError: the folder asked for exists and is not empty.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
 _SECONDS_BETWEEN_LINES = 20
 
@@ -17,10 +17,7 @@ _SECONDS_BETWEEN_LINES = 20
 class RunLog:
     """Writes losses and metrics to `log.jsonl` and TensorBoard; only the main process does.
 
-    Args:
-        folder: the run folder.
-        main: whether this process writes.
-        keep_epochs: epochs of a resumed run whose lines stay; the later ones are done again.
+    Of a resumed run the lines of the first `keep_epochs` stay; the later epochs are done again.
     """
 
     def __init__(self, folder: Path, main: bool = True, keep_epochs: int = 0) -> None:
@@ -96,14 +93,6 @@ def progress(label: str, total: int, main: bool = True) -> Iterator[Bar]:
     if not (main and sys.stdout.isatty()):
         yield Bar(label, total, None, silent=not main)
         return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Progress(*columns, transient=True) as rich_bar:
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), "left")
+    with Progress(*columns, TimeRemainingColumn(), "{task.fields[note]}", transient=True) as rich_bar:
         yield Bar(label, total, rich_bar, silent=False)

@@ -47,10 +47,7 @@ class PredictionSummary:
 class ImageFiles(Dataset):
     """Decodes image files; one that cannot be used becomes an `ImageFile` with a problem, and the others go on.
 
-    Args:
-        paths: the files.
-        min_size: pixels of an image's shorter side inside the detector.
-        max_size: most pixels of its longer side.
+    The detector resizes images to `min_size` pixels of the shorter side, and `max_size` at most of the longer.
     """
 
     def __init__(self, paths: Sequence[Path], min_size: int, max_size: int) -> None:
@@ -130,13 +127,9 @@ def detect(
 def write_attention(
     folder: Path, detector: Detector, batches: Iterable[Sequence[ImageFile]], paths: Sequence[Path]
 ) -> None:
-    """Draw the attention of the detector's context in each image that can be read.
+    """Draw the attention of the detector's context in each image that can be read, into `folder/attention`.
 
-    Args:
-        folder: gets `attention/`, with the names that `write_predictions` gives.
-        detector: in evaluation mode, with an attention context.
-        batches: images.
-        paths: the files that they are of.
+    The detector is in evaluation mode, and files have the names that `write_predictions` gives.
     """
     device = next(detector.parameters()).device
     names = dict(zip(paths, unique_stems(paths), strict=True))
@@ -161,7 +154,7 @@ def write_predictions(
         folder: gets `images/`, `results.json`, `images.json` and `detections.csv`.
         predictions: of `detect`; read one at a time.
         paths: the files that `predictions` will be of.
-        categories: label k is `categories[k - 1]`.
+        categories: of the detector.
         on_image: called for each image.
     """
     drawn_names = dict(zip(paths, unique_stems(paths), strict=True))

@@ -61,16 +61,13 @@ def train_one_epoch(
     """
     detector = accelerator.unwrap_model(model)
     parameters = [p for p in detector.parameters() if p.requires_grad]
+    rest = num_batches % gradient_accumulation_steps
     began, images_seen, summed, group = time.perf_counter(), 0, None, list[Batch]()
     for index, (images, targets) in enumerate(batches, start=1):
         images, targets = to_device(images, targets, accelerator.device)
         group.append((images, targets))
         update = index % gradient_accumulation_steps == 0 or index == num_batches
-        in_group = (
-            gradient_accumulation_steps
-            if index <= num_batches - num_batches % gradient_accumulation_steps
-            else num_batches % gradient_accumulation_steps
-        )
+        in_group = gradient_accumulation_steps if index <= num_batches - rest else rest
         with nullcontext() if update else accelerator.no_sync(model):
             losses = model(images, targets)
             total = torch.stack(list(losses.values())).sum()
@@ -144,11 +141,7 @@ def evaluate(
 def validation_loss(detector: Detector, batches: Iterable[Batch], accelerator: Accelerator, seed: int = 0) -> float:
     """Compute the mean training loss over batches; statistics, weights and random state stay as they are.
 
-    Args:
-        detector: the bare detector.
-        batches: this process's share.
-        accelerator: device, precision and processes.
-        seed: random seed of the loss's sampling, so that epochs compare.
+    The `seed` of the loss's sampling makes epochs comparable.
     """
     total, count = torch.zeros((), device=accelerator.device), 0
     with torch.random.fork_rng(), _loss_mode(detector):
@@ -235,9 +228,8 @@ def _stop_if_not_finite(
     saved = ""
     if failures is not None:
         path = failures / f"non_finite_batch_{accelerator.process_index}.pt"
-        torch.save(
-            [dict(zip(("images", "targets"), to_device(*b, torch.device("cpu")), strict=True)) for b in group], path
-        )
+        on_cpu = [to_device(*batch, torch.device("cpu")) for batch in group]
+        torch.save([{"images": images, "targets": targets} for images, targets in on_cpu], path)
         saved = f" The batch is saved in {path}."
     raise UserError(
         f"training stopped: {' and '.join(f'{k} is {line[k]}' for k in terms)} on the images {ids}; "

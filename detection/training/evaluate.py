@@ -12,7 +12,7 @@ from detection.data.coco_index import Category, CocoIndex
 from detection.data.dataset import DetectionDataset
 from detection.detector import Detector
 from detection.errors import UserError
-from detection.runs.folder import open_config, open_run
+from detection.runs.folder import open_run
 from detection.runs.logs import progress
 from detection.training.engine import evaluate
 from detection.training.loaders import build_accelerator, eval_loader, open_split
@@ -57,17 +57,16 @@ def evaluate_run(
     """
     run = Path(run)
     if (annotations is None) != (images is None):
-        raise UserError("--annotations and --images belong together: give both, or neither for the run's own data.")
-    config = open_config(run, overrides)
+        raise UserError("--annotations and --images go together: give both, or neither for the run's own data.")
+    detector, categories, config = open_run(run, overrides=overrides)
     split = config.data.val
     if annotations is not None and images is not None:
         split = SplitConfig(annotations, images, bad_boxes=split.bad_boxes)
     index = open_split("data.val", split)
     accelerator = build_accelerator(config.precision, device, inference=True)
-    detector, categories, config = open_run(run, accelerator.device, overrides=overrides)
     require_same_categories(index, categories, run)
     loader = eval_loader(DetectionDataset(index, Path(split.images)), config, accelerator)
-    results = detect_split(detector, loader, accelerator, categories, "evaluating")
+    results = detect_split(detector.to(accelerator.device), loader, accelerator, categories, "evaluating")
     if not accelerator.is_main_process:
         return None
     from detection.evaluation.report import evaluate_detections, write_evaluation

@@ -16,11 +16,7 @@ from detection.errors import UserError
 
 
 def open_split(key: str, split: SplitConfig) -> CocoIndex:
-    """Open the annotations of a split.
-
-    Args:
-        key: its name in the config, for errors: `data.train` or `data.val`.
-        split: its files.
+    """Open the annotations of a split; `key` is its name in the config, for errors: `data.train` or `data.val`.
 
     Raises:
         UserError: not set, or unusable annotations.
@@ -37,10 +33,8 @@ def train_batches(
     num_images: int, config: Any, accelerator: Accelerator, aspect_ratios: np.ndarray | None = None
 ) -> TrainBatches:
     """Draw this process's share of the batches by the seed and batch size of a detector's or classifier's config."""
-    processes, rank, size = accelerator.num_processes, accelerator.process_index, config.batch_size
-    return TrainBatches(
-        num_images, size, seed=config.seed, aspect_ratios=aspect_ratios, num_processes=processes, rank=rank
-    )
+    share = {"num_processes": accelerator.num_processes, "rank": accelerator.process_index}
+    return TrainBatches(num_images, config.batch_size, seed=config.seed, aspect_ratios=aspect_ratios, **share)
 
 
 def eval_loader(dataset: DetectionDataset, config: Config, accelerator: Accelerator) -> DataLoader:

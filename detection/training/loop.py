@@ -92,9 +92,7 @@ class TrainingRun(Generic[Model]):
 def run_epochs(run: TrainingRun, after_epoch: Callable[[Any, RunLog], bool]) -> None:
     """Train until the last epoch, with a log, and leave a checkpoint after each.
 
-    Args:
-        run: moved on in place.
-        after_epoch: evaluates where that is due, before the checkpoint is written; True ends the run.
+    Before that, `after_epoch(run, log)` evaluates where that is due; True ends the run.
     """
     with closing(RunLog(run.folder, run.accelerator.is_main_process, keep_epochs=run.done.epoch)) as log:
         _run_epochs(run, log, after_epoch)
@@ -183,12 +181,7 @@ def restore(run: TrainingRun) -> None:
 
 
 def describe_run(run: TrainingRun, data: Mapping[str, Any]) -> None:
-    """Print how the learning rate was scaled, and write what is needed to do the run again.
-
-    Args:
-        run: ready to train; its folder is made here.
-        data: what is recorded of each split.
-    """
+    """Print how the learning rate was scaled, make the folder, and write what is needed to do the run again."""
     optimizer: OptimizerConfig = run.config.optimizer
     run.print_line(
         f"rate      {optimizer.kind} {scaled_learning_rate(optimizer, run.images_per_update):.3g} = {optimizer.lr:.3g} "

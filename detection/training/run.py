@@ -55,14 +55,8 @@ def open_data(config: Config, accelerator: Accelerator) -> Data:
     match_categories(train_index, val_index)
     transform = Transform(config.data.augmentation, config.detector.min_size, config.detector.max_size)
     segmented, source = config.detector.segmentation is not None, config.data.masks
-    train = DetectionDataset(
-        train_index,
-        Path(config.data.train.images),
-        transform,
-        config.seed,
-        config.data.train.empty_images,
-        load_masks(train_index, source) if segmented else None,
-    )
+    files, masks = config.data.train, load_masks(train_index, source) if segmented else None
+    train = DetectionDataset(train_index, Path(files.images), transform, config.seed, files.empty_images, masks)
     require_training_boxes(train)
     val_masks = load_masks(val_index, source) if segmented and _needs_validation_loss(config) else None
     val = DetectionDataset(val_index, Path(config.data.val.images), masks=val_masks)
@@ -78,12 +72,7 @@ def _needs_validation_loss(config: Config) -> bool:
 
 @dataclass(kw_only=True)
 class DetectorRun(TrainingRun[Detector]):
-    """A detector's run at work.
-
-    Attributes:
-        data: both splits.
-        best_results: what the best checkpoint detects, where this process has evaluated it; a resumed run may not have.
-    """
+    """A detector's run at work, with what the best checkpoint detects where this process has evaluated it."""
 
     config: Config
     data: Data

@@ -110,13 +110,7 @@ def _visible_gpus(number: int) -> list[str]:
 
 @dataclass(frozen=True)
 class QueuedCommand:
-    """A command to run.
-
-    Attributes:
-        name: its name in callbacks.
-        command: the program and its arguments.
-        log: the file of its output.
-    """
+    """A command to run, its name in callbacks, and the file of its output."""
 
     name: str
     command: Sequence[str]

@@ -14,12 +14,7 @@ _COLORS = {"finished": "green", "failed": "red", "waiting": "dim", "left": "yell
 
 
 class ProgressTable:
-    """Progress of each run; a context manager, which shows the table on a terminal.
-
-    Args:
-        plan: the runs.
-        console: where to print; None for the standard output.
-    """
+    """Progress of each run; a context manager, which shows the table on a terminal (None: the standard output)."""
 
     def __init__(self, plan: Plan, console: Console | None = None) -> None:
         self.plan = plan

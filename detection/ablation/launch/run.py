@@ -12,12 +12,9 @@ from detection.ablation.plan import Plan, Run
 
 def prepare_data(plan: Plan) -> None:
     """Make every data set once, before runs that share it start at the same time."""
-    run_type, made = plan.ablation.run_type, set()
-    for run in {(run.data, run.variant): run for run in reversed(plan.runs)}.values():
-        digest = run_type.digest(run_type.plain(run.config)["data"])
-        if digest not in made:
-            made.add(digest)
-            run_type.prepare(run.config)
+    run_type = plan.ablation.run_type
+    for run in plan.distinct(lambda config: run_type.plain(config)["data"]).values():
+        run_type.prepare(run.config)
 
 
 def inspect_all(plan: Plan) -> dict[str, RunStatus]:
@@ -35,15 +32,7 @@ def unplanned_runs(plan: Plan) -> list[Path]:
 def run_plan(
     plan: Plan, statuses: Mapping[str, RunStatus], launcher: Launcher, resume: bool, table: ProgressTable
 ) -> None:
-    """Run every run that is not finished, once.
-
-    Args:
-        plan: the runs.
-        statuses: the status of each, by name.
-        launcher: starts them.
-        resume: continue stopped runs that have a checkpoint; all others start again.
-        table: shows their progress.
-    """
+    """Run every run that is not finished, once; `resume` continues stopped runs that have a checkpoint."""
     by_name = {run.name: run for run in plan.runs}
     began: dict[str, float] = {}
     queue = [queued for run in plan.runs if (queued := _enqueue(plan, run, statuses[run.name], resume, table))]

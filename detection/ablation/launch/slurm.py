@@ -17,16 +17,7 @@ MANY = 10_000
 
 @dataclass(frozen=True)
 class SlurmOptions:
-    """Resources of each job.
-
-    Attributes:
-        partition: its partition; the cluster's default if empty.
-        gpus: number of GPUs.
-        cpus: number of cores, and of its threads.
-        hours: time limit.
-        memory_gb: main memory.
-        account: the account charged; the user's default if empty.
-    """
+    """Resources of each job; an empty partition or account is the cluster's or user's default."""
 
     partition: str = ""
     gpus: int = 1

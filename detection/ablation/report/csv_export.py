@@ -6,9 +6,7 @@ from collections.abc import Iterator
 
 from detection.ablation.summary import AblationSummary
 
-_COLUMNS = (
-    "data", "variant", "metric", "class", "mean", "sd", "values", "reference", "difference", "low", "high", "missing"
-)  # fmt: skip
+_COLUMNS = "data variant metric class mean sd values reference difference low high missing".split()
 
 
 def to_csv(summary: AblationSummary) -> str:

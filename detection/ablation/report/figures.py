@@ -12,13 +12,7 @@ from detection.evaluation.intervals import Interval
 
 
 def plot_differences(rows: Sequence[tuple[str, Interval | None]], title: str, reference: str) -> Figure:
-    """Draw each interval as a line with a dot at the difference, and a line at 0.
-
-    Args:
-        rows: name and interval; None is drawn as missing.
-        title: title of the figure.
-        reference: the variant at 0.
-    """
+    """Draw each interval, None as missing, as a line with a dot at the difference, and a line at 0, the reference."""
     figure = Figure(figsize=(7.5, 1.4 + 0.32 * max(1, len(rows))), dpi=120, layout="constrained")
     axes = figure.subplots()
     axes.axvline(0, color="black", linewidth=0.8)
@@ -70,8 +64,8 @@ def plot_curves(
     Args:
         rows: name of a variant and its metric at each place; None leaves a gap.
         places: values of the quantity, ascending.
-        metric: label of the vertical axis.
-        quantity: label of the horizontal axis.
+        metric: its name, for the axis.
+        quantity: its name, for the other axis.
     """
     figure = Figure(figsize=(7.5, 4.6), dpi=120, layout="constrained")
     axes = figure.subplots()

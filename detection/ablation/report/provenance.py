@@ -10,12 +10,7 @@ from detection.reports.document import Block, Bullets, Paragraph
 
 
 def describe_runs(plan: Plan, counted: Collection[str]) -> list[Block]:
-    """List code, versions and machines of the runs, with a warning where they differ.
-
-    Args:
-        plan: the runs.
-        counted: names of the runs that count.
-    """
+    """List code, versions and machines of the runs that count, with a warning where they differ."""
     found: dict[str, list[str]] = {}
     for run in plan.runs:
         if run.name in counted:

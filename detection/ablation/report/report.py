@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 
-from detection.ablation.costs import ArchitectureCost, MeasuredCosts, architecture_digest
+from detection.ablation.costs import ArchitectureCost, MeasuredCosts
 from detection.ablation.report import figures, formatting
 from detection.ablation.report.provenance import describe_runs
 from detection.ablation.size_matched import Control
@@ -20,15 +20,7 @@ def build_report(
     what: str,
     command: Sequence[str],
 ) -> list[Block]:
-    """Build all blocks of the report.
-
-    Args:
-        summary: results of the runs.
-        costs: costs of the architectures, as far as they were measured.
-        controls: size-matched controls, by variant.
-        what: what is matched: `parameters` or `flops`.
-        command: the command that made the report.
-    """
+    """Build all blocks of the report, which `command` makes; `what` the controls match is `parameters` or `flops`."""
     plan = summary.plan
     blocks: list[Block] = [Heading(1, f"Ablation {plan.name}"), *_overview(summary)]
     blocks += [*_all_data(summary), *_curves(summary)]
@@ -173,8 +165,8 @@ def cost_of(summary: AblationSummary, costs: MeasuredCosts | None, data: str, va
     """The cost of a variant on a data set, None where it was not measured."""
     if costs is None:
         return None
-    run = summary.plan.of(data, variant)[0]
-    return costs.architectures.get(architecture_digest(summary.plan.ablation.run_type, run.config))
+    run_type, run = summary.plan.ablation.run_type, summary.plan.of(data, variant)[0]
+    return costs.architectures.get(run_type.digest(run_type.architecture(run.config)))
 
 
 def _costs(summary: AblationSummary, costs: MeasuredCosts | None) -> Iterator[Block]:
