@@ -225,14 +225,16 @@ def test_googlenet_computes_what_torchvisions_does(tmp_path):
     report = ours.load_pretrained()
     assert not report.missing and not report.resized and not report.unexpected
     assert any(isinstance(m, FrozenBatchNorm2d) for m in ours.modules())
-    seen = []
+    seen, read = [], []
     theirs.inception5b.register_forward_hook(lambda module, args, out: seen.append(out))
+    theirs.conv1.register_forward_pre_hook(lambda module, args: read.append(args[0]))
     images = torch.rand(2, 3, 64, 96)
     mean, std = (torch.tensor(t)[:, None, None] for t in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     own_mean, own_std = (torch.tensor(t)[:, None, None] for t in (ours.image_mean, ours.image_std))
     with torch.no_grad():
         theirs((images - mean) / std)
         found = ours((images - own_mean) / own_std)["c5"]
+    torch.testing.assert_close((images - own_mean) / own_std, read[0])  # the last map hardly depends on it
     torch.testing.assert_close(found, seen[0], rtol=1e-3, atol=1e-4)
 
 
