@@ -30,6 +30,14 @@ def _own_precision():
         sys.modules["accelerate"].state.AcceleratorState._reset_state(reset_partial_state=True)
 
 
+@pytest.fixture(autouse=True)
+def _own_trust():
+    """Packages that a test trusted, by a command line's `--trust` for instance, are trusted in that test alone."""
+    yield
+    if "detection.config.parts" in sys.modules:
+        sys.modules["detection.config.parts"]._trusted.clear()
+
+
 @pytest.fixture(scope="session")
 def shapes(tmp_path_factory):
     """A folder with 7 training and 3 validation images of 64 pixels; read only."""
