@@ -52,6 +52,16 @@ def test_a_batch_without_a_valid_location_changes_no_statistics():
     assert all(torch.equal(a, b) for a, b in zip(before, norm.buffers(), strict=True))
 
 
+def test_without_a_momentum_statistics_are_the_mean_over_batches():
+    ours, theirs = MaskedBatchNorm(K).double(), nn.BatchNorm2d(K, momentum=None).double()
+    ours.norm.momentum = None
+    for shift in range(3):
+        x, valid = a_batch((5, 6), (5, 6))
+        torch.testing.assert_close(ours(x + shift, valid), theirs(x + shift))
+    for a, b in zip(ours.buffers(), theirs.buffers(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
 SIZES = [(3, 6), (5, 2), (4, 4)]
 
 

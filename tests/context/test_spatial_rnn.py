@@ -121,6 +121,20 @@ def test_each_direction_of_each_layer_has_separate_recurrent_weights():
     assert len({p.data_ptr() for n, p in context.named_parameters() if n.endswith("weight_hh")}) == 8
 
 
+def test_convolutions_start_as_glorot_and_bengio_each_gate_alone():
+    """Evenly in ±√(6 / (inputs + outputs)), the outputs of one gate: 20 and 30, then 2·30 and 30, then 2·30 and 40."""
+    torch.manual_seed(0)
+    context = SpatialRNN(
+        20, cell=partial(LSTM), hidden_channels=30, out_channels=40, layers=(("right", "left"), ("down", "up"))
+    )
+    sides = [(20, 30)] * 4, [(60, 30)] * 4, [(60, 40)]
+    for conv, gates in zip(context.convs, sides, strict=True):
+        for weight, (inputs, outputs) in zip(conv.weight.chunk(len(gates)), gates, strict=True):
+            assert weight.shape[:2] == (outputs, inputs)
+            assert weight.abs().max().item() == pytest.approx((6 / (inputs + outputs)) ** 0.5, rel=0.02)
+        assert not conv.bias.any()
+
+
 @pytest.mark.parametrize(
     ("layers", "sentence"),
     [

@@ -178,6 +178,14 @@ def test_a_more_confident_box_takes_the_place():
     assert Stitch(0.5, replace_iou=0.7)(boxes, *less).tolist() == [0, 1]
 
 
+def test_at_the_thresholds_themselves_nothing_overlaps_or_takes_a_place():
+    boxes = boxes_of([[50, 0, 60, 20], [0, 0, 10, 20], [0, 0, 10, 10]])  # the last two have an IoU of exactly 1/2
+    seen = (torch.tensor([0.9, 0.3, 0.8]), torch.ones(3), torch.tensor([0, 0, 1]))
+    assert Stitch(0.3, replace_iou=0.49)(boxes, *seen).tolist() == [0, 2]
+    assert Stitch(0.3, replace_iou=0.5)(boxes, *seen).tolist() == [0, 1]
+    assert Stitch(0.5, replace_iou=0.5)(boxes, *seen).tolist() == SetNMS(0.5)(boxes, *seen).tolist() == [0, 2, 1]
+
+
 def test_passes():
     boxes = boxes_of([[50, 0, 60, 20], [0, 0, 10, 20], [0.5, 0, 10.5, 20], [90, 0, 99, 9]])
     seen = (torch.tensor([0.9, 0.3, 0.8, 0.05]), torch.ones(4), torch.tensor([0, 0, 1, 2]))

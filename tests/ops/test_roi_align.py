@@ -132,6 +132,22 @@ def test_only_the_maps_that_learn_get_gradients(always):
     assert frozen.grad is None and learns.grad is not None and learns.grad.sum() == pytest.approx(2 * 4)
 
 
+def test_equal_boxes_on_other_levels_or_maps_have_other_gradients(always):
+    """One call after another, so that nothing of the one before may be used again."""
+    rois = torch.tensor([[0.0, 1, 1, 6, 6], [0, 2, 0, 7, 5]])
+    cases = [((8, 8), (0, 0), (1, 1)), ((8, 8), (0, 1), (1, 1)), ((8, 8), (0, 1), (1, 0.5)), ((8, 4), (0, 1), (1, 0.5))]
+    for sizes, levels, scales in cases:
+        features = [torch.zeros(1, 2, s, s, requires_grad=True) for s in sizes]
+        output = roi_align(features, rois, torch.tensor(levels), scales, 2, 2)
+        alone = [
+            torchvision.ops.roi_align(features[k], roi[None], 2, scales[k], 2)
+            for k, roi in zip(levels, rois, strict=True)
+        ]
+        expected = torch.cat(alone)
+        ours, theirs = (torch.autograd.grad(y.sum(), features, allow_unused=True) for y in (output, expected))
+        assert_close(ours, [torch.zeros_like(f) if g is None else g for f, g in zip(features, theirs, strict=True)])
+
+
 def big_case():
     """A case over the thresholds: 256 boxes, 32 channels."""
     torch.manual_seed(0)
