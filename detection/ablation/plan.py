@@ -113,15 +113,9 @@ def make_plan(
     overrides: Sequence[str] = (),
     controls: Mapping[str, tuple[str, tuple[str, ...]]] | None = None,
 ) -> Plan:
-    """Resolve every run.
+    """Resolve every run; `overrides` change the base of all of them, and the other arguments are the plan's attributes.
 
-    Args:
-        name: of the ablation's file.
-        ablation: what the file describes.
-        base: the config file of all runs.
-        output: the folder of the ablation.
-        overrides: changes of the base for every run.
-        controls: for a variant name and changes of the control that is as large as it; several may share one.
+    `controls` has by variant the name and the changes of the control that is as large as it; several may share one.
 
     Raises:
         UserError: changes that do not fit the base, a model that cannot be built, or two variants that are the same.

@@ -107,11 +107,8 @@ def summarize(
 ) -> AblationSummary:
     """Read every finished run and resample its images; runs that cannot be read are missing, with the reason.
 
-    Args:
-        plan: the runs.
-        statuses: by name of the run.
-        resamplings: number of bootstrap samples.
-        on_run: called with each run before it is read.
+    Statuses are by name of the run, `resamplings` is the number of bootstrap samples, and `on_run` is called with each
+    run before it is read.
     """
     results, missing = {}, {}
     for run in plan.runs:

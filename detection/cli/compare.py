@@ -19,9 +19,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = command_parser("compare", __doc__, trust=True)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a finished run")
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder for the report and its images")
-    parser.add_argument(
-        "--images", type=int, default=4, metavar="N", help="most to draw where a run is better, and worse (default 4)"
-    )
+    about = "most to draw where a run is better, and worse (default 4)"
+    parser.add_argument("--images", type=int, default=4, metavar="N", help=about)
     args = parser.parse_args(argv)
     if len(args.runs) < 2:
         raise UserError("Name two runs or more.")

@@ -64,8 +64,8 @@ def plot_curves(
     Args:
         rows: name of a variant and its metric at each place; None leaves a gap.
         places: values of the quantity, ascending.
-        metric: its name, for the axis.
-        quantity: its name, for the other axis.
+        metric: name of the vertical axis.
+        quantity: name of the horizontal axis.
     """
     figure = Figure(figsize=(7.5, 4.6), dpi=120, layout="constrained")
     axes = figure.subplots()
