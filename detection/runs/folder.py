@@ -10,11 +10,12 @@ from accelerate import Accelerator
 
 from detection.atomic_write import write_json
 from detection.config import Config, from_plain, override, to_plain
+from detection.config.differences import differences
 from detection.config.parts import trusting
 from detection.data.coco_index import Category
 from detection.detector import Detector, build_detector
 from detection.errors import UserError
-from detection.runs.checkpoint import load_meta, load_weights
+from detection.runs.checkpoint import load_meta, load_weights, newest_complete
 from detection.runs.environment import environment
 
 Settings = TypeVar("Settings")
@@ -111,14 +112,35 @@ def open_run(
     with trusting(trust):
         config = open_config(run, overrides)
     checkpoints = Path(run) / "checkpoints"
-    folder = checkpoints / (checkpoint or ("best" if (checkpoints / "best").is_dir() else "last"))
+    best = newest_complete(checkpoints / "best")
+    folder = newest_complete(checkpoints / (checkpoint or ("best" if best.is_dir() else "last")))
     categories = load_meta(folder)["categories"]
     detector = build_detector(config.detector, len(categories), resize_in_training=False)
     load_weights(folder, detector)
     return detector.to(device).eval(), categories, config
 
 
-def write_run_description(folder: Path, config: Any, data: Mapping[str, Any], accelerator: Accelerator) -> None:
-    """Write `config.json` and `environment.json`, with what is recorded of each split of the `data`."""
+def write_run_description(
+    folder: Path, config: Any, data: Mapping[str, Any], accelerator: Accelerator, resumed: int | None = None
+) -> None:
+    """Write `config.json` and `environment.json`, with what is recorded of each split of the `data`.
+
+    A run that is resumed after some epochs keeps its environment; the present one is appended to its `history`.
+    """
+    now = environment(config, data, accelerator)
+    if resumed is not None:
+        changed = differences(read_config_json(folder), to_plain(config))
+        first = read_environment(folder)
+        entry = {"epoch": resumed, "changed": changed, **now}
+        now = {**first, "config_hash": now["config_hash"], "history": [*first.get("history", ()), entry]}
+    write_json(folder / "environment.json", now)
     write_json(folder / "config.json", config_json(config))
-    write_json(folder / "environment.json", environment(config, data, accelerator))
+
+
+def read_environment(folder: Path) -> dict[str, Any]:
+    """Read a run's `environment.json`; empty where it is missing or damaged."""
+    try:
+        found = json.loads((folder / "environment.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -11,16 +11,19 @@ from typing import Any
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
+from detection.atomic_write import atomic_write
+
 _SECONDS_BETWEEN_LINES = 20
 
 
 class RunLog:
     """Writes losses and metrics to `log.jsonl` and TensorBoard; only the main process does.
 
-    Of a resumed run the lines of the first `keep_epochs` stay; the later epochs are done again.
+    Of a resumed run the lines of the first `keep_epochs` stay; later epochs are done again, and with `evaluate_last`
+    the evaluation of the last of them. A line that was cut off is left out.
     """
 
-    def __init__(self, folder: Path, main: bool = True, keep_epochs: int = 0) -> None:
+    def __init__(self, folder: Path, main: bool = True, keep_epochs: int = 0, *, evaluate_last: bool = False) -> None:
         self.main = main
         self.step = 0
         if not main:
@@ -28,12 +31,15 @@ class RunLog:
         from torch.utils.tensorboard import SummaryWriter
 
         path = folder / "log.jsonl"
-        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-        kept = [line for line in lines if line["epoch"] < keep_epochs]
+        kept = [line for line in _complete_lines(path) if line["epoch"] < keep_epochs]
+        if evaluate_last:
+            kept = [line for line in kept if "lr" in line or line["epoch"] < keep_epochs - 1]
         self.step = max((line.get("step", 0) for line in kept), default=0)
-        path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        text = "".join(json.dumps(line) + "\n" for line in kept)
+        atomic_write(path, lambda temporary: temporary.write_text(text))
         self.file = path.open("a", buffering=1)
-        self.board = SummaryWriter(folder / "tensorboard", purge_step=self.step if kept else None)
+        # TensorBoard drops events from this step on: the last one that is kept must stay.
+        self.board = SummaryWriter(folder / "tensorboard", purge_step=self.step + 1 if kept else None)
 
     def update(self, epoch: int, line: Mapping[str, float]) -> None:
         """Write losses, learning rate and the like of one update of the weights."""
@@ -65,6 +71,17 @@ class RunLog:
         if self.main:
             self.file.close()
             self.board.close()
+
+
+def _complete_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a log, up to one that a kill or a power cut left incomplete."""
+    lines = []
+    for text in path.read_text(errors="replace").splitlines() if path.exists() else ():
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            break
+    return lines
 
 
 class Bar:

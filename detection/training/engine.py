@@ -25,6 +25,8 @@ Batch = tuple[list[Tensor], list[dict[str, Any]]]
 def seed_epoch(seed: int, epoch: int, rank: int) -> None:
     """Set the random state of an epoch; it depends on nothing before, so that a resumed run repeats an unbroken one."""
     torch.manual_seed(int(np.random.SeedSequence([seed, epoch, rank]).generate_state(1, np.uint32)[0]))
+    # The loader once drew the first number of an epoch; it is passed over, so that results stay what they were.
+    torch.empty((), dtype=torch.int64).random_()
 
 
 def train_one_epoch(

@@ -54,6 +54,7 @@ def build_loader(dataset: DetectionDataset, batches: Any, workers: int, accelera
         collate_fn=collate,
         pin_memory=accelerator.device.type == "cuda",
         persistent_workers=workers > 0,
+        generator=torch.Generator(),  # of its own: starting workers must not move the training's random stream
     )
 
 

@@ -10,11 +10,13 @@ from typing import Any, Generic, TypeVar
 from accelerate import Accelerator
 from torch import nn
 
-from detection.config import OptimizerConfig
+from detection.config import OptimizerConfig, to_plain
+from detection.config.differences import differences
 from detection.data.coco_index import Category
 from detection.data.sampling import TrainBatches
-from detection.runs.checkpoint import load_training_state, load_weights, save_checkpoint
-from detection.runs.folder import write_run_description
+from detection.errors import UserError
+from detection.runs.checkpoint import load_meta, load_training_state, load_weights, newest_complete, save_checkpoint
+from detection.runs.folder import read_config_json, read_environment, write_run_description
 from detection.runs.logs import RunLog, progress
 from detection.training.engine import seed_epoch, train_one_epoch
 from detection.training.freezing import freeze
@@ -28,6 +30,7 @@ class Progress:
     """How far a run is: what a resumed run needs to know besides weights and optimizer."""
 
     epoch: int = 0
+    awaits_evaluation: bool = False
     seconds: float = 0.0
     best: float | None = None
     best_epoch: int = -1
@@ -62,6 +65,7 @@ class TrainingRun(Generic[Model]):
     gradient_accumulation_steps: int = 1
     average: WeightAverage | None = None
     done: Progress = field(default_factory=Progress)
+    resumed: bool = False
 
     def __post_init__(self) -> None:
         updates_per_epoch = -(-len(self.order) // self.gradient_accumulation_steps)
@@ -94,7 +98,8 @@ def run_epochs(run: TrainingRun, after_epoch: Callable[[Any, RunLog], bool]) -> 
 
     Before that, `after_epoch(run, log)` evaluates where that is due; True ends the run.
     """
-    with closing(RunLog(run.folder, run.accelerator.is_main_process, keep_epochs=run.done.epoch)) as log:
+    done, main = run.done, run.accelerator.is_main_process
+    with closing(RunLog(run.folder, main, done.epoch, evaluate_last=done.awaits_evaluation)) as log:
         _run_epochs(run, log, after_epoch)
 
 
@@ -102,6 +107,10 @@ def _run_epochs(run: TrainingRun, log: RunLog, after_epoch: Callable[[Any, RunLo
     accelerator, epochs, done = run.accelerator, run.config.schedule.epochs, run.done
     frozen = freeze(run.model, run.frozen, done.epoch)
     model, run.optimizer = accelerator.prepare(run.model, run.optimizer)
+    if done.awaits_evaluation and _end_epoch(run, log, after_epoch):
+        return
+    if done.epoch >= epochs:
+        run.print_line(f"nothing left to train: {done.epoch} of {epochs} epochs are done; more by schedule.epochs=N")
     for epoch in range(done.epoch, epochs):
         began = time.perf_counter()
         now_frozen = freeze(run.model, run.frozen, epoch)
@@ -114,11 +123,21 @@ def _run_epochs(run: TrainingRun, log: RunLog, after_epoch: Callable[[Any, RunLo
         seed_epoch(run.config.seed, epoch, accelerator.process_index)
         _train_epoch(run, model, log)
         done.epoch, done.seconds = epoch + 1, done.seconds + time.perf_counter() - began
-        ended = after_epoch(run, log)
+        # What was trained is saved before it is evaluated, which a broken validation image may end.
+        done.awaits_evaluation = True
         if accelerator.is_main_process:
             save_last(run)
-        if ended:
+        if _end_epoch(run, log, after_epoch):
             break
+
+
+def _end_epoch(run: TrainingRun, log: RunLog, after_epoch: Callable[[Any, RunLog], bool]) -> bool:
+    """Evaluate a trained epoch where that is due, and save that this is done; True ends the run."""
+    ended = after_epoch(run, log)
+    run.done.awaits_evaluation = False
+    if run.accelerator.is_main_process:
+        save_last(run)
+    return ended
 
 
 def _train_epoch(run: TrainingRun, model: nn.Module, log: RunLog) -> None:
@@ -154,6 +173,7 @@ def save_last(run: TrainingRun) -> None:
         "scheduler": run.scheduler.state_dict(),
         "scaler": None if scaler is None else scaler.state_dict(),
         "average_updates": 0 if run.average is None else run.average.updates,
+        "images_per_update": run.images_per_update,
         "progress": dict(vars(run.done)),
     }
     trained = None if run.average is None else run.model
@@ -164,20 +184,68 @@ def save_last(run: TrainingRun) -> None:
 def restore(run: TrainingRun) -> None:
     """Take up the state that `save_last` wrote, before anything is prepared for several processes, and print that.
 
+    The learning rate goes on by the schedule of the present config.
+
     Raises:
-        UserError: missing or damaged.
+        UserError: missing or damaged, or settings that a resumed run may not change.
     """
-    state = load_training_state(run.last)
-    load_weights(run.last, run.model, "model" if run.average is None else "training")
+    checkpoint = newest_complete(run.last)
+    state = load_training_state(checkpoint)
+    _require_resumable(run, state, load_meta(checkpoint)["categories"])
+    load_weights(checkpoint, run.model, "model" if run.average is None else "training")
     if run.average is not None:
-        load_weights(run.last, run.average.module)
+        load_weights(checkpoint, run.average.module)
         run.average.updates = state["average_updates"]
+    rates = run.scheduler.base_lrs
     run.optimizer.load_state_dict(state["optimizer"])
     run.scheduler.load_state_dict(state["scheduler"])
+    run.scheduler.base_lrs = rates
+    factors = [factor(run.scheduler.last_epoch) for factor in run.scheduler.lr_lambdas]  # type: ignore[attr-defined]
+    run.scheduler._last_lr = [rate * factor for rate, factor in zip(rates, factors, strict=True)]
+    for group, base, rate in zip(run.optimizer.param_groups, rates, run.scheduler._last_lr, strict=True):
+        group["initial_lr"], group["lr"] = base, rate
     if run.accelerator.scaler is not None and state["scaler"] is not None:
         run.accelerator.scaler.load_state_dict(state["scaler"])
-    run.done = Progress(**state["progress"])
+    run.done, run.resumed = Progress(**state["progress"]), True
     run.print_line(f"resume    {run.folder} after {run.done.epoch} epochs")
+
+
+# Keys that a resumed run may change; paths may, as the content is compared, and batches, as their product is.
+_MAY_CHANGE = (
+    "schedule", "optimizer.lr", "optimizer.reference_batch", "data.workers", "eval_batch_size", "evaluate_every",
+    "best_metric", "early_stopping", "samples", "validation_loss", "note", "detector.inference", "batch_size",
+    "gradient_accumulation_steps", "data.train.annotations", "data.train.images", "data.val.annotations",
+    "data.val.images", "data.root", "data.scenes",
+)  # fmt: skip
+
+
+def _require_resumable(run: TrainingRun, state: Mapping[str, Any], categories: Sequence[Category]) -> None:
+    for change in differences(read_config_json(run.folder), to_plain(run.config)):
+        key = change.partition("=")[0]
+        if not any(key == name or key.startswith(f"{name}.") for name in _MAY_CHANGE):
+            raise UserError(
+                f"{run.folder}: was trained with {change}; a resumed run may change epochs, learning rate, workers and "
+                "evaluation only: leave the rest as it is, or start a new run."
+            )
+    if [(c.id, c.name) for c in categories] != [(c.id, c.name) for c in run.categories]:
+        old, new = (", ".join(c.name for c in names) for names in (categories, run.categories))
+        raise UserError(f"{run.folder}: was trained on the categories {old}, not {new}: resume with its own data.")
+    if state["images_per_update"] != run.images_per_update:
+        raise UserError(
+            f"{run.folder}: was trained with {state['images_per_update']} images an update, not "
+            f"{run.images_per_update}: choose batch_size, gradient_accumulation_steps and the number of processes so "
+            "that their product stays."
+        )
+
+
+def _require_same_data(folder: Path, data: Mapping[str, Any]) -> None:
+    recorded = read_environment(folder).get("data", {})
+    for name, split in data.items():
+        if name in recorded and recorded[name]["sha256"] != split["sha256"]:
+            raise UserError(
+                f"{folder}: data.{name} is not what it was trained with ({recorded[name]['sha256'][:12]}…, now "
+                f"{split['sha256'][:12]}…): resume with its own data, or start a new run."
+            )
 
 
 def describe_run(run: TrainingRun, data: Mapping[str, Any]) -> None:
@@ -187,7 +255,9 @@ def describe_run(run: TrainingRun, data: Mapping[str, Any]) -> None:
         f"rate      {optimizer.kind} {scaled_learning_rate(optimizer, run.images_per_update):.3g} = {optimizer.lr:.3g} "
         f"stated for {optimizer.reference_batch} images an update, scaled to the real {run.images_per_update}"
     )
+    if run.resumed:
+        _require_same_data(run.folder, data)
     if run.accelerator.is_main_process:
-        write_run_description(run.folder, run.config, data, run.accelerator)
+        write_run_description(run.folder, run.config, data, run.accelerator, run.done.epoch if run.resumed else None)
     run.print_line(f"run       {run.folder}")
     run.accelerator.wait_for_everyone()
