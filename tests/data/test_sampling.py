@@ -49,6 +49,17 @@ def test_orientations_are_kept_apart():
     assert len(batches) == 11 and len(mixed) <= 1
 
 
+def test_squares_go_with_wide_images_and_either_kind_may_come_first():
+    ratios = np.array([1.0] * 4 + [2.0] * 4 + [0.5] * 8)
+    batches, first = TrainBatches(16, 4, aspect_ratios=ratios), set()
+    for epoch in range(12):
+        batches.set_epoch(epoch)
+        listed = [sorted({ratios[position] >= 1 for _, position in batch}) for batch in batches]
+        assert sorted(listed) == [[False]] * 2 + [[True]] * 2
+        first.add(listed[0][0])
+    assert first == {True, False}
+
+
 def test_global_batches_do_not_depend_on_the_number_of_processes():
     ratios = np.linspace(0.5, 2, 30)
     one = list(TrainBatches(30, 6, aspect_ratios=ratios))
