@@ -133,6 +133,17 @@ def test_a_head_of_another_training_than_the_backbone_gets_one_sentence(monkeypa
         load_pretrained(detector, None)
 
 
+def test_detections_have_an_area_and_are_the_best_of_an_image():
+    """One class on four proposals without deltas, with sides of half a pixel and of a thousandth; then two of three."""
+    boxes = [torch.tensor([[10.0, 0, 10.5, 20], [20, 0, 20.001, 20], [30, 0, 35, 5], [40, 0, 45, 5]])]
+    scores = torch.tensor([0.6, 0.7, 0.9, 0.8])
+    probabilities = torch.stack([1 - scores, scores], 1)
+    for most, best in ((100, [2, 3, 0]), (2, [2, 3])):
+        head = FastRCNN(1, 1, 1, hidden_channels=2, detections_per_image=most)
+        (found,) = head.select(head.decode(probabilities, torch.zeros(4, 2, 4), boxes, [(64, 64)]))
+        assert torch.equal(found["boxes"], boxes[0][best]) and torch.equal(found["scores"], scores[best])
+
+
 def test_the_whole_detectors_weights_go_before_the_heads(tmp_path):
     head = partial(DETECTOR.head.func, **DETECTOR.head.keywords, weights=NAME)
     detector = build_detector(dataclasses.replace(DETECTOR, head=head), 3)

@@ -204,6 +204,44 @@ def test_a_run_writes_its_predictions_and_opens_again(shapes, tmp_path):
     assert json.loads((tmp_path / "again" / "results.json").read_text()) == results
 
 
+def test_detections_have_an_area_and_are_the_best_of_an_image():
+    """Sides of half a pixel and of a thousandth; then two of four."""
+    logits = [[[0.0, score] for score in (1.0, 2.0, 4.0, 3.0)]]
+    codes = [[[-20.0, 0, 0.5, 20], [0, 0, 0.001, 20], [10, 0, 5, 5], [20, 0, 5, 5]]]
+    regions = PooledRegions(torch.zeros(1, 1, 1, 1), [WINDOW], SIZE)
+    found, _ = decoding(codes, logits).eval()(regions)
+    assert found[0]["boxes"].tolist() == [[39.5, 29.5, 44.5, 34.5], [49.5, 29.5, 54.5, 34.5], [11.75, 22, 12.25, 42]]
+    best, _ = decoding(codes, logits, detections_per_image=2).eval()(regions)
+    assert torch.equal(best[0]["boxes"], found[0]["boxes"][:2])
+
+
+def test_corrections_are_added_to_what_the_decoder_found():
+    """All boxes move 0.5 of a decoder's 1 to the right, which stands for 10 pixels."""
+    settings = {"postprocess": partial(NMS, iou=1.0), "score_threshold": 0.0, "detections_per_image": 10_000}
+    found = []
+    for shift in (0.0, 0.5):
+        detector = build(rezoom=True, box_coder=partial(PixelOffsets, scale=10.0), **settings).eval()
+        with torch.no_grad():
+            detector.head.decoder.bias[:, 2:4] = 1
+            detector.head.correct[2].bias[0] = shift
+            found.append(detector([torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(1))])[0]["boxes"])
+    inside = found[0][(found[0][:, 0] > 0) & (found[0][:, 2] < 58)]
+    assert len(inside) > 10
+    moved = inside + torch.tensor([5.0, 0, 5, 0])
+    assert (moved[:, None] - found[1]).abs().amax(-1).amin(1).max() < 1e-4
+
+
+def test_a_decoders_numbers_are_in_units_of_the_box_coders_scale():
+    coder = partial(PixelOffsets, scale=10.0)
+    head = decoding((torch.tensor(PAIR_CODES) / 10).tolist(), PAIR_LOGITS, box_coder=coder, box_weight=0.03)
+    found, _ = head.eval()(PooledRegions(torch.zeros(1, 1, 1, 1), [WINDOW], SIZE))
+    torch.testing.assert_close(found[0]["boxes"], PAIR)
+    moved = PAIR + torch.tensor([[0.0, 0, 0, 0], [2, 0, 2, 0]])
+    regions, region_targets = head.train().sample([WINDOW], [{"boxes": moved, "labels": torch.tensor([1, 1])}])
+    _, losses = head(PooledRegions(torch.zeros(1, 1, 1, 1), regions, SIZE), region_targets)
+    assert losses["loss_box_reg"].item() == pytest.approx(0.03 * 2, rel=1e-5)  # of pixels
+
+
 def refused(match, **changes):
     with pytest.raises(UserError, match=match):
         build_detector(dataclasses.replace(DETECTOR, **changes), 3)
