@@ -1,11 +1,15 @@
-"""Notes on results: the causes of an AP near zero that ground truth and results show."""
+"""Notes on results: facts that bound AP, and causes of a low AP that ground truth and results give evidence for.
 
-from collections.abc import Iterator
+Shapes: N ground-truth boxes, D detections, P pairs of the two in one image.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from detection.evaluation.columns import (
+    BoxColumns,
     CocoDataset,
     CocoResults,
     DetectionColumns,
@@ -13,22 +17,50 @@ from detection.evaluation.columns import (
     detection_columns,
     ground_truth_columns,
     known_results,
+    positions,
 )
 from detection.evaluation.matching import overlapping_pairs
+
+MIN_HITS, MIN_RATIO, MIN_OBJECTS, MIN_DEVIATIONS = 20, 5, 5, 4
+"""Evidence for a cause: hits, hits for each one as given, different objects and standard deviations above chance."""
+
+MAX_PAIRS = 300_000
+"""Pairs of a detection and an object that box formats are tried on: they take a second, and more add no evidence."""
+
+SHUFFLES = 100
+"""Permutations of the classes of detections, which show what chance explains."""
+
+Pairs = tuple[np.ndarray, np.ndarray]
+
+GIVEN = "[x, y, width, height]"
+FORMATS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    GIVEN: lambda box: box,
+    "[x1, y1, x2, y2]": lambda box: np.concatenate([box[:, :2], (box[:, 2:] - box[:, :2]).clip(min=0)], axis=1),
+    "[center x, center y, width, height]": lambda box: np.concatenate(
+        [box[:, :2] - box[:, 2:] / 2, box[:, 2:]], axis=1
+    ),
+    "[y, x, height, width]": lambda box: box[:, [1, 0, 3, 2]],
+}
 
 
 def find_notes(ground_truth: CocoDataset, results: CocoResults, ap: float) -> list[str]:
     """Write sentences about what lowers metrics or leaves them undefined.
 
-    Causes are searched where COCO's AP is 0, and a wrong box format (which hits by chance) where it is below 0.05.
+    A cause of a low AP is named when `MIN_HITS` detections are on objects under another reading of the results, which
+    is `MIN_RATIO` times as many as under the given one and more than chance explains.
     """
     notes = list(_always(ground_truth, results))
-    if ap == 0:
-        notes += [f"AP is 0: {cause}" for cause in _causes(ground_truth, results)]
-    elif 0 < ap < 0.05:
-        cause = _wrong_boxes(ground_truth_columns(ground_truth), detection_columns(ground_truth, results))
-        notes += [f"AP is low: {cause}"] if cause else []
-    return notes
+    targets, detections = ground_truth_columns(ground_truth), detection_columns(ground_truth, results)
+    objects = _select(targets, ~targets.crowd)
+    sizes = _image_sizes(ground_truth)
+    boxes = _wrong_boxes(objects, detections, sizes)
+    cause = boxes or _wrong_classes(ground_truth, objects, detections)
+    notes += [] if boxes else _beyond_the_image(objects, detections, sizes)
+    notes += _more_than_100(objects, detections)
+    if cause or ap != 0:
+        return notes + ([f"AP is {'0' if ap == 0 else 'low'}: {cause}"] if cause else [])
+    missing = next(_missing(ground_truth, results), None)
+    return [*notes, f"AP is 0: {missing}" if missing else _best_overlap(targets, detections)]
 
 
 def _always(ground_truth: CocoDataset, results: CocoResults) -> Iterator[str]:
@@ -51,15 +83,13 @@ def _always(ground_truth: CocoDataset, results: CocoResults) -> Iterator[str]:
         )
 
 
-def _causes(ground_truth: CocoDataset, results: CocoResults) -> Iterator[str]:
+def _missing(ground_truth: CocoDataset, results: CocoResults) -> Iterator[str]:
     if not results:
         yield "there are no detections at all (score threshold too high, or the detector is untrained)."
-        return
     real = [annotation for annotation in ground_truth["annotations"] if not annotation.get("iscrowd", 0)]
     true_images, images = ({item["image_id"] for item in items} for items in (real, results))
     if not true_images & images:
         yield f"none of the {len(images)} images with detections has an object in the annotations (another split?)."
-        return
     true_categories, categories = ({item["category_id"] for item in items} for items in (real, results))
     if not true_categories & categories:
         yield (
@@ -67,19 +97,15 @@ def _causes(ground_truth: CocoDataset, results: CocoResults) -> Iterator[str]:
             f"{_some(true_categories)})."
         )
 
-    targets, detections = ground_truth_columns(ground_truth), detection_columns(ground_truth, results)
-    cause = _wrong_boxes(targets, detections) or _wrong_categories(ground_truth, targets, detections)
-    if cause:
-        yield cause
-        return
+
+def _best_overlap(targets: GroundTruthColumns, detections: DetectionColumns) -> str:
     iou = overlapping_pairs(detections, targets, 1e-9)[2].max(initial=0.0)
     if iou < 0.5:
-        yield f"the best IoU of any detection with an object of its class is {iou:.2f}, below 0.5."
-    else:
-        yield (
-            "detections reach an IoU of 0.5 with objects of their class only on crowds, or beyond the 100 best of an "
-            "image and class."
-        )
+        return f"The best IoU of any detection with an object of its class is {iou:.2f}, below 0.5."
+    return (
+        "Detections reach an IoU of 0.5 with objects of their class only on crowds, or beyond the 100 best of an image "
+        "and class."
+    )
 
 
 def _some(ids: set[int]) -> str:
@@ -87,60 +113,191 @@ def _some(ids: set[int]) -> str:
     return f"{shown}, …" if len(ids) > 5 else shown
 
 
-def _hits(detections: DetectionColumns, targets: GroundTruthColumns, box: np.ndarray) -> int:
-    """Count detections of any class that overlap an object when their boxes are replaced."""
-    moved = replace(detections, box=box)
-    return len(np.unique(overlapping_pairs(moved, targets, 0.5, same_category=False, crowd_union=False)[0]))
+def _select(targets: GroundTruthColumns, keep: np.ndarray) -> GroundTruthColumns:
+    columns = ("image", "category", "box", "crowd")
+    return replace(targets, **{name: getattr(targets, name)[keep] for name in columns})
 
 
-def _wrong_boxes(targets: GroundTruthColumns, detections: DetectionColumns) -> str | None:
-    """Find a box format in which twice as many detections overlap objects as in the right one."""
-    box = detections.box
-    if not box.size:
+def _image_sizes(ground_truth: CocoDataset) -> np.ndarray:
+    """Width and height of every image, (images, 2); NaN where the annotations lack them, which no test passes."""
+    places = positions(ground_truth["images"])
+    sizes = np.full((len(places), 2), np.nan)
+    for item in ground_truth["images"]:
+        sizes[places[item["id"]]] = item.get("width") or np.nan, item.get("height") or np.nan
+    return sizes
+
+
+def _num_beyond(boxes: BoxColumns, sizes: np.ndarray) -> int:
+    relative = boxes.box.reshape(-1, 2, 2) / sizes[boxes.image, None]  # (D, 2, 2): xy and wh
+    return int(((relative[:, 0] < -0.1) | (relative.sum(axis=1) > 1.1)).any(axis=1).sum())
+
+
+def _beyond_the_image(targets: GroundTruthColumns, detections: DetectionColumns, sizes: np.ndarray) -> Iterator[str]:
+    beyond, total = _num_beyond(detections, sizes), len(detections.box)
+    # Some data sets have boxes of hidden parts too, and detectors learn them.
+    if beyond >= max(MIN_OBJECTS, 0.1 * total) and _num_beyond(targets, sizes) <= 0.01 * len(targets.box):
+        yield (
+            f"{beyond} of {total} detections reach beyond their image by more than a tenth of its side (are some boxes "
+            f"[x1, y1, x2, y2] rather than {GIVEN}, or in pixels of a resized image?)."
+        )
+
+
+def _more_than_100(targets: GroundTruthColumns, detections: DetectionColumns) -> Iterator[str]:
+    objects, most = np.bincount(targets.image), int(np.bincount(detections.image).max(initial=0))
+    by_class = np.zeros((len(objects), len(targets.names)), np.int64)
+    np.add.at(by_class, (targets.image, targets.category), 1)
+    full = objects > 100
+    lost = int((objects - by_class.clip(max=100).sum(axis=1).clip(max=most))[full].sum())
+    if most and lost:
+        yield (
+            f"More than 100 objects are in {full.sum()} of the images: COCO counts the 100 best detections of an image "
+            f"and class, and these results hold at most {most} an image, so that at least {lost} of "
+            f"{objects[full].sum()} objects cannot be found there."
+        )
+
+
+def _exceeds_chance(hits: int, by_chance: Sequence[int], spread: float) -> bool:
+    return hits > max(by_chance) and hits >= float(np.mean(by_chance)) + MIN_DEVIATIONS * max(spread, 1.0)
+
+
+def _hits(box: np.ndarray, detections: DetectionColumns, targets: GroundTruthColumns) -> tuple[int, int]:
+    """Count detections of any class that overlap an object when their boxes are replaced, and such objects."""
+    found = overlapping_pairs(replace(detections, box=box), targets, 0.5, same_category=False)
+    return len(np.unique(found[0])), len(np.unique(found[1]))
+
+
+def _wrong_boxes(targets: GroundTruthColumns, detections: DetectionColumns, sizes: np.ndarray) -> str | None:
+    """Find a box format, and a size the images were resized to, in which far more detections overlap objects."""
+    pairs = np.bincount(targets.image, minlength=len(sizes)) * np.bincount(detections.image, minlength=len(sizes))
+    images = np.flatnonzero(pairs)[:: 1 + int(pairs.sum()) // MAX_PAIRS]
+    detections = detections.select(np.isin(detections.image, images))
+    targets = _select(targets, np.isin(targets.image, images))
+    detections = replace(detections, image=np.searchsorted(images, detections.image))
+    targets = replace(targets, image=np.searchsorted(images, targets.image))
+    given, found = _hits(detections.box, detections, targets)
+    least = max(MIN_HITS, MIN_RATIO * given)
+    # Where most objects are found as given, AP is low for other reasons.
+    if len(detections.box) < least or 2 * found > len(targets.box) or len(images) < 2:
         return None
-    if np.abs(box).max() <= 1.01 and np.median(targets.box[:, 2:]) > 2:
-        return "boxes look normalized to 0..1; results hold [x, y, width, height] in pixels of the image on disk."
-    corners = np.concatenate([box[:, :2], box[:, 2:] - box[:, :2]], axis=1)
-    centers = np.concatenate([box[:, :2] - box[:, 2:] / 2, box[:, 2:]], axis=1)
-    formats = {
-        "[x1, y1, x2, y2]": np.where((corners[:, 2:] < 0).any(axis=1, keepdims=True), 0.0, corners),
-        "[center x, center y, width, height]": centers,
-        "[y, x, height, width]": box[:, [1, 0, 3, 2]],
+
+    sizes = sizes[images]
+    units = {
+        " in pixels of an image {:.3g} times as large": np.ones_like(sizes),
+        " in pixels of an image resized to {:.0f} × {:.0f}": sizes,
+        " in pixels of an image resized to a shorter side of {:.0f}": sizes.min(axis=1, keepdims=True),
+        " in pixels of an image resized to a longer side of {:.0f}": sizes.max(axis=1, keepdims=True),
     }
-    hits = {name: _hits(detections, targets, moved) for name, moved in formats.items()}
-    name = max(hits, key=lambda key: hits[key])
-    as_given = _hits(detections, targets, box)
-    if hits[name] <= 2 * as_given:
+    pairs = _pairs(detections, targets)
+    readings = {
+        (name, unit): _read(name, units[unit], detections, targets, pairs) for name in FORMATS for unit in units
+    }
+    most = max(hits for hits, _, _ in readings.values())
+    # Where formats fit alike, as sizes do in images of one size, the plain one is meant.
+    name, unit = min(
+        (key for key in readings if readings[key][0] >= 0.95 * most), key=lambda key: readings[key][2] != 1
+    )
+    hits, found, factor = readings[name, unit]
+    if hits < least or found < MIN_OBJECTS:
         return None
+    shifts = np.unique(np.linspace(1, len(images) - 1, 20).astype(int))
+    others = [_shifted(targets, sizes, shift) for shift in shifts]
+    by_chance = [_read(name, units[unit], detections, other, _pairs(detections, other))[0] for other in others]
+    # Detections come in groups, one around each object, so that counts of them vary more than Poisson's.
+    if not _exceeds_chance(hits, by_chance, float(np.sqrt(np.mean(by_chance) * hits / found))):
+        return None
+    first, second = list(units)[:2]
+    scale = unit.format(factor, factor)
+    if factor == 1 and unit in (first, second):
+        scale = "" if unit == first else " normalized to 0..1"
     return (
-        f"boxes look like {name} rather than [x, y, width, height]: read so, {hits[name]} of {len(box)} detections "
-        f"overlap an object, as given {as_given}."
+        f"boxes look like {name}{scale} rather than {GIVEN} in pixels of the image on disk: read so, {hits} of "
+        f"{len(detections.box)} detections overlap an object, as given {given}."
     )
 
 
-def _wrong_categories(
-    ground_truth: CocoDataset, targets: GroundTruthColumns, detections: DetectionColumns
-) -> str | None:
-    """Find a mistake in category ids, when boxes overlap objects of other classes only."""
-    detection, found, _ = overlapping_pairs(detections, targets, 0.5, same_category=False, crowd_union=False)
-    if not detection.size or (detections.category[detection] == targets.category[found]).any():
+def _pairs(detections: DetectionColumns, targets: GroundTruthColumns) -> Pairs:
+    """Find all pairs of an image, of any overlap."""
+    return overlapping_pairs(detections, targets, 0.0, same_category=False)[:2]
+
+
+def _read(
+    name: str, unit: np.ndarray, detections: DetectionColumns, targets: GroundTruthColumns, pairs: Pairs
+) -> tuple[int, int, float]:
+    """Count hits and objects found when boxes have a format, and the factor on `unit`, (images, 1 or 2), that fits."""
+    box = FORMATS[name](detections.box)
+    unit = np.broadcast_to(unit, (len(unit), 2))[:, [0, 1, 0, 1]]  # (images, 4)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scaled = _centered(targets.box) / unit[targets.image]
+        ratios = np.log(_centered(box)[pairs[0]] / scaled[pairs[1]])  # (P, 4)
+        # A pair that belongs together has one ratio in its center and its size.
+        votes = np.sort(ratios[np.ptp(ratios, axis=1) < 0.4, :2].mean(axis=1))
+    if not votes.size:
+        return 0, 0, 1.0
+    within = np.searchsorted(votes, votes + 0.1) - np.arange(len(votes))
+    first = within.argmax()
+    factor = float(np.exp(np.median(votes[first : first + within[first]])))
+    factor = 1.0 if abs(factor - 1) < 0.05 else factor
+    return *_hits(box * unit[detections.image] / factor, detections, targets), factor
+
+
+def _centered(box: np.ndarray) -> np.ndarray:
+    return np.concatenate([box[:, :2] + box[:, 2:] / 2, box[:, 2:]], axis=1)
+
+
+def _shifted(targets: GroundTruthColumns, sizes: np.ndarray, shift: int) -> GroundTruthColumns:
+    """Move all objects of an image to another one, at the same place relative to its size."""
+    image = (targets.image + shift) % len(sizes)
+    ratio = np.nan_to_num(sizes[image] / sizes[targets.image], nan=1.0)[:, [0, 1, 0, 1]]  # (N, 4)
+    return replace(targets, image=image, box=targets.box * ratio)
+
+
+def _wrong_classes(ground_truth: CocoDataset, targets: GroundTruthColumns, detections: DetectionColumns) -> str | None:
+    """Find classes that are exchanged for others in the best detections of objects."""
+    detection, found, _ = overlapping_pairs(detections, targets, 0.5, same_category=False)
+    found, first = np.unique(found, return_index=True)  # pairs are sorted by descending score
+    predicted, annotated = detections.category[detection[first]], targets.category[found]
+    if len(found) < MIN_HITS:
         return None
+    # Single objects show ids that are wrong throughout; two exchanged classes of many need some of each.
+    for least in (1, MIN_OBJECTS):
+        meant, hits = _exchanged(predicted, annotated, len(targets.names), least)
+        if hits < MIN_HITS:
+            continue
+        rng = np.random.default_rng(0)
+        by_chance = [_exchanged(rng.permutation(predicted), annotated, len(meant), least)[1] for _ in range(SHUFFLES)]
+        if _exceeds_chance(hits, by_chance, float(np.std(by_chance))):
+            break
+    else:
+        return None
+
+    wrong = np.flatnonzero(meant >= 0)
+    start = f"{hits} of {len(found)} objects that a detection overlaps are found as another class"
     ids = np.array(sorted({category["id"] for category in ground_truth["categories"]}))
-    predicted, annotated = ids[detections.category[detection]], ids[targets.category[found]]
-    count = len(np.unique(detection))
-    start = f"{count} of {len(detections.score)} boxes overlap an object, but of another class"
     listed = "positions in the list of categories, counted from {}, not its ids"
-    meant = {
-        "one too low (counted from 0?)": predicted + 1,
-        "one too high": predicted - 1,
-        listed.format(0): _at(ids, predicted),
-        listed.format(1): _at(ids, predicted - 1),
+    causes = {
+        "one too low (counted from 0?)": ids[wrong] + 1,
+        "one too high": ids[wrong] - 1,
+        listed.format(0): _at(ids, ids[wrong]),
+        listed.format(1): _at(ids, ids[wrong] - 1),
     }
-    explained = {cause: (meant_ids == annotated).mean() for cause, meant_ids in meant.items()}
+    explained = {cause: (right == ids[meant[wrong]]).mean() for cause, right in causes.items()}
     cause = max(explained, key=lambda key: explained[key])
-    if explained[cause] > 0.5:
+    if explained[cause] > 0.8 and len(wrong) > 1:
         return f"{start}; it seems that category ids are {cause}."
-    return f"{start} (do the category ids mean the same classes?)."
+    shown = ", ".join(f"'{targets.names[k]}' is predicted on '{targets.names[meant[k]]}'" for k in wrong[:5])
+    return f"{start}; classes look exchanged: {shown}{', …' if len(wrong) > 5 else ''}."
+
+
+def _exchanged(predicted: np.ndarray, annotated: np.ndarray, num_classes: int, least: int) -> tuple[np.ndarray, int]:
+    """Find the class that each predicted one is on instead, at least `least` times; -1 for none. Count all of them."""
+    count = np.zeros((num_classes, num_classes), np.int64)
+    np.add.at(count, (predicted, annotated), 1)
+    right = np.diag(count)
+    # One that is seldom right for either class: confusion with a frequent class is no exchange.
+    count = np.where(count >= MIN_RATIO * np.maximum(right[:, None], right).clip(min=least / MIN_RATIO), count, 0)
+    np.fill_diagonal(count, 0)
+    most = count.max(axis=1)
+    return np.where(most > 0, count.argmax(axis=1), -1), int(most.sum())
 
 
 def _at(ids: np.ndarray, position: np.ndarray) -> np.ndarray:
