@@ -31,6 +31,12 @@ def test_every_image_in_every_epoch_in_equal_batches(num_images, batch_size, num
         assert all(count <= 2 for count in seen.values())
 
 
+@given(st.integers(1, 8), st.integers(0, 32), st.integers(0, 3))
+def test_no_batch_holds_an_image_twice_where_there_are_enough(batch_size, more, seed):
+    for batch in TrainBatches(batch_size + more, batch_size, seed=seed):
+        assert len(set(batch)) == batch_size
+
+
 def test_epochs_and_seeds_differ_and_repeat():
     def order(seed, epoch):
         batches = TrainBatches(50, 4, seed=seed)

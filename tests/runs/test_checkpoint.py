@@ -141,3 +141,20 @@ def test_a_damaged_checkpoint_is_passed_by_for_an_older_complete_one(tmp_path):
     data[-1] ^= 1
     (folder / "model.safetensors").write_bytes(data)
     assert newest_complete(folder) == tmp_path / ".last.old"
+
+
+class Planted:
+    """What makes a folder when it is unpickled."""
+
+    def __init__(self, folder):
+        self.folder = str(folder)
+
+    def __reduce__(self):
+        return os.mkdir, (self.folder,)
+
+
+def test_a_training_state_executes_nothing(tmp_path):
+    torch.save({"optimizer": Planted(tmp_path / "made")}, tmp_path / "state.pt")
+    with pytest.raises(UserError, match="cannot be read"):
+        load_training_state(tmp_path)
+    assert not (tmp_path / "made").exists()

@@ -35,6 +35,7 @@ def test_cosine_schedule_by_hand():
     assert learning_rate_factor(config, 0, 8) == 1.0
     assert learning_rate_factor(config, 4, 8) == pytest.approx(0.5)
     assert learning_rate_factor(config, 8, 8) == pytest.approx(0.0)
+    assert learning_rate_factor(config, 12, 8) == pytest.approx(0.0)
 
 
 def test_exponential_schedule_by_hand():
@@ -66,6 +67,18 @@ def test_norms_and_biases_have_their_own_decay(kind):
     assert len(decay) == 4
 
 
+def test_sgd_has_momentum():
+    """Under equal gradients the second step is (1 + momentum) times as long as the first."""
+    module, lengths = nn.Linear(1, 1, bias=False), []
+    optimizer = build_optimizer(OptimizerConfig(kind="sgd", momentum=0.7, weight_decay=0.0), module, 16)
+    module.weight.grad = torch.ones(1, 1)
+    for _ in range(2):
+        before = module.weight.item()
+        optimizer.step()
+        lengths.append(before - module.weight.item())
+    assert lengths[1] == pytest.approx(1.7 * lengths[0], rel=1e-4) and lengths[0] > 0
+
+
 def decayed(module):
     """Names of the parameters that get `weight_decay`."""
     optimizer = build_optimizer(OptimizerConfig(weight_decay=0.3, norm_weight_decay=0.0), module, 16)
@@ -84,6 +97,7 @@ def test_matrices_of_cells_decay_and_stacked_biases_and_peepholes_do_not(cell):
 def test_stacked_biases_norms_of_maps_and_scales_do_not_decay():
     module = nn.ModuleDict({"decoder": LSTMDecoder(6, 2, num_steps=3, hidden_size=4), "norm": nn.LayerNorm((2, 3))})
     module["scales"] = nn.ParameterList([torch.ones(4)])
+    module["rms"] = nn.RMSNorm((2, 3))
     assert module["decoder"].bias.ndim == module["norm"].weight.ndim == 2
     assert decayed(module) == {"decoder.weight", "decoder.cells.0.weight_ih", "decoder.cells.0.weight_hh"}
 
@@ -107,11 +121,13 @@ def test_weight_average_equals_a_loop_by_hand():
     for update, value in enumerate([3.0, -1.0, 5.0]):
         with torch.no_grad():
             module.weight.fill_(value)
+        module.running_mean.fill_(value - 1)  # begins one below the weight, which begins at 1
         module.num_batches_tracked += 1
         average.update_parameters(module)
         decay = min(0.3, (1 + update) / (10 + update))
         expected = decay * expected + (1 - decay) * value
         assert average.module.weight.item() == pytest.approx(expected)
+        assert average.module.running_mean.item() == pytest.approx(expected - 1)
     assert average.module.num_batches_tracked == 3
     assert not any(p.requires_grad for p in average.parameters())
     assert math.isclose(module.weight.item(), 5.0)
