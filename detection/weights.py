@@ -5,7 +5,7 @@ Sources: torchvision by name, a safetensors file, a torch file of plain tensors,
 
 import dataclasses
 import importlib.util
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -29,6 +29,7 @@ class LoadReport:
         resized: present in both with different shapes, as the head for other classes; ours keeps its initialization.
         missing: ours, but not in the source.
         unexpected: in the source, but not ours.
+        classes: names of the classes whose rows were `kept`, are `new` or were `left`, where rows went by names.
     """
 
     source: str
@@ -36,24 +37,31 @@ class LoadReport:
     resized: list[str]
     missing: list[str]
     unexpected: list[str]
+    classes: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
 
     def __str__(self) -> str:
-        parts = [f"{self.source}: loaded {len(self.loaded)}"]
-        for kind in ("resized", "missing", "unexpected"):
-            names = getattr(self, kind)
-            listed = ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
-            parts.append(f"{kind} {len(names)}" + (f" ({listed})" if names else ""))
-        return "; ".join(parts)
+        kinds = [_listed(kind, getattr(self, kind)) for kind in ("resized", "missing", "unexpected")]
+        text = "; ".join([f"{self.source}: loaded {len(self.loaded)}", *kinds])
+        classes = ", ".join(_listed(kind, names) for kind, names in self.classes.items())
+        return f"{text}; classes {classes}" if classes else text
 
 
-def load_state(module: nn.Module, state: State, source: str, at_least: float = 0.5) -> LoadReport:
+def _listed(kind: str, names: Sequence[str]) -> str:
+    listed = ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
+    return f"{kind} {len(names)}" + (f" ({listed})" if names else "")
+
+
+def load_state(
+    module: nn.Module, state: State, source: str, at_least: float = 0.95, uncounted: Collection[str] = ()
+) -> LoadReport:
     """Copy into `module` every tensor of `state` that fits by name and shape.
 
     Args:
         module: filled in place.
         state: tensors by name; batch-norm counters that a frozen norm does not have are passed over.
         source: name of the state in the report and in errors.
-        at_least: smallest fraction of the module's tensors that must be loaded.
+        at_least: smallest fraction of all tensors, the module's and the state's, that must be loaded.
+        uncounted: names of tensors that need not fit.
 
     Raises:
         UserError: fewer were loaded; nothing is changed then.
@@ -66,10 +74,12 @@ def load_state(module: nn.Module, state: State, source: str, at_least: float = 0
     missing = [n for n in own if n not in state and n not in spare]
     unexpected = [n for n in state if n not in own and n not in spare]
     report = LoadReport(source, loaded, resized, missing, unexpected)
-    total = len(loaded) + len(resized) + len(missing)
-    if len(loaded) < at_least * total:
+    # What only the state has counts, too: ResNet-101's tensors hold all of ResNet-50's, and are another network's.
+    total = sum(n not in uncounted for n in (*loaded, *resized, *missing, *unexpected))
+    fit = sum(n not in uncounted for n in loaded)
+    if fit < at_least * total:
         raise UserError(
-            f"{report}: too little fits this model ({len(loaded)} of {total} tensors); "
+            f"{report}: too little fits this model ({fit} of {total} tensors); "
             "check that the weights belong to this architecture."
         )
     module.load_state_dict({n: state[n] for n in loaded}, strict=False)
