@@ -28,7 +28,8 @@ Features = Mapping[str, Tensor]
 """Feature maps (B, C, H, W) by name: `c2` … of the backbone, `p2` … of a pyramid, and `context`."""
 
 Targets = list[dict[str, Tensor]]
-"""Per image `boxes` (N, 4) and `labels` (N,) int64, 1 … K."""
+"""Per image `boxes` (N, 4) and `labels` (N,) int64, 1 … K; with crowd regions also `ignored` (I, 4), where what is no
+object is not known to be none: a negative inside of one is in no loss."""
 
 Detections = list[dict[str, Tensor]]
 """Per image `boxes` (n, 4), `labels` (n,) 1 … K and `scores` (n,), best first."""

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
 
 from detection.backbones.backbone import Backbone
 from detection.config import DetectorConfig, require_context, serialization
@@ -100,6 +100,7 @@ class Detector(nn.Module):
         Args:
             images: (3, H, W) each, of any sizes; uint8, or float in [0, 1].
             targets: per image `boxes` (N, 4) float xyxy in its pixels and `labels` (N,) int64, 1 … K; for training.
+                With crowd regions also `ignored` (I, 4), boxes in which a negative is left out of the losses.
                 With a segmentation loss also `semantic` (H, W) uint8: each pixel's label, 0 background, 255 ignored.
 
         Returns:
@@ -117,6 +118,9 @@ class Detector(nn.Module):
             for height, width in original_sizes:
                 require_visible(height, width, self.min_size, self.max_size)
         batch, targets = self.transform([self._as_float(image) for image in images], targets)
+        for target, given, size in zip(targets or (), original_sizes, batch.image_sizes, strict=False):
+            if "ignored" in target:
+                target["ignored"] = resize_boxes(target["ignored"], list(given), list(size))
         features = self.extract_features(batch)
         boxes, losses = self.regions(batch, features, targets)
         if self.training:

@@ -156,6 +156,19 @@ def test_training_resizes_only_when_asked():
     assert sizes[True][-2:] == (64, 64) and sizes[False][-2:] == (32, 32)
 
 
+def test_crowd_regions_are_resized_with_their_image(tiny):
+    images, targets = batch()
+    targets = [{**target, "labels": target["labels"].clamp(max=3)} for target in targets]
+    targets[0]["ignored"] = targets[0]["boxes"].clone()
+    seen = []
+    hook = tiny.regions.register_forward_pre_hook(lambda _, args: seen.append(args[2]))
+    tiny.train()(images, targets)
+    hook.remove()
+    assert torch.equal(seen[0][0]["ignored"], seen[0][0]["boxes"]) and "ignored" not in seen[0][1]
+    assert torch.equal(targets[0]["ignored"], targets[0]["boxes"])
+    assert not torch.equal(seen[0][0]["ignored"], targets[0]["ignored"])
+
+
 def test_an_image_that_would_vanish_is_refused(tiny):
     with pytest.raises(UserError, match="300x1 pixels is too thin"):
         tiny([torch.rand(3, 1, 300)])

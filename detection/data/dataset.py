@@ -24,8 +24,9 @@ EmptyImages = Literal["keep", "drop"]
 class DetectionDataset(Dataset):
     """The images of an index, with their boxes.
 
-    Crowd regions are left out of the targets: they are no objects to learn. Without a transform an image is yielded
-    as it is on disk (evaluation: the detector resizes, and so answers in the image's own pixels).
+    Crowd regions are no boxes of the targets but `ignored`: what is there is neither learned nor background. Without a
+    transform an image is yielded as it is on disk (evaluation: the detector resizes, and so answers in the image's own
+    pixels).
 
     Args:
         index: The annotations.
@@ -96,8 +97,9 @@ class DetectionDataset(Dataset):
 
         Returns:
             The image, (3, H', W') uint8 RGB, and its target: `boxes` (N, 4) float32 xyxy in the image's pixels,
-            `labels` (N,) int64 from 1, `image_id`, and `size` (height, width) before the transform; with masks also
-            `semantic` (H', W') uint8: the label at each pixel, 0 background, 255 ignored.
+            `labels` (N,) int64 from 1, `image_id`, and `size` (height, width) before the transform; with crowd regions
+            also `ignored` (I, 4) like `boxes`; with masks also `semantic` (H', W') uint8: the label at each pixel,
+            0 background, 255 ignored.
 
         Raises:
             UserError: The image cannot be read, or its size is not the annotations'.
@@ -110,14 +112,16 @@ class DetectionDataset(Dataset):
         self._check_size(row, height, width)
         span = slice(int(self.index.box_offsets[row]), int(self.index.box_offsets[row + 1]))
         objects = ~self.index.iscrowd[span]
-        boxes = clip_boxes(self.index.boxes[span][objects], width, height)
+        boxes, ignored = (clip_boxes(self.index.boxes[span][own], width, height) for own in (objects, ~objects))
         labels = self.index.labels[span][objects].astype(np.int64)
         semantic = None if self.masks is None else semantic_map(self.index, self.masks, row)
         if self.transform is not None:
             seed = item_seed(self.seed, epoch, image_id)
-            image, boxes, labels, semantic = self.transform(image, boxes, labels, seed, semantic)
+            image, boxes, labels, semantic, ignored = self.transform(image, boxes, labels, seed, semantic, ignored)
         target: dict = {"boxes": torch.from_numpy(boxes), "labels": torch.from_numpy(labels)}
         target |= {"image_id": image_id, "size": (height, width)}
+        if not objects.all():
+            target["ignored"] = torch.from_numpy(ignored)
         if semantic is not None:
             target["semantic"] = torch.from_numpy(semantic)
         return torch.from_numpy(image).permute(2, 0, 1).contiguous(), target  # (3, H', W')

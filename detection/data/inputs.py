@@ -61,6 +61,8 @@ def _require_unit_range(i: int, image: Tensor) -> None:
 def require_targets(images: Sequence[Tensor], targets: Any, num_classes: int | None, values: bool) -> None:
     """Check the ground truth of images: `boxes` (N, 4) float xyxy in pixels and `labels` (N,) int64, 1 … K.
 
+    `ignored` (I, 4), the crowd regions, may be missing.
+
     Args:
         images: (3, H, W) each.
         targets: what the detector was called with.
@@ -79,8 +81,9 @@ def require_targets(images: Sequence[Tensor], targets: Any, num_classes: int | N
             if not isinstance(target.get(key), Tensor):
                 raise UserError(f"targets[{i}]: has no tensor {key!r} {shape}.")
         boxes, labels = target["boxes"], target["labels"]
-        if boxes.ndim != 2 or boxes.shape[1] != 4 or not boxes.is_floating_point():
-            raise UserError(f"targets[{i}]['boxes']: is {tuple(boxes.shape)} {boxes.dtype}, not (N, 4) of float32.")
+        for key, own in (("boxes", boxes), ("ignored", target.get("ignored", boxes))):
+            if own.ndim != 2 or own.shape[1] != 4 or not own.is_floating_point():
+                raise UserError(f"targets[{i}][{key!r}]: is {tuple(own.shape)} {own.dtype}, not (N, 4) of float32.")
         if labels.shape != boxes.shape[:1] or labels.dtype != torch.int64:
             raise UserError(
                 f"targets[{i}]['labels']: is {tuple(labels.shape)} {labels.dtype}, not ({len(boxes)},) of int64."

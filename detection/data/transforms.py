@@ -23,6 +23,10 @@ _VISIBLE = 0.25
 """A box is left out if less of its area is still inside the image after a jitter."""
 _FILL = (124, 116, 104)
 """The ImageNet mean: near zero once normalized."""
+_PROBES = np.array([[0.25, 0.25, 0.5, 0.5], [0.5, 0.5, 0.75, 0.75]])
+"""Boxes, in shares of the image, that no jitter moves to the border: they show where it takes crowd regions, which are
+not left out where little of them is visible."""
+_NONE = np.zeros((0, 4), np.float32)
 
 
 @dataclass(frozen=True)
@@ -70,9 +74,15 @@ class Transform:
         self.max_size = max_size
 
     def __call__(
-        self, image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, seed: int, semantic: np.ndarray | None = None
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
-        """Transform one image with its boxes, labels and map of labels.
+        self,
+        image: np.ndarray,
+        boxes: np.ndarray,
+        labels: np.ndarray,
+        seed: int,
+        semantic: np.ndarray | None = None,
+        ignored: np.ndarray = _NONE,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]:
+        """Transform one image with its boxes, labels, map of labels and crowd regions.
 
         Objects whose box a jitter leaves out stay in the map: what is still visible of them is theirs.
 
@@ -82,10 +92,11 @@ class Transform:
             labels: (N,) int64.
             seed: Decides every draw; at least 0.
             semantic: (H, W) uint8 labels, or None; all else comes out the same with and without it.
+            ignored: (I, 4) crowd regions, like `boxes`; all else comes out the same with and without them.
 
         Returns:
             (H', W', 3) uint8; (N', 4) float32 boxes inside it and of positive size, and their (N',) labels, N' ≤ N; the
-            (H', W') map, 255 (ignored) outside the old image.
+            (H', W') map, 255 (ignored) outside the old image; what is visible of the crowd regions, (I', 4).
         """
         rng = np.random.default_rng(seed)
         min_size = self.min_sizes[int(rng.integers(len(self.min_sizes)))]
@@ -96,16 +107,22 @@ class Transform:
             image, boxes, labels = image[y1:y2, x1:x2], boxes[kept] - (x1, y1, x1, y1), labels[kept]
             semantic = None if semantic is None else semantic[y1:y2, x1:x2]
             boxes = boxes.clip(0, (x2 - x1, y2 - y1, x2 - x1, y2 - y1))
+            ignored = (ignored - (x1, y1, x1, y1)).clip(0, (x2 - x1, y2 - y1, x2 - x1, y2 - y1))
         if self._pipeline is not None:
-            image, boxes, labels, semantic = _augment(self._pipeline, image, boxes, labels, semantic, rng)
-        image, boxes = _resize(image, boxes, min_size, self.max_size)
+            image, boxes, labels, semantic, ignored = _augment(
+                self._pipeline, image, boxes, labels, semantic, ignored, rng
+            )
+        image, scale = _resize(image, min_size, self.max_size)
         height, width = image.shape[:2]
         if semantic is not None:
             rows, columns = nearest(height, semantic.shape[0]), nearest(width, semantic.shape[1])
             semantic = semantic.take(columns, axis=1).take(rows, axis=0)
-        boxes = boxes.astype(np.float32).clip(0, np.array([width, height, width, height], dtype=np.float32))
-        valid = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-        return image, boxes[valid], labels[valid], semantic
+        boxes, ignored = (
+            (own * scale).astype(np.float32).clip(0, np.array([width, height, width, height], dtype=np.float32))
+            for own in (boxes, ignored)
+        )
+        valid, visible = ((own[:, 2:] > own[:, :2]).all(axis=1) for own in (boxes, ignored))
+        return image, boxes[valid], labels[valid], semantic, ignored[visible]
 
     @cached_property
     def _pipeline(self) -> Any:
@@ -138,13 +155,20 @@ class Transform:
 
 
 def _augment(
-    pipeline: Any, image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, semantic: np.ndarray | None, rng: Generator
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
+    pipeline: Any,
+    image: np.ndarray,
+    boxes: np.ndarray,
+    labels: np.ndarray,
+    semantic: np.ndarray | None,
+    ignored: np.ndarray,
+    rng: Generator,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]:
     height, width = image.shape[:2]
     size = np.array([width, height, width, height], dtype=np.float64)
     # Boxes go in as float64 shares of the image, followed by their row number: albumentations' own conversion
     # from pixels is float32, and its label fields are slow.
-    rows = np.concatenate([boxes / size, np.arange(len(boxes))[:, None]], axis=1)
+    shares = np.concatenate([boxes / size, _PROBES[: 2 * bool(len(ignored))]])
+    rows = np.concatenate([shares, np.arange(len(shares))[:, None]], axis=1)
     pipeline.set_random_seed(int(rng.integers(2**32)))
     # `Compose` hands one seed to all its parts, so that, say, both flips would always happen together.
     for part in pipeline.transforms:
@@ -153,20 +177,32 @@ def _augment(
     result = pipeline(image=np.ascontiguousarray(image), bboxes=rows, **moved)
     image, rows = result["image"], np.asarray(result["bboxes"], dtype=np.float64).reshape(-1, 5)  # (N', 5)
     height, width = image.shape[:2]
-    boxes = rows[:, :4] * (width, height, width, height)
-    return image, boxes, labels[rows[:, 4].round().astype(np.int64)], result.get("mask")
+    new_size = np.array([width, height, width, height], dtype=np.float64)
+    if len(ignored):
+        rows, probes = rows[:-2], rows[-2:, :4]
+        ignored = _moved_like(probes, ignored / size).clip(0, 1) * new_size
+    return image, rows[:, :4] * new_size, labels[rows[:, 4].round().astype(np.int64)], result.get("mask"), ignored
 
 
-def _resize(image: np.ndarray, boxes: np.ndarray, min_size: int, max_size: int) -> tuple[np.ndarray, np.ndarray]:
+def _moved_like(probes: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """Move boxes (I, 4) as `_PROBES` moved to `probes` (2, 4): by a scale, shift and flip of each axis, unclipped."""
+    old, new = (own[:, :2] + own[:, 2:] for own in (_PROBES, probes))  # (2, 2), twice the centers
+    factor = (new[1] - new[0]) / (old[1] - old[0])
+    corners = np.sort(shares.reshape(-1, 2, 2) * factor + (new[0] - old[0] * factor) / 2, axis=1)
+    return corners.reshape(-1, 4)  # (I, 4)
+
+
+def _resize(image: np.ndarray, min_size: int, max_size: int) -> tuple[np.ndarray, tuple[float, float, float, float]]:
+    """Return the resized image and the factors by which xyxy grow."""
     height, width = image.shape[:2]
     new_height, new_width = resized_shape(height, width, min_size, max_size)
     if (new_height, new_width) == (height, width):
-        return np.ascontiguousarray(image), boxes
+        return np.ascontiguousarray(image), (1.0, 1.0, 1.0, 1.0)
     import cv2
 
     _one_opencv_thread()
     image = cv2.resize(np.ascontiguousarray(image), (new_width, new_height), interpolation=cv2.INTER_LINEAR)
-    return image, boxes * (new_width / width, new_height / height, new_width / width, new_height / height)
+    return image, (new_width / width, new_height / height, new_width / width, new_height / height)
 
 
 def _one_opencv_thread() -> None:

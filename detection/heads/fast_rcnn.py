@@ -12,6 +12,7 @@ from functools import partial
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
@@ -20,7 +21,8 @@ from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 from detection.contracts import Detections, PooledRegions, RefinementHead, Targets, at_least_float32
 from detection.errors import UserError
 from detection.inference import vote
-from detection.ranges import BoxCount, Channels, Fraction, ProperFraction
+from detection.ops.box_matching import match_boxes
+from detection.ranges import BoxCount, Channels, Fraction, PositiveFraction, ProperFraction
 from detection.weights import LoadReport, load_state, read_state
 
 # torchvision's names of the two layers in its VGGs.
@@ -55,6 +57,7 @@ class FastRCNN(RefinementHead):
         background_iou: a box below it is background.
         batch_size_per_image: boxes that the loss samples.
         positive_fraction: most of them that may be foreground.
+        ignore_crowd: a background box is in no loss if a crowd region has at least this share of its area; None: it is.
         score_threshold: detections below are dropped.
         nms_threshold: IoU over which the lower-scored detection of a class is dropped.
         detections_per_image: most that are kept.
@@ -74,6 +77,7 @@ class FastRCNN(RefinementHead):
         background_iou: Fraction = 0.5,
         batch_size_per_image: BoxCount = 512,
         positive_fraction: Fraction = 0.25,
+        ignore_crowd: PositiveFraction | None = 0.7,
         score_threshold: ProperFraction = 0.05,
         nms_threshold: Fraction = 0.5,
         detections_per_image: BoxCount = 100,
@@ -83,7 +87,7 @@ class FastRCNN(RefinementHead):
             raise UserError(
                 f"head.weights={weights!r}: two fully connected layers have them; set head.convs=() or none."
             )
-        self.weights = weights
+        self.weights, self.ignore_crowd = weights, ignore_crowd
         if convs:
             layer = partial(nn.BatchNorm2d) if norm == "batch" else None
             box_head = FastRCNNConvFCHead((in_channels, size, size), list(convs), [hidden_channels], norm_layer=layer)
@@ -106,8 +110,22 @@ class FastRCNN(RefinementHead):
     @torch.no_grad()
     def sample(self, boxes: list[Tensor], targets: Targets) -> tuple[list[Tensor], Samples]:
         """Choose the boxes that the loss is computed on; ground-truth boxes are added to the proposals first."""
-        boxes, _, labels, deltas = self.roi_heads.select_training_samples(boxes, targets)
-        return boxes, Samples(labels, list(deltas))
+        # torchvision's `select_training_samples`, which sees no crowd regions and all IoUs at once.
+        targets = [{**t, "boxes": t["boxes"].to(boxes[0].dtype)} for t in targets]
+        boxes = self.roi_heads.add_gt_proposals(boxes, [t["boxes"] for t in targets])
+        matcher = self.roi_heads.proposal_matcher
+        matched = [match_boxes(matcher, b, t, self.ignore_crowd) for b, t in zip(boxes, targets, strict=True)]
+        # A row more than the ground truth, so that an image without any has one to index.
+        labels = [
+            F.pad(t["labels"], (0, 1))[m.clamp(min=0)].where(m >= 0, m + 1)
+            for t, m in zip(targets, matched, strict=True)
+        ]
+        rows = self.roi_heads.subsample(labels)
+        boxes, labels, matched = (
+            [c[r] for c, r in zip(column, rows, strict=True)] for column in (boxes, labels, matched)
+        )
+        answers = [F.pad(t["boxes"], (0, 0, 0, 1))[m.clamp(min=0)] for t, m in zip(targets, matched, strict=True)]
+        return boxes, Samples(labels, list(self.roi_heads.box_coder.encode(answers, boxes)))
 
     def forward(self, regions: PooledRegions, samples: Samples | None = None) -> tuple[Detections, dict[str, Tensor]]:
         """Classify boxes and refine them; the losses are `loss_classifier` and `loss_box_reg`."""
@@ -119,6 +137,8 @@ class FastRCNN(RefinementHead):
         """Return what `forward` does from logits (R, 1 + K) and deltas (R, 4 + 4·K)."""
         if self.training:
             assert samples is not None, "in training the head needs samples"
+            if not len(logits):  # crowd regions cover every box: a mean over nothing would be NaN
+                return [], {"loss_classifier": logits.sum(), "loss_box_reg": deltas.sum()}
             loss_classifier, loss_box_reg = fastrcnn_loss(logits, deltas, samples.labels, samples.deltas)
             return [], {"loss_classifier": loss_classifier, "loss_box_reg": loss_box_reg}
         found = self.roi_heads.postprocess_detections(logits, deltas, regions.boxes, regions.image_sizes)

@@ -23,7 +23,8 @@ from detection.heads.hungarian import Strategy, match, set_loss
 from detection.heads.lstm_decoder import Decoded, LSTMDecoder
 from detection.heads.region_targets import RegionTargets, keep_nearest, take
 from detection.heads.stitching import Postprocess, SetNMS
-from detection.ranges import BoxCount, Channels, Fraction, NonNegative, Positive, ProperFraction
+from detection.ops.box_matching import chunks_of, left_out
+from detection.ranges import BoxCount, Channels, Fraction, NonNegative, Positive, PositiveFraction, ProperFraction
 
 
 class Assigner(ABC):
@@ -114,6 +115,8 @@ class SequenceHead(Head):
         background_weight: weight of steps that should predict background.
         batch_size_per_image: regions that the loss samples; None for all.
         positive_fraction: most of them that may have a ground truth.
+        ignore_crowd: a region without a ground truth is in no loss if a crowd region has at least this share of its
+            area; None: it is.
         add_ground_truth: ground-truth boxes count as regions in training, as they do in Faster R-CNN.
         pre_merge: most boxes of an image that are merged, the best-scored; merging takes memory for its square.
         postprocess: which boxes of all regions remain, `Stitch`, `SetNMS` or `NMS` of `detection.heads.stitching`.
@@ -143,6 +146,7 @@ class SequenceHead(Head):
         background_weight: NonNegative = 1.0,
         batch_size_per_image: BoxCount | None = 512,
         positive_fraction: Fraction = 0.25,
+        ignore_crowd: PositiveFraction | None = 0.7,
         add_ground_truth: bool = True,
         pre_merge: BoxCount = 2000,
         postprocess: partial[Postprocess] = partial(SetNMS),
@@ -166,6 +170,7 @@ class SequenceHead(Head):
         self.sampler = None
         if batch_size_per_image is not None:
             self.sampler = BalancedPositiveNegativeSampler(batch_size_per_image, positive_fraction)
+        self.ignore_crowd = ignore_crowd
         self.add_ground_truth, self.early_stop, self.score_threshold = add_ground_truth, early_stop, score_threshold
         self.pre_merge, self.detections_per_image = pre_merge, detections_per_image
         self.rezoom_features, self._rezoom = rezoom_features, rezoom
@@ -189,14 +194,26 @@ class SequenceHead(Head):
         """Choose the regions that the loss is computed on, with the ground truth that each may answer for."""
         if self.add_ground_truth:
             boxes = [torch.cat([b, t["boxes"].to(b.dtype)]) for b, t in zip(boxes, targets, strict=True)]
-        belongs = [self.assigner.belongs(b, t["boxes"]) for b, t in zip(boxes, targets, strict=True)]
-        if self.sampler is not None:
-            chosen = [p | n for p, n in zip(*self.sampler([b.any(1).long() for b in belongs]), strict=True)]
-            rows = [torch.where(mask)[0] for mask in chosen]
-            boxes = [b[r] for b, r in zip(boxes, rows, strict=True)]
-            belongs = [b[r] for b, r in zip(belongs, rows, strict=True)]
-        parts = [self._region_targets(*image) for image in zip(boxes, belongs, targets, strict=True)]
+        belongs = [self._belongs(b, t["boxes"]) for b, t in zip(boxes, targets, strict=True)]
+        labels = [
+            b.any(1).long().where(b.any(1) | ~left_out(own, t, self.ignore_crowd), -1)
+            for own, b, t in zip(boxes, belongs, targets, strict=True)
+        ]
+        if self.sampler is None:
+            chosen = [own >= 0 for own in labels]
+        else:
+            chosen = [p | n for p, n in zip(*self.sampler(labels), strict=True)]
+        rows = [torch.where(mask)[0] for mask in chosen]
+        boxes = [b[r] for b, r in zip(boxes, rows, strict=True)]
+        parts = [
+            self._region_targets(regions, answers, target)
+            for b, own, r, target in zip(boxes, belongs, rows, targets, strict=True)
+            for regions, answers in zip(*(chunks_of(part, own.shape[1]) for part in (b, own[r])), strict=True)
+        ]
         return boxes, RegionTargets(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+    def _belongs(self, regions: Tensor, boxes: Tensor) -> Tensor:
+        return torch.cat([self.assigner.belongs(own, boxes) for own in chunks_of(regions, len(boxes))])
 
     def _region_targets(
         self, regions: Tensor, belongs: Tensor, target: dict[str, Tensor]

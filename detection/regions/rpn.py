@@ -5,6 +5,7 @@ Its predictions are turned to float32 before any box arithmetic, so that mixed p
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
@@ -12,13 +13,38 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 
 from detection.contracts import Features, Regions, Targets, at_least_float32, require_feature_maps
 from detection.errors import UserError
-from detection.ranges import BoxCount, Count, Fraction, Pixels, Positive
+from detection.ops.box_matching import match_boxes
+from detection.ranges import BoxCount, Count, Fraction, Pixels, Positive, PositiveFraction
 
 
 class _Float32RPNHead(RPNHead):
     def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         logits, deltas = super().forward(x)
         return [at_least_float32(t) for t in logits], [at_least_float32(t) for t in deltas]
+
+
+class _CrowdRPN(RegionProposalNetwork):
+    """Torchvision's, with IoUs in bounded memory and without the negatives in crowd regions."""
+
+    ignore_crowd: float | None = None
+
+    def assign_targets_to_anchors(self, anchors: list[Tensor], targets: Targets) -> tuple[list[Tensor], list[Tensor]]:
+        """Return labels (N,) of each image's anchors, 1, 0 or −1 for ignored, and the boxes (N, 4) they stand for."""
+        labels, matched_boxes = [], []
+        for boxes, target in zip(anchors, targets, strict=True):
+            matched = match_boxes(self.proposal_matcher, boxes, target, self.ignore_crowd)
+            labels.append(matched.add(1).clamp(max=1).float())
+            some = target["boxes"] if len(target["boxes"]) else torch.zeros_like(boxes[:1])
+            matched_boxes.append(some[matched.clamp(min=0)])
+        return labels, matched_boxes
+
+    def compute_loss(
+        self, objectness: Tensor, pred_bbox_deltas: Tensor, labels: list[Tensor], regression_targets: list[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Return the two losses; 0 where crowd regions cover every anchor, whose mean would be NaN."""
+        if all((own < 0).all() for own in labels):
+            return objectness.sum() * 0, pred_bbox_deltas.sum() * 0
+        return super().compute_loss(objectness, pred_bbox_deltas, labels, regression_targets)
 
 
 class RPN(Regions):
@@ -37,6 +63,8 @@ class RPN(Regions):
         background_iou: an anchor below this IoU to all ground-truth boxes is negative.
         batch_size_per_image: anchors that the loss samples.
         positive_fraction: most of them that may be positive.
+        ignore_crowd: a negative anchor is in no loss if a crowd region has at least this share of its area; None: it
+            is.
     """
 
     def __init__(
@@ -54,6 +82,7 @@ class RPN(Regions):
         background_iou: Fraction = 0.3,
         batch_size_per_image: BoxCount = 256,
         positive_fraction: Fraction = 0.5,
+        ignore_crowd: PositiveFraction | None = 0.7,
     ) -> None:
         super().__init__()
         require_feature_maps("regions", stages, in_channels)
@@ -69,7 +98,7 @@ class RPN(Regions):
         if len(set(anchors.num_anchors_per_location())) > 1:
             raise UserError(f"regions.anchor_sizes={anchor_sizes}: every stage must have the same number of sizes.")
         self.stages = stages
-        self.rpn = RegionProposalNetwork(
+        self.rpn = _CrowdRPN(
             anchors,
             _Float32RPNHead(in_channels[stages[0]], anchors.num_anchors_per_location()[0], conv_depth),
             foreground_iou,
@@ -80,6 +109,7 @@ class RPN(Regions):
             {"training": post_nms_top_n[0], "testing": post_nms_top_n[1]},
             nms_threshold,
         )
+        self.rpn.ignore_crowd = ignore_crowd
 
     def forward(
         self, images: ImageList, features: Features, targets: Targets | None

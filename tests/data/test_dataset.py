@@ -34,6 +34,10 @@ def test_items_as_on_disk(tmp_path):
     assert target["boxes"].tolist() == [[30.5, 10, 40, 15]] and target["boxes"].dtype == torch.float32
     assert target["labels"].tolist() == [2] and target["labels"].dtype == torch.int64
     assert target["image_id"] == 20 and target["size"] == (30, 40)
+    crowd = next(a["bbox"] for a in small()["annotations"] if a.get("iscrowd"))
+    x, y, width, height = crowd
+    assert target["ignored"].tolist() == [[x, y, min(x + width, 40), min(y + height, 30)]]
+    assert target["ignored"].dtype == torch.float32 and "ignored" not in dataset[1][1]
     _, target = dataset[1]
     assert target["boxes"].tolist() == [[1, 2, 4, 6], [0, 0, 20, 50]] and target["labels"].tolist() == [2, 1]
     _, target = dataset[2]

@@ -114,3 +114,10 @@ def test_in_double_precision_losses_and_boxes_are_those_of_single():
         found.append(torch.stack(list(losses.values())).double())
         assert detector.eval()([IMAGE])[0]["boxes"].dtype == dtype
     torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("ignored", [torch.zeros(4), torch.zeros(0), torch.zeros(2, 4, dtype=torch.int64)])
+def test_crowd_regions_of_another_kind_are_refused(ignored):
+    require_targets([IMAGE], [{"boxes": BOXES, "labels": LABELS, "ignored": BOXES[:0]}], 2, True)
+    with pytest.raises(UserError, match=r"targets\[0\]\['ignored'\]: is .*, not \(N, 4\) of float32"):
+        require_targets([IMAGE], [{"boxes": BOXES, "labels": LABELS, "ignored": ignored}], 2, True)

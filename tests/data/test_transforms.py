@@ -34,7 +34,7 @@ def test_nothing_to_do_changes_nothing():
 def test_flips_against_slices():
     image, boxes, labels = _sample()
     x1, y1, x2, y2 = boxes.T
-    h_image, h_boxes, h_labels, _ = Transform(Augmentation(1.0), 48, NO_LIMIT)(image, boxes, labels, 0)
+    h_image, h_boxes, h_labels, *_ = Transform(Augmentation(1.0), 48, NO_LIMIT)(image, boxes, labels, 0)
     assert (h_image == image[:, ::-1]).all() and (h_labels == labels).all()
     np.testing.assert_allclose(h_boxes, np.stack([64 - x2, y1, 64 - x1, y2], axis=1), atol=1e-5)
     v_image, v_boxes, *_ = Transform(Augmentation(0.0, 1.0), 48, NO_LIMIT)(image, boxes, labels, 0)
@@ -54,7 +54,7 @@ def test_flipping_twice_is_nothing(boxes):
     for augmentation in (Augmentation(1.0), Augmentation(0.0, 1.0)):
         flip = Transform(augmentation, 1000, NO_LIMIT)
         once = flip(image, boxes, labels, 0)
-        image_2, boxes_2, labels_2, _ = flip(*once[:3], 1)
+        image_2, boxes_2, labels_2, *_ = flip(*once[:3], 1)
         assert (labels_2 == labels).all()
         np.testing.assert_allclose(boxes_2, boxes, atol=1e-4)
 
@@ -140,7 +140,7 @@ def test_results_are_always_valid(seed, boxes, height, width):
     boxes = boxes[(boxes[:, 2:] > boxes[:, :2]).all(axis=1)]
     image, labels = np.full((height, width, 3), seed % 256, np.uint8), np.arange(len(boxes))
     transform = Transform(EVERYTHING, 48, 80)
-    image, boxes, labels, _ = transform(image, boxes, labels, seed)
+    image, boxes, labels, *_ = transform(image, boxes, labels, seed)
     h, w = image.shape[:2]
     assert image.dtype == np.uint8 and boxes.dtype == np.float32 and boxes.shape == (len(labels), 4)
     assert max(h, w) <= 80 and (boxes >= 0).all() and (boxes <= [w, h, w, h]).all()
@@ -150,7 +150,9 @@ def test_results_are_always_valid(seed, boxes, height, width):
 def test_images_without_boxes():
     image = _sample()[0]
     for seed in range(20):
-        _, boxes, labels, _ = Transform(EVERYTHING, 48, 80)(image, np.zeros((0, 4), np.float32), np.zeros(0, int), seed)
+        _, boxes, labels, *_ = Transform(EVERYTHING, 48, 80)(
+            image, np.zeros((0, 4), np.float32), np.zeros(0, int), seed
+        )
         assert boxes.shape == (0, 4) and labels.shape == (0,)
 
 
@@ -194,7 +196,7 @@ def test_crops_remove_labels_with_their_boxes():
     boxes = np.array([[0, 0, 10, 10], [90, 90, 100, 100], [0, 90, 10, 100]], np.float32)
     counts = set()
     for seed in range(50):
-        _, result, labels, _ = Transform(Augmentation(0, crop=1.0), 100, NO_LIMIT)(
+        _, result, labels, *_ = Transform(Augmentation(0, crop=1.0), 100, NO_LIMIT)(
             image, boxes, np.array([7, 8, 9]), seed
         )
         counts.add(len(labels))
@@ -223,8 +225,8 @@ def test_a_map_of_labels_changes_no_draw(augmentation):
     image, boxes, labels = _sample()
     transform = Transform(augmentation, 40, 100)
     for seed in range(40):
-        *with_map, moved = transform(image, boxes, labels, seed, _labels())
-        *without, nothing = transform(image, boxes, labels, seed)
+        *with_map, moved, _ = transform(image, boxes, labels, seed, _labels())
+        *without, nothing, _ = transform(image, boxes, labels, seed)
         assert _equal(without, with_map) and nothing is None
         assert moved.shape == with_map[0].shape[:2] and moved.dtype == np.uint8 and moved.flags.c_contiguous
 
@@ -234,7 +236,7 @@ def test_flips_move_labels_with_their_pixels(augmentation):
     _, boxes, labels = _sample()
     semantic = _labels()
     for seed in range(8):
-        image, *_, moved = Transform(augmentation, 48, NO_LIMIT)(
+        image, _, _, moved, _ = Transform(augmentation, 48, NO_LIMIT)(
             np.repeat(semantic[:, :, None], 3, 2), boxes, labels, seed, semantic
         )
         assert (moved == image[:, :, 0]).all()
@@ -250,7 +252,7 @@ def test_a_crop_cuts_the_same_window_from_labels_and_image(monkeypatch):
     sizes = set()
     for seed in range(30):
         transform = Transform(Augmentation(0.0, crop=1.0), 48, NO_LIMIT)
-        image, *_, moved = transform(places, boxes, labels, seed, semantic)
+        image, _, _, moved, _ = transform(places, boxes, labels, seed, semantic)
         assert (moved == semantic[image[:, :, 0], image[:, :, 1]]).all()
         sizes.add(moved.shape)
     assert len(sizes) > 20
@@ -269,7 +271,7 @@ def test_labels_move_like_the_image(augmentation):
     for seed in range(30):
         semantic = _labels(96, 128, seed)
         gray = np.vectorize(grays.get)(semantic).astype(np.uint8)
-        image, *_, moved = transform(np.repeat(gray[:, :, None], 3, 2), boxes, labels, seed, semantic)
+        image, _, _, moved, _ = transform(np.repeat(gray[:, :, None], 3, 2), boxes, labels, seed, semantic)
         pure = 0
         for label, value in grays.items():
             its = _inner((image == value).all(2))
@@ -301,3 +303,30 @@ def test_labels_are_resized_to_the_nearest_pixel():
     assert third.tolist() == [[0, 2, 3], [8, 10, 11], [12, 14, 15]]
     again = Transform(None, 4, NO_LIMIT)(image, boxes, labels, 0, four)[3]
     assert (again == four).all()
+
+
+@pytest.mark.parametrize("augmentation", [None, Augmentation(0.5, 0.5), Augmentation(0, photometric=1.0), EVERYTHING])
+def test_crowd_regions_change_nothing_and_move_like_boxes(augmentation):
+    image, boxes, labels = _sample()
+    transform = Transform(augmentation, 40, 100)
+    for seed in range(40):
+        *with_crowd, ignored = transform(image, boxes, labels, seed, _labels(), boxes[[0, 3]])
+        *without, nothing = transform(image, boxes, labels, seed, _labels())
+        assert _equal(without, with_crowd) and nothing.shape == (0, 4)
+        assert ignored.dtype == np.float32 and (ignored[:, 2:] > ignored[:, :2]).all()
+        for label, of_label in zip((4, 1), ignored if len(ignored) == 2 else (), strict=False):
+            # Crops keep such boxes clipped to the window, as regions are.
+            for box in with_crowd[1][with_crowd[2] == label]:
+                np.testing.assert_allclose(of_label, box, atol=1e-3)
+
+
+def test_what_little_is_visible_of_a_crowd_region_stays():
+    """A jitter leaves out a box of which less than a quarter is visible."""
+    image, boxes = np.zeros((100, 100, 3), np.uint8), np.array([[0, 30, 9, 60]], np.float32)
+    left_out = 0
+    for seed in range(60):
+        transform = Transform(Augmentation(0.0, jitter=1.0), 100, NO_LIMIT)
+        _, found, _, _, ignored = transform(image, boxes, np.array([1]), seed, None, boxes)
+        assert len(found) <= len(ignored) <= 1
+        left_out += len(ignored) - len(found)
+    assert left_out > 2

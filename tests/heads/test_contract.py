@@ -115,6 +115,18 @@ def test_it_trains_whatever_the_ground_truth(detector, annotated):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in detector.parameters())
 
 
+def test_where_all_is_crowd_there_is_nothing_to_learn(detector):
+    """A region over all proposals and anchors, without ground truth: losses are 0, not NaN, with gradients."""
+    images, targets = batch()
+    everywhere = torch.tensor([[-1e3, -1e3, 1e3, 1e3]])
+    losses = detector(images, [{**without_boxes(target), "ignored": everywhere} for target in targets])
+    assert all(loss == 0 for loss in losses.values())
+    sum(losses.values()).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in detector.parameters())
+    losses = detector(images, [{**target, "ignored": everywhere} for target in targets])
+    assert losses["loss_classifier"] > 0 and losses["loss_box_reg"] > 0
+
+
 def test_a_few_steps_lower_the_loss(detector):
     images, targets = batch()
     optimizer, values = torch.optim.Adam(detector.parameters(), 3e-3), []

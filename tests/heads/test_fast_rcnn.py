@@ -13,6 +13,7 @@ from detection.backbones import VGG16
 from detection.detector import build_detector
 from detection.errors import UserError
 from detection.heads import FastRCNN, fast_rcnn
+from detection.ops.box_matching import crowded
 from detection.pooling import RoIAlign
 from detection.pretrained import load_pretrained
 from detection.regions import RPN
@@ -150,3 +151,39 @@ def test_the_whole_detectors_weights_go_before_the_heads(tmp_path):
     path = write(tmp_path / "whole.safetensors", detector.state_dict())
     (report,) = load_pretrained(detector, path)
     assert not report.missing and not report.unexpected
+
+
+def proposals(count, seed):
+    corners = torch.rand(count, 2, generator=torch.Generator().manual_seed(seed)) * 80
+    return torch.cat([corners, corners + 20], dim=1)
+
+
+CROWD = torch.tensor([[0.0, 0, 60, 60]])
+
+
+@pytest.mark.parametrize("ignored", [{}, {"ignored": CROWD}])
+def test_samples_are_torchvisions_unless_negatives_are_in_a_crowd(ignored):
+    boxes = [proposals(60, 0), proposals(50, 1)]
+    truth = proposals(60, 0)[:3] + 2
+    targets = [
+        {"boxes": truth, "labels": torch.tensor([1, 2, 1]), **ignored},
+        {"boxes": truth[:0], "labels": torch.tensor([], dtype=torch.int64)},
+    ]
+    head = FastRCNN(4, 3, 2, hidden_channels=8, batch_size_per_image=24, ignore_crowd=None)
+    torch.manual_seed(0)
+    sampled, samples = head.sample(list(boxes), targets)
+    torch.manual_seed(0)
+    theirs, _, labels, deltas = head.roi_heads.select_training_samples(list(boxes), targets)
+    for a, b in ((sampled, theirs), (samples.labels, labels), (samples.deltas, deltas)):
+        assert all(torch.equal(x, y) and x.dtype == y.dtype for x, y in zip(a, b, strict=True))
+
+
+def test_background_in_a_crowd_is_not_sampled():
+    boxes, truth = proposals(60, 0), proposals(60, 0)[:3] + 2
+    targets = [{"boxes": truth, "labels": torch.tensor([1, 2, 1]), "ignored": CROWD}]
+    for share, expected in ((None, True), (0.7, False)):
+        head = FastRCNN(4, 3, 2, hidden_channels=8, batch_size_per_image=100, ignore_crowd=share)
+        (own,), samples = head.sample([boxes], targets)
+        background = own[samples.labels[0] == 0]
+        assert crowded(background, CROWD, 0.7).any() == expected and len(background) > 5
+        assert (samples.labels[0] > 0).sum() >= 6

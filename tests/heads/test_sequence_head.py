@@ -17,6 +17,7 @@ from detection.heads.lstm_decoder import Decoded, LSTMDecoder
 from detection.heads.sequence_head import Embed, MeetsWindow, Overlaps
 from detection.heads.stitching import NMS, SetNMS
 from detection.inference import InferenceConfig
+from detection.ops.box_matching import crowded
 from detection.pooling import CenterCell, RoIAlign
 from detection.regions import GridCells
 from detection.runs.folder import open_run
@@ -86,6 +87,33 @@ def test_a_sample_is_of_the_size_that_was_asked_for():
     regions, region_targets = head.sample([grid], [{"boxes": boxes, "labels": torch.tensor([1, 1])}])
     assert len(regions[0]) == 8 and region_targets.valid.any(1).sum() == 2
     assert Overlaps().belongs(regions[0], boxes).any(1).tolist() == region_targets.valid.any(1).tolist()
+
+
+@pytest.mark.parametrize("batch_size", [None, 200])
+def test_windows_in_a_crowd_without_ground_truth_are_left_out(batch_size):
+    windows, crowd = GridCells({}, window=16, stride=8).windows(64, 96), torch.tensor([[0.0, 0, 60, 70]])
+    target = {"boxes": torch.tensor([[10.0, 10, 30, 30]]), "labels": torch.tensor([1]), "ignored": crowd}
+    for share, expected in ((None, True), (0.7, False)):
+        settings = {"batch_size_per_image": batch_size, "add_ground_truth": False, "ignore_crowd": share}
+        head = SequenceHead(1, 1, 1, embed=partial(Embed, features=2), assigner=partial(MeetsWindow), **settings)
+        (own,), region_targets = head.sample([windows], [target])
+        empty = ~region_targets.valid.any(1)
+        assert len(own) == len(empty) and crowded(own[empty], crowd, 0.7).any() == expected and empty.sum() > 5
+        assert (~empty).sum() == MeetsWindow().belongs(windows, target["boxes"]).sum()
+
+
+def test_chunks_of_regions_change_nothing(monkeypatch):
+    windows = GridCells({}, window=16, stride=8).windows(64, 96)
+    boxes = torch.cat([windows[::3] + 3, windows[5:9] - 2])
+    targets = [{"boxes": boxes, "labels": torch.ones(len(boxes), dtype=torch.int64)}] * 2
+    head = SequenceHead(1, 1, 1, embed=partial(Embed, features=2), assigner=partial(MeetsWindow))
+    found = []
+    for pairs in (10**6, 100):
+        monkeypatch.setattr("detection.ops.box_matching.MAX_PAIRS", pairs)
+        torch.manual_seed(0)
+        regions, samples = head.sample([windows, windows + 1], targets)
+        found.append([*regions, *vars(samples).values()])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
 # One window that says two people 70 % on top of each other, and a third step that says nothing.
