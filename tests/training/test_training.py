@@ -242,15 +242,15 @@ def test_the_average_of_all_updates_is_evaluated_and_kept(shapes, tmp_path):
 
 
 def test_the_learning_rate_counts_images_of_all_batches_and_processes_of_an_update(shapes, tmp_path):
-    """7 images in batches of 2 on 2 processes, 2 batches an update: one update of 8 images, stated for 2."""
+    """7 images one by one on 2 processes, 3 batches an update: 4 batches, 2 updates of 6 images, stated for 2."""
     accelerator = SimpleNamespace(
         num_processes=2, process_index=1, device=torch.device("cpu"), is_main_process=False, wait_for_everyone=int
     )
-    settings = ("batch_size=2", "gradient_accumulation_steps=2", "schedule.epochs=4", "schedule.milestones=(0.5,)")
+    settings = ("batch_size=1", "gradient_accumulation_steps=3", "schedule.epochs=2", "schedule.milestones=(0.5,)")
     run = prepare(tiny_config(shapes, *settings), tmp_path, accelerator, False)
     rates = []
     for _ in range(4):
         rates.append(run.scheduler.get_last_lr())
         run.optimizer.step()
         run.scheduler.step()
-    assert sum(rates, []) == pytest.approx([0.04] * 4 + [0.004] * 4)
+    assert sum(rates, []) == pytest.approx([0.03] * 4 + [0.003] * 4)
