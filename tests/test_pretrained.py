@@ -154,6 +154,7 @@ def test_names_that_do_not_belong_to_the_weights_are_an_error(saved):
     [
         ({"context": None, "segmentation": None}, KNOWN),
         ({"context": partial(SpatialRNN)}, KNOWN),
+        ({"context": partial(ConvStack, hidden_channels=8, num_layers=3)}, KNOWN),
         ({"head": "sequence"}, []),
         ({"head": "local_global"}, []),
     ],
