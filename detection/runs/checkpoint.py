@@ -59,7 +59,8 @@ def newest_complete(folder: Path) -> Path:
     Args:
         folder: such as `RUN/checkpoints/last`; returned as it is where none is complete.
     """
-    found = [path for path in (folder, *sorted(folder.parent.glob(f".{folder.name}.*"))) if _is_complete(path)]
+    others = (path for path in sorted(folder.parent.glob(f"*{folder.name}*")) if path != folder)
+    found = [path for path in (folder, *others) if _is_complete(path)]
     return max(found, key=lambda path: load_meta(path).get("epoch", 0), default=folder)
 
 
@@ -119,7 +120,7 @@ def load_training_state(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"{path}: nothing to resume from; start the run again with another --output.") from None
     except Exception as error:
-        reason = str(error).split("\n")[0]
+        reason = str(error).split("\n")[0] or "it is cut off"
         raise UserError(f"{path}: the training state cannot be read ({reason}).") from None
 
 
