@@ -300,7 +300,7 @@ def test_roi_align_uses_true_strides_on_tiny_pictures():
         ({"regions": partial(RPN, stages=("c9",), anchor_sizes=((8,),))}, "regions: there is no feature map 'c9'"),
         ({"regions": partial(RPN, stages=("c2", "c3"), anchor_sizes=((8,), (8,)))}, "different channels"),
         ({"regions": partial(RPN, stages=("c3",))}, "needs one tuple for each of the stages"),
-        ({"pool": partial(RoIAlign, stages=("p2",))}, "pool: there is no feature map 'p2'"),
+        ({"pool": partial(RoIAlign, stages=("p2",))}, "pool.stages: there is no feature map 'p2'"),
         ({"context": partial(Shift), "context_source": "c7"}, "context: there is no feature map 'c7'"),
         ({"segmentation": partial(SegmentationLoss)}, "detector.context is None; give a context"),
     ],

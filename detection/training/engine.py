@@ -24,8 +24,12 @@ Batch = tuple[list[Tensor], list[dict[str, Any]]]
 
 def seed_epoch(seed: int, epoch: int, rank: int) -> None:
     """Set the random state of an epoch; it depends on nothing before, so that a resumed run repeats an unbroken one."""
-    torch.manual_seed(int(np.random.SeedSequence([seed, epoch, rank]).generate_state(1, np.uint32)[0]))
-    # The loader once drew the first number of an epoch; it is passed over, so that results stay what they were.
+    _seed(int(np.random.SeedSequence([seed, epoch, rank]).generate_state(1, np.uint32)[0]))
+
+
+def _seed(seed: int) -> None:
+    torch.manual_seed(seed)
+    # The loader once drew the first number of a pass; it is passed over, so that results stay what they were.
     torch.empty((), dtype=torch.int64).random_()
 
 
@@ -147,7 +151,7 @@ def validation_loss(detector: Detector, batches: Iterable[Batch], accelerator: A
     """
     total, count = torch.zeros((), device=accelerator.device), 0
     with torch.random.fork_rng(), _loss_mode(detector):
-        torch.manual_seed(seed)
+        _seed(seed)
         for images, targets in batches:
             images, targets = to_device(images, targets, accelerator.device)
             with accelerator.autocast():
