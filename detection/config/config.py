@@ -70,8 +70,9 @@ class DetectorConfig:
         min_size: pixels of an image's shorter side inside the detector.
         max_size: most pixels of its longer side.
         weights: weights of a whole detector to start from: a torchvision name such as
-            `FasterRCNN_ResNet50_FPN_Weights.COCO_V1`, a safetensors file, or None.
-        inference: rounds of boxes, voting and mirror images at test.
+            `FasterRCNN_ResNet50_FPN_Weights.COCO_V1`, a run or checkpoint folder, whose class rows go by category
+            name, a safetensors file, or None.
+        inference: box iterations, voting and mirrored images.
     """
 
     backbone: partial[Backbone]
