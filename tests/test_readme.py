@@ -53,7 +53,11 @@ def test_a_command_has_this_form(line, complete, capsys):
     for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*", line):
         assert re.search(rf"{option}(?![\w-])", described), option
     if name in ("train", "evaluate", "predict", "ablate") and complete and not USAGE & set(line):
-        importlib.import_module(f"detection.cli.{name}").parse(arguments)
+        module = importlib.import_module(f"detection.cli.{name}")
+        if name == "train":
+            module.parse_training(module.training_parser(name, ""), arguments)
+        else:
+            module.parse(arguments)
     plain = [word for word in arguments if not word.startswith("-")]
     if name in ("train", "ablate", "train_classifier", "reach", "browse") and plain and re.match("[a-z]", plain[0]):
         named = not re.search(r"[=/]|\.py$", plain[0])
