@@ -44,6 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_training(training_parser("train", __doc__), argv)
     from detection.config import load_config
     from detection.config.files import find_config
+    from detection.detector import require_buildable
     from detection.runs.folder import new_run_folder, open_config
     from detection.scenes.ensure import ensure_scenes
     from detection.training.loaders import build_accelerator
@@ -56,6 +57,7 @@ def main(argv: list[str] | None = None) -> None:
         config = load_config(path, args.overrides)
         folder = new_run_folder(args.output, path.stem)
     accelerator = build_accelerator(config.precision, args.device)
+    require_buildable(config.detector, num_classes=1)  # before images are drawn or read
     if accelerator.is_main_process:
         ensure_scenes(config.data)
     accelerator.wait_for_everyone()

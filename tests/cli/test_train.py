@@ -191,3 +191,10 @@ def test_scenes_are_drawn_on_first_use(tmp_path, monkeypatch, capsys):
     assert train.main(["config.py", "schedule.epochs=1", "--device=cpu", "--output=run"]) == 0
     assert "drawing 4 + 2 images" in capsys.readouterr().out
     assert len(list((tmp_path / "new/scenes/train").glob("*.png"))) == 4
+
+
+def test_a_detector_that_cannot_be_built_is_refused_before_images_are_drawn(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert train.main(["quickstart", "detector.context.hidden_channels=60000", "--device=cpu"]) == 2
+    error = capsys.readouterr().err
+    assert "G parameters, more than 2 G" in error and error.count("\n") == 1 and not list(tmp_path.iterdir())
