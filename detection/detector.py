@@ -179,21 +179,21 @@ class Detector(nn.Module):
 
 
 def valid_mask(image_sizes: Sequence[tuple[int, int]], stride: int, like: Tensor) -> Tensor:
-    """Cells of a map that hold a part of their image, the rest being padding.
+    """Return the locations of a feature map that hold a part of their image, the rest being padding.
 
     Args:
         image_sizes: height and width of each image inside the padded batch.
-        stride: pixels a cell stands for.
-        like: the map (B, C, H, W).
+        stride: pixels a location stands for.
+        like: the feature map (B, C, H, W).
 
     Returns:
-        Booleans (B, 1, H, W): cell (i, j) is valid when its first pixel lies in the image.
+        Booleans (B, 1, H, W): location (i, j) is valid when its first pixel is inside the image.
     """
     height, width = like.shape[-2:]
     sizes = torch.tensor(image_sizes, device=like.device)
     rows = torch.arange(height, device=like.device) * stride < sizes[:, :1]
     columns = torch.arange(width, device=like.device) * stride < sizes[:, 1:]
-    return (rows[:, :, None] & columns[:, None, :])[:, None]
+    return (rows[:, :, None] & columns[:, None, :])[:, None]  # (B, 1, H, W)
 
 
 def require_visible(height: int, width: int, min_size: int, max_size: int, name: str = "an image") -> None:

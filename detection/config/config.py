@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 from detection.backbones.backbone import Backbone
 from detection.config.files import apply_overrides, find_config, run_file
-from detection.config.serialization import Part, from_plain, to_plain
+from detection.config.serialization import from_plain, to_plain
 from detection.contracts import Context, ContextLoss, Head, Pool, Regions
 from detection.data.transforms import Augmentation
 from detection.errors import UserError
@@ -33,27 +33,6 @@ from detection.ranges import (
     Seed,
 )
 
-__all__ = [
-    "InferenceConfig",
-    "Augmentation",
-    "Config",
-    "DataConfig",
-    "DetectorConfig",
-    "OptimizerConfig",
-    "Part",
-    "ScenesConfig",
-    "ScheduleConfig",
-    "SplitConfig",
-    "base_config",
-    "config_hash",
-    "from_plain",
-    "load_config",
-    "override",
-    "require_context",
-    "to_plain",
-    "validate",
-]
-
 
 @dataclasses.dataclass(frozen=True)
 class DetectorConfig:
@@ -61,10 +40,10 @@ class DetectorConfig:
 
     Attributes:
         backbone: images to feature maps.
-        context: a map to a map of the same size, or None; its output is the map named `context`.
+        context: a feature map to one of the same size, named `context`; or None.
         context_source: the feature map that the context reads.
-        regions: maps to boxes.
-        pool: maps and boxes to descriptors.
+        regions: feature maps to boxes.
+        pool: feature maps and boxes to descriptors.
         head: descriptors to detections or losses.
         segmentation: a loss on the context's map that asks it for the class of each pixel, or None; training only.
         min_size: pixels of an image's shorter side inside the detector.

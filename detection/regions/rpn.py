@@ -42,9 +42,9 @@ class _CrowdRPN(RegionProposalNetwork):
         self, objectness: Tensor, pred_bbox_deltas: Tensor, labels: list[Tensor], regression_targets: list[Tensor]
     ) -> tuple[Tensor, Tensor]:
         """Return the two losses; 0 where crowd regions cover every anchor, whose mean would be NaN."""
-        if all((own < 0).all() for own in labels):
-            return objectness.sum() * 0, pred_bbox_deltas.sum() * 0
-        return super().compute_loss(objectness, pred_bbox_deltas, labels, regression_targets)
+        losses = super().compute_loss(objectness, pred_bbox_deltas, labels, regression_targets)
+        counts = torch.cat(labels).ge(0).any()  # a tensor: asking for its value would wait for the device
+        return losses[0].where(counts, 0), losses[1].where(counts, 0)
 
 
 class RPN(Regions):
