@@ -1,6 +1,7 @@
 """All metrics of one set of results, as plain data, as a table and as files."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,11 @@ def evaluate_detections(
         "backend": coco["backend"],
         "notes": find_notes(ground_truth, results, coco["AP"]),
     }
+
+
+def is_defined(name: str, value: float) -> bool:
+    """Whether a metric has a value: it is not NaN and, unless it is the `val_loss`, not the -1 of no ground truth."""
+    return not math.isnan(value) and (name == "val_loss" or value != -1)
 
 
 def write_evaluation(

@@ -20,7 +20,7 @@ from detection.data.masks import load_masks
 from detection.data.sampling import TrainBatches
 from detection.data.transforms import Transform
 from detection.detector import Detector, build_detector
-from detection.evaluation import evaluate_detections, metrics_table, write_evaluation
+from detection.evaluation import evaluate_detections, is_defined, metrics_table, write_evaluation
 from detection.pretrained import load_pretrained
 from detection.runs.checkpoint import load_weights, save_checkpoint
 from detection.runs.logs import RunLog
@@ -184,12 +184,19 @@ def evaluate_epoch(run: DetectorRun, log: RunLog) -> None:
 
 
 def _keep_if_best(run: DetectorRun, results: list[dict[str, Any]]) -> None:
+    """Keep the weights if they are the best so far, or the newest as long as `best_metric` has not been defined."""
     done, name = run.done, run.config.best_metric
     value = done.metrics[name]
-    better = done.best is None or (value < done.best if name == "val_loss" else value > done.best)
-    done.evaluations_without_best = 0 if better else done.evaluations_without_best + 1
+    defined = is_defined(name, value)
+    better = done.best is None or (defined and (value < done.best if name == "val_loss" else value > done.best))
+    if not defined and (done.best is not None or done.best_epoch < 0):
+        waits = "; the newest checkpoint counts as the best until it is" if done.best is None else ""
+        run.print_line(f"note      {name} is not defined at epoch {done.epoch}, and chooses no checkpoint{waits}")
+    if defined:
+        done.evaluations_without_best = 0 if better else done.evaluations_without_best + 1
+        done.best = value if better else done.best
     if better:
-        done.best, done.best_epoch, run.best_results = value, done.epoch, results
+        done.best_epoch, run.best_results = done.epoch, results
         if run.accelerator.is_main_process:
             progress = {"epoch": done.epoch, "metrics": done.metrics}
             save_checkpoint(run.folder / "checkpoints" / "best", run.evaluated, run.categories, progress)
@@ -217,7 +224,8 @@ def finish(run: DetectorRun) -> dict[str, Any]:
     (folder / "samples").mkdir(exist_ok=True)
     for name, image in _draw(run, results, metrics).items():
         Image.fromarray(image).save(folder / "samples" / f"{name}.png")
-    best = f"best checkpoint: epoch {run.done.best_epoch} by {run.config.best_metric}"
+    by = "" if run.done.best is not None else ", the newest, since it was never defined"
+    best = f"best checkpoint: epoch {run.done.best_epoch} by {run.config.best_metric}{by}"
     run.print_line(f"\n{best}\n\n{metrics_table(metrics)}\n")
     for note in metrics["notes"]:
         run.print_line(f"note      {note}")
