@@ -2,7 +2,19 @@
 
 from detection.context.attention_lstm import AttentionLSTM
 from detection.context.baselines import ConvStack, GlobalAverage, NoContext, NonLocal
+from detection.context.large_kernel import LargeKernel
 from detection.context.recurrent_conv import RecurrentConv
+from detection.context.self_attention import SelfAttention
 from detection.context.spatial_rnn import SpatialRNN
 
-__all__ = ["AttentionLSTM", "ConvStack", "GlobalAverage", "NoContext", "NonLocal", "RecurrentConv", "SpatialRNN"]
+__all__ = [
+    "AttentionLSTM",
+    "ConvStack",
+    "GlobalAverage",
+    "LargeKernel",
+    "NoContext",
+    "NonLocal",
+    "RecurrentConv",
+    "SelfAttention",
+    "SpatialRNN",
+]

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from detection.context.masked_attention import masked_attention
 from detection.contracts import Context, at_least_float32
 from detection.errors import UserError
 from detection.ranges import Bins, Channels, Count
@@ -103,11 +104,9 @@ class NonLocal(Context):
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
         """Return the context (B, C, H, W) of x (B, C, H, W)."""
-        # (B, H·W, D) each
-        query, key, value = (conv(x).flatten(2).transpose(1, 2) for conv in (self.query, self.key, self.value))
-        scores = at_least_float32(query @ key.transpose(1, 2))  # (B, H·W, H·W)
-        # Finite, so that an image without any valid location gives no NaN; the mask is (B, 1, H·W).
-        scores = scores.masked_fill(~valid.flatten(2), torch.finfo(scores.dtype).min)
-        attended = scores.softmax(-1).to(value.dtype) @ value
+        # (B, 1, H·W, D) each
+        query, key, value = (c(x).flatten(2).transpose(1, 2)[:, None] for c in (self.query, self.key, self.value))
+        # The paper's scores are not scaled.
+        attended = masked_attention(query, key, value, valid.flatten(1), scale=1.0)[:, 0]
         attended = attended.transpose(1, 2).unflatten(2, x.shape[2:])  # (B, D, H, W)
         return (x + self.out(attended)) * valid

@@ -9,7 +9,17 @@ import torch
 
 from detection.cells import CELLS, GRU, PeepholeLSTM
 from detection.config.serialization import from_plain, to_plain
-from detection.context import AttentionLSTM, ConvStack, GlobalAverage, NoContext, NonLocal, RecurrentConv, SpatialRNN
+from detection.context import (
+    AttentionLSTM,
+    ConvStack,
+    GlobalAverage,
+    LargeKernel,
+    NoContext,
+    NonLocal,
+    RecurrentConv,
+    SelfAttention,
+    SpatialRNN,
+)
 from detection.contracts import Context
 from detection.testing import check_context, padded_batch
 
@@ -24,6 +34,9 @@ CONTEXTS = {
     "two 5x5": partial(ConvStack, hidden_channels=5, kernel_size=5),
     "global average": partial(GlobalAverage, hidden_channels=5),
     "non-local": partial(NonLocal),
+    "self-attention": partial(SelfAttention, hidden_channels=8, num_heads=2, num_layers=2),
+    "self-attention alone": partial(SelfAttention, hidden_channels=8, num_heads=1, expansion=0),
+    "large kernel": partial(LargeKernel, hidden_channels=5),
     "attention": partial(AttentionLSTM, hidden_channels=5, size=4),
     "attention, every cell": partial(AttentionLSTM, hidden_channels=5, score="additive"),
     "attention, additive": partial(AttentionLSTM, hidden_channels=5, size=4, score="additive", num_steps=2),
@@ -40,7 +53,17 @@ CONTEXTS = {
 # In training its statistics are those of the batch, so that an image alone is not as in a batch.
 IN_EVALUATION_MODE = {"recurrent conv, batch norm"}
 # Quick to compile, one of each kind; that each cell's sweep compiles is tested with the sweeps.
-COMPILED = {"Accumulator", "MinGRU", "normalized", "two 3x3", "non-local", "attention, one attention step", "none"}
+COMPILED = {
+    "Accumulator",
+    "MinGRU",
+    "normalized",
+    "two 3x3",
+    "non-local",
+    "self-attention",
+    "large kernel",
+    "attention, one attention step",
+    "none",
+}
 COMPILED |= {"recurrent conv", "recurrent conv, batch norm", "attention, GRU"}
 
 
