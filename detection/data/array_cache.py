@@ -7,34 +7,53 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from detection.atomic_write import atomic_folder
+from detection.cache import is_private, note_rebuilt, private_root, read_private
 from detection.errors import UserError
 
 Content = tuple[dict[str, np.ndarray], dict]
 
 
-def cache_root(chosen: Path | None = None) -> Path:
-    """Return the folder of all caches: the chosen one, else `$DETECTION_CACHE`, else `~/.cache/detection`."""
-    return Path(os.path.expanduser(chosen or os.environ.get("DETECTION_CACHE") or "~/.cache/detection")).absolute()
+def cached_arrays(
+    name: str, build: Callable[[], Content], cache_dir: Path | None = None, is_sound: Callable[..., bool] | None = None
+) -> tuple[Content, Path | None]:
+    """Open the arrays of an entry of the cache; build and save them first where it is missing, damaged or foreign.
 
+    One process builds while others that want the same wait.
 
-def cached_arrays(folder: Path, build: Callable[[], Content]) -> tuple[Content, Path | None]:
-    """Open the arrays of a folder; build and save them first where it is missing or damaged.
+    Args:
+        name: of the entry, by the content that it is made from.
+        build: makes arrays and dictionary.
+        cache_dir: as for `detection.cache.cache_root`.
+        is_sound: gets the arrays and the dictionary of an entry, and tells whether they are what `build` makes.
 
     Returns:
         The arrays and the dictionary, and their folder: None where it cannot be written, and they stay in memory.
     """
-    content = open_arrays(folder)
-    if content is None:
-        built = build()
-        content = open_arrays(folder) if _save_arrays(folder, *built) else None
+    root = private_root(cache_dir)
+    if root is None:
+        return build(), None
+    folder = root / name
+    content = _open_sound(folder, is_sound)
+    if content is not None:
+        return content, folder
+    with _one_at_a_time(root / f".{name}.lock"):
+        content = _open_sound(folder, is_sound)
         if content is None:
-            return built, None
+            if os.path.lexists(folder):
+                note_rebuilt(folder)
+            for leftover in root.glob(f".{name}.[0-9]*"):  # of processes that were killed
+                _remove(leftover)
+            built = build()
+            content = open_arrays(folder) if _save_arrays(folder, *built, is_sound) else None
+            if content is None:
+                return built, None
     return content, folder
 
 
@@ -46,37 +65,95 @@ def reopen_arrays(folder: Path, what: str) -> Content:
     return content
 
 
-def _save_arrays(folder: Path, arrays: dict[str, np.ndarray], meta: dict) -> bool:
+def _open_sound(folder: Path, is_sound: Callable[..., bool] | None) -> Content | None:
+    content = open_arrays(folder)
+    try:
+        return content if content is None or is_sound is None or is_sound(*content) else None
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError):
+        return None
+
+
+@contextmanager
+def _one_at_a_time(path: Path) -> Iterator[None]:
+    """Wait for other processes that hold this lock; without one where there are no locks (Windows, some NFS)."""
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    descriptor = None
+    try:
+        while descriptor is None:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            # Its holder removes the file: then the lock is on a file that nobody else sees.
+            if not path.exists() or os.stat(path).st_ino != os.fstat(descriptor).st_ino:
+                os.close(descriptor)
+                descriptor = None
+    except OSError:
+        pass
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            path.unlink(missing_ok=True)
+            os.close(descriptor)
+
+
+def _save_arrays(folder: Path, arrays: dict[str, np.ndarray], meta: dict, is_sound: Callable[..., bool] | None) -> bool:
     """Write a folder that appears complete or not at all; False where the disk is full or not writable."""
     try:
         with atomic_folder(folder) as temporary:
+            temporary.chmod(0o700)
             checksums = {}
             for name, array in arrays.items():
                 np.save(temporary / f"{name}.npy", array)
-                checksums[name] = zlib.crc32((temporary / f"{name}.npy").read_bytes())
+                checksums[name] = _checksum(temporary / f"{name}.npy")
             (temporary / "meta.json").write_text(json.dumps({"meta": meta, "checksums": checksums}))
-            if open_arrays(folder) is None:
-                shutil.rmtree(folder, ignore_errors=True)
+            for path in temporary.iterdir():
+                path.chmod(0o600)
+            if _open_sound(folder, is_sound) is None:
+                _remove(folder)
         return True
     except OSError:
         # Another process may have put the same content in place; then that one is used.
         return (folder / "meta.json").exists()
 
 
+def _remove(path: Path) -> None:
+    """Remove an entry, whatever it is; of a link, the link."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _checksum(path: Path) -> int:
+    checksum = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            checksum = zlib.crc32(block, checksum)
+    return checksum
+
+
 def open_arrays(folder: Path, verify: bool = True) -> Content | None:
-    """Open a folder of arrays, read-only and memory-mapped; None where it is missing or damaged.
+    """Open a folder of arrays, read-only and memory-mapped; None where it is missing, damaged or not the user's own.
 
     Args:
         folder: Where they are.
         verify: Compare checksums first (reads every byte once).
     """
+    if not is_private(folder):
+        return None
     try:
-        content = json.loads((folder / "meta.json").read_text())
-        for name, checksum in content["checksums"].items():
-            if verify and zlib.crc32((folder / f"{name}.npy").read_bytes()) != checksum:
-                return None
+        content = json.loads(read_private(folder / "meta.json") or b"")
+        files = {name: folder / f"{name}.npy" for name in content["checksums"]}
+        if not all(is_private(path) and path.is_file() and path.parent == folder for path in files.values()):
+            return None
+        if verify and any(_checksum(path) != content["checksums"][name] for name, path in files.items()):
+            return None
         # As plain arrays: numpy's memmap class costs several microseconds at every slice.
-        arrays = {name: np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in content["checksums"]}
+        arrays = {name: np.asarray(np.load(path, mmap_mode="r")) for name, path in files.items()}
         return arrays, content["meta"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, RecursionError):
         return None

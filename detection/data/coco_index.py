@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from detection.data.array_cache import Content, cache_root, cached_arrays, reopen_arrays
+from detection.data.array_cache import Content, cached_arrays, reopen_arrays
 from detection.data.checks import BOX_KINDS, Problem, Tables, examine, file_digest, partly_outside, read_annotations
 from detection.errors import UserError
 
@@ -104,6 +104,7 @@ class CocoIndex:
         return _reopen, (self.path, self.digest, self._folder)
 
 
+_COUNTS = ("images", "boxes", "crowd", "images_without_boxes", "clipped", "dropped")
 _ARRAYS = (
     "image_ids", "widths", "heights", "box_offsets", "boxes", "labels", "areas", "iscrowd", "annotation_ids",
     "_names", "_name_offsets",
@@ -127,8 +128,9 @@ def load_index(annotations: str | Path, *, bad_boxes: BadBoxes = "error", cache_
     if bad_boxes not in ("error", "drop"):
         raise UserError(f'bad_boxes is {bad_boxes!r}, but must be "error" or "drop".')
     digest = file_digest(path)
-    folder = cache_root(cache_dir) / f"index-{digest[:32]}-{bad_boxes}-v{_FORMAT}"
-    return _from_content(path, digest, *cached_arrays(folder, lambda: _packed(_build(path, digest, bad_boxes))))
+    name = f"index-{digest[:32]}-{bad_boxes}-v{_FORMAT}"
+    cached = cached_arrays(name, lambda: _packed(_build(path, digest, bad_boxes)), cache_dir, _is_sound)
+    return _from_content(path, digest, *cached)
 
 
 def _build(path: Path, digest: str, bad_boxes: BadBoxes) -> CocoIndex:
@@ -193,6 +195,26 @@ def offsets_of(lengths: np.ndarray) -> np.ndarray:
 def _packed(index: CocoIndex) -> Content:
     meta = {"categories": [[category.id, category.name] for category in index.categories], "counts": index.counts}
     return {name: getattr(index, name) for name in _ARRAYS}, meta
+
+
+def _is_sound(arrays: dict[str, np.ndarray], meta: dict) -> bool:
+    """Whether cached arrays are an index's: their names, types and shapes, and what they point to."""
+    n, m, k = len(arrays["image_ids"]), len(arrays["boxes"]), len(meta["categories"])
+    expected = {
+        "image_ids": ("int64", (n,)), "widths": ("int32", (n,)), "heights": ("int32", (n,)),
+        "box_offsets": ("int64", (n + 1,)), "boxes": ("float64", (m, 4)), "labels": ("int32", (m,)),
+        "areas": ("float64", (m,)), "iscrowd": ("bool", (m,)), "annotation_ids": ("int64", (m,)),
+        "_names": ("uint8", (len(arrays["_names"]),)), "_name_offsets": ("int64", (n + 1,)),
+    }  # fmt: skip
+    if {name: (array.dtype.name, array.shape) for name, array in arrays.items()} != expected:
+        return False
+    for offsets, end in ((arrays["box_offsets"], m), (arrays["_name_offsets"], len(arrays["_names"]))):
+        if offsets[0] != 0 or offsets[-1] != end or (np.diff(offsets) < 0).any():
+            return False
+    labels = arrays["labels"]
+    plain = [[int(id_), str(name)] for id_, name in meta["categories"]] == meta["categories"]
+    plain = plain and {key: int(value) for key, value in meta["counts"].items()} == meta["counts"]
+    return plain and set(meta["counts"]) == set(_COUNTS) and (m == 0 or (labels.min() >= 1 and labels.max() <= k))
 
 
 def _from_content(path: Path, digest: str, content: Content, folder: Path | None) -> CocoIndex:

@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from detection.data.array_cache import cache_root, cached_arrays, reopen_arrays
+from detection.data.array_cache import cached_arrays, reopen_arrays
 from detection.data.checks import clip_boxes, read_annotations
 from detection.data.coco_index import CocoIndex
 from detection.data.mask_checks import POINT_UNIT, pack_masks
@@ -89,8 +89,8 @@ def load_masks(index: CocoIndex, source: MaskSource = "polygons", *, cache_dir: 
     if source == "boxes":
         return BoxMasks(index)
     # Which annotations an index holds follows from the file and the number of those that were dropped: none or all.
-    folder = cache_root(cache_dir) / f"masks-{index.digest[:32]}-{index.counts['dropped']}-v{_FORMAT}"
-    (arrays, _), kept = cached_arrays(folder, lambda: (_build(index), {}))
+    name = f"masks-{index.digest[:32]}-{index.counts['dropped']}-v{_FORMAT}"
+    (arrays, _), kept = cached_arrays(name, lambda: (_build(index), {}), cache_dir)
     return FileMasks(index.path, **arrays, _folder=kept)
 
 
