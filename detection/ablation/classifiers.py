@@ -75,6 +75,10 @@ class ClassifierRuns(RunType):
     def prepare(self, config: ClassifierConfig) -> None:
         """Do nothing: each run reports missing data itself."""
 
+    def evaluated_on(self, config: ClassifierConfig) -> str:
+        """The last epoch: no classifier is chosen among several."""
+        return f"the last epoch on the {config.data.measure} images"
+
     def read(self, folder: Path) -> dict[str, float]:
         """Read the accuracy, after checking that metrics.json and correct.json agree."""
         metrics, correct = read_json(folder / "metrics.json", dict), read_json(folder / "correct.json", list)

@@ -22,7 +22,6 @@ from detection.scenes.ensure import ensure_scenes
 from detection.training.loaders import build_accelerator
 from detection.training.run import open_data
 
-WEIGHTS = Path("checkpoints", "best", "model.safetensors")
 _NOMINAL_CLASSES = 3  # sizes must not depend on whether the data is there
 
 
@@ -61,16 +60,24 @@ class DetectorRuns(RunType):
         """Draw ContextScenes as the command would, so that no two runs draw the same set at once."""
         ensure_scenes(config.data)
 
+    def evaluated_on(self, config: Config) -> str:
+        """The last epoch on the validation split or, with a test split, the best checkpoint on that."""
+        if config.data.test.is_given:
+            return f"the best checkpoint by {config.best_metric} on the validation split, on the test split"
+        return "the last epoch on the validation split"
+
     def read(self, folder: Path) -> dict[str, float]:
         """Read COCO's metrics, after checking that results, weights and data are those of the run."""
-        metrics = read_json(folder / "metrics.json", dict)
+        source = _source(folder)
+        metrics = source.read(folder, "metrics.json", dict)
         missing = [name for name in (*METRICS, "per_class", "detections") if name not in metrics]
         if missing:
-            raise CorruptRun(f"metrics.json lacks {missing[0]}")
-        results = read_json(folder / "results.json", list)
+            raise CorruptRun(f"{source.folder}/metrics.json lacks {missing[0]}")
+        results = source.read(folder, "results.json", list)
         if len(results) != metrics["detections"]:
-            raise CorruptRun(f"results.json holds {len(results)} detections and metrics.json {metrics['detections']}")
-        _require_weights(folder / WEIGHTS)
+            found = f"holds {len(results)} detections and metrics.json {metrics['detections']}"
+            raise CorruptRun(f"{source.folder}/results.json {found}")
+        _require_weights(folder, f"checkpoints/{source.checkpoint}/model.safetensors")
         _require_same_data(read_json(folder / "environment.json", dict))
         values = {name: _metric(metrics[name]) for name in self.metrics}
         for name, of_class in metrics["per_class"].items():
@@ -79,10 +86,10 @@ class DetectorRuns(RunType):
 
     def per_image_results(self, folder: Path) -> DetectionResults:
         """Match a run's results to its ground truth."""
-        annotations = Path(read_json(folder / "config.json", dict)["data"]["val"]["annotations"])
-        ground_truth = read_ground_truth(annotations)
-        results = read_results(folder / "results.json", ground_truth)
-        return detection_results(ground_truth, results, file_digest(annotations))
+        source = _source(folder)
+        ground_truth = read_ground_truth(source.annotations)
+        results = read_results(folder / source.folder / "results.json", ground_truth)
+        return detection_results(ground_truth, results, file_digest(source.annotations))
 
     def workload(self, config: Config) -> Workload:
         """Build the detector at its initialization, with the first images of its data.
@@ -105,6 +112,29 @@ class DetectorRuns(RunType):
 DETECTORS = DetectorRuns()
 
 
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """Folder of a run's metrics and results that an ablation reads, their checkpoint, and the ground truth."""
+
+    folder: str
+    checkpoint: str
+    annotations: Path
+
+    def read(self, run: Path, name: str, kind: type) -> Any:
+        """Read a JSON file of it; a `CorruptRun` where that fails."""
+        return read_json(run / self.folder / name, kind, f"{self.folder}/{name}")
+
+
+def _source(folder: Path) -> _Source:
+    try:
+        data = read_json(folder / "config.json", dict)["data"]
+        tested = any(data["test"][key] for key in ("annotations", "images"))
+        annotations = Path(data["test" if tested else "val"]["annotations"])
+    except (KeyError, TypeError):
+        raise CorruptRun("config.json names no validation data") from None
+    return _Source("test", "best", annotations) if tested else _Source("last", "last", annotations)
+
+
 def _logged_epoch(folder: Path) -> int:
     with (folder / "log.jsonl").open("rb") as file:
         file.seek(max(0, file.seek(0, 2) - 4000))
@@ -118,19 +148,19 @@ def _metric(value: Any) -> float:
     return math.nan if value == -1 else float(value)
 
 
-def _require_weights(path: Path) -> None:
+def _require_weights(folder: Path, name: str) -> None:
     """Check that a safetensors file has its full length, from its header: the first 8 bytes are the header's length."""
     try:
-        with path.open("rb") as file:
+        with (folder / name).open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(length))
-            end = max((t["data_offsets"][1] for name, t in header.items() if name != "__metadata__"), default=0)
+            end = max((t["data_offsets"][1] for key, t in header.items() if key != "__metadata__"), default=0)
             if file.seek(0, 2) != 8 + length + end:
                 raise ValueError("it is cut off")
     except FileNotFoundError:
-        raise CorruptRun(f"{WEIGHTS} is missing") from None
+        raise CorruptRun(f"{name} is missing") from None
     except (OSError, ValueError, KeyError, TypeError, OverflowError, AttributeError) as error:
-        raise CorruptRun(f"{WEIGHTS} cannot be read ({error})") from None
+        raise CorruptRun(f"{name} cannot be read ({error})") from None
 
 
 def _require_same_data(environment: dict[str, Any]) -> None:

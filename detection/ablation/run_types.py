@@ -83,9 +83,18 @@ class RunType(ABC):
     def prepare(self, config: Any) -> None:
         """Make the data if the config describes how; a `UserError` where that fails."""
 
+    def evaluated_on(self, config: Any) -> str:
+        """Weights and images that `read` reports of a run with this config, to end a sentence; empty if unknown.
+
+        Neither may have been chosen by the metrics reported: the best of k evaluations on the same images is too high.
+        """
+        return ""
+
     @abstractmethod
     def read(self, folder: Path) -> dict[str, float]:
         """Read a finished run's `metrics`, and `METRIC/CLASS` for each class; NaN where one is not defined.
+
+        They are of the weights and images that `evaluated_on` names.
 
         Raises:
             CorruptRun: files are missing, cut off or contradict each other.
@@ -131,18 +140,19 @@ def epoch_progress(folder: Path, epochs_done: Callable[[Path], int]) -> str:
         return ""
 
 
-def read_json(path: Path, kind: type) -> Any:
-    """Read a JSON file of a run folder.
+def read_json(path: Path, kind: type, name: str = "") -> Any:
+    """Read a JSON file of a run folder, whose `name` in messages is that of the file unless it is given.
 
     Raises:
         CorruptRun: it is missing, cannot be read, or holds something other than a `kind`.
     """
+    name = name or path.name
     try:
         content = json.loads(path.read_text())
     except FileNotFoundError:
-        raise CorruptRun(f"{path.name} is missing") from None
+        raise CorruptRun(f"{name} is missing") from None
     except (OSError, ValueError) as error:
-        raise CorruptRun(f"{path.name} cannot be read ({error})") from None
+        raise CorruptRun(f"{name} cannot be read ({error})") from None
     if not isinstance(content, kind):
-        raise CorruptRun(f"{path.name} holds no {kind.__name__}")
+        raise CorruptRun(f"{name} holds no {kind.__name__}")
     return content

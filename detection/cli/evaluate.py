@@ -1,6 +1,6 @@
 """Evaluate a trained run, or any detector's COCO results file.
 
-detection evaluate RUN [--annotations A.json --images DIR] [--output DIR] [--device D] [key=value ...]
+detection evaluate RUN [--split test | --annotations A.json --images DIR] [--output DIR] [--device D] [key=value ...]
 detection evaluate --results R.json --annotations A.json [--output DIR]
 """
 
@@ -19,6 +19,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("run", nargs="?", metavar="RUN", help="folder of a training run")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the run's config")
     parser.add_argument("--results", type=Path, help="COCO results of any detector, instead of a run")
+    about = "of a run's own data: its validation set, or the test set that its data.test names (default val)"
+    parser.add_argument("--split", choices=("val", "test"), help=about)
     parser.add_argument("--annotations", help="COCO annotations; for a run its validation set if left out")
     parser.add_argument("--images", help="folder of the images, for a run")
     parser.add_argument("--output", type=Path, help="folder for metrics.json, results.json and plots/")
@@ -30,8 +32,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         return args
     if args.run is not None:
         raise UserError(f"--results takes no run folder or config keys, but '{args.run}' was given; leave one out.")
-    if args.images is not None or args.device is not None:
-        raise UserError("--images and --device are for a run; --results needs only --annotations.")
+    if args.images is not None or args.device is not None or args.split is not None:
+        raise UserError("--split, --images and --device are for a run; --results needs only --annotations.")
     if args.annotations is None:
         raise UserError("--results needs the ground truth too: add --annotations A.json.")
     return args
@@ -60,8 +62,9 @@ def main(argv: list[str] | None = None) -> None:
     else:
         from detection.training.evaluate import evaluate_run, evaluation_folder
 
-        args.output = args.output or evaluation_folder(Path(args.run), args.annotations)
-        named = {key: getattr(args, key) for key in ("annotations", "images", "output", "device", "overrides")}
+        args.split = args.split or "val"
+        args.output = args.output or evaluation_folder(Path(args.run), args.annotations, args.split)
+        named = {key: getattr(args, key) for key in ("split", "annotations", "images", "output", "device", "overrides")}
         metrics = evaluate_run(args.run, **named)
         if metrics is None:  # of several processes only the first has the metrics
             return

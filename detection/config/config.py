@@ -83,6 +83,11 @@ class SplitConfig:
     empty_images: Literal["keep", "drop"] = "keep"
     bad_boxes: Literal["error", "drop"] = "error"
 
+    @property
+    def is_given(self) -> bool:
+        """Whether the split names files; an optional one may name none."""
+        return bool(self.annotations or self.images)
+
 
 @dataclasses.dataclass(frozen=True)
 class ScenesConfig:
@@ -111,11 +116,12 @@ class ScenesConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Training and validation data.
+    """Training, validation and test data.
 
     Attributes:
         train: what is trained on.
-        val: what is evaluated.
+        val: what is evaluated while training; the best checkpoint is chosen on it.
+        test: what that checkpoint is reported on, once, at the end of training; none where it names no files.
         augmentation: random changes of training images, None for none.
         masks: what `detector.segmentation` learns from: `polygons`, the annotations' own (or their RLE), or `boxes`,
             every box filled.
@@ -126,6 +132,7 @@ class DataConfig:
 
     train: SplitConfig = SplitConfig()
     val: SplitConfig = SplitConfig()
+    test: SplitConfig = SplitConfig()
     augmentation: Augmentation | None = Augmentation()
     masks: Literal["polygons", "boxes"] = "polygons"
     workers: Annotated[int, Range(0, 64)] = 2

@@ -52,6 +52,13 @@ def is_defined(name: str, value: float) -> bool:
     return not math.isnan(value) and (name == "val_loss" or value != -1)
 
 
+def write_metrics(output: str | Path, results: CocoResults, metrics: dict[str, Any]) -> None:
+    """Write `metrics.json` and `results.json` into a folder, as `write_evaluation` does; it draws no plots."""
+    texts = {"results.json": json.dumps(results, allow_nan=False)}
+    texts["metrics.json"] = json.dumps(metrics, indent=2, allow_nan=False)
+    write_files(Path(output), {name: f"{text}\n".encode() for name, text in texts.items()})
+
+
 def write_evaluation(
     output: str | Path,
     ground_truth: CocoDataset,
@@ -74,16 +81,14 @@ def write_evaluation(
     """
     from detection.evaluation.plots import plot_confusion, plot_losses, plot_precision_recall
 
+    write_metrics(output, results, metrics)
     matching = match_results(ground_truth, results)
     figures = {
         "plots/precision_recall.png": plot_precision_recall(matching, metrics),
         "plots/confusion.png": plot_confusion(matching, metrics["best_f1"]["score"]),
         "plots/losses.png": None if losses_log is None else plot_losses(losses_log),
     }
-    files = {name: to_png(figure) for name, figure in figures.items() if figure is not None}
-    texts = {"results.json": json.dumps(results, allow_nan=False)}
-    texts["metrics.json"] = json.dumps(metrics, indent=2, allow_nan=False)
-    write_files(Path(output), files | {name: f"{text}\n".encode() for name, text in texts.items()})
+    write_files(Path(output), {name: to_png(figure) for name, figure in figures.items() if figure is not None})
 
 
 def metrics_table(metrics: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Evaluate a finished run on its validation data, or on other data of the same categories."""
+"""Evaluate a finished run on its validation or test data, or on other data of the same categories."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
-from detection.config import SplitConfig
+from detection.config import Config, SplitConfig
 from detection.data.coco_index import Category, CocoIndex
 from detection.data.dataset import DetectionDataset
 from detection.detector import Detector
@@ -33,19 +33,21 @@ def detect_split(
 def evaluate_run(
     run: str | Path,
     *,
+    split: str = "val",
     annotations: str | None = None,
     images: str | None = None,
     output: str | Path | None = None,
     device: str | None = None,
     overrides: Sequence[str] = (),
 ) -> dict[str, Any] | None:
-    """Evaluate a finished run on its validation data, or on other data with the same categories.
+    """Evaluate a finished run on its validation or test data, or on other data with the same categories.
 
     Args:
         run: the run folder.
+        split: of the run's own data: `val`, or `test` for its `data.test`.
         annotations: another COCO file; needs `images` with it.
         images: its folder.
-        output: where metrics, results and plots go; None for `RUN/evaluation`, or `RUN/evaluation-STEM` for other data.
+        output: where metrics, results and plots go; None for `evaluation_folder`.
         device: `cpu`, `cuda`, or None for the best there is.
         overrides: `key=value` changes of the run's config.
 
@@ -58,14 +60,16 @@ def evaluate_run(
     run = Path(run)
     if (annotations is None) != (images is None):
         raise UserError("--annotations and --images go together: give both, or neither for the run's own data.")
+    if annotations is not None and split != "val":
+        raise UserError(f"--split {split} is of the run's own data, and --annotations names other data: leave one out.")
     detector, categories, config = open_run(run, overrides=overrides)
-    split = config.data.val
+    files = _split_of(config, split)
     if annotations is not None and images is not None:
-        split = SplitConfig(annotations, images, bad_boxes=split.bad_boxes)
-    index = open_split("data.val", split)
+        files = SplitConfig(annotations, images, bad_boxes=files.bad_boxes)
+    index = open_split(f"data.{split}", files)
     accelerator = build_accelerator(config.precision, device, inference=True)
     require_same_categories(index, categories, run)
-    loader = eval_loader(DetectionDataset(index, Path(split.images)), config, accelerator)
+    loader = eval_loader(DetectionDataset(index, Path(files.images)), config, accelerator)
     results = detect_split(detector.to(accelerator.device), loader, accelerator, categories, "evaluating")
     if not accelerator.is_main_process:
         return None
@@ -73,13 +77,29 @@ def evaluate_run(
 
     ground_truth = index.to_coco()
     metrics = evaluate_detections(ground_truth, results)
-    write_evaluation(Path(output) if output else evaluation_folder(run, annotations), ground_truth, results, metrics)
+    folder = Path(output) if output else evaluation_folder(run, annotations, split)
+    write_evaluation(folder, ground_truth, results, metrics)
     return metrics
 
 
-def evaluation_folder(run: Path, annotations: str | None) -> Path:
-    """The folder in which `evaluate_run` writes unless it is given another."""
-    return run / ("evaluation" if annotations is None else f"evaluation-{Path(annotations).stem}")
+def _split_of(config: Config, split: str) -> SplitConfig:
+    if split not in ("val", "test"):
+        raise UserError(f"--split {split}: must be val or test.")
+    if split == "test" and not config.data.test.is_given:
+        raise UserError(
+            "--split test: this run has no test split; add data.test.annotations=A.json data.test.images=DIR, or give "
+            "--annotations and --images."
+        )
+    return config.data.val if split == "val" else config.data.test
+
+
+def evaluation_folder(run: Path, annotations: str | None, split: str = "val") -> Path:
+    """The folder in which `evaluate_run` writes unless it is given another: `RUN/evaluation`.
+
+    It is `RUN/evaluation-STEM` for other annotations, and `RUN/evaluation-test` for the test split.
+    """
+    name = Path(annotations).stem if annotations is not None else "" if split == "val" else split
+    return run / "-".join(filter(None, ("evaluation", name)))
 
 
 def require_same_categories(index: CocoIndex, categories: Sequence[Category], run: Path) -> None:

@@ -215,7 +215,7 @@ _MAY_CHANGE = (
     "schedule", "optimizer.lr", "optimizer.reference_batch", "data.workers", "eval_batch_size", "evaluate_every",
     "best_metric", "early_stopping", "samples", "validation_loss", "note", "detector.inference", "batch_size",
     "gradient_accumulation_steps", "data.train.annotations", "data.train.images", "data.val.annotations",
-    "data.val.images", "data.root", "data.scenes",
+    "data.val.images", "data.test", "data.root", "data.scenes",
 )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from detection.data.masks import load_masks
 from detection.data.sampling import TrainBatches
 from detection.data.transforms import Transform
 from detection.detector import Detector, build_detector
-from detection.evaluation import evaluate_detections, is_defined, metrics_table, write_evaluation
+from detection.evaluation import evaluate_detections, is_defined, metrics_table, write_evaluation, write_metrics
 from detection.pretrained import load_pretrained
 from detection.runs.checkpoint import load_weights, save_checkpoint
 from detection.runs.logs import RunLog
@@ -36,23 +36,35 @@ from detection.weights import LoadReport
 
 @dataclass(frozen=True)
 class Data:
-    """Data sets and loaders of both splits."""
+    """Data sets and loaders of the splits."""
 
     train: DetectionDataset
     val: DetectionDataset
     train_batches: TrainBatches
     train_loader: DataLoader
     val_loader: DataLoader
+    test: DetectionDataset | None
+    test_loader: DataLoader | None
+
+    @property
+    def splits(self) -> dict[str, DetectionDataset]:
+        """Data sets of the splits that there are, by name."""
+        splits = {"train": self.train, "val": self.val, "test": self.test}
+        return {name: dataset for name, dataset in splits.items() if dataset is not None}
 
 
 def open_data(config: Config, accelerator: Accelerator) -> Data:
-    """Open and check both splits.
+    """Open and check all splits.
 
     Raises:
         UserError: anything about the data that would break training.
     """
     train_index, val_index = open_split("data.train", config.data.train), open_split("data.val", config.data.val)
     match_categories(train_index, val_index)
+    test = None
+    if config.data.test.is_given:
+        test = DetectionDataset(open_split("data.test", config.data.test), Path(config.data.test.images))
+        match_categories(train_index, test.index)
     transform = Transform(config.data.augmentation, config.detector.min_size, config.detector.max_size)
     segmented, source = config.detector.segmentation is not None, config.data.masks
     files, masks = config.data.train, load_masks(train_index, source) if segmented else None
@@ -63,7 +75,8 @@ def open_data(config: Config, accelerator: Accelerator) -> Data:
     aspect_ratios = train.aspect_ratios if config.data.aspect_grouping else None
     batches = train_batches(len(train), config, accelerator, aspect_ratios)
     loader = build_loader(train, batches, config.data.workers, accelerator)
-    return Data(train, val, batches, loader, eval_loader(val, config, accelerator))
+    test_loader = None if test is None else eval_loader(test, config, accelerator)
+    return Data(train, val, batches, loader, eval_loader(val, config, accelerator), test, test_loader)
 
 
 def _needs_validation_loss(config: Config) -> bool:
@@ -72,11 +85,17 @@ def _needs_validation_loss(config: Config) -> bool:
 
 @dataclass(kw_only=True)
 class DetectorRun(TrainingRun[Detector]):
-    """A detector's run at work, with what the best checkpoint detects where this process has evaluated it."""
+    """A detector's run at work.
+
+    Attributes:
+        best_results: what the best checkpoint detects, where this process has evaluated it.
+        last_results: what the last epoch's weights detect, likewise.
+    """
 
     config: Config
     data: Data
     best_results: list[dict[str, Any]] | None = None
+    last_results: list[dict[str, Any]] | None = None
 
 
 def train(config: Config, folder: str | Path, accelerator: Accelerator, *, resume: bool = False) -> dict[str, Any]:
@@ -139,7 +158,7 @@ def prepare(config: Config, folder: Path, accelerator: Accelerator, resume: bool
     if amplitude is not None:
         note = "the descriptors' of pool.reference; normalized sources start from it"
         run.print_line(f"amplitude {amplitude:.3g}, {note}")
-    indices = {"train": data.train.index, "val": data.val.index}
+    indices = {name: dataset.index for name, dataset in data.splits.items()}
     origins = {k: {"annotations": str(i.path), "sha256": i.digest, **i.counts} for k, i in indices.items()}
     describe_run(run, origins)
     return run
@@ -179,7 +198,7 @@ def evaluate_epoch(run: DetectorRun, log: RunLog) -> None:
             run.print_line(f"note      {note}")
     if accelerator.num_processes > 1:
         broadcast_object_list(shared)
-    done.metrics = shared[0]
+    done.metrics, run.last_results = shared[0], results
     _keep_if_best(run, results)
 
 
@@ -209,33 +228,63 @@ def _draw(run: DetectorRun, results: list[dict[str, Any]], metrics: dict[str, An
 
 
 def finish(run: DetectorRun) -> dict[str, Any]:
-    """Write metrics, results, plots and samples of the best checkpoint, and leave its weights in the detector."""
-    accelerator, data, folder = run.accelerator, run.data, run.folder
+    """Write metrics, results, plots and samples of the best checkpoint, and leave its weights in the detector.
+
+    Metrics and results of the last epoch go to `last/`, those of the best checkpoint on the test split to `test/`.
+    """
+    accelerator, data, folder, categories = run.accelerator, run.data, run.folder, run.categories
     accelerator.wait_for_everyone()
+    results, last, on_test = run.best_results, run.last_results, None
+    if last is None:
+        last = detect_split(run.evaluated, data.val_loader, accelerator, categories, "evaluating the last")
     load_weights(folder / "checkpoints" / "best", run.model)
-    results = run.best_results
-    if results is None:
-        results = detect_split(run.model, data.val_loader, accelerator, data.val.categories, "evaluating the best")
+    if run.done.best_epoch == run.done.epoch:
+        results = last
+    elif results is None:
+        results = detect_split(run.model, data.val_loader, accelerator, categories, "evaluating the best")
+    if data.test_loader is not None:
+        on_test = detect_split(run.model, data.test_loader, accelerator, categories, "evaluating on the test split")
     if not accelerator.is_main_process:
         return {}
     ground_truth = data.val.index.to_coco()
-    metrics = {**evaluate_detections(ground_truth, results), "epoch": run.done.best_epoch}
+    metrics = {**evaluate_detections(ground_truth, results), "epoch": run.done.best_epoch, "split": "val"}
+    of_last = metrics if results is last else {**metrics, **evaluate_detections(ground_truth, last)}
+    write_metrics(folder / "last", last, {**of_last, "epoch": run.done.epoch})
+    tested = None if data.test is None or on_test is None else _write_test(run, data.test, on_test)
+    # Last, because a folder with metrics.json is a finished run.
     write_evaluation(folder, ground_truth, results, metrics, losses_log=folder / "log.jsonl")
     (folder / "samples").mkdir(exist_ok=True)
     for name, image in _draw(run, results, metrics).items():
         Image.fromarray(image).save(folder / "samples" / f"{name}.png")
+    _print_metrics(run, metrics, tested)
+    return metrics
+
+
+def _write_test(run: DetectorRun, test: DetectionDataset, results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Write metrics, results and plots of the best checkpoint on the test split."""
+    ground_truth = test.index.to_coco()
+    metrics = {**evaluate_detections(ground_truth, results), "epoch": run.done.best_epoch, "split": "test"}
+    write_evaluation(run.folder / "test", ground_truth, results, metrics)
+    return metrics
+
+
+def _print_metrics(run: DetectorRun, metrics: dict[str, Any], tested: dict[str, Any] | None) -> None:
     by = "" if run.done.best is not None else ", the newest, since it was never defined"
     best = f"best checkpoint: epoch {run.done.best_epoch} by {run.config.best_metric}{by}"
     run.print_line(f"\n{best}\n\n{metrics_table(metrics)}\n")
     for note in metrics["notes"]:
         run.print_line(f"note      {note}")
-    return metrics
+    if tested is not None:
+        values = "".join(f" {name} {tested[name]:.3f} " for name in ("AP", "AP50", "AP75"))
+        run.print_line(f"test     {values} on {tested['images']} images that chose nothing ({run.folder / 'test'})")
+        for note in tested["notes"]:
+            run.print_line(f"note      test split: {note}")
 
 
 def print_data(run: DetectorRun) -> None:
     """Print what is trained and evaluated on, and what was left out."""
     config, data = run.config, run.data
-    for name, dataset in (("train", data.train), ("val", data.val)):
+    for name, dataset in data.splits.items():
         counts = dataset.counts
         odd = {
             "images without boxes": counts["images_without_boxes"],

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from detection.ablation.detectors import DETECTORS, WEIGHTS
+from detection.ablation.detectors import DETECTORS
 from detection.ablation.run_types import CorruptRun, StaleRun
 from detection.config import to_plain
 from detection.errors import UserError
@@ -22,7 +22,7 @@ def run(finished_run, tmp_path):
 
 
 def test_the_numbers_of_a_run_and_what_they_rest_on_agree(finished_run):
-    metrics = json.loads((finished_run / "metrics.json").read_text())
+    metrics = json.loads((finished_run / "last/metrics.json").read_text())
     read, per_image = DETECTORS.read(finished_run), DETECTORS.per_image_results(finished_run)
     assert read["AP50"] == metrics["AP50"] and set(DETECTORS.metrics) < set(read)
     name = next(iter(metrics["per_class"]))
@@ -38,6 +38,9 @@ def test_a_config_and_its_json_have_one_digest(finished_run):
     assert DETECTORS.digest(plain) == DETECTORS.digest(DETECTORS.plain(open_config(finished_run)))
 
 
+WEIGHTS = "checkpoints/last/model.safetensors"
+
+
 def cut(path):
     path.write_bytes(path.read_bytes()[:-10])
 
@@ -49,13 +52,13 @@ def edit(path, change):
 
 
 DAMAGES = {
-    "no metrics": (lambda f: (f / "metrics.json").unlink(), "metrics.json is missing"),
-    "half metrics": (lambda f: cut(f / "metrics.json"), "metrics.json cannot be read"),
-    "a list": (lambda f: (f / "metrics.json").write_text("[]"), "no dict"),
-    "no AP": (lambda f: edit(f / "metrics.json", lambda m: m.pop("AP")), "lacks AP"),
-    "a word": (lambda f: edit(f / "metrics.json", lambda m: m.update(AP="high")), "'high'"),
-    "no results": (lambda f: (f / "results.json").unlink(), "results.json is missing"),
-    "fewer results": (lambda f: edit(f / "results.json", lambda r: r.clear()), "holds 0 detections"),
+    "no metrics": (lambda f: (f / "last/metrics.json").unlink(), "last/metrics.json is missing"),
+    "half metrics": (lambda f: cut(f / "last/metrics.json"), "last/metrics.json cannot be read"),
+    "a list": (lambda f: (f / "last/metrics.json").write_text("[]"), "no dict"),
+    "no AP": (lambda f: edit(f / "last/metrics.json", lambda m: m.pop("AP")), "lacks AP"),
+    "a word": (lambda f: edit(f / "last/metrics.json", lambda m: m.update(AP="high")), "'high'"),
+    "no results": (lambda f: (f / "last/results.json").unlink(), "last/results.json is missing"),
+    "fewer results": (lambda f: edit(f / "last/results.json", lambda r: r.clear()), "holds 0 detections"),
     "no weights": (lambda f: (f / WEIGHTS).unlink(), "is missing"),
     "half the weights": (lambda f: cut(f / WEIGHTS), "cut off"),
     "no head": (lambda f: (f / WEIGHTS).write_bytes(b"xx"), "cannot be read"),
@@ -81,7 +84,7 @@ def test_other_data_is_reported(run, change, words):
 
 
 def test_results_on_another_ground_truth_cannot_be_read(run):
-    edit(run / "results.json", lambda results: results[0].update(image_id=999))
+    edit(run / "last/results.json", lambda results: results[0].update(image_id=999))
     with pytest.raises(UserError, match="image_id 999"):
         DETECTORS.per_image_results(run)
 

@@ -4,8 +4,14 @@ import json
 
 import pytest
 from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
 
+from detection.ablation.detectors import DETECTORS
+from detection.cli.evaluate import main as evaluate_command
+from detection.errors import UserError
+from detection.runs.folder import open_config
 from detection.training import run as training
+from detection.training.evaluate import evaluate_run
 from detection.training.run import train
 from tests.tiny_runs import tiny_config
 
@@ -52,3 +58,69 @@ def test_early_stopping_counts_evaluations_with_a_value(shapes, tmp_path, capsys
     assert "no better AP in 2 evaluations" in capsys.readouterr().out and best_epoch(tmp_path / "run") == 1
     log = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
     assert max(line["epoch"] for line in log) == 4
+
+
+@pytest.fixture
+def tested_run(shapes, tmp_path, metric_by_epoch, capsys):
+    """A run whose first epoch of two is the best, with the training images as its test split, and what it printed."""
+    metric_by_epoch(0.2, 0.1, 0.2)
+    test = (f"data.test.annotations={shapes}/train.json", f"data.test.images={shapes}/train")
+    # So fast that the two epochs detect differently.
+    train(tiny_config(shapes, *test, "samples=0", "optimizer.lr=0.05"), tmp_path / "run", Accelerator(cpu=True))
+    return tmp_path / "run", capsys.readouterr().out
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def test_the_best_checkpoint_is_reported_on_the_test_split_and_the_last_epoch_next_to_it(tested_run, tmp_path):
+    run, printed = tested_run
+    which = {
+        name: [read(run / name / "metrics.json")[key] for key in ("epoch", "split")] for name in ("", "last", "test")
+    }
+    assert which == {"": [1, "val"], "last": [2, "val"], "test": [1, "test"]}
+    assert printed.count("\ntest      AP 0.") == 1 and "on 7 images that chose nothing" in printed
+    assert list(read(run / "environment.json")["data"]) == ["train", "val", "test"]
+
+    evaluate_command([str(run), "--split=test", "--device=cpu"])
+    assert read(run / "evaluation-test/results.json") == read(run / "test/results.json")
+    # Evaluated again with the last epoch's weights in place of the best.
+    weights = load_file(run / "checkpoints/last/model.safetensors")
+    meta = run / "checkpoints/best/meta.json"
+    save_file(weights, run / "checkpoints/best/model.safetensors")
+    meta.write_text(json.dumps({**read(meta), "sha256": {}}))
+    evaluate_run(run, output=tmp_path / "again", device="cpu")
+    assert read(tmp_path / "again/results.json") == read(run / "last/results.json") != read(run / "results.json")
+
+
+def test_an_ablation_reads_nothing_that_was_chosen_on_its_images(tested_run, finished_run):
+    run, _ = tested_run
+    assert DETECTORS.evaluated_on(open_config(run)).endswith("on the test split")
+    assert DETECTORS.read(run)["AP50"] == read(run / "test/metrics.json")["AP50"]
+    assert DETECTORS.per_image_results(run).num_images == 7
+    assert DETECTORS.evaluated_on(open_config(finished_run)) == "the last epoch on the validation split"
+    assert DETECTORS.read(finished_run)["AP50"] == read(finished_run / "last/metrics.json")["AP50"]
+
+
+def test_a_test_split_has_the_same_categories(shapes, tmp_path):
+    data = read(shapes / "val.json")
+    data["categories"][0]["name"] = "blob"
+    (tmp_path / "test.json").write_text(json.dumps(data))
+    config = tiny_config(shapes, f"data.test.annotations={tmp_path}/test.json", f"data.test.images={shapes}/val")
+    with pytest.raises(UserError, match="test.json have different categories .*'blob'"):
+        train(config, tmp_path / "run", Accelerator(cpu=True))
+    with pytest.raises(UserError, match="data.test.images is not set"):
+        train(tiny_config(shapes, "data.test.annotations=a.json"), tmp_path / "run", Accelerator(cpu=True))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--split=test"], "this run has no test split; add data.test.annotations"),
+        (["--split=test", "--annotations=a.json", "--images=."], "names other data: leave one out"),
+    ],
+)
+def test_a_split_that_there_is_not(finished_run, capsys, arguments, words):
+    assert evaluate_command([str(finished_run), *arguments]) == 2 and words in capsys.readouterr().err

@@ -147,7 +147,7 @@ def test_the_best_is_measured_once_and_after_a_resume_again(shapes, tmp_path, mo
         train(config, tmp_path / "broken", Accelerator(cpu=True))
     asked.clear()
     train(open_config(tmp_path / "broken"), tmp_path / "broken", Accelerator(cpu=True), resume=True)
-    assert asked == ["evaluating the best"]
+    assert asked == ["evaluating the last", "evaluating the best"]
     assert (tmp_path / "broken/results.json").read_text() == written
 
 
