@@ -11,7 +11,8 @@ def scenes(task: str, **settings: object) -> list[str]:
 
     Args:
         task: of ContextScenes.
-        settings: fields of `detection.config.ScenesConfig`; what is left out is as in the base.
+        settings: fields of `detection.config.ScenesConfig`; what is left out is as in the base. A number of `test`
+            images makes them the test split.
 
     Returns:
         Overrides: the settings, and a folder below `datasets/` that is named after them.
@@ -26,7 +27,7 @@ def scenes(task: str, **settings: object) -> list[str]:
     folder = "-".join([f"datasets/{task}", *(f"{key}{value}" for key, value in settings.items())])
     splits = [
         f"data.{split}.{key}={folder}/{split}{ending}"
-        for split in ("train", "val")
+        for split in ("train", "val", *(("test",) if settings.get("test") else ()))
         for key, ending in (("annotations", ".json"), ("images", ""))
     ]
     asked = {"task": task, **settings}

@@ -22,6 +22,12 @@ def test_settings_and_a_folder_of_their_own():
     assert scenes("distance", size=96, difficulty=9)[0] != asked[0] != scenes("distance", size=64, difficulty=6)[0]
 
 
+def test_a_test_split_where_it_has_images():
+    base = load_config(QUICKSTART)
+    assert override(base, scenes("row", test=50)).data.test.annotations == "datasets/row-test50/test.json"
+    assert not override(base, scenes("row", val=50)).data.test.is_given
+
+
 def test_a_setting_that_there_is_not():
     with pytest.raises(UserError, match=r"scenes\('row'\): no setting 'dificulty'; they are .*difficulty"):
         scenes("row", dificulty=3)
