@@ -105,12 +105,17 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(content)
     except json.JSONDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}"
-        raise UserError(
-            f"{path} is not valid JSON: {error.msg} at {where}; the file may be cut short, so copy or convert it again."
-        ) from None
+        raise invalid_json(path, error.msg, error.lineno, error.colno) from None
     except (UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON ({error}): convert the annotations again.") from None
+
+
+def invalid_json(path: Path, message: str, line: int, column: int) -> UserError:
+    """Return the error of a file that is not JSON, with what `json` finds wrong and where."""
+    where = f"line {line}, column {column}"
+    return UserError(
+        f"{path} is not valid JSON: {message} at {where}; the file may be cut short, so copy or convert it again."
+    )
 
 
 def read_annotations(path: Path) -> dict:
@@ -122,7 +127,11 @@ def read_annotations(path: Path) -> dict:
     Raises:
         UserError: as `read_json`, or it is not a COCO annotation file.
     """
-    data = read_json(path)
+    return require_coco(read_json(path), path)
+
+
+def require_coco(data: Any, path: Path) -> dict:
+    """Return what was parsed from a file; a `UserError` unless it has the outer shape of COCO annotations."""
     expected = "a COCO annotation file is an object with images, annotations and categories"
     if isinstance(data, list) and data and isinstance(data[0], dict) and "score" in data[0]:
         raise UserError(f"{path} is a results file (a list of detections with scores), but {expected}.")
