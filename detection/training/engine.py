@@ -1,6 +1,7 @@
 """The engine is two functions: `train_one_epoch` and `evaluate`."""
 
 import math
+import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from detection.data.coco_index import Category
+from detection.data.dataset import item_seed
 from detection.detector import Detector
 from detection.errors import UserError
 from detection.training.optim import WeightAverage
@@ -24,7 +26,10 @@ Batch = tuple[list[Tensor], list[dict[str, Any]]]
 
 def seed_epoch(seed: int, epoch: int, rank: int) -> None:
     """Set the random state of an epoch; it depends on nothing before, so that a resumed run repeats an unbroken one."""
-    _seed(int(np.random.SeedSequence([seed, epoch, rank]).generate_state(1, np.uint32)[0]))
+    number = int(np.random.SeedSequence([seed, epoch, rank]).generate_state(1, np.uint32)[0])
+    random.seed(number)
+    np.random.seed(number)
+    _seed(number)
 
 
 def _seed(seed: int) -> None:
@@ -145,22 +150,25 @@ def evaluate(
 
 @torch.no_grad()
 def validation_loss(detector: Detector, batches: Iterable[Batch], accelerator: Accelerator, seed: int = 0) -> float:
-    """Compute the mean training loss over batches; statistics, weights and random state stay as they are.
+    """Compute the mean over images of the training loss; statistics, weights and random state stay as they are.
 
-    The `seed` of the loss's sampling makes epochs comparable.
+    Each image goes through the detector alone, with a random stream of `seed` and its id: its loss depends neither on
+    the images of its batch nor on the number of processes, and samples the same regions in every epoch.
     """
-    total, count = torch.zeros((), device=accelerator.device), 0
+    image_ids, losses = [], []
     with torch.random.fork_rng(), _loss_mode(detector):
-        _seed(seed)
         for images, targets in batches:
             images, targets = to_device(images, targets, accelerator.device)
-            with accelerator.autocast():
-                losses = detector(images, targets)
-            total += torch.stack(list(losses.values())).sum().float() * len(images)
-            count += len(images)
-    both = torch.stack([total, torch.tensor(float(count), device=total.device)])
-    summed, images_seen = _over_processes(both, "sum", accelerator)
-    return summed / max(images_seen, 1)
+            for image, target in zip(images, targets, strict=True):
+                image_ids.append(int(target["image_id"]))
+                torch.manual_seed(item_seed(seed, 0, image_ids[-1]))
+                with accelerator.autocast():
+                    terms = detector([image], [target])
+                losses.append(torch.stack(list(terms.values())).sum().double())
+    of_images = list(zip(image_ids, torch.stack(losses).tolist() if losses else [], strict=True))
+    if accelerator.num_processes > 1:
+        of_images = gather_object(of_images)
+    return math.fsum(loss for _, loss in of_images) / max(len(of_images), 1)
 
 
 def to_device(images: Sequence[Tensor], targets: Sequence[dict[str, Any]], device: torch.device) -> Batch:

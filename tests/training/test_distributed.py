@@ -12,8 +12,10 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 
-from detection.config import to_plain
+from detection.config import override, to_plain
 from detection.evaluation.coco import METRICS
+from detection.runs.folder import open_run
+from detection.training.engine import validation_loss
 from detection.training.run import open_data, prepare, train
 from tests.tiny_runs import tiny_config, write_config
 
@@ -33,7 +35,8 @@ def two_process_run(shapes, tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
     config = write_config(folder / "config.py", shapes)
     # The stem is let go after the first epoch: the wrapper must be made again.
-    out = launch(str(ROOT / "tools/train.py"), str(config), "freeze.stem=1", "--output=run", cwd=folder)
+    extra = ("freeze.stem=1", "validation_loss=true", "--output=run")
+    out = launch(str(ROOT / "tools/train.py"), str(config), *extra, cwd=folder)
     return folder / "run", out
 
 
@@ -101,6 +104,16 @@ def test_one_and_two_processes_evaluate_to_equal_numbers(two_process_run, tmp_pa
     assert one == two
     one, two = (json.loads((tmp_path / n / "metrics.json").read_text()) for n in ("one", "two"))
     assert {k: one[k] for k in METRICS} == {k: two[k] for k in METRICS}
+
+
+def test_the_validation_loss_depends_on_neither_processes_nor_batches(two_process_run):
+    run, _ = two_process_run
+    logged = [json.loads(line).get("val_loss") for line in (run / "log.jsonl").read_text().splitlines()][-1]
+    accelerator = Accelerator(cpu=True)
+    detector, _, config = open_run(run, checkpoint="last")
+    for batch_size in (1, 2, 3):
+        loader = open_data(override(config, [f"eval_batch_size={batch_size}"]), accelerator).val_loader
+        assert validation_loss(detector, loader, accelerator, config.seed) == logged > 0
 
 
 @pytest.mark.slow

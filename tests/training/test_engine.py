@@ -143,6 +143,18 @@ def test_validation_loss_changes_nothing_and_repeats(detector, accelerator):
     assert all(torch.equal(v, before[k]) for k, v in detector.state_dict().items())
 
 
+def test_the_validation_loss_is_the_mean_over_images(detector, accelerator):
+    """Images with one object, with four and with none, of two sizes: a batch's loss would weigh them otherwise."""
+    four = tuple((x, y, x + 20.0, y + 20) for x in (2.0, 40) for y in (2.0, 40))
+    items = [item(1), item(2, four), item(3, (), 48)]
+    items[2][1]["boxes"] = torch.zeros(0, 4)
+    alone = [validation_loss(detector, [as_batch(i)], accelerator, seed=3) for i in items]
+    splits = [[[0], [1], [2]], [[0, 1], [2]], [[2, 1, 0]]]
+    losses = [validation_loss(detector, [as_batch(*(items[i] for i in b)) for b in s], accelerator, 3) for s in splits]
+    assert losses == [pytest.approx(sum(alone) / 3, rel=1e-12)] * 3 and len(set(losses)) == 1
+    assert validation_loss(detector, [as_batch(*items)], accelerator, seed=4) != losses[0]
+
+
 def test_bf16_trains(detector):
     from accelerate.state import AcceleratorState
 
