@@ -172,8 +172,8 @@ class Predictor:
 
     def _select(self, found: dict[str, Tensor], image: Tensor) -> Detections:
         """Keep what reaches the score and move it to the CPU."""
-        # The score of the best F1 comes from COCO results, which have six decimals.
-        kept = torch.tensor([round(score, 6) >= self.score for score in found["scores"].tolist()], dtype=torch.bool)
+        # In float32, as the score of the best F1 is the shortest decimal of one.
+        kept = (found["scores"].float() >= torch.tensor(self.score, dtype=torch.float32)).cpu()
         boxes, scores, labels = (found[key].cpu()[kept] for key in ("boxes", "scores", "labels"))
         return Detections(boxes.float(), scores.float(), labels, (image.shape[1], image.shape[2]), self.categories)
 

@@ -180,16 +180,21 @@ def to_device(images: Sequence[Tensor], targets: Sequence[dict[str, Any]], devic
 
 
 def coco_results(detection: dict[str, Tensor], image_id: int, categories: Sequence[Category]) -> list[dict[str, Any]]:
-    """Convert one image's detections to COCO results: boxes xywh to a thousandth of a pixel, scores to six decimals."""
+    """Convert one image's detections to COCO results.
+
+    Boxes xywh are rounded to a thousandth of a pixel; scores are the shortest decimals that give the same float32, so
+    that two detections have equal scores in a file only if they have in the detector.
+    """
+    scores = detection["scores"].float().cpu().numpy().astype(str).astype(float)
     boxes = detection["boxes"].to(torch.float64, copy=True)
     boxes[:, 2:] -= boxes[:, :2]
-    rows = zip(boxes.tolist(), detection["labels"].tolist(), detection["scores"].tolist(), strict=True)
+    rows = zip(boxes.tolist(), detection["labels"].tolist(), scores.tolist(), strict=True)
     return [
         {
             "image_id": image_id,
             "category_id": categories[label - 1].id,
             "bbox": [round(x, 3) for x in box],
-            "score": round(score, 6),
+            "score": score,
         }
         for box, label, score in rows
     ]

@@ -171,15 +171,20 @@ def test_bf16_trains(detector):
     AcceleratorState._reset_state(True)
 
 
-def test_results_keep_a_thousandth_of_a_pixel_and_six_decimals_of_a_score():
+def test_results_keep_a_thousandth_of_a_pixel_and_every_bit_of_a_score():
     """Widths are rounded as differences of the exact corners: 11.2357 − 1.2345 = 10.0012, not 11.236 − 1.234."""
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.cat([torch.tensor([0.1, 1.0, 0.9999999, 1e-8, 3e-42]), torch.rand(2000, generator=generator) ** 8])
     detection = {
-        "boxes": torch.tensor([[1.2345, 2.0004, 11.2357, 22.5]], dtype=torch.float64),
-        "labels": torch.tensor([3]),
-        "scores": torch.tensor([0.12345678], dtype=torch.float64),
+        "boxes": torch.tensor([[1.2345, 2.0004, 11.2357, 22.5]], dtype=torch.float64).repeat(len(scores), 1),
+        "labels": torch.full((len(scores),), 3),
+        "scores": scores,
     }
-    (found,) = coco_results(detection, 7, CATEGORIES)
-    assert found["bbox"] == [1.234, 2.0, 10.001, 20.5] and found["score"] == 0.123457
+    found = json.loads(json.dumps(coco_results(detection, 7, CATEGORIES)))
+    assert found[0]["bbox"] == [1.234, 2.0, 10.001, 20.5]
+    read = [result["score"] for result in found]
+    assert read[:4] == [0.1, 1.0, 0.9999999, 1e-8] and torch.equal(torch.tensor(read), scores)
+    assert max(len(str(score)) for score in read) < 16
 
 
 def test_the_average_takes_in_every_update_once(detector, accelerator):
