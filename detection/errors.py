@@ -1,6 +1,8 @@
 """A user's mistake: one sentence and exit code 2, no traceback."""
 
 import functools
+import os
+import signal
 import sys
 from collections.abc import Callable
 
@@ -17,8 +19,21 @@ class UserError(Exception):
         super().__init__(message.strip())
 
 
+class Interrupted(KeyboardInterrupt):
+    """A signal that asked this process to end.
+
+    Attributes:
+        number: of the signal; the exit code is 128 more.
+        advice: what is saved and how to go on; empty where nothing is known of it.
+    """
+
+    def __init__(self, number: int, advice: str = "") -> None:
+        super().__init__(f"interrupted by {signal.Signals(number).name}" + (f": {advice}" if advice else ""))
+        self.number, self.advice = number, advice
+
+
 def command_line(main: Callable[..., int | None]) -> Callable[..., int]:
-    """Wrap a tool's `main`: a `UserError` becomes `error: <sentence>` on stderr and exit code 2, Ctrl-C becomes 130."""
+    """Wrap a tool's `main`: a `UserError` becomes `error: <sentence>` and exit code 2, a signal its number plus 128."""
 
     @functools.wraps(main)
     def run(*args, **kwargs) -> int:
@@ -27,6 +42,10 @@ def command_line(main: Callable[..., int | None]) -> Callable[..., int]:
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
+        except Interrupted as interrupt:
+            if os.environ.get("RANK", "0") == "0":  # one of several processes is enough
+                print(interrupt, file=sys.stderr)
+            return 128 + interrupt.number
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return 130

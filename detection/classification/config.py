@@ -11,7 +11,7 @@ from detection.classification.network import Classifier
 from detection.config import OptimizerConfig, ScheduleConfig, from_plain
 from detection.config.files import apply_overrides, run_file
 from detection.errors import UserError
-from detection.ranges import ImagesAtOnce, Pixels, Range, Seed
+from detection.ranges import ImagesAtOnce, Pixels, Positive, Range, Seed
 from detection.runs.folder import read_config, read_config_json
 
 
@@ -57,6 +57,7 @@ class ClassifierConfig:
         eval_batch_size: images of one forward pass in evaluation.
         evaluate_every: epochs between the evaluations that are logged, None for none. They choose nothing: the last
             epoch is reported.
+        checkpoint_minutes: minutes after which the state is saved within an epoch, too, to resume from; None for never.
         precision: `no` for float32, or mixed precision in `bf16` or `fp16`.
         seed: random seed of weights, order, augmentation and dropout.
     """
@@ -68,6 +69,7 @@ class ClassifierConfig:
     batch_size: ImagesAtOnce = 64
     eval_batch_size: ImagesAtOnce = 256
     evaluate_every: Annotated[int, Range(1, 1_000_000)] | None = None
+    checkpoint_minutes: Positive | None = None
     precision: Literal["no", "bf16", "fp16"] = "no"
     seed: Seed = 0
 

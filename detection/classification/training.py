@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from accelerate import Accelerator
@@ -17,12 +17,15 @@ from detection.data.coco_index import Category
 from detection.errors import UserError
 from detection.runs.logs import RunLog
 from detection.training.loaders import train_batches
-from detection.training.loop import TrainingRun, describe_run, restore, run_epochs
+from detection.training.loop import TrainingRun, describe_run, restore, resumable, run_epochs
+from detection.training.preemption import watch
 
 
 @dataclass(kw_only=True)
 class ClassifierRun(TrainingRun[Classifier]):
     """A classifier's run at work, with the images to train on, and those to evaluate on."""
+
+    command: ClassVar[str] = "train_classifier"
 
     config: ClassifierConfig
     train: Images
@@ -39,10 +42,13 @@ def train_classifier(
 
     Raises:
         UserError: unusable input, or a loss that is not finite.
+        Interrupted: a signal asked for it; what was trained is saved.
     """
-    run = _prepare(config, Path(folder), accelerator, resume)
-    run_epochs(run, _after_epoch)
-    metrics = _finish(run)
+    with watch():
+        run = _prepare(config, Path(folder), accelerator, resume)
+        with resumable(run):
+            run_epochs(run, _after_epoch)
+            metrics = _finish(run)
     accelerator.end_training()
     return metrics
 

@@ -2,7 +2,8 @@
 
 detection train                                     the quick start
 detection train CONFIG [--output RUN] [key=value ...]
-detection train [CONFIG] --output RUN --resume     continue a run that was stopped
+detection train --output RUN --resume               continue a run that was stopped
+detection train [CONFIG] --resume-or-start ...      continue it, or begin: the same command for a job that is run again
 torchrun --nproc-per-node N -m detection.cli.train CONFIG ...   several processes
 
 CONFIG is a file, or the name of a shipped config (`detection configs` lists them).
@@ -10,10 +11,14 @@ CONFIG is a file, or the name of a shipped config (`detection configs` lists the
 
 import argparse
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from detection.cli import command_parser
 from detection.errors import UserError, command_line
+from detection.training.preemption import advised, watch
 
 
 def training_parser(name: str, description: str | None) -> argparse.ArgumentParser:
@@ -23,6 +28,8 @@ def training_parser(name: str, description: str | None) -> argparse.ArgumentPars
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes, such as schedule.epochs=2")
     parser.add_argument("--output", type=Path, help="the run folder; a new one under runs/ if left out")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --output, with its own config")
+    go_on = "go on with --output (or the newest runs/NAME) if it has a checkpoint, begin there if it has none"
+    parser.add_argument("--resume-or-start", action="store_true", help=go_on)
     parser.add_argument("--device", choices=("cpu", "cuda"), help="the best there is if left out")
     return parser
 
@@ -42,26 +49,57 @@ def parse_training(parser: argparse.ArgumentParser, argv: list[str] | None) -> a
 def main(argv: list[str] | None = None) -> None:
     """Open config and data, then train; nothing is written before both are sound."""
     args = parse_training(training_parser("train", __doc__), argv)
-    from detection.config import load_config
+    with until_signaled():
+        _train(args)
+
+
+@contextmanager
+def until_signaled() -> Iterator[None]:
+    """End this process when a signal asks for it, from before its libraries are loaded until its end."""
+    with watch(until_exit=True), advised(lambda: "nothing has been trained yet; give the same command again"):
+        yield
+
+
+def choose_run(
+    args: argparse.Namespace, load: Callable[..., Any], reopen: Callable[..., Any]
+) -> tuple[Any, Path, bool]:
+    """Choose the config and folder of a run, and whether it goes on from a checkpoint there.
+
+    Args:
+        args: the command line.
+        load: reads the config of a file, with overrides.
+        reopen: reads that of a run folder, likewise.
+
+    Raises:
+        UserError: settings that cannot be read, or a folder that cannot be used.
+    """
     from detection.config.files import find_config
+    from detection.training.resuming import choose_folder, has_checkpoint, is_restarted
+
+    go_on = args.resume_or_start or is_restarted()
+    own_config = go_on and args.config is None and args.output is not None and has_checkpoint(args.output)
+    if args.resume or own_config:
+        return reopen(args.output, args.overrides), Path(args.output), True
+    path = find_config(args.config or "quickstart")
+    config = load(path, args.overrides)
+    return config, *choose_folder(args.output, path.stem, go_on=go_on)
+
+
+def _train(args: argparse.Namespace) -> None:
+    from detection.config import load_config
     from detection.detector import require_buildable
-    from detection.runs.folder import new_run_folder, open_config
+    from detection.runs.folder import open_config
     from detection.scenes.ensure import ensure_scenes
     from detection.training.loaders import build_accelerator
     from detection.training.run import train
 
-    if args.resume:
-        config, folder = open_config(args.output, args.overrides), args.output
-    else:
-        path = find_config(args.config or "quickstart")
-        config = load_config(path, args.overrides)
-        folder = new_run_folder(args.output, path.stem)
+    config, folder, resume = choose_run(args, load_config, open_config)
     accelerator = build_accelerator(config.precision, args.device)
     require_buildable(config.detector, num_classes=1)  # before images are drawn or read
     if accelerator.is_main_process:
         ensure_scenes(config.data)
     accelerator.wait_for_everyone()
-    train(config, folder, accelerator, resume=args.resume)
+    train(config, folder, accelerator, resume=resume)
 
 
 if __name__ == "__main__":

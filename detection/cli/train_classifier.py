@@ -2,6 +2,7 @@
 
 detection train_classifier CONFIG [--output RUN] [key=value ...]
 detection train_classifier --output RUN --resume [key=value ...]           continue a run that was stopped
+detection train_classifier CONFIG --resume-or-start [...]                  continue it, or begin
 detection train_classifier --evaluate RUN [--output DIR] [key=value ...]   into RUN/evaluation if DIR is left out
 torchrun --nproc-per-node N -m detection.cli.train_classifier CONFIG ...   several processes
 
@@ -14,7 +15,7 @@ import json
 import sys
 from pathlib import Path
 
-from detection.cli.train import parse_training, training_parser
+from detection.cli.train import choose_run, parse_training, training_parser, until_signaled
 from detection.errors import UserError, command_line
 
 
@@ -32,23 +33,21 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     """Open config and data, then train or evaluate; nothing is written before both are sound."""
     args = parse(argv)
+    with until_signaled():
+        _train_or_evaluate(args)
+
+
+def _train_or_evaluate(args: argparse.Namespace) -> None:
     from detection.classification.config import load_classifier_config, open_classifier_config
     from detection.classification.evaluation import evaluate_classifier
     from detection.classification.training import train_classifier
-    from detection.config.files import find_config
-    from detection.runs.folder import new_run_folder
     from detection.training.loaders import build_accelerator
 
     if args.evaluate is not None:
         print(json.dumps(evaluate_classifier(args.evaluate, args.output, args.device, args.overrides), indent=2))
         return
-    if args.resume:
-        config, folder = open_classifier_config(args.output, args.overrides), args.output
-    else:
-        path = find_config(args.config)
-        config = load_classifier_config(path, args.overrides)
-        folder = new_run_folder(args.output, path.stem)
-    train_classifier(config, folder, build_accelerator(config.precision, args.device), resume=args.resume)
+    config, folder, resume = choose_run(args, load_classifier_config, open_classifier_config)
+    train_classifier(config, folder, build_accelerator(config.precision, args.device), resume=resume)
 
 
 if __name__ == "__main__":

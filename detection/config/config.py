@@ -206,6 +206,7 @@ class Config:
         evaluate_every: epochs between evaluations; the last epoch is always evaluated.
         best_metric: which of the metrics chooses the best checkpoint; `val_loss` is minimized, the others maximized.
         early_stopping: evaluations without a new best after which training stops; None for never.
+        checkpoint_minutes: minutes after which the state is saved within an epoch, too, to resume from; None for never.
         samples: validation images that are drawn.
         seed: of weights, order, augmentation and sampling.
         note: a sentence printed when the run has finished: what to hold its figures against.
@@ -225,6 +226,7 @@ class Config:
     evaluate_every: Annotated[int, Range(1, 1_000_000)] = 1
     best_metric: str = "AP"
     early_stopping: Annotated[int, Range(1, 1_000_000)] | None = None
+    checkpoint_minutes: Positive | None = None
     samples: Annotated[int, Range(0, 10_000)] = 8
     seed: Seed = 0
     note: str = ""

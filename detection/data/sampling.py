@@ -44,14 +44,22 @@ class TrainBatches:
             raise ValueError(f"{len(self.wide)} aspect ratios for {num_images} images")
         self.global_size = batch_size * num_processes
         self.rank = rank
-        self.epoch = 0
+        self.set_epoch(0)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose batches the next iteration yields."""
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, skip: int = 0, formed_by: int | None = None) -> None:
+        """Choose the epoch whose batches the next iteration yields.
+
+        Args:
+            epoch: its number, from 0.
+            skip: batches of its start that are left out, as they were trained on before an interruption.
+            formed_by: images of a global batch when the epoch began, where that was different; its images keep their
+                order, in batches of the present size.
+        """
+        self.epoch, self.skip, self.formed_by = epoch, skip, formed_by or self.global_size
 
     def __len__(self) -> int:
-        return -(-self.num_images // self.global_size)
+        formed = -(-self.num_images // self.formed_by) * self.formed_by
+        return max(0, -(-formed // self.global_size) - self.skip)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         start = self.rank * self.batch_size
@@ -60,16 +68,26 @@ class TrainBatches:
 
     def _global_batches(self) -> np.ndarray:
         """Return (len(self), global_size) positions of this epoch."""
+        batches = self._formed_batches()
+        if self.formed_by != self.global_size:
+            order = batches.flatten()
+            filled = np.resize(order, -len(order) % self.global_size)
+            batches = np.concatenate([order, filled]).reshape(-1, self.global_size)
+        return batches[self.skip :]
+
+    def _formed_batches(self) -> np.ndarray:
+        """Return the positions of the whole epoch, (number of batches, formed_by)."""
+        size = self.formed_by
         if self.num_images == 0:
-            return np.empty((0, self.global_size), dtype=np.int64)
+            return np.empty((0, size), dtype=np.int64)
         rng = np.random.default_rng([self.seed, self.epoch])
         order = rng.permutation(self.num_images)
         groups = [order] if self.wide is None else [order[self.wide[order]], order[~self.wide[order]]]
-        splits = [np.split(group, [len(group) // self.global_size * self.global_size]) for group in groups]
+        splits = [np.split(group, [len(group) // size * size]) for group in groups]
         once = np.concatenate([full for full, _ in splits] + [rest for _, rest in splits])
         # From the start, so that the last batch holds no image twice (unless the data set is smaller than a batch).
-        filled = np.resize(once, -len(once) % self.global_size)
-        batches = np.concatenate([once, filled]).reshape(-1, self.global_size)  # (len(self), global_size)
+        filled = np.resize(once, -len(once) % size)
+        batches = np.concatenate([once, filled]).reshape(-1, size)
         return batches[rng.permutation(len(batches))]
 
 

@@ -1,6 +1,7 @@
 """The logs of a run at work: `log.jsonl`, TensorBoard, and a progress bar (plain lines in a pipe)."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -20,10 +21,19 @@ class RunLog:
     """Writes losses and metrics to `log.jsonl` and TensorBoard; only the main process does.
 
     Of a resumed run the lines of the first `keep_epochs` stay; later epochs are done again, and with `evaluate_last`
-    the evaluation of the last of them. A line that was cut off is left out.
+    the evaluation of the last of them; of the epoch that follows, `keep_updates` updates stay. A line that was cut off
+    is left out.
     """
 
-    def __init__(self, folder: Path, main: bool = True, keep_epochs: int = 0, *, evaluate_last: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        main: bool = True,
+        keep_epochs: int = 0,
+        *,
+        evaluate_last: bool = False,
+        keep_updates: int = 0,
+    ) -> None:
         self.main = main
         self.step = 0
         if not main:
@@ -31,15 +41,18 @@ class RunLog:
         from torch.utils.tensorboard import SummaryWriter
 
         path = folder / "log.jsonl"
-        kept = [line for line in _complete_lines(path) if line["epoch"] < keep_epochs]
+        complete = _complete_lines(path)
+        kept = [line for line in complete if line["epoch"] < keep_epochs]
         if evaluate_last:
             kept = [line for line in kept if "lr" in line or line["epoch"] < keep_epochs - 1]
+        kept += [line for line in complete if line["epoch"] == keep_epochs and "lr" in line][:keep_updates]
         self.step = max((line.get("step", 0) for line in kept), default=0)
         text = "".join(json.dumps(line) + "\n" for line in kept)
         atomic_write(path, lambda temporary: temporary.write_text(text))
         self.file = path.open("a", buffering=1)
+        begun = (folder / "tensorboard").exists()
         # TensorBoard drops events from this step on: the last one that is kept must stay.
-        self.board = SummaryWriter(folder / "tensorboard", purge_step=self.step + 1 if kept else None)
+        self.board = SummaryWriter(folder / "tensorboard", purge_step=self.step + 1 if kept or begun else None)
 
     def update(self, epoch: int, line: Mapping[str, float]) -> None:
         """Write losses, learning rate and the like of one update of the weights."""
@@ -65,6 +78,12 @@ class RunLog:
         """Show an image (H, W, 3) uint8 in TensorBoard."""
         if self.main:
             self.board.add_image(name, image, self.step, dataformats="HWC")
+
+    def synchronize(self) -> None:
+        """Have all lines on the disk, before the checkpoint that they lead to."""
+        if self.main:
+            self.board.flush()
+            os.fsync(self.file.fileno())
 
     def close(self) -> None:
         """Close the files."""

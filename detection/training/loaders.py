@@ -6,13 +6,22 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader as TorchLoader
 
 from detection.config import Config, SplitConfig
 from detection.data.coco_index import CocoIndex, load_index
 from detection.data.dataset import DetectionDataset, collate
 from detection.data.sampling import EvalBatches, TrainBatches
 from detection.errors import UserError
+from detection.training.preemption import blocked, outlive_signals
+
+
+class DataLoader(TorchLoader):
+    """A DataLoader whose processes outlive the signals that ask this one to end; this one ends them."""
+
+    def __iter__(self) -> Any:
+        with blocked():  # from the processes' first moment on
+            return super().__iter__()
 
 
 def open_split(key: str, split: SplitConfig) -> CocoIndex:
@@ -54,6 +63,7 @@ def build_loader(dataset: DetectionDataset, batches: Any, workers: int, accelera
         collate_fn=collate,
         pin_memory=accelerator.device.type == "cuda",
         persistent_workers=workers > 0,
+        worker_init_fn=outlive_signals,
         generator=torch.Generator(),  # of its own: starting workers must not move the training's random stream
     )
 

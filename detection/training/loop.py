@@ -1,41 +1,59 @@
 """State of a run of detectors or classifiers, the loop over its epochs, and what it resumes from."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
+import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import nn
 
 from detection.config import OptimizerConfig, to_plain
 from detection.config.differences import differences
 from detection.data.coco_index import Category
 from detection.data.sampling import TrainBatches
-from detection.errors import UserError
+from detection.errors import Interrupted, UserError
 from detection.runs.checkpoint import load_meta, load_training_state, load_weights, newest_complete, save_checkpoint
 from detection.runs.folder import read_config_json, read_environment, write_run_description
 from detection.runs.logs import RunLog, progress
 from detection.training.engine import seed_epoch, train_one_epoch
 from detection.training.freezing import freeze
 from detection.training.optim import WeightAverage, build_optimizer, build_scheduler, scaled_learning_rate
+from detection.training.preemption import advised, at_once, postponed, requested
+from detection.training.random_state import random_state, set_random_state
+from detection.training.resuming import resume_command
 
 Model = TypeVar("Model", bound=nn.Module)
 
 
 @dataclass
 class Progress:
-    """How far a run is: what a resumed run needs to know besides weights and optimizer."""
+    """How far a run is: what a resumed run needs to know besides weights and optimizer.
+
+    Attributes:
+        epoch: epochs that are done.
+        updates: updates of the epoch in progress that are done.
+        formed_by: images of a global batch when that epoch began.
+        awaits_evaluation: the last epoch is trained and not evaluated yet.
+        seconds: of training.
+    """
 
     epoch: int = 0
+    updates: int = 0
+    formed_by: int = 0
     awaits_evaluation: bool = False
     seconds: float = 0.0
     best: float | None = None
     best_epoch: int = -1
     evaluations_without_best: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"after {self.epoch} epochs" + (f" and {self.updates} updates" if self.updates else "")
 
 
 @dataclass(kw_only=True)
@@ -52,7 +70,14 @@ class TrainingRun(Generic[Model]):
         gradient_accumulation_steps: batches an update.
         average: moving average of the weights, which is evaluated and kept where there is one.
         done: how far the run is.
+        resumed: whether it goes on from a checkpoint.
+        random_states: of each process, where it goes on within an epoch.
+        saved: how far the last checkpoint is, empty where there is none.
+        saved_at: when it was written, or the run began, by the monotonic clock.
+        command: that trains such runs.
     """
+
+    command: ClassVar[str] = "train"
 
     config: Any
     folder: Path
@@ -66,6 +91,9 @@ class TrainingRun(Generic[Model]):
     average: WeightAverage | None = None
     done: Progress = field(default_factory=Progress)
     resumed: bool = False
+    random_states: Sequence[Mapping[str, Any]] = ()
+    saved: str = ""
+    saved_at: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         updates_per_epoch = -(-len(self.order) // self.gradient_accumulation_steps)
@@ -97,10 +125,33 @@ def run_epochs(run: TrainingRun, after_epoch: Callable[[Any, RunLog], bool]) -> 
     """Train until the last epoch, with a log, and leave a checkpoint after each.
 
     Before that, `after_epoch(run, log)` evaluates where that is due; True ends the run.
+
+    Raises:
+        Interrupted: a signal asked for it; the run can be resumed from the update that was at work.
     """
     done, main = run.done, run.accelerator.is_main_process
-    with closing(RunLog(run.folder, main, done.epoch, evaluate_last=done.awaits_evaluation)) as log:
+    kept = {"evaluate_last": done.awaits_evaluation, "keep_updates": done.updates}
+    with postponed(), closing(RunLog(run.folder, main, done.epoch, **kept)) as log:
         _run_epochs(run, log, after_epoch)
+
+
+@contextmanager
+def resumable(run: TrainingRun) -> Iterator[None]:
+    """Have an `Interrupted` of this block state how far the run is saved, and how to go on with it."""
+
+    def advice() -> str:
+        if not run.saved:
+            return "nothing has been trained yet; the same command with --resume-or-start begins again"
+        return f"{run.folder} is saved {run.saved}; go on with `{resume_command(run)}`"
+
+    with advised(advice):
+        try:
+            yield
+        except RuntimeError:
+            # Where processes wait for each other, the first to end breaks the others' connection.
+            if run.accelerator.num_processes > 1 and requested():
+                raise Interrupted(requested()) from None
+            raise
 
 
 def _run_epochs(run: TrainingRun, log: RunLog, after_epoch: Callable[[Any, RunLog], bool]) -> None:
@@ -112,43 +163,60 @@ def _run_epochs(run: TrainingRun, log: RunLog, after_epoch: Callable[[Any, RunLo
     if done.epoch >= epochs:
         run.print_line(f"nothing left to train: {done.epoch} of {epochs} epochs are done; more by schedule.epochs=N")
     for epoch in range(done.epoch, epochs):
-        began = time.perf_counter()
         now_frozen = freeze(run.model, run.frozen, epoch)
         if now_frozen != frozen and model is not run.model:
             # A distributed wrapper fixes which gradients it waits for when it is made. Without one nothing may be made
             # again: the model counts as prepared, and would be left without mixed precision.
             model = accelerator.prepare_model(accelerator.unwrap_model(model, keep_fp32_wrapper=False))
         frozen = now_frozen
-        run.order.set_epoch(epoch)
-        seed_epoch(run.config.seed, epoch, accelerator.process_index)
+        _begin_epoch(run)
         _train_epoch(run, model, log)
-        done.epoch, done.seconds = epoch + 1, done.seconds + time.perf_counter() - began
+        done.epoch, done.updates = epoch + 1, 0
         # What was trained is saved before it is evaluated, which a broken validation image may end.
         done.awaits_evaluation = True
-        if accelerator.is_main_process:
-            save_last(run)
+        log.synchronize()
+        save_last(run)
         if _end_epoch(run, log, after_epoch):
             break
 
 
 def _end_epoch(run: TrainingRun, log: RunLog, after_epoch: Callable[[Any, RunLog], bool]) -> bool:
     """Evaluate a trained epoch where that is due, and save that this is done; True ends the run."""
-    ended = after_epoch(run, log)
+    with at_once():
+        ended = after_epoch(run, log)
     run.done.awaits_evaluation = False
-    if run.accelerator.is_main_process:
-        save_last(run)
+    save_last(run)
     return ended
+
+
+def _begin_epoch(run: TrainingRun) -> None:
+    """Set order and random state: of the epoch's start, or of the update after which it was interrupted."""
+    done, seed, rank = run.done, run.config.seed, run.accelerator.process_index
+    if not done.updates:
+        done.formed_by = run.order.global_size
+    run.order.set_epoch(done.epoch, done.updates * run.gradient_accumulation_steps, done.formed_by)
+    seed_epoch(seed, done.epoch, rank)
+    if done.updates and len(run.random_states) == run.accelerator.num_processes:
+        set_random_state(run.random_states[rank], run.accelerator.device)
+    elif done.updates:  # another number of processes: streams that none of them has used
+        seed_epoch(seed, done.epoch, (done.updates + 1) * 1_000_000 + rank)
 
 
 def _train_epoch(run: TrainingRun, model: nn.Module, log: RunLog) -> None:
     """Run `train_one_epoch` with a progress bar and a log."""
     epoch, batches, steps = run.done.epoch, run.batches, run.gradient_accumulation_steps
+    began = time.perf_counter()
     label = f"epoch {epoch + 1}/{run.config.schedule.epochs}"
     with progress(label, len(batches), run.accelerator.is_main_process) as bar:
 
         def log_update(line: dict[str, float]) -> None:
             log.update(epoch, line)
             bar.advance(min(steps, bar.total - bar.done), f"loss {line['loss']:.3f}")
+            nonlocal began
+            now = time.perf_counter()
+            run.done.seconds, began = run.done.seconds + now - began, now
+            run.done.updates += 1
+            _save_within_epoch(run, log)
 
         train_one_epoch(
             model,
@@ -165,8 +233,38 @@ def _train_epoch(run: TrainingRun, model: nn.Module, log: RunLog) -> None:
         )
 
 
-def save_last(run: TrainingRun) -> None:
-    """Write what the run can be resumed from."""
+def _save_within_epoch(run: TrainingRun, log: RunLog) -> None:
+    """Save after an update, all processes after the same one, where a signal asks for it or the time has come.
+
+    Raises:
+        Interrupted: a signal had asked for it, on any process.
+    """
+    accelerator, minutes = run.accelerator, run.config.checkpoint_minutes
+    due = minutes is not None and time.monotonic() - run.saved_at >= 60 * minutes
+    number, due = _greatest(accelerator, requested(), int(due))
+    if not (number or due):
+        return
+    state = [random_state(accelerator.device)]
+    log.synchronize()
+    save_last(run, gather_object(state) if accelerator.num_processes > 1 else state)
+    accelerator.wait_for_everyone()
+    if number:
+        raise Interrupted(number)
+
+
+def _greatest(accelerator: Accelerator, *values: int) -> tuple[int, ...]:
+    """Return the greatest of each value over all processes."""
+    if accelerator.num_processes == 1:
+        return values
+    own = torch.tensor([values], device=accelerator.device)
+    return tuple(accelerator.gather(own).amax(0).tolist())  # type: ignore[union-attr]
+
+
+def save_last(run: TrainingRun, random_states: Sequence[Mapping[str, Any]] = ()) -> None:
+    """Write what the run can be resumed from, on the main process; within an epoch with all random states."""
+    run.saved, run.saved_at = str(run.done), time.monotonic()
+    if not run.accelerator.is_main_process:
+        return
     scaler = run.accelerator.scaler
     state = {
         "optimizer": run.optimizer.state_dict(),
@@ -174,10 +272,11 @@ def save_last(run: TrainingRun) -> None:
         "scaler": None if scaler is None else scaler.state_dict(),
         "average_updates": 0 if run.average is None else run.average.updates,
         "images_per_update": run.images_per_update,
+        "random_states": list(random_states),
         "progress": dict(vars(run.done)),
     }
     trained = None if run.average is None else run.model
-    progress = {"epoch": run.done.epoch, "metrics": run.done.metrics}
+    progress = {"epoch": run.done.epoch, "updates": run.done.updates, "metrics": run.done.metrics}
     save_checkpoint(run.last, run.evaluated, run.categories, progress, trained=trained, state=state)
 
 
@@ -206,8 +305,9 @@ def restore(run: TrainingRun) -> None:
         group["initial_lr"], group["lr"] = base, rate
     if run.accelerator.scaler is not None and state["scaler"] is not None:
         run.accelerator.scaler.load_state_dict(state["scaler"])
-    run.done, run.resumed = Progress(**state["progress"]), True
-    run.print_line(f"resume    {run.folder} after {run.done.epoch} epochs")
+    run.done, run.resumed, run.random_states = Progress(**state["progress"]), True, state.get("random_states", ())
+    run.saved = str(run.done)
+    run.print_line(f"resume    {run.folder} {run.done}")
 
 
 # Keys that a resumed run may change; paths may, as the content is compared, and batches, as their product is.
@@ -215,7 +315,7 @@ _MAY_CHANGE = (
     "schedule", "optimizer.lr", "optimizer.reference_batch", "data.workers", "eval_batch_size", "evaluate_every",
     "best_metric", "early_stopping", "samples", "validation_loss", "note", "detector.inference", "batch_size",
     "gradient_accumulation_steps", "data.train.annotations", "data.train.images", "data.val.annotations",
-    "data.val.images", "data.test", "data.root", "data.scenes",
+    "data.val.images", "data.test", "data.root", "data.scenes", "checkpoint_minutes",
 )  # fmt: skip
 
 
@@ -258,6 +358,9 @@ def describe_run(run: TrainingRun, data: Mapping[str, Any]) -> None:
     if run.resumed:
         _require_same_data(run.folder, data)
     if run.accelerator.is_main_process:
-        write_run_description(run.folder, run.config, data, run.accelerator, run.done.epoch if run.resumed else None)
+        with resumable(run), postponed():
+            write_run_description(
+                run.folder, run.config, data, run.accelerator, run.done.epoch if run.resumed else None
+            )
     run.print_line(f"run       {run.folder}")
     run.accelerator.wait_for_everyone()

@@ -29,8 +29,9 @@ from detection.training.engine import validation_loss
 from detection.training.evaluate import detect_split
 from detection.training.freezing import freeze
 from detection.training.loaders import build_loader, eval_loader, open_split, train_batches
-from detection.training.loop import TrainingRun, describe_run, restore, run_epochs
+from detection.training.loop import TrainingRun, describe_run, restore, resumable, run_epochs
 from detection.training.optim import WeightAverage
+from detection.training.preemption import postponed, watch
 from detection.weights import LoadReport
 
 
@@ -112,11 +113,14 @@ def train(config: Config, folder: str | Path, accelerator: Accelerator, *, resum
 
     Raises:
         UserError: unusable input, or a loss that is not finite.
+        Interrupted: a signal asked for it; what was trained is saved.
     """
     began = time.perf_counter()
-    run = prepare(config, Path(folder), accelerator, resume)
-    run_epochs(run, after_epoch)
-    metrics = finish(run)
+    with watch():
+        run = prepare(config, Path(folder), accelerator, resume)
+        with resumable(run):
+            run_epochs(run, after_epoch)
+            metrics = finish(run)
     run.print_line(f"finished  {folder} in {(time.perf_counter() - began) / 60:.1f} min")
     if config.note:
         run.print_line(f"note      {config.note}")
@@ -218,7 +222,8 @@ def _keep_if_best(run: DetectorRun, results: list[dict[str, Any]]) -> None:
         done.best_epoch, run.best_results = done.epoch, results
         if run.accelerator.is_main_process:
             progress = {"epoch": done.epoch, "metrics": done.metrics}
-            save_checkpoint(run.folder / "checkpoints" / "best", run.evaluated, run.categories, progress)
+            with postponed():
+                save_checkpoint(run.folder / "checkpoints" / "best", run.evaluated, run.categories, progress)
 
 
 def _draw(run: DetectorRun, results: list[dict[str, Any]], metrics: dict[str, Any]) -> dict[str, np.ndarray]:

@@ -1,0 +1,161 @@
+"""Signals that ask a process to end: SIGTERM, SIGINT (Ctrl-C), and SIGUSR1 and SIGUSR2, which cluster schedulers send.
+
+Where nothing is lost by it, a signal raises `Interrupted` at once. In a `postponed` block it is only noted, so that a
+training saves its state at the next update; signals that follow closely are one with the first.
+"""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from detection.errors import Interrupted
+
+SIGNALS = tuple(getattr(signal, n) for n in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2") if hasattr(signal, n))
+
+_TOGETHER = 1.0
+"""Seconds in which signals count as one: a launcher hands on what the process group has received, too."""
+
+
+class _Received:
+    """Signals that this process has received since `watch` began."""
+
+    depth = 0
+    number = 0
+    count = 0
+    last = -_TOGETHER
+    is_postponed = False
+    pid = 0
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self.pid:  # a forked child has inherited this handler; it ends as others do
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        first, now = not self.number, time.monotonic()
+        self.count += now - self.last >= _TOGETHER
+        self.number, self.last = self.number or number, now
+        impatient = self.count > 2 or (self.count == 2 and number == signal.SIGINT)
+        if impatient or (first and not self.is_postponed):
+            raise Interrupted(self.number)
+
+
+_received = _Received()
+
+
+@contextmanager
+def watch(*, until_exit: bool = False) -> Iterator[None]:
+    """Turn signals into `Interrupted` in this block; nothing is done in another thread than the main one.
+
+    A second Ctrl-C, or a third signal, raises at once even where signals are `postponed`. Handlers that somebody else
+    has set stay.
+
+    Args:
+        until_exit: after an interruption, go on to hold off further signals; for a process that ends then.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    if _received.depth:
+        with _nested():
+            yield
+        return
+    defaults = (signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler)
+    previous = {n: handler for n in SIGNALS if (handler := signal.getsignal(n)) in defaults}
+    _received.__dict__.clear()
+    _received.pid = os.getpid()
+    for number in previous:
+        signal.signal(number, _received.handle)
+    try:
+        with _nested():
+            yield
+    finally:
+        if not (until_exit and _received.number):
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+@contextmanager
+def _nested() -> Iterator[None]:
+    _received.depth += 1
+    try:
+        yield
+    finally:
+        _received.depth -= 1
+
+
+def requested() -> int:
+    """Return the first signal that was received, 0 for none."""
+    return _received.number
+
+
+@contextmanager
+def postponed() -> Iterator[None]:
+    """Note signals in this block, and raise `Interrupted` after it unless it is in another such block."""
+    before, _received.is_postponed = _received.is_postponed, True
+    try:
+        yield
+    finally:
+        _received.is_postponed = before
+    if not before:
+        _raise_if_requested()
+
+
+@contextmanager
+def at_once() -> Iterator[None]:
+    """Raise `Interrupted` in this block of a `postponed` one, also for signals that were noted before."""
+    before, _received.is_postponed = _received.is_postponed, False
+    try:
+        _raise_if_requested()
+        yield
+    finally:
+        _received.is_postponed = before
+
+
+def _raise_if_requested() -> None:
+    if _received.number:
+        raise Interrupted(_received.number)
+
+
+@contextmanager
+def advised(advice: Callable[[], str]) -> Iterator[None]:
+    """Add what is saved and how to go on to an `Interrupted` of this block that has no advice yet."""
+    try:
+        yield
+    except Interrupted as interrupt:
+        raise Interrupted(interrupt.number, interrupt.advice or advice()) from None
+
+
+@contextmanager
+def blocked() -> Iterator[None]:
+    """Keep signals from this thread, and from processes that start in this block; they arrive after it."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def outlive_signals(worker: int = 0) -> None:
+    """Have a loading process end with its parent alone, although a signal to the process group reaches it, too.
+
+    Args:
+        worker: its number, which a DataLoader gives.
+    """
+    if not hasattr(signal, "sigwaitinfo"):
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    # The parent ends its loading processes by SIGTERM; from anyone else it is not meant for them.
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)

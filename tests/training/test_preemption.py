@@ -1,0 +1,325 @@
+"""Signals: what is saved when, how it goes on, and that the end is that of an uninterrupted run."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file
+
+import detection.training.run as training
+from detection.cli import train as train_command
+from detection.errors import Interrupted
+from detection.runs.checkpoint import load_training_state
+from detection.runs.folder import open_config
+from detection.runs.logs import RunLog
+from detection.training import loop, preemption
+from detection.training.run import train
+from tests.tiny_runs import tiny_config, write_config
+
+PREEMPTIONS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+
+
+def log(run):
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "images_per_s"} for line in lines]
+
+
+def require_equal(expected, found):
+    """Equal weights, log lines and metrics of two run folders."""
+    for path in (expected / "checkpoints").rglob("*.safetensors"):
+        ours, theirs = load_file(path), load_file(found / path.relative_to(expected))
+        assert ours.keys() == theirs.keys() and all(torch.equal(theirs[name], ours[name]) for name in ours), path
+    assert log(found) == log(expected)
+    assert (found / "metrics.json").read_text() == (expected / "metrics.json").read_text()
+
+
+@pytest.fixture
+def signals(monkeypatch):
+    """A function that sends this process a signal after some updates of the log, counted over all that follows."""
+    sent = {}
+
+    def send(number, *updates, times=1):
+        sent.update(dict.fromkeys(updates, (number, times)))
+
+    count, update = [0], RunLog.update
+
+    def counted(self, epoch, line):
+        update(self, epoch, line)
+        count[0] += 1
+        number, times = sent.get(count[0], (0, 0))
+        for _ in range(times):
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(RunLog, "update", counted)
+    return send
+
+
+def resume(run, *overrides):
+    return train(open_config(run, overrides), run, Accelerator(cpu=True), resume=True)
+
+
+SETTINGS = {
+    "plain": ("data.workers=0",),
+    "loading processes, average and frozen stem": ("data.workers=2", "ema=0.9", "freeze.stem=1"),
+    "accumulation": ("data.workers=0", "batch_size=1", "gradient_accumulation_steps=2"),
+}
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=list(SETTINGS))
+def test_an_epoch_interrupted_twice_ends_as_an_uninterrupted_one(shapes, tmp_path, signals, blank_plots, settings):
+    config = tiny_config(shapes, *settings)
+    train(config, tmp_path / "whole", Accelerator(cpu=True))
+    signals(signal.SIGTERM, 8 + 1, 8 + 3, 8 + 6)
+    run = tmp_path / "parts"
+    for go_on, state in ((False, (0, 1)), (True, (0, 3)), (True, (1, 2))):
+        with pytest.raises(
+            Interrupted, match=r"by SIGTERM: .* is saved after .* `detection train --output .* --resume`"
+        ):
+            train(config, run, Accelerator(cpu=True), resume=go_on)
+        progress = load_training_state(run / "checkpoints/last")["progress"]
+        assert (progress["epoch"], progress["updates"]) == state
+    resume(run)
+    require_equal(tmp_path / "whole", run)
+
+
+def test_after_the_last_update_of_an_epoch_too(shapes, tmp_path, signals, blank_plots):
+    config = tiny_config(shapes)
+    train(config, tmp_path / "whole", Accelerator(cpu=True))
+    signals(signal.SIGUSR2, 8 + 4)
+    with pytest.raises(Interrupted):
+        train(config, tmp_path / "parts", Accelerator(cpu=True))
+    resume(tmp_path / "parts")
+    require_equal(tmp_path / "whole", tmp_path / "parts")
+
+
+@pytest.mark.parametrize("number", PREEMPTIONS)
+def test_in_evaluation_what_was_trained_is_saved(shapes, tmp_path, monkeypatch, blank_plots, number):
+    config = tiny_config(shapes, "data.workers=2" if number == signal.SIGTERM else "data.workers=0")
+    train(config, tmp_path / "whole", Accelerator(cpu=True))
+    with monkeypatch.context() as patched:
+        evaluate = training.detect_split
+
+        def interrupted(*args):
+            os.kill(os.getpid(), number)
+            return evaluate(*args)
+
+        patched.setattr(training, "detect_split", interrupted)
+        with pytest.raises(Interrupted, match="is saved after 1 epochs; go on") as interrupt:
+            train(config, tmp_path / "parts", Accelerator(cpu=True))
+        assert interrupt.value.number == number
+    resume(tmp_path / "parts")
+    require_equal(tmp_path / "whole", tmp_path / "parts")
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_while_a_checkpoint_is_written(shapes, tmp_path, monkeypatch, blank_plots, times):
+    config = tiny_config(shapes)
+    train(config, tmp_path / "whole", Accelerator(cpu=True))
+    with monkeypatch.context() as patched:
+        save = loop.save_checkpoint
+
+        def interrupted(*args, **state):
+            for _ in range(times):
+                os.kill(os.getpid(), signal.SIGINT)
+            save(*args, **state)
+
+        patched.setattr(loop, "save_checkpoint", interrupted)
+        with pytest.raises(Interrupted, match="is saved after 1 epochs"):
+            train(config, tmp_path / "parts", Accelerator(cpu=True))
+    resume(tmp_path / "parts")
+    require_equal(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_images_of_an_interrupted_epoch_are_not_decoded_again(shapes, tmp_path, signals, monkeypatch, blank_plots):
+    signals(signal.SIGTERM, 3)
+    with pytest.raises(Interrupted):
+        train(tiny_config(shapes, "schedule.epochs=1"), tmp_path / "run", Accelerator(cpu=True))
+    decoded, prepare = [], training.prepare
+
+    def watched(*args):
+        run = prepare(*args)
+        dataset = run.data.train
+        monkeypatch.setattr(type(dataset), "__getitem__", spy(decoded, type(dataset).__getitem__, dataset))
+        return run
+
+    monkeypatch.setattr(training, "prepare", watched)
+    resume(tmp_path / "run")
+    assert len(decoded) == 2  # the fourth of four batches
+
+
+def spy(calls, function, watched):
+    def call(self, key):
+        calls.extend([key] if self is watched else [])
+        return function(self, key)
+
+    return call
+
+
+def test_another_split_of_an_update_goes_on_with_the_images_that_are_left(shapes, tmp_path, signals, blank_plots):
+    signals(signal.SIGTERM, 2)
+    with pytest.raises(Interrupted):
+        train(tiny_config(shapes), tmp_path / "run", Accelerator(cpu=True))
+    resume(tmp_path / "run", "batch_size=1", "gradient_accumulation_steps=2")
+    assert [line["step"] for line in log(tmp_path / "run") if "lr" in line] == list(range(1, 9))
+
+
+def test_a_checkpoint_every_so_many_minutes(shapes, tmp_path, signals, monkeypatch, blank_plots):
+    saved, save = [], loop.save_last
+    monkeypatch.setattr(loop, "save_last", lambda run, *random: (saved.append(str(run.done)), save(run, *random)))
+    train(tiny_config(shapes, "checkpoint_minutes=1e-9", "schedule.epochs=1"), tmp_path / "run", Accelerator(cpu=True))
+    within = [f"after 0 epochs and {n} updates" for n in (1, 2, 3, 4)]
+    assert saved == [*within, "after 1 epochs", "after 1 epochs"]
+    saved.clear()
+    train(tiny_config(shapes, "checkpoint_minutes=99", "schedule.epochs=1"), tmp_path / "2", Accelerator(cpu=True))
+    assert len(saved) == 2
+
+
+def test_killed_after_a_checkpoint_within_an_epoch(shapes, tmp_path, monkeypatch, blank_plots):
+    config = tiny_config(shapes, "checkpoint_minutes=1e-9")
+    train(config, tmp_path / "whole", Accelerator(cpu=True))
+
+    class Killed(BaseException):
+        pass
+
+    with monkeypatch.context() as patched:
+        update = RunLog.update
+
+        def killed(self, epoch, line):
+            if self.step == 6:
+                raise Killed
+            update(self, epoch, line)
+
+        patched.setattr(RunLog, "update", killed)
+        with pytest.raises(Killed):
+            train(config, tmp_path / "parts", Accelerator(cpu=True))
+    resume(tmp_path / "parts")
+    require_equal(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_second_signal_is_noted_a_second_ctrl_c_ends_at_once(monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    for numbers, ends in (((15, 15), False), ((15, 2), True), ((2, 2), True), ((2, 15), False), ((15, 10, 12), True)):
+        with preemption.watch():
+            with preemption.postponed():
+                try:
+                    for number in numbers:
+                        now[0] += 5
+                        os.kill(os.getpid(), number)
+                    assert not ends
+                except Interrupted as interrupt:
+                    assert ends and interrupt.number == numbers[0]
+                    preemption._received.number = 0
+                preemption._received.number = 0
+    with preemption.watch(), pytest.raises(Interrupted), preemption.postponed():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)  # at the same moment: handed on by a launcher
+        assert preemption.requested() == signal.SIGINT
+
+
+def test_handlers_of_others_stay_and_ours_end_with_the_block():
+    received, before = [], signal.getsignal(signal.SIGUSR1)
+    signal.signal(signal.SIGUSR1, lambda number, frame: received.append(number))
+    try:
+        with preemption.watch():
+            os.kill(os.getpid(), signal.SIGUSR1)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert received == [signal.SIGUSR1] and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+@pytest.fixture
+def workplace(shapes, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_config(tmp_path / "config.py", shapes)
+    return tmp_path
+
+
+def test_before_the_data_is_opened_one_line_and_nothing_written(workplace, monkeypatch, capsys):
+    def interrupted(*args, **kwargs):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr("detection.detector.require_buildable", interrupted)
+    assert train_command.main(["config.py", "--device=cpu", "--output=run"]) == 130
+    restore_handlers()
+    assert capsys.readouterr().err == (
+        "interrupted by SIGINT: nothing has been trained yet; give the same command again\n"
+    )
+    assert [path.name for path in workplace.iterdir()] == ["config.py"]
+
+
+def restore_handlers():
+    """A command that was interrupted holds off further signals until its process ends, which a test's does not."""
+    for number in PREEMPTIONS:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+
+def test_resume_or_start(workplace, signals, capsys, blank_plots):
+    command = ["config.py", "--device=cpu", "--resume-or-start", "schedule.epochs=1"]
+    (workplace / "runs/config").mkdir(parents=True)
+    (workplace / "runs/config/config.json").write_text("{}")  # of a run that was killed before its first checkpoint
+    signals(signal.SIGTERM, 2)
+    assert train_command.main(command) == 128 + signal.SIGTERM
+    restore_handlers()
+    assert train_command.main(command) == 0
+    out, err = capsys.readouterr()
+    assert "go on with `detection train --output runs/config --resume`" in err and err.count("\n") == 1
+    assert "resume    runs/config after 0 epochs and 2 updates" in out
+    assert [path.name for path in (workplace / "runs").iterdir()] == ["config"]
+    assert train_command.main([*command, "schedule.epochs=2"]) == 0
+    assert "after 1 epochs" in capsys.readouterr().out
+
+
+def test_resume_or_start_takes_no_folder_of_others(workplace, capsys):
+    (workplace / "run").mkdir()
+    (workplace / "run/notes.txt").touch()
+    assert train_command.main(["config.py", "--device=cpu", "--resume-or-start", "--output=run"]) == 2
+    assert "run: exists already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("variable", ["TORCHELASTIC_RESTART_COUNT", "DETECTION_RESTARTS"])
+def test_a_restarted_process_goes_on_by_itself(workplace, monkeypatch, capsys, blank_plots, variable):
+    command = ["config.py", "--device=cpu", "schedule.epochs=1"]
+    assert train_command.main(command) == train_command.main(command) == 0
+    monkeypatch.setenv(variable, "1")
+    assert train_command.main([*command, "schedule.epochs=2"]) == 0
+    assert "resume    runs/config-2 after 1 epochs" in capsys.readouterr().out
+    assert sorted(path.name for path in (workplace / "runs").iterdir()) == ["config", "config-2"]
+
+
+def start(*arguments, log):
+    with log.open("w") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "detection.cli.train", *map(str, arguments), "--device=cpu"],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def wait_for(condition, seconds=120):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def test_the_whole_process_group_with_loading_processes(workplace):
+    """As Slurm does it: every process of the group gets the signal."""
+    arguments = ("config.py", "--output=run", "data.workers=2", "schedule.epochs=300")
+    process = start(*arguments, log=workplace / "out.txt")
+    path = workplace / "run/log.jsonl"
+    wait_for(lambda: path.exists() and len(path.read_text().splitlines()) > 2)
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.wait(60) == 128 + signal.SIGTERM
+    text = (workplace / "out.txt").read_text()
+    assert text.count("interrupted by SIGTERM: run is saved after") == 1 and "Traceback" not in text, text
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)  # no loading process is left
