@@ -15,13 +15,13 @@ code is 1 if a run is missing.
 import argparse
 import dataclasses
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detection.cli import command_parser
 from detection.errors import UserError, command_line
+from detection.training.preemption import watch
 
 if TYPE_CHECKING:
     from detection.ablation.launch.launchers import Launcher
@@ -125,29 +125,25 @@ def run(args: argparse.Namespace, plan: "Plan", controls: "dict[str, Control]", 
     from detection.atomic_write import write_json
 
     require_ours(args.output)
-    # SIGTERM ends the runs, too, as Ctrl-C does.
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        with locked(args.output) as held:
-            launcher = build_launcher(args, len(plan.runs), held)
-            write_json(args.output / "ablation.json", plan.record())
-            if controls:
-                save_controls(args.output / "controls.json", controls, digest)
-            prepare_data(plan)
-            if others := unplanned_runs(plan):
-                shown = ", ".join(map(str, others[:3])) + (", …" if len(others) > 3 else "")
-                print(f"note     {len(others)} other runs are kept and not counted: {shown}")
-            table = ProgressTable(plan)
-            try:
-                with table:
-                    run_plan(plan, inspect_all(plan), launcher, args.resume, table)
-            except KeyboardInterrupt:
-                left = list(table.progress.values()).count("left")
-                print(f"{left} of {len(plan.runs)} runs are left; the same command continues with them", flush=True)
-                raise
-            launch_cost_measurement(args, plan, launcher)
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+    # A signal ends the runs, too, which save their state.
+    with watch(until_exit=True), locked(args.output) as held:
+        launcher = build_launcher(args, len(plan.runs), held)
+        write_json(args.output / "ablation.json", plan.record())
+        if controls:
+            save_controls(args.output / "controls.json", controls, digest)
+        prepare_data(plan)
+        if others := unplanned_runs(plan):
+            shown = ", ".join(map(str, others[:3])) + (", …" if len(others) > 3 else "")
+            print(f"note     {len(others)} other runs are kept and not counted: {shown}")
+        table = ProgressTable(plan)
+        try:
+            with table:
+                run_plan(plan, inspect_all(plan), launcher, args.resume, table)
+        except KeyboardInterrupt:
+            left = list(table.progress.values()).count("left")
+            print(f"{left} of {len(plan.runs)} runs are left; the same command with --resume goes on", flush=True)
+            raise
+        launch_cost_measurement(args, plan, launcher)
 
 
 def launch_cost_measurement(args: argparse.Namespace, plan: "Plan", launcher: "Launcher") -> None:

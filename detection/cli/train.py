@@ -76,13 +76,13 @@ def choose_run(
     from detection.config.files import find_config
     from detection.training.resuming import choose_folder, has_checkpoint, is_restarted
 
+    output: Path = args.output
     go_on = args.resume_or_start or is_restarted()
-    own_config = go_on and args.config is None and args.output is not None and has_checkpoint(args.output)
-    if args.resume or own_config:
-        return reopen(args.output, args.overrides), Path(args.output), True
+    if args.resume or (go_on and args.config is None and output is not None and has_checkpoint(output)):
+        return reopen(output, args.overrides), output, True
     path = find_config(args.config or "quickstart")
     config = load(path, args.overrides)
-    return config, *choose_folder(args.output, path.stem, go_on=go_on)
+    return config, *choose_folder(output, path.stem, go_on=go_on)
 
 
 def _train(args: argparse.Namespace) -> None:

@@ -54,7 +54,7 @@ def watch(*, until_exit: bool = False) -> Iterator[None]:
     has set stay.
 
     Args:
-        until_exit: after an interruption, go on to hold off further signals; for a process that ends then.
+        until_exit: after an interruption, ignore further signals; for a process that ends then.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -73,9 +73,9 @@ def watch(*, until_exit: bool = False) -> Iterator[None]:
         with _nested():
             yield
     finally:
-        if not (until_exit and _received.number):
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+        for number, handler in previous.items():
+            # Ignored, and not merely handled: Python lets go of its handlers some time before its process has ended.
+            signal.signal(number, signal.SIG_IGN if until_exit and _received.number else handler)
 
 
 @contextmanager

@@ -238,7 +238,7 @@ def test_an_interrupt_ends_all_runs_and_says_what_is_left(place, number):
     assert second.returncode == 2 and "is running here" in second.stderr
     process.send_signal(number)
     text, _ = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
     assert lines(text, " left") == [f"data/{name}" for name in ("slow/seed-0", "waiting/seed-0", "fair/seed-1",
                                                                 "slow/seed-1", "waiting/seed-1")]  # fmt: skip
     assert "5 of 6 runs are left" in text

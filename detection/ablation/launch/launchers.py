@@ -1,15 +1,19 @@
 """Launchers of runs. Each run is a separate process, so that a crash ends this run and nothing else."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-STOP_SECONDS = 10
+from detection.training.preemption import postponed, requested
+
+STOP_SECONDS = 60
+"""In which an interrupted run ends its update and saves its state."""
 
 
 class RunningProcess(ABC):
@@ -20,8 +24,12 @@ class RunningProcess(ABC):
         """Return its exit code, None while it runs or waits."""
 
     @abstractmethod
+    def interrupt(self, number: int) -> None:
+        """Hand a signal on, on which a training saves its state and ends; without waiting for that."""
+
+    @abstractmethod
     def stop(self) -> None:
-        """End it and all its children, if it has not ended yet."""
+        """End it and all its children, if it has not ended yet; one that was interrupted gets the time to save."""
 
 
 class Launcher(ABC):
@@ -86,20 +94,29 @@ class LocalProcess(RunningProcess):
     """A process in a separate session."""
 
     def __init__(self, process: subprocess.Popen) -> None:
-        self.process = process
+        self.process, self.interrupted = process, False
 
     def poll(self) -> int | None:
         """Return its exit code, None while it runs."""
         return self.process.poll()
 
+    def interrupt(self, number: int) -> None:
+        """Send a signal to all processes of the session."""
+        self.interrupted = True
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
+
     def stop(self) -> None:
-        """Terminate the session, and kill it if it does not end in time."""
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            try:
-                os.killpg(self.process.pid, number)
-                self.process.wait(STOP_SECONDS)
-            except (ProcessLookupError, subprocess.TimeoutExpired):
-                continue
+        """Terminate the session unless it was interrupted, and kill it if it does not end in time."""
+        try:
+            if not self.interrupted:
+                self.interrupt(signal.SIGTERM)
+            self.process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            self.interrupt(signal.SIGKILL)  # what is left of the session, such as its loading processes
+            self.process.wait()
 
 
 def _visible_gpus(number: int) -> list[str]:
@@ -135,7 +152,7 @@ class Callbacks:
 def run_all(commands: Sequence[QueuedCommand], launcher: Launcher, callbacks: Callbacks) -> None:
     """Run each command once, without retries.
 
-    Whatever ends this early (Ctrl-C, an exception) ends all running commands.
+    Whatever ends this early (a signal, an exception) ends all running commands, which get the time to save their state.
     """
     waiting, running = list(commands), dict[str, RunningProcess]()
     try:
@@ -153,5 +170,13 @@ def run_all(commands: Sequence[QueuedCommand], launcher: Launcher, callbacks: Ca
             if running:
                 time.sleep(launcher.pause)
     finally:
-        for process in running.values():
+        _stop(running.values())
+
+
+def _stop(processes: Collection[RunningProcess]) -> None:
+    """End processes, all at the same time, with the signal that this one has received if it has."""
+    with postponed():
+        for process in processes:
+            process.interrupt(requested() or signal.SIGTERM)
+        for process in processes:
             process.stop()

@@ -1,15 +1,17 @@
 """Runs as Slurm jobs, through submitit."""
 
 import contextlib
+import dataclasses
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from detection.ablation.launch.launchers import Launcher, RunningProcess
+from detection.ablation.launch.launchers import STOP_SECONDS, Launcher, RunningProcess
 from detection.errors import UserError
 
 MANY = 10_000
@@ -38,23 +40,67 @@ class SlurmOptions:
         }
 
 
-@dataclass(frozen=True)
+@dataclass
 class SlurmCommand:
-    """A command that a node runs in this process's folder, with its output in a file."""
+    """A command that a node runs in this process's folder, with its output in a file.
+
+    Attributes:
+        restarts: how often the job was queued again; the command then goes on with its run.
+    """
 
     command: tuple[str, ...]
     folder: str
     log: str
     threads: int
+    restarts: int = 0
+    process: subprocess.Popen | None = field(default=None, init=False, repr=False, compare=False)
 
     def __call__(self) -> int:
         """Run it; the exit code is the result, so that a failed run is no failed job."""
-        environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads), "OMP_WAIT_POLICY": "PASSIVE"}
-        with Path(self.log).open("wb") as output:
-            done = subprocess.run(
-                self.command, cwd=self.folder, env=environment, stdout=output, stderr=subprocess.STDOUT, check=False
+        # Slurm counts, too, where it queues a job again without asking for a checkpoint.
+        restarts = self.restarts or int(os.environ.get("SLURM_RESTART_COUNT") or 0)
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": str(self.threads),
+            "OMP_WAIT_POLICY": "PASSIVE",
+            "DETECTION_RESTARTS": str(restarts),
+        }
+        with Path(self.log).open("ab" if restarts else "wb") as output:
+            self.process = subprocess.Popen(
+                self.command, cwd=self.folder, env=environment, stdout=output, stderr=subprocess.STDOUT
             )
-        return done.returncode
+            with self.process:
+                return self.process.wait()
+
+    def checkpoint(self) -> Any:
+        """Have the command save its state and end; submitit calls this before Slurm ends the job.
+
+        Returns:
+            submitit's submission of the command that goes on, for the job when it is queued again.
+        """
+        from submitit.helpers import DelayedSubmission
+
+        if self.process is not None:
+            _interrupt(self.process)
+        return DelayedSubmission(dataclasses.replace(self, restarts=self.restarts + 1))
+
+
+def _interrupt(process: subprocess.Popen) -> None:
+    """End a process by SIGTERM, and kill it if it does not end in time; without the lock of its `wait`.
+
+    A signal handler calls this, in the middle of that `wait`.
+    """
+    for number, seconds in ((signal.SIGTERM, STOP_SECONDS), (signal.SIGKILL, 5)):
+        until = time.monotonic() + seconds
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, number)
+        while time.monotonic() < until:
+            try:
+                if os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+                    return
+            except ChildProcessError:
+                return
+            time.sleep(0.05)
 
 
 class SlurmQueue:
@@ -137,6 +183,9 @@ class SlurmJob(RunningProcess):
         if self.code is None:
             self.code = self._exit_code()
         return self.code
+
+    def interrupt(self, number: int) -> None:
+        """Do nothing: Slurm sends SIGTERM to what runs in a job that is cancelled."""
 
     def stop(self) -> None:
         """Cancel it if it has not ended."""

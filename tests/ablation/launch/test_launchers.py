@@ -1,8 +1,12 @@
 """Launchers: what a run is told, that its whole family ends with it, and Slurm through submitit's stand-ins."""
 
 import builtins
+import dataclasses
 import os
+import pickle
+import signal
 import sys
+import threading
 import time
 import types
 from pathlib import Path
@@ -17,8 +21,9 @@ from detection.ablation.launch.launchers import (
     RunningProcess,
     run_all,
 )
-from detection.ablation.launch.slurm import SlurmJob, SlurmLauncher, SlurmOptions, SlurmQueue
-from detection.errors import UserError
+from detection.ablation.launch.slurm import SlurmCommand, SlurmJob, SlurmLauncher, SlurmOptions, SlurmQueue
+from detection.errors import Interrupted, UserError
+from detection.training import preemption
 
 
 def wait(job, seconds=60.0):
@@ -76,6 +81,7 @@ class Imagined(Launcher):
 
     def __init__(self, slots, broken=()):
         self.slots, self.broken, self.working, self.most, self.stopped = slots, broken, [], 0, []
+        self.interrupted = []
 
     def start(self, command, log):
         launcher, name = self, command[0]
@@ -90,6 +96,9 @@ class Imagined(Launcher):
                 if self.looks > len(name) and name in launcher.working:
                     launcher.working.remove(name)
                 return None if self.looks <= len(name) else len(name)
+
+            def interrupt(self, number):
+                launcher.interrupted.append((name, number))
 
             def stop(self):
                 launcher.stopped.append(name)
@@ -111,7 +120,23 @@ def test_an_error_of_ours_ends_what_is_at_work():
     launcher = Imagined(2, broken=("bad",))
     with pytest.raises(UserError):
         run_all([QueuedCommand(n, [n], Path("log")) for n in ("a", "bad")], launcher, Callbacks())
-    assert launcher.stopped == ["a"]
+    assert launcher.stopped == ["a"] and launcher.interrupted == [("a", signal.SIGTERM)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_is_handed_on_to_all_before_any_is_waited_for(tmp_path, number):
+    save = "import signal, sys, time\nfor n in (2, 10, 15): signal.signal(n, lambda n, f: sys.exit(128 + n))\n"
+    command = [sys.executable, "-c", save + "print('ready', flush=True)\ntime.sleep(60)"]
+    launcher, logs = LocalLauncher(2, 2), [tmp_path / name for name in "ab"]
+
+    def interrupt(names):
+        if all(log.exists() and log.read_text() for log in logs):
+            os.kill(os.getpid(), number)
+
+    with preemption.watch(), pytest.raises(Interrupted) as interrupted:
+        run_all([QueuedCommand(log.name, command, log) for log in logs], launcher, Callbacks(waited=interrupt))
+    assert interrupted.value.number == number
+    assert [process.poll() for process in launcher.processes.values()] == [128 + number] * 2
 
 
 class FakePaths:
@@ -238,6 +263,33 @@ def test_options_in_submitits_words():
     submitit = pytest.importorskip("submitit")
     executor = submitit.AutoExecutor("unused", cluster="debug")
     executor.update_parameters(name="ablation", **parameters)
+
+
+def test_a_job_that_is_queued_again_goes_on(tmp_path):
+    """submitit asks for a checkpoint in a signal handler, while the job waits for its command."""
+    submitit = pytest.importorskip("submitit")
+    script = "trap 'echo saved; exit 143' TERM; echo restarts $DETECTION_RESTARTS; sleep 60 & wait"
+    job = SlurmCommand(("bash", "-c", script), str(tmp_path), str(tmp_path / "log"), 1)
+    again = []
+    before = signal.signal(signal.SIGUSR2, lambda number, frame: again.append(job.checkpoint()))
+    try:
+        timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGUSR2))
+        timer.start()
+        assert job() == 143 and (tmp_path / "log").read_text() == "restarts 0\nsaved\n"
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    (delayed,) = again
+    assert isinstance(delayed, submitit.helpers.DelayedSubmission) and delayed.function.restarts == 1
+    ended = dataclasses.replace(delayed.function, command=("bash", "-c", "echo restarts $DETECTION_RESTARTS"))
+    assert pickle.loads(pickle.dumps(ended))() == 0
+    assert (tmp_path / "log").read_text() == "restarts 0\nsaved\nrestarts 1\n"
+
+
+def test_slurms_own_count_of_restarts_counts(tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
+    (tmp_path / "log").write_text("before\n")
+    assert SlurmCommand(("sh", "-c", "echo $DETECTION_RESTARTS"), str(tmp_path), str(tmp_path / "log"), 1)() == 0
+    assert (tmp_path / "log").read_text() == "before\n2\n"
 
 
 @pytest.mark.slow
