@@ -16,7 +16,7 @@ from detection.evaluation.columns import CocoDataset, CocoResults, GroundTruthCo
 from detection.evaluation.counting import counting, two_fold_count
 from detection.evaluation.curves import Matching
 from detection.evaluation.jaccard import jaccard_indices
-from detection.evaluation.matching import overlapping_pairs
+from detection.evaluation.matching import image_sizes, overlapping_pairs
 from detection.evaluation.operating_points import equal_error, match_all, miss_rate, operating_points
 
 CROWD_METRICS = ("AP50", "EER", "COUNT", "MR", "JI", "overlapping_recall", "overlapping_recall_at_EER")
@@ -57,7 +57,7 @@ def crowd_metrics(
     else:
         count, thresholds = counts.errors(np.full(num_images, count_threshold)), [count_threshold]
     ap50 = coco_metrics(ground_truth, results)["per_class"]
-    jaccard = jaccard_indices(matching.targets, matching.detections, num_images)
+    jaccard = jaccard_indices(matching.targets, matching.detections, image_sizes(ground_truth))
     per_class = {
         name: _class_metrics(matching, num_images, category)
         | {"AP50": ap50[name]["AP50"], "COUNT": _mean([count[category]])}

@@ -7,11 +7,20 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from detection.evaluation.columns import BoxColumns, DetectionColumns, GroundTruthColumns
+from detection.evaluation.columns import BoxColumns, CocoDataset, DetectionColumns, GroundTruthColumns, positions
 
 FALSE_POSITIVE = -1
 IGNORED = -2
 MAX_PAIRS = 2_000_000
+
+
+def image_sizes(ground_truth: CocoDataset) -> np.ndarray:
+    """Width and height of every image, (images, 2); NaN where the annotations lack them, which no test passes."""
+    places = positions(ground_truth["images"])
+    sizes = np.full((len(places), 2), np.nan)
+    for item in ground_truth["images"]:
+        sizes[places[item["id"]]] = item.get("width") or np.nan, item.get("height") or np.nan
+    return sizes
 
 
 def pair_iou(boxes: np.ndarray, targets: np.ndarray, crowd: np.ndarray) -> np.ndarray:

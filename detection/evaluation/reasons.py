@@ -17,9 +17,8 @@ from detection.evaluation.columns import (
     detection_columns,
     ground_truth_columns,
     known_results,
-    positions,
 )
-from detection.evaluation.matching import overlapping_pairs
+from detection.evaluation.matching import image_sizes, overlapping_pairs
 
 MIN_HITS, MIN_RATIO, MIN_OBJECTS, MIN_DEVIATIONS = 20, 5, 5, 4
 """Evidence for a cause: hits, hits for each one as given, different objects and standard deviations above chance."""
@@ -52,7 +51,7 @@ def find_notes(ground_truth: CocoDataset, results: CocoResults, ap: float) -> li
     notes = list(_always(ground_truth, results))
     targets, detections = ground_truth_columns(ground_truth), detection_columns(ground_truth, results)
     objects = _select(targets, ~targets.crowd)
-    sizes = _image_sizes(ground_truth)
+    sizes = image_sizes(ground_truth)
     boxes = _wrong_boxes(objects, detections, sizes)
     cause = boxes or _wrong_classes(ground_truth, objects, detections)
     notes += [] if boxes else _beyond_the_image(objects, detections, sizes)
@@ -116,15 +115,6 @@ def _some(ids: set[int]) -> str:
 def _select(targets: GroundTruthColumns, keep: np.ndarray) -> GroundTruthColumns:
     columns = ("image", "category", "box", "crowd")
     return replace(targets, **{name: getattr(targets, name)[keep] for name in columns})
-
-
-def _image_sizes(ground_truth: CocoDataset) -> np.ndarray:
-    """Width and height of every image, (images, 2); NaN where the annotations lack them, which no test passes."""
-    places = positions(ground_truth["images"])
-    sizes = np.full((len(places), 2), np.nan)
-    for item in ground_truth["images"]:
-        sizes[places[item["id"]]] = item.get("width") or np.nan, item.get("height") or np.nan
-    return sizes
 
 
 def _num_beyond(boxes: BoxColumns, sizes: np.ndarray) -> int:
