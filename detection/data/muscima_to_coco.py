@@ -1,0 +1,254 @@
+"""Draw COCO data sets from MUSCIMA++ v1 (Hajič jr., Pecina 2017), real handwriting in which context gives the class.
+
+    detection muscima ANNOTATIONS OUT [--set clef] [--split shared]
+
+A note head looks the same under every clef, and is of the class of the clef in force: the last one to the left on its
+staff. ANNOTATIONS is the folder `cropobjects_withstaff`. The sets:
+
+- `clef`: one staff an image, a window of 640×256 pixels of the page from 24 pixels left of the staff's first clef.
+- `clef2`: two neighboring staves whose first clefs differ in kind, a window of 640×512 pixels.
+- `system`: complete systems, of three staves and more or with a change of clef inside of a line.
+- `symbols`: the windows of `clef` with the ten commonest kinds of symbols, which show their class themselves.
+
+Images are rendered from the masks of the symbols and averaged 2×2. Heads that no clef stands before, and those of a
+staff that the window was not made for, are regions to ignore (`iscrowd` 1). A window without any other box is left out.
+
+Pieces 8, 9, 12, 14 and 15 are for validation. With `--split shared` a writer may be in both splits, with `--split
+writers` none is: images that fit neither split are left out, and counted.
+
+MUSCIMA++ is licensed CC BY-NC-SA 4.0, and so is what is drawn from it.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from detection.atomic_write import atomic_folder, write_json
+from detection.data.muscima import CLEFS, HEADS, Page, Symbol
+from detection.errors import UserError
+
+VALIDATION_PIECES = frozenset({8, 9, 12, 14, 15})
+VALIDATION_WRITERS = frozenset(writer for writer in range(1, 51) if writer % 5 in (0, 1))
+LEFT = 24
+"""Pixels of the page between a window's edge and the first clef."""
+NOTES = tuple(f"note-in-{clef}" for clef in CLEFS)
+# By their number on all pages, of the kinds that are ink, without the lines of staves.
+COMMONEST = (
+    "stem", "notehead-full", "ledger_line", "beam", "thin_barline", "slur", "8th_flag", "sharp", "duration-dot",
+    "notehead-empty",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Window:
+    """A part of a page: its upper left corner and size in pixels of the page, its name and the staves it is for."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+    name: str
+    staves: frozenset[int]
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A set that can be drawn: its categories, the windows of a page, and what is asked for in a window.
+
+    Attributes:
+        categories: names in the order of their ids.
+        windows: of a page.
+        objects: symbols with a center in the window and the index of their category, None for a region to ignore.
+    """
+
+    categories: tuple[str, ...]
+    windows: Callable[[Page], Iterator[Window]]
+    objects: Callable[[Page, Window], Iterator[tuple[Symbol, int | None]]]
+
+
+def one_staff(page: Page) -> Iterator[Window]:
+    """A window for each staff with a clef, centered on it."""
+    for staff in page.staves:
+        if clefs := page.clefs[staff.id]:
+            top = staff.top + staff.height // 2 - 128
+            yield Window(clefs[0].left - LEFT, top, 640, 256, f"s{staff.id}", frozenset({staff.id}))
+
+
+def two_staves(page: Page) -> Iterator[Window]:
+    """A window for each two neighbors whose first clefs differ in kind and stand below each other."""
+    for upper, lower in zip(page.staves, page.staves[1:], strict=False):
+        clefs = [page.clefs[staff.id][:1] for staff in (upper, lower)]
+        if not all(clefs) or lower.top - upper.top > 352:
+            continue
+        first, second = clefs[0][0], clefs[1][0]
+        if first.name != second.name and abs(first.left - second.left) <= 60:
+            middle = (upper.top + lower.top + lower.height) // 2
+            yield Window(first.left - LEFT, middle - 256, 640, 512, f"s{upper.id}", frozenset({upper.id, lower.id}))
+
+
+def systems(page: Page) -> Iterator[Window]:
+    """A window for each system of three staves or more, or with two clefs on a staff: in full width, 64 pixels high."""
+    groups = [s for s in page.symbols.values() if s.name == "staff_grouping"]
+    inner = {link for group in groups for link in group.links}
+    for group in groups:
+        staves = [s for s in page.staves if s.id in group.links]
+        clefs = [page.clefs[staff.id] for staff in staves]
+        if group.id in inner or not any(clefs) or (len(staves) < 3 and max(map(len, clefs)) < 2):
+            continue
+        left = min(c.left for some in clefs for c in some) - LEFT
+        right = max(staff.left + staff.width for staff in staves)
+        top, bottom = staves[0].top - 64, max(staff.top + staff.height for staff in staves) + 64
+        width, height = (-(-side // 2) * 2 for side in (right - left, bottom - top))
+        yield Window(left, top, width, height, f"s{staves[0].id}", frozenset(staff.id for staff in staves))
+
+
+def _inside(page: Page, window: Window) -> Iterator[Symbol]:
+    for symbol in page.symbols.values():
+        x, y = symbol.center
+        if 0 <= x - window.left < window.width and 0 <= y - window.top < window.height:
+            yield symbol
+
+
+def notes(page: Page, window: Window) -> Iterator[tuple[Symbol, int | None]]:
+    """Note heads with the index of the clef in force."""
+    for symbol in _inside(page, window):
+        if symbol.name in HEADS:
+            staff, clef = page.staff_of(symbol), page.clef_of(symbol)
+            known = clef is not None and staff is not None and staff.id in window.staves
+            yield symbol, CLEFS.index(clef.name) if clef is not None and known else None
+
+
+def symbols(page: Page, window: Window) -> Iterator[tuple[Symbol, int | None]]:
+    """Symbols of the commonest kinds."""
+    for symbol in _inside(page, window):
+        if symbol.name in COMMONEST:
+            yield symbol, COMMONEST.index(symbol.name)
+
+
+SETS = {
+    "clef": DataSet(NOTES, one_staff, notes),
+    "clef2": DataSet(NOTES, two_staves, notes),
+    "system": DataSet(NOTES, systems, notes),
+    "symbols": DataSet(COMMONEST, one_staff, symbols),
+}
+
+
+def render(ink: np.ndarray, window: Window) -> np.ndarray:
+    """Return a window's image (height / 2, width / 2), gray, 255 where no ink is; outside of the page is none."""
+    return (255 * (1 - _halved(_cut(ink, window.left, window.top, window)))).astype(np.uint8)
+
+
+def _cut(mask: np.ndarray, left: int, top: int, window: Window) -> np.ndarray:
+    """Return booleans (height, width) of a window from a mask, whose pixel (top, left) is the window's first."""
+    out = np.zeros((window.height, window.width), bool)
+    rows, columns = (slice(max(start, 0), start + side) for start, side in ((top, window.height), (left, window.width)))
+    part = mask[rows, columns] if top + window.height > 0 and left + window.width > 0 else mask[:0, :0]
+    y, x = max(-top, 0), max(-left, 0)
+    out[y : y + part.shape[0], x : x + part.shape[1]] = part
+    return out
+
+
+def _halved(mask: np.ndarray) -> np.ndarray:
+    """Return the means (h / 2, w / 2) of 2×2 pixels of booleans (h, w)."""
+    return mask.reshape(mask.shape[0] // 2, 2, mask.shape[1] // 2, 2).mean((1, 3))  # (h / 2, 2, w / 2, 2) inside
+
+
+def _annotation(symbol: Symbol, category: int | None, window: Window) -> dict[str, Any]:
+    """Return the COCO annotation without ids: box and mask inside of the window, in pixels of its image."""
+    mask = _halved(_cut(symbol.mask, window.left - symbol.left, window.top - symbol.top, window)) > 0
+    x0, x1 = (min(max(x - window.left, 0), window.width) / 2 for x in (symbol.left, symbol.left + symbol.width))
+    y0, y1 = (min(max(y - window.top, 0), window.height) / 2 for y in (symbol.top, symbol.top + symbol.height))
+    return {
+        "category_id": 1 if category is None else category + 1,
+        "bbox": [x0, y0, x1 - x0, y1 - y0],
+        "area": float(mask.sum()),
+        "iscrowd": int(category is None),
+        "segmentation": {"size": list(mask.shape), "counts": _run_lengths(mask)},
+    }
+
+
+def _run_lengths(mask: np.ndarray) -> list[int]:
+    """Return COCO's uncompressed run lengths of booleans (h, w): by columns, zeros first."""
+    flat = np.concatenate([[False], mask.flatten(order="F"), [not mask.size or not mask[-1, -1]]])  # (1 + h·w + 1,)
+    edges = np.flatnonzero(flat[1:] != flat[:-1])
+    return np.diff(np.concatenate([[0], edges])).tolist()
+
+
+def split_of(page: Page, split: str) -> str | None:
+    """Return `train` or `val`, or None for a page that is in neither."""
+    piece, writer = page.piece in VALIDATION_PIECES, page.writer in VALIDATION_WRITERS
+    if split == "shared":
+        return "val" if piece else "train"
+    return None if piece != writer else "val" if piece else "train"
+
+
+def draw_set(pages: Sequence[Page], name: str, split: str, out: Path) -> str:
+    """Write `train.json`, `val.json` and `images/` into a new folder, all of it or nothing, and return the report.
+
+    Raises:
+        UserError: the folder holds something, or a split would be empty.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out}: is there already; give another OUT folder, or remove it.")
+    data_set = SETS[name]
+    splits = {part: _Split(name, data_set.categories) for part in ("train", "val")}
+    unplaced = 0
+    with atomic_folder(out) as folder:
+        (folder / "images").mkdir()
+        for page in pages:
+            part = split_of(page, split)
+            for window in data_set.windows(page):
+                objects = list(data_set.objects(page, window))
+                if part is None:
+                    unplaced += any(category is not None for _, category in objects)
+                else:
+                    splits[part].add(page, window, objects, folder / "images")
+        for part, content in splits.items():
+            if not content.coco["images"]:
+                raise UserError(f"{out}: no window for {part}; give the folder with all pages of MUSCIMA++.")
+            write_json(folder / f"{part}.json", content.coco, indent=None)
+        if out.is_dir():
+            out.rmdir()
+    shared = len(splits["train"].writers & splits["val"].writers)
+    lines = [f"{out}: {part} {content.report()}" for part, content in splits.items()]
+    lines.append(f"  writers in both splits: {shared}")
+    if unplaced:
+        lines.append(f"  images left out, as their piece and writer are of different splits: {unplaced}")
+    return "\n".join(lines)
+
+
+class _Split:
+    def __init__(self, name: str, categories: tuple[str, ...]) -> None:
+        entries = [{"id": id_, "name": name} for id_, name in enumerate(categories, 1)]
+        info = {"description": f"MUSCIMA++ v1 (Hajič jr., Pecina 2017), {name}", "license": "CC BY-NC-SA 4.0"}
+        self.coco: dict[str, Any] = {"info": info, "images": [], "annotations": [], "categories": entries}
+        self.writers: set[int] = set()
+        self.without_box = 0
+
+    def add(self, page: Page, window: Window, objects: list[tuple[Symbol, int | None]], images: Path) -> None:
+        if all(category is None for _, category in objects):
+            self.without_box += 1
+            return
+        file_name = f"W-{page.writer:02d}_N-{page.piece:02d}_{window.name}.png"
+        Image.fromarray(render(page.ink, window)).save(images / file_name)
+        size = {"width": window.width // 2, "height": window.height // 2}
+        image_id = len(self.coco["images"]) + 1
+        self.coco["images"].append({"id": image_id, "file_name": file_name, **size})
+        for symbol, category in objects:
+            ids = {"id": len(self.coco["annotations"]) + 1, "image_id": image_id}
+            self.coco["annotations"].append(ids | _annotation(symbol, category, window))
+        self.writers.add(page.writer)
+
+    def report(self) -> str:
+        """Return a line of what is in the split."""
+        boxes = [a for a in self.coco["annotations"] if not a["iscrowd"]]
+        counts = Counter(a["category_id"] for a in boxes)
+        classes = ", ".join(f"{c['name']} {counts[c['id']]}" for c in self.coco["categories"])
+        ignored = len(self.coco["annotations"]) - len(boxes)
+        text = f"{len(self.coco['images'])} images, {len(boxes)} boxes ({classes}), {ignored} regions to ignore"
+        return text + (f", {self.without_box} windows without a box left out" if self.without_box else "")
