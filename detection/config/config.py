@@ -209,7 +209,8 @@ class Config:
         checkpoint_minutes: minutes after which the state is saved within an epoch, too, to resume from; None for never.
         samples: validation images that are drawn.
         seed: of weights, order, augmentation and sampling.
-        note: a sentence printed when the run has finished: what to hold its figures against.
+        note: a sentence printed when the run has finished: what to compare its metrics with. Overrides of other settings
+            remove it, because it is about the config as it stands.
     """
 
     detector: DetectorConfig
@@ -260,9 +261,11 @@ def override(config: Config, overrides: Sequence[str]) -> Config:
     Raises:
         UserError: an unknown key (names the nearest one) or a value of the wrong type.
     """
-    config = apply_overrides(config, overrides)
-    validate(config)
-    return config
+    changed = apply_overrides(config, overrides)
+    validate(changed)
+    if config.note and changed.note == config.note and to_plain(changed) != to_plain(config):
+        return dataclasses.replace(changed, note="")
+    return changed
 
 
 def validate(config: Config) -> None:

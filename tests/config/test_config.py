@@ -214,3 +214,11 @@ def test_settings_written_in_python_are_checked_too():
 def test_every_config_of_the_package_loads_and_is_written_and_opened_again(path):
     config = load_config(path)
     assert to_plain(from_plain(json.loads(json.dumps(to_plain(config))), Config)) == to_plain(config)
+
+
+def test_a_note_is_about_the_config_as_it_stands():
+    noted = override(load_config(ROOT / "configs" / "quickstart.py"), ["note=AP 0.4 without context"])
+    assert override(noted, []).note == override(noted, ["seed=0"]).note == noted.note
+    for change in ("seed=1", "schedule.epochs=1", "detector.context=detection.context.NoContext", "samples=0"):
+        assert override(noted, [change]).note == ""
+        assert override(noted, [change, "note=mine"]).note == "mine"
