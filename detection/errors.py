@@ -4,7 +4,12 @@ import functools
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
+
+from detection.system_errors import explain
+
+from detection.names import LONGEST_LINE, printable_streams, shorten, visible
 
 
 class UserError(Exception):
@@ -33,14 +38,18 @@ class Interrupted(KeyboardInterrupt):
 
 
 def command_line(main: Callable[..., int | None]) -> Callable[..., int]:
-    """Wrap a tool's `main`: a `UserError` becomes `error: <sentence>` and exit code 2, a signal its number plus 128."""
+    """Wrap a tool's `main`: a `UserError` becomes `error: <sentence>` and exit code 2, a signal its number plus 128.
+
+    Whatever is printed, a terminal whose encoding lacks a character gets it escaped.
+    """
 
     @functools.wraps(main)
     def run(*args, **kwargs) -> int:
+        printable_streams()
         try:
             return main(*args, **kwargs) or 0
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {shorten(visible(str(error)), LONGEST_LINE)}", file=sys.stderr)
             return 2
         except Interrupted as interrupt:
             if os.environ.get("RANK", "0") == "0":  # one of several processes is enough
@@ -49,5 +58,16 @@ def command_line(main: Callable[..., int | None]) -> Callable[..., int]:
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return 130
+        except Exception as error:
+            if (sentence := explain(error)) is None:
+                raise
+            print(f"error: {sentence}", file=sys.stderr)
+            return 2
 
     return run
+
+
+def _excepthook(args: threading.ExceptHookArgs) -> None:
+    """Leave out a thread's traceback of what the main thread meets, too: TensorBoard writes in a thread."""
+    if args.exc_value is None or explain(args.exc_value) is None:
+        threading.__excepthook__(args)

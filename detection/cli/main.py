@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from detection import __version__
+from detection.names import printable_streams
 
 _NO_COMMANDS = ("__init__", "main")
 
@@ -21,6 +22,7 @@ def commands() -> dict[str, str]:
 def main(argv: list[str] | None = None) -> int:
     """Run a command, or list them all."""
     argv = sys.argv[1:] if argv is None else argv
+    printable_streams()
     known = commands()
     if not argv or argv[0] in ("-h", "--help"):
         width = max(map(len, known))
