@@ -1,6 +1,6 @@
-"""Run `detection doctor`."""
+"""Run `detection muscima`."""
 
-from detection.cli.doctor import main
+from detection.cli.muscima import main
 
 if __name__ == "__main__":
     raise SystemExit(main())
