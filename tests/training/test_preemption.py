@@ -1,6 +1,5 @@
 """Signals: what is saved when, how it goes on, and that the end is that of an uninterrupted run."""
 
-import json
 import os
 import signal
 import subprocess
@@ -8,9 +7,7 @@ import sys
 import time
 
 import pytest
-import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file
 
 import detection.training.run as training
 from detection.cli import train as train_command
@@ -21,22 +18,19 @@ from detection.runs.logs import RunLog
 from detection.training import loop, preemption
 from detection.training.run import train
 from tests.tiny_runs import tiny_config, write_config
+from tests.training.forked_runs import log_lines, require_equal, wait_for
 
 PREEMPTIONS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 
-def log(run):
-    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "images_per_s"} for line in lines]
-
-
-def require_equal(expected, found):
-    """Equal weights, log lines and metrics of two run folders."""
-    for path in (expected / "checkpoints").rglob("*.safetensors"):
-        ours, theirs = load_file(path), load_file(found / path.relative_to(expected))
-        assert ours.keys() == theirs.keys() and all(torch.equal(theirs[name], ours[name]) for name in ours), path
-    assert log(found) == log(expected)
-    assert (found / "metrics.json").read_text() == (expected / "metrics.json").read_text()
+@pytest.fixture(scope="module")
+def whole(shapes, tmp_path_factory):
+    """An uninterrupted run of the tiny config; read only."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("detection.evaluation.report.to_png", lambda figure: b"")
+        train(tiny_config(shapes), folder, Accelerator(cpu=True))
+    return folder
 
 
 @pytest.fixture
@@ -65,7 +59,6 @@ def resume(run, *overrides):
 
 
 SETTINGS = {
-    "plain": ("data.workers=0",),
     "loading processes, average and frozen stem": ("data.workers=2", "ema=0.9", "freeze.stem=1"),
     "accumulation": ("data.workers=0", "batch_size=1", "gradient_accumulation_steps=2"),
 }
@@ -88,52 +81,43 @@ def test_an_epoch_interrupted_twice_ends_as_an_uninterrupted_one(shapes, tmp_pat
     require_equal(tmp_path / "whole", run)
 
 
-def test_after_the_last_update_of_an_epoch_too(shapes, tmp_path, signals, blank_plots):
-    config = tiny_config(shapes)
-    train(config, tmp_path / "whole", Accelerator(cpu=True))
-    signals(signal.SIGUSR2, 8 + 4)
+def test_after_the_last_update_of_an_epoch_too(whole, shapes, tmp_path, signals, blank_plots):
+    signals(signal.SIGUSR2, 4)
     with pytest.raises(Interrupted):
-        train(config, tmp_path / "parts", Accelerator(cpu=True))
+        train(tiny_config(shapes), tmp_path / "parts", Accelerator(cpu=True))
     resume(tmp_path / "parts")
-    require_equal(tmp_path / "whole", tmp_path / "parts")
+    require_equal(whole, tmp_path / "parts")
 
 
-@pytest.mark.parametrize("number", PREEMPTIONS)
-def test_in_evaluation_what_was_trained_is_saved(shapes, tmp_path, monkeypatch, blank_plots, number):
-    config = tiny_config(shapes, "data.workers=2" if number == signal.SIGTERM else "data.workers=0")
-    train(config, tmp_path / "whole", Accelerator(cpu=True))
+def test_in_evaluation_what_was_trained_is_saved(whole, shapes, tmp_path, monkeypatch, blank_plots):
     with monkeypatch.context() as patched:
         evaluate = training.detect_split
 
         def interrupted(*args):
-            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), signal.SIGUSR1)
             return evaluate(*args)
 
         patched.setattr(training, "detect_split", interrupted)
-        with pytest.raises(Interrupted, match="is saved after 1 epochs; go on") as interrupt:
-            train(config, tmp_path / "parts", Accelerator(cpu=True))
-        assert interrupt.value.number == number
+        with pytest.raises(Interrupted, match="by SIGUSR1: .* is saved after 1 epochs; go on"):
+            train(tiny_config(shapes), tmp_path / "parts", Accelerator(cpu=True))
     resume(tmp_path / "parts")
-    require_equal(tmp_path / "whole", tmp_path / "parts")
+    require_equal(whole, tmp_path / "parts")
 
 
-@pytest.mark.parametrize("times", [1, 2])
-def test_while_a_checkpoint_is_written(shapes, tmp_path, monkeypatch, blank_plots, times):
-    config = tiny_config(shapes)
-    train(config, tmp_path / "whole", Accelerator(cpu=True))
+def test_twice_while_a_checkpoint_is_written(whole, shapes, tmp_path, monkeypatch, blank_plots):
     with monkeypatch.context() as patched:
         save = loop.save_checkpoint
 
         def interrupted(*args, **state):
-            for _ in range(times):
+            for _ in range(2):
                 os.kill(os.getpid(), signal.SIGINT)
             save(*args, **state)
 
         patched.setattr(loop, "save_checkpoint", interrupted)
         with pytest.raises(Interrupted, match="is saved after 1 epochs"):
-            train(config, tmp_path / "parts", Accelerator(cpu=True))
+            train(tiny_config(shapes), tmp_path / "parts", Accelerator(cpu=True))
     resume(tmp_path / "parts")
-    require_equal(tmp_path / "whole", tmp_path / "parts")
+    require_equal(whole, tmp_path / "parts")
 
 
 def test_images_of_an_interrupted_epoch_are_not_decoded_again(shapes, tmp_path, signals, monkeypatch, blank_plots):
@@ -164,9 +148,9 @@ def spy(calls, function, watched):
 def test_another_split_of_an_update_goes_on_with_the_images_that_are_left(shapes, tmp_path, signals, blank_plots):
     signals(signal.SIGTERM, 2)
     with pytest.raises(Interrupted):
-        train(tiny_config(shapes), tmp_path / "run", Accelerator(cpu=True))
+        train(tiny_config(shapes, "schedule.epochs=1"), tmp_path / "run", Accelerator(cpu=True))
     resume(tmp_path / "run", "batch_size=1", "gradient_accumulation_steps=2")
-    assert [line["step"] for line in log(tmp_path / "run") if "lr" in line] == list(range(1, 9))
+    assert [line["step"] for line in log_lines(tmp_path / "run") if "lr" in line] == list(range(1, 5))
 
 
 def test_a_checkpoint_every_so_many_minutes(shapes, tmp_path, signals, monkeypatch, blank_plots):
@@ -180,9 +164,7 @@ def test_a_checkpoint_every_so_many_minutes(shapes, tmp_path, signals, monkeypat
     assert len(saved) == 2
 
 
-def test_killed_after_a_checkpoint_within_an_epoch(shapes, tmp_path, monkeypatch, blank_plots):
-    config = tiny_config(shapes, "checkpoint_minutes=1e-9")
-    train(config, tmp_path / "whole", Accelerator(cpu=True))
+def test_killed_after_a_checkpoint_within_an_epoch(whole, shapes, tmp_path, monkeypatch, blank_plots):
 
     class Killed(BaseException):
         pass
@@ -197,9 +179,9 @@ def test_killed_after_a_checkpoint_within_an_epoch(shapes, tmp_path, monkeypatch
 
         patched.setattr(RunLog, "update", killed)
         with pytest.raises(Killed):
-            train(config, tmp_path / "parts", Accelerator(cpu=True))
+            train(tiny_config(shapes, "checkpoint_minutes=1e-9"), tmp_path / "parts", Accelerator(cpu=True))
     resume(tmp_path / "parts")
-    require_equal(tmp_path / "whole", tmp_path / "parts")
+    require_equal(whole, tmp_path / "parts")
 
 
 def test_a_second_signal_is_noted_a_second_ctrl_c_ends_at_once(monkeypatch):
@@ -242,16 +224,16 @@ def workplace(shapes, tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_before_the_data_is_opened_one_line_and_nothing_written(workplace, monkeypatch, capsys):
+@pytest.mark.parametrize("number", PREEMPTIONS)
+def test_before_the_data_is_opened_one_line_and_nothing_written(workplace, monkeypatch, capsys, number):
     def interrupted(*args, **kwargs):
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), number)
 
     monkeypatch.setattr("detection.detector.require_buildable", interrupted)
-    assert train_command.main(["config.py", "--device=cpu", "--output=run"]) == 130
+    assert train_command.main(["config.py", "--device=cpu", "--output=run"]) == 128 + number
     restore_handlers()
-    assert capsys.readouterr().err == (
-        "interrupted by SIGINT: nothing has been trained yet; give the same command again\n"
-    )
+    sentence = "nothing has been trained yet; give the same command again"
+    assert capsys.readouterr().err == f"interrupted by {number.name}: {sentence}\n"
     assert [path.name for path in workplace.iterdir()] == ["config.py"]
 
 
@@ -302,13 +284,6 @@ def start(*arguments, log):
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-
-
-def wait_for(condition, seconds=120):
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.02)
 
 
 def test_the_whole_process_group_with_loading_processes(workplace):
