@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,19 @@ def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
         write: gets the temporary path, in the same folder, and writes there.
 
     Raises:
-        OSError: it cannot be written; nothing is left behind then.
+        OSError: it cannot be written, with its path; nothing is left behind then.
     """
-    temporary = _temporary(path)
-    try:
-        write(temporary)
-        synchronize(temporary)
-        os.replace(temporary, path)
-        synchronize(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with _naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = _temporary(path)
+        try:
+            write(temporary)
+            synchronize(temporary)
+            os.replace(temporary, path)
+            synchronize(path.parent)
+        finally:
+            with suppress(OSError):  # what failed above is the reason
+                temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, data: Any, indent: int | None = 2) -> None:
@@ -40,29 +43,40 @@ def atomic_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield a temporary folder to fill, which becomes `folder` unless an error is raised; it vanishes then.
 
     Args:
-        folder: the folder to make.
+        folder: the folder to make; its parent folders are made, too.
         replace: replace an older one, which stays until the new one is on the disk, whenever the power is cut.
 
     Raises:
-        OSError: it cannot be written, or another folder that is not empty has the name.
+        OSError: it cannot be written, or another folder that is not empty has the name; with its path.
     """
-    temporary, old = _temporary(folder), folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
-        yield temporary
-        if replace:
-            for path in (*temporary.iterdir(), temporary):
-                synchronize(path)
-            if folder.exists():
-                shutil.rmtree(old, ignore_errors=True)
-                os.rename(folder, old)
-        os.rename(temporary, folder)
-        if replace:
-            synchronize(folder.parent)
-            shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with _naming(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary, old = _temporary(folder), folder.with_name(f".{folder.name}.old")
+        remove(temporary)
+        temporary.mkdir()
+        try:
+            yield temporary
+            if replace:
+                for path in (*temporary.iterdir(), temporary):
+                    synchronize(path)
+                if os.path.lexists(folder):
+                    remove(old)
+                    os.rename(folder, old)
+            os.rename(temporary, folder)
+            if replace:
+                synchronize(folder.parent)
+                remove(old)
+        finally:
+            remove(temporary)
+
+
+def remove(path: Path) -> None:
+    """Remove a folder with all in it, a file, or a link and not its target; what cannot be removed stays."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def synchronize(path: Path) -> None:
@@ -74,6 +88,17 @@ def synchronize(path: Path) -> None:
         os.close(descriptor)
 
 
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Give a system's error the path that was asked for: a full disk's has none, and others the temporary one."""
+    try:
+        yield
+    except OSError as error:
+        named = os.fsdecode(error.filename or "")
+        if error.errno is not None and (not named or _temporary(path).name in Path(named).parts):
+            error.filename = str(path)
+        raise
+
+
 def _temporary(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
     return path.with_name(f".{path.name}.{os.getpid()}")

@@ -7,9 +7,8 @@ import sys
 import threading
 from collections.abc import Callable
 
-from detection.system_errors import explain
-
 from detection.names import LONGEST_LINE, printable_streams, shorten, visible
+from detection.system_errors import explain
 
 
 class UserError(Exception):
@@ -38,19 +37,24 @@ class Interrupted(KeyboardInterrupt):
 
 
 def command_line(main: Callable[..., int | None]) -> Callable[..., int]:
-    """Wrap a tool's `main`: a `UserError` becomes `error: <sentence>` and exit code 2, a signal its number plus 128.
+    """Wrap a tool's `main`, so that a person's mistake and what the system refuses are one sentence, no traceback.
 
+    A `UserError` and an error that `system_errors.explain` knows become `error: <sentence>` and exit code 2, a signal
+    its number plus 128. Where nobody reads the output any longer, as after `| head`, the command ends as by SIGPIPE.
     Whatever is printed, a terminal whose encoding lacks a character gets it escaped.
     """
 
     @functools.wraps(main)
     def run(*args, **kwargs) -> int:
         printable_streams()
+        hook, threading.excepthook = threading.excepthook, _excepthook
         try:
             return main(*args, **kwargs) or 0
         except UserError as error:
-            print(f"error: {shorten(visible(str(error)), LONGEST_LINE)}", file=sys.stderr)
-            return 2
+            return _refused(str(error))
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes once more at its end
+            return 128 + signal.SIGPIPE
         except Interrupted as interrupt:
             if os.environ.get("RANK", "0") == "0":  # one of several processes is enough
                 print(interrupt, file=sys.stderr)
@@ -61,10 +65,16 @@ def command_line(main: Callable[..., int | None]) -> Callable[..., int]:
         except Exception as error:
             if (sentence := explain(error)) is None:
                 raise
-            print(f"error: {sentence}", file=sys.stderr)
-            return 2
+            return _refused(sentence)
+        finally:
+            threading.excepthook = hook
 
     return run
+
+
+def _refused(sentence: str) -> int:
+    print(f"error: {shorten(visible(sentence), LONGEST_LINE)}", file=sys.stderr)
+    return 2
 
 
 def _excepthook(args: threading.ExceptHookArgs) -> None:

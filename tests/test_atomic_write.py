@@ -1,5 +1,6 @@
 """A file or folder is complete or not there at all."""
 
+import errno
 import json
 
 import pytest
@@ -61,3 +62,25 @@ def test_a_folder_that_another_process_made_first_stays(tmp_path):
         folder.mkdir()
         (folder / "a.txt").write_text("theirs")
     assert list(tmp_path.iterdir()) == [folder] and (folder / "a.txt").read_text() == "theirs"
+
+
+def test_an_error_names_the_path_that_was_asked_for(tmp_path):
+    def full(temporary):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError) as error:
+        atomic_write(tmp_path / "a.txt", full)
+    assert error.value.filename == str(tmp_path / "a.txt")
+    with pytest.raises(OSError) as error, atomic_folder(tmp_path / "folder") as temporary:
+        (temporary / "none" / "a.txt").write_text("a")
+    assert error.value.filename == str(tmp_path / "folder")
+
+
+def test_a_link_in_the_way_is_removed_and_its_target_stays(tmp_path):
+    (tmp_path / "target").mkdir()
+    (tmp_path / "target" / "a.txt").write_text("a")
+    for name in (".folder.old", "folder"):
+        (tmp_path / name).symlink_to(tmp_path / "target")
+    with atomic_folder(tmp_path / "folder", replace=True) as temporary:
+        (temporary / "b.txt").write_text("b")
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["a.txt", "b.txt", "folder", "target"]
