@@ -13,14 +13,16 @@ interval is Student's t with Welch's and Satterthwaite's degrees of freedom: abo
 where images do. Two or three seeds may agree by luck, so it is never narrower than the interval from the images alone.
 With one seed the interval is about this pair of trained networks on other images, not about another training.
 
-Coverage in 300 repetitions with three seeds: `tests/ablation/test_coverage.py`. Few seeds make it wide: where seeds
-dominate, the factor is 12.7 for two seeds, 4.3 for three and 2.8 for five.
+The seeds must be of one kind: where some learn and others stay at chance, only those that learned belong here
+(`detection.evaluation.seeds`). Coverage in 300 repetitions with three seeds: `tests/ablation/test_coverage.py`; with
+skewed seeds: `tests/evaluation/test_simulated_coverage.py`. Few seeds make it wide: where seeds dominate, the factor is
+12.7 for two seeds, 4.3 for three and 2.8 for five.
 
 Shapes: n seeds, S resamplings, N images.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy.stats import t as student
@@ -38,12 +40,14 @@ class Interval:
         low: lower end.
         high: upper end.
         seeds: number of pairs of runs; 1 means that it is about images alone.
+        p_value: that of no difference, two-sided, by the same law as the interval.
     """
 
     value: float
     low: float
     high: float
     seeds: int
+    p_value: float = field(default=math.nan, compare=False)
 
     @property
     def is_significant(self) -> bool:
@@ -51,12 +55,13 @@ class Interval:
         return self.low > 0 or self.high < 0
 
 
-def format_interval(interval: Interval | None) -> str:
-    """Format as `+0.012 [−0.003, +0.027]`, with an asterisk where the interval excludes 0."""
+def format_interval(interval: Interval | None, mark: bool | None = None) -> str:
+    """Format as `+0.012 [−0.003, +0.027]`, with an asterisk if `mark`, by default where the interval excludes 0."""
     if interval is None:
         return "n/a"
+    mark = interval.is_significant if mark is None else mark
     value, low, high = (_signed(number) for number in (interval.value, interval.low, interval.high))
-    return f"{value} [{low}, {high}]" + ("*" if interval.is_significant else "")
+    return f"{value} [{low}, {high}]" + ("*" if mark else "")
 
 
 def _signed(value: float) -> str:
@@ -87,14 +92,22 @@ def difference_interval(differences: np.ndarray, resampled: np.ndarray) -> Inter
         return None
     n, value = len(differences), float(differences.mean())
     covariance = np.atleast_2d(np.cov(resampled[:, defined]))
-    half = _half_width(math.inf, float(covariance.sum()) / n**2)
+    laws = [(math.inf, float(covariance.sum()) / n**2)]  # degrees of freedom and variance
     if n > 1:
         by_seeds = float(differences.var(ddof=1)) / n
         by_images = max(0.0, float(covariance.sum() - np.trace(covariance)) / (n * (n - 1)))
         ratio = (by_seeds + by_images) / by_seeds if by_seeds > 0 else math.inf
-        half = max(half, _half_width((n - 1) * ratio * ratio, by_seeds + by_images))
-    return Interval(value, max(-1.0, value - half), min(1.0, value + half), n)
+        laws.append(((n - 1) * ratio * ratio, by_seeds + by_images))
+    half = max(_half_width(*law) for law in laws)
+    p_value = max(_p_value(value, *law) for law in laws)
+    return Interval(value, max(-1.0, value - half), min(1.0, value + half), n, p_value)
 
 
 def _half_width(freedom: float, variance: float) -> float:
     return float(student.ppf(0.5 + LEVEL / 2, freedom)) * math.sqrt(max(0.0, variance))
+
+
+def _p_value(value: float, freedom: float, variance: float) -> float:
+    if variance <= 0:
+        return float(value == 0)
+    return 2 * float(student.sf(abs(value) / math.sqrt(variance), freedom))

@@ -1,0 +1,62 @@
+"""Aggregates over data sets by hand and by naive loops."""
+
+import numpy as np
+import pytest
+
+from detection.evaluation.suite import (
+    improvement,
+    improvement_interval,
+    interquartile_mean,
+    interquartile_mean_interval,
+    normalized,
+    profile,
+    simulated_coverage,
+)
+
+
+def test_scores_are_zero_at_chance_and_one_at_best():
+    assert normalized(np.array([1 / 3, 1.0, 2 / 3]), 1 / 3) == pytest.approx([0, 1, 0.5])
+
+
+def test_the_interquartile_mean_leaves_out_a_quarter_at_each_end():
+    scores = np.array([[0.0, 0.3, 0.5, 9.0], [0.1, 0.4, 0.6, 8.0]])  # middle half: 0.3, 0.4, 0.5, 0.6
+    assert interquartile_mean(scores) == pytest.approx(0.45)
+    assert interquartile_mean(np.stack([scores, scores + 1])) == pytest.approx([0.45, 1.45])
+
+
+def test_improvement_is_the_share_of_pairs_won_within_a_data_set():
+    rng = np.random.default_rng(0)
+    ours, theirs = rng.integers(0, 4, (3, 5)), rng.integers(0, 4, (3, 5))
+    wins = [(a > b) + (a == b) / 2 for task in range(5) for a in ours[:, task] for b in theirs[:, task]]
+    assert improvement(ours, theirs) == pytest.approx(np.mean(wins))
+    assert improvement(ours, ours) == pytest.approx(0.5)
+    # Data sets are never compared with each other.
+    assert improvement(np.array([[0.1, 0.9]]), np.array([[0.2, 0.8]])) == 0.5
+
+
+def test_where_all_pairs_agree_the_interval_is_exact_instead_of_empty():
+    won = improvement_interval(np.ones((3, 4)), np.zeros((3, 4)))
+    assert (won.value, won.low, won.high) == (1, pytest.approx(0.025 ** (1 / 12)), 1)
+    lost = improvement_interval(np.zeros((3, 4)), np.ones((3, 4)))
+    assert (lost.value, lost.low) == (0, 0) and lost.high == pytest.approx(1 - 0.025 ** (1 / 12))
+
+
+def test_intervals_hold_their_value_and_are_the_same_every_time():
+    rng = np.random.default_rng(1)
+    ours, theirs = rng.normal(0.6, 0.1, (3, 4)), rng.normal(0.5, 0.1, (3, 4))
+    for found, again in (
+        (interquartile_mean_interval(ours), interquartile_mean_interval(ours)),
+        (improvement_interval(ours, theirs), improvement_interval(ours, theirs)),
+    ):
+        assert found.low < found.value < found.high and found == again
+    assert np.isnan(interquartile_mean_interval(ours[:1]).low)
+
+
+def test_a_profile_is_the_share_of_runs_above_each_threshold():
+    found = profile(np.array([[0.1, 0.5], [0.2, 0.9]]), np.array([0.0, 0.3, 0.95]))
+    assert [estimate.value for estimate in found] == [1, 0.5, 0] and found[1].low < 0.5 < found[1].high
+
+
+def test_a_few_simulations_run():
+    found = simulated_coverage(3, 3, repetitions=20, resamplings=50)
+    assert set(found) == {"normal", "skewed", "bimodal"} and all(0.7 < c <= 1 for pair in found.values() for c in pair)
