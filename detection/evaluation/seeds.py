@@ -5,8 +5,8 @@ interval at 95 % covers it too rarely: 0.73 of the time with three seeds of whic
 estimands are therefore kept apart:
 
 - the **share of seeds that learn**, with the exact interval of Clopper and Pearson (1934);
-- the **mean among seeds that learned**, with a Student's t interval. Good metrics crowd below 1, so they are skewed, and
-  of exponential seeds a t interval at 95 % covers the mean 0.88 to 0.90 of the time with 3 to 10 seeds; one at 99 %
+- the **mean among seeds that learned**, with a Student's t interval. Good metrics crowd below 1, so they are skewed,
+  and of exponential seeds a t interval at 95 % covers the mean 0.88 to 0.90 of the time with 3 to 10 seeds; one at 99 %
   covers it 0.95 to 0.96, and is what is reported.
 
 A seed has learned where its metric is nearer to the best seed's than to chance. Simulated coverage:
@@ -92,12 +92,11 @@ def share_p_value(first: Sequence[bool] | np.ndarray, second: Sequence[bool] | n
     A test that cannot reject does not count among several (Tarone 1990): with three seeds each no outcome can.
     """
     a, b, n, m = int(np.sum(first)), int(np.sum(second)), len(first), len(second)
-    law = hypergeom(n + m, a + b, n)
     support = np.arange(max(0, a + b - m), min(n, a + b) + 1)
-    least = float(law.pmf(support).min())
-    if least * np.sum(np.isclose(law.pmf(support), least)) > 1 - LEVEL:
+    chances = hypergeom.pmf(support, n + m, a + b, n)
+    if chances[np.isclose(chances, chances.min())].sum() > 1 - LEVEL:
         return None
-    return float(fisher_exact([[a, n - a], [b, m - b]])[1])
+    return float(fisher_exact([[a, n - a], [b, m - b]]).pvalue)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

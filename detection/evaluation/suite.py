@@ -91,8 +91,8 @@ def _expanded(value: float, resampled: np.ndarray, n: int, m: int) -> Estimate:
 def draw_scores(rng: np.random.Generator, shape: str, size: tuple[int, ...], shift: float = 0.0) -> np.ndarray:
     """Draw scores (..., m) of a known law, whose means differ between the m data sets.
 
-    `normal`: standard deviation 0.1; `skewed`: exponential below its upper end, as wide; `bimodal`: 0.9 with probability
-    0.6 and chance else, with a standard deviation of 0.02.
+    `normal`: standard deviation 0.1; `skewed`: exponential below its upper end, as wide; `bimodal`: 0.9 with
+    probability 0.6 and chance else, with a standard deviation of 0.02.
     """
     level = np.linspace(0.4, 0.6, size[-1]) + shift
     if shape == "bimodal":
