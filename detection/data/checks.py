@@ -5,7 +5,6 @@ column is found wrong, so that 860 thousand boxes take seconds. M annotations, N
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -15,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from detection.data.image_paths import leaves_folder
+from detection.data.json_files import invalid_json as invalid_json
+from detection.data.json_files import read_json, require_file, unreadable
 from detection.errors import UserError
 
 BOX_KINDS = frozenset({"malformed box", "non-finite box", "box without area", "box outside its image"})
@@ -83,39 +84,11 @@ def shortened(items: Sequence[object], most: int = 10) -> str:
 def file_digest(path: Path) -> str:
     """Return the sha256 of a file as hex; a `UserError` if it cannot be read."""
     try:
+        require_file(path)
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise _unreadable(path, error) from None
-
-
-def _unreadable(path: Path, error: OSError) -> UserError:
-    reason = "no such file" if isinstance(error, FileNotFoundError) else str(error.strerror or error)
-    return UserError(f"cannot read the annotation file {path} ({reason}): check the path.")
-
-
-def read_json(path: Path) -> Any:
-    """Parse an annotation file; a `UserError` if it is missing, empty or not JSON (names line and column)."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise _unreadable(path, error) from None
-    if not content.strip():
-        raise UserError(f"{path} is empty: copy or convert the annotation file again.")
-    try:
-        return json.loads(content)
-    except json.JSONDecodeError as error:
-        raise invalid_json(path, error.msg, error.lineno, error.colno) from None
-    except (UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"{path} is not valid JSON ({error}): convert the annotations again.") from None
-
-
-def invalid_json(path: Path, message: str, line: int, column: int) -> UserError:
-    """Return the error of a file that is not JSON, with what `json` finds wrong and where."""
-    where = f"line {line}, column {column}"
-    return UserError(
-        f"{path} is not valid JSON: {message} at {where}; the file may be cut short, so copy or convert it again."
-    )
+        raise unreadable(path, error) from None
 
 
 def read_annotations(path: Path) -> dict:
@@ -193,8 +166,8 @@ def examine(data: dict, path: Path) -> tuple[Tables, list[Problem]]:
 
     annotations = Section(path, "annotations", data["annotations"])
     annotation_ids = annotations.ids()
-    image_rows = annotations.references("image_id", image_ids, "image")
-    category_rows = annotations.references("category_id", category_ids, "category")
+    image_rows = annotations.references("image_id", images.nameable(image_ids), "image")
+    category_rows = annotations.references("category_id", categories.nameable(category_ids), "category")
     known = image_rows >= 0
     safe_rows = np.where(known, image_rows, 0)
     no_limit = np.iinfo(np.int64).max
@@ -268,17 +241,25 @@ class Section:
         self.unique(ids, "id")
         return ids
 
+    def nameable(self, ids: np.ndarray) -> np.ndarray:
+        """Return ids with numbers that no reference has in place of the placeholders of bad ones."""
+        bad = list(self._reported("id"))
+        ids = ids.copy()
+        ids[bad] = np.iinfo(np.int64).min + np.array(bad, dtype=np.int64)
+        return ids
+
     def unique(self, values: Sequence | np.ndarray, key: str) -> None:
         """Report rows whose value another row has too (all of them: nobody knows which one is meant)."""
         _, inverse, counts = np.unique(np.asarray(values), return_inverse=True, return_counts=True)
         # Placeholders repeat, but are reported already as missing or of a wrong type.
         rows = np.flatnonzero(counts[inverse] > 1).tolist()
+        merge = self.fix.removesuffix("`") + " --merge-categories`"
         repeated = [row for row in rows if self.entries[row].get(key) == values[row]]
         self.report(
             f"duplicate {key}",
             repeated,
             lambda row: f"has {key} {values[row]!s}, which another {self.noun} has too",
-            f"give every {self.noun} its own, or {self.fix}",
+            f"give every {self.noun} its own, or {merge if key == 'name' else self.fix}",
         )
 
     def _reported(self, key: str) -> set[int]:
@@ -323,7 +304,7 @@ class Section:
 
         The (M,) widths and heights are those of the boxes' images, very large where unknown.
         """
-        remedy = f'{self.fix} to leave it out, or set bad_boxes="drop"'
+        remedy = f'{self.fix} to read it or to leave its image out, or set bad_boxes="drop"'
         raw = [entry.get("bbox", _MISSING) for entry in self.entries]
         boxes = _plain_boxes(raw)
         malformed = np.zeros(len(raw), dtype=bool)

@@ -1,48 +1,201 @@
 """Everything wrong with a COCO-style data set, in one report, and a repaired copy."""
 
-import os
+import re
+import shlex
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from detection.atomic_write import write_json
-from detection.data.checks import Problem, Tables, examine, partly_outside, read_annotations, shortened
-from detection.data.image_checks import examine_images
-from detection.data.image_paths import IMAGE_SUFFIXES
+from detection.data.box_readings import AS_GIVEN
+from detection.data.checks import Problem, Tables, examine, read_annotations, shortened
+from detection.data.data_set_remarks import data_set_remarks, format_finding
+from detection.data.format_evidence import Finding
+from detection.data.image_checks import ImageFacts, examine_images
+from detection.data.image_names import NameMatch, match_names
+from detection.data.image_paths import missing_and_escaping
 from detection.data.mask_checks import examine_masks
-from detection.data.repair import repair
+from detection.data.readable_values import Changes, read_values
+from detection.data.repair import Notes, RepairOptions, repair
+from detection.data.split_checks import ExaminedSplit, split_problems, split_remarks
+from detection.errors import UserError
+from detection.names import short_names, visible
+
+_NO_OPTIONS = RepairOptions()
 
 
-def diagnose(annotations: Path, images: Path, *, masks: bool = False, fix: Path | None = None) -> bool:
-    """Print a report on a data set, and return whether it is fit for training.
+@dataclass(frozen=True)
+class Examined:
+    """A data set as it was examined.
+
+    Attributes:
+        path: the annotation file.
+        images: the folder of its images.
+        data: the file with all readable values and file names read as what they mean.
+        changes: kinds of values that had to be read so.
+        tables: columns of `data`.
+        facts: what the images are.
+        image_problems: of the image files.
+        faults: lines on what would break training, the format of boxes aside.
+        finding: the reading for which there is evidence, if it is not the one given.
+    """
+
+    path: Path
+    images: Path
+    data: dict
+    changes: Changes
+    tables: Tables
+    facts: ImageFacts
+    image_problems: list[Problem]
+    faults: list[str]
+    finding: Finding | None
+
+
+def diagnose(
+    sets: Sequence[tuple[Path, Path]],
+    *,
+    masks: bool = False,
+    fix: Path | None = None,
+    options: RepairOptions = _NO_OPTIONS,
+) -> bool:
+    """Print a report on the splits of a data set, and return whether they are fit for training.
 
     Args:
-        annotations: a COCO JSON file.
-        images: the folder that its file names are relative to.
+        sets: a COCO JSON file each, and the folder that its file names are relative to; trained on is the first.
         masks: check the masks, too.
-        fix: where a repaired copy goes; None for none.
+        fix: where a repaired copy of the first goes; None for none.
+        options: decisions of a person, about what the boxes mean and about the repair.
 
     Raises:
         UserError: it cannot be examined, or not repaired.
     """
-    data = read_annotations(annotations)
-    tables, problems = examine(data, annotations)
-    image_problems, sizes = examine_images(tables, annotations, images, _progress)
-    mask_problems = _examine_masks(data["annotations"], tables, annotations) if masks else []
-    print(f"{annotations}, images in {images}\n")
-    _print_statistics(tables)
-    faults = [_listed(problem, annotations) for problem in problems + image_problems + mask_problems]
-    faults += ["no image has a box"] * bool(tables.iscrowd.all())
-    _print_list("Would break training", faults)
-    _print_list("Worth checking", _warnings(tables, images))
-    print("NOT fit for training." if faults else "Fit for training.")
+    examined = []
+    for path, images in sets:
+        found = examine_set(path, images, masks, options)
+        examined.append(found)
+        report(found)
+    faults = [fault for found in examined for fault in found.faults]
+    if len(sets) > 1:
+        splits = [ExaminedSplit(found.path, found.tables, found.facts) for found in examined]
+        problems = split_problems(splits)
+        print("All splits\n")
+        print_list("Would break training", problems)
+        print_list("Worth checking", split_remarks(splits))
+        faults += problems
+    print(_verdict(examined, faults))
     if fix is not None:
-        fixed, notes = repair(data, annotations, image_problems, sizes)
+        _write_copy(examined[0], fix, options)
+    return not faults and not any(found.finding for found in examined)
+
+
+def examine_set(path: Path, images: Path, masks: bool, options: RepairOptions) -> Examined:
+    """Examine a data set: as training reads it, and as it can be read."""
+    data = read_annotations(path)
+    tables, problems = examine(data, path)
+    readable, changes = read_values(data)
+    readable, matches = _with_matched_names(readable, changes, images)
+    unread = tables
+    tables, _ = examine(readable, path)
+    image_problems, facts = examine_images(tables, path, images, _progress)
+    found = problems + ([_renamed(unread, matches, path, images)] if matches else []) + image_problems
+    found += _examine_masks(data["annotations"], unread, path) if masks else []
+    faults = [_listed(problem, path) for problem in found]
+    faults += ["no image has a box"] * bool(tables.iscrowd.all())
+    # A person who states the reading knows better.
+    finding = format_finding(tables, facts) if options.reading is None else None
+    return Examined(path, images, readable, changes, tables, facts, image_problems, faults, finding)
+
+
+def report(found: Examined) -> None:
+    """Print the report on a data set."""
+    print(f"{found.path}, images in {found.images}\n")
+    _print_statistics(found.tables)
+    print_list("Would break training", found.faults)
+    if found.finding is not None:
+        advice = f"--fix OUT.json --boxes {quoted(found.finding)} converts them, --boxes {AS_GIVEN.name} keeps them"
+        print_list("Would be learned wrong", [f"{found.finding.sentence}; {advice}"])
+    print_list("Worth checking", data_set_remarks(found.data, found.tables, found.facts, found.images, found.finding))
+
+
+def _verdict(examined: list[Examined], faults: list[str]) -> str:
+    sound = not faults and not any(found.finding for found in examined)
+    return "Fit for training." if sound else "NOT fit for training."
+
+
+def _write_copy(found: Examined, fix: Path, options: RepairOptions) -> None:
+    if found.finding is not None:
+        raise UserError(
+            f"{found.path}: {found.finding.sentence}; decide it for --fix: --boxes {quoted(found.finding)} "
+            f"converts them, --boxes {AS_GIVEN.name} keeps them."
+        )
+    if options.reading is None and (undecided := _resized(found)):
+        raise UserError(
+            f"{found.path} lists another size of the same shape for {undecided} images, and the boxes may belong to "
+            f"either: decide it for --fix: --boxes scaled scales them with the image, --boxes {AS_GIVEN.name} keeps "
+            "them."
+        )
+    notes = Notes()
+    for kind, ids in found.changes.items():
+        notes.changed("read", "value", kind, ids)
+    fixed = repair(found.data, found.path, found.image_problems, found.facts, options, notes)
+    _, problems = examine(fixed, found.path)
+    if problems:
+        raise UserError(f"{problems[0].sentence.removesuffix('.')}; this cannot be repaired automatically.")
+    try:
         write_json(fix, fixed, indent=None)
-        print()
-        _print_list(f"Repaired copy {fix}", notes or ["nothing to repair: an equal copy"])
-    return not faults
+    except OSError as error:
+        raise UserError(f"--fix {fix} cannot be written ({error.strerror}): choose another file.") from None
+    print()
+    print_list(f"Repaired copy {fix}", list(notes) or ["nothing to repair: an equal copy"])
+
+
+def _resized(found: Examined) -> int:
+    """Return the number of images with boxes that are listed at another scale, if most of those with boxes are."""
+    tables, facts = found.tables, found.facts
+    rows = [row for row in np.unique(tables.image_rows).tolist() if row in facts.sizes and tables.widths[row] > 0]
+    rows = [row for row in rows if tables.heights[row] > 0]
+    scaled = 0
+    for row in rows:
+        x, y = facts.sizes[row][0] / tables.widths[row], facts.sizes[row][1] / tables.heights[row]
+        scaled += abs(x - 1) > 0.02 and abs(x / y - 1) < 0.02
+    return scaled if scaled >= 3 and scaled > len(rows) / 2 else 0
+
+
+def _with_matched_names(data: dict, changes: Changes, folder: Path) -> tuple[dict, dict[int, NameMatch]]:
+    names = [entry.get("file_name") for entry in data["images"]]
+    written = [name if isinstance(name, str) else "" for name in names]
+    missing, escaping = missing_and_escaping(folder, written)
+    matches = match_names(folder, written, [row for row in (*missing, *escaping) if written[row]])
+    images = [
+        {**entry, "file_name": matches[row].name} if row in matches else entry
+        for row, entry in enumerate(data["images"])
+    ]
+    for row, match in matches.items():
+        changes.setdefault(f"image file_name written with {match.difference}", []).append(images[row].get("id"))
+    return {**data, "images": images}, matches
+
+
+def quoted(finding: Finding) -> str:
+    """Return a finding's reading as a shell takes it."""
+    return shlex.quote(finding.reading.name)
+
+
+def _renamed(tables: Tables, matches: dict[int, NameMatch], path: Path, folder: Path) -> Problem:
+    rows = tuple(sorted(matches))
+    first = matches[rows[0]]
+    more = f" ({len(rows) - 1} more like it)" if len(rows) > 1 else ""
+    written = tables.file_names[rows[0]]
+    prefix = written.removesuffix(first.name).strip("/")
+    root = folder.parent if prefix and folder.name == prefix else None
+    other = f", or give {root} as IMAGES" if root is not None and (root / written).is_file() else ""
+    sentence = (
+        f"{path} names {written}, but {folder} has {first.name} ({first.difference}){more}: --fix OUT.json corrects "
+        f"such names{other}."
+    )
+    return Problem("file name differs", sentence, "images", rows, tuple(tables.image_ids[list(rows)].tolist()))
 
 
 def _examine_masks(entries: list[dict], tables: Tables, path: Path) -> list[Problem]:
@@ -62,9 +215,10 @@ def _print_statistics(tables: Tables) -> None:
     boxes = np.bincount(tables.category_rows[objects], minlength=k)
     pairs = np.unique(np.stack([tables.category_rows[objects], tables.image_rows[objects]]), axis=1)
     images = np.bincount(pairs[0], minlength=k)
-    width = max([len(name) for name in tables.category_names] + [8])
+    names = short_names(tables.category_names)
+    width = max([len(name) for name in names] + [8])
     print(f"{'category':<{width}} {'id':>12} {'boxes':>9} {'images':>9}")
-    for row, name in enumerate(tables.category_names):
+    for row, name in enumerate(names):
         print(f"{name:<{width}} {tables.category_ids[row]:>12} {boxes[row]:>9} {images[row]:>9}")
     areas = tables.areas[objects]
     small, large = (areas < 32**2).sum(), (areas > 96**2).sum()
@@ -74,47 +228,16 @@ def _print_statistics(tables: Tables) -> None:
 def _listed(problem: Problem, path: Path) -> str:
     # The report has the path at its top, and the reader runs the doctor already.
     sentence = problem.sentence.removeprefix(str(path)).removeprefix(":").strip()
-    sentence = sentence.replace(f"run `detection doctor {path} IMAGES --fix OUT.json`", "use --fix OUT.json")
+    sentence = re.sub(r"run `detection doctor .* IMAGES (--fix OUT.json[^`]*)`", r"use \1", sentence)
     n = len(problem.ids)
     return sentence + (f"\n    {n} × {problem.kind}: id {shortened(problem.ids)}" if n > 1 else "")
 
 
-def _warnings(tables: Tables, folder: Path) -> list[str]:
-    """Return what does not break training, but a person would want to know."""
-    found = []
-
-    def note(items: list, what: str, label: str = "id") -> None:
-        if items:
-            found.append(f"{len(items)} {what}: {label} {shortened(items, 5)}")
-
-    objects = (tables.image_rows >= 0) & (tables.category_rows >= 0) & ~tables.iscrowd
-    without = np.setdiff1d(np.arange(len(tables.image_ids)), tables.image_rows[objects])
-    note(tables.image_ids[without].tolist(), "images have no box")
-    used = np.bincount(tables.category_rows[objects], minlength=len(tables.category_ids))
-    note([tables.category_names[row] for row in np.flatnonzero(used == 0)], "categories have no box", "name")
-    rows = np.flatnonzero(objects)
-    keys = np.column_stack([tables.image_rows[rows], tables.category_rows[rows], tables.boxes[rows]])
-    _, first = np.unique(keys, axis=0, return_index=True)
-    note(tables.annotation_ids[np.delete(rows, first)].tolist(), "boxes repeat another of the same category and image")
-    images = tables.image_rows[rows]
-    outside = partly_outside(tables.boxes[rows], tables.widths[images], tables.heights[images])
-    note(tables.annotation_ids[rows[outside]].tolist(), "boxes reach outside their image and are clipped")
-    names, counts = np.unique(np.array(tables.file_names, dtype=object).astype(str), return_counts=True)
-    note(names[counts > 1].tolist(), "files are listed as several images", "file")
-    note(_unlisted(tables.file_names, folder), "image files in the folder are not listed", "file")
-    return found
-
-
-def _unlisted(file_names: list[str], folder: Path) -> list[str]:
-    listed = {os.path.normpath(name) for name in file_names}
-    paths = (Path(parent, name) for parent, _, names in os.walk(folder) for name in names)
-    images = (os.path.relpath(path, folder) for path in paths if path.suffix.lower() in IMAGE_SUFFIXES)
-    return sorted(image for image in images if image not in listed)
-
-
-def _print_list(title: str, lines: list[str]) -> None:
+def print_list(title: str, lines: list[str]) -> None:
+    """Print a list under a title, if there is anything in it."""
     if lines:
-        print(f"{title}:", *(f"  - {line}" for line in lines), sep="\n", end="\n\n")
+        shown = ("\n".join(map(visible, line.split("\n"))) for line in lines)
+        print(f"{title}:", *(f"  - {line}" for line in shown), sep="\n", end="\n\n")
 
 
 def _progress(done: int, total: int) -> None:

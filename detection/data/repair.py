@@ -1,71 +1,106 @@
-"""A repaired copy of a COCO annotation file: what cannot be trained on is left out, the rest corrected and listed."""
+"""A repaired copy of a COCO annotation file: what is readable is read, and every kind of change listed with its count.
 
-from collections.abc import Collection
+No object becomes background: an annotation that cannot be kept takes its image out with it, unless told otherwise.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from detection.data.box_readings import AS_GIVEN, Reading
+from detection.data.category_repair import repaired_categories
 from detection.data.checks import Problem, Tables, clip_boxes, examine, partly_outside, shortened
-from detection.data.image_checks import SIZE_KIND
+from detection.data.image_checks import SIZE_KIND, ImageFacts
+from detection.data.reading_repair import converted
 from detection.errors import UserError
 
 _SIZE_KINDS = {SIZE_KIND} | {f"{what} {key}" for what in ("bad", "missing") for key in ("width", "height")}
 _NUMBER_KINDS = {"missing id", "bad id", "duplicate id"}
+_NO_IMAGE_KINDS = {"missing image_id", "bad image_id"}
+
+
+@dataclass(frozen=True)
+class RepairOptions:
+    """What a person has decided about a repair.
+
+    Attributes:
+        reading: what the boxes mean; None: as given.
+        drop_boxes: leave out annotations that cannot be kept, and keep their images.
+        merge_categories: make one category of those that share a name.
+        categories: id of each category name that the copy is to have; None: as they are.
+    """
+
+    reading: Reading | None = None
+    drop_boxes: bool = False
+    merge_categories: bool = False
+    categories: dict[str, int] | None = None
+
+
+class Notes(list[str]):
+    """A line for each kind of change."""
+
+    def changed(self, done: str, noun: str, kind: str, ids: Collection[object]) -> None:
+        """Note that entries changed, if there are any."""
+        if ids:
+            self.append(f"{done} {len(ids)} {noun}{'s' * (len(ids) > 1)} ({kind}): id {shortened(list(ids))}")
 
 
 def repair(
-    data: dict, path: Path, image_problems: list[Problem], sizes: dict[int, tuple[int, int]]
-) -> tuple[dict, list[str]]:
-    """Repair a parsed annotation file.
-
-    Sizes are taken from the images; unreadable images, and annotations of unknown or left-out images, are left out, as
-    are bad boxes; boxes are clipped to their images; annotation ids that are missing or not unique are given again.
+    data: dict, path: Path, image_problems: list[Problem], facts: ImageFacts, options: RepairOptions, notes: Notes
+) -> dict:
+    """Repair an annotation file, whose values and file names are read already.
 
     Args:
-        data: The parsed file; not changed.
+        data: The file; not changed.
         path: The file, for the sentences.
         image_problems: From `examine_images`.
-        sizes: From `examine_images`.
-
-    Returns:
-        The repaired data, and a line for each kind of change.
+        facts: From `examine_images`.
+        options: A person's decisions.
+        notes: Gets a line for each kind of change.
 
     Raises:
-        UserError: Categories are wrong (only a person knows what was meant), or no image would be left.
+        UserError: Only a person knows what was meant, or nothing would be left.
     """
-    _, problems = examine(data, path)
-    notes: list[str] = []
-    if wrong := [problem for problem in problems if problem.section == "categories"]:
-        raise UserError(f"{wrong[0].sentence.removesuffix('.')} (categories cannot be repaired automatically).")
+    data = repaired_categories(data, path, options, notes)
+    tables, problems = examine(data, path)
+    data = converted(data, tables, facts, options.reading or AS_GIVEN, notes)
     found = [problem for problem in problems if problem.section == "images"] + image_problems
-    fixed = {**data, "images": _repaired_images(data["images"], found, sizes, notes)}
-    if not fixed["images"]:
-        raise UserError(f"{path}: no image would be left after repair: check the image folder.")
-    tables, problems = examine(fixed, path)
-    fixed["annotations"] = _repaired_annotations(fixed["annotations"], tables, problems, notes)
-    return fixed, notes
+    gone = _unusable_images(data["images"], found, facts, notes)
+    images = _sized(data["images"], facts, gone, notes)
+    # Boxes are examined in their images' real sizes, and each annotation is followed to its image by position.
+    tables, problems = examine({**data, "images": images}, path)
+    lost, taken = _unusable_annotations(data["annotations"], tables, problems, gone, path, options, notes)
+    kept = [row for row in range(len(images)) if row not in gone | taken]
+    if not kept:
+        raise UserError(f"{path}: no image would be left after repair ({'; '.join(notes)}).")
+    left = np.isin(tables.image_rows, kept)
+    rows = [row for row in range(len(data["annotations"])) if left[row] and row not in lost]
+    entries = {row: dict(data["annotations"][row]) for row in rows}
+    _set_areas(entries, tables, notes)
+    _clip(entries, tables, notes)
+    _renumber(entries, problems, notes)
+    if not any(not entry.get("iscrowd") for entry in entries.values()):
+        raise UserError(f"{path}: no box would be left after repair ({'; '.join(notes) or 'the file has none'}).")
+    return {**data, "images": [images[row] for row in kept], "annotations": list(entries.values())}
 
 
-def _repaired_images(
-    images: list[dict], problems: list[Problem], sizes: dict[int, tuple[int, int]], notes: list[str]
-) -> list[dict]:
+def _ids(entries: Sequence[dict] | dict[int, dict], rows: Iterable[int]) -> list[object]:
+    return [entries[row].get("id", f"number {row}") for row in sorted(rows)]
+
+
+def _unusable_images(images: list[dict], problems: list[Problem], facts: ImageFacts, notes: Notes) -> set[int]:
     gone: set[int] = set()
     for problem in problems:
         rows = set(problem.rows)
         if problem.kind in _SIZE_KINDS:
-            rows -= set(sizes)
+            rows -= set(facts.sizes)
         if problem.kind == "duplicate id":
             rows -= _first_of_equals(images, problem.rows)
-        _note(notes, "left out", "images", problem.kind, images, rows - gone)
+        notes.changed("left out", "image", problem.kind, _ids(images, rows - gone))
         gone |= rows
-    listed = [(image.get("width"), image.get("height")) for image in images]
-    corrected = {row for row, size in sizes.items() if row not in gone and size != listed[row]}
-    _note(notes, "corrected the size of", "images", SIZE_KIND, images, corrected)
-    return [
-        {**image, "width": sizes[row][0], "height": sizes[row][1]} if row in corrected else image
-        for row, image in enumerate(images)
-        if row not in gone
-    ]
+    return gone
 
 
 def _first_of_equals(images: list[dict], rows: Collection[int]) -> set[int]:
@@ -76,52 +111,83 @@ def _first_of_equals(images: list[dict], rows: Collection[int]) -> set[int]:
     return {group[0] for group in by_id.values() if all(images[row] == images[group[0]] for row in group)}
 
 
-def _repaired_annotations(
-    annotations: list[dict], tables: Tables, problems: list[Problem], notes: list[str]
-) -> list[dict]:
-    gone: set[int] = set()
-    area_rows: set[int] = set()
-    of_annotations = [problem for problem in problems if problem.section == "annotations"]
-    for problem in of_annotations:
-        if problem.kind == "bad area":
-            area_rows |= set(problem.rows)
-        elif problem.kind not in _NUMBER_KINDS:
-            _note(notes, "left out", "annotations", problem.kind, annotations, set(problem.rows) - gone)
-            gone |= set(problem.rows)
-    kept = [row for row in range(len(annotations)) if row not in gone]
-    entries = {row: dict(annotations[row]) for row in kept}
-    for row in area_rows - gone:
+def _sized(images: list[dict], facts: ImageFacts, gone: set[int], notes: Notes) -> list[dict]:
+    """Give every readable image its file's size."""
+    listed = [(image.get("width"), image.get("height")) for image in images]
+    differing = {row for row, size in facts.sizes.items() if size != listed[row]}
+    notes.changed("corrected the size of", "image", SIZE_KIND, _ids(images, differing - gone))
+    return [
+        {**image, "width": facts.sizes[row][0], "height": facts.sizes[row][1]} if row in differing else image
+        for row, image in enumerate(images)
+    ]
+
+
+def _unusable_annotations(
+    annotations: list[dict],
+    tables: Tables,
+    problems: list[Problem],
+    gone: set[int],
+    path: Path,
+    options: RepairOptions,
+    notes: Notes,
+) -> tuple[set[int], set[int]]:
+    """Return annotations that cannot be kept, and images that go with them."""
+    lost: set[int] = set()
+    taken: set[int] = set()
+    for problem in problems:
+        if problem.section != "annotations" or problem.kind in _NUMBER_KINDS | {"bad area"}:
+            continue
+        rows = {row for row in problem.rows if int(tables.image_rows[row]) not in gone} - lost
+        if rows and problem.kind in _NO_IMAGE_KINDS and not options.drop_boxes:
+            raise UserError(
+                f"{problem.sentence.split(': correct it')[0].split(': add it')[0]}: nobody knows in which image its "
+                "object is, which would become background; add --drop-boxes to leave such annotations out."
+            )
+        owners = {int(tables.image_rows[row]) for row in rows} - {-1}
+        lost |= rows
+        notes.changed("left out", "annotation", problem.kind, _ids(annotations, rows))
+        if not options.drop_boxes:
+            notes.changed("left out with them", "image", "--drop-boxes keeps them", tables.image_ids[sorted(owners)])
+            taken |= owners
+    return lost, taken
+
+
+def _set_areas(entries: dict[int, dict], tables: Tables, notes: Notes) -> None:
+    """Give width times height as the area where there is none or a bad one."""
+    rows = [row for row, entry in entries.items() if not _is_area(entry.get("area"))]
+    for row in rows:
         entries[row]["area"] = float(tables.areas[row])
-    _note(notes, "set to width × height the area of", "annotations", "bad area", annotations, area_rows - gone)
-    _clip(entries, tables, notes)
-    if any(problem.kind in _NUMBER_KINDS for problem in of_annotations):
-        notes.append(f"renumbered all {len(kept)} annotations from 1: some shared an id or had none")
-        for number, row in enumerate(kept, start=1):
-            entries[row]["id"] = number
-    return list(entries.values())
+    notes.changed("set to width × height the area of", "annotation", "missing or bad area", _ids(entries, rows))
 
 
-def _clip(entries: dict[int, dict], tables: Tables, notes: list[str]) -> None:
+def _is_area(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e300
+
+
+def _clip(entries: dict[int, dict], tables: Tables, notes: Notes) -> None:
     rows = np.array(list(entries), dtype=np.int64)
     images = tables.image_rows[rows]
     widths, heights = tables.widths[images], tables.heights[images]
     outside = np.flatnonzero(partly_outside(tables.boxes[rows], widths, heights))
     corners = clip_boxes(tables.boxes[rows], widths, heights).astype(np.float64)
+    cut = []
     for k in outside.tolist():
         x1, y1, x2, y2 = corners[k].tolist()
         _, _, width, height = tables.boxes[rows[k]].tolist()
         entry, area = entries[int(rows[k])], (x2 - x1) * (y2 - y1)
+        cut.append(1 - area / (width * height))
         entry["bbox"] = [x1, y1, x2 - x1, y2 - y1]
-        if "area" in entry:
-            # An area that was the box's stays the box's; one that counts mask pixels can only be too large.
-            was_box = abs(entry["area"] - width * height) <= 1e-3 * width * height
-            entry["area"] = area if was_box else min(entry["area"], area)
-    _note(notes, "clipped to their image", "annotations", "box partly outside", entries, rows[outside].tolist())
+        # An area that was the box's stays the box's; one that counts mask pixels can only be too large.
+        was_box = abs(entry["area"] - width * height) <= 1e-3 * width * height
+        entry["area"] = area if was_box else min(entry["area"], area)
+    if cut:
+        worst = entries[int(rows[outside[int(np.argmax(cut))]])].get("id")
+        kind = f"cut by {np.mean(cut):.0%} of their area on average, at most {max(cut):.0%} of annotation {worst}"
+        notes.changed("clipped to their image", "annotation", kind, _ids(entries, rows[outside].tolist()))
 
 
-def _note(
-    notes: list[str], done: str, noun: str, kind: str, entries: list[dict] | dict[int, dict], rows: Collection[int]
-) -> None:
-    if rows:
-        ids = [entries[row].get("id", f"number {row}") for row in sorted(rows)]
-        notes.append(f"{done} {len(rows)} {noun} ({kind}): id {shortened(ids)}")
+def _renumber(entries: dict[int, dict], problems: list[Problem], notes: Notes) -> None:
+    if any(problem.kind in _NUMBER_KINDS for problem in problems if problem.section == "annotations"):
+        notes.append(f"renumbered all {len(entries)} annotations from 1: some shared an id or had none")
+        for number, entry in enumerate(entries.values(), start=1):
+            entry["id"] = number

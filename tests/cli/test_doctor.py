@@ -71,7 +71,7 @@ def test_everything_is_reported_and_repaired(tmp_path, capsys):
     path, images = _spoil(tmp_path)
     before = path.read_bytes()
     fixed = tmp_path / "new" / "fixed.json"
-    code, report, _ = _run(capsys, path, images, "--fix", fixed)
+    code, report, _ = _run(capsys, path, images, "--fix", fixed, "--drop-boxes")
     assert code == 1 and "NOT fit for training." in report and path.read_bytes() == before
     for words in (
         "names 0.png, which is not in",
@@ -89,12 +89,12 @@ def test_everything_is_reported_and_repaired(tmp_path, capsys):
     ):  # fmt: skip
         assert words in report, words
     result = json.loads(fixed.read_text())
-    assert [image["id"] for image in result["images"]] == [20, 10, 30, 103, 106, 107, 108]
+    assert [image["id"] for image in result["images"]] == [20, 10, 30, 103, 105, 106, 107, 108]
     sizes = {image["id"]: (image["width"], image["height"]) for image in result["images"]}
     assert sizes[103] == (10, 20) and sizes[106] == (20, 20) and sizes[108] == (30, 20)
     annotations = result["annotations"]
     assert [annotation["id"] for annotation in annotations] == list(range(1, len(annotations) + 1))
-    assert len(annotations) == 4 + 4 + 2
+    assert len(annotations) == 4 + 5 + 2
     clipped = next(annotation for annotation in annotations if annotation["image_id"] == 103)
     assert clipped["bbox"] == [1, 1, 9, 18] and clipped["area"] == 162
     assert any(annotation.get("segmentation") and annotation["area"] == 12 for annotation in annotations)
@@ -106,6 +106,8 @@ def test_everything_is_reported_and_repaired(tmp_path, capsys):
 def test_a_copy_of_a_good_file_is_equal(tmp_path, capsys):
     data = small()
     data["annotations"][2]["bbox"] = [30.5, 10, 9.5, 5]
+    for entry in data["annotations"]:
+        entry["area"] = 1.0
     path = write(tmp_path, data)
     code, report, _ = _run(capsys, path, tmp_path / "images", "--fix", tmp_path / "b.json")
     assert code == 0 and "nothing to repair" in report
@@ -165,7 +167,8 @@ def test_categories_are_not_guessed(tmp_path, capsys, name):
     data = small()
     data["categories"][0][name] = data["categories"][1][name]
     code, _, error = _run(capsys, write(tmp_path, data), tmp_path / "images", "--fix", tmp_path / "b.json")
-    assert code == 2 and "cannot be repaired automatically" in error and not (tmp_path / "b.json").exists()
+    words = {"id": "cannot be repaired automatically", "name": "add --merge-categories"}[name]
+    assert code == 2 and words in error and not (tmp_path / "b.json").exists()
 
 
 def test_unusable_input(tmp_path, capsys):

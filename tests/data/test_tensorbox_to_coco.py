@@ -218,7 +218,7 @@ def test_there_and_back_nothing_changes(tmp_path, task):
         ({"image_path": "a.png", "rects": [rect(1, 2, 3, 4, classID=1)]}, ["some rects", "classID"]),
         ({"image_path": "x/none.png", "rects": []}, ["no image x/none.png", "images"]),
         ({"image_path": "x/good.png", "rects": []}, ["x/good.png and images/good.png", "both name good.png"]),
-        ({"image_path": "bad.png", "rects": []}, ["bad.png", "no readable image"]),
+        ({"image_path": "bad.png", "rects": []}, ["bad.png", "is empty"]),
     ],
 )
 def test_bad_entries_are_reported(box, capsys, entry, words):

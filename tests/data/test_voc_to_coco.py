@@ -224,7 +224,7 @@ def test_bad_xml_is_reported_by_file(voc, capsys, xml, words):
 def test_missing_and_broken_images_are_reported_by_file(voc, capsys):
     voc.add("a", thing("dog", (1, 1, 9, 9)))
     (voc.images / "a.jpg").write_bytes(b"")
-    fails(voc, capsys, "a.jpg", "no readable image")
+    fails(voc, capsys, "a.jpg", "is empty")
     (voc.images / "a.jpg").unlink()
     fails(voc, capsys, "a.xml", "no image a.jpg")
 

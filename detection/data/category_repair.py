@@ -1,0 +1,109 @@
+"""Categories of a repaired copy: those of one name merged, or the ids of another file taken over by name."""
+
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from detection.data.checks import Section, read_annotations, shortened
+from detection.errors import UserError
+
+if TYPE_CHECKING:
+    from detection.data.repair import Notes, RepairOptions
+
+
+def repaired_categories(data: dict, path: Path, options: "RepairOptions", notes: "Notes") -> dict:
+    """Return a data set with categories whose ids and names are its own.
+
+    Raises:
+        UserError: Only a person knows what was meant.
+    """
+    entries = _without_equals(data["categories"], notes)
+    section = Section(path, "categories", entries)
+    section.ids()
+    section.column("name", {str}, "a text", "")
+    if section.problems:
+        problem = section.problems[0]
+        sentence = problem.sentence.removesuffix(".").partition(", or run `")[0]
+        raise UserError(f"{sentence} (categories cannot be repaired automatically).")
+    data = _merged({**data, "categories": entries}, path, options.merge_categories, notes)
+    return data if options.categories is None else _renumbered(data, path, options.categories, notes)
+
+
+def _without_equals(entries: list[dict], notes: "Notes") -> list[dict]:
+    kept = [entry for row, entry in enumerate(entries) if not _repeats(entry, entries[:row])]
+    if len(kept) < len(entries):
+        notes.append(f"left out {len(entries) - len(kept)} categories that were listed twice")
+    return kept
+
+
+def _repeats(entry: dict, earlier: list[dict]) -> bool:
+    return any((e.get("id"), e.get("name")) == (entry.get("id"), entry.get("name")) for e in earlier)
+
+
+def _merged(data: dict, path: Path, merge: bool, notes: "Notes") -> dict:
+    by_name: dict[str, list[int]] = defaultdict(list)
+    for entry in data["categories"]:
+        by_name[entry["name"]].append(entry["id"])
+    used = Counter(str(entry.get("category_id")) for entry in data["annotations"])
+    target: dict[int, int] = {}
+    for name, ids in by_name.items():
+        filled = [id_ for id_ in ids if used[str(id_)]]
+        if len(ids) == 1:
+            continue
+        # A placeholder without boxes (Roboflow writes id 0) has nothing to merge.
+        if len(filled) > 1 and not merge:
+            boxes = ", ".join(f"id {id_} with {used[str(id_)]} boxes" for id_ in ids)
+            raise UserError(
+                f"{path}: categories share the name {name!r} ({boxes}): give one of them another name, or add "
+                f"--merge-categories to make one class of them, id {ids[0]}."
+            )
+        keep = (filled or ids)[0]
+        target |= {id_: keep for id_ in ids if id_ != keep}
+        notes.append(f"merged {len(ids)} categories of the name {name!r} to id {keep}: id {shortened(ids)}")
+    if not target:
+        return data
+    categories = [entry for entry in data["categories"] if entry["id"] not in target]
+    return {**data, "categories": categories, "annotations": _with_ids(data["annotations"], target)}
+
+
+def _with_ids(annotations: list[dict], target: dict[int, int]) -> list[dict]:
+    return [
+        {**entry, "category_id": target[entry["category_id"]]} if _known(entry.get("category_id"), target) else entry
+        for entry in annotations
+    ]
+
+
+def _known(id_: object, target: dict[int, int]) -> bool:
+    return type(id_) is int and id_ in target
+
+
+def _renumbered(data: dict, path: Path, wanted: dict[str, int], notes: "Notes") -> dict:
+    unknown = [entry["name"] for entry in data["categories"] if entry["name"] not in wanted]
+    if unknown:
+        raise UserError(
+            f"{path}: category {unknown[0]!r} ({len(unknown)} of {len(data['categories'])}) is not among --categories: "
+            "give a file that has all of its names."
+        )
+    target = {entry["id"]: wanted[entry["name"]] for entry in data["categories"]}
+    if changed := sum(old != new for old, new in target.items()):
+        notes.append(f"renumbered {changed} categories as --categories has them")
+    absent = [name for name in wanted if name not in {entry["name"] for entry in data["categories"]}]
+    if absent:
+        notes.append(f"added {len(absent)} categories without boxes: {shortened(absent, 5)}")
+    own = {entry["name"]: entry for entry in data["categories"]}
+    categories = [{**own.get(name, {}), "id": id_, "name": name} for name, id_ in wanted.items()]
+    return {**data, "categories": categories, "annotations": _with_ids(data["annotations"], target)}
+
+
+def categories_of(path: Path) -> dict[str, int]:
+    """Return the id of each category name of an annotation file.
+
+    Raises:
+        UserError: The file cannot be read, or its categories are wrong.
+    """
+    section = Section(path, "categories", read_annotations(path)["categories"])
+    ids, names = section.ids(), section.column("name", {str}, "a text", "")
+    section.unique(names, "name")
+    if section.problems:
+        raise UserError(section.problems[0].sentence)
+    return dict(zip(names, ids.tolist(), strict=True))

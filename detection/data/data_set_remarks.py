@@ -1,0 +1,100 @@
+"""What the doctor finds worth checking in a data set whose images it has opened."""
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from detection.data.checks import Tables, partly_outside, shortened
+from detection.data.format_evidence import RAW, Finding, find_reading
+from detection.data.image_checks import ImageFacts
+from detection.data.image_paths import IMAGE_SUFFIXES
+from detection.data.remarks import counted, object_remarks, objects_of_tables
+
+DARK = 20
+"""An image whose brightest pixel, of 255, is below this is nearly black."""
+
+
+def format_finding(tables: Tables, facts: ImageFacts) -> Finding | None:
+    """Return the reading of a data set's boxes for which there is evidence, if it is not the one given."""
+    rows = np.flatnonzero(tables.image_rows >= 0)
+    placement = facts.placement(tables, rows)
+    return find_reading(tables.boxes[rows], tables.image_rows[rows], placement, facts.edges)
+
+
+def data_set_remarks(data: dict, tables: Tables, facts: ImageFacts, folder: Path, finding: Finding | None) -> list[str]:
+    """Return what does not break training, but a person would want to know."""
+    objects = objects_of_tables(tables)
+    ids = tables.image_ids
+    doubtful = {row for row, count in enumerate(_counts(ids.tolist())) if count > 1}
+    without = np.setdiff1d(np.arange(len(ids)), [*objects.image_rows, *doubtful]).astype(int)
+    remarks = counted(ids[without].tolist(), "images have no box")
+    remarks += _empty_categories(data["categories"], tables, objects.category_rows)
+    remarks += object_remarks(objects)
+    if finding is None:  # else the format is what is wrong
+        sizes = facts.placement(tables, np.arange(len(tables.image_rows))).sizes if len(ids) else np.zeros((0, 2))
+        outside = partly_outside(tables.boxes, *np.where(sizes > 0, sizes, np.inf).T)
+        outside &= (tables.image_rows >= 0) & (tables.category_rows >= 0) & ~tables.iscrowd
+        remarks += counted(tables.annotation_ids[outside].tolist(), "boxes reach outside their image and are clipped")
+    names = Counter(name for name in tables.file_names if name)
+    repeated = [name for name, times in names.items() if times > 1]
+    remarks += counted(repeated, "files are listed as several images", "file")
+    remarks += _image_remarks(tables, facts, finding)
+    return remarks + counted(_unlisted(tables.file_names, folder), "image files in the folder are not listed", "file")
+
+
+def _counts(values: list[int]) -> list[int]:
+    times = Counter(values)
+    return [times[value] for value in values]
+
+
+def _empty_categories(entries: list[dict], tables: Tables, category_rows: np.ndarray) -> list[str]:
+    used = np.bincount(category_rows, minlength=len(entries))
+    empty = np.flatnonzero(used == 0).tolist()
+    placeholders = [row for row in empty if entries[row].get("supercategory") == "none" and entries[row].get("id") == 0]
+    named = [tables.category_names[row] for row in empty if row not in placeholders]
+    remarks = counted(named, "categories have no box", "name")
+    for row in placeholders:
+        remarks.append(
+            f"category 0, {tables.category_names[row]!r}, is the placeholder that Roboflow writes above the real ones: "
+            "harmless, it is one class more that nothing has"
+        )
+    return remarks
+
+
+def _image_remarks(tables: Tables, facts: ImageFacts, finding: Finding | None) -> list[str]:
+    ids, remarks = tables.image_ids, []
+    turned = [row for row, orientation in facts.orientations.items() if orientation != 1]
+    if turned and finding is None and not _settled(facts):
+        remarks += counted(
+            ids[turned].tolist(),
+            "images are turned by their EXIF orientation; if the labeling tool showed them as stored, boxes are "
+            "elsewhere: check with `detection browse`, and convert by --fix OUT.json --boxes raw",
+        )
+    depths = Counter(depth for depth in facts.depths.values() if depth != 8)
+    for depth in sorted(depths):
+        rows = [row for row, own in facts.depths.items() if own == depth]
+        white = 2**depth - 1
+        remarks += counted(ids[rows].tolist(), f"images have {depth} bits a color: {white} is read as white")
+    dark = [row for row, brightest in facts.brightest.items() if brightest < DARK]
+    remarks += counted(ids[dark].tolist(), f"images are nearly black (no pixel above {DARK - 1} of 255)")
+    digests = Counter(facts.digests.values())
+    same = [row for row, digest in facts.digests.items() if digests[digest] > 1]
+    if same:
+        names = shortened([tables.file_names[row] for row in same], 5)
+        remarks.append(f"{len(same)} images are equal to another, pixel by pixel: file {names}")
+    return remarks
+
+
+def _settled(facts: ImageFacts) -> bool:
+    """Return whether the images' content shows that the boxes belong to the upright images."""
+    images, _, t, _ = facts.edges.of(RAW)
+    return images >= 6 and t < -4
+
+
+def _unlisted(file_names: list[str], folder: Path) -> list[str]:
+    listed = {os.path.normpath(name) for name in file_names}
+    paths = (Path(parent, name) for parent, _, names in os.walk(folder) for name in names)
+    images = (os.path.relpath(path, folder) for path in paths if path.suffix.lower() in IMAGE_SUFFIXES)
+    return sorted(image for image in images if image not in listed)

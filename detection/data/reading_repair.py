@@ -1,0 +1,64 @@
+"""Boxes, areas and polygons of a file converted from another reading to COCO's."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from detection.data.box_readings import AS_GIVEN, Placement, Reading, map_points, to_xywh
+from detection.data.checks import Tables
+from detection.data.image_checks import ImageFacts
+
+if TYPE_CHECKING:
+    from detection.data.repair import Notes
+
+
+def converted(data: dict, tables: Tables, facts: ImageFacts, reading: Reading, notes: "Notes") -> dict:
+    """Return the data with all boxes converted that can be: finite ones of images of known size."""
+    if reading == AS_GIVEN:
+        return data
+    rows = np.flatnonzero((tables.image_rows >= 0) & np.isfinite(tables.boxes).all(axis=1))
+    placement = facts.placement(tables, rows)
+    rows, placement = rows[known := (placement.sizes > 0).all(axis=1)], placement.of(known)
+    boxes = to_xywh(reading, tables.boxes[rows], placement)
+    annotations, without_masks = list(data["annotations"]), []
+    for k, row in enumerate(rows.tolist()):
+        entry = dict(annotations[row])
+        entry["bbox"] = np.round(boxes[k], 6).tolist()
+        entry["area"] = _area(reading, entry.get("area"), tables.boxes[row], boxes[k])
+        if reading != Reading(reading.order) and "segmentation" in entry:
+            polygons = _polygons(reading, entry["segmentation"], placement.of(np.array([k])))
+            if polygons is None:
+                del entry["segmentation"]
+                without_masks.append(entry.get("id"))
+            else:
+                entry["segmentation"] = polygons
+        annotations[row] = entry
+    notes.changed(
+        f"converted from {reading.name}", "annotation", reading.words, [annotations[r].get("id") for r in rows]
+    )
+    notes.changed("left out the mask of", "annotation", "RLE does not convert", without_masks)
+    return {**data, "annotations": annotations}
+
+
+def _area(reading: Reading, area: object, old: np.ndarray, new: np.ndarray) -> float:
+    """Return an area in the pixels of the new box: the box's own if it was the product of the old one's numbers."""
+    product, own = float(old[2] * old[3]), float(new[2] * new[3])
+    usable = isinstance(area, int | float) and not isinstance(area, bool) and 0 <= area < 1e300
+    if not usable or abs(area - product) <= 1e-3 * abs(product):
+        return own
+    if reading.canvas is None and reading.factor == 1 and reading.frame != "scaled":
+        return float(area)
+    return float(area) * own / product if product > 0 else own
+
+
+def _polygons(reading: Reading, value: object, placement: Placement) -> list | None:
+    if not isinstance(value, list):
+        return None
+    converted_polygons = []
+    for polygon in value:
+        try:
+            points = np.array(polygon, dtype=np.float64).reshape(1, -1, 2)  # (1, P, 2)
+        except (ValueError, TypeError, OverflowError):
+            return None
+        converted_polygons.append(np.round(map_points(reading, points, placement), 6).ravel().tolist())
+    return converted_polygons

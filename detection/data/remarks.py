@@ -1,0 +1,139 @@
+"""What does not break training, but a person would want to know of a data set: cheap, without opening an image.
+
+M objects (crowd regions left out), N images, K categories.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from detection.data.box_readings import Placement
+from detection.data.checks import Tables, shortened
+from detection.data.coco_index import CocoIndex
+from detection.data.format_evidence import find_reading
+
+MAX_DETECTIONS = 100
+"""Of an image, which COCO's AP counts."""
+
+_SAMPLED_BOXES = 200_000
+
+
+@dataclass(frozen=True)
+class Objects:
+    """The objects of a data set.
+
+    Attributes:
+        ids: (M,) annotation ids.
+        image_rows: (M,) positions of their images.
+        category_rows: (M,) positions of their categories.
+        boxes: (M, 4) xywh as in the file.
+        areas: (M,) square pixels as in the file.
+        image_ids: (N,).
+        sizes: (N, 2) listed width and height.
+        category_names: K names.
+    """
+
+    ids: np.ndarray
+    image_rows: np.ndarray
+    category_rows: np.ndarray
+    boxes: np.ndarray
+    areas: np.ndarray
+    image_ids: np.ndarray
+    sizes: np.ndarray
+    category_names: Sequence[str]
+
+
+def objects_of_tables(tables: Tables) -> Objects:
+    """Return the objects of a file's columns whose image and category are known."""
+    rows = np.flatnonzero((tables.image_rows >= 0) & (tables.category_rows >= 0) & ~tables.iscrowd)
+    return Objects(
+        tables.annotation_ids[rows], tables.image_rows[rows], tables.category_rows[rows], tables.boxes[rows],
+        tables.areas[rows], tables.image_ids, np.stack([tables.widths, tables.heights], axis=1), tables.category_names,
+    )  # fmt: skip
+
+
+def objects_of_index(index: CocoIndex) -> Objects:
+    """Return the objects of an index; of very many, evenly spaced ones."""
+    rows = np.flatnonzero(~index.iscrowd)
+    rows = rows[:: -(-len(rows) // _SAMPLED_BOXES) or 1]
+    images = np.searchsorted(index.box_offsets, rows, side="right") - 1
+    sizes = np.stack([index.widths, index.heights], axis=1)
+    return Objects(
+        index.annotation_ids[rows], images, index.labels[rows] - 1, index.boxes[rows], index.areas[rows],
+        index.image_ids, sizes, [category.name for category in index.categories],
+    )  # fmt: skip
+
+
+def counted(items: Sequence[object], what: str, label: str = "id") -> list[str]:
+    """Return a line that counts and names items; none if there are none."""
+    return [f"{len(items)} {what}: {label} {shortened(list(items), 5)}"] if len(items) else []
+
+
+def object_remarks(objects: Objects) -> list[str]:
+    """Return remarks on the objects' number, labels and areas."""
+    per_image = np.bincount(objects.image_rows, minlength=len(objects.image_ids))
+    many = np.flatnonzero(per_image > MAX_DETECTIONS)
+    most = per_image.max(initial=0)
+    what = f"images have more than {MAX_DETECTIONS} objects (up to {most}), the detections that COCO's AP counts"
+    remarks = counted(objects.image_ids[many].tolist(), what)
+    same_box = np.column_stack([objects.image_rows, objects.boxes])
+    same = np.column_stack([same_box, objects.category_rows])
+    repeated, relabeled = _repeats(same), _repeats(same_box)
+    remarks += counted(objects.ids[repeated].tolist(), "boxes repeat another of the same category and image")
+    both = np.setdiff1d(relabeled, repeated)
+    remarks += counted(objects.ids[both].tolist(), "boxes repeat another of their image with another category")
+    with np.errstate(over="ignore", invalid="ignore"):
+        products = objects.boxes[:, 2] * objects.boxes[:, 3]
+        larger = np.flatnonzero(objects.areas > 1.02 * products + 1)
+    return remarks + counted(
+        objects.ids[larger].tolist(), "areas are larger than their box (COCO's size classes go by area)"
+    )
+
+
+def _repeats(rows: np.ndarray) -> np.ndarray:
+    """Return the positions of rows that an earlier row equals."""
+    if len(rows) == 0:
+        return np.zeros(0, dtype=np.int64)
+    order = np.lexsort(rows.T)
+    equal = (rows[order[1:]] == rows[order[:-1]]).all(axis=1)
+    return np.sort(order[1:][equal])
+
+
+def training_remarks(train: CocoIndex, val: CocoIndex, train_images: Path, val_images: Path) -> list[str]:
+    """Return what a person who starts a training would want to know of its data, each a sentence with its file."""
+    remarks = []
+    for index, folder in dict.fromkeys([(train, train_images), (val, val_images)]):
+        doctor = f"`detection doctor {index.path} {folder}`"
+        objects = objects_of_index(index)
+        sizes = objects.sizes[objects.image_rows]
+        placement = Placement(sizes, sizes, np.ones(len(sizes), dtype=int))
+        if finding := find_reading(objects.boxes, objects.image_rows, placement):
+            remarks.append(f"{index.path}: {finding.sentence}; {doctor} examines it with the images, and converts")
+        remarks += [f"{index.path}: {remark}" for remark in object_remarks(objects)]
+        if val.digest == train.digest:
+            break
+    return remarks + _shared_names(train, val, train_images, val_images) + _lacking(train, val)
+
+
+def _shared_names(train: CocoIndex, val: CocoIndex, train_images: Path, val_images: Path) -> list[str]:
+    if Path(train_images).resolve() != Path(val_images).resolve():
+        return []
+    known = {train.file_name(row) for row in range(len(train))}
+    shared = sum(val.file_name(row) in known for row in range(len(val)))
+    sentence = (
+        f"{shared} of {len(val)} images of {val.path} are in {train.path} too: what is measured on them was trained on"
+    )
+    return [sentence] if shared else []
+
+
+def _lacking(train: CocoIndex, val: CocoIndex) -> list[str]:
+    remarks = []
+    for index, other in ((train, val), (val, train)):
+        names = {category.name for category in other.categories}
+        used = np.bincount(index.labels[~index.iscrowd], minlength=len(index.categories) + 1)[1:]
+        empty = [c.name for c, n in zip(index.categories, used, strict=True) if n == 0 and c.name in names]
+        if empty:
+            remarks.append(f"{index.path} has no box of {len(empty)} categories: {shortened(empty, 5)}")
+    return remarks
