@@ -19,6 +19,7 @@ from detection.evaluation.bootstrap import DetectionResults, detection_results
 from detection.evaluation.coco import AP_METRICS, METRICS
 from detection.evaluation.results import read_ground_truth, read_results
 from detection.scenes.ensure import ensure_scenes
+from detection.scenes.tasks import TASKS
 from detection.training.loaders import build_accelerator
 from detection.training.run import open_data
 
@@ -65,6 +66,11 @@ class DetectorRuns(RunType):
         if config.data.test.is_given:
             return f"the best checkpoint by {config.best_metric} on the validation split, on the test split"
         return "the last epoch on the validation split"
+
+    def chance(self, config: Config) -> dict[str, float]:
+        """AP50 by chance of a task of ContextScenes."""
+        chance = None if config.data.scenes is None else TASKS[config.data.scenes.task].chance
+        return {} if chance is None else {"AP50": chance}
 
     def read(self, folder: Path) -> dict[str, float]:
         """Read COCO's metrics, after checking that results, weights and data are those of the run."""

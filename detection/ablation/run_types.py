@@ -90,6 +90,17 @@ class RunType(ABC):
         """
         return ""
 
+    def chance(self, config: Any) -> dict[str, float]:
+        """Metrics of a model that only guesses, where the data of a config state them; others are left out."""
+        return {}
+
+    def updates(self, folder: Path) -> int | None:
+        """Updates of the weights in a finished run, from its `log.jsonl`; None if unknown."""
+        try:
+            return int(json.loads((folder / "log.jsonl").read_text().splitlines()[-1])["step"])
+        except (OSError, ValueError, KeyError, TypeError, IndexError):
+            return None
+
     @abstractmethod
     def read(self, folder: Path) -> dict[str, float]:
         """Read a finished run's `metrics`, and `METRIC/CLASS` for each class; NaN where one is not defined.

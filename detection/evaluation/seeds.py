@@ -96,7 +96,7 @@ def share_p_value(first: Sequence[bool] | np.ndarray, second: Sequence[bool] | n
     chances = hypergeom.pmf(support, n + m, a + b, n)
     if chances[np.isclose(chances, chances.min())].sum() > 1 - LEVEL:
         return None
-    return float(fisher_exact([[a, n - a], [b, m - b]]).pvalue)
+    return float(np.ravel(fisher_exact([[a, n - a], [b, m - b]]))[1])
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -17,4 +17,6 @@ def draw_mixed(rng: np.random.Generator, size: int, share: float, control: np.ra
 
 
 CATEGORIES = tuple(dict.fromkeys(name for task in (*WITH_CONTEXT, *WITHOUT) for name in task.categories))
-TASK = Task(draw_mixed, CATEGORIES, Knob("share of images whose classes only context shows", 0.625, 0.0, 1.0))
+TASK = Task(
+    draw_mixed, CATEGORIES, Knob("share of images whose classes only context shows", 0.625, 0.0, 1.0), even=False
+)

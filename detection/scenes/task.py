@@ -72,11 +72,18 @@ class Task:
             the control version, the stream from which `shown_class` draws the class that the cue shows.
         categories: names of all classes, in the order of their ids (from 1).
         knob: meaning and range of the difficulty.
+        even: the classes are drawn evenly, and each by the same question.
     """
 
     draw: Draw
     categories: tuple[str, ...]
     knob: Knob
+    even: bool = True
+
+    @property
+    def chance(self) -> float | None:
+        """AP50 of a detector that finds every object and guesses its class; None of one class, or of uneven ones."""
+        return 1 / len(self.categories) if self.even and len(self.categories) > 1 else None
 
 
 def shown_class(name: str, names: tuple[str, ...], control: np.random.Generator | None) -> str:

@@ -113,3 +113,15 @@ def test_scenes_are_drawn_before_runs_that_share_them(tmp_path, capsys):
     assert len(list((tmp_path / "new" / "train").glob("*.png"))) == 3
     DETECTORS.prepare(config)
     assert capsys.readouterr().out == ""
+
+
+def test_the_data_state_chance(tmp_path):
+    assert DETECTORS.chance(tiny_config(tmp_path)) == {}
+    assert DETECTORS.chance(tiny_config(tmp_path, "data.scenes={'task': 'beacon'}")) == {"AP50": 1 / 3}
+    assert DETECTORS.chance(tiny_config(tmp_path, "data.scenes={'task': 'crowd'}")) == {}
+
+
+def test_updates_are_read_from_the_log(run, tmp_path):
+    steps = [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines()]
+    assert DETECTORS.updates(run) == max(steps) > 0
+    assert DETECTORS.updates(tmp_path / "none") is None
