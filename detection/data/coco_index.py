@@ -6,8 +6,9 @@ N images, M boxes, K categories; boxes of image i are rows `box_offsets[i]:box_o
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -15,7 +16,11 @@ from detection.data.array_cache import Content, cached_arrays, reopen_arrays
 from detection.data.checks import BOX_KINDS, Problem, Tables, examine, file_digest, partly_outside, read_annotations
 from detection.errors import UserError
 
+LARGE_BYTES = 1 << 26
+"""Annotation files from this size on are read in pieces."""
+
 _FORMAT = 1
+_BLOCK = 1 << 20  # boxes that are compared at once
 
 BadBoxes = Literal["error", "drop"]
 
@@ -134,10 +139,25 @@ def load_index(annotations: str | Path, *, bad_boxes: BadBoxes = "error", cache_
 
 
 def _build(path: Path, digest: str, bad_boxes: BadBoxes) -> CocoIndex:
+    drop = bad_boxes == "drop"
+    if path.stat().st_size >= LARGE_BYTES and find_spec("msgspec"):
+        from detection.data.large_file import examine_large
+
+        tables, problems, dropped = examine_large(path, drop)
+    else:
+        tables, problems, dropped = examine_completely(path, drop)
+    _raise_first(problems)
+    columns = dict(vars(tables))
+    del tables  # so that each column can go when it is sorted
+    return _arrange(columns, path, digest, dropped)
+
+
+def examine_completely(path: Path, drop: bool) -> tuple[Tables, list[Problem], np.ndarray]:
+    """Run every check on a file; see `detection.data.large_file.examine_large`."""
     tables, problems = examine(read_annotations(path), path)
-    _raise_first([p for p in problems if not (bad_boxes == "drop" and p.kind in BOX_KINDS)])
-    dropped = sorted({row for problem in problems if problem.kind in BOX_KINDS for row in problem.rows})
-    return _arrange(tables, path, digest, np.array(dropped, dtype=np.int64))
+    bad = {row for problem in problems if problem.kind in BOX_KINDS for row in problem.rows}
+    left = [problem for problem in problems if not (drop and problem.kind in BOX_KINDS)]
+    return tables, left, np.array(sorted(bad), dtype=np.int64)
 
 
 def _raise_first(problems: list[Problem]) -> None:
@@ -148,38 +168,50 @@ def _raise_first(problems: list[Problem]) -> None:
     raise UserError(problems[0].sentence.removesuffix(".") + more + ".")
 
 
-def _arrange(tables: Tables, path: Path, digest: str, dropped: np.ndarray) -> CocoIndex:
-    """Sort annotations by image (in file order within one) and categories by id, and count."""
-    kept = np.ones(len(tables.annotation_ids), dtype=bool)
+def _arrange(columns: dict[str, Any], path: Path, digest: str, dropped: np.ndarray) -> CocoIndex:
+    """Sort annotations by image (in file order within one) and categories by id, and count.
+
+    Columns of annotations are taken out of `columns` one by one, for Objects365 would not fit twice.
+    """
+    kept = np.ones(len(columns["annotation_ids"]), dtype=bool)
     kept[dropped] = False
     order = np.flatnonzero(kept)
-    order = order[np.argsort(tables.image_rows[order], kind="stable")]
-    by_id = np.argsort(tables.category_ids)
+    order = order[np.argsort(columns["image_rows"][order], kind="stable")]
+    category_ids, category_names = columns["category_ids"], columns["category_names"]
+    by_id = np.argsort(category_ids)
     label_of_row = np.empty(len(by_id), dtype=np.int32)
     label_of_row[by_id] = np.arange(1, len(by_id) + 1)
-    image_rows, boxes, iscrowd = tables.image_rows[order], tables.boxes[order], tables.iscrowd[order]
-    n = len(tables.image_ids)
-    names = [name.encode("utf-8", "surrogatepass") for name in tables.file_names]
-    outside = partly_outside(boxes, tables.widths[image_rows], tables.heights[image_rows])
+    image_rows, boxes, areas, annotation_ids = (
+        columns.pop(name)[order] for name in ("image_rows", "boxes", "areas", "annotation_ids")
+    )
+    iscrowd, labels = columns.pop("iscrowd")[order], label_of_row[columns.pop("category_rows")[order]]
+    n, widths, heights = len(columns["image_ids"]), columns["widths"], columns["heights"]
+    names = [name.encode("utf-8", "surrogatepass") for name in columns["file_names"]]
+    crowd = np.bincount(image_rows[iscrowd], minlength=n)
+    per_image = np.bincount(image_rows, minlength=n)
+    clipped = 0
+    for start in range(0, len(order), _BLOCK):
+        rows, some = image_rows[start : start + _BLOCK], boxes[start : start + _BLOCK]
+        clipped += int(partly_outside(some, widths[rows], heights[rows]).sum())
     return CocoIndex(
         path=path,
         digest=digest,
-        categories=tuple(Category(int(tables.category_ids[row]), tables.category_names[row]) for row in by_id),
-        image_ids=tables.image_ids,
-        widths=tables.widths.astype(np.int32),
-        heights=tables.heights.astype(np.int32),
-        box_offsets=offsets_of(np.bincount(image_rows, minlength=n)),
+        categories=tuple(Category(int(category_ids[row]), category_names[row]) for row in by_id),
+        image_ids=columns["image_ids"],
+        widths=widths.astype(np.int32),
+        heights=heights.astype(np.int32),
+        box_offsets=offsets_of(per_image),
         boxes=boxes,
-        labels=label_of_row[tables.category_rows[order]],
-        areas=tables.areas[order],
+        labels=labels,
+        areas=areas,
         iscrowd=iscrowd,
-        annotation_ids=tables.annotation_ids[order],
+        annotation_ids=annotation_ids,
         counts={
             "images": n,
             "boxes": len(order),
             "crowd": int(iscrowd.sum()),
-            "images_without_boxes": int((np.bincount(image_rows[~iscrowd], minlength=n) == 0).sum()),
-            "clipped": int(outside.sum()),
+            "images_without_boxes": int((per_image == crowd).sum()),
+            "clipped": clipped,
             "dropped": len(dropped),
         },
         _names=np.frombuffer(b"".join(names), dtype=np.uint8),

@@ -43,7 +43,6 @@ def test_an_unknown_name_gets_one_sentence(capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["train-step", "ion-step", "sweep", "matching", "roi-align", "index"])
 def test_benchmarks_run(name, one_round, monkeypatch):
-    original = index.synthetic_coco
-    monkeypatch.setattr(index, "synthetic_coco", lambda path: original(path, images=100, boxes=700))
+    monkeypatch.setattr(index, "SIZES", {"small": (100, 700, 3)})
     results = benchmarks.BENCHMARKS[name]("cpu")
     assert results and all(isinstance(v, str) or math.isfinite(v) for v in results.values())
