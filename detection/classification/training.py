@@ -15,6 +15,7 @@ from detection.classification.network import Classifier
 from detection.classification.sources import open_images
 from detection.data.coco_index import Category
 from detection.errors import UserError
+from detection.runs.lock import writing
 from detection.runs.logs import RunLog
 from detection.training.loaders import train_batches
 from detection.training.loop import TrainingRun, describe_run, restore, resumable, run_epochs
@@ -44,7 +45,7 @@ def train_classifier(
         UserError: unusable input, or a loss that is not finite.
         Interrupted: a signal asked for it; what was trained is saved.
     """
-    with watch():
+    with writing(Path(folder), accelerator.is_main_process), watch():
         run = _prepare(config, Path(folder), accelerator, resume)
         with resumable(run):
             run_epochs(run, _after_epoch)

@@ -85,10 +85,18 @@ def choose_run(
     return config, *choose_folder(output, path.stem, go_on=go_on)
 
 
+def folder_name(args: argparse.Namespace) -> str | None:
+    """Name of a new run whose folder is the first free one under `runs/`; None where the folder is decided."""
+    from detection.training.resuming import is_restarted
+
+    decided = args.output is not None or args.resume_or_start or is_restarted()
+    return None if decided else Path(args.config or "quickstart").stem
+
+
 def _train(args: argparse.Namespace) -> None:
     from detection.config import load_config
     from detection.detector import require_buildable
-    from detection.runs.folder import open_config
+    from detection.runs.folder import open_config, taken_folder
     from detection.scenes.ensure import ensure_scenes
     from detection.training.loaders import build_accelerator
     from detection.training.run import train
@@ -99,7 +107,8 @@ def _train(args: argparse.Namespace) -> None:
     if accelerator.is_main_process:
         ensure_scenes(config.data)
     accelerator.wait_for_everyone()
-    train(config, folder, accelerator, resume=resume)
+    with taken_folder(folder, folder_name(args), accelerator) as folder:
+        train(config, folder, accelerator, resume=resume)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import json
 import sys
 from pathlib import Path
 
-from detection.cli.train import choose_run, parse_training, training_parser, until_signaled
+from detection.cli.train import choose_run, folder_name, parse_training, training_parser, until_signaled
 from detection.errors import UserError, command_line
 
 
@@ -41,13 +41,16 @@ def _train_or_evaluate(args: argparse.Namespace) -> None:
     from detection.classification.config import load_classifier_config, open_classifier_config
     from detection.classification.evaluation import evaluate_classifier
     from detection.classification.training import train_classifier
+    from detection.runs.folder import taken_folder
     from detection.training.loaders import build_accelerator
 
     if args.evaluate is not None:
         print(json.dumps(evaluate_classifier(args.evaluate, args.output, args.device, args.overrides), indent=2))
         return
     config, folder, resume = choose_run(args, load_classifier_config, open_classifier_config)
-    train_classifier(config, folder, build_accelerator(config.precision, args.device), resume=resume)
+    accelerator = build_accelerator(config.precision, args.device)
+    with taken_folder(folder, folder_name(args), accelerator) as folder:
+        train_classifier(config, folder, accelerator, resume=resume)
 
 
 if __name__ == "__main__":

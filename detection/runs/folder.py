@@ -1,12 +1,16 @@
 """A run folder: where a new one goes, its `config.json`, and the detector that is rebuilt from it."""
 
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 
 from detection.atomic_write import write_json
 from detection.config import Config, from_plain, override, to_plain
@@ -17,6 +21,7 @@ from detection.detector import Detector, build_detector
 from detection.errors import UserError
 from detection.runs.checkpoint import load_meta, load_weights, newest_complete
 from detection.runs.environment import environment
+from detection.runs.lock import LOCK, make_folders, remove_empty
 
 Settings = TypeVar("Settings")
 
@@ -31,11 +36,46 @@ def new_run_folder(output: Path | None, name: str) -> Path:
         UserError: the folder asked for exists and is not empty.
     """
     if output is None:
-        numbers = ("" if n == 1 else f"-{n}" for n in range(1, 10_000))
-        return next(p for p in (Path("runs") / f"{name}{n}" for n in numbers) if not p.exists())
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        return next(path for path in _numbered(name) if not os.path.lexists(path))
+    if os.path.lexists(output) and not (output.is_dir() and all(path.name == LOCK for path in output.iterdir())):
         raise UserError(f"{output}: exists already; continue it with --resume, or choose another --output.")
     return output
+
+
+def _numbered(name: str) -> Iterator[Path]:
+    return (Path("runs", name if n == 1 else f"{name}-{n}") for n in count(1))
+
+
+@contextmanager
+def taken_folder(folder: Path, name: str | None, accelerator: Accelerator) -> Iterator[Path]:
+    """Take the folder of a run; one that was made for it is removed again if nothing is written there.
+
+    Args:
+        folder: where to begin or go on.
+        name: of the config of a new run for which no folder was asked for: it gets the first free one, whatever other
+            runs take at the same time. None for this `folder`.
+        accelerator: its other processes get the folder of the main one.
+    """
+    taken, made = [folder], list[Path]()
+    if accelerator.is_main_process and name is not None:
+        made = make_folders(folder.parent)
+        taken = [_make_free(name)]
+        made.insert(0, taken[0])
+    if accelerator.num_processes > 1:
+        broadcast_object_list(taken)
+    try:
+        yield taken[0]
+    finally:
+        remove_empty(made)
+
+
+def _make_free(name: str) -> Path:
+    """Make the first free folder; two processes never get the same."""
+    for path in _numbered(name):
+        with suppress(FileExistsError):
+            path.mkdir()
+            return path
+    raise AssertionError  # numbers do not end
 
 
 def open_config(run: str | Path, overrides: Sequence[str] = ()) -> Config:

@@ -20,6 +20,8 @@ from detection.errors import Interrupted, UserError
 from detection.runs.checkpoint import load_meta, load_training_state, load_weights, newest_complete, save_checkpoint
 from detection.runs.folder import read_config_json, read_environment, write_run_description
 from detection.runs.logs import RunLog, progress
+from detection.runs.room import require_room
+from detection.system_errors import explain
 from detection.training.engine import seed_epoch, train_one_epoch
 from detection.training.freezing import freeze
 from detection.training.optim import WeightAverage, build_optimizer, build_scheduler, scaled_learning_rate
@@ -147,10 +149,12 @@ def resumable(run: TrainingRun) -> Iterator[None]:
     with advised(advice):
         try:
             yield
-        except RuntimeError:
+        except (OSError, RuntimeError) as error:
             # Where processes wait for each other, the first to end breaks the others' connection.
             if run.accelerator.num_processes > 1 and requested():
                 raise Interrupted(requested()) from None
+            if (sentence := explain(error)) and run.saved and newest_complete(run.last).exists():
+                raise UserError(f"{sentence.removesuffix('.')}; {advice()}.") from error
             raise
 
 
@@ -262,9 +266,13 @@ def _greatest(accelerator: Accelerator, *values: int) -> tuple[int, ...]:
 
 def save_last(run: TrainingRun, random_states: Sequence[Mapping[str, Any]] = ()) -> None:
     """Write what the run can be resumed from, on the main process; within an epoch with all random states."""
-    run.saved, run.saved_at = str(run.done), time.monotonic()
-    if not run.accelerator.is_main_process:
-        return
+    run.saved_at = time.monotonic()
+    if run.accelerator.is_main_process:
+        _save_last(run, random_states)
+    run.saved = str(run.done)
+
+
+def _save_last(run: TrainingRun, random_states: Sequence[Mapping[str, Any]]) -> None:
     scaler = run.accelerator.scaler
     state = {
         "optimizer": run.optimizer.state_dict(),
@@ -358,6 +366,7 @@ def describe_run(run: TrainingRun, data: Mapping[str, Any]) -> None:
     if run.resumed:
         _require_same_data(run.folder, data)
     if run.accelerator.is_main_process:
+        require_room(run.folder, run.model, run.optimizer, averaged=run.average is not None)
         with resumable(run), postponed():
             write_run_description(
                 run.folder, run.config, data, run.accelerator, run.done.epoch if run.resumed else None

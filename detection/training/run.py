@@ -23,6 +23,7 @@ from detection.detector import Detector, build_detector
 from detection.evaluation import evaluate_detections, is_defined, metrics_table, write_evaluation, write_metrics
 from detection.pretrained import load_pretrained
 from detection.runs.checkpoint import load_weights, save_checkpoint
+from detection.runs.lock import writing
 from detection.runs.logs import RunLog
 from detection.training.amplitudes import start_amplitude
 from detection.training.engine import validation_loss
@@ -116,7 +117,7 @@ def train(config: Config, folder: str | Path, accelerator: Accelerator, *, resum
         Interrupted: a signal asked for it; what was trained is saved.
     """
     began = time.perf_counter()
-    with watch():
+    with writing(Path(folder), accelerator.is_main_process), watch():
         run = prepare(config, Path(folder), accelerator, resume)
         with resumable(run):
             run_epochs(run, after_epoch)

@@ -1,0 +1,111 @@
+"""One writer a run folder: a lock that ends with its process, however that ends."""
+
+import errno
+import os
+import socket
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+
+from detection.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+LOCK = ".lock"
+_HELD = (errno.EACCES, errno.EAGAIN)
+_held = set[Path]()
+"""Folders that this process has locked; a record lock does not keep a process from locking twice."""
+
+
+@contextmanager
+def writing(folder: Path, main: bool = True) -> Iterator[None]:
+    """Be the only process that writes in a run folder, which is made if it is missing, and vanishes if it stays empty.
+
+    The lock is a POSIX record lock, which NFS knows, too. It belongs to this process alone: processes that load data
+    do not keep it when this one is killed. Within this process it can be taken again, which changes nothing.
+
+    Args:
+        folder: the run folder.
+        main: whether this process writes; of several that train together one does.
+
+    Raises:
+        UserError: another process writes there.
+    """
+    key = folder.resolve()
+    if not main or key in _held:
+        yield
+        return
+    made = make_folders(folder)
+    try:
+        file = _lock(folder)
+    except BaseException:
+        remove_empty(made)
+        raise
+    _held.add(key)
+    try:
+        yield
+    finally:
+        _held.discard(key)
+        with suppress(OSError):  # a folder that vanished, or became read-only, needs no unlocking
+            (folder / LOCK).unlink(missing_ok=True)
+        remove_empty(made)
+        os.close(file)
+
+
+def make_folders(folder: Path) -> list[Path]:
+    """Make a folder with its parents; returns those that were missing, the deepest first."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    return missing
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Remove folders, the deepest first, up to one in which something was written."""
+    with suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
+
+
+def _lock(folder: Path) -> int:
+    """Open and lock the lock file of a folder, and return its descriptor, which holds the lock."""
+    path = folder / LOCK
+    while True:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        try:
+            if fcntl is None:
+                raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in _HELD:
+                holder = os.pread(file, 200, 0).decode(errors="replace").strip()
+                os.close(file)
+                raise UserError(
+                    f"{folder}: another process{f' ({holder})' * bool(holder)} is training here; wait for it, end it, "
+                    "or choose another --output."
+                ) from None
+            _note_unsupported(str(folder), error.strerror)
+            return file
+        if _is_same(file, path):
+            break
+        os.close(file)  # the holder removed the file between our two steps
+    with suppress(OSError):  # who holds it is a help, and a full disk has no room for it
+        os.ftruncate(file, 0)
+        os.pwrite(file, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+    return file
+
+
+def _is_same(file: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+@cache  # once in a process
+def _note_unsupported(folder: str, reason: str) -> None:
+    print(f"note: {folder}: cannot be locked here ({reason}): take care that one process trains in it", file=sys.stderr)
