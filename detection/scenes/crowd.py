@@ -51,12 +51,13 @@ def draw_crowd(rng: np.random.Generator, size: int, closest: float, control: np.
     """Draw 6 to 14 similar people, about half of them in groups whose boxes overlap by an IoU of 0.3 and more.
 
     The ground truth is every person, each at least 15 % visible: suppression by overlap has to drop some of them.
-    `closest` is the largest IoU of two boxes. In the control version all stand alone.
+    `closest` is the largest IoU of two boxes in a group; up to 0.3 there are no groups, and all stand alone. There is
+    one class: the control version shows other people, who stand elsewhere.
     """
     scene = Scene(drawing.cluttered(rng, size))
-    shares = GROUP_SHARES if control is None else (1.0,)
+    shares = GROUP_SHARES if closest > GROUP_IOU[0] else (1.0,)
     boxes = stand(rng, size, closest, shares)
-    paint_people(rng, scene.image, boxes)
+    paint_people(rng, scene.image, boxes if control is None else stand(control, size, closest, shares))
     scene.objects = [("person", outline(box)) for box in boxes]
     return scene
 
@@ -156,4 +157,5 @@ def _inset(points: np.ndarray, margin: float) -> np.ndarray:
     return (low + high) / 2 + (points - (low + high) / 2) * (1 - 2 * margin / (high - low))
 
 
-TASK = Task(draw_crowd, ("person",), Knob("largest IoU of two people's boxes", GROUP_IOU[1], 0.35, GROUP_IOU[1]))
+KNOB = Knob("largest IoU of two people's boxes; up to 0.3 all stand alone", GROUP_IOU[1], 0.0, GROUP_IOU[1])
+TASK = Task(draw_crowd, ("person",), KNOB)

@@ -14,7 +14,7 @@ from detection.scenes import drawing
 from detection.scenes.task import Scene
 from detection.scenes.tasks import SPLITS, TASKS, draw_scene
 
-VERSION = 1
+VERSION, CONTROL_VERSION = 1, 2
 
 
 def annotation(name: str, outline: np.ndarray, categories: tuple[str, ...]) -> dict:
@@ -48,7 +48,7 @@ def split_info(
         changed["difficulty"] = difficulty
     description = f"ContextScenes, task {task}, {split} split" + ("" if cue else ", control without the cue")
     info = {"description": description, "task": task, "split": split, "images": count}
-    return info | {"seed": seed, "size": size, "version": VERSION} | changed
+    return info | {"seed": seed, "size": size, "version": VERSION if cue else CONTROL_VERSION} | changed
 
 
 def scene_of(info: dict, number: int) -> Scene:

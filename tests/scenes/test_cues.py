@@ -3,11 +3,14 @@
 `reading` is a naive reader of each cue, written here; it knows where to look and is right in every image.
 """
 
+import json
+
 import cv2
 import numpy as np
 import pytest
 
 from detection.scenes import beacon, drawing
+from detection.scenes.files import split_info, write_split
 from detection.scenes.tasks import TASKS, draw_scene
 
 SIZE = 128
@@ -99,6 +102,44 @@ def test_the_control_version_changes_the_cue_and_nothing_else(task):
         for y, x in np.argwhere(changed):
             assert all(gap((x, y, x + 1, y + 1), drawing.outline_box(o)) >= least for _, o in with_cue.objects)
     assert differing > 30
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_control_set_has_the_same_ground_truth_and_other_images(task, tmp_path):
+    """File by file, at the default difficulty and at the ends of its range."""
+    knob, differing = TASKS[task].knob, 0
+    for difficulty, count in ((None, 25), (knob.low, 4), (knob.high, 4)):
+        written = []
+        for cue in (True, False):
+            folder = tmp_path / f"{difficulty}-{cue}"
+            folder.mkdir()
+            write_split(folder, split_info(task, "val", count, SIZE, 3, cue, difficulty))
+            written.append(json.loads((folder / "val.json").read_text()))
+        assert all(written[0][key] == written[1][key] for key in ("images", "annotations", "categories"))
+        assert written[0]["info"] != written[1]["info"]
+        for item in written[0]["images"]:
+            images = [
+                (tmp_path / f"{difficulty}-{cue}" / "val" / item["file_name"]).read_bytes() for cue in (True, False)
+            ]
+            differing += images[0] != images[1]
+    assert differing > 11
+
+
+@pytest.mark.parametrize("task", ["shapes", "tiny"])
+def test_the_control_version_of_shapes_changes_them_and_nothing_else(task):
+    """Pixels that differ are in the squares about the objects' middles that hold any shape of their size."""
+    changes = 0
+    for with_cue, without in zip(scenes(task, 20), scenes(task, 20, cue=False), strict=True):
+        near = np.zeros(with_cue.image.shape[:2], bool)
+        for _, outline in with_cue.objects:
+            x0, y0, x1, y1 = drawing.outline_box(outline)
+            reach = 0.85 * np.sqrt((x1 - x0) * (y1 - y0)) + 1
+            (left, top), (right, bottom) = (np.array([(x0 + x1) / 2, (y0 + y1) / 2]) + s * reach for s in (-1, 1))
+            near[max(0, int(top)) : int(bottom) + 1, max(0, int(left)) : int(right) + 1] = True
+        changed = (with_cue.image != without.image).any(2)
+        assert not (changed & ~near).any()
+        changes += changed.any()
+    assert changes > 15
 
 
 @pytest.mark.parametrize("task", SHOWN_BY_CONTEXT)

@@ -34,6 +34,9 @@ def samples(task, split, cue=True):
         for name, outline in scene.objects[: 2 if split == "train" else 1]:
             x0, y0, x1, y1 = box = drawing.outline_box(outline)
             # Whole pixels inside the box: not one outside it has a say.
+            if not cue:  # what is drawn has another box of the same area: the form of the right one is no pixel's
+                half = np.sqrt((x1 - x0) * (y1 - y0)) / 2
+                box = np.array([x0 + x1, y0 + y1, x0 + x1, y0 + y1]) / 2 + half * np.array([-1, -1, 1, 1])
             inside = (*np.ceil(box[:2]).astype(int), *np.floor(box[2:]).astype(int))
             crop = Image.fromarray(scene.image).crop(inside).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
             crops.append(np.asarray(crop, np.float32).transpose(2, 0, 1) / 128 - 1)

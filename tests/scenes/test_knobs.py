@@ -92,9 +92,9 @@ def test_shapes_lose_contrast():
     np.testing.assert_allclose(faded - 120.0, (plain - 120.0) / 4, atol=1)
 
 
-@pytest.mark.parametrize("cue, most, some", [(True, 0.5, 0.45), (False, 0.1, 0.0)])
-def test_crowd_overlaps_up_to_its_difficulty_and_not_at_all_in_its_control(cue, most, some):
-    overlaps = [iou(a, b) for scene in scenes("crowd", 30, 0.5, cue) for i, a in enumerate(boxes(scene))
+@pytest.mark.parametrize("closest, most, some", [(0.5, 0.5, 0.45), (0.3, 0.1, 0.0), (0.0, 0.1, 0.0)])
+def test_crowd_overlaps_up_to_its_difficulty_and_hardly_at_all_up_to_0_3(closest, most, some):
+    overlaps = [iou(a, b) for scene in scenes("crowd", 30, closest) for i, a in enumerate(boxes(scene))
                 for b in boxes(scene)[:i]]  # fmt: skip
     assert some <= max(overlaps) <= most + 1e-3
 
@@ -169,9 +169,9 @@ def test_files_name_what_is_not_the_default_only(tmp_path, capsys):
     assert info("--difficulty=2", "--cue") == plain and "already there" in capsys.readouterr().out
     changed = info("--no-cue", "--difficulty=3", "--overwrite")
     assert changed["cue"] is False and changed["difficulty"] == 3 and "control" in changed["description"]
-    assert {key: changed[key] for key in plain if key != "description"} == {
-        key: plain[key] for key in plain if key != "description"
-    }
+    same = set(plain) - {"description", "version"}
+    assert {key: changed[key] for key in same} == {key: plain[key] for key in same}
+    assert changed["version"] == 2 and plain["version"] == 1
     with Image.open(tmp_path / "set" / "train" / "000002.png") as image:
         assert np.array_equal(image, draw_scene("row", 0, "train", 2, 64, False, 3).image)
     assert scenes_command.main([str(tmp_path / "set"), "--task=row", "--train=2", "--val=0", "--size=64"]) == 2
