@@ -209,7 +209,7 @@ class Config:
         checkpoint_minutes: minutes after which the state is saved within an epoch, too, to resume from; None for never.
         samples: validation images that are drawn.
         seed: of weights, order, augmentation and sampling.
-        note: a sentence printed when the run has finished: what to compare its metrics with. Overrides of other settings
+        note: a sentence printed when the run has finished: what to compare its metrics with. Overrides of other keys
             remove it, because it is about the config as it stands.
     """
 
