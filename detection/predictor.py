@@ -99,7 +99,8 @@ class Predictor:
     """Detect objects with a trained run, in files or in images in memory.
 
     Args:
-        run_or_checkpoint: a run folder, for its best checkpoint, or one of its checkpoints: `RUN/checkpoints/last`.
+        run_or_checkpoint: a run folder, for its best checkpoint, or one of its checkpoints: `RUN/checkpoints/last`, or
+            the `model.safetensors` in it.
         device: where the detector goes; None for a GPU if there is one.
         score: least score of a detection; None for that of the run's best F1, or 0.5 where it was not measured. The
             run's `detector.head.score_threshold` is a lower limit.
@@ -120,10 +121,10 @@ class Predictor:
     ) -> None:
         if score is not None and not 0 <= score <= 1:
             raise ValueError(f"score={score}: must be between 0 and 1.")
-        run, checkpoint = _split(Path(run_or_checkpoint))
+        self.run, checkpoint = _split(Path(run_or_checkpoint))
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.detector, self.categories, self.config = open_run(run, self.device, checkpoint, trust=trust)
-        self.score, _ = choose_score(run, score)
+        self.detector, self.categories, self.config = open_run(self.run, self.device, checkpoint, trust=trust)
+        self.score, _ = choose_score(self.run, score)
 
     @overload
     def __call__(self, images: ImageLike, batch_size: int | None = None) -> Detections: ...
@@ -192,10 +193,15 @@ def choose_score(run: Path, asked: float | None) -> tuple[float, str]:
 
 def _split(path: Path) -> tuple[Path, str | None]:
     """A run folder and the name of the checkpoint in it, None for the best there is."""
-    checkpoints = path.absolute().parent
-    if (path / "config.json").is_file() or not (checkpoints.parent / "config.json").is_file():
+    inner = path.absolute()
+    if inner.name == "model.safetensors":
+        inner = inner.parent
+    if (path / "config.json").is_file():
         return path, None
-    return checkpoints.parent, path.absolute().name
+    if inner.name == "checkpoints" and (inner.parent / "config.json").is_file():
+        return inner.parent, None
+    run = inner.parent.parent
+    return (run, inner.name) if (run / "config.json").is_file() else (path, None)
 
 
 def _as_tensor(image: object, name: str) -> Tensor:

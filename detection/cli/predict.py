@@ -2,11 +2,13 @@
 
 detection predict RUN IMAGE|FOLDER|GLOB ... [--output DIR] [--score S] [--attention] [--device D] [--batch-size N]
 
-IMAGE is a file, a folder (the images directly in it), or a quoted pattern such as 'a/**'.
+RUN is the folder of a training run, for its best checkpoint, or a checkpoint such as RUN/checkpoints/last. IMAGE is a
+file, a folder (the images directly in it), or a quoted pattern such as 'a/**'; what is not taken is counted.
 
-Writes into DIR, all of it for detections with a score of at least S:
-  images/NAME.png   each image with its detections drawn
-  detections.csv    file, label, score, and the box x1, y1, x2, y2 in pixels of the image
+Writes into DIR (predictions, or the next free of predictions-2, -3, ...), for detections with a score of at least S:
+  images/NAME.png   each image with its detections drawn, at most 8192 pixels wide and high
+  detections.csv    file, label, score, and the box x1, y1, x2, y2 in pixels of the image; names are escaped, and after
+                    an apostrophe where a spreadsheet would read them as a formula
   results.json      COCO results; image_id numbers the images from 1
   images.json       what those ids stand for: a COCO list of images (with `drawn`, the name above) and categories
   attention/NAME.png with --attention, each image and, next to it, where each attention step of the context is
@@ -16,28 +18,35 @@ Exit code 2: a mistake in the command, or not one image could be read; nothing i
 """
 
 import argparse
+import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detection.atomic_write import atomic_folder
 from detection.cli import command_parser
 from detection.errors import UserError, command_line
+from detection.names import LONGEST_LINE, short_name, shorten, visible
 
 if TYPE_CHECKING:
     from detection.data.coco_index import Category
+    from detection.predictor import Predictor
     from detection.runs.prediction import PredictionSummary
+
+
+LISTED = 50
+"""Most classes that are listed by name."""
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = command_parser("predict", __doc__, trust=True)
-    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a training run")
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a training run, or a checkpoint")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image file, folder, or quoted pattern")
-    output = Path("predictions")
-    parser.add_argument("--output", type=Path, default=output, help="a new folder; predictions if left out")
+    parser.add_argument("--output", type=Path, help="a new folder; predictions, predictions-2, ... if left out")
     parser.add_argument(
         "--score",
         type=float,
@@ -52,22 +61,67 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         raise UserError(f"--score {args.score}: must be between 0 and 1.")
     if args.batch_size is not None and args.batch_size < 1:
         raise UserError(f"--batch-size {args.batch_size}: must be 1 or more.")
-    if os.path.lexists(args.output) and (not args.output.is_dir() or any(args.output.iterdir())):
+    if (
+        args.output is not None
+        and os.path.lexists(args.output)
+        and (not args.output.is_dir() or any(args.output.iterdir()))
+    ):
         raise UserError(f"{args.output}: exists already and is not an empty folder; choose another --output.")
     return args
 
 
+@contextlib.contextmanager
+def output_folder(output: Path | None) -> Iterator[Path]:
+    """Yield the folder to write: `output`, or the first free of `predictions`, `predictions-2` and so on.
+
+    A name that is chosen here is taken at once, so that two commands never choose the same; after an error it is free.
+    """
+    if output is not None:
+        yield output
+        return
+    folder = next(filter(_take, (Path("predictions" if n == 1 else f"predictions-{n}") for n in count(1))))
+    try:
+        yield folder
+    except BaseException:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+        raise
+
+
+def _take(folder: Path) -> bool:
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another --output.") from None
+    return True
+
+
 def print_summary(summary: "PredictionSummary", categories: "Sequence[Category]", output: Path) -> None:
-    """Print what was detected, and which images could not be read."""
+    """Print what was detected, and which images could not be read or have shrunk a lot."""
     for problem in summary.problems:
-        print(f"error: {problem}", file=sys.stderr)
+        print(f"error: {shorten(visible(problem), LONGEST_LINE)}", file=sys.stderr)
     total = summary.images + len(summary.problems)
     unread = f"; {len(summary.problems)} of {total} could not be read" if summary.problems else ""
     print(f"images      {summary.images}{unread}")
+    if summary.shrunk:
+        path, factor = max(summary.shrunk.items(), key=lambda item: item[1])
+        print(
+            f"shrunk      {len(summary.shrunk)} of them a lot for the detector, {short_name(str(path), 80)} to 1/"
+            f"{factor:.0f} of its width: small objects are lost; cut such images into tiles, or train with a larger "
+            "detector.max_size"
+        )
     print(f"detections  {summary.detections.total()}")
-    width = max(len(c.name) for c in categories)
-    for category in categories:
-        print(f"            {category.name:{width}}  {summary.detections[category.name]}")
+    names = [c.name for c in categories]
+    if len(names) > LISTED:
+        names = [name for name, _ in summary.detections.most_common(LISTED)]
+    shown = {name: short_name(name) for name in names}
+    width = max(map(len, shown.values()), default=0)
+    for name in names:
+        print(f"            {shown[name]:{width}}  {summary.detections[name]}")
+    if len(names) < len(categories):
+        print(f"            {len(names)} of {len(categories)} classes are listed; all are in detections.csv")
     attention = "attention/, " * (output / "attention").is_dir()
     print(f"written to  {output}: images/, {attention}detections.csv, results.json and images.json")
 
@@ -76,36 +130,54 @@ def print_summary(summary: "PredictionSummary", categories: "Sequence[Category]"
 def main(argv: list[str] | None = None) -> int:
     """Open run and images, detect and write; the exit code is 1 if an image could not be read."""
     args = parse(argv)
+    from detection.runs.image_files import find_images
+
+    found = find_images(args.images)
     from detection.analysis.attention import require_attention
     from detection.predictor import Predictor, choose_score
-    from detection.runs import prediction
-    from detection.runs.logs import progress
     from detection.training.loaders import require_device
 
-    paths = prediction.find_images(args.images)
     require_device(args.device)
-    score, reason = choose_score(args.run, args.score)
     predictor = Predictor(args.run, args.device, args.score)
-    detector, config, categories = predictor.detector, predictor.config, predictor.categories
     if args.attention:
-        require_attention(detector)
+        require_attention(predictor.detector)
+    score, reason = choose_score(predictor.run, args.score)
     print(f"score       from {score:.3g}, {reason}", flush=True)
+    for number, note in enumerate(found.notes):
+        print(f"{'' if number else 'not taken':11} {visible(note)}", flush=True)
+    with output_folder(args.output) as output:
+        summary = predict(predictor, found.paths, output, args.batch_size, args.attention)
+        print_summary(summary, predictor.categories, output)
+    return 1 if summary.problems else 0
+
+
+def predict(
+    predictor: "Predictor", paths: Sequence[Path], output: Path, batch_size: int | None, attention: bool
+) -> "PredictionSummary":
+    """Detect on image files and write a folder, or nothing where not one image can be read.
+
+    Raises:
+        UserError: no image can be read, or the folder cannot be written.
+    """
+    from detection.runs import prediction
+    from detection.runs.logs import progress
+
+    config = predictor.config
     files = prediction.ImageFiles(paths, config.detector.min_size, config.detector.max_size)
-    batches = prediction.image_batches(files, args.batch_size or config.eval_batch_size)
+    batches = prediction.image_batches(files, batch_size or config.eval_batch_size)
     try:
-        with atomic_folder(args.output.resolve()) as folder, progress("detecting", len(paths)) as bar:
+        with atomic_folder(output.resolve()) as folder, progress("detecting", len(paths)) as bar:
             found = prediction.detect(predictor, batches)
-            summary = prediction.write_predictions(folder, found, paths, categories, bar.advance)
+            summary = prediction.write_predictions(folder, found, paths, predictor.categories, bar.advance)
             if not summary.images:
                 rest = f" (and {len(paths) - 1} more that cannot be read either)" if len(paths) > 1 else ""
                 raise UserError(f"{summary.problems[0].removesuffix('.')}{rest}.")
-            if args.attention:
-                prediction.write_attention(folder, detector, batches, paths)
+            if attention:
+                prediction.write_attention(folder, predictor.detector, batches, paths)
     except OSError as error:
         reason = error.strerror or error
-        raise UserError(f"{args.output}: cannot be written ({reason}); choose another --output.") from None
-    print_summary(summary, categories, args.output)
-    return 1 if summary.problems else 0
+        raise UserError(f"{output}: cannot be written ({reason}); choose another --output.") from None
+    return summary
 
 
 if __name__ == "__main__":

@@ -1,47 +1,72 @@
-"""Detection on image files without annotations: find the files, detect, and write the results."""
+"""Detection on image files without annotations: read the files, detect, and write the results."""
 
 import csv
-import glob
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import count
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from detection.analysis.attention import attention_over_pixels, write_attention_image
+from detection.analysis.visualize import shrink
 from detection.atomic_write import write_json
 from detection.data.coco_index import Category
-from detection.data.image_paths import IMAGE_SUFFIXES
 from detection.data.images import read_image
+from detection.data.transforms import resized_shape
 from detection.detector import Detector, require_visible
 from detection.errors import UserError
+from detection.names import csv_name, unique_stems
+from detection.runs.image_files import describe_other
 
 if TYPE_CHECKING:
     from detection.predictor import Detections, Predictor
 
 
+LARGEST_DRAWN = 8192
+"""Most pixels of the longer side of a drawn image."""
+
+STRONGLY_SHRUNK = 8
+"""An image whose sides shrink this often for the detector is reported: what is small in it is lost."""
+
+
 @dataclass(frozen=True)
 class ImageFile:
-    """An image to detect on: its pixels (3, H, W) uint8 RGB, or None and a sentence with the reason."""
+    """An image to detect on.
+
+    Attributes:
+        path: of the file.
+        image: its pixels (3, H, W) uint8 RGB, or None where there is a problem.
+        problem: a sentence with the reason why it cannot be used.
+        shrinking: factor by which its sides shrink for the detector; below 1 they grow.
+    """
 
     path: Path
     image: Tensor | None
     problem: str = ""
+    shrinking: float = 1.0
 
 
 @dataclass
 class PredictionSummary:
-    """Images that `write_predictions` wrote, sentences about unreadable ones, and detections per class."""
+    """What `write_predictions` did.
+
+    Attributes:
+        images: number of images written.
+        problems: a sentence for each image that could not be used.
+        detections: their number by class.
+        shrunk: factors of the images that were `STRONGLY_SHRUNK`, by file.
+    """
 
     images: int = 0
     problems: list[str] = field(default_factory=list)
     detections: Counter[str] = field(default_factory=Counter)
+    shrunk: dict[Path, float] = field(default_factory=dict)
 
 
 class ImageFiles(Dataset):
@@ -60,51 +85,13 @@ class ImageFiles(Dataset):
         path = self.paths[position]
         try:
             image = torch.from_numpy(read_image(path)).permute(2, 0, 1).contiguous()  # (3, H, W)
-            require_visible(image.shape[1], image.shape[2], self.min_size, self.max_size, f"image {path}")
+            height, width = image.shape[1:]
+            require_visible(height, width, self.min_size, self.max_size, f"image {path}")
         except UserError as error:
-            return ImageFile(path, None, str(error))
-        return ImageFile(path, image)
-
-
-def find_images(arguments: Sequence[str]) -> list[Path]:
-    """List the image files that files, folders and glob patterns name, each once.
-
-    Args:
-        arguments: in the order of the result. A file is taken whatever its name; from a folder the images directly in
-            it, sorted; a pattern (`**` for any depth) stands for the images and folders that match it, sorted. Hidden
-            files are only taken when named.
-
-    Raises:
-        UserError: an argument without any image.
-    """
-    found: dict[str, Path] = {}
-    for argument in arguments:
-        path = Path(argument)
-        if path.is_file():
-            images = [path]
-        elif path.is_dir():
-            images = _images_in(path)
-            if not images:
-                kinds = ", ".join(sorted(IMAGE_SUFFIXES))
-                raise UserError(f"{path}: no image directly in this folder ({kinds}); for those below it: '{path}/**'.")
-        elif glob.has_magic(argument):
-            matches = [Path(match) for match in sorted(glob.glob(argument, recursive=True))]
-            images = [i for m in matches for i in (_images_in(m) if m.is_dir() else [m] if _is_image(m) else [])]
-            if not images:
-                raise UserError(f"{argument}: no image matches this pattern; check it, and the folder you are in.")
-        else:
-            raise UserError(f"{argument}: no such file or folder.")
-        for image in images:
-            found.setdefault(os.path.abspath(image), image)
-    return list(found.values())
-
-
-def _images_in(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if _is_image(path) and not path.name.startswith("."))
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
+            other = describe_other(path) if os.path.isfile(path) else None
+            return ImageFile(path, None, f"image {path} {other}." if other else str(error))
+        shrinking = max(height, width) / max(resized_shape(height, width, self.min_size, self.max_size))
+        return ImageFile(path, image, shrinking=shrinking)
 
 
 def image_batches(files: ImageFiles, batch_size: int) -> DataLoader:
@@ -150,6 +137,8 @@ def write_predictions(
 ) -> PredictionSummary:
     """Write drawn images, COCO results and images, and a table.
 
+    The table shows names as `csv_name` does; images.json has the names of files and categories as they are.
+
     Args:
         folder: gets `images/`, `results.json`, `images.json` and `detections.csv`.
         predictions: of `detect`; read one at a time.
@@ -160,8 +149,7 @@ def write_predictions(
     drawn_names = dict(zip(paths, unique_stems(paths), strict=True))
     summary, images, results = PredictionSummary(), list[dict[str, Any]](), list[dict[str, Any]]()
     (folder / "images").mkdir()
-    # Names that are no Unicode are written back as the bytes they are on disk.
-    with open(folder / "detections.csv", "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+    with open(folder / "detections.csv", "w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(("file", "label", "score", "x1", "y1", "x2", "y2"))
         for image, detections in predictions:
@@ -171,14 +159,16 @@ def write_predictions(
                 continue
             summary.images += 1
             drawn = f"images/{drawn_names[image.path]}.png"
-            detections.draw(image.image).save(folder / drawn, compress_level=3)
+            if image.shrinking >= STRONGLY_SHRUNK:
+                summary.shrunk[image.path] = image.shrinking
+            draw(detections, image.image).save(folder / drawn, compress_level=3)
             height, width = detections.image_size
             name = str(image.path)
             images.append({"id": summary.images, "file_name": name, "width": width, "height": height, "drawn": drawn})
             found = detections.to_coco(summary.images)
             results += found
-            rows = zip(detections.names, found, strict=True)
-            table.writerows((name, label, r["score"], *_corners(r["bbox"])) for label, r in rows)
+            rows = zip(map(csv_name, detections.names), found, strict=True)
+            table.writerows((csv_name(name), label, r["score"], *_corners(r["bbox"])) for label, r in rows)
             summary.detections.update(detections.names)
     plain_categories = [{"id": c.id, "name": c.name} for c in categories]
     write_json(folder / "results.json", results, indent=None)
@@ -186,15 +176,13 @@ def write_predictions(
     return summary
 
 
-def unique_stems(paths: Sequence[Path]) -> list[str]:
-    """File names without their suffix, numbered `-2`, `-3` … where they repeat (in any mix of cases)."""
-    taken: set[str] = set()
-    stems = []
-    for path in paths:
-        candidates = (path.stem if n == 1 else f"{path.stem}-{n}" for n in count(1))
-        stems.append(next(stem for stem in candidates if stem.lower() not in taken))
-        taken.add(stems[-1].lower())
-    return stems
+def draw(detections: "Detections", image: Tensor) -> Image.Image:
+    """Draw detections on their image (3, H, W) uint8, of which the longer side shrinks to `LARGEST_DRAWN`."""
+    small, factor = shrink(image.permute(1, 2, 0).numpy(), LARGEST_DRAWN)  # (H, W, 3)
+    if factor == 1:
+        return detections.draw(image)
+    height, width = small.shape[:2]
+    return replace(detections, boxes=detections.boxes * factor, image_size=(height, width)).draw(small)
 
 
 def _corners(xywh: Sequence[float]) -> tuple[float, ...]:

@@ -27,7 +27,8 @@ from detection.errors import UserError
 from detection.predictor import Detections
 from detection.runs.checkpoint import save_checkpoint
 from detection.runs.folder import config_json, open_run
-from detection.runs.prediction import ImageFile, ImageFiles, detect, find_images, image_batches, unique_stems
+from detection.runs.image_files import find_images
+from detection.runs.prediction import ImageFile, ImageFiles, detect, image_batches
 from detection.training.engine import coco_results
 from tests.coco_files import write_image
 from tests.tiny_runs import DETECTOR
@@ -76,17 +77,16 @@ def _written(folder):
         (["photos/*.png"], ["b.png"]),
         (["photos/**"], ["a.PNG", "b.png", "sub/a.png"]),
         (["photos/*"], ["a.PNG", "b.png", "sub/a.png"]),
-        (["photos/notes.txt"], ["notes.txt"]),
         (["photos/[ab].*", "photos/.hidden.png"], ["a.PNG", "b.png", ".hidden.png"]),
     ],
 )
 def test_files_folders_and_patterns_are_found_in_order_and_once(photos, arguments, names):
-    assert [os.path.normpath(p) for p in find_images(arguments)] == [f"photos/{name}" for name in names]
+    assert [os.path.normpath(p) for p in find_images(arguments).paths] == [f"photos/{name}" for name in names]
 
 
 def test_a_file_with_brackets_in_its_name_is_no_pattern(photos):
     write_image(photos / "c[1].png", 9, 9)
-    assert find_images(["photos/c[1].png"]) == [photos / "c[1].png"]
+    assert find_images(["photos/c[1].png"]).paths == [photos / "c[1].png"]
 
 
 @pytest.mark.parametrize("argument", ["photos/none.png", "photos/*.gif", "photos/*.txt", "empty"])
@@ -94,11 +94,6 @@ def test_an_argument_without_images_is_named(photos, argument):
     Path("empty").mkdir()
     with pytest.raises(UserError, match=argument.replace("*", r"\*")):
         find_images(["photos", argument])
-
-
-def test_names_of_drawn_images_differ():
-    paths = [Path(p) for p in ("x/a.png", "y/A.png", "x/a-2.png", "z/a.jpg", "x/b.c.png")]
-    assert unique_stems(paths) == ["a", "A-2", "a-2-2", "a-3", "b.c"]
 
 
 def _one_box(images, batch_size):
@@ -125,7 +120,7 @@ def test_detect_keeps_images_and_detections_together_and_passes_broken_ones_by()
 def test_workers_change_nothing(photos):
     for number in range(14):
         write_image(photos / f"{number}.png", 20 + number, 20, number)
-    files = ImageFiles(find_images(["photos"]), 64, 64)
+    files = ImageFiles(find_images(["photos"]).paths, 64, 64)
     assert len(files) == 16
     batches = list(image_batches(files, 3))
     assert [len(batch) for batch in batches] == [3, 3, 3, 3, 3, 1]
@@ -232,7 +227,7 @@ def test_broken_images_are_named_and_the_rest_is_done(run, photos, capsys):
 
 def test_nothing_is_written_where_nothing_can_be_read(run, photos, capsys):
     Path("x.png").write_bytes(b"")
-    code, _, err = _main(capsys, run, "x.png", "photos/notes.txt")
+    code, _, err = _main(capsys, run, "x.png", "photos/.hidden.png")
     assert code == 2 and "x.png is empty" in err and "(and 1 more that cannot be read either)" in err
     assert sorted(os.listdir()) == ["photos", "x.png"]
 
@@ -293,7 +288,7 @@ def test_attention_is_drawn_for_every_image_that_can_be_read(photos, tmp_path, c
     config = dataclasses.replace(DETECTOR, pool=partial(DETECTOR.pool, stages=("context",)), **parts)
     save_checkpoint(tmp_path / "run/checkpoints/best", build_detector(config, 2), CATEGORIES, {"epoch": 1})
     write_json(tmp_path / "run/config.json", config_json(Config(config)))
-    code, out, _ = _main(capsys, tmp_path / "run", "photos/**", "photos/notes.txt", "--attention", "--score", 0)
+    code, out, _ = _main(capsys, tmp_path / "run", "photos/**", "photos/.hidden.png", "--attention", "--score", 0)
     assert code == 1 and "attention/" in out
     written = [{path.name for path in Path("predictions", kind).iterdir()} for kind in ("images", "attention")]
     assert written[0] == written[1] == {"a.png", "b.png", "a-2.png"}
