@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 
 from detection.evaluation.operating_points import OperatingPoints, equal_error, miss_rate, miss_rate_curve
 from detection.evaluation.plots import from_no_recall
+from detection.names import plot_name
 
 STYLES = ("-", "--", ":", "-.")
 
@@ -23,7 +24,7 @@ def plot_runs_precision_recall(points: dict[str, OperatingPoints]) -> Figure:
         value, _ = equal_error(run)
         curve = from_no_recall(run.found / run.num_ground_truth, run.found / (run.found + run.false))
         style = _style(number)
-        axes.plot(*curve, label=f"{name}  {value:.3f}", **style)
+        axes.plot(*curve, label=f"{plot_name(name)}  {value:.3f}", **style)
         axes.plot([value], [value], color=style["color"], marker="o", markersize=4)
     axes.set(xlim=(0, 1.01), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
     _finish(figure, axes, "Precision and recall at IoU 0.5", "run  EER")
@@ -43,7 +44,7 @@ def plot_runs_miss_rate(points: dict[str, OperatingPoints]) -> Figure:
         if not run.num_ground_truth:
             continue
         fppi, miss = (np.append(start, curve) for start, curve in zip((0, 1), miss_rate_curve(run), strict=True))
-        label = f"{name}  {miss_rate(run):.3f}"
+        label = f"{plot_name(name)}  {miss_rate(run):.3f}"
         axes.step(fppi.clip(min=1e-3), miss.clip(min=1e-2), where="post", label=label, **_style(number))
     axes.set(xlabel="false positives per image", ylabel="miss rate")
     _finish(figure, axes, "Misses and false positives at IoU 0.5", "run  MR⁻²")

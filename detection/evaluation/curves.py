@@ -1,6 +1,7 @@
 """Precision and recall over scores, the score of best F1 and the confusion matrix, all from one matching at IoU 0.5."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -35,11 +36,22 @@ class Matching:
         Args:
             category: Index of the class in ascending order of ids; None takes all.
         """
-        counts, real = self.matched != IGNORED, ~self.targets.crowd
-        if category is not None:
-            counts &= self.detections.category == category
-            real &= self.targets.category == category
-        return self.detections.score[counts], self.matched[counts], int(real.sum())
+        if category is None:
+            counts = self.matched != IGNORED
+            return self.detections.score[counts], self.matched[counts], int((~self.targets.crowd).sum())
+        by_category, ends, num_ground_truth = self._by_category
+        counts = by_category[ends[category] : ends[category + 1]]
+        return self.detections.score[counts], self.matched[counts], int(num_ground_truth[category])
+
+    @cached_property
+    def _by_category(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Detections that count, grouped by category and best first; where each group begins; ground truth of each."""
+        number = len(self.targets.names)
+        counts = np.flatnonzero(self.matched != IGNORED)
+        category = self.detections.category[counts]
+        by_category = counts[np.argsort(category, kind="stable")]
+        ends = np.append(0, np.cumsum(np.bincount(category, minlength=number)))
+        return by_category, ends, np.bincount(self.targets.category[~self.targets.crowd], minlength=number)
 
 
 @dataclass(frozen=True)
@@ -98,6 +110,15 @@ def best_f1(curve: Curve) -> dict[str, float]:
 
 
 def confusion_matrix(matching: Matching, score: float) -> np.ndarray:
+    """Return the counts of `confusion_counts` as a matrix (K + 1, K + 1): true class by predicted class."""
+    size = len(matching.targets.names) + 1
+    matrix = np.zeros((size, size), dtype=np.int64)
+    true, predicted, number = confusion_counts(matching, score)
+    matrix[true, predicted] = number
+    return matrix
+
+
+def confusion_counts(matching: Matching, score: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Count the predicted classes of the objects of each class, with detections down to a score.
 
     The matches within a class stay as they are, so that the diagonal over its row's sum is the recall at this score.
@@ -106,7 +127,7 @@ def confusion_matrix(matching: Matching, score: float) -> np.ndarray:
     their class are not counted.
 
     Returns:
-        Counts (K + 1, K + 1): true class by predicted class; the last row and column are background.
+        True class, predicted class and number of every pair that occurs, (E,) each, in order; class K is background.
     """
     targets, detections = matching.targets, matching.detections
     background = len(targets.names)
@@ -116,12 +137,12 @@ def confusion_matrix(matching: Matching, score: float) -> np.ndarray:
     taken_for[found] = targets.category[found]
     spare = detections.select(kept & (matching.matched == FALSE_POSITIVE))
     used = _match_left_over(spare, targets, taken_for)
-    matrix = np.zeros((background + 1, background + 1), dtype=np.int64)
     real = ~targets.crowd
-    predicted = np.where(taken_for >= 0, taken_for, background)
-    np.add.at(matrix, (targets.category[real], predicted[real]), 1)
-    matrix[background, :-1] += np.bincount(spare.category[~used], minlength=background)
-    return matrix
+    predicted = np.where(taken_for >= 0, taken_for, background)[real]
+    false = spare.category[~used]
+    true = np.concatenate([targets.category[real], np.full(len(false), background)])
+    pairs, number = np.unique(true * (background + 1) + np.concatenate([predicted, false]), return_counts=True)
+    return pairs // (background + 1), pairs % (background + 1), number
 
 
 def _match_left_over(spare: DetectionColumns, targets: GroundTruthColumns, taken_for: np.ndarray) -> np.ndarray:

@@ -9,27 +9,37 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from detection.evaluation.curves import Matching, confusion_matrix, precision_recall
+from detection.evaluation.curves import Matching, confusion_counts, precision_recall
+from detection.names import plot_name
 
 LEGEND_ROWS = 27
+MOST_LINES = 100
+"""Classes in the figure of precision and recall."""
+MOST_CONFUSED = 50
+"""Classes in the confusion matrix where there are more than `MOST_LINES`."""
 
 
 def plot_precision_recall(matching: Matching, metrics: dict[str, Any]) -> Figure:
-    """Draw precision over recall at IoU 0.5, a line per class of the `metrics`, best AP50 first in the legend."""
-    classes = enumerate(metrics["per_class"].items())
-    drawn = sorted((c for c in classes if c[1][1]["ground_truth"]), key=lambda c: -c[1][1]["AP50"])
+    """Draw precision over recall at IoU 0.5, a line per class of the `metrics`, best AP50 first in the legend.
+
+    Of more than `MOST_LINES` classes those with the most ground truth are drawn.
+    """
+    classes = [c for c in enumerate(metrics["per_class"].items()) if c[1][1]["ground_truth"]]
+    frequent = sorted(classes, key=lambda c: -c[1][1]["ground_truth"])[:MOST_LINES]
+    drawn = sorted(frequent, key=lambda c: (-c[1][1]["AP50"], c[0]))
     columns = max(1, math.ceil(len(drawn) / LEGEND_ROWS))
-    longest = min(24, max((len(name) for _, (name, _) in drawn), default=0))
+    longest = max((len(plot_name(name)) for _, (name, _) in drawn), default=0)
     figure = Figure(figsize=(6.2 + columns * (0.9 + 0.075 * longest), 6), dpi=120, layout="constrained")
     axes = figure.subplots()
     for place, (category, (name, metrics_of_class)) in enumerate(drawn):
         curve = precision_recall(matching, category)
         style = ("-", "--", ":", "-.")[place // 20 % 4] if len(drawn) > 10 else "-"
         recall, precision = from_no_recall(curve.recall, curve.precision)
-        label = f"{_short(name)}  {metrics_of_class['AP50']:.3f}"
+        label = f"{plot_name(name)}  {metrics_of_class['AP50']:.3f}"
         axes.plot(recall, precision, color=_color(place, len(drawn)), linestyle=style, linewidth=1.6, label=label)
     axes.set(xlim=(0, 1.01), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
-    axes.set_title("Precision and recall at IoU 0.5")
+    some = "" if len(drawn) == len(classes) else f"\n{len(drawn)} of {len(classes)} classes, with the most ground truth"
+    axes.set_title(f"Precision and recall at IoU 0.5{some}")
     axes.grid(alpha=0.3)
     if drawn:
         size = 9 if len(drawn) <= LEGEND_ROWS else 7.5
@@ -47,11 +57,11 @@ def from_no_recall(recall: np.ndarray, precision: np.ndarray) -> tuple[np.ndarra
 def plot_confusion(matching: Matching, score: float) -> Figure:
     """Draw the confusion matrix of detections from a score on (-1: all).
 
-    Colors are shares of a row, texts (up to 20 classes) are counts.
+    Colors are shares of a row, texts (up to 20 classes) are counts. Of more than `MOST_LINES` classes the
+    `MOST_CONFUSED` have a row each, and the others one together.
     """
-    counts = confusion_matrix(matching, score if score != -1 else -math.inf)
+    counts, names = _confusion(matching, score if score != -1 else -math.inf)
     shares = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
-    names = [*map(_short, matching.targets.names), "background"]
     size = len(names)
     # Without texts 0.18 inch is enough for a name.
     side = max(3.2, size * (0.5 if size <= 21 else 0.18))
@@ -71,6 +81,27 @@ def plot_confusion(matching: Matching, score: float) -> Figure:
                 axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=color, fontsize=8)
     figure.colorbar(image, ax=axes, label="share of the row", shrink=0.8)
     return figure
+
+
+def _confusion(matching: Matching, score: float) -> tuple[np.ndarray, list[str]]:
+    """The matrix to draw, true by predicted class, and the names of its rows; the last is background."""
+    true, predicted, number = confusion_counts(matching, score)
+    names = matching.targets.names
+    classes = len(names)
+    row = np.arange(classes + 1)
+    shown = [plot_name(name) for name in names] if classes <= MOST_LINES else []
+    if classes > MOST_LINES:
+        wrong = np.where(true != predicted, number, 0)
+        # Taken for another class counts first, then missed or found where nothing is.
+        weight = np.where((true < classes) & (predicted < classes), 1.0, 1e-9) * wrong
+        confused = np.bincount(np.append(true, predicted), np.append(weight, weight), minlength=classes + 1)[:classes]
+        chosen = np.sort(np.argsort(-confused, kind="stable")[:MOST_CONFUSED])
+        row[:] = MOST_CONFUSED
+        row[chosen], row[classes] = np.arange(MOST_CONFUSED), MOST_CONFUSED + 1
+        shown = [*(plot_name(names[c]) for c in chosen), f"{classes - MOST_CONFUSED} others"]
+    counts = np.zeros((len(shown) + 1, len(shown) + 1), dtype=np.int64)
+    np.add.at(counts, (row[true], row[predicted]), number)
+    return counts, [*shown, "background"]
 
 
 def plot_losses(log: str | Path) -> Figure | None:
@@ -144,7 +175,3 @@ def _read_log(log: Path) -> tuple[dict[str, list], dict[str, list]]:
 
 def _color(place: int, number: int) -> Any:
     return colormaps["tab10" if number <= 10 else "tab20"](place % (10 if number <= 10 else 20))
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 24 else name[:23] + "…"

@@ -2,17 +2,22 @@
 
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
 from detection.evaluation.coco import METRICS, BackendName, coco_metrics
 from detection.evaluation.columns import CocoDataset, CocoResults
+from detection.evaluation.confusion import confusion_csv
 from detection.evaluation.curves import best_f1, match_results, precision_recall
 from detection.evaluation.reasons import find_notes
 from detection.evaluation.voc import voc_metrics
+from detection.names import short_name, short_names
 from detection.reports.document import markdown_table
 from detection.reports.files import to_png, write_files
 
+LISTED = 100
+"""Most classes in the table for a terminal."""
 SIZED = ("APs", "APm", "APl", "ARs", "ARm", "ARl")
 
 
@@ -67,7 +72,9 @@ def write_evaluation(
     *,
     losses_log: str | Path | None = None,
 ) -> None:
-    """Write `metrics.json`, `results.json` and `plots/`; a reader never sees half a file.
+    """Write `metrics.json`, `results.json`, `confusion.csv` and `plots/`; a reader never sees half a file.
+
+    The metrics are there before a plot is drawn, and a plot that fails is a warning on stderr.
 
     Args:
         output: Folder, made if it is missing; files of these names in it are replaced.
@@ -82,13 +89,23 @@ def write_evaluation(
     from detection.evaluation.plots import plot_confusion, plot_losses, plot_precision_recall
 
     write_metrics(output, results, metrics)
-    matching = match_results(ground_truth, results)
-    figures = {
-        "plots/precision_recall.png": plot_precision_recall(matching, metrics),
-        "plots/confusion.png": plot_confusion(matching, metrics["best_f1"]["score"]),
-        "plots/losses.png": None if losses_log is None else plot_losses(losses_log),
+    matching, score = match_results(ground_truth, results), metrics["best_f1"]["score"]
+    write_files(Path(output), {"confusion.csv": confusion_csv(matching, score).encode()})
+    plots = {
+        "precision_recall": lambda: plot_precision_recall(matching, metrics),
+        "confusion": lambda: plot_confusion(matching, score),
+        "losses": lambda: None if losses_log is None else plot_losses(losses_log),
     }
-    write_files(Path(output), {name: to_png(figure) for name, figure in figures.items() if figure is not None})
+    for name, draw in plots.items():
+        try:
+            figure = draw()
+            png = None if figure is None else to_png(figure)
+        except Exception as error:  # nothing that was measured depends on it
+            reason = short_name(f"{type(error).__name__}: {error}", 200)
+            print(f"warning: {Path(output) / 'plots' / name}.png cannot be drawn ({reason})", file=sys.stderr)
+            continue
+        if png is not None:
+            write_files(Path(output), {f"plots/{name}.png": png})
 
 
 def metrics_table(metrics: dict[str, Any]) -> str:
@@ -98,15 +115,24 @@ def metrics_table(metrics: dict[str, Any]) -> str:
     at_score = f" at score {best['score']:.3f}" if best["f1"] > 0 else ""
     rows.append(["best F1", _text("f1", best["f1"]) + at_score])
     counted = "{images} images, {ground_truth} ground-truth boxes, {detections} detections".format(**metrics)
-    classes = []
-    for name, of_class in metrics["per_class"].items():
+    per_class, classes = metrics["per_class"], []
+    listed = list(per_class)
+    if len(listed) > LISTED:
+        frequent = sorted(listed, key=lambda name: -per_class[name]["ground_truth"])[:LISTED]
+        listed = [name for name in listed if name in frequent]
+    for name, shown in zip(listed, short_names(listed), strict=True):
+        of_class = per_class[name]
         best = of_class["best_f1"]
         values = [_text("", value) for value in (of_class["AP"], of_class["AP50"], best["f1"])]
         score = f"{best['score']:.3f}" if best["f1"] > 0 else "-"
-        classes.append([name, *values, score, str(of_class["ground_truth"])])
+        classes.append([shown, *values, score, str(of_class["ground_truth"])])
     tables = [markdown_table(["metric", "value"], rows), counted]
     if classes:
         tables.append(markdown_table(["class", "AP", "AP50", "best F1", "at score", "ground truth"], classes))
+    if len(listed) < len(per_class):
+        tables.append(
+            f"{len(listed)} of {len(per_class)} classes, those with the most ground truth; metrics.json has all of them"
+        )
     return "\n\n".join(tables)
 
 

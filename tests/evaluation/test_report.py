@@ -89,7 +89,7 @@ class TestFiles:
         assert read_strict(output / "results.json") == RESULTS
         names = {str(path.relative_to(output)) for path in output.rglob("*") if path.is_file()}
         plots = {f"plots/{name}.png" for name in ("precision_recall", "confusion", "losses")}
-        assert names == {"metrics.json", "results.json"} | plots
+        assert names == {"metrics.json", "results.json", "confusion.csv"} | plots
         for plot in plots:
             assert imread(output / plot).std() > 0.01
 
