@@ -11,12 +11,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
+from detection.names import short_name
+
 Color = tuple[int, int, int]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 Rectangle = tuple[int, int, int, int]
 
 _MOST_ENLARGED = 2048
 """Longer side in pixels up to which small images are enlarged for drawing."""
+_LONGEST_TITLE = 120
 
 
 def class_color(name: str) -> Color:
@@ -26,7 +29,7 @@ def class_color(name: str) -> Color:
     """
     if (named := _named(name)) is not None:
         return named
-    number = zlib.crc32(name.encode())
+    number = zlib.crc32(name.encode("utf-8", "surrogatepass"))
     return _vivid((number % 360) / 360, number // 360 % 3)
 
 
@@ -94,9 +97,18 @@ def draw_boxes(
     occupied: list[Rectangle] = []
     # The best detection takes its place first, so it is the last to be moved aside.
     for index in reversed(order):
-        text = labels[index] if scores is None else f"{labels[index]} {scores[index]:.2f}"
+        text = short_name(labels[index]) + ("" if scores is None else f" {scores[index]:.2f}")
         occupied.append(_draw_label(draw, text, corners[index], font, palette[labels[index]], occupied))
     return np.array(drawing)
+
+
+def shrink(image: np.ndarray, longest: int) -> tuple[np.ndarray, float]:
+    """Shrink an image (H, W, 3) uint8 whose longer side has more than `longest` pixels; returns it and the factor."""
+    factor = longest / max(image.shape[:2])
+    if factor >= 1:
+        return image, 1.0
+    height, width = (max(1, round(side * factor)) for side in image.shape[:2])
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BOX)), factor
 
 
 def _pixels(box: np.ndarray, size: tuple[int, int]) -> Rectangle:
@@ -174,6 +186,8 @@ def contact_sheet(
     for index, image in enumerate(images):
         x, y = gap + index % columns * column_width, gap + index // columns * row_height
         if titles is not None:
-            draw.text((x, y), _shorten(titles[index], font, wide), fill=(0, 0, 0), font=font)
+            draw.text(
+                (x, y), _shorten(short_name(titles[index], _LONGEST_TITLE), font, wide), fill=(0, 0, 0), font=font
+            )
         sheet.paste(Image.fromarray(image), (x, y + line))
     return np.array(sheet)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from detection.atomic_write import atomic_write
 from detection.cli import command_parser
 from detection.errors import UserError, command_line
+from detection.names import short_names
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from detection.data.dataset import DetectionDataset
 
 EPOCHS = 4
+LISTED = 100
+"""Most classes that are printed."""
 SIDE = 512
 """Most pixels of the longer side of an image on the sheet."""
 
@@ -107,12 +110,17 @@ def size_lines(index: "CocoIndex", config: "Config") -> list[str]:
     if not len(boxes):
         return [*lines, "boxes     none"]
     sizes, ratios = np.sqrt(boxes.prod(axis=1)), boxes[:, 1] / boxes[:, 0].clip(1e-9)
-    wide = max(len(c.name) for c in index.categories)
+    names = short_names(c.name for c in index.categories)
+    frequent = np.argsort(-np.bincount(labels, minlength=len(names) + 1)[1:], kind="stable")
+    shown = sorted(frequent[:LISTED].tolist())
+    wide = max(len(names[row]) for row in shown)
     lines.append(f"\n{'class':{wide}}  {'boxes':>8}  median size")
-    for label, category in enumerate(index.categories, start=1):
-        of_class = sizes[labels == label]
+    for row in shown:
+        of_class = sizes[labels == row + 1]
         median = f"  {np.median(of_class):8.1f} px" if len(of_class) else ""
-        lines.append(f"{category.name:{wide}}  {len(of_class):8}{median}")
+        lines.append(f"{names[row]:{wide}}  {len(of_class):8}{median}")
+    if len(shown) < len(names):
+        lines.append(f"{len(shown)} of {len(names)} classes, those with the most boxes")
     quantiles = (0, 1, 5, 25, 50, 75, 95, 99, 100)
     lines.append(f"\n{len(boxes)} boxes  " + "".join(f"{f'{q} %':>8}" for q in quantiles))
     for name, values in (("sqrt(area), px", sizes), ("height / width", ratios)):

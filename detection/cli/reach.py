@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from detection.cli import command_parser
 from detection.errors import UserError, command_line
+from detection.names import plot_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -159,7 +160,7 @@ def main(argv: list[str] | None = None) -> None:
     print(f"input    {what}, {size}")
     print(receptive_field_table(fields))
     name = args.source.resolve().stem
-    title = f"Effective receptive field of {name}, {part.func.__name__} on {source}\n{what}, {size}"
+    title = f"Effective receptive field of {plot_name(name, 60)}, {part.func.__name__} on {source}\n{what}, {size}"
     save_figure(plot_receptive_field(fields, title, backbone.strides[source], own), args.output)
     print(f"drawn in {args.output}")
 

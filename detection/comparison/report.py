@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from detection.analysis.samples import draw_results, xywh_to_xyxy
-from detection.analysis.visualize import contact_sheet, distinct_colors, draw_boxes
+from detection.analysis.samples import LONGEST_DRAWN, draw_results, xywh_to_xyxy
+from detection.analysis.visualize import contact_sheet, distinct_colors, draw_boxes, shrink
 from detection.comparison.comparison import (
     FinishedRun,
     ImageDifference,
@@ -23,6 +23,7 @@ from detection.data.images import read_image
 from detection.evaluation.coco import AP_METRICS
 from detection.evaluation.columns import class_names
 from detection.evaluation.intervals import format_interval
+from detection.names import file_stem, short_name
 from detection.reports.document import Block, Bullets, Figure, Heading, Paragraph, Table
 
 EVEN = (0, 0)
@@ -68,7 +69,7 @@ def metric_tables(runs: Sequence[FinishedRun]) -> list[Block]:
     return [
         Paragraph(about),
         Table(["metric", *head], [row(metric, metric) for metric in AP_METRICS]),
-        Table(["AP50 of class", *head], [row(key.partition("/")[2], key) for key in classes]),
+        Table(["AP50 of class", *head], [row(short_name(key.partition("/")[2]), key) for key in classes]),
     ]
 
 
@@ -109,10 +110,10 @@ def _figures(first: FinishedRun, run: FinishedRun, ranked: Sequence[ImageDiffere
 def _figure(first: FinishedRun, run: FinishedRun, difference: ImageDifference) -> Figure:
     item = first.image_entry(difference.position)
     caption = (
-        f"{item['file_name']}: {len(difference.gained)} objects gained, {len(difference.lost)} lost, "
+        f"{short_name(item['file_name'], 80)}: {len(difference.gained)} objects gained, {len(difference.lost)} lost, "
         f"false positives {difference.false_positives[0]} → {difference.false_positives[1]}"
     )
-    name = f"{first.name}-{run.name}-{item['id']}.png".replace("/", "-")
+    name = f"{file_stem(f'{first.name}-{run.name}'.replace('/', '-'))}-{item['id']}.png"
     png = io.BytesIO()
     Image.fromarray(draw_difference(first, run, difference)).save(png, format="png", optimize=True)
     return Figure(name, caption, png.getvalue())
@@ -127,7 +128,8 @@ def draw_difference(first: FinishedRun, second: FinishedRun, difference: ImageDi
         UserError: the image is missing or cannot be read.
     """
     item = first.image_entry(difference.position)
-    image = read_image(resolve_image(Path(first.config["data"]["val"]["images"]), item["file_name"]))
+    path = resolve_image(Path(first.config["data"]["val"]["images"]), item["file_name"])
+    image, factor = shrink(read_image(path), LONGEST_DRAWN)
     by_id = class_names(first.ground_truth)
     names = list(by_id.values())
     colors = distinct_colors(names)
@@ -136,9 +138,9 @@ def draw_difference(first: FinishedRun, second: FinishedRun, difference: ImageDi
     marks = dict.fromkeys(difference.gained, " gained") | dict.fromkeys(difference.lost, " lost")
     labels = [names[targets.category[index]] + marks.get(int(index), "") for index in inside]
     by_label = {label: colors[names[targets.category[i]]] for i, label in zip(inside, labels, strict=True)}
-    panels = [draw_boxes(image, xywh_to_xyxy(targets.box[inside]), labels, colors=by_label)]
+    panels = [draw_boxes(image, xywh_to_xyxy(targets.box[inside]) * factor, labels, colors=by_label)]
     for run in (first, second):
         found = [r for r in run.results if r["image_id"] == item["id"] and r["score"] >= run.threshold]
-        panels.append(draw_results(image, found, by_id, colors))
+        panels.append(draw_results(image, found, by_id, colors, factor))
     titles = ("ground truth", *(f"{run.name}, score from {run.threshold:.2f}" for run in (first, second)))
     return contact_sheet(panels, columns=3, titles=titles)

@@ -5,6 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+from detection.names import shorten, visible
+
+LONGEST_CELL = 300
+"""Characters of a table's cell."""
+LONGEST_TEXT = 4000
+"""Characters of a heading, a paragraph, a bullet or a caption."""
+
 
 @dataclass(frozen=True)
 class Heading:
@@ -70,22 +77,31 @@ def to_markdown(blocks: Sequence[Block]) -> str:
 def _markdown(block: Block) -> str:
     match block:
         case Heading(level, text):
-            return f"{'#' * level} {text}"
+            return f"{'#' * level} {_shown(text)}"
         case Paragraph(text, warning):
-            return f"**{text}**" if warning else text
+            return f"**{_shown(text)}**" if warning else _shown(text)
         case Bullets(items):
-            return "\n".join(f"- {item}" for item in items)
+            return "\n".join(f"- {_shown(item)}" for item in items)
         case Table(head, rows):
             return markdown_table(head, rows)
         case Figure(name, caption, _):
-            return f"![{caption}]({name})"
+            return f"![{_shown(caption)}]({name})"
         case Code(lines):
-            return "\n".join(f"    {line}" for line in lines)
+            return "\n".join(f"    {visible(line)}" for line in lines)
+
+
+def _shown(text: str) -> str:
+    """Return running text, which may quote names: nothing in it is invisible, and it ends somewhere."""
+    return shorten(visible(text), LONGEST_TEXT)
+
+
+def _cell(text: str) -> str:
+    return shorten(visible(text), LONGEST_CELL)
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Format a table with columns padded to one width; the first is aligned left, the others right."""
-    lines = [[cell.replace("|", "\\|") for cell in row] for row in (head, *rows)]
+    lines = [[_cell(cell).replace("|", "\\|") for cell in row] for row in (head, *rows)]
     widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])])
     return "\n".join(
@@ -130,29 +146,29 @@ def to_html(blocks: Sequence[Block]) -> str:
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
+        f"<title>{escape(_shown(title))}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
     )
 
 
 def _html(block: Block) -> str:
     match block:
         case Heading(level, text):
-            return f"<h{level}>{escape(text)}</h{level}>"
+            return f"<h{level}>{escape(_shown(text))}</h{level}>"
         case Paragraph(text, warning):
-            return f'<p class="warning">{escape(text)}</p>' if warning else f"<p>{escape(text)}</p>"
+            return f'<p class="warning">{escape(_shown(text))}</p>' if warning else f"<p>{escape(_shown(text))}</p>"
         case Bullets(items):
-            return "<ul>" + "".join(f"<li>{escape(item)}</li>" for item in items) + "</ul>"
+            return "<ul>" + "".join(f"<li>{escape(_shown(item))}</li>" for item in items) + "</ul>"
         case Table(head, rows):
             return _html_table(head, rows)
         case Figure(_, caption, png):
             source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
-            below = f"<figcaption>{escape(caption)}</figcaption>"
-            return f'<figure><img alt="{escape(caption)}" src="{source}">{below}</figure>'
+            text = escape(_shown(caption))
+            return f'<figure><img alt="{text}" src="{source}"><figcaption>{text}</figcaption></figure>'
         case Code(lines):
-            return f"<pre>{escape(chr(10).join(lines))}</pre>"
+            return f"<pre>{escape(chr(10).join(map(visible, lines)))}</pre>"
 
 
 def _html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    top = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
-    lines = "\n".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    top = "".join(f'<th scope="col">{escape(_cell(cell))}</th>' for cell in head)
+    lines = "\n".join("<tr>" + "".join(f"<td>{escape(_cell(cell))}</td>" for cell in row) + "</tr>" for row in rows)
     return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>\n{lines}\n</tbody></table></div>'

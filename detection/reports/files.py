@@ -1,6 +1,7 @@
 """Reports written as files: Markdown, HTML and figures."""
 
 import io
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,5 +42,8 @@ def write_files(output: Path, files: dict[str, bytes]) -> list[Path]:
 def to_png(figure: "matplotlib.figure.Figure") -> bytes:
     """Render a figure as the bytes of a PNG file."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    with warnings.catch_warnings():
+        # Names in a script that the font lacks: a box is drawn for each character.
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        figure.savefig(buffer, format="png")
     return buffer.getvalue()

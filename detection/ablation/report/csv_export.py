@@ -5,12 +5,16 @@ import io
 from collections.abc import Iterator
 
 from detection.ablation.summary import AblationSummary
+from detection.names import csv_name
 
 _COLUMNS = "data variant metric class mean sd values reference difference low high missing".split()
 
 
 def to_csv(summary: AblationSummary) -> str:
-    """A line per metric, variant and data set; missing values are empty, with their seeds in `missing`."""
+    """A line per metric, variant and data set; missing values are empty, with their seeds in `missing`.
+
+    Names are as `csv_name` writes them: safe to open as a spreadsheet.
+    """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(_COLUMNS)
@@ -30,4 +34,5 @@ def _lines(summary: AblationSummary, data: str, variant: str) -> Iterator[list[o
         values = ["", "", ""] if spread is None else [spread.mean, spread.sd, " ".join(map(repr, spread.values))]
         interval = None if variant == reference else summary.difference(data, variant, key)
         ends = ["", "", ""] if interval is None else [interval.value, interval.low, interval.high]
-        yield [data, variant, metric, of_class, *values, reference, *ends, missing]
+        names = map(csv_name, (data, variant, metric, of_class))
+        yield [*names, *values, csv_name(reference), *ends, missing]

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from detection.ablation.costs import ArchitectureCost
 from detection.ablation.summary import Spread
 from detection.evaluation.intervals import Interval
+from detection.names import plot_name
 
 
 def plot_differences(rows: Sequence[tuple[str, Interval | None]], title: str, reference: str) -> Figure:
@@ -24,8 +25,10 @@ def plot_differences(rows: Sequence[tuple[str, Interval | None]], title: str, re
         color = "C0" if interval.is_significant else "gray"
         axes.plot([interval.low, interval.high], [place, place], color=color, linewidth=2, solid_capstyle="butt")
         axes.plot([interval.value], [place], color=color, marker="o", markersize=5)
-    axes.set_yticks(range(len(rows)), [name for name, _ in rows])
-    axes.set(ylim=(len(rows) - 0.5, -0.5), xlabel=f"difference to {reference}", title=title)
+    axes.set_yticks(range(len(rows)), [plot_name(name, 40) for name, _ in rows])
+    axes.set(
+        ylim=(len(rows) - 0.5, -0.5), xlabel=f"difference to {plot_name(reference, 40)}", title=plot_name(title, 120)
+    )
     axes.grid(axis="x", alpha=0.3)
     return figure
 
@@ -47,11 +50,13 @@ def plot_costs(
     for axes, (label, value) in zip(panels, axis.items(), strict=True):
         for number, (name, spread, cost) in enumerate(known):
             style = {"color": f"C{number % 10}", "marker": "os^Dv"[number // 10 % 5]}
-            axes.errorbar(value(cost), spread.mean, yerr=spread.sd or 0, capsize=2, linestyle="", label=name, **style)
+            axes.errorbar(
+                value(cost), spread.mean, yerr=spread.sd or 0, capsize=2, linestyle="", label=plot_name(name), **style
+            )
         axes.set(xlabel=label)
         axes.grid(alpha=0.3)
     panels[0].set_ylabel(metric)
-    figure.suptitle(title)
+    figure.suptitle(plot_name(title, 120))
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8, frameon=False)
     return figure
 
@@ -80,8 +85,8 @@ def plot_curves(
             "marker": "os^Dv"[number // 10 % 5],
             "linestyle": ("-", "--")[number // 10 % 2],
         }
-        axes.errorbar(aside, means, yerr=bars, capsize=2, markersize=4, linewidth=1.2, label=name, **style)
-    axes.set(xlabel=quantity, ylabel=metric, xticks=places)
+        axes.errorbar(aside, means, yerr=bars, capsize=2, markersize=4, linewidth=1.2, label=plot_name(name), **style)
+    axes.set(xlabel=plot_name(quantity, 60), ylabel=metric, xticks=places)
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", fontsize=8, frameon=False)
     return figure
