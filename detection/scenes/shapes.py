@@ -1,7 +1,7 @@
 """ContextScenes' tasks `shapes` and `tiny`: the class is the object's own shape, so that no context is needed.
 
-In their control version a shape that does not depend on the class is drawn about the middle of each object's box, with a
-box of the same area: the box of the ground truth is not tight there, since its form would show the class.
+In their control version a shape that does not depend on the class is drawn about the middle of each object's box, with
+a box of the same area: the box of the ground truth is not tight there, since its form would show the class.
 """
 
 import copy
