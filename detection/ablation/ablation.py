@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from detection.ablation.detectors import DETECTORS
+from detection.ablation.primary import Primary
 from detection.ablation.run_types import RunType
 from detection.config.files import find_config, run_file
 from detection.config.overrides import as_overrides
@@ -36,6 +37,10 @@ class Ablation:
             first of the run type's `widths` that the reference has.
         curves: quantities that the data sets differ in, such as a distance: for each the data sets by name, with its
             value there. The report draws the metric over each, a line per variant.
+        primary: the few comparisons that the ablation is made for, as (variant, against, metric, data set): they carry
+            a verdict at 95 % each, if they were named before the first run; all others are adjusted by Holm.
+        chance: the metric of a model that only guesses, by name of the data set: a number for `metric`, or numbers by
+            metric. Seeds nearer to it than to the best one have not learned. ContextScenes state theirs.
         run_type: detectors, classifiers or another type of run.
     """
 
@@ -47,6 +52,8 @@ class Ablation:
     metric: str = ""
     widen: tuple[str, ...] = ()
     curves: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
+    primary: Sequence[tuple[str, str, str, str]] = ()
+    chance: Mapping[str, float | Mapping[str, float]] = dataclasses.field(default_factory=dict)
     run_type: RunType = DETECTORS
 
     def only(self, variants: Sequence[str] = (), data: Sequence[str] = (), seeds: Sequence[int] = ()) -> "Ablation":
@@ -70,8 +77,26 @@ class Ablation:
             title: {name: place for name, place in places.items() if name in parts["data"]}
             for title, places in self.curves.items()
         }
+        parts["primary"] = tuple(
+            one
+            for one in self.comparisons
+            if {one.variant, one.against} <= set(parts["variants"]) and one.data in parts["data"]
+        )
+        parts["chance"] = {name: value for name, value in self.chance.items() if name in parts["data"]}
         parts["curves"] = {title: places for title, places in curves.items() if len(places) > 1}
         return dataclasses.replace(self, **parts)
+
+    @property
+    def comparisons(self) -> tuple[Primary, ...]:
+        """The primary comparisons."""
+        return tuple(Primary(*names) for names in self.primary)
+
+    def chance_of(self, data: str, config: Any) -> dict[str, float]:
+        """Metrics by chance on a data set with this config, of those for which the file or the data state one."""
+        stated = self.chance.get(data)
+        if stated is None:
+            return self.run_type.chance(config)
+        return dict(stated) if isinstance(stated, Mapping) else {self.metric: float(stated)}
 
     def beyond(self, part: "Ablation") -> list[str]:
         """List what a selection leaves out, such as `seeds 1, 2`."""
@@ -93,6 +118,8 @@ class Ablation:
         _require_known("reference", self.reference, self.variants)
         _require_known("metric", self.metric, self.run_type.metrics)
         _require_curves(self.curves, self.data)
+        _require_primary(self)
+        _require_chance(self)
 
 
 def load_ablation(path: str | Path) -> tuple[Ablation, Path]:
@@ -151,6 +178,34 @@ def _require_curves(curves: Any, data: Mapping[str, Any]) -> None:
                 raise UserError(f"curves[{title!r}][{name!r}]={place!r}: must be a number.")
         if len(places) < 2:
             raise UserError(f"curves[{title!r}]: must have two data sets at least.")
+
+
+def _require_primary(ablation: Ablation) -> None:
+    primary = ablation.primary
+    if isinstance(primary, str) or not isinstance(primary, Sequence):
+        raise UserError(f"primary={primary!r}: must be a list of (variant, against, metric, data set).")
+    for number, names in enumerate(primary):
+        four = isinstance(names, Sequence) and len(names) == 4 and all(isinstance(name, str) for name in names)
+        if isinstance(names, str) or not four:
+            raise UserError(f"primary[{number}]={names!r}: must be (variant, against, metric, data set).")
+        known = (ablation.variants, ablation.variants, ablation.run_type.metrics, ablation.data)
+        for name, of_kind in zip(names, known, strict=True):
+            _require_known(f"primary[{number}]", name, of_kind)
+        if names[0] == names[1]:
+            raise UserError(f"primary[{number}]: compares {names[0]} with itself.")
+    if len({tuple(names) for names in primary}) < len(primary):
+        raise UserError("primary: a comparison is there twice.")
+
+
+def _require_chance(ablation: Ablation) -> None:
+    if not isinstance(ablation.chance, Mapping):
+        raise UserError(f"chance={ablation.chance!r}: must be numbers by data set, such as {{'beacon': 1 / 3}}.")
+    for data, stated in ablation.chance.items():
+        _require_known("chance", data, ablation.data)
+        for metric, value in (stated if isinstance(stated, Mapping) else {ablation.metric: stated}).items():
+            _require_known(f"chance[{data!r}]", metric, ablation.run_type.metrics)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+                raise UserError(f"chance[{data!r}]={value!r}: must be a number from 0 to below 1.")
 
 
 def _require_seeds(seeds: tuple[int, ...]) -> None:

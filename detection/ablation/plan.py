@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from detection.ablation.ablation import Ablation
+from detection.ablation.primary import Primary
 from detection.config.parts import trust_arguments
 from detection.errors import UserError
 
@@ -53,6 +54,8 @@ class Plan:
         controls: for a variant the name of the widened reference that is as large as it.
         runs: every run, by data set, seed and variant: the first seed of all variants comes first.
         left_out: parts of the file that this plan leaves out.
+        primary: the primary comparisons of the file, those of parts that are left out among them.
+        registered: those that were named before the first run.
     """
 
     name: str
@@ -63,10 +66,22 @@ class Plan:
     controls: Mapping[str, str]
     runs: tuple[Run, ...]
     left_out: tuple[str, ...] = ()
+    primary: tuple[Primary, ...] = ()
+    registered: tuple[Primary, ...] = ()
 
     def of(self, data: str, variant: str) -> list[Run]:
         """The runs of a variant on a data set, by seed."""
         return [run for run in self.runs if (run.data, run.variant) == (data, variant)]
+
+    def is_primary(self, variant: str, against: str, metric: str, data: str) -> bool:
+        """Whether a comparison was named before the first run, and still is."""
+        one = Primary(variant, against, metric, data)
+        return one in self.primary and one in self.registered
+
+    def chance(self, data: str) -> dict[str, float]:
+        """Metrics by chance on a data set, of those for which one is stated."""
+        config = next(run.config for run in self.runs if run.data == data)
+        return self.ablation.chance_of(data, config)
 
     def distinct(self, part: Callable[[Any], Any]) -> dict[str, Run]:
         """The first run of each digest of a part of its config."""
@@ -98,6 +113,7 @@ class Plan:
             "reference": self.ablation.reference,
             "metric": self.ablation.metric,
             "controls": dict(self.controls),
+            "primary": [list(one) for one in self.registered],
             "runs": {r.name: {"config_hash": r.digest, "command": self.printed_command(r)} for r in self.runs},
         }
 

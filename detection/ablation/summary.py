@@ -1,6 +1,7 @@
 """Metrics of an ablation. It fails closed: a variant with a missing seed has no mean and no difference.
 
-Every value covers all seeds of the ablation, or is None.
+Every value covers all seeds of the ablation, or is None. Where the chance level is stated, means and differences are
+those of the seeds that learned (`detection.evaluation.seeds`).
 """
 
 import math
@@ -14,17 +15,53 @@ from detection.ablation.plan import Plan, Run
 from detection.ablation.run_types import CorruptRun, PerImageResults
 from detection.errors import UserError
 from detection.evaluation.intervals import RESAMPLINGS, Interval, bootstrap_counts, difference_interval
+from detection.evaluation.seeds import Estimate, Learning, mean_interval, share_interval
 
 TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
 class Spread:
-    """A metric over seeds: mean, standard deviation (over n − 1, None of one seed), and the value of each seed."""
+    """A metric over seeds.
 
-    mean: float
-    sd: float | None
+    Attributes:
+        values: of each seed.
+        learned: whether each seed has learned; None where no chance level is stated.
+    """
+
     values: tuple[float, ...]
+    learned: tuple[bool, ...] | None = None
+
+    @property
+    def has_learned(self) -> bool:
+        """Whether any seed has, or may have."""
+        return self.learned is None or any(self.learned)
+
+    @property
+    def share(self) -> Estimate | None:
+        """The share of seeds that learn, with its interval; None where no chance level is stated."""
+        return None if self.learned is None else share_interval(sum(self.learned), len(self.learned))
+
+    @property
+    def estimate(self) -> Estimate:
+        """The mean among seeds that learned with its interval; among all where none has, or no chance is stated."""
+        return mean_interval(self._kind)
+
+    @property
+    def mean(self) -> float:
+        """The value of `estimate`."""
+        return float(np.mean(self._kind))
+
+    @property
+    def sd(self) -> float | None:
+        """Standard deviation of the same seeds over n − 1, None of one seed."""
+        return float(np.std(self._kind, ddof=1)) if len(self._kind) > 1 else None
+
+    @property
+    def _kind(self) -> list[float]:
+        if self.learned is None or not any(self.learned):
+            return list(self.values)
+        return [value for value, learned in zip(self.values, self.learned, strict=True) if learned]
 
 
 @dataclass(frozen=True)
@@ -34,12 +71,14 @@ class RunResult:
     Attributes:
         images_key: identifies the images that it was evaluated on.
         resampled: its metrics on bootstrap samples of these images, (S,) each.
+        updates: updates of the weights that it was trained for; None if unknown.
     """
 
     metrics: Mapping[str, float]
     images_key: str
     num_images: int
     resampled: Mapping[str, np.ndarray]
+    updates: int | None = None
 
 
 @dataclass(frozen=True)
@@ -61,15 +100,20 @@ class AblationSummary:
         values = np.array([result.metrics.get(metric, math.nan) for result in results or ()])
         if results is None or np.isnan(values).any():
             return None
-        sd = float(values.std(ddof=1)) if len(values) > 1 else None
-        return Spread(float(values.mean()), sd, tuple(values.tolist()))
+        return Spread(tuple(values.tolist()), self._learned(data, metric, results))
 
     def difference(self, data: str, variant: str, metric: str, against: str | None = None) -> Interval | None:
-        """Variant − `against` (None for the reference), seed by seed; None where a seed or equal images are missing."""
+        """Variant − `against` (None for the reference), over the seeds with which both learned.
+
+        None where a seed or equal images are missing, or no seed has learned with both.
+        """
         mine, theirs = self._results(data, variant), self._results(data, against or self.plan.ablation.reference)
         if mine is None or theirs is None or not self.same_images(data, variant, against):
             return None
-        pairs = list(zip(mine, theirs, strict=True))
+        learned = [self._learned(data, metric, results) or (True,) * len(results) for results in (mine, theirs)]
+        pairs = [pair for pair, *both in zip(zip(mine, theirs, strict=True), *learned, strict=True) if all(both)]
+        if not pairs:
+            return None
         if not all(metric in result.metrics and metric in result.resampled for pair in pairs for result in pair):
             return None
         differences = np.array([a.metrics[metric] - b.metrics[metric] for a, b in pairs])
@@ -79,6 +123,34 @@ class AblationSummary:
         """Whether all runs of two variants that count were evaluated on the same images."""
         runs = self.plan.of(data, variant) + self.plan.of(data, against or self.plan.ablation.reference)
         return len({self.results[run.name].images_key for run in runs if run.name in self.results}) <= 1
+
+    def learning(self, data: str, metric: str) -> Learning | None:
+        """The level above which a seed has learned by a metric; None where none is stated for it.
+
+        A metric without its own chance level has that of the main metric, by which a seed has learned or not.
+        """
+        basis, chance = self._basis(data, metric)
+        values = [result.metrics.get(basis, math.nan) for result in self.of_data(data)] if basis else []
+        values = [value for value in values if not math.isnan(value)]
+        return Learning(chance, max(values)) if values else None
+
+    def _basis(self, data: str, metric: str) -> tuple[str, float]:
+        """The metric that decides which seeds have learned, and its chance level; empty where none is stated."""
+        chance = self.plan.chance(data)
+        basis = next((name for name in (metric, self.plan.ablation.metric) if name in chance), "")
+        return basis, chance.get(basis, 0.0)
+
+    def _learned(self, data: str, metric: str, results: list[RunResult]) -> tuple[bool, ...] | None:
+        learning = self.learning(data, metric)
+        if learning is None:
+            return None
+        basis, _ = self._basis(data, metric)
+        return tuple(learning.learned([result.metrics.get(basis, math.nan) for result in results]).tolist())
+
+    def updates(self, data: str, variant: str) -> str:
+        """How long a variant was trained, as `376 updates`."""
+        found = sorted({result.updates for result in self._results(data, variant) or () if result.updates})
+        return f"{' to '.join(map(str, found[:: max(1, len(found) - 1)]))} updates" if found else "its training"
 
     def of_data(self, data: str) -> list[RunResult]:
         """The results on a data set."""
@@ -119,17 +191,20 @@ def summarize(
             continue
         try:
             per_image = plan.ablation.run_type.per_image_results(run.folder)
-            results[run.name] = _resample(per_image, status.metrics, resamplings)
+            updates = plan.ablation.run_type.updates(run.folder)
+            results[run.name] = _resample(per_image, status.metrics, resamplings, updates)
         except (UserError, CorruptRun) as error:
             missing[run.name] = str(error)
     return AblationSummary(plan, results, missing)
 
 
-def _resample(per_image: PerImageResults, metrics: Mapping[str, float], resamplings: int) -> RunResult:
+def _resample(
+    per_image: PerImageResults, metrics: Mapping[str, float], resamplings: int, updates: int | None
+) -> RunResult:
     every = np.ones((1, per_image.num_images), dtype=np.int64)
     _require_same(metrics, {name: float(v[0]) for name, v in per_image.resampled(every).items()})
     counts = bootstrap_counts(per_image.num_images, resamplings)
-    return RunResult(metrics, per_image.images_key, per_image.num_images, per_image.resampled(counts))
+    return RunResult(metrics, per_image.images_key, per_image.num_images, per_image.resampled(counts), updates)
 
 
 def _require_same(recorded: Mapping[str, float], computed: Mapping[str, float]) -> None:

@@ -80,6 +80,7 @@ def open_plan(args: argparse.Namespace) -> "tuple[Plan, dict[str, Control], str]
     """Return the plan, the size-matched controls, and the digest that these are saved under."""
     from detection.ablation import load_ablation
     from detection.ablation.plan import make_plan
+    from detection.ablation.primary import registered
     from detection.ablation.size_matched import find_controls
     from detection.config.files import find_config
 
@@ -91,7 +92,9 @@ def open_plan(args: argparse.Namespace) -> "tuple[Plan, dict[str, Control], str]
         controls, digest = find_controls(ablation, base, args.overrides, MATCHED[args.match], saved)
     named = {variant: (control.name, control.overrides) for variant, control in controls.items()}
     plan = make_plan(args.ablation.stem, ablation, base, args.output, args.overrides, named)
-    return dataclasses.replace(plan, left_out=tuple(complete.beyond(ablation))), controls, digest
+    left_out, primary = tuple(complete.beyond(ablation)), complete.comparisons
+    before = registered(args.output, primary)
+    return dataclasses.replace(plan, left_out=left_out, primary=primary, registered=before), controls, digest
 
 
 def require_ours(output: Path) -> None:
