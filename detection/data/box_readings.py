@@ -148,4 +148,4 @@ def fits(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     slack = np.maximum(2.0, 0.01 * sizes)
     low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
     inside = (low >= -slack) & (high <= sizes + slack) & (boxes[:, 2:] > 0)
-    return inside.all(axis=1)
+    return np.asarray(inside.all(axis=1))

@@ -131,7 +131,7 @@ class DetectionDataset(Dataset):
         # One by one: the names of 1.7 million images would take 200 MB in every process.
         names = map(self.index.file_name, map(int, self._kept))
         missing, escaping = missing_and_escaping(self.images, names)
-        doctor = f"run `detection doctor {self.index.path} {self.images} --fix OUT.json` to leave"
+        doctor = f"run `detection doctor {self.index.path} {self.images} --fix OUT.json` to correct names, or to leave"
         for positions, what in ((escaping, "leads out of the folder"), (missing, "is not in")):
             if positions:
                 first = positions[0]
@@ -185,6 +185,7 @@ def match_categories(train: CocoIndex, val: CocoIndex) -> None:
         if only := [f"{c.name!r} (id {c.id})" for c in first.categories if c not in second.categories]:
             parts.append(f"only in {first.path}: {shortened(only, 5)}")
     remedy = "use files of the same data set, with the same list of categories"
-    if {category.name for category in train.categories} == {category.name for category in val.categories}:
-        remedy = "use the same category ids and names in both"
+    if {category.name for category in val.categories} <= {category.name for category in train.categories}:
+        # The names are there: only ids or some of the list differ.
+        remedy = f"run `detection doctor {val.path} IMAGES --fix OUT.json --categories {train.path}`"
     raise UserError(f"{train.path} and {val.path} have different categories ({'; '.join(parts)}): {remedy}.")

@@ -160,7 +160,7 @@ def _resized(found: Examined) -> int:
     scaled = 0
     for row in rows:
         x, y = facts.sizes[row][0] / tables.widths[row], facts.sizes[row][1] / tables.heights[row]
-        scaled += abs(x - 1) > 0.02 and abs(x / y - 1) < 0.02
+        scaled += int(abs(x - 1) > 0.02 and abs(x / y - 1) < 0.02)
     return scaled if scaled >= 3 and scaled > len(rows) / 2 else 0
 
 
@@ -184,7 +184,7 @@ def quoted(finding: Finding) -> str:
 
 
 def _renamed(tables: Tables, matches: dict[int, NameMatch], path: Path, folder: Path) -> Problem:
-    rows = tuple(sorted(matches))
+    rows = sorted(matches)
     first = matches[rows[0]]
     more = f" ({len(rows) - 1} more like it)" if len(rows) > 1 else ""
     written = tables.file_names[rows[0]]
@@ -195,7 +195,7 @@ def _renamed(tables: Tables, matches: dict[int, NameMatch], path: Path, folder: 
         f"{path} names {written}, but {folder} has {first.name} ({first.difference}){more}: --fix OUT.json corrects "
         f"such names{other}."
     )
-    return Problem("file name differs", sentence, "images", rows, tuple(tables.image_ids[list(rows)].tolist()))
+    return Problem("file name differs", sentence, "images", tuple(rows), tuple(tables.image_ids[rows].tolist()))
 
 
 def _examine_masks(entries: list[dict], tables: Tables, path: Path) -> list[Problem]:
@@ -210,8 +210,10 @@ def _print_statistics(tables: Tables) -> None:
     placed = (tables.image_rows >= 0) & (tables.category_rows >= 0)
     objects = placed & ~tables.iscrowd
     n, k = len(tables.image_ids), len(tables.category_ids)
-    filled = len(np.unique(tables.image_rows[objects]))
-    print(f"{n} images ({n - filled} without boxes), {objects.sum()} boxes, {tables.iscrowd.sum()} crowd regions\n")
+    # Of images that share an id nobody knows which one has the boxes.
+    unique = np.flatnonzero(np.isin(tables.image_ids, _once(tables.image_ids)))
+    empty = len(np.setdiff1d(unique, tables.image_rows[objects]))
+    print(f"{n} images ({empty} without boxes), {objects.sum()} boxes, {tables.iscrowd.sum()} crowd regions\n")
     boxes = np.bincount(tables.category_rows[objects], minlength=k)
     pairs = np.unique(np.stack([tables.category_rows[objects], tables.image_rows[objects]]), axis=1)
     images = np.bincount(pairs[0], minlength=k)
@@ -223,6 +225,11 @@ def _print_statistics(tables: Tables) -> None:
     areas = tables.areas[objects]
     small, large = (areas < 32**2).sum(), (areas > 96**2).sum()
     print(f"\nbox areas: {small} small (< 32²), {len(areas) - small - large} medium, {large} large (> 96² pixels)\n")
+
+
+def _once(ids: np.ndarray) -> np.ndarray:
+    values, counts = np.unique(ids, return_counts=True)
+    return values[counts == 1]
 
 
 def _listed(problem: Problem, path: Path) -> str:

@@ -84,7 +84,7 @@ class EdgeEvidence:
         """
         table = np.array(self.scores).reshape(-1, len(READINGS) + 1)
         pairs = table[:, [0, READINGS.index(reading) + 1]]
-        pairs = pairs[~np.isnan(pairs).any(axis=1)]
+        pairs = pairs[np.flatnonzero(np.isfinite(pairs).all(axis=1))]
         if len(pairs) == 0:
             return 0, 0, 0.0, 0.0
         differences = pairs[:, 1] - pairs[:, 0]
@@ -114,8 +114,8 @@ def score_image(
     xywh = np.stack([to_xywh(reading, boxes, placement) for reading in tried])  # (R, M, 4)
     with np.errstate(all="ignore"):
         corners = np.concatenate([xywh[..., :2], xywh[..., :2] + xywh[..., 2:]], axis=2)
-        usable = np.isfinite(corners).all(axis=2) & (np.abs(corners) < 1e7).all(axis=2)
-        corners = np.where(usable[..., None], corners, 0).reshape(-1, 4)
+        usable = (np.abs(corners) < 1e7).all(axis=2, keepdims=True)  # (R, M, 1); NaN is not
+        corners = np.where(usable, corners, 0).reshape(-1, 4)
         scores = edge_scores(pixels, corners, np.random.default_rng(seed)).reshape(len(tried), n)
         # A reading under which a box is not in the image at all has nothing on edges.
         inside = np.stack([fits(part, size) for part in xywh])
@@ -145,7 +145,7 @@ def find_reading(
         placement: of the boxes.
         edges: from the images' content; None: by geometry only.
     """
-    usable = np.isfinite(boxes).all(axis=1) & (placement.sizes > 0).all(axis=1) & boxes.any(axis=1)
+    usable = np.flatnonzero(np.isfinite(boxes).all(axis=1) & (placement.sizes > 0).all(axis=1) & boxes.any(axis=1))
     boxes, image_rows, placement = boxes[usable], image_rows[usable], placement.of(usable)
     if len(boxes) < MIN_BOXES or len(np.unique(image_rows)) < MIN_IMAGES:
         return None

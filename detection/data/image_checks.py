@@ -141,7 +141,7 @@ def _decode(tables: Tables, folder: Path, rows: list[int]) -> Iterator[tuple[int
 
 def _digest(image: LoadedImage) -> bytes:
     digest = hashlib.blake2b(str(image.pixels.shape).encode(), digest_size=16)
-    digest.update(image.pixels)
+    digest.update(image.pixels.data)
     return digest.digest()
 
 

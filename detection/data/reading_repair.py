@@ -1,6 +1,6 @@
 """Boxes, areas and polygons of a file converted from another reading to COCO's."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,7 +18,8 @@ def converted(data: dict, tables: Tables, facts: ImageFacts, reading: Reading, n
         return data
     rows = np.flatnonzero((tables.image_rows >= 0) & np.isfinite(tables.boxes).all(axis=1))
     placement = facts.placement(tables, rows)
-    rows, placement = rows[known := (placement.sizes > 0).all(axis=1)], placement.of(known)
+    known = np.flatnonzero((placement.sizes > 0).all(axis=1))
+    rows, placement = rows[known], placement.of(known)
     boxes = to_xywh(reading, tables.boxes[rows], placement)
     annotations, without_masks = list(data["annotations"]), []
     for k, row in enumerate(rows.tolist()):
@@ -40,7 +41,7 @@ def converted(data: dict, tables: Tables, facts: ImageFacts, reading: Reading, n
     return {**data, "annotations": annotations}
 
 
-def _area(reading: Reading, area: object, old: np.ndarray, new: np.ndarray) -> float:
+def _area(reading: Reading, area: Any, old: np.ndarray, new: np.ndarray) -> float:
     """Return an area in the pixels of the new box: the box's own if it was the product of the old one's numbers."""
     product, own = float(old[2] * old[3]), float(new[2] * new[3])
     usable = isinstance(area, int | float) and not isinstance(area, bool) and 0 <= area < 1e300

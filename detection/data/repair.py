@@ -98,7 +98,10 @@ def _unusable_images(images: list[dict], problems: list[Problem], facts: ImageFa
             rows -= set(facts.sizes)
         if problem.kind == "duplicate id":
             rows -= _first_of_equals(images, problem.rows)
-        notes.changed("left out", "image", problem.kind, _ids(images, rows - gone))
+        kind = problem.kind
+        if kind == "duplicate id":
+            kind += "; nobody knows whose the annotations are: if two files were joined, join them with new ids"
+        notes.changed("left out", "image", kind, _ids(images, rows - gone))
         gone |= rows
     return gone
 

@@ -17,6 +17,7 @@ from detection.analysis.visualize import contact_sheet
 from detection.config import Config
 from detection.data.dataset import DetectionDataset, match_categories, require_training_boxes
 from detection.data.masks import load_masks
+from detection.data.remarks import training_remarks
 from detection.data.sampling import TrainBatches
 from detection.data.transforms import Transform
 from detection.detector import Detector, build_detector
@@ -24,6 +25,7 @@ from detection.evaluation import evaluate_detections, is_defined, metrics_table,
 from detection.pretrained import load_pretrained
 from detection.runs.checkpoint import load_weights, save_checkpoint
 from detection.runs.lock import writing
+from detection.runs.data_identity import describe_splits
 from detection.runs.logs import RunLog
 from detection.training.amplitudes import start_amplitude
 from detection.training.engine import validation_loss
@@ -159,13 +161,14 @@ def prepare(config: Config, folder: Path, accelerator: Accelerator, resume: bool
     if resume:
         restore(run)
     print_data(run)
+    if accelerator.is_main_process:
+        for remark in training_remarks(data.train.index, data.val.index, data.train.images, data.val.images):
+            run.print_line(f"check     {remark}")
     print_model(run, reports)
     if amplitude is not None:
         note = "the descriptors' of pool.reference; normalized sources start from it"
         run.print_line(f"amplitude {amplitude:.3g}, {note}")
-    indices = {name: dataset.index for name, dataset in data.splits.items()}
-    origins = {k: {"annotations": str(i.path), "sha256": i.digest, **i.counts} for k, i in indices.items()}
-    describe_run(run, origins)
+    describe_run(run, describe_splits(data.splits, accelerator))
     return run
 
 

@@ -194,9 +194,9 @@ def test_wrong_empty_images(tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda c: c.pop(), ["only in", "'cat' (id 3)", "same list of categories"]),
-        (lambda c: c[0].update(name="wolf"), ["'dog' (id 9)", "'wolf' (id 9)"]),
-        (lambda c: c[0].update(id=4), ["'dog' (id 9)", "'dog' (id 4)", "same category ids and names"]),
+        (lambda c: c.pop(), ["only in", "'cat' (id 3)", "--categories"]),
+        (lambda c: c[0].update(name="wolf"), ["'dog' (id 9)", "'wolf' (id 9)", "same list of categories"]),
+        (lambda c: c[0].update(id=4), ["'dog' (id 9)", "'dog' (id 4)", "--categories"]),
     ],
 )
 def test_categories_must_match(tmp_path, change, words):
