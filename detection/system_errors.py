@@ -32,8 +32,8 @@ _SHARED_MEMORY = re.compile(
     r"killed by signal: Bus error"
 )
 SHARED_MEMORY_FULL = (
-    "the shared memory in /dev/shm{free} is too small for the batches that data.workers processes load ahead: set "
-    "data.workers=0, lower batch_size, or give a container more of it (`docker run --shm-size=8g`)"
+    "the shared memory in /dev/shm{free} is too small for the batches that processes load ahead: set data.workers=0, "
+    "lower the batch size, or give a container more of it (`docker run --shm-size=8g`)"
 )
 
 
@@ -96,5 +96,5 @@ def _killed_worker(text: str) -> str:
     how = f"was killed (signal: {signal[1].strip()})" if signal else "ended unexpectedly"
     return (
         f"a process that loads data {how}, as the system does where memory runs out: lower data.workers or batch_size, "
-        "or end other processes; a run that was in training goes on from its last checkpoint with --resume."
+        "or end other processes."
     )

@@ -18,6 +18,7 @@ from detection.analysis.visualize import shrink
 from detection.atomic_write import write_json
 from detection.data.coco_index import Category
 from detection.data.images import read_image
+from detection.data.shared_batches import SharedCollate, has_shared_memory
 from detection.data.transforms import resized_shape
 from detection.detector import Detector, require_visible
 from detection.errors import UserError
@@ -96,8 +97,8 @@ class ImageFiles(Dataset):
 
 def image_batches(files: ImageFiles, batch_size: int) -> DataLoader:
     """Load lists of `batch_size` images in order, decoded ahead by up to two processes if there are enough of them."""
-    workers = min(2, len(files) // 8, (os.cpu_count() or 1) - 1)
-    return DataLoader(files, batch_size=batch_size, num_workers=workers, collate_fn=list)
+    workers = min(2, len(files) // 8, (os.cpu_count() or 1) - 1) if has_shared_memory() else 0
+    return DataLoader(files, batch_size=batch_size, num_workers=workers, collate_fn=SharedCollate(list))
 
 
 def detect(

@@ -12,6 +12,7 @@ from detection.config import Config, SplitConfig
 from detection.data.coco_index import CocoIndex, load_index
 from detection.data.dataset import DetectionDataset, collate
 from detection.data.sampling import EvalBatches, TrainBatches
+from detection.data.shared_batches import SharedCollate
 from detection.errors import UserError
 from detection.training.preemption import blocked, outlive_signals
 
@@ -60,7 +61,7 @@ def build_loader(dataset: DetectionDataset, batches: Any, workers: int, accelera
         dataset,
         batch_sampler=batches,
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=SharedCollate(collate),
         pin_memory=accelerator.device.type == "cuda",
         persistent_workers=workers > 0,
         worker_init_fn=outlive_signals,
