@@ -4,6 +4,7 @@ Where nothing is lost by it, a signal raises `Interrupted` at once. In a `postpo
 training saves its state at the next update; signals that follow closely are one with the first.
 """
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -155,7 +156,9 @@ def outlive_signals(worker: int = 0) -> None:
 
 
 def _end_with_parent() -> None:
-    # The parent ends its loading processes by SIGTERM; from anyone else it is not meant for them.
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+    # The parent ends its loading processes by SIGTERM; from anyone else it is not meant for them. It is not always
+    # `os.getppid()`: a fork server may be between them.
+    parent = multiprocessing.parent_process()
+    while parent is not None and signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent.pid:
         pass
     os._exit(0)
