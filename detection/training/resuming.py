@@ -2,6 +2,7 @@
 
 import os
 import shlex
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,7 +48,9 @@ def choose_folder(output: Path | None, name: str, *, go_on: bool) -> tuple[Path,
 
 def _newest_run_folder(name: str) -> Path:
     runs = Path("runs")
-    numbered = [(int(end), path) for path in runs.glob(f"{name}-*") if (end := path.name[len(name) + 1 :]).isdecimal()]
+    numbered = [
+        (int(end), path) for path in runs.glob(f"{escape(name)}-*") if (end := path.name[len(name) + 1 :]).isdecimal()
+    ]
     return max(numbered, default=(1, runs / name))[1]
 
 

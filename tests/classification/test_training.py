@@ -1,5 +1,7 @@
 import dataclasses
 import json
+import os
+import signal
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from detection.classification.sources import open_images
 from detection.classification.training import train_classifier
 from detection.config import to_plain
 from detection.context import RecurrentConv
-from detection.errors import UserError
+from detection.errors import Interrupted, UserError
 from detection.runs.folder import CONFIG_FORMAT, read_config_json
 from detection.training import loop
 
@@ -115,6 +117,25 @@ def test_a_resumed_run_equals_an_unbroken_one(config, tmp_path, monkeypatch):
     logs = [(tmp_path / name / "log.jsonl").read_text().splitlines() for name in ("broken", "unbroken")]
     losses = [[(line["epoch"], line["loss"]) for line in map(json.loads, log)] for log in logs]
     assert losses[0] == losses[1] and len(losses[0]) == 16
+
+
+def test_an_interrupted_epoch_goes_on_where_it_was(config, tmp_path, monkeypatch):
+    config = override_classifier(config, ["network.backbone.dropout=0.2", "schedule.epochs=1"])
+    train_classifier(config, tmp_path / "unbroken", accelerator())
+    update = loop.RunLog.update
+
+    def interrupted(log, epoch, line):
+        update(log, epoch, line)
+        if log.step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop.RunLog, "update", interrupted)
+        with pytest.raises(Interrupted, match="after 0 epochs and 3 updates; go on with `detection train_classifier "):
+            train_classifier(config, tmp_path / "broken", accelerator())
+    train_classifier(config, tmp_path / "broken", accelerator(), resume=True)
+    for name in ("checkpoints/last/model.safetensors", "correct.json"):
+        assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "unbroken" / name).read_bytes()
 
 
 def test_a_run_is_evaluated_again_with_other_steps(run, tmp_path):

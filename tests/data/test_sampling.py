@@ -37,6 +37,26 @@ def test_no_batch_holds_an_image_twice_where_there_are_enough(batch_size, more, 
         assert len(set(batch)) == batch_size
 
 
+@given(**sizes, skip=st.integers(0, 9), seed=st.integers(0, 5))
+def test_batches_of_the_start_are_left_out(num_images, batch_size, num_processes, skip, seed):
+    batches = TrainBatches(num_images, batch_size, seed=seed, num_processes=num_processes, rank=num_processes - 1)
+    batches.set_epoch(2)
+    complete = list(batches)
+    batches.set_epoch(2, skip)
+    assert list(batches) == complete[skip:] and len(batches) == len(complete[skip:])
+
+
+@pytest.mark.parametrize(("size", "steps"), [(12, 1), (6, 2), (3, 4), (1, 12)])
+def test_an_epoch_goes_on_in_batches_of_another_size_with_the_images_that_are_left(size, steps):
+    ratios = np.random.default_rng(0).uniform(0.5, 2, 50)
+    before, after = (TrainBatches(50, s, aspect_ratios=ratios) for s in (4, size))
+    used = [key for batch in list(before)[:6] for key in batch]  # two updates of three batches
+    after.set_epoch(0, 2 * steps, formed_by=4)
+    left = [key for batch in after for key in batch]
+    assert len(left) == len(after) * size and set(used) | set(left) == {(0, p) for p in range(50)}
+    assert len(set(used) & set(left)) <= 2 + size  # what fills up the last batches
+
+
 def test_epochs_and_seeds_differ_and_repeat():
     def order(seed, epoch):
         batches = TrainBatches(50, 4, seed=seed)

@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+import torch
 from accelerate import Accelerator
 
 import detection.training.run as training
@@ -16,6 +17,7 @@ from detection.runs.checkpoint import load_training_state
 from detection.runs.folder import open_config
 from detection.runs.logs import RunLog
 from detection.training import loop, preemption
+from detection.training.loaders import DataLoader
 from detection.training.run import train
 from tests.tiny_runs import tiny_config, write_config
 from tests.training.forked_runs import log_lines, require_equal, wait_for
@@ -274,6 +276,29 @@ def test_a_restarted_process_goes_on_by_itself(workplace, monkeypatch, capsys, b
     assert train_command.main([*command, "schedule.epochs=2"]) == 0
     assert "resume    runs/config-2 after 1 epochs" in capsys.readouterr().out
     assert sorted(path.name for path in (workplace / "runs").iterdir()) == ["config", "config-2"]
+
+
+class SlowImages(torch.utils.data.Dataset):
+    """Images that take longer to load than a test waits."""
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, key):
+        time.sleep(60)
+
+
+@pytest.mark.parametrize("number", PREEMPTIONS)
+def test_loading_processes_end_with_their_parent_and_by_no_signal_of_others(number):
+    iterator = iter(DataLoader(SlowImages(), num_workers=1, worker_init_fn=preemption.outlive_signals))
+    (worker,) = iterator._workers
+    time.sleep(0.3)
+    subprocess.run(["kill", f"-{int(number)}", str(worker.pid)], check=True)
+    worker.join(0.3)
+    assert worker.is_alive()
+    worker.terminate()
+    worker.join(20)
+    assert worker.exitcode == 0
 
 
 def start(*arguments, log):
