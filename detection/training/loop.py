@@ -18,6 +18,7 @@ from detection.data.coco_index import Category
 from detection.data.sampling import TrainBatches
 from detection.errors import Interrupted, UserError
 from detection.runs.checkpoint import load_meta, load_training_state, load_weights, newest_complete, save_checkpoint
+from detection.runs.data_identity import data_difference
 from detection.runs.folder import read_config_json, read_environment, write_run_description
 from detection.runs.logs import RunLog, progress
 from detection.runs.room import require_room
@@ -349,10 +350,10 @@ def _require_resumable(run: TrainingRun, state: Mapping[str, Any], categories: S
 def _require_same_data(folder: Path, data: Mapping[str, Any]) -> None:
     recorded = read_environment(folder).get("data", {})
     for name, split in data.items():
-        if name in recorded and recorded[name]["sha256"] != split["sha256"]:
+        if what := data_difference(recorded.get(name, {}), split):
             raise UserError(
-                f"{folder}: data.{name} is not what it was trained with ({recorded[name]['sha256'][:12]}…, now "
-                f"{split['sha256'][:12]}…): resume with its own data, or start a new run."
+                f"{folder}: data.{name} is not what it was trained with, its {what} differ: resume with its own data, "
+                "or start a new run."
             )
 
 

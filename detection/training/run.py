@@ -24,8 +24,8 @@ from detection.detector import Detector, build_detector
 from detection.evaluation import evaluate_detections, is_defined, metrics_table, write_evaluation, write_metrics
 from detection.pretrained import load_pretrained
 from detection.runs.checkpoint import load_weights, save_checkpoint
-from detection.runs.lock import writing
 from detection.runs.data_identity import describe_splits
+from detection.runs.lock import writing
 from detection.runs.logs import RunLog
 from detection.training.amplitudes import start_amplitude
 from detection.training.engine import validation_loss

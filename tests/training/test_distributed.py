@@ -46,6 +46,8 @@ def test_two_processes_train_to_a_complete_run(two_process_run):
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "lr" in line] == [1, 2, 3, 4]  # 7 images, 4 an update, 2 epochs
     assert (run / "metrics.json").is_file()
+    data = json.loads((run / "environment.json").read_text())["data"]
+    assert {len(split["images_sha256"]) for split in data.values()} == {64}
 
 
 IN_STEP = """

@@ -85,9 +85,15 @@ def test_other_data_is_refused_and_moved_data_is_not(run, shapes, tmp_path, blan
     content = json.loads((moved / "train.json").read_text())
     content["annotations"][0]["bbox"][0] += 1
     (moved / "train.json").write_text(json.dumps(content))
-    with pytest.raises(UserError, match="data.train is not what it was trained with"):
+    with pytest.raises(UserError, match="data.train is not what it was trained with, its annotations differ: resume"):
         resume(run, "schedule.epochs=2", *paths)
     shutil.copy(shapes / "train.json", moved / "train.json")
+    image, other = (moved / "val" / f"00000{number}.png" for number in (1, 2))
+    pixels = image.read_bytes()
+    shutil.copy(other, image)
+    with pytest.raises(UserError, match="data.val is not what it was trained with, its images differ: resume"):
+        resume(run, "schedule.epochs=2", *paths)
+    image.write_bytes(pixels)
     resume(run, "schedule.epochs=2", *paths)
 
 

@@ -1,0 +1,103 @@
+"""Identity of a split's images: a hash of the bytes of all of them, which reads no file again that has not changed.
+
+The hashes of single files are kept in the cache by name, size and time of the last change, one entry for each folder.
+"""
+
+import hashlib
+import json
+import os
+import stat
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from detection.cache import note_rebuilt, private_root, read_private, write_private
+from detection.data.image_paths import leaves_folder
+from detection.errors import UserError
+
+_SETTLED = 2.0
+"""Seconds after its last change from which a file's hash is kept: a later change within one tick of the file system's
+clock would leave size and time as they are."""
+_FILES_AT_ONCE = 4096
+_MISSING = "missing"
+
+
+class _Entry(NamedTuple):
+    """Size in bytes, time of the last change in nanoseconds, and SHA-256 of a file."""
+
+    size: int
+    changed: int
+    digest: str
+
+
+def images_digest(
+    folder: Path,
+    file_names: Iterable[str],
+    on_files: Callable[[int, int], None] = lambda count, total: None,
+    cache_dir: Path | None = None,
+) -> str:
+    """Return the SHA-256 of names and bytes of images, whatever their order; a missing image is part of it.
+
+    Args:
+        folder: that the names are relative to.
+        file_names: of the images.
+        on_files: called for files that have been read, with their number and that of all that have to be read.
+        cache_dir: as for `detection.cache.cache_root`.
+
+    Raises:
+        UserError: an image cannot be read.
+    """
+    root, now = private_root(cache_dir), time.time_ns()
+    key = hashlib.sha256(os.fsencode(os.path.realpath(folder))).hexdigest()[:32]
+    kept = None if root is None else root / f"images-{key}.json"
+    known = {} if kept is None else _read_known(kept)
+    names = sorted(set(file_names))
+    states = {name: state for name in names if (state := _state(folder, name))}
+    changed = [name for name, state in states.items() if known.get(name, ())[:2] != state]
+    with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as threads:
+        for start in range(0, len(changed), _FILES_AT_ONCE):
+            some = changed[start : start + _FILES_AT_ONCE]
+            for name, digest in zip(some, threads.map(_digest, [folder] * len(some), some), strict=True):
+                known[name] = _Entry(*states[name], digest)
+                on_files(1, len(changed))
+    total = hashlib.sha256()
+    for name in names:
+        digest = known[name].digest if name in states else _MISSING
+        total.update(name.encode("utf-8", "surrogatepass") + f"\0{digest}\n".encode())
+    if kept is not None and changed:
+        settled = {name: e for name, e in known.items() if e.changed < now - _SETTLED * 1e9}
+        write_private(kept, json.dumps(settled, separators=(",", ":")).encode())
+    return total.hexdigest()
+
+
+def _state(folder: Path, name: str) -> tuple[int, int] | None:
+    """Size and time of the last change of a regular file in the folder; None where there is none."""
+    if leaves_folder(name):
+        return None
+    try:
+        status = os.stat(os.path.join(folder, name))
+    except (OSError, ValueError):
+        return None
+    return (status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
+
+
+def _digest(folder: Path, name: str) -> str:
+    try:
+        with open(os.path.join(folder, name), "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"image {folder / name} cannot be read ({error.strerror or error}).") from None
+
+
+def _read_known(path: Path) -> dict[str, _Entry]:
+    content = read_private(path)
+    if content is None:
+        return {}
+    try:
+        return {name: _Entry(int(size), int(changed), str(digest)) for name, (size, changed, digest) in
+                json.loads(content).items()}  # fmt: skip
+    except (ValueError, TypeError, AttributeError):
+        note_rebuilt(path)
+        return {}
