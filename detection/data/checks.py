@@ -254,7 +254,11 @@ class Section:
         # Placeholders repeat, but are reported already as missing or of a wrong type.
         rows = np.flatnonzero(counts[inverse] > 1).tolist()
         merge = self.fix.removesuffix("`") + " --merge-categories`"
-        repeated = [row for row in rows if self.entries[row].get(key) == values[row]]
+        repeated = [
+            row
+            for row in rows
+            if type(self.entries[row].get(key)) in (int, str) and self.entries[row][key] == values[row]
+        ]
         self.report(
             f"duplicate {key}",
             repeated,

@@ -93,10 +93,7 @@ def read_values(data: dict) -> tuple[dict, Changes]:
     categories = [_named(entry, changes) for entry in categories]
     images, image_ids = _numbered(data["images"], "image", changes)
     images = [_sized(entry, changes) for entry in images]
-    names = Counter(entry.get("name") for entry in categories if isinstance(entry.get("name"), str))
-    by_name = {entry["name"]: entry.get("id") for entry in categories if names.get(entry.get("name")) == 1}
-    files = Counter(entry["file_name"] for entry in images if isinstance(entry.get("file_name"), str))
-    by_file = {entry["file_name"]: entry.get("id") for entry in images if files.get(entry.get("file_name")) == 1}
+    by_name, by_file = _ids_by(categories, "name"), _ids_by(images, "file_name")
     annotations = []
     for entry in data["annotations"]:
         new = _annotation(entry)
@@ -105,6 +102,13 @@ def read_values(data: dict) -> tuple[dict, Changes]:
                 new[key] = found
         annotations.append(_changed(entry, new, "annotation", changes))
     return {**data, "categories": categories, "images": images, "annotations": annotations}, changes
+
+
+def _ids_by(entries: list[dict], key: str) -> dict[str, Any]:
+    """Return the id of each text under a key that only one entry has."""
+    texts = [entry[key] for entry in entries if isinstance(entry.get(key), str)]
+    times = Counter(texts)
+    return {e[key]: e.get("id") for e in entries if isinstance(e.get(key), str) and times[e[key]] == 1}
 
 
 def _key(value: Any) -> tuple[str, object] | None:
@@ -151,7 +155,7 @@ def _reference(value: Any, known: dict, by_name: dict) -> int | None:
     key = _key(value)
     if key in known:
         return known[key]
-    if isinstance(value, str) and value in by_name:
+    if isinstance(value, str) and type(by_name.get(value)) is int:
         return by_name[value]
     return integer(value)
 

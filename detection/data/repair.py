@@ -149,8 +149,16 @@ def _unusable_annotations(
         owners = {int(tables.image_rows[row]) for row in rows} - {-1}
         lost |= rows
         notes.changed("left out", "annotation", problem.kind, _ids(annotations, rows))
+        if problem.kind == "unknown image" and rows and not options.drop_boxes:
+            # Where an image's own id is wrong, its objects are these.
+            empty = set(range(len(tables.image_ids))) - set(tables.image_rows.tolist()) - gone - taken
+            what = "without any box, any of which may be theirs; --drop-boxes keeps them"
+            notes.changed("left out with them", "image", what, tables.image_ids[sorted(empty)].tolist())
+            taken |= empty
         if not options.drop_boxes:
-            notes.changed("left out with them", "image", "--drop-boxes keeps them", tables.image_ids[sorted(owners)])
+            notes.changed(
+                "left out with them", "image", "--drop-boxes keeps them", tables.image_ids[sorted(owners)].tolist()
+            )
             taken |= owners
     return lost, taken
 

@@ -1,0 +1,60 @@
+"""Ground truth for measuring only, which needs less than training: no image sizes, no file names, no unique class names.
+
+Measured as pycocotools does: categories of one name are two classes, and annotations of images or categories that the
+file does not list belong to nothing.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from detection.data.checks import BOX_KINDS, Section, examine, read_annotations
+from detection.data.readable_values import read_values
+from detection.errors import UserError
+
+_LEFT_OUT = BOX_KINDS | {
+    "missing bbox", "unknown image", "unknown category", "missing image_id", "bad image_id", "missing category_id",
+    "bad category_id", "bad iscrowd",
+}  # fmt: skip
+
+
+def load_ground_truth(path: Path) -> dict[str, Any]:
+    """Read ids, boxes, areas and crowd flags of an annotation file, values as what they mean.
+
+    Returns:
+        A COCO data set with original ids where they are integers; `width` and `height` of images that have both;
+        annotations numbered from 1; and `dropped`, the number of annotations left out, if there are any.
+
+    Raises:
+        UserError: Images or categories have no ids of their own, or the file is no COCO annotation file.
+    """
+    data, _ = read_values(read_annotations(path))
+    for name in ("images", "categories"):
+        section = Section(path, name, data[name])
+        section.ids()
+        if section.problems:
+            raise UserError(section.problems[0].sentence)
+    tables, problems = examine(data, path)
+    lost = {row for p in problems if p.section == "annotations" and p.kind in _LEFT_OUT for row in p.rows}
+    kept = np.setdiff1d(np.arange(len(tables.annotation_ids)), list(lost)).astype(int)
+    annotations = [
+        {
+            "id": number,
+            "image_id": int(tables.image_ids[tables.image_rows[row]]),
+            "category_id": int(tables.category_ids[tables.category_rows[row]]),
+            "bbox": tables.boxes[row].tolist(),
+            "area": float(tables.areas[row]),
+            "iscrowd": int(tables.iscrowd[row]),
+        }
+        for number, row in enumerate(kept.tolist(), start=1)
+    ]
+    images = []
+    for row, id_ in enumerate(tables.image_ids.tolist()):
+        width, height = int(tables.widths[row]), int(tables.heights[row])
+        size = {"width": width, "height": height} if width and height else {}
+        images.append({"id": id_, "file_name": tables.file_names[row]} | size)
+    names = zip(tables.category_ids.tolist(), tables.category_names, strict=True)
+    categories = [{"id": id_, "name": name or str(id_)} for id_, name in names]
+    found = {"images": images, "annotations": annotations, "categories": categories}
+    return found | ({"dropped": len(lost)} if lost else {})
