@@ -75,7 +75,7 @@ def explain_detections(
         image: (3, H, W), uint8 or float in [0, 1].
         boxes: (n, 4) xyxy in pixels of the image.
         labels: (n,), 1 … K.
-        patch: side of a patch in locations of the feature map that the context reads.
+        patch: side of a patch in locations of the feature map that the context reads, without one of the coarsest.
         batch_size: covered images in one forward pass.
 
     Raises:
@@ -87,7 +87,8 @@ def explain_detections(
         batch, _ = detector.transform([image], None, dtype)
     ((height, width),) = batch.image_sizes
     scale = height / image.shape[-2], width / image.shape[-1]
-    side = patch * detector.backbone.strides[detector.context_source]
+    strides = detector.backbone.strides
+    side = patch * strides.get(detector.context_source, max(strides.values()))
     boxes = boxes.to(batch.tensors) * boxes.new_tensor([scale[1], scale[0]] * 2).to(batch.tensors)
     labels = labels.to(boxes.device)
     rows, columns = -(-height // side), -(-width // side)

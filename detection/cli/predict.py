@@ -71,15 +71,15 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 @contextlib.contextmanager
-def output_folder(output: Path | None) -> Iterator[Path]:
-    """Yield the folder to write: `output`, or the first free of `predictions`, `predictions-2` and so on.
+def output_folder(output: Path | None, name: str = "predictions") -> Iterator[Path]:
+    """Yield the folder to write: `output`, or the first free of `NAME`, `NAME-2` and so on.
 
     A name that is chosen here is taken at once, so that two commands never choose the same; after an error it is free.
     """
     if output is not None:
         yield output
         return
-    folder = next(filter(_take, (Path("predictions" if n == 1 else f"predictions-{n}") for n in count(1))))
+    folder = next(filter(_take, (Path(name if n == 1 else f"{name}-{n}") for n in count(1))))
     try:
         yield folder
     except BaseException:

@@ -1,0 +1,84 @@
+"""Show what decided the class of each detection: boxes held fixed, the image covered patch by patch.
+
+detection explain RUN IMAGE|FOLDER|GLOB ... [--output DIR] [--score S] [--top N] [--patch N] [--device D]
+
+Writes into DIR (explanations, or the next free of explanations-2, -3, ...) for each image
+  NAME.png   a row for each of its N best detections: lit where covering the image with its mean color lowers the
+             probability of the detection's class, and next to it by the gradient of that probability
+  NAME.json  class, probability and box of these detections; of the patches at least a patch away from the box the one
+             that lowers the probability most (far_patch, xyxy in pixels), and by how much (drop)
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from detection.cli import command_parser
+from detection.errors import UserError, command_line
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = command_parser("explain", __doc__, trust=True)
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a training run, or a checkpoint")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image file, folder, or quoted pattern")
+    parser.add_argument("--output", type=Path, help="a new folder; explanations, explanations-2, ... if left out")
+    parser.add_argument("--score", type=float, help="least score of a detection; as of `detection predict` if left out")
+    parser.add_argument("--top", type=int, default=6, metavar="N", help="detections an image (default 6)")
+    parser.add_argument(
+        "--patch", type=int, default=2, metavar="N", help="side of a patch, in locations of the feature map that the "
+        "context reads (default 2)"
+    )  # fmt: skip
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="the best there is if left out")
+    args = parser.parse_args(argv)
+    for name in ("top", "patch"):
+        if getattr(args, name) < 1:
+            raise UserError(f"--{name} {getattr(args, name)}: must be 1 or more.")
+    if args.score is not None and not 0 <= args.score <= 1:
+        raise UserError(f"--score {args.score}: must be between 0 and 1.")
+    return args
+
+
+@command_line
+def main(argv: list[str] | None = None) -> None:
+    """Open the run, and explain the detections in one image after the other."""
+    args = parse(argv)
+    import torch
+
+    from detection.analysis.explain import explain_detections, require_fixed_boxes
+    from detection.analysis.explain_plots import describe, write_explanation
+    from detection.atomic_write import atomic_folder
+    from detection.cli.predict import output_folder
+    from detection.data.images import read_image
+    from detection.names import unique_stems
+    from detection.predictor import Predictor
+    from detection.runs.image_files import find_images
+    from detection.training.loaders import require_device
+
+    require_device(args.device)
+    found = find_images(args.images)
+    predictor = Predictor(args.run, args.device, args.score, trust=args.trust)
+    require_fixed_boxes(predictor.detector)
+    paths = list(found.paths)
+    with output_folder(args.output, "explanations") as output, atomic_folder(output.resolve()) as folder:
+        for path, stem in zip(paths, unique_stems(paths), strict=True):
+            detections = predictor(path)
+            if not len(detections):
+                print(f"{path}: nothing found with a score of {predictor.score:.3g} or more")
+                continue
+            boxes, labels = detections.boxes[: args.top], detections.labels[: args.top]
+            image = read_image(path)
+            pixels = torch.from_numpy(image).permute(2, 0, 1).to(predictor.device)  # (3, H, W)
+            explanation = explain_detections(predictor.detector, pixels, boxes, labels, patch=args.patch)
+            described = describe(explanation, detections.names[: args.top], boxes.numpy())
+            write_explanation(folder, stem, image, explanation, described)
+            for entry in described:
+                where = "no patch is far from it" if "drop" not in entry else (
+                    f"{entry['drop']:+.2f} by the patch at {entry['far_patch'][0]:.0f}, {entry['far_patch'][1]:.0f}"
+                )  # fmt: skip
+                print(f"{path}: {entry['class']} {entry['probability']:.2f}: {where}")
+    print(f"written to {output}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,79 @@
+"""`detection explain` on a run and images: what is written, and mistakes."""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from detection.atomic_write import write_json
+from detection.cli import explain
+from detection.config import Config, override
+from detection.data.coco_index import Category
+from detection.detector import build_detector
+from detection.heads import SequenceHead
+from detection.runs.checkpoint import save_checkpoint
+from detection.runs.folder import config_json
+from tests.coco_files import write_image
+from tests.tiny_runs import DETECTOR
+
+CATEGORIES = (Category(3, "cat"), Category(9, "dog"))
+
+
+def write_run(folder, config=DETECTOR):
+    torch.manual_seed(0)
+    save_checkpoint(folder / "checkpoints" / "best", build_detector(config, 2), CATEGORIES, {"epoch": 1})
+    write_json(folder / "config.json", config_json(Config(config)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return write_run(tmp_path_factory.mktemp("runs") / "tiny")
+
+
+@pytest.fixture(autouse=True)
+def images(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_image(Path("a.png"), 60, 40, 1)
+    write_image(Path("b/a.png"), 40, 60, 2)
+
+
+def test_each_image_has_a_drawing_and_the_numbers(run, capsys):
+    assert explain.main([str(run), "a.png", "b", "--score=0.01", "--top=2", "--patch=3"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("a.png: ") == 4 and "written to explanations\n" in printed
+    files = sorted(path.name for path in Path("explanations").iterdir())
+    assert len(files) == 4 and len({Path(name).stem for name in files}) == 2, "equal stems stay apart"
+    described = json.loads(next(Path("explanations").glob("*.json")).read_text())
+    assert described["patch_side"] == pytest.approx(3 * 8 / (64 / 60)) and len(described["detections"]) == 2
+    first = described["detections"][0]
+    assert first["class"] in ("cat", "dog") and 0 <= first["probability"] <= 1
+    x0, y0, x1, y1 = first["far_patch"]
+    assert (x1 - x0, y1 - y0) == pytest.approx((22.5, 22.5)) and 0 <= x0 < 60 and 0 <= y0 < 60
+    assert Image.open(next(Path("explanations").glob("*.png"))).width > 2 * 384
+    assert explain.main([str(run), "a.png", "--score=0.01", "--top=1"]) == 0
+    assert Path("explanations-2").is_dir()
+
+
+def test_an_image_without_detections_is_named(run, capsys):
+    assert explain.main([str(run), "a.png", "--score=1"]) == 0
+    assert "a.png: nothing found with a score of 1 or more" in capsys.readouterr().out
+
+
+def test_mistakes_are_a_sentence_and_leave_nothing(run, tmp_path, capsys):
+    sequence = override(Config(DETECTOR), []).detector
+    other = write_run(tmp_path / "other", sequence.__class__(**{**vars(sequence), "head": partial(SequenceHead)}))
+    Path("broken.png").write_bytes(b"x")
+    for arguments, sentence in (
+        ([run, "a.png", "--top=0"], "--top 0: must be 1 or more"),
+        ([run, "a.png", "--score=2"], "between 0 and 1"),
+        ([other, "a.png"], "does not classify given boxes"),
+        ([run, "broken.png"], "broken.png"),
+        ([run, "none.png"], "none.png"),
+    ):
+        assert explain.main([str(a) for a in arguments]) == 2
+        assert sentence in capsys.readouterr().err
+        assert not Path("explanations").exists()
