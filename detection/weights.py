@@ -5,18 +5,28 @@ Sources: torchvision by name, a safetensors file, a torch file of plain tensors,
 
 import dataclasses
 import importlib.util
+import pickle
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torchvision
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.hub import load_state_dict_from_url
 
 from detection.errors import UserError
 
 State = Mapping[str, Tensor]
+
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+"""Of files of weights."""
+
+# What training scripts put round a state dict: averages first, as timm takes them.
+_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict", "model_state")
+_PREFIXES = ("module.", "_orig_mod.", "model.")  # of DistributedDataParallel, torch.compile and Lightning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +87,7 @@ def load_state(
     # What only the state has counts, too: ResNet-101's tensors hold all of ResNet-50's, and are another network's.
     total = sum(n not in uncounted for n in (*loaded, *resized, *missing, *unexpected))
     fit = sum(n not in uncounted for n in loaded)
-    if fit < at_least * total:
+    if fit < at_least * total or (own and not loaded):
         raise UserError(
             f"{report}: too little fits this model ({fit} of {total} tensors); "
             "check that the weights belong to this architecture."
@@ -90,28 +100,43 @@ def read_state(source: str) -> dict[str, Tensor]:
     """Read the tensors of a torchvision weights name or of a file.
 
     Args:
-        source: `ResNet50_Weights.IMAGENET1K_V1`-like names, or a path to `.safetensors`, `.pth` or `.pt`. A torch file
-            may hold plain tensors only: nothing in it is executed.
+        source: `ResNet50_Weights.IMAGENET1K_V1`-like names, or a path to `.safetensors`, `.pth`, `.pt` or `.bin`. A
+            torch file, given or kept of a download, may hold plain tensors only: nothing in it is executed.
 
     Raises:
         UserError: the file is missing or unreadable, the name is unknown, or it cannot be downloaded.
     """
     path = Path(source)
-    if path.suffix in (".safetensors", ".pth", ".pt"):
+    if path.suffix in SUFFIXES:
         return read_state_file(path)
     try:
         weights = torchvision.models.get_weight(source)
     except (ValueError, KeyError) as error:
         raise UserError(
-            f"weights {source!r}: neither a .safetensors, .pth or .pt file nor a torchvision name ({error})."
+            f"weights {source!r}: neither a .safetensors, .pth, .pt or .bin file nor a torchvision name ({error})."
         ) from None
+    return read_state_url(weights.url, source)
+
+
+def read_state_url(url: str, source: str) -> dict[str, Tensor]:
+    """Read the tensors of a file that torch downloads, or keeps of an earlier download.
+
+    Raises:
+        UserError: it cannot be downloaded, or holds more than tensors; `source` names the weights.
+    """
     try:
-        return dict(weights.get_state_dict(progress=True, check_hash=True))
-    except (OSError, RuntimeError) as error:
+        state = load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
+    except pickle.UnpicklingError as error:
+        kept = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
         raise UserError(
-            f"weights {source!r}: cannot be downloaded here ({error}); fetch {weights.url} on another machine and "
+            f"weights {source!r}: {kept} holds more than tensors and is not opened ({_first_line(error)}); remove it."
+        ) from None
+    except (OSError, RuntimeError, EOFError, ValueError) as error:
+        raise UserError(
+            f"weights {source!r}: cannot be downloaded here ({_first_line(error)}); fetch {url} on another machine and "
             "give the file's path instead."
         ) from None
+    return _plain_state(state, source)
 
 
 def read_state_file(path: Path) -> dict[str, Tensor]:
@@ -123,19 +148,29 @@ def read_state_file(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f"weights {path}: no such file.")
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        is_safe = path.suffix == ".safetensors"
+        state = load_file(path) if is_safe else torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, RuntimeError, EOFError, ValueError, OSError) as error:
-        reason = str(error).split("\n")[0]
-        raise UserError(f"weights {path}: cannot be read ({reason}); is the file complete?") from None
+        raise UserError(f"weights {path}: cannot be read ({_first_line(error)}); is the file complete?") from None
     except Exception as error:  # pickle.UnpicklingError names what it refused
-        reason = str(error).split("\n")[0]
+        reason = _first_line(error)
         raise UserError(f"weights {path}: holds more than tensors and is not opened ({reason}).") from None
-    state = state.get("model", state.get("state_dict", state)) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
-        raise UserError(f"weights {path}: holds no plain dictionary of tensors.")
-    return state
+    return _plain_state(state, str(path))
+
+
+def _plain_state(state: Any, source: str) -> dict[str, Tensor]:
+    """Take the tensors by name out of what training scripts put round them: keys, and prefixes of all names."""
+    while isinstance(state, dict) and (key := next((k for k in _WRAPPERS if isinstance(state.get(k), dict)), None)):
+        state = state[key]
+    if not isinstance(state, dict) or not state or not all(isinstance(t, Tensor) for t in state.values()):
+        raise UserError(f"weights {source}: holds no plain dictionary of tensors.")
+    while prefix := next((p for p in _PREFIXES if all(str(name).startswith(p) for name in state)), None):
+        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    return dict(state)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).split("\n")[0] or type(error).__name__
 
 
 def lite0_wheel_tensors() -> list[Tensor]:

