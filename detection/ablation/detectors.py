@@ -1,6 +1,7 @@
 """Detectors as a run type: runs of `detection train`."""
 
 import dataclasses
+import functools
 import json
 import math
 from collections.abc import Sequence
@@ -14,10 +15,13 @@ from detection.ablation.workload import Workload, build_workload
 from detection.analysis.complexity import count_flops, count_parameters
 from detection.config import Config, load_config, override
 from detection.data.checks import file_digest
+from detection.data.coco_index import load_index
+from detection.data.image_identity import images_digest
 from detection.detector import Detector, build_detector
 from detection.evaluation.bootstrap import DetectionResults, detection_results
 from detection.evaluation.coco import AP_METRICS, METRICS
 from detection.evaluation.results import read_ground_truth, read_results
+from detection.runs.records import data_key, read_record
 from detection.scenes.ensure import ensure_scenes
 from detection.scenes.tasks import TASKS
 from detection.training.loaders import build_accelerator
@@ -95,7 +99,8 @@ class DetectorRuns(RunType):
         source = _source(folder)
         ground_truth = read_ground_truth(source.annotations)
         results = read_results(folder / source.folder / "results.json", ground_truth)
-        return detection_results(ground_truth, results, file_digest(source.annotations))
+        record = read_record(folder).get("data", {}).get(source.split, {})
+        return detection_results(ground_truth, results, data_key({"sha256": file_digest(source.annotations)} | record))
 
     def workload(self, config: Config) -> Workload:
         """Build the detector at its initialization, with the first images of its data.
@@ -120,10 +125,11 @@ DETECTORS = DetectorRuns()
 
 @dataclasses.dataclass(frozen=True)
 class _Source:
-    """Folder of a run's metrics and results that an ablation reads, their checkpoint, and the ground truth."""
+    """Folder of a run's metrics and results that an ablation reads, their checkpoint, split and ground truth."""
 
     folder: str
     checkpoint: str
+    split: str
     annotations: Path
 
     def read(self, run: Path, name: str, kind: type) -> Any:
@@ -138,7 +144,7 @@ def _source(folder: Path) -> _Source:
         annotations = Path(data["test" if tested else "val"]["annotations"])
     except (KeyError, TypeError):
         raise CorruptRun("config.json names no validation data") from None
-    return _Source("test", "best", annotations) if tested else _Source("last", "last", annotations)
+    return _Source("test", "best", "test", annotations) if tested else _Source("last", "last", "val", annotations)
 
 
 def _logged_epoch(folder: Path) -> int:
@@ -170,16 +176,26 @@ def _require_weights(folder: Path, name: str) -> None:
 
 
 def _require_same_data(environment: dict[str, Any]) -> None:
-    """Check that the annotations of both splits have not changed since the run."""
+    """Check that annotations and images of all splits have not changed since the run."""
     try:
-        splits = [(split["annotations"], split["sha256"]) for split in environment["data"].values()]
+        splits = [(split["annotations"], split["sha256"], split) for split in environment["data"].values()]
     except (KeyError, TypeError, AttributeError):
         raise CorruptRun("environment.json does not name its data") from None
-    for annotations, digest in splits:
+    for annotations, digest, split in splits:
         if not Path(annotations).is_file():
             raise StaleRun(f"{annotations}, which it was trained or evaluated on, is gone")
         if file_digest(Path(annotations)) != digest:
             raise StaleRun(f"{annotations} has changed since")
+        images, then = split.get("image_folder"), split.get("images_sha256")
+        # Images that were moved away after the run say nothing against it.
+        if images and then and Path(images).is_dir() and _images_digest(annotations, digest, images) != then:
+            raise StaleRun(f"images in {images} have changed since")
+
+
+@functools.cache  # all runs of an ablation share few data sets
+def _images_digest(annotations: str, digest: str, images: str) -> str:
+    index = load_index(annotations, bad_boxes="drop")
+    return images_digest(Path(images), [index.file_name(row) for row in range(len(index))])
 
 
 def _initialize(config: Config, num_classes: int) -> Detector:

@@ -48,13 +48,13 @@ def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     names = short_names(args.runs)
     from detection.comparison.comparison import open_finished, require_same_images
-    from detection.comparison.report import build_comparison, metric_tables
+    from detection.comparison.report import build_comparison, metric_tables, version_warning
     from detection.reports.document import to_markdown
     from detection.reports.files import write_report
 
     runs = [open_finished(folder, name) for folder, name in zip(args.runs, names, strict=True)]
     require_same_images(runs)
-    print(to_markdown(metric_tables(runs)), end="")
+    print(to_markdown([*metric_tables(runs), *version_warning(runs)]), end="")
     if args.output is not None:
         written = write_report(args.output, "comparison", build_comparison(runs, args.images))
         print(f"written to {written[-1]}")

@@ -16,6 +16,7 @@ from detection.evaluation.curves import Matching, best_f1, match_results, precis
 from detection.evaluation.intervals import Interval, bootstrap_counts, difference_interval
 from detection.evaluation.matching import FALSE_POSITIVE, overlapping_pairs
 from detection.evaluation.results import read_ground_truth, read_results
+from detection.runs.records import data_difference, read_record
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class FinishedRun:
     Attributes:
         name: name in the report.
         config: config as plain data.
+        environment: `environment.json`, empty where there is none.
         ground_truth: validation data.
         results: detections on it.
         per_image: matches by image, for metrics on resampled images.
@@ -34,11 +36,17 @@ class FinishedRun:
 
     name: str
     config: dict[str, Any]
+    environment: dict[str, Any]
     ground_truth: CocoDataset
     results: CocoResults
     per_image: DetectionResults
     matching: Matching
     threshold: float
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """Record of the validation data: hashes of annotations and images."""
+        return {"annotations": "", "sha256": self.per_image.images_key} | _recorded(self.environment)
 
     def image_entry(self, position: int) -> dict[str, Any]:
         """The COCO entry of the image at a position by ascending id."""
@@ -58,36 +66,37 @@ def open_finished(folder: Path, name: str) -> FinishedRun:
         raise UserError(f"{folder}: not a run folder, there is no config.json in it.") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder / 'config.json'}: no readable config of a detector's run ({error!r}).") from None
-    digest = file_digest(annotations)
-    if digest != _recorded_digest(folder, digest):
+    digest, environment = file_digest(annotations), read_record(folder)
+    if digest != _recorded(environment).get("sha256", digest):
         raise UserError(f"{folder}: {annotations} has changed since this run; evaluate it again by detection evaluate.")
     ground_truth = read_ground_truth(annotations)
     results = read_results(folder / "results.json", ground_truth)
     matching = match_results(ground_truth, results)
     score = best_f1(precision_recall(matching))["score"]
     per_image = detection_results(ground_truth, results, digest)
-    return FinishedRun(name, config, ground_truth, results, per_image, matching, score if score > 0 else 0.5)
+    threshold = score if score > 0 else 0.5
+    return FinishedRun(name, config, environment, ground_truth, results, per_image, matching, threshold)
 
 
-def _recorded_digest(folder: Path, default: str) -> str:
+def _recorded(environment: dict[str, Any]) -> dict[str, Any]:
     try:
-        return json.loads((folder / "environment.json").read_text())["data"]["val"]["sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return default
+        return dict(environment["data"]["val"])
+    except (KeyError, TypeError, ValueError):
+        return {}
 
 
 def require_same_images(runs: Sequence[FinishedRun]) -> None:
-    """Check that all runs were evaluated on the same annotations.
+    """Check that all runs were evaluated on the same annotations and images.
 
     Raises:
-        UserError: they were not.
+        UserError: they were not; it names which of them differ.
     """
     for run in runs[1:]:
-        if run.per_image.images_key != runs[0].per_image.images_key:
-            files = [r.config["data"]["val"]["annotations"] for r in (runs[0], run)]
+        if what := data_difference(runs[0].data, run.data):
+            files = [str(r.config["data"]["val"].get(what.split()[0])) for r in (runs[0], run)]
             raise UserError(
-                f"{runs[0].name} and {run.name} were evaluated on different data ({files[0]}, {files[1]}): "
-                "they cannot be compared."
+                f"{runs[0].name} and {run.name} were evaluated on different data, their {what} differ ({files[0]}, "
+                f"{files[1]}): they cannot be compared."
             )
 
 

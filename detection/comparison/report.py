@@ -25,6 +25,7 @@ from detection.evaluation.columns import class_names
 from detection.evaluation.intervals import format_interval
 from detection.names import file_stem, short_name
 from detection.reports.document import Block, Bullets, Figure, Heading, Paragraph, Table
+from detection.runs.records import version_differences
 
 EVEN = (0, 0)
 
@@ -40,7 +41,7 @@ def build_comparison(runs: Sequence[FinishedRun], images: int) -> list[Block]:
         UserError: an image to be drawn is missing.
     """
     first, *others = runs
-    blocks: list[Block] = [Heading(1, "Comparison of runs"), *metric_tables(runs)]
+    blocks: list[Block] = [Heading(1, "Comparison of runs"), *metric_tables(runs), *version_warning(runs)]
     for run in others:
         ranked = image_differences(first, run)
         blocks += [Heading(2, f"{run.name} against {first.name}"), *_settings(first, run)]
@@ -71,6 +72,18 @@ def metric_tables(runs: Sequence[FinishedRun]) -> list[Block]:
         Table(["metric", *head], [row(metric, metric) for metric in AP_METRICS]),
         Table(["AP50 of class", *head], [row(short_name(key.partition("/")[2]), key) for key in classes]),
     ]
+
+
+def version_warning(runs: Sequence[FinishedRun]) -> list[Block]:
+    """Warn of libraries that runs were made with in different versions; nothing where all are the same."""
+    differing = version_differences({run.name: run.environment for run in runs})
+    if not differing:
+        return []
+    items = [
+        f"{lib}: {', '.join(f'{v} ({name})' for name, v in of_runs.items())}" for lib, of_runs in differing.items()
+    ]
+    about = "The runs were not all made with the same versions of libraries that touch pixels or numbers."
+    return [Paragraph(about, True), Bullets(items)]
 
 
 def _text(value: float) -> str:

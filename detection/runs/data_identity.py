@@ -1,4 +1,4 @@
-"""Identity of a run's data: hashes of annotations and of images, which `environment.json` records and runs compare."""
+"""Identity of a run's data, hashes of annotations and of images, as `environment.json` records it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -43,18 +43,3 @@ def _images_digest(name: str, dataset: DetectionDataset) -> str:
     with progress(f"reading {name} images", len(index)) as bar:
         names = [index.file_name(row) for row in range(len(index))]
         return images_digest(dataset.images, names, lambda count, total: bar.advance(count))
-
-
-def data_difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
-    """What differs between two records of a split: `annotations`, `images`, both, or nothing.
-
-    A hash that either lacks is not compared; a classifier's images and labels have one.
-    """
-    names = {"sha256": "annotations" if "annotations" in first else "images", "images_sha256": "images"}
-    differing = [what for key, what in names.items() if key in first and key in second and first[key] != second[key]]
-    return " and ".join(differing)
-
-
-def data_key(split: Mapping[str, Any]) -> str:
-    """Return a text that is equal for records of equal annotations and images."""
-    return "-".join(str(split.get(key, "unknown")) for key in ("sha256", "images_sha256"))

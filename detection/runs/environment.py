@@ -14,10 +14,16 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from PIL import features
 
 from detection.config import config_hash
 
-_NAMES = "context-detection torch torchvision accelerate albumentations numpy pycocotools safetensors scikit-learn timm"
+_NAMES = (
+    "context-detection torch torchvision triton accelerate safetensors timm numpy scipy scikit-learn "
+    "pillow pillow-heif opencv-python opencv-python-headless opencv-contrib-python opencv-contrib-python-headless "
+    "albumentations albucore simsimd stringzilla pycocotools hotcoco faster-coco-eval"
+)
+"""Distributions that touch pixels or numbers."""
 
 
 def environment(config: Any, data: Mapping[str, Any], accelerator: Accelerator) -> dict[str, Any]:
@@ -41,12 +47,17 @@ def environment(config: Any, data: Mapping[str, Any], accelerator: Accelerator) 
 
 
 def _versions() -> dict[str, str]:
-    """Versions of the installed packages; a checkout may be used without being installed."""
+    """Versions of the installed packages, and of what they bring to decode and compute with.
+
+    A checkout may be used without being installed.
+    """
     versions = {}
     for name in _NAMES.split():
         with suppress(PackageNotFoundError):
             versions[name] = version(name)
-    return versions
+    cudnn = torch.backends.cudnn.version() if torch.cuda.is_available() else None
+    parts = {"libjpeg-turbo": features.version("libjpeg_turbo"), "cuda": torch.version.cuda, "cudnn": cudnn}
+    return versions | {name: str(number) for name, number in parts.items() if number is not None}
 
 
 def git_state() -> dict[str, Any] | None:

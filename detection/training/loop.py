@@ -18,9 +18,9 @@ from detection.data.coco_index import Category
 from detection.data.sampling import TrainBatches
 from detection.errors import Interrupted, UserError
 from detection.runs.checkpoint import load_meta, load_training_state, load_weights, newest_complete, save_checkpoint
-from detection.runs.data_identity import data_difference
 from detection.runs.folder import read_config_json, read_environment, write_run_description
 from detection.runs.logs import RunLog, progress
+from detection.runs.records import data_difference
 from detection.runs.room import require_room
 from detection.system_errors import explain
 from detection.training.engine import seed_epoch, train_one_epoch

@@ -83,6 +83,21 @@ def test_other_data_is_reported(run, change, words):
         DETECTORS.read(run)
 
 
+def test_other_images_are_reported_and_images_that_are_gone_are_not(run, shapes, tmp_path):
+    images = shutil.copytree(shapes / "val", tmp_path / "images")
+    edit(run / "environment.json", lambda e: e["data"]["val"].update(image_folder=str(images)))
+    DETECTORS.read(run)
+    key = DETECTORS.per_image_results(run).images_key
+    other = shutil.copytree(images, tmp_path / "other")
+    shutil.copy(other / "000001.png", other / "000002.png")
+    edit(run / "environment.json", lambda e: e["data"]["val"].update(image_folder=str(other)))
+    with pytest.raises(StaleRun, match="images in .*other have changed since"):
+        DETECTORS.read(run)
+    edit(run / "environment.json", lambda e: e["data"]["val"].update(image_folder="gone", images_sha256="0"))
+    DETECTORS.read(run)
+    assert DETECTORS.per_image_results(run).images_key != key
+
+
 def test_results_on_another_ground_truth_cannot_be_read(run):
     edit(run / "last/results.json", lambda results: results[0].update(image_id=999))
     with pytest.raises(UserError, match="image_id 999"):

@@ -163,6 +163,25 @@ def other_truth():
     Path("a/context/environment.json").unlink()
 
 
+def other_images(key="images_sha256"):
+    for name in ("plain", "context"):
+        path = Path("a", name, "environment.json")
+        content = json.loads(path.read_text())
+        content["data"]["val"][key] = name
+        path.write_text(json.dumps(content))
+
+
+def test_versions_of_libraries_that_differ_are_a_warning(capsys):
+    for name, pillow in (("plain", "11.0"), ("context", "12.0")):
+        path = Path("a", name, "environment.json")
+        content = {**json.loads(path.read_text()), "versions": {"torch": "2.15", "pillow": pillow}}
+        path.write_text(json.dumps(content))
+    assert compare.main(["a/plain", "a/context", "--output=out"]) == 0
+    for text in (capsys.readouterr().out, Path("out/comparison.md").read_text()):
+        assert "not all made with the same versions" in text and "- pillow: 11.0 (plain), 12.0 (context)" in text
+        assert "torch" not in text
+
+
 BAD = {
     "one run": (lambda: None, ["a/plain"], ["two runs"]),
     "twice": (lambda: None, ["a/plain", "a/../a/plain"], ["named twice"]),
@@ -174,7 +193,8 @@ BAD = {
         [],
         ["ground_truth.json has changed"],
     ),
-    "other data": (other_truth, [], ["evaluated on different data", "other.json"]),
+    "other data": (other_truth, [], ["evaluated on different data, their annotations differ", "other.json"]),
+    "other images": (other_images, [], ["evaluated on different data, their images differ (images, images)"]),
     "no image": (lambda: Path("images/1.png").unlink(), ["--output=out"], ["1.png"]),
     "negative": (lambda: None, ["--images=-1"], ["--images -1"]),
     "a file": (lambda: None, ["--output=ground_truth.json"], ["ground_truth.json", "must be a folder"]),

@@ -1,20 +1,20 @@
 """Provenance of the runs: code, versions and machines, and whether these were the same for all of them."""
 
-import json
-from collections.abc import Collection
-from pathlib import Path
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from detection.ablation.plan import Plan
 from detection.reports.document import Block, Bullets, Paragraph
+from detection.runs.records import read_record, version_differences
 
 
 def describe_runs(plan: Plan, counted: Collection[str]) -> list[Block]:
     """List code, versions and machines of the runs that count, with a warning where they differ."""
+    runs = {run.name: read_record(run.folder) for run in plan.runs if run.name in counted}
+    differing = version_differences(runs)
     found: dict[str, list[str]] = {}
-    for run in plan.runs:
-        if run.name in counted:
-            found.setdefault(made_with(run.folder), []).append(run.name)
+    for name, environment in runs.items():
+        found.setdefault(made_with(environment, differing), []).append(name)
     if not found:
         return [Paragraph("There is none yet.")]
     if len(found) == 1:
@@ -23,15 +23,18 @@ def describe_runs(plan: Plan, counted: Collection[str]) -> list[Block]:
     return [Paragraph("The runs were not all made with the same code, versions or threads.", True), Bullets(items)]
 
 
-def made_with(folder: Path) -> str:
-    """Commit, versions and machine of a run, from its `environment.json`, as one line."""
+def made_with(environment: Mapping[str, Any], differing: Collection[str] = ()) -> str:
+    """Commit, versions and machine of a run, from its `environment.json`, as one line.
+
+    Of the libraries it names torch, torchvision and those that `differing` lists.
+    """
     try:
-        environment = json.loads((folder / "environment.json").read_text())
         git, versions, machine = (environment[key] for key in ("git", "versions", "machine"))
         names = [name for name in ("python", "torch", "torchvision") if name in versions]
-        parts = [_commit(git), *(f"{name} {versions[name]}" for name in names)]
+        names += [name for name in differing if name not in names]
+        parts = [_commit(git), *(f"{name} {versions.get(name, 'none')}" for name in names)]
         return ", ".join([*parts, f"{machine['device']}, {machine['threads']} thread(s)"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (KeyError, TypeError, AttributeError):
         return "an unknown environment"
 
 

@@ -38,6 +38,18 @@ def test_several_are_kept_apart_with_a_warning(tmp_path):
     assert "unknown environment" in bullets.items[2]
 
 
+def test_every_library_that_differs_is_named(tmp_path):
+    versions = ENVIRONMENT["versions"]
+    others = [{**ENVIRONMENT, "versions": {**versions, **more}} for more in ({"pillow": "11"}, {"pillow": "12"}, {})]
+    warning, bullets = describe_runs(*plan(tmp_path, *others))
+    assert warning.warning
+    assert [item.partition("torch 2.15, ")[2].partition(",")[0] for item in bullets.items] == [
+        "pillow 11",
+        "pillow 12",
+        "pillow none",
+    ]
+
+
 def test_runs_that_do_not_count_are_not_described(tmp_path):
     found, _ = plan(tmp_path, ENVIRONMENT, None)
     assert len(describe_runs(found, {"run 0"})) == 1
