@@ -42,6 +42,8 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(rest)
     if not options.images.is_dir():
         raise UserError(f"{options.images} is no folder; give the folder of images as IMAGES")
+    if options.out.is_dir():
+        raise UserError(f"{options.out} cannot be written: it is a folder; name a file as OUT.json")
     data, report = converter.convert(options)
     try:
         write_json(options.out, data, indent=None)

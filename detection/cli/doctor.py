@@ -48,6 +48,8 @@ def main(argv: list[str] | None = None) -> int:
     """Examine a data set, print the report, and write the repaired copy if asked to."""
     args = _parser().parse_intermixed_args(argv)
     sets = _given_sets(args) + [(path, images) for path, images in args.others]
+    if args.fix is not None and args.fix.is_dir():
+        raise UserError(f"--fix {args.fix} is a folder: name the file to write.")
     if args.fix is not None and any(args.fix.resolve() == path.resolve() for path, _ in sets):
         raise UserError(f"--fix {args.fix} would overwrite the annotations: give the copy another name.")
     if args.fix is None and (args.drop_boxes or args.merge_categories or args.categories):

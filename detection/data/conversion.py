@@ -1,12 +1,12 @@
 """A COCO file made from annotations of another format, and the report on it: what all converters share."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from detection.data.images import image_size
+from detection.data.json_files import read_json
 from detection.errors import UserError
 
 
@@ -85,9 +85,9 @@ def given_categories(given: str) -> dict[str, int]:
     """
     if given.endswith(".json"):
         try:
-            entries = json.loads(Path(given).read_text(encoding="utf-8"))["categories"]
+            entries = read_json(Path(given))["categories"]
             categories = {entry["name"]: int(entry["id"]) for entry in entries}
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise UserError(
                 f"{given} is no COCO file with categories ({error!r}); give another --categories"
             ) from error

@@ -33,7 +33,8 @@ def data_set_remarks(data: dict, tables: Tables, facts: ImageFacts, folder: Path
     remarks += _empty_categories(data["categories"], tables, objects.category_rows)
     remarks += object_remarks(objects)
     if finding is None:  # else the format is what is wrong
-        sizes = facts.placement(tables, np.arange(len(tables.image_rows))).sizes if len(ids) else np.zeros((0, 2))
+        every = np.arange(len(tables.image_rows))
+        sizes = facts.placement(tables, every).sizes if len(ids) else np.zeros((len(every), 2))
         outside = partly_outside(tables.boxes, *np.where(sizes > 0, sizes, np.inf).T)
         outside &= (tables.image_rows >= 0) & (tables.category_rows >= 0) & ~tables.iscrowd
         remarks += counted(tables.annotation_ids[outside].tolist(), "boxes reach outside their image and are clipped")

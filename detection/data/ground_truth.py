@@ -1,4 +1,4 @@
-"""Ground truth for measuring only, which needs less than training: no image sizes, no file names, no unique class names.
+"""Ground truth for measuring only, which needs less than training: no image sizes, file names or unique class names.
 
 Measured as pycocotools does: categories of one name are two classes, and annotations of images or categories that the
 file does not list belong to nothing.

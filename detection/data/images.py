@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -156,7 +157,7 @@ def _scaled(values: np.ndarray, image: Image.Image, path: Path) -> tuple[int, np
     if high > 65535:
         raise UserError(f"image {path} has 32-bit pixels up to {high}: convert it to 8 or 16 bits.")
     tags = getattr(image, "tag_v2", {})
-    declared = int(tags[_MAX_SAMPLE_VALUE]).bit_length() if _is_number(tags.get(_MAX_SAMPLE_VALUE)) else 0
+    declared = _declared_depth(tags.get(_MAX_SAMPLE_VALUE))
     depth = declared if 8 <= declared <= 16 and high < 2**declared else next(b for b in (8, 12, 16) if high < 2**b)
     white = 2**depth - 1
     if tags.get(_PHOTOMETRIC) == 0:
@@ -166,8 +167,10 @@ def _scaled(values: np.ndarray, image: Image.Image, path: Path) -> tuple[int, np
     return depth, ((values * 255 + white // 2) // white).astype(np.uint8)
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and 0 <= value < 2**32
+def _declared_depth(value: Any) -> int:
+    """Return the bits of TIFF's MaxSampleValue, which has one number or several; 0 without."""
+    largest = max(value, default=0) if isinstance(value, tuple) else value
+    return int(largest).bit_length() if isinstance(largest, int | float) and 0 <= largest < 2**32 else 0
 
 
 def _deep_color(pixels: np.ndarray, image: Image.Image, path: Path) -> tuple[int, np.ndarray]:

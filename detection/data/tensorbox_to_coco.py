@@ -20,7 +20,6 @@ Coordinates are rounded to a millionth of a pixel, so that a set that goes there
 
 import argparse
 import json
-import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +76,7 @@ def _rect(rect: Any, where: str) -> Rect:
 
 def _number(rect: dict, key: str, where: str) -> float:
     value = rect.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e15:
         raise UserError(f"{where}: {key} is {json.dumps(value)[:40]}, not a number; correct or remove the rect")
     return value
 
@@ -107,7 +106,7 @@ def find_image(folder: Path, path: str) -> str:
     parts = [part for part in path.replace("\\", "/").split("/") if part not in ("", ".", "..")]
     for start in range(len(parts)):
         name = "/".join(parts[start:])
-        if (folder / name).is_file():
+        if os.path.isfile(folder / name):
             return name
     raise UserError(f"no image {path} in {folder}; give the right IMAGES folder or remove the entry")
 

@@ -15,7 +15,9 @@ Three decisions, each where the two formats differ:
 """
 
 import argparse
+import codecs
 import math
+import re
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +27,9 @@ from detection.data.image_paths import IMAGE_SUFFIXES
 from detection.errors import UserError
 
 Corners = tuple[float, float, float, float]
+
+_DECLARED = re.compile(rb"<\?xml[^>]*?encoding\s*=\s*[\"']([A-Za-z0-9._-]+)[\"']")
+_DECLARATION = re.compile(r"<\?xml.*?\?>", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -46,15 +51,20 @@ class VocFile:
     objects: list[VocObject]
 
 
-def read_xml(path: Path) -> VocFile:
+def read_xml(path: Path, encoding: str | None = None) -> VocFile:
     """Read one VOC annotation file.
+
+    Args:
+        path: the file.
+        encoding: of its text; None: by its byte order mark, or as it declares, else UTF-8.
 
     Raises:
         UserError: the file is no XML, or a tag is missing or no number.
     """
+    text = _decoded(path, encoding)
     try:
-        root = ElementTree.parse(path).getroot()
-    except (ElementTree.ParseError, UnicodeDecodeError) as error:
+        root = ElementTree.fromstring(_DECLARATION.sub("", text.lstrip("\ufeff").lstrip(), count=1))
+    except (ElementTree.ParseError, ValueError) as error:
         raise UserError(f"{path} is no valid XML ({error}); repair or remove the file") from error
     size = root.find("size")
     shape = None if size is None else (int(_number(path, size, "width")), int(_number(path, size, "height")))
@@ -67,6 +77,29 @@ def read_xml(path: Path) -> VocFile:
         difficult = (element.findtext("difficult") or "0").strip() == "1"
         objects.append(VocObject(_text(path, element, "name"), (x0, y0, x1, y1), difficult))
     return VocFile(path, (root.findtext("filename") or "").strip() or None, shape, objects)
+
+
+def _decoded(path: Path, encoding: str | None) -> str:
+    # Python's codecs, for expat knows few encodings, and none of several bytes but UTF-8 and UTF-16.
+    if not path.is_file():
+        what = "a folder" if path.is_dir() else "a pipe or device" if path.exists() else "not there"
+        raise UserError(f"{path} is {what}, not an XML file; move it out of the folder")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); change its permissions or remove it") from error
+    if encoding is None:
+        starts = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
+        unmarked = ((b"<\0", "utf-16-le"), (b"\0<", "utf-16-be"))
+        declared = _DECLARED.match(content.lstrip())
+        known = next((name for start, name in starts + unmarked if content.startswith(start)), None)
+        encoding = known or (declared[1].decode("ascii") if declared else "utf-8")
+    for name in (str(encoding), "utf-8"):
+        try:
+            return content.decode(name)
+        except (UnicodeError, LookupError):
+            continue
+    raise UserError(f"{path} is not encoded in {encoding}; give its encoding, such as --encoding cp1252 or gbk")
 
 
 def _text(path: Path, element: ElementTree.Element, tag: str) -> str:
@@ -87,11 +120,12 @@ def _number(path: Path, element: ElementTree.Element, tag: str) -> float:
     return number
 
 
-def read_voc_folder(annotations: Path) -> dict[str, VocFile]:
+def read_voc_folder(annotations: Path, encoding: str | None = None) -> dict[str, VocFile]:
     """Read every XML file of a folder, by its stem in sorted order."""
     if not annotations.is_dir():
         raise UserError(f"{annotations} is no folder; give the folder of XML files as ANNOTATIONS")
-    files = {path.stem: read_xml(path) for path in sorted(annotations.glob("*.xml"))}
+    paths = sorted(path for path in annotations.iterdir() if path.suffix.lower() == ".xml")
+    files = {path.stem: read_xml(path, encoding) for path in paths if not path.name.startswith("._")}
     if not files:
         raise UserError(f"{annotations} holds no .xml file; give the folder of XML files as ANNOTATIONS")
     return files
@@ -99,8 +133,10 @@ def read_voc_folder(annotations: Path) -> dict[str, VocFile]:
 
 def read_ids(listing: Path, known: dict[str, VocFile]) -> list[str]:
     """Return the stems a list names, each once, in its order; a class list's second column (`stem  -1`) is not read."""
+    if listing.exists() and not listing.is_file():
+        raise UserError(f"{listing} is a folder, pipe or device; give a text file of stems to --ids")
     try:
-        lines = listing.read_text(encoding="utf-8").splitlines()
+        lines = listing.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{listing} cannot be read ({error}); give a text file of stems to --ids") from error
     stems: dict[str, None] = {}
@@ -168,18 +204,29 @@ def box_edges(corners: Corners, first_pixel: int) -> Corners:
     return x0 - first_pixel, y0 - first_pixel, x1 - first_pixel + 1, y1 - first_pixel + 1
 
 
+def _encoding(name: str) -> str:
+    try:
+        return codecs.lookup(name).name
+    except LookupError:
+        raise argparse.ArgumentTypeError(
+            f"Python knows no encoding {name!r}; try utf-8, cp1252, gbk or shift_jis"
+        ) from None
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this format."""
     parser.add_argument("source", type=Path, metavar="ANNOTATIONS", help="folder of XML files")
     ids_help = "XML stems to convert, one a line; VOC's class lists do too"
     parser.add_argument("--ids", type=Path, metavar="LIST.txt", help=ids_help)
+    encoding_help = "encoding of the XML files (default: as each declares, else UTF-8)"
+    parser.add_argument("--encoding", type=_encoding, metavar="NAME", help=encoding_help)
     pixel_help = "index of the leftmost pixel in the XML (default: 1, as in VOC and BCCD)"
     parser.add_argument("--first-pixel", type=int, choices=(0, 1), default=1, help=pixel_help)
 
 
 def convert(options: argparse.Namespace) -> tuple[dict, str]:
     """Return the COCO data, and the report on it."""
-    files = read_voc_folder(options.source)
+    files = read_voc_folder(options.source, options.encoding)
     chosen = read_ids(options.ids, files) if options.ids else list(files)
     categories, first_pixel = read_categories(options.categories, files), options.first_pixel
     info = {"description": "converted from Pascal VOC", "first_pixel": first_pixel}

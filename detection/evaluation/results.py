@@ -24,12 +24,11 @@ def read_ground_truth(path: str | Path) -> CocoDataset:
     from detection.data.ground_truth import load_ground_truth
 
     try:
-        index = load_index(path, bad_boxes="drop")
+        index = load_index(path)
     except UserError:
         # What training refuses may do for measuring.
         return load_ground_truth(Path(path))
-    dropped = index.counts["dropped"]
-    return index.to_coco() | ({"dropped": dropped} if dropped else {})
+    return index.to_coco()
 
 
 def read_results(path: str | Path, ground_truth: CocoDataset) -> CocoResults:
@@ -56,9 +55,32 @@ def read_results(path: str | Path, ground_truth: CocoDataset) -> CocoResults:
                 if result[key] not in known:
                     raise ValueError(f"{key} {result[key]} is not in the annotations{_how_many(entries, key, known)}")
         except ValueError as error:
-            raise UserError(f"{path}: entry {number} (counted from 0): {error}.") from None
+            hint = _text_id_hint(entry, ground_truth)
+            raise UserError(f"{path}: entry {number} (counted from 0): {error}{hint}.") from None
         results.append(result)
     return results
+
+
+def _text_id_hint(entry: Any, ground_truth: CocoDataset) -> str:
+    """The remedy for an id that is a text: of a number, or the name of an image or category of the annotations."""
+    for key, name_key, items in (("image_id", "file_name", "images"), ("category_id", "name", "categories")):
+        text = entry.get(key) if isinstance(entry, dict) else None
+        if not isinstance(text, str):
+            continue
+        for item in ground_truth[items] if text not in {str(item["id"]) for item in ground_truth[items]} else ():
+            name = str(item.get(name_key, ""))
+            if text in (name, Path(name).name, Path(name).stem):
+                return f"; the annotations have {json.dumps(name)[:80]} under the id {item['id']}: write that"
+        return _quotes_hint(text) or "; write the id that the annotations give it"
+    return ""
+
+
+def _quotes_hint(value: Any) -> str:
+    """The remedy for a number in quotes."""
+    try:
+        return "; write numbers without quotes" if isinstance(value, str) and math.isfinite(float(value)) else ""
+    except ValueError:
+        return ""
 
 
 def _read_list(path: Path) -> list[Any]:
@@ -70,6 +92,10 @@ def _read_list(path: Path) -> list[Any]:
         raise UserError(f"{path}: the results file cannot be read ({error.strerror}).") from None
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
+        if error.msg == "Extra data" and error.doc.lstrip().startswith("{"):
+            raise UserError(
+                f"{path}: one JSON object a line; results are a JSON list of such objects, written as one."
+            ) from None
         raise UserError(f"{path}: malformed JSON at {where} ({error.msg}); write the results file again.") from None
     except (ValueError, RecursionError):
         raise UserError(f"{path}: this is not JSON; write the results file again.") from None
@@ -91,6 +117,8 @@ def _checked(entry: Any) -> dict[str, Any]:
     if missing:
         annotation = missing == ["score"] and ("iscrowd" in entry or "area" in entry)
         hint = " (it looks like an annotation; results carry a score)" if annotation else ""
+        if missing == ["bbox"] and "segmentation" in entry:
+            hint = " (these are results of masks: give the box of each, as pycocotools.mask.toBbox does)"
         raise ValueError(f"{', '.join(missing)} is missing{hint}")
     box = entry["bbox"]
     if not isinstance(box, list) or len(box) != 4 or not all(_is_number(value) for value in box):
@@ -121,7 +149,7 @@ def _integer(key: str, value: Any) -> int:
 
 def _finite(key: str, value: Any) -> float:
     if not _is_number(value):
-        raise ValueError(f"{key} is {json.dumps(value)[:80]}, not a number")
+        raise ValueError(f"{key} is {json.dumps(value)[:80]}, not a number{_quotes_hint(value)}")
     try:
         number = float(value)
     except OverflowError:

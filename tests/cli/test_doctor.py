@@ -1,12 +1,15 @@
 import json
 import math
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from detection.cli import doctor
 from tests.coco_files import small, write, write_image
+from tests.data.mutations import draw_set
 
 DOCTOR = Path(doctor.__file__)
 
@@ -182,3 +185,186 @@ def test_unusable_input(tmp_path, capsys):
     ):
         code, _, error = _run(capsys, *arguments)
         assert code == 2 and words in error and error.count("\n") == 1
+
+
+def _shift(data, change):
+    for annotation in data["annotations"]:
+        x, y, w, h = annotation["bbox"]
+        annotation["bbox"] = list(change(x, y, w, h))
+    return data
+
+
+def _drawn(folder, seed=0, n=10, **changes):
+    data, pictures = draw_set(seed, n)
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    for name, picture in pictures.items():
+        picture.save(folder / "images" / name, **changes)
+    return data
+
+
+def _save(folder, data, name="a.json"):
+    (folder / name).write_text(json.dumps(data))
+    return folder / name
+
+
+def test_corners_are_recognized_and_converted_when_decided(tmp_path, capsys):
+    sound = _drawn(tmp_path)
+    path, images, fixed = tmp_path / "a.json", tmp_path / "images", tmp_path / "fixed.json"
+    corners = _shift(json.loads(json.dumps(sound)), lambda x, y, w, h: (x, y, x + w, y + h))
+    _save(tmp_path, corners)
+    code, report, error = _run(capsys, path, images, "--fix", fixed)
+    assert code == 2 and "look like corners" in report and "--boxes xyxy converts them" in error and not fixed.exists()
+    assert _run(capsys, path, images)[0] == 1 and _run(capsys, path, images, "--boxes", "xywh")[0] == 0
+    code, report, _ = _run(capsys, path, images, "--fix", fixed, "--boxes", "xyxy")
+    assert "converted from xyxy 20 annotations" in report
+    assert json.loads(fixed.read_text())["annotations"] == sound["annotations"]
+    code, report, _ = _run(capsys, fixed, images)
+    assert code == 0 and "look like" not in report
+
+
+def test_boxes_on_stored_pixels_are_recognized(tmp_path, capsys):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    sound = _drawn(tmp_path, exif=exif)
+    images, fixed = tmp_path / "images", tmp_path / "fixed.json"
+    code, report, _ = _run(capsys, _save(tmp_path, sound), images)
+    assert code == 1 and "without the EXIF orientation" in report and "--boxes raw" in report
+    _run(capsys, tmp_path / "a.json", images, "--fix", fixed, "--boxes", "raw")
+    expected = _shift(sound, lambda x, y, w, h: (64 - x - w, 64 - y - h, w, h))
+    assert [a["bbox"] for a in json.loads(fixed.read_text())["annotations"]] == [
+        a["bbox"] for a in expected["annotations"]
+    ]
+    assert _run(capsys, fixed, images)[0] == 0
+
+
+def test_images_of_another_size_need_a_decision(tmp_path, capsys):
+    data = _drawn(tmp_path)
+    for image in data["images"]:
+        image["width"], image["height"] = 32, 32
+    for annotation in data["annotations"]:
+        annotation["bbox"] = [v / 2 for v in annotation["bbox"]]
+    path, images, fixed = _save(tmp_path, data), tmp_path / "images", tmp_path / "fixed.json"
+    code, report, error = _run(capsys, path, images, "--fix", fixed)
+    assert code == 2 and "--boxes scaled" in report + error
+    assert _run(capsys, path, images, "--fix", fixed, "--boxes", "scaled")[0] == 1
+    sound = draw_set(0, 10)[0]
+    assert [a["bbox"] for a in json.loads(fixed.read_text())["annotations"]] == [
+        a["bbox"] for a in sound["annotations"]
+    ]
+
+
+def test_what_cannot_be_kept_takes_its_image_out(tmp_path, capsys):
+    data = small()
+    data["annotations"][0]["bbox"] = [1, 2, math.nan, 4]
+    path, images, fixed = write(tmp_path, data), tmp_path / "images", tmp_path / "fixed.json"
+    _, report, _ = _run(capsys, path, images, "--fix", fixed)
+    result = json.loads(fixed.read_text())
+    assert [image["id"] for image in result["images"]] == [20, 30]
+    assert {annotation["image_id"] for annotation in result["annotations"]} == {20}
+    assert "left out with them 1 image (--drop-boxes keeps them): id 10" in report
+    _run(capsys, path, images, "--fix", fixed, "--drop-boxes")
+    assert len(json.loads(fixed.read_text())["images"]) == 3
+
+
+def test_an_object_of_no_known_image_stops_the_repair(tmp_path, capsys):
+    data = small()
+    data["annotations"][0]["image_id"] = None
+    path, fixed = write(tmp_path, data), tmp_path / "fixed.json"
+    code, _, error = _run(capsys, path, tmp_path / "images", "--fix", fixed)
+    assert code == 2 and "nobody knows in which image" in error and "--drop-boxes" in error and not fixed.exists()
+
+
+def test_clipping_is_reported(tmp_path, capsys):
+    path = write(tmp_path, small())
+    _, report, _ = _run(capsys, path, tmp_path / "images", "--fix", tmp_path / "fixed.json")
+    assert (
+        "clipped to their image 1 annotation (cut by 52% of their area on average, at most 52% of annotation 6)"
+        in report
+    )
+
+
+def test_categories_of_one_name_are_merged_on_demand(tmp_path, capsys):
+    data = small()
+    data["categories"][0]["name"] = "cat"
+    path, images, fixed = write(tmp_path, data), tmp_path / "images", tmp_path / "fixed.json"
+    code, _, error = _run(capsys, path, images, "--fix", fixed)
+    assert code == 2 and "id 9 with 2 boxes, id 3 with 2 boxes" in error
+    _run(capsys, path, images, "--fix", fixed, "--merge-categories")
+    result = json.loads(fixed.read_text())
+    assert [c["id"] for c in result["categories"]] == [9] and {a["category_id"] for a in result["annotations"]} == {9}
+
+
+def test_a_placeholder_without_boxes_merges_by_itself(tmp_path, capsys):
+    data = small()
+    data["categories"].insert(0, {"id": 0, "name": "dog", "supercategory": "none"})
+    path, images, fixed = write(tmp_path, data), tmp_path / "images", tmp_path / "fixed.json"
+    _run(capsys, path, images, "--fix", fixed)
+    assert [c["id"] for c in json.loads(fixed.read_text())["categories"]] == [9, 3]
+    data["categories"][0]["name"] = "animals"
+    code, report, _ = _run(capsys, write(tmp_path, data), images)
+    assert code == 0 and "placeholder that Roboflow writes" in report and "no box: name animals" not in report
+
+
+def test_categories_take_the_ids_of_another_file(tmp_path, capsys):
+    train = write(tmp_path, small(), "train.json")
+    data = small()
+    data["categories"] = [{"id": 1, "name": "dog"}, {"id": 9, "name": "cat"}]
+    for annotation in data["annotations"]:
+        annotation["category_id"] = {9: 1, 3: 9}[annotation["category_id"]]
+    val, images, fixed = write(tmp_path, data, "val.json"), tmp_path / "images", tmp_path / "fixed.json"
+    code, report, _ = _run(capsys, train, images, "--with", val, images)
+    assert code == 1 and "has other ids than" in report and "--categories" in report
+    _run(capsys, val, images, "--fix", fixed, "--categories", train)
+    result = json.loads(fixed.read_text())
+    assert result["categories"] == small()["categories"]
+    assert [a["category_id"] for a in result["annotations"]] == [a["category_id"] for a in small()["annotations"]]
+
+
+def test_splits_are_examined_together(tmp_path, capsys):
+    data = _drawn(tmp_path / "train")
+    other = _drawn(tmp_path / "val", seed=1)
+    shutil.copy(tmp_path / "train/images/img1.png", tmp_path / "val/images/img2.png")
+    other["annotations"] = [a for a in other["annotations"] if a["category_id"] == 1]
+    paths = [_save(tmp_path / name, d) for name, d in (("train", data), ("val", other))]
+    code, report, _ = _run(capsys, paths[0], tmp_path / "train/images", "--with", paths[1], tmp_path / "val/images")
+    assert code == 0 and f"1 of 10 images of {paths[1]} are in {paths[0]} too, by content: id 2" in report
+    assert f"{paths[1]} has no box of 1 categories: blue" in report
+    splits = [f"data.train.annotations={paths[0]}", f"data.train.images={tmp_path / 'train/images'}"]
+    splits += [f"data.val.annotations={paths[1]}", f"data.val.images={tmp_path / 'val/images'}"]
+    code, by_config, _ = _run(capsys, "finetune", *splits)
+    assert code == 0 and by_config == report
+
+
+def test_dark_crowded_and_relabeled_sets_are_remarked_on(tmp_path, capsys):
+    data = small()
+    data["annotations"] += [
+        {**data["annotations"][0], "id": 100 + i, "bbox": [i % 10, i // 10, 3, 3]} for i in range(101)
+    ]
+    data["annotations"].append({**data["annotations"][0], "id": 300, "category_id": 3, "area": 500})
+    path = write(tmp_path, data)
+    Image.fromarray(np.full((30, 40), 3, np.uint8)).save(tmp_path / "images/a.png")
+    Image.fromarray(np.arange(1000, dtype=np.uint16).reshape(50, 20) * 4).save(tmp_path / "images/sub/b.png")
+    code, report, _ = _run(capsys, path, tmp_path / "images")
+    for words in (
+        "1 images are nearly black",
+        "1 images have 12 bits a color: 4095 is read as white: id 10",
+        "1 images have more than 100 objects (up to 104)",
+        "1 boxes repeat another of their image with another category",
+        "areas are larger than their box",
+    ):  # fmt: skip
+        assert words in report, words
+    assert code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--boxes", "xy"], "no such reading"),
+        (["--drop-boxes"], "are for --fix"),
+        (["--fix", "."], "is a folder"),
+        (["extra"], "folder of images"),
+    ],
+)
+def test_wrong_arguments(tmp_path, capsys, arguments, words):
+    code, _, error = _run(capsys, write(tmp_path, small()), tmp_path / "images", *arguments)
+    assert code == 2 and words in error and error.count("\n") == 1

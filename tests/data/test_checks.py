@@ -1,7 +1,9 @@
 """Each thing that can be wrong with an annotation file gets one sentence: file, id, key, remedy."""
 
+import gzip
 import json
 import math
+import os
 
 import pytest
 
@@ -164,6 +166,40 @@ def test_a_byte_order_mark_is_no_error(tmp_path):
     path = tmp_path / "a.json"
     path.write_bytes(b"\xef\xbb\xbf" + json.dumps(small()).encode())
     assert len(load_index(path, cache_dir=tmp_path)) == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (gzip.compress(b"{}"), "this is gzip: unpack it"),
+        (b"PK\x03\x04xx", "this is a zip archive"),
+        (b'{"id": 1}\n{"id": 2}\n', "one JSON object a line (ndjson)"),
+        ('{"a": "ä"}'.encode("cp1252"), "not encoded in UTF-8"),
+        (b'{"images": [', "may be cut short"),
+    ],
+)
+def test_what_a_file_is_instead_is_named(tmp_path, content, words):
+    path = tmp_path / "a.json"
+    path.write_bytes(content)
+    with pytest.raises(UserError) as error:
+        load_index(path, cache_dir=tmp_path / "cache")
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_pipe_is_no_annotation_file(tmp_path):
+    os.mkfifo(tmp_path / "a.json")
+    for read in (read_annotations, load_index):
+        with pytest.raises(UserError, match="is a pipe or device"):
+            read(tmp_path / "a.json")
+
+
+def test_no_annotation_finds_an_image_by_the_placeholder_of_a_bad_id(tmp_path):
+    data = small()
+    data["images"][1]["id"] = None
+    data["images"].append({"id": 0, "file_name": "d.png", "width": 9, "height": 9})
+    data["annotations"][1]["image_id"] = 0
+    tables, _ = examine(data, tmp_path / "a.json")
+    assert tables.image_rows[1] == 3
 
 
 def test_all_problems_are_found_and_the_first_states_how_many_more(tmp_path):

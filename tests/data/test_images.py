@@ -1,16 +1,18 @@
 import io
 import os
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 from detection.data.image_paths import leaves_folder, missing_and_escaping, resolve_image
-from detection.data.images import read_image
+from detection.data.images import image_size, load_image, read_image
 from detection.errors import UserError
 
 # 3 wide, 2 high; all six pixels differ.
 PIXELS = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]], [[0, 0, 0], [255, 255, 255], [9, 99, 199]]], np.uint8)
+GRAY = np.arange(256).reshape(16, 16)
 
 
 def _save(path, image, **options):
@@ -149,3 +151,60 @@ def test_a_missing_folder(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         missing_and_escaping(tmp_path / "none", [])
     assert os.path.exists(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "pixels", "depth"),
+    [
+        ("a.tif", (GRAY * 16).astype(np.uint16), 12),
+        ("a.png", (GRAY * 16).astype(np.uint16), 12),
+        ("b.tif", GRAY.astype(np.int32), 8),
+        ("c.tif", (GRAY * 257).astype(np.uint16), 16),
+    ],
+)
+def test_depth_is_found(tmp_path, name, pixels, depth):
+    image = load_image(_save(tmp_path / name, Image.fromarray(pixels)))
+    assert image.depth == depth and np.abs(image.pixels[:, :, 0].astype(int) - GRAY).max() <= 1
+
+
+def test_depth_is_declared(tmp_path):
+    pixels = (GRAY // 2 * 16).astype(np.uint16)
+    path = _save(tmp_path / "a.tif", Image.fromarray(pixels), tiffinfo={281: 65535})
+    assert load_image(path).depth == 16 and load_image(path).pixels.max() < 10
+
+
+def test_16_bit_color_that_is_nearly_black_is_scaled(tmp_path):
+    cv2.imwrite(str(tmp_path / "a.png"), np.dstack([GRAY * 16, GRAY * 0, GRAY * 8]).astype(np.uint16))  # BGR
+    image = load_image(tmp_path / "a.png")
+    assert image.depth == 12
+    expected = np.dstack([GRAY / 2, GRAY * 0, GRAY])
+    assert np.abs(image.pixels - expected).max() <= 1
+
+
+def test_white_is_zero_is_turned_over(tmp_path):
+    inverted = (65535 - GRAY * 257).astype(np.uint16)
+    path = _save(tmp_path / "a.tif", Image.fromarray(inverted), tiffinfo={262: 0})
+    assert (read_image(path)[:, :, 0] == GRAY).all()
+
+
+def test_signed_pixels_are_named(tmp_path):
+    with pytest.raises(UserError, match="negative pixels, down to -9"):
+        read_image(_save(tmp_path / "a.tif", Image.fromarray(np.array([[-9, 3]], np.int16))))
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "jpg"])
+@pytest.mark.parametrize("orientation", [0, 1, 3, 5, 6, 7, 8, 9, 40000])
+def test_the_header_has_the_size_of_the_upright_image(tmp_path, orientation, suffix):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = _save(tmp_path / f"a.{suffix}", Image.fromarray(PIXELS), exif=exif)
+    expected = (2, 3) if 5 <= orientation <= 8 else (3, 2)
+    assert image_size(path) == read_image(path).shape[1::-1] == expected
+    assert load_image(path).orientation == (orientation if 1 <= orientation <= 8 else 1)
+
+
+def test_a_pipe_is_no_image(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    for read in (read_image, image_size):
+        with pytest.raises(UserError, match="is a pipe or device"):
+            read(tmp_path / "a.png")

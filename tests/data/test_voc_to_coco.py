@@ -283,3 +283,49 @@ def test_bccd_splits(tmp_path, capsys):
     text = capsys.readouterr().out
     assert boxes == 4155 + 372 + 361 - 2 and "clipped" not in text
     assert text.count("left out: 1") == 2 and "BloodImage_00338.xml" in text and "BloodImage_00343.xml" in text
+
+
+@pytest.mark.parametrize(
+    ("encoding", "declaration", "options"),
+    [
+        ("utf-8-sig", "", ()),
+        ("utf-16", "", ()),
+        ("utf-16", '<?xml version="1.0" encoding="UTF-16"?>', ()),
+        ("utf-16-le", "", ()),
+        ("gb2312", '<?xml version="1.0" encoding="gb2312"?>', ()),
+        ("shift_jis", "<?xml version='1.0' encoding='Shift_JIS'?>", ()),
+        ("utf-8", '<?xml version="1.0" encoding="latin-9999"?>', ()),
+        ("gbk", "", ("--encoding", "gbk")),
+    ],
+)
+def test_any_encoding_is_read(voc, encoding, declaration, options):
+    voc.add("a", thing("\u72ac", (1, 1, 9, 9)))
+    text = declaration + (voc.annotations / "a.xml").read_text()
+    (voc.annotations / "a.xml").write_bytes(text.encode(encoding))
+    assert voc.run(*options) == 0 and voc.read()["categories"][0]["name"] == "\u72ac"
+
+
+def test_an_unknown_encoding_is_named(voc, capsys):
+    voc.add("a", thing("caf\u00e9", (1, 1, 9, 9)))
+    content = (voc.annotations / "a.xml").read_text().encode("cp1252")
+    (voc.annotations / "a.xml").write_bytes(content)
+    fails(voc, capsys, "a.xml is not encoded in utf-8", "--encoding")
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_is_in_the_way_of_a_file_is_named(voc, capsys, make):
+    voc.add("a", thing("dog", (1, 1, 9, 9)))
+    make(voc.annotations / "b.xml")
+    fails(voc, capsys, "b.xml is a", "not an XML file")
+    (voc.annotations / "b.xml").rename(voc.images / "moved")
+    (voc.images / "a.jpg").unlink()
+    make(voc.images / "a.jpg")
+    fails(voc, capsys, "a.jpg is a", "not a file")
+
+
+def test_an_undefined_orientation_swaps_no_sides(voc):
+    voc.add("a", thing("dog", (1, 1, 9, 9)))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 40000
+    Image.new("RGB", (WIDTH, HEIGHT)).save(voc.images / "a.jpg", exif=exif)
+    assert voc.run() == 0 and (voc.read()["images"][0]["width"], voc.read()["images"][0]["height"]) == (WIDTH, HEIGHT)

@@ -1,0 +1,87 @@
+"""Boxes that mean something else are recognized over a complete set; sound and very small sets give no finding."""
+
+import numpy as np
+import pytest
+
+from detection.data.box_readings import AS_GIVEN, Placement
+from detection.data.format_evidence import EdgeEvidence, find_reading, score_image
+
+WIDTH, HEIGHT = 96, 64
+
+
+def _draw(rng):
+    """Return an image with three bright rectangles on noise, and their boxes."""
+    pixels = rng.integers(90, 130, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    boxes = []
+    for _ in range(3):
+        w, h = rng.integers(10, 24, 2)
+        x, y = rng.integers(0, WIDTH - w), rng.integers(0, HEIGHT - h)
+        pixels[y : y + h, x : x + w] = rng.integers(0, 255, 3)
+        boxes.append((x, y, w, h))
+    return pixels, np.array(boxes, float)
+
+
+WRITTEN = {
+    "xywh": lambda x, y, w, h: (x, y, w, h),
+    "xyxy": lambda x, y, w, h: (x, y, x + w, y + h),
+    "cxcywh": lambda x, y, w, h: (x + w / 2, y + h / 2, w, h),
+    "yxhw": lambda x, y, w, h: (y, x, h, w),
+    "yxyx": lambda x, y, w, h: (y, x, y + h, x + w),
+    "xywh/1": lambda x, y, w, h: (x / WIDTH, y / HEIGHT, w / WIDTH, h / HEIGHT),
+    "xyxy/1": lambda x, y, w, h: (x / WIDTH, y / HEIGHT, (x + w) / WIDTH, (y + h) / HEIGHT),
+    "cxcywh/1": lambda x, y, w, h: ((x + w / 2) / WIDTH, (y + h / 2) / HEIGHT, w / WIDTH, h / HEIGHT),
+    "xywh*0.5": lambda x, y, w, h: (2 * x, 2 * y, 2 * w, 2 * h),
+    "xywh*2": lambda x, y, w, h: (x / 2, y / 2, w / 2, h / 2),
+    "xywh/100": lambda x, y, w, h: (100 * x / WIDTH, 100 * y / HEIGHT, 100 * w / WIDTH, 100 * h / HEIGHT),
+    "raw": lambda x, y, w, h: (WIDTH - x - w, HEIGHT - y - h, w, h),
+}
+
+
+def _find(name, n, seed=0, content=True):
+    rng, edges, boxes, rows = np.random.default_rng(seed), EdgeEvidence(), [], []
+    orientation = 3 if name == "raw" else 1
+    for row in range(n):
+        pixels, drawn = _draw(rng)
+        written = np.stack(WRITTEN[name](*drawn.T), axis=1)
+        edges.scores.append(score_image(pixels, written, (WIDTH, HEIGHT), orientation, row))
+        boxes.append(written)
+        rows += [row] * len(drawn)
+    sizes = np.tile([WIDTH, HEIGHT], (len(rows), 1))
+    place = Placement(sizes, sizes, np.full(len(rows), orientation))
+    return find_reading(np.concatenate(boxes), np.array(rows), place, edges if content else None)
+
+
+@pytest.mark.parametrize("name", [name for name in WRITTEN if name != "xywh"])
+def test_another_reading_is_found(name):
+    finding = _find(name, 16)
+    assert finding is not None and finding.reading.name == name
+    assert finding.boxes == 48 and finding.fitting == 48
+    assert "the boxes look like" in finding.sentence
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_sound_set_gives_no_finding(seed):
+    assert _find("xywh", 12, seed) is None and _find("xywh", 60, seed, content=False) is None
+
+
+@pytest.mark.parametrize("name", ["xyxy", "xywh/1", "cxcywh"])
+def test_a_few_boxes_are_no_evidence(name):
+    assert _find(name, 3) is None
+
+
+def test_boxes_without_edges_give_no_finding():
+    rng, edges, boxes, rows = np.random.default_rng(1), EdgeEvidence(), [], []
+    for row in range(30):
+        drawn = _draw(rng)[1]
+        noise = rng.integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+        edges.scores.append(score_image(noise, drawn, (WIDTH, HEIGHT), 3, row))
+        boxes.append(drawn)
+        rows += [row] * len(drawn)
+    sizes = np.tile([WIDTH, HEIGHT], (90, 1))
+    assert find_reading(np.concatenate(boxes), np.array(rows), Placement(sizes, sizes, np.full(90, 3)), edges) is None
+
+
+def test_geometry_alone_finds_corners():
+    finding = _find("xyxy", 40, content=False)
+    assert finding is not None and finding.reading.name == "xyxy" and finding.images == 0
+    assert AS_GIVEN.name == "xywh"

@@ -1,0 +1,53 @@
+import os
+import unicodedata
+
+import pytest
+
+from detection.data.image_names import absent_reason, match_names
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("img1.JPG", "sub/b.png", "other/b.png", unicodedata.normalize("NFD", "ä.png"), "deep/er/only.png"):
+        path = tmp_path / "images" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return tmp_path / "images"
+
+
+@pytest.mark.parametrize(
+    ("written", "found", "difference"),
+    [
+        ("images\\img1.JPG", "img1.JPG", "backslashes, a folder in front"),
+        ("C:\\data\\sub\\b.png", "sub/b.png", "backslashes, a folder in front"),
+        ("images/img1.JPG", "img1.JPG", "a folder in front"),
+        ("img1.jpg", "img1.JPG", "another case"),
+        ("ä.png", unicodedata.normalize("NFD", "ä.png"), "another Unicode form"),
+        ("https://host/x/sub/b.png?size=1", "sub/b.png", "a URL"),
+        ("/data/img1.jpg", "img1.JPG", "an absolute path, a folder in front, another case"),
+        ("elsewhere/only.png", "deep/er/only.png", "another folder"),
+    ],
+)
+def test_a_name_is_matched(folder, written, found, difference):
+    match = match_names(folder, [written], [0])[0]
+    assert (match.name, match.difference) == (found, difference)
+
+
+def test_only_unique_matches_count(folder):
+    assert match_names(folder, ["b.png"], [0]) == {}
+    assert match_names(folder, ["a/only.png", "b/only.png"], [0, 1]) == {}
+    assert match_names(folder, ["x/img1.JPG", "img1.JPG"], [0]) == {}
+    assert match_names(folder, ["none.png", "", "..", "http://[", "\ud800.png"], range(5)) == {}
+
+
+def test_a_link_out_of_the_folder_is_no_match(folder, tmp_path):
+    (tmp_path / "outside.png").touch()
+    (folder / "link.png").symlink_to(tmp_path / "outside.png")
+    assert match_names(folder, ["x/link.png"], [0]) == {}
+
+
+def test_what_is_in_the_way_is_named(folder):
+    os.mkfifo(folder / "pipe.png")
+    assert "a pipe or device" in absent_reason(folder, "pipe.png")
+    assert "a folder in" in absent_reason(folder, "sub")
+    assert "is not in" in absent_reason(folder, "gone.png") and "is not in" in absent_reason(folder, "a" * 999)

@@ -1,0 +1,65 @@
+import math
+
+import pytest
+
+from detection.data.readable_values import box_numbers, flag, integer, number, polygons, read_values
+from tests.coco_files import small
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (7, 7), ("7", 7), (" 7 ", 7), (7.0, 7), ("7.0", 7), ([7], 7), (["7"], 7), ("1e3", 1000), ("64,0", 64),
+        (7.5, None), ("x", None), (None, None), (True, None), (math.nan, None), (math.inf, None), (2**63, None),
+        ("1_0", None), ("", None), ([1, 2], None), ({}, None), ("9" * 5000, None),
+    ],
+)  # fmt: skip
+def test_integers(value, expected):
+    assert integer(value) == expected
+
+
+def test_numbers_boxes_flags_and_polygons():
+    assert number("1.5") == 1.5 and number([2]) == 2 and number("nan") != number("nan") and number([]) is None
+    box = [1, 2, 3, 4]
+    for value in (box, ["1", "2", "3", "4"], "1 2 3 4", "[1, 2, 3, 4]", "1;2;3;4", [box], [[1], 2, 3, 4]):
+        assert box_numbers(value) == box
+    assert box_numbers({"x": 1, "y": 2, "width": 3, "height": 4}) == box
+    for value in (None, [1, 2, 3], "a b c d", {"x": 1}, [1, 2, 3, None]):
+        assert box_numbers(value) is None
+    assert [flag(v) for v in (None, "false", "0", False, 0.0, [0])] == [0] * 6
+    assert [flag(v) for v in ("true", "1", True, 1.0, [1])] == [1] * 5
+    assert flag(2) is None and flag("perhaps") is None
+    flat = [1, 1, 5, 1, 5, 5]
+    assert polygons(flat) == [flat] and polygons([flat]) == [flat] and polygons([str(v) for v in flat]) == [flat]
+    assert polygons([1, 2]) == [1, 2] and polygons({"size": []}) == {"size": []}
+
+
+def test_a_sound_file_does_not_change():
+    data = small()
+    read, changes = read_values(data)
+    assert read == data and changes == {}
+
+
+def test_text_ids_are_numbered_and_followed():
+    data = small()
+    for image in data["images"]:
+        image["id"] = f"img{image['id']}"
+    for annotation in data["annotations"]:
+        annotation["image_id"] = f"img{annotation['image_id']}"
+        annotation["category_id"] = {9: "dog", 3: "cat"}[annotation["category_id"]]
+    read, changes = read_values(data)
+    assert [image["id"] for image in read["images"]] == [1, 2, 3]
+    assert [annotation["image_id"] for annotation in read["annotations"]] == [2, 1, 1, 2]
+    assert [annotation["category_id"] for annotation in read["annotations"]] == [9, 3, 9, 3]
+    assert len(changes["image ids that are texts, numbered"]) == 3
+
+
+def test_ids_of_several_types_stay_apart():
+    data = small()
+    data["images"][0]["id"], data["images"][1]["id"] = 10, "10"
+    for annotation, id_ in zip(data["annotations"], ("10", 10, 10, "10"), strict=True):
+        annotation["image_id"] = id_
+    read, _ = read_values(data)
+    ids = [image["id"] for image in read["images"]]
+    assert ids[0] == 10 and ids[1] not in (10, 30) and type(ids[1]) is int
+    assert [annotation["image_id"] for annotation in read["annotations"]] == [ids[1], 10, 10, ids[1]]
