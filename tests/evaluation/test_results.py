@@ -41,7 +41,7 @@ BAD_ENTRIES = {
         GOOD | {"category_id": 0},
         "category_id 0 is not in the annotations (1 of 2 entries have such an id: category ids counted from 0",
     ),
-    "id as text": (GOOD | {"image_id": "1"}, 'image_id is "1", not an integer.'),
+    "id as text": (GOOD | {"image_id": "1"}, 'image_id is "1", not an integer; write numbers without quotes.'),
     "fractional id": (GOOD | {"category_id": 1.5}, "category_id is 1.5, not an integer."),
     "id is a ground truth value": (GOOD | {"image_id": True}, "image_id is true, not an integer."),
     "infinite id": (GOOD | {"image_id": float("inf")}, "image_id is Infinity, not an integer."),
@@ -119,3 +119,29 @@ def test_helper_results_are_valid(tmp_path):
     results = make_results([(1, 1, (10, 10, 40, 40), 0.5)])
     (tmp_path / "results.json").write_text(json.dumps(results))
     assert read_results(tmp_path / "results.json", TRUTH) == results
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"image_id": "1"}, 'image_id is "1", not an integer; write numbers without quotes'),
+        ({"image_id": "1.png"}, 'not an integer; the annotations have "1.png" under the id 1: write that'),
+        ({"image_id": "none"}, 'image_id is "none", not an integer; write the id that the annotations give it.'),
+        ({"category_id": "dog"}, 'not an integer; the annotations have "dog" under the id 2: write that'),
+        ({"score": "0.5"}, 'score is "0.5", not a number; write numbers without quotes'),
+        ({"bbox": None, "segmentation": {"counts": "abc"}}, "bbox is missing (these are results of masks: give the"),
+    ],
+)
+def test_an_entry_of_another_kind_gets_its_remedy(tmp_path, change, words):
+    entry = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 5, 5], "score": 0.5, **change}
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps([{key: value for key, value in entry.items() if value is not None}]))
+    with pytest.raises(UserError) as error:
+        read_results(path, make_truth([(1, 1, (0, 0, 5, 5))]))
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_results_a_line_are_named_as_that(tmp_path):
+    (tmp_path / "results.json").write_text('{"image_id": 1}\n{"image_id": 1}')
+    with pytest.raises(UserError, match="one JSON object a line; results are a JSON list"):
+        read_results(tmp_path / "results.json", make_truth([]))
