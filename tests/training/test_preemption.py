@@ -175,9 +175,9 @@ def test_killed_after_a_checkpoint_within_an_epoch(whole, shapes, tmp_path, monk
         update = RunLog.update
 
         def killed(self, epoch, line):
-            if self.step == 6:
-                raise Killed
             update(self, epoch, line)
+            if self.step == 7:  # of which the checkpoint after the sixth knows nothing
+                raise Killed
 
         patched.setattr(RunLog, "update", killed)
         with pytest.raises(Killed):
@@ -295,10 +295,13 @@ def test_loading_processes_end_with_their_parent_and_by_no_signal_of_others(numb
     time.sleep(0.3)
     subprocess.run(["kill", f"-{int(number)}", str(worker.pid)], check=True)
     worker.join(0.3)
-    assert worker.is_alive()
-    worker.terminate()
-    worker.join(20)
-    assert worker.exitcode == 0
+    try:
+        assert worker.is_alive()
+        worker.terminate()
+        worker.join(10)
+        assert worker.exitcode == 0
+    finally:
+        os.kill(worker.pid, signal.SIGKILL) if worker.is_alive() else None
 
 
 def start(*arguments, log):
