@@ -119,6 +119,15 @@ class AblationSummary:
         differences = np.array([a.metrics[metric] - b.metrics[metric] for a, b in pairs])
         return difference_interval(differences, np.stack([a.resampled[metric] - b.resampled[metric] for a, b in pairs]))
 
+    def seed_differences(self, data: str, variant: str, metric: str) -> list[tuple[float, bool]]:
+        """Variant − reference of every seed, and whether both have learned; empty where a seed is missing."""
+        mine, theirs = self.spread(data, variant, metric), self.spread(data, self.plan.ablation.reference, metric)
+        if mine is None or theirs is None:
+            return []
+        learned = [spread.learned or (True,) * len(spread.values) for spread in (mine, theirs)]
+        rows = zip(mine.values, theirs.values, *learned, strict=True)
+        return [(a - b, both and other) for a, b, both, other in rows]
+
     def same_images(self, data: str, variant: str, against: str | None = None) -> bool:
         """Whether all runs of two variants that count were evaluated on the same images."""
         runs = self.plan.of(data, variant) + self.plan.of(data, against or self.plan.ablation.reference)

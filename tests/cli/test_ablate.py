@@ -92,7 +92,7 @@ def test_every_run_is_made_once_and_reported(capsys):
         and "missing" not in markdown.split("How to read")[0]
     )
     assert f"coins.py --output {Path('out/runs/data/good/seed-1')} p=0.8 seed=1" in markdown
-    assert page.count("data:image/png;base64,") == 1 and "http" not in page
+    assert page.count("data:image/png;base64,") == 2 and "http" not in page
     assert Path("out/differences-data.png").read_bytes()[:4] == b"\x89PNG"
 
 

@@ -27,9 +27,10 @@ def test_smoke(tmp_path, monkeypatch, capsys):
     # Three colors to choose from, of which a ring's own row has one.
     assert means["none"] < 0.5 < means["accumulator"]
     names = {path.name for path in output.iterdir()}
-    assert names >= {"report.md", "report.html", "report.csv", "differences-row.png", "costs-row.png", "costs.json"}
+    assert names >= {"report.md", "report.html", "report.csv", "costs.json"}
+    assert names >= {"differences-row.png", "seeds-row.png", "costs-row.png"}
     page = (output / "report.html").read_text()
-    assert page.count("<img") == 2 and 'src="http' not in page and "<script" not in page and "<link" not in page
+    assert page.count("<img") == 3 and 'src="http' not in page and "<script" not in page and "<link" not in page
     assert "## Costs" in (output / "report.md").read_text()
 
     assert ablate.main(["smoke", "--cost-rounds=2"]) == 0

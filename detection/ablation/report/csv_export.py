@@ -2,12 +2,17 @@
 
 import csv
 import io
+import math
 from collections.abc import Iterator
 
-from detection.ablation.summary import AblationSummary
+from detection.ablation.summary import AblationSummary, Spread
+from detection.ablation.verdicts import Verdict, verdicts
 from detection.names import csv_name
 
-_COLUMNS = "data variant metric class mean sd values reference difference low high missing".split()
+_COLUMNS = (
+    "data variant metric class mean sd values learned share share_low share_high mean_low mean_high "
+    "reference difference low high p verdict primary missing"
+).split()
 
 
 def to_csv(summary: AblationSummary) -> str:
@@ -19,12 +24,17 @@ def to_csv(summary: AblationSummary) -> str:
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(_COLUMNS)
     for data in summary.plan.ablation.data:
+        of_runs = (name for result in summary.of_data(data) for name in result.metrics)
+        metrics = dict.fromkeys([*summary.plan.ablation.run_type.metrics, *of_runs])
+        found = {metric: verdicts(summary, data, metric) for metric in metrics}
         for variant in summary.plan.variants:
-            writer.writerows(_lines(summary, data, variant))
+            writer.writerows(_lines(summary, data, variant, found))
     return buffer.getvalue()
 
 
-def _lines(summary: AblationSummary, data: str, variant: str) -> Iterator[list[object]]:
+def _lines(
+    summary: AblationSummary, data: str, variant: str, found: dict[str, dict[tuple[str, str], Verdict]]
+) -> Iterator[list[object]]:
     reference, plan = summary.plan.ablation.reference, summary.plan
     missing = " ".join(f"seed-{seed}" for seed in summary.missing_seeds(data, variant))
     result = next((summary.results[r.name] for r in plan.of(data, variant) if r.name in summary.results), None)
@@ -32,7 +42,19 @@ def _lines(summary: AblationSummary, data: str, variant: str) -> Iterator[list[o
         metric, _, of_class = key.partition("/")
         spread = summary.spread(data, variant, key)
         values = ["", "", ""] if spread is None else [spread.mean, spread.sd, " ".join(map(repr, spread.values))]
-        interval = None if variant == reference else summary.difference(data, variant, key)
+        verdict = None if variant == reference else found[key][variant, reference]
+        interval = None if verdict is None else verdict.interval
         ends = ["", "", ""] if interval is None else [interval.value, interval.low, interval.high]
+        tested = ["", "", ""] if verdict is None else [verdict.p_mean, verdict.text, int(verdict.primary)]
         names = map(csv_name, (data, variant, metric, of_class))
-        yield [*names, *values, csv_name(reference), *ends, missing]
+        yield [*names, *values, *_over_seeds(spread), csv_name(reference), *ends, *tested, missing]
+
+
+def _over_seeds(spread: Spread | None) -> list[object]:
+    """Number and share of seeds that learned with its interval, and the ends of the mean's."""
+    if spread is None:
+        return [""] * 6
+    ends = ["" if math.isnan(end) else end for end in (spread.estimate.low, spread.estimate.high)]
+    share = spread.share
+    learned = [""] * 4 if share is None else [sum(spread.learned or ()), share.value, share.low, share.high]
+    return [*learned, *(ends if spread.has_learned else ["", ""])]

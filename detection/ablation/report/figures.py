@@ -1,31 +1,40 @@
-"""Figures of an ablation: differences with their intervals, and the metric over costs."""
+"""Figures of an ablation: differences with their intervals, and the metric over costs; every seed is a point."""
 
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from detection.ablation.costs import ArchitectureCost
+from detection.ablation.report.seed_figures import plot_points
 from detection.ablation.summary import Spread
-from detection.evaluation.intervals import Interval
+from detection.ablation.verdicts import Verdict
 from detection.names import plot_name
 
 
-def plot_differences(rows: Sequence[tuple[str, Interval | None]], title: str, reference: str) -> Figure:
-    """Draw each interval, None as missing, as a line with a dot at the difference, and a line at 0, the reference."""
+def plot_differences(
+    rows: Sequence[tuple[str, Verdict, Sequence[tuple[float, bool]]]], title: str, reference: str
+) -> Figure:
+    """Draw each interval as a line with a bar at the difference, every seed as a point, and a line at 0, the reference.
+
+    Rows are a variant's name, its verdict, and the difference of each seed with whether both variants have learned.
+    """
     figure = Figure(figsize=(7.5, 1.4 + 0.32 * max(1, len(rows))), dpi=120, layout="constrained")
     axes = figure.subplots()
     axes.axvline(0, color="black", linewidth=0.8)
-    for place, (_, interval) in enumerate(rows):
+    for place, (_, verdict, seeds) in enumerate(rows):
+        color, interval = "C0" if verdict.is_significant else "gray", verdict.interval
         if interval is None:
-            offset = {"xytext": (4, 0), "textcoords": "offset points"}
-            axes.annotate("missing", (0, place), **offset, va="center", color="#c60", fontsize=9)
-            continue
-        color = "C0" if interval.is_significant else "gray"
-        axes.plot([interval.low, interval.high], [place, place], color=color, linewidth=2, solid_capstyle="butt")
-        axes.plot([interval.value], [place], color=color, marker="o", markersize=5)
-    axes.set_yticks(range(len(rows)), [plot_name(name, 40) for name, _ in rows])
+            offset = {"xytext": (4, 9 if seeds else 0), "textcoords": "offset points"}
+            axes.annotate(plot_name(verdict.text, 80), (0, place), **offset, va="center", color="#c60", fontsize=8)
+        else:
+            axes.plot([interval.low, interval.high], [place, place], color=color, linewidth=2, solid_capstyle="butt")
+            axes.plot([interval.value], [place], color=color, marker="|", markersize=12)
+        heights = [place + 0.12 * (number - (len(seeds) - 1) / 2) / max(1, len(seeds)) for number in range(len(seeds))]
+        plot_points(axes, [value for value, _ in seeds], heights, [f for _, f in seeds], color=color, marker="o")
+    axes.set_yticks(range(len(rows)), [plot_name(name, 40) for name, *_ in rows])
     axes.set(
         ylim=(len(rows) - 0.5, -0.5), xlabel=f"difference to {plot_name(reference, 40)}", title=plot_name(title, 120)
     )
@@ -53,6 +62,7 @@ def plot_costs(
             axes.errorbar(
                 value(cost), spread.mean, yerr=spread.sd or 0, capsize=2, linestyle="", label=plot_name(name), **style
             )
+            _draw_seeds(axes, value(cost), spread, style)
         axes.set(xlabel=label)
         axes.grid(alpha=0.3)
     panels[0].set_ylabel(metric)
@@ -64,7 +74,7 @@ def plot_costs(
 def plot_curves(
     rows: Sequence[tuple[str, Sequence[Spread | None]]], places: Sequence[float], metric: str, quantity: str
 ) -> Figure:
-    """Draw the metric over a quantity, a line per variant with its standard deviation between seeds.
+    """Draw the metric over a quantity: every seed as a point, a line per variant, bars of one standard deviation.
 
     Args:
         rows: name of a variant and its metric at each place; None leaves a gap.
@@ -86,7 +96,15 @@ def plot_curves(
             "linestyle": ("-", "--")[number // 10 % 2],
         }
         axes.errorbar(aside, means, yerr=bars, capsize=2, markersize=4, linewidth=1.2, label=plot_name(name), **style)
+        for place, spread in zip(aside, spreads, strict=True):
+            _draw_seeds(axes, place, spread, {key: style[key] for key in ("color", "marker")})
     axes.set(xlabel=plot_name(quantity, 60), ylabel=metric, xticks=places)
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", fontsize=8, frameon=False)
     return figure
+
+
+def _draw_seeds(axes: Axes, place: float, spread: Spread | None, style: dict[str, Any]) -> None:
+    if spread is not None:
+        filled, places = spread.learned or (True,) * len(spread.values), [place] * len(spread.values)
+        plot_points(axes, places, spread.values, filled, markersize=2.5, **style)

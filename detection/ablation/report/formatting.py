@@ -2,6 +2,7 @@
 
 from detection.ablation.costs import ArchitectureCost
 from detection.ablation.summary import AblationSummary
+from detection.ablation.verdicts import Verdict
 from detection.evaluation.intervals import format_interval
 
 COST_COLUMNS = (
@@ -17,22 +18,34 @@ COST_COLUMNS = (
 
 
 def spread(summary: AblationSummary, data: str, variant: str, metric: str) -> str:
-    """`mean ± sd`, or which seeds are missing."""
+    """`mean ± sd` among seeds that learned, with their number where it is not all; or which seeds are missing."""
     if seeds := summary.missing_seeds(data, variant):
         return f"missing: seed {', '.join(map(str, seeds))}"
     found = summary.spread(data, variant, metric)
     if found is None:
         return "n/a"
-    return f"{found.mean:.3f}" + ("" if found.sd is None else f" ± {found.sd:.3f}")
+    text = f"{found.mean:.3f}" + ("" if found.sd is None else f" ± {found.sd:.3f}")
+    some = found.learned is not None and not all(found.learned)
+    return text + (f" ({sum(found.learned)} of {len(found.learned)})" if some and found.learned else "")
 
 
-def difference(summary: AblationSummary, data: str, variant: str, metric: str) -> str:
-    """A difference to the reference with its interval, or why there is none."""
-    if summary.missing_seeds(data, variant) or summary.missing_seeds(data, summary.plan.ablation.reference):
+def difference(
+    summary: AblationSummary, data: str, variant: str, metric: str, verdict: Verdict, against: str = ""
+) -> str:
+    """A difference with its interval, marked where the verdict is significant, or why there is none."""
+    against = against or summary.plan.ablation.reference
+    if summary.missing_seeds(data, variant) or summary.missing_seeds(data, against):
         return "missing"
-    if not summary.same_images(data, variant):
+    if not summary.same_images(data, variant, against):
         return "other images"
-    return format_interval(summary.difference(data, variant, metric))
+    found = [summary.spread(data, name, metric) for name in (variant, against)]
+    if any(spread is not None and not spread.has_learned for spread in found):
+        return "not learned"
+    if verdict.interval is None and all(found):
+        return "no seed of both"
+    seeds = len(summary.plan.ablation.seeds)
+    of_all = f" ({verdict.interval.seeds} of {seeds})" if verdict.interval and verdict.interval.seeds < seeds else ""
+    return format_interval(verdict.interval, verdict.is_significant) + of_all
 
 
 def cost(found: ArchitectureCost | None, reference: ArchitectureCost | None) -> list[str]:

@@ -1,16 +1,23 @@
 """The report of an ablation: missing runs first, then metrics, costs, commands and how to read all of it."""
 
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 
 from detection.ablation.costs import ArchitectureCost, MeasuredCosts
 from detection.ablation.report import figures, formatting
+from detection.ablation.report.comparisons import difference_blocks, primary_comparisons
 from detection.ablation.report.provenance import describe_runs
+from detection.ablation.report.seeds import seed_blocks
+from detection.ablation.report.suite import suite_blocks
 from detection.ablation.size_matched import Control
 from detection.ablation.summary import AblationSummary
-from detection.evaluation.intervals import RESAMPLINGS, format_interval
+from detection.ablation.verdicts import verdicts
+from detection.evaluation.intervals import RESAMPLINGS
 from detection.reports.document import Block, Bullets, Code, Figure, Heading, Paragraph, Table, to_markdown
 from detection.reports.files import to_png
+
+_INTERVAL = re.compile(r"\[[−+]?\d[\d.]*, [−+]?\d[\d.]*\]")
 
 
 def build_report(
@@ -22,15 +29,15 @@ def build_report(
 ) -> list[Block]:
     """Build all blocks of the report, which `command` makes; `what` the controls match is `parameters` or `flops`."""
     plan = summary.plan
-    blocks: list[Block] = [Heading(1, f"Ablation {plan.name}"), *_overview(summary)]
-    blocks += [*_all_data(summary), *_curves(summary)]
+    blocks: list[Block] = [Heading(1, f"Ablation {plan.name}"), *_overview(summary), *primary_comparisons(summary)]
+    blocks += [*_all_data(summary), *_curves(summary), *suite_blocks(summary)]
     for data in plan.ablation.data:
         blocks += [*_metrics(summary, data, costs), *_classes(summary, data)]
     blocks += [*_controls(summary, controls, what), *_costs(summary, costs)]
     blocks += [Heading(2, "Runs"), *describe_runs(plan, summary.results), Heading(3, "Commands")]
     blocks.append(Paragraph("The ablation, from the folder that it was started in; then each run."))
     blocks += [Code([shlex.join(command)]), Code([plan.printed_command(run) for run in plan.runs])]
-    return [*blocks, *_how_to_read(summary)]
+    return [*blocks, *_how_to_read(summary, count_intervals(blocks))]
 
 
 def headline(summary: AblationSummary) -> str:
@@ -38,11 +45,14 @@ def headline(summary: AblationSummary) -> str:
     ablation = summary.plan.ablation
     blocks: list[Block] = []
     for data in ablation.data:
-        rows = []
+        rows, found = [], verdicts(summary, data, ablation.metric)
         for v in summary.plan.variants:
-            other = "" if v == ablation.reference else formatting.difference(summary, data, v, ablation.metric)
-            rows.append([v, formatting.spread(summary, data, v, ablation.metric), other])
-        blocks.append(Table([data, ablation.metric, f"difference to {ablation.reference}"], rows))
+            texts = ["", ""]
+            if v != ablation.reference:
+                verdict = found[v, ablation.reference]
+                texts = [formatting.difference(summary, data, v, ablation.metric, verdict), verdict.text]
+            rows.append([v, formatting.spread(summary, data, v, ablation.metric), *texts])
+        blocks.append(Table([data, ablation.metric, f"difference to {ablation.reference}", "verdict"], rows))
     return to_markdown(blocks)
 
 
@@ -51,6 +61,9 @@ def _overview(summary: AblationSummary) -> Iterator[Block]:
     total, seeds = len(plan.runs), ", ".join(map(str, plan.ablation.seeds))
     finished = f"{total - len(missing)} of {total} runs are finished"
     yield Paragraph(f"{finished}; seeds {seeds}. Every variant is compared with {plan.ablation.reference}.")
+    read = {plan.ablation.run_type.evaluated_on(run.config): None for run in plan.runs}
+    if any(read):
+        yield Paragraph(f"Metrics are of {'; or of '.join(filter(None, read))}.")
     if plan.left_out:
         yield Paragraph(f"This is a part of the ablation; left out by choice: {'; '.join(plan.left_out)}.")
     if missing:
@@ -64,17 +77,18 @@ def _all_data(summary: AblationSummary) -> list[Block]:
     ablation = summary.plan.ablation
     if len(ablation.data) < 2:
         return []
-    rows = []
+    rows, found = [], {data: verdicts(summary, data, ablation.metric) for data in ablation.data}
     for variant in summary.plan.variants:
         texts = [variant]
         for data in ablation.data:
-            found = None if variant == ablation.reference else summary.difference(data, variant, ablation.metric)
-            mark = "*" if found and found.is_significant else ""
+            verdict = found[data].get((variant, ablation.reference))
+            mark = "*" if verdict and verdict.is_significant else ""
             texts.append(formatting.spread(summary, data, variant, ablation.metric) + mark)
         rows.append(texts)
     text = (
-        f"{ablation.metric}, mean over seeds ± standard deviation between them. An asterisk marks a difference to "
-        f"{ablation.reference} whose 95 % interval excludes 0."
+        f"{ablation.metric}, mean ± standard deviation between seeds; where a chance level is stated, of those that "
+        "learned, with their number in brackets where it is not all (of all, where it is 0). An asterisk marks a "
+        f"significant difference to {ablation.reference} among seeds that learned, all data sets by themselves."
     )
     return [Heading(2, "All data sets"), Paragraph(text), Table(["variant", *ablation.data], rows)]
 
@@ -85,7 +99,8 @@ def _curves(summary: AblationSummary) -> Iterator[Block]:
         names = sorted(where, key=lambda name: where[name])
         rows = [(v, [summary.spread(name, v, ablation.metric) for name in names]) for v in variants]
         figure = figures.plot_curves(rows, [where[name] for name in names], ablation.metric, quantity)
-        caption = f"{ablation.metric} over {quantity}; bars are standard deviations between seeds."
+        caption = f"{ablation.metric} over {quantity}; every seed is a point, hollow where it has not learned; "
+        caption += "lines and bars are the mean and standard deviation of the seeds that learned."
         if any(spread is None for _, spreads in rows for spread in spreads):
             caption += " A gap is missing."
         yield Figure(f"curve-{number}.png", caption, to_png(figure))
@@ -93,22 +108,15 @@ def _curves(summary: AblationSummary) -> Iterator[Block]:
 
 def _metrics(summary: AblationSummary, data: str, costs: MeasuredCosts | None) -> list[Block]:
     ablation, variants = summary.plan.ablation, list(summary.plan.variants)
-    metric, reference = ablation.metric, ablation.reference
+    metric = ablation.metric
     columns = list(dict.fromkeys([metric, *ablation.run_type.columns]))
-    others = [variant for variant in variants if variant != reference]
     values = [[v, *(formatting.spread(summary, data, v, column) for column in columns)] for v in variants]
-    differences = [[v, *(formatting.difference(summary, data, v, column) for column in columns)] for v in others]
-    rows = [(v, summary.difference(data, v, metric)) for v in others]
-    figure = figures.plot_differences(rows, f"{metric} on {data}, 95 % interval", reference)
-    caption = f"{metric} on {data}: difference to {reference} with its 95 % interval; gray where it includes 0."
     blocks = [
         Heading(2, f"Metrics on {data}"),
-        Paragraph(f"Mean over seeds ± standard deviation between them{_on_images(summary, data)}."),
+        *seed_blocks(summary, data),
+        Paragraph(f"Mean ± standard deviation between seeds{_of_learned(summary, data)}{_on_images(summary, data)}."),
         Table(["variant", *columns], values),
-        Heading(3, f"Difference to {reference} on {data}"),
-        Paragraph("Mean over seeds [95 % interval]. An asterisk marks an interval that excludes 0."),
-        Table(["variant", *columns], differences),
-        Figure(f"differences-{data}.png", caption, to_png(figure)),
+        *difference_blocks(summary, data),
     ]
     found = [(v, summary.spread(data, v, metric), cost_of(summary, costs, data, v)) for v in variants]
     scatter = figures.plot_costs(found, metric, f"{metric} on {data} over costs")
@@ -116,6 +124,12 @@ def _metrics(summary: AblationSummary, data: str, costs: MeasuredCosts | None) -
         name = f"costs-{data}.png"
         blocks.append(Figure(name, f"{metric} on {data} over the costs of each variant.", to_png(scatter)))
     return blocks
+
+
+def _of_learned(summary: AblationSummary, data: str) -> str:
+    if summary.learning(data, summary.plan.ablation.metric) is None:
+        return ""
+    return " that learned, with their number where it is not all (of all seeds, where it is 0)"
 
 
 def _on_images(summary: AblationSummary, data: str) -> str:
@@ -131,7 +145,13 @@ def _classes(summary: AblationSummary, data: str) -> list[Block]:
     metric, variants = ablation.metric if ablation.metric in metrics else next(iter(metrics)), summary.plan.variants
     others = [variant for variant in variants if variant != ablation.reference]
     values = [[n, *(formatting.spread(summary, data, v, f"{metric}/{n}") for v in variants)] for n in names]
-    differences = [[n, *(formatting.difference(summary, data, v, f"{metric}/{n}") for v in others)] for n in names]
+    differences = []
+    for n in names:
+        verdict = verdicts(summary, data, f"{metric}/{n}")
+        texts = (
+            formatting.difference(summary, data, v, f"{metric}/{n}", verdict[v, ablation.reference]) for v in others
+        )
+        differences.append([n, *texts])
     return [
         Heading(3, f"Classes of {data}"),
         Paragraph(f"{metric} of each class."),
@@ -148,9 +168,12 @@ def _controls(summary: AblationSummary, controls: Mapping[str, Control], what: s
     rows = []
     for variant, control in controls.items():
         off = control.size / control.target - 1
-        found = [summary.difference(data, variant, ablation.metric, control.name) for data in ablation.data]
+        found = []
+        for data in ablation.data:
+            verdict = verdicts(summary, data, ablation.metric)[variant, control.name]
+            found.append(formatting.difference(summary, data, variant, ablation.metric, verdict, control.name))
         sizes = [f"{control.target:,}", f"{control.size:,} ({off:+.1%})"]
-        rows.append([variant, control.name, *sizes, *map(format_interval, found)])
+        rows.append([variant, control.name, *sizes, *found])
     reference = ablation.reference
     text = (
         f"{reference}, made wider until it has as many {what} as the variant: the effect of more {what} alone. "
@@ -191,16 +214,25 @@ def _costs(summary: AblationSummary, costs: MeasuredCosts | None) -> Iterator[Bl
         yield Bullets([f"not measured: {reason}" for reason in costs.failures.values()])
 
 
-def _how_to_read(summary: AblationSummary) -> list[Block]:
+def count_intervals(blocks: Sequence[Block]) -> int:
+    """Count the intervals that tables show."""
+    tables = [block for block in blocks if isinstance(block, Table)]
+    return sum(len(_INTERVAL.findall(cell)) for table in tables for row in table.rows for cell in row[1:])
+
+
+def _how_to_read(summary: AblationSummary, shown: int) -> list[Block]:
     about = (
-        "Intervals cover both seeds and images: differences are taken seed by seed, their variance is that of single "
-        "trainings, and the effect of the validation images on all seeds alike is found by bootstrapping the images "
-        f"{RESAMPLINGS} times, the same for both variants; the sum of both variances gives a Student's t interval."
+        "Intervals of differences cover both seeds and images: differences are taken seed by seed, their variance is "
+        "that of single trainings, and the effect of the validation images on all seeds alike is found by "
+        f"bootstrapping the images {RESAMPLINGS} times, the same for both variants; the sum of both variances gives a "
+        "Student's t interval."
         if len(summary.plan.ablation.seeds) > 1
         else f"There is one seed: intervals come from bootstrapping the validation images {RESAMPLINGS} times. They "
         "are about these trained networks on other images, not about another seed."
     )
-    others = len(summary.plan.variants) - 1
-    chance = f"Of {others} intervals at 95 %, {0.05 * others:.2g} miss the true difference by chance, on average."
+    chance = (
+        f"{shown} intervals are shown above. If each covers what it names 95 % of the time, {0.05 * shown:.3g} of them "
+        "miss it by chance, on average."
+    )
     missing = "A value with a missing seed is missing here; “n/a” is a metric that its data does not define."
     return [Heading(2, "How to read this"), Bullets([about, chance, missing])]

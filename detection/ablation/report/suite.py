@@ -1,0 +1,78 @@
+"""Variants over all data sets of an ablation that state their chance level, as one suite."""
+
+import numpy as np
+
+from detection.ablation.report.seed_figures import plot_profiles
+from detection.ablation.summary import AblationSummary
+from detection.evaluation import suite
+from detection.evaluation.seeds import format_estimate
+from detection.reports.document import Block, Figure, Heading, Paragraph, Table
+from detection.reports.files import to_png
+
+_THRESHOLDS = np.linspace(0, 1, 101)
+
+
+def suite_blocks(summary: AblationSummary) -> list[Block]:
+    """Build the part on the suite; empty where there are fewer than three data sets."""
+    ablation = summary.plan.ablation
+    stated = [data for data in ablation.data if ablation.metric in summary.plan.chance(data)]
+    if len(ablation.data) < suite.SMALLEST_SUITE:
+        return []
+    heading = Heading(2, "All data sets as one suite")
+    if len(stated) < suite.SMALLEST_SUITE:
+        text = f"{len(stated)} of {len(ablation.data)} data sets state the chance level of {ablation.metric}"
+        return [heading, Paragraph(f"Not aggregated: {text}, and {suite.SMALLEST_SUITE} are needed.")]
+    scores = {variant: _scores(summary, stated, variant) for variant in summary.plan.variants}
+    known = {variant: found for variant, found in scores.items() if found is not None}
+    reference = known.get(ablation.reference)
+    rows = []
+    for variant, found in scores.items():
+        mean = "missing" if found is None else format_estimate(suite.interquartile_mean_interval(found))
+        wins = "missing" if found is None or reference is None else None
+        if wins is None and found is not None and reference is not None:
+            wins = format_estimate(suite.improvement_interval(found, reference))
+        rows.append([variant, mean, "" if variant == ablation.reference else str(wins)])
+    profiles = [(variant, suite.profile(found, _THRESHOLDS)) for variant, found in known.items()]
+    figure = plot_profiles(profiles, _THRESHOLDS.tolist(), f"{ablation.metric} over {len(stated)} data sets")
+    caption = "Performance profile: the share of all runs with a score above each value. "
+    caption += "Bands are exact 95 % intervals at each value." if len(known) <= 6 else "Bands are left out for clarity."
+    head = ["variant", "interquartile mean", f"probability of improvement over {ablation.reference}"]
+    return [
+        heading,
+        Paragraph(_meaning(summary, stated)),
+        Table(head, rows),
+        *([Paragraph(_coverage(len(ablation.seeds), len(stated)))] if len(ablation.seeds) > 1 else []),
+        *([Figure("profile.png", caption, to_png(figure))] if known else []),
+    ]
+
+
+def _scores(summary: AblationSummary, stated: list[str], variant: str) -> np.ndarray | None:
+    """Scores of a variant, (seeds, data sets); None where a run is missing."""
+    metric, columns = summary.plan.ablation.metric, []
+    for data in stated:
+        spread = summary.spread(data, variant, metric)
+        if spread is None:
+            return None
+        columns.append(suite.normalized(np.array(spread.values), summary.plan.chance(data)[metric]))
+    return np.stack(columns, axis=1)
+
+
+def _meaning(summary: AblationSummary, stated: list[str]) -> str:
+    ablation = summary.plan.ablation
+    left = [data for data in ablation.data if data not in stated]
+    text = (
+        f"Scores are ({ablation.metric} − chance) / (1 − chance), of all seeds, whether they learned or not, on "
+        f"{', '.join(stated)} (Agarwal et al. 2021): the mean of the middle half of all runs, and the probability that "
+        f"a run beats one of {ablation.reference} on the same data set. Brackets are 95 % intervals from a bootstrap "
+        "of the seeds within each data set, expanded for few seeds; they carry no verdict."
+    )
+    return text + (f" Left out, without a chance level: {', '.join(left)}." if left else "")
+
+
+def _coverage(seeds: int, data_sets: int) -> str:
+    found = suite.simulated_coverage(seeds, data_sets)
+    parts = [f"{shape} {mean:.2f} and {share:.2f}" for shape, (mean, share) in found.items()]
+    return (
+        f"Simulated coverage of both intervals with {seeds} seeds on {data_sets} data sets (200 repetitions each, by "
+        f"the law of the seeds): {'; '.join(parts)}."
+    )
