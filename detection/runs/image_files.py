@@ -2,6 +2,7 @@
 
 import glob
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b
 _HEIF = "needs the package pillow-heif (pip install pillow-heif)"
 _FRAMES = "extract its frames and give their folder (ffmpeg -i VIDEO FOLDER/%06d.png)"
 _UNKNOWN = "no image format that is read"
-_FOLDERS, _HIDDEN, _ODD, _BARE = "folders", "hidden files", "broken links or pipes", "files without suffix"
+_FOLDERS, _HIDDEN, _ODD, _BARE = "folder", "hidden file", "broken link or pipe", "file without suffix"
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class FoundImages:
     @property
     def notes(self) -> list[str]:
         """A text for each kind that was not taken, the most frequent first: number, kind and reason."""
-        return [f"{number} {kind}: {_reason(kind)}" for kind, number in self.left_out.most_common()]
+        return [f"{number} {_counted(kind, number)}: {_reason(kind)}" for kind, number in self.left_out.most_common()]
 
 
 def find_images(arguments: Sequence[str]) -> FoundImages:
@@ -101,6 +102,12 @@ def _kind(path: Path) -> str | None:
         return _FOLDERS if os.path.isdir(path) else _ODD
     suffix = path.suffix.lower()
     return None if suffix in readable_suffixes() else suffix or _BARE
+
+
+def _counted(kind: str, number: int) -> str:
+    """A kind in singular or plural; a suffix is the same in both."""
+    plain = number == 1 or kind.startswith(".")
+    return kind if plain else re.sub(r"(folder|file|link|pipe)\b", r"\1s", kind)
 
 
 def _reason(kind: str) -> str:

@@ -4,6 +4,8 @@ import csv
 import dataclasses
 import json
 import os
+import shutil
+import warnings
 from contextlib import redirect_stdout
 from functools import partial
 from io import StringIO
@@ -31,6 +33,7 @@ from detection.runs.image_files import find_images
 from detection.runs.prediction import ImageFile, ImageFiles, detect, image_batches
 from detection.training.engine import coco_results
 from tests.coco_files import write_image
+from tests.hostile_names import KINDS, hostile_names
 from tests.tiny_runs import DETECTOR
 
 CATEGORIES = (Category(3, "cat"), Category(9, "dog"))
@@ -194,14 +197,13 @@ def test_a_thin_image_is_not_enlarged_beyond_reason(run, photos, capsys):
         ('{"best_f1": {"score": 0.4321}}', "from 0.432, of the best F1"),
         ('{"best_f1": {"score": -1.0}}', "from 0.5, the best F1"),
         ("{", "from 0.5, there is no best F1"),
+        ("[" * 5000, "from 0.5, there is no best F1"),
+        ('{"best_f1": {"score": NaN}}', "from 0.5, the score of the best F1"),
         (None, "from 0.5, there is no best F1"),
     ],
 )
 def test_the_score_comes_from_the_best_f1(run, photos, capsys, tmp_path, metrics, said):
-    copy = tmp_path / "run"
-    copy.mkdir()
-    for name in ("config.json", "checkpoints"):
-        (copy / name).symlink_to(run / name)
+    copy = shutil.copytree(run, tmp_path / "copy")
     if metrics is not None:
         (copy / "metrics.json").write_text(metrics)
     code, out, _ = _main(capsys, copy, "photos")
@@ -275,9 +277,7 @@ def test_a_folder_that_is_no_run(photos, capsys):
 
 
 def test_an_fp16_run_predicts_on_a_cpu(run, photos, capsys, tmp_path):
-    copy = tmp_path / "run"
-    copy.mkdir()
-    (copy / "checkpoints").symlink_to(run / "checkpoints")
+    copy = shutil.copytree(run, tmp_path / "copy")
     write_json(copy / "config.json", config_json(Config(DETECTOR, precision="fp16")))
     assert _main(capsys, copy, "photos", "--device", "cpu")[0] == 0
 
@@ -299,3 +299,141 @@ def test_attention_of_a_run_that_has_none_writes_nothing(run, photos, capsys):
     assert (
         code == 2 and err.startswith("error: --attention: the run has no context") and not Path("predictions").exists()
     )
+
+
+def test_what_a_folder_holds_besides_images_is_counted(photos):
+    for name in ("IMG_1.HEIC", "clip.mp4", "clip2.mp4", "list.csv", "data.bin", "README"):
+        (photos / name).write_bytes(b"x")
+    (photos / "gone.png").symlink_to("nowhere.png")
+    (photos / "sub2").mkdir()
+    found = find_images(["photos"])
+    assert [path.name for path in found.paths] == ["a.PNG", "b.png"]
+    kinds = {note.partition(":")[0] for note in found.notes}
+    assert kinds == {
+        "2 folders", "2 .mp4", "1 .heic", "1 .csv", "1 .txt", "1 .bin", "1 file without suffix", "1 hidden file",
+        "1 broken link or pipe",
+    }  # fmt: skip
+    (heic,) = (note for note in found.notes if "heic" in note)
+    assert "pillow-heif" in heic
+    assert not any("images in them" in note for note in find_images(["photos/**"]).notes)
+
+
+def test_what_was_not_taken_is_printed(run, photos, capsys):
+    (photos / "IMG_1.HEIC").write_bytes(b"x")
+    code, out, _ = _main(capsys, run, "photos")
+    assert code == 0 and "not taken " in out and "1 .heic: needs the package pillow-heif" in out
+    assert "1 folder: images in them" in out
+
+
+@pytest.mark.parametrize("suffix", ["jfif", "avif", "jp2", "ppm", "tga"])
+def test_every_format_of_pillow_is_taken(photos, suffix):
+    Image.new("RGB", (8, 8), "red").save(photos / f"x.{suffix}", "JPEG" if suffix == "jfif" else None)
+    (path,) = (path for path in find_images(["photos"]).paths if path.name.startswith("x."))
+    assert read_image(path).shape == (8, 8, 3)
+
+
+@pytest.mark.parametrize(
+    ("argument", "sentence"),
+    [
+        ("https://example.org/a.jpg", "is a URL"),
+        ("-", "standard input is not read"),
+        ("0", "cameras are not read"),
+        ("clip.mp4", "is a video"),
+        ("x.avi", "is a video"),
+        ("list.txt", "is a text file"),
+        ("photo.heic", "is HEIC, which needs the package pillow-heif"),
+        ("paper.pdf", "is a PDF"),
+        ("photos.zip", "is an archive"),
+        ("drawing.svg", "is an SVG drawing"),
+        ("n" * 300, "no such file or folder"),
+        ("nul\0byte", "no such file or folder"),
+    ],
+)
+def test_what_is_no_image_is_named(run, photos, capsys, argument, sentence):
+    Path("clip.mp4").write_bytes(b"\0\0\0\x18ftypmp42" + bytes(64))
+    Path("x.avi").write_bytes(b"RIFF\0\0\0\0AVI LIST")
+    Path("list.txt").write_text("photos/a.PNG\nphotos/b.png\n")
+    Path("photo.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(64))
+    Path("paper.pdf").write_bytes(b"%PDF-1.7\n")
+    Path("photos.zip").write_bytes(b"PK\3\4")
+    Path("drawing.svg").write_text('<?xml version="1.0"?><svg/>')
+    code, _, err = _main(capsys, run, "photos", argument)
+    assert code == 2 and sentence in err and err.count("\n") == 1 and not Path("predictions").exists()
+
+
+def test_a_video_among_images_is_named_for_what_it_is(run, photos, capsys):
+    (photos / "c.png").write_bytes(b"\0\0\0\x18ftypmp42" + bytes(64))
+    code, _, err = _main(capsys, run, "photos")
+    assert code == 1 and "image photos/c.png is a video" in err and len(err.splitlines()) == 1
+
+
+def test_a_second_run_takes_the_next_folder(run, photos, capsys):
+    Path("predictions-2").write_text("mine")
+    for expected in ("predictions", "predictions-3", "predictions-4"):
+        code, out, _ = _main(capsys, run, "photos/b.png")
+        assert code == 0 and f"written to  {expected}: " in out and Path(expected, "results.json").is_file()
+    assert Path("predictions-2").read_text() == "mine"
+    (photos / "x.png").write_bytes(b"")
+    assert _main(capsys, run, "photos/x.png")[0] == 2 and not Path("predictions-5").exists()
+
+
+@pytest.mark.parametrize("name", ["checkpoints/best", "checkpoints", "checkpoints/best/model.safetensors"])
+def test_a_checkpoint_stands_for_its_run(run, photos, capsys, tmp_path, name):
+    copy = shutil.copytree(run, tmp_path / "run")
+    (copy / "metrics.json").write_text('{"best_f1": {"score": 0.4321}}')
+    code, out, err = _main(capsys, copy / name, "photos/b.png")
+    assert (code, err) == (0, "") and "from 0.432, of the best F1" in out
+
+
+def test_images_that_shrink_a_lot_are_reported(run, photos, capsys, monkeypatch):
+    monkeypatch.setattr("detection.runs.prediction.LARGEST_DRAWN", 500)
+    write_image(photos / "large.png", 1280, 640)
+    code, out, _ = _main(capsys, run, "photos", "--score", 0.3)
+    assert code == 0 and "shrunk      1 of them a lot for the detector, photos/large.png to 1/20 of its width" in out
+    assert Image.open("predictions/images/large.png").size == (500 * 2, 250 * 2)
+    (entry,) = (i for i in _written(Path("predictions"))[0]["images"] if i["file_name"].endswith("large.png"))
+    assert (entry["width"], entry["height"]) == (1280, 640)
+
+
+def test_a_large_image_is_read(run, photos, capsys):
+    Image.new("1", (10_000, 9_500)).save("large.png")  # above Pillow's own limit for a warning
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_image("large.png").shape == (9_500, 10_000, 3)
+
+
+def test_an_image_beyond_the_limit_is_refused_for_its_size(run, photos, capsys, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    code, _, err = _main(capsys, run, "photos/b.png")
+    assert code == 2 and "million pixels: cut it into tiles" in err and "damaged" not in err
+
+
+def test_hostile_names_of_files_and_classes(photos, capsys, tmp_path):
+    names = hostile_names(len(KINDS))
+    categories = tuple(Category(i, name) for i, name in enumerate(names, start=1))
+    torch.manual_seed(0)
+    config = dataclasses.replace(DETECTOR, head=partial(DETECTOR.head, score_threshold=0.001))
+    save_checkpoint(tmp_path / "run/checkpoints/best", build_detector(config, len(names)), categories, {"epoch": 1})
+    write_json(tmp_path / "run/config.json", config_json(Config(config)))
+    files = [os.fsdecode(os.fsencode(name.replace("/", "_"))[:200]) for name in names if _is_file_name(name)]
+    for name in files:
+        write_image(Path("in") / f"{name}.png", 20, 20)
+    code, out, err = _main(capsys, tmp_path / "run", "in", "--score", 0)
+    hidden = sum(name.startswith(".") for name in files)
+    assert (code, err) == (0, "") and all(line.isprintable() for line in out.splitlines())
+    images, results, _ = _written(Path("predictions"))
+    assert {i["file_name"] for i in images["images"]} == {f"in/{n}.png" for n in files if not n.startswith(".")}
+    assert [c["name"] for c in images["categories"]] == names
+    drawn = {path.name for path in Path("predictions/images").iterdir()}
+    assert len(drawn) == len(files) - hidden and all(name.isprintable() for name in drawn)
+    text = Path("predictions/detections.csv").read_text(encoding="utf-8")
+    assert len(text.splitlines()) == len(results) + 1 and len(results) > 20
+    for row in csv.reader(text.splitlines()):
+        assert not any(cell.lstrip().startswith(("=", "+", "@")) for cell in row) and all(map(str.isprintable, row))
+
+
+def _is_file_name(name):
+    try:
+        return bool(name) and "\0" not in name and bool(os.fsencode(name))
+    except UnicodeEncodeError:
+        return False
