@@ -224,8 +224,11 @@ def build_detector(config: DetectorConfig, num_classes: int, *, resize_in_traini
     return _build(config, num_classes, resize_in_training)
 
 
-def require_buildable(config: DetectorConfig, num_classes: int) -> None:
+def require_buildable(config: DetectorConfig, num_classes: int) -> Detector:
     """Check a detector's settings and whether its parts fit together, by building it without memory for its weights.
+
+    Returns:
+        That detector, on the device `meta`.
 
     Raises:
         UserError: a setting out of range, parts that do not fit each other, or more than 2 G parameters.
@@ -250,6 +253,7 @@ def require_buildable(config: DetectorConfig, num_classes: int) -> None:
             f"detector: has {count / 1e9:.1f} G parameters, more than {MAX_PARAMETERS / 1e9:.0f} G; check the widths "
             "in its settings."
         )
+    return detector
 
 
 def _build(config: DetectorConfig, num_classes: int, resize_in_training: bool) -> Detector:

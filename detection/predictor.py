@@ -3,7 +3,6 @@
 H×W image in pixels, N detections of one image, K classes. Boxes are xyxy in pixels of the upright image.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,9 @@ from torch import Tensor
 from detection.analysis.visualize import distinct_colors, draw_boxes
 from detection.data.coco_index import Category
 from detection.data.images import read_image, to_rgb
+from detection.errors import UserError
 from detection.runs.folder import open_run
+from detection.runs.own_files import read_bounded_json
 from detection.training.engine import coco_results
 
 if TYPE_CHECKING:
@@ -185,9 +186,11 @@ def choose_score(run: Path, asked: float | None) -> tuple[float, str]:
         return asked, "as asked for"
     path = run / "metrics.json"
     try:
-        best = float(json.loads(path.read_text())["best_f1"]["score"])
-    except (OSError, ValueError, KeyError, TypeError):
+        best = float(read_bounded_json(path)["best_f1"]["score"])
+    except (OSError, UserError, ValueError, KeyError, TypeError, OverflowError):
         return 0.5, f"there is no best F1 in {path}"
+    if not best <= 1:
+        return 0.5, f"the score of the best F1 in {path} is damaged"
     return (best, f"of the best F1 in {path}") if best >= 0 else (0.5, f"the best F1 in {path} is 0")
 
 

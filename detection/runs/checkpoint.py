@@ -4,21 +4,27 @@ A checkpoint folder holds `model.safetensors` (what is evaluated), `meta.json` (
 resume from, `training.safetensors` when it differs from the evaluated weights, and `state.pt`.
 """
 
-import json
+import os
+import re
 import shutil
-from collections.abc import Mapping, Sequence
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from detection.atomic_write import atomic_folder, write_json
+from detection.atomic_write import atomic_folder, remove, write_json
 from detection.data.checks import file_digest
 from detection.data.coco_index import Category
 from detection.errors import UserError
+from detection.runs.lock import require_present
+from detection.runs.own_files import read_bounded_json
 
 
 def save_checkpoint(
@@ -39,18 +45,26 @@ def save_checkpoint(
         progress: plain numbers for `meta.json`.
         trained: the module that the optimizer moves, when it is not `evaluated`.
         state: of optimizer, schedule and the like, to resume from.
+
+    Raises:
+        UserError: the run folder was moved or deleted since this process locked it.
+        OSError: it cannot be written; the older one stays.
     """
+    require_present(folder.parent.parent)
     with atomic_folder(folder, replace=True) as temporary:
         _save(evaluated, temporary / "model.safetensors")
         if trained is not None:
             _save(trained, temporary / "training.safetensors")
         if state is not None:
-            torch.save(dict(state), temporary / "state.pt")
+            with open(temporary / "state.pt", "wb") as file:  # a file of Python's: the reason of a failed write is kept
+                torch.save(dict(state), file)
         plain = [{"id": c.id, "name": c.name} for c in categories]
         files = {path.name: file_digest(path) for path in sorted(temporary.iterdir())}
         write_json(temporary / "meta.json", {"categories": plain, **progress, "sha256": files})
+        for name in files:  # safetensors ignores the umask
+            shutil.copymode(temporary / "meta.json", temporary / name)
     for leftover in folder.parent.glob(f".{folder.name}.*"):  # of processes that were killed
-        shutil.rmtree(leftover, ignore_errors=True)
+        remove(leftover)
 
 
 def newest_complete(folder: Path) -> Path:
@@ -61,16 +75,58 @@ def newest_complete(folder: Path) -> Path:
     """
     others = (path for path in sorted(folder.parent.glob(f"*{folder.name}*")) if path != folder)
     found = [path for path in (folder, *others) if _is_complete(path)]
-    return max(found, key=lambda path: load_meta(path).get("epoch", 0), default=folder)
+    return max(found, key=_position, default=folder)
+
+
+def _position(folder: Path) -> tuple[int, int]:
+    meta = load_meta(folder)
+    return meta["epoch"], meta["updates"]
 
 
 def _is_complete(folder: Path) -> bool:
     """Whether a checkpoint has all its files, with the content that was written."""
     try:
-        files = load_meta(folder)["sha256"]
-        return all(file_digest(folder / name) == digest for name, digest in files.items())
-    except (UserError, KeyError, AttributeError, OSError):
+        names = load_meta(folder)["sha256"]
+        return bool(names) and all(_is_as_written(folder / name) for name in names)
+    except UserError:
         return False
+
+
+def _is_as_written(path: Path) -> bool:
+    """Whether a file of a checkpoint has the content that was written; a checkpoint without digests has any."""
+    try:
+        files = load_meta(path.parent)["sha256"]
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            return False
+        return path.name not in files or _digest(path, status.st_mtime_ns, status.st_ino) == files[path.name]
+    except (UserError, OSError):
+        return False
+
+
+@lru_cache
+def _digest(path: Path, changed: int, inode: int) -> str:
+    """The digest of a file's content, computed once as long as it is the same file."""
+    return file_digest(path)
+
+
+def require_fitting_weights(folder: Path, module: nn.Module) -> None:
+    """Compare names and shapes of a checkpoint's weights with a module's, without reading the weights.
+
+    Raises:
+        UserError: missing or damaged, or of another architecture.
+    """
+    with _opened(folder / "model.safetensors") as path, safe_open(path, "pt") as file:
+        found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    own = {name: list(tensor.shape) for name, tensor in module.state_dict().items()}
+    differing = [name for name in sorted(own.keys() | found.keys()) if own.get(name) != found.get(name)]
+    if differing:
+        name = differing[0]
+        more = f" and {len(differing) - 1} others" * (len(differing) > 1)
+        raise UserError(
+            f"{path}: the checkpoint does not fit the model of config.json: {name} has the shape {found.get(name)}, "
+            f"the model's {own.get(name)}{more}."
+        )
 
 
 def load_weights(folder: Path, module: nn.Module, name: str = "model") -> None:
@@ -79,16 +135,30 @@ def load_weights(folder: Path, module: nn.Module, name: str = "model") -> None:
     Raises:
         UserError: missing or damaged, or of another architecture.
     """
-    path = folder / f"{name}.safetensors"
-    if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint; has the run finished an epoch?")
+    with _opened(folder / f"{name}.safetensors") as path:
+        tensors = load_file(path)
     try:
-        module.load_state_dict(load_file(path))
-    except SafetensorError as error:
-        raise UserError(f"{path}: the checkpoint is damaged ({error}).") from None
+        module.load_state_dict(tensors)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path}: the checkpoint does not fit the model of config.json ({reason}).") from None
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Path]:
+    """Check a file of weights before and while it is read.
+
+    Raises:
+        UserError: missing or damaged.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint; has the run finished an epoch?")
+    if not _is_as_written(path):
+        raise UserError(f"{path}: the checkpoint is damaged, its content is not what was written; use another one.")
+    try:
+        yield path
+    except SafetensorError as error:
+        raise UserError(f"{path}: the checkpoint is damaged ({error}).") from None
 
 
 def load_meta(folder: Path) -> dict[str, Any]:
@@ -99,13 +169,24 @@ def load_meta(folder: Path) -> dict[str, Any]:
     """
     path = folder / "meta.json"
     try:
-        meta = json.loads(path.read_text())
-        meta["categories"] = tuple(Category(c["id"], c["name"]) for c in meta["categories"])
+        meta = read_bounded_json(path)
+        meta["categories"] = tuple(_category(c["id"], c["name"]) for c in meta["categories"])
+        for name, cls, default in (("epoch", int, 0), ("updates", int, 0), ("metrics", dict, {}), ("sha256", dict, {})):
+            if type(meta.setdefault(name, default)) is not cls:
+                raise ValueError(f"{name} is {meta[name]!r:.40}")
+        if any(Path(name).name != name for name in meta["sha256"]):
+            raise ValueError("sha256 names a file outside of the folder")
     except FileNotFoundError:
         raise UserError(f"{folder}: no checkpoint here; has the run finished an epoch?") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: damaged ({error}).") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: damaged ({type(error).__name__}: {error}).") from None
     return meta
+
+
+def _category(number: Any, name: Any) -> Category:
+    if type(number) is not int or type(name) is not str:
+        raise ValueError(f"a category has the id {number!r:.40} and the name {name!r:.40}")
+    return Category(number, name)
 
 
 def load_training_state(folder: Path) -> dict[str, Any]:
@@ -115,14 +196,24 @@ def load_training_state(folder: Path) -> dict[str, Any]:
         UserError: missing, damaged, or holding more than tensors and plain values.
     """
     path = folder / "state.pt"
+    if not os.path.lexists(path):
+        raise UserError(f"{path}: nothing to resume from; start the run again with another --output.")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"{path}: nothing to resume from; start the run again with another --output.") from None
+        if not _is_as_written(path):
+            raise ValueError("its content is not what was written")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict):
+            raise TypeError("it holds no dictionary")
+        return state
     except Exception as error:
         reason = str(error).split("\n")[0] or "it is cut off"
         raise UserError(f"{path}: the training state cannot be read ({reason}).") from None
 
 
 def _save(module: nn.Module, path: Path) -> None:
-    save_file({name: t.detach().cpu().contiguous() for name, t in module.state_dict().items()}, path)
+    try:
+        save_file({name: t.detach().cpu().contiguous() for name, t in module.state_dict().items()}, path)
+    except SafetensorError as error:
+        if number := re.search(r"\(os error (\d+)\)", str(error)):
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
+        raise

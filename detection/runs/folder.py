@@ -1,7 +1,7 @@
 """A run folder: where a new one goes, its `config.json`, and the detector that is rebuilt from it."""
 
-import json
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count
@@ -17,11 +17,12 @@ from detection.config import Config, from_plain, override, to_plain
 from detection.config.differences import differences
 from detection.config.parts import trusting
 from detection.data.coco_index import Category
-from detection.detector import Detector, build_detector
+from detection.detector import Detector, build_detector, require_buildable
 from detection.errors import UserError
-from detection.runs.checkpoint import load_meta, load_weights, newest_complete
+from detection.runs.checkpoint import load_meta, load_weights, newest_complete, require_fitting_weights
 from detection.runs.environment import environment
 from detection.runs.lock import LOCK, make_folders, remove_empty
+from detection.runs.own_files import read_bounded_json, require_own_files
 
 Settings = TypeVar("Settings")
 
@@ -104,17 +105,16 @@ def read_config_json(run: str | Path) -> dict[str, Any]:
     """Read a run's config as plain data, without its format.
 
     Raises:
-        UserError: not a run folder, not JSON, or of another format.
+        UserError: not a run folder, not JSON, of another format, or a link out of the folder.
     """
     path = Path(run) / "config.json"
+    require_own_files(Path(run))
     try:
-        plain = json.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError):
+        plain = read_bounded_json(path, 4_000_000)
+    except FileNotFoundError:
         raise UserError(
             f"{run}: not a run folder, there is no config.json in it; give the folder that a training wrote."
         ) from None
-    except ValueError as error:
-        raise UserError(f"{path}: not readable as JSON ({error}).") from None
     found = plain.pop("format", None) if isinstance(plain, dict) else None
     if found != CONFIG_FORMAT:
         raise UserError(
@@ -155,6 +155,8 @@ def open_run(
     best = newest_complete(checkpoints / "best")
     folder = newest_complete(checkpoints / (checkpoint or ("best" if best.is_dir() else "last")))
     categories = load_meta(folder)["categories"]
+    # A stranger's config may ask for any amount of memory: it is compared with the weights before that is taken.
+    require_fitting_weights(folder, require_buildable(config.detector, len(categories)))
     detector = build_detector(config.detector, len(categories), resize_in_training=False)
     load_weights(folder, detector)
     return detector.to(device).eval(), categories, config
@@ -178,9 +180,15 @@ def write_run_description(
 
 
 def read_environment(folder: Path) -> dict[str, Any]:
-    """Read a run's `environment.json`; empty where it is missing or damaged."""
+    """Read a run's `environment.json`; empty where it is missing or, with a note, where it is damaged."""
     try:
-        found = json.loads((folder / "environment.json").read_text())
-    except (OSError, ValueError):
+        found = read_bounded_json(folder / "environment.json")
+        data, history = found.get("data", {}), found.get("history", [])
+        if all(isinstance(split["sha256"], str) for split in data.values()) and isinstance(history, list):
+            return found
+    except FileNotFoundError:
         return {}
-    return found if isinstance(found, dict) else {}
+    except (UserError, AttributeError, TypeError, KeyError):
+        pass
+    print(f"note: {folder / 'environment.json'}: damaged; what it recorded is not compared.", file=sys.stderr)
+    return {}

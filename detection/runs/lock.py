@@ -18,8 +18,8 @@ except ImportError:  # Windows
 
 LOCK = ".lock"
 _HELD = (errno.EACCES, errno.EAGAIN)
-_held = set[Path]()
-"""Folders that this process has locked; a record lock does not keep a process from locking twice."""
+_held = dict[Path, int]()
+"""Folders that this process has locked, and their lock files; a record lock keeps no process from locking twice."""
 
 
 @contextmanager
@@ -46,15 +46,30 @@ def writing(folder: Path, main: bool = True) -> Iterator[None]:
     except BaseException:
         remove_empty(made)
         raise
-    _held.add(key)
+    _held[key] = file
     try:
         yield
     finally:
-        _held.discard(key)
-        with suppress(OSError):  # a folder that vanished, or became read-only, needs no unlocking
-            (folder / LOCK).unlink(missing_ok=True)
+        del _held[key]
+        with suppress(OSError):  # a folder that became read-only keeps the file, which locks nothing
+            if _is_same(file, folder / LOCK):
+                (folder / LOCK).unlink()
         remove_empty(made)
         os.close(file)
+
+
+def require_present(folder: Path) -> None:
+    """Check that a run folder that this process has locked is still where it was.
+
+    Raises:
+        UserError: it was moved or deleted.
+    """
+    file = _held.get(folder.resolve())
+    if file is not None and not _is_same(file, folder / LOCK):
+        raise UserError(
+            f"{folder}: the run folder was moved or deleted while the run was writing there; move it back and go on "
+            "with --resume, or start again."
+        )
 
 
 def make_folders(folder: Path) -> list[Path]:

@@ -8,7 +8,14 @@ from torch import nn
 
 from detection.data.coco_index import Category
 from detection.errors import UserError
-from detection.runs.checkpoint import load_meta, load_training_state, load_weights, newest_complete, save_checkpoint
+from detection.runs.checkpoint import (
+    load_meta,
+    load_training_state,
+    load_weights,
+    newest_complete,
+    require_fitting_weights,
+    save_checkpoint,
+)
 
 CATEGORIES = (Category(3, "cat"), Category(9, "dog"))
 
@@ -75,6 +82,67 @@ def test_damage_is_named(tmp_path):
     (folder / "state.pt").write_bytes(b"cut")
     with pytest.raises(UserError, match="cannot be read"):
         load_training_state(folder)
+
+
+def test_files_have_the_mode_of_the_umask(tmp_path):
+    before = os.umask(0o027)
+    try:
+        save_checkpoint(tmp_path / "last", nn.Linear(2, 1), CATEGORIES, {}, trained=nn.Linear(2, 1), state={})
+    finally:
+        os.umask(before)
+    modes = {path.name: oct(path.stat().st_mode & 0o777) for path in (tmp_path / "last").iterdir()}
+    assert len(modes) == 4 and set(modes.values()) == {"0o640"}
+    assert (tmp_path / "last").stat().st_mode & 0o777 == 0o750
+
+
+def test_what_was_changed_since_it_was_written_is_refused(tmp_path):
+    module, folder = nn.Linear(2, 1), tmp_path / "last"
+    readers = {
+        "model.safetensors": lambda: load_weights(folder, nn.Linear(2, 1)),
+        "training.safetensors": lambda: load_weights(folder, nn.Linear(2, 1), "training"),
+        "state.pt": lambda: load_training_state(folder),
+    }
+    for name, read in readers.items():
+        save_checkpoint(folder, module, CATEGORIES, {}, trained=module, state={"a": torch.ones(9)})
+        read()
+        data = bytearray((folder / name).read_bytes())
+        data[-3 if name.endswith("tensors") else 300] ^= 1
+        (folder / name).write_bytes(data)
+        with pytest.raises(UserError, match="content is not what was written"):
+            read()
+
+
+def test_shapes_are_compared_without_reading_the_weights(tmp_path):
+    save_checkpoint(tmp_path / "last", nn.Linear(2, 1), CATEGORIES, {})
+    with torch.device("meta"):
+        require_fitting_weights(tmp_path / "last", nn.Linear(2, 1))
+        with pytest.raises(UserError, match=r"bias has the shape \[1\], the model's \[1000000000\] and 1 others"):
+            require_fitting_weights(tmp_path / "last", nn.Linear(2, 1_000_000_000))
+        with pytest.raises(UserError, match=r"bias has the shape \[1\], the model's None\."):
+            require_fitting_weights(tmp_path / "last", nn.Linear(2, 1, bias=False))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"categories": [{"id": "1", "name": "a"}]},
+        {"categories": [{"id": 1, "name": None}]},
+        {"categories": {"id": 1}},
+        {"epoch": "3"},
+        {"epoch": float("nan")},
+        {"metrics": []},
+        {"sha256": ["model.safetensors"]},
+        {"sha256": {"../../secret": ""}},
+        {"sha256": {"/dev/zero": ""}},
+    ],
+)
+def test_a_meta_of_another_form_is_damaged(tmp_path, changed):
+    save_checkpoint(tmp_path / "last", nn.Linear(2, 1), CATEGORIES, {})
+    path = tmp_path / "last" / "meta.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changed}))
+    with pytest.raises(UserError, match="meta.json: damaged"):
+        load_meta(tmp_path / "last")
+    assert newest_complete(tmp_path / "last") == tmp_path / "last"
 
 
 class PowerCuts:

@@ -8,10 +8,12 @@ import sys
 import textwrap
 
 import pytest
+from torch import nn
 
 from detection.errors import UserError
 from detection.runs import lock
-from detection.runs.lock import writing
+from detection.runs.checkpoint import save_checkpoint
+from detection.runs.lock import require_present, writing
 
 HOLDER = """
     import sys, time
@@ -105,3 +107,21 @@ def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path):
     with pytest.raises(OSError), writing(tmp_path / "run"):
         pass
     assert not (tmp_path / "made").exists()
+
+
+def test_a_folder_that_was_moved_or_replaced_is_noticed_and_left_alone(tmp_path):
+    run = tmp_path / "run"
+    require_present(run)
+    with writing(run):
+        require_present(run)
+        save_checkpoint(run / "checkpoints" / "last", nn.Linear(1, 1), (), {})
+        run.rename(tmp_path / "moved")
+        with pytest.raises(UserError, match="run: the run folder was moved or deleted"):
+            save_checkpoint(run / "checkpoints" / "last", nn.Linear(1, 1), (), {})
+        assert not run.exists()
+        run.mkdir()
+        (run / ".lock").write_text("another run's")
+        with pytest.raises(UserError, match="moved or deleted"):
+            save_checkpoint(run / "checkpoints" / "last", nn.Linear(1, 1), (), {})
+    assert [path.name for path in run.iterdir()] == [".lock"]
+    assert (tmp_path / "moved" / "checkpoints" / "last" / "model.safetensors").exists()
