@@ -1,0 +1,32 @@
+"""Remarks that training makes on its data without opening an image."""
+
+from pathlib import Path
+
+from detection.data.coco_index import load_index
+from detection.data.remarks import training_remarks
+from tests.coco_files import write
+from tests.data.mutations import draw_set
+
+
+def _remarks(folder, train, val, images="images"):
+    indexes = [
+        load_index(write(folder, data, f"{name}.json", images=False)) for name, data in (("t", train), ("v", val))
+    ]
+    return training_remarks(*indexes, Path(folder, "images"), Path(folder, images))
+
+
+def test_sound_splits_give_no_remark(tmp_path):
+    assert _remarks(tmp_path, draw_set(0)[0], draw_set(1)[0], "others") == []
+
+
+def test_shared_names_missing_classes_and_corners(tmp_path):
+    train, val = draw_set(0)[0], draw_set(1)[0]
+    val["annotations"] = [a for a in val["annotations"] if a["category_id"] == 1]
+    for annotation in train["annotations"]:
+        x, y, w, h = annotation["bbox"]
+        annotation["bbox"] = [x, y, x + w, y + h]
+        annotation["area"] = 1
+    # Boxes that reach outside are legal, those that are outside are not.
+    corners, shared, lacking = _remarks(tmp_path, train, val)
+    assert "look like corners" in corners and "detection doctor" in corners
+    assert shared.startswith("12 of 12 images of") and "v.json has no box of 1 categories: blue" in lacking
