@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from detection.atomic_write import atomic_write
 from detection.cli import command_parser
 from detection.errors import UserError, command_line
-from detection.names import short_names
+from detection.names import short_names, visible
 
 if TYPE_CHECKING:
     import numpy as np
@@ -192,7 +192,7 @@ def main(argv: list[str] | None = None) -> None:
 
     config, images = open_source(args.source, args.overrides, args.split)
     counts = images.counts
-    print(f"{args.split:9} {counts['images']} images, {counts['boxes']} boxes ({images.index.path})")
+    print(f"{args.split:9} {counts['images']} images, {counts['boxes']} boxes ({visible(str(images.index.path))})")
     print("\n".join(size_lines(images.index, config)))
     if args.augmented and config.data.augmentation is None:
         print("note      data.augmentation is None: every epoch gets the same images")
@@ -201,7 +201,7 @@ def main(argv: list[str] | None = None) -> None:
     drawings, titles = draw_images(images, config, args.count, epochs)
     sheet = contact_sheet(drawings, columns=1 + len(epochs) if args.augmented else 4, titles=titles)
     atomic_write(args.output, lambda temporary: Image.fromarray(sheet).save(temporary, format="png"))
-    print(f"\ndrawn in  {args.output}")
+    print(f"\ndrawn in  {visible(str(args.output))}")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from detection.cli import command_parser
 from detection.errors import UserError, command_line
+from detection.names import visible
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -57,7 +58,7 @@ def main(argv: list[str] | None = None) -> None:
     print(to_markdown([*metric_tables(runs), *version_warning(runs)]), end="")
     if args.output is not None:
         written = write_report(args.output, "comparison", build_comparison(runs, args.images))
-        print(f"written to {written[-1]}")
+        print(f"written to {visible(str(written[-1]))}")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from typing import Any
 
 from detection.cli import command_parser
 from detection.errors import UserError, command_line
+from detection.names import visible
 
 _COLUMNS = {
     "AP50": "AP50",
@@ -140,7 +141,7 @@ def main(argv: list[str] | None = None) -> None:
         files["miss_rate.png"] = to_png(plot_runs_miss_rate(points))
         files["crowd.json"] = f"{json.dumps(metrics, indent=2, allow_nan=False)}\n".encode()
         write_files(args.output, files)
-        print(f"written to {args.output}")
+        print(f"written to {visible(str(args.output))}")
 
 
 if __name__ == "__main__":

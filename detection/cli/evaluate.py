@@ -11,6 +11,7 @@ from typing import Any
 
 from detection.cli import command_parser
 from detection.errors import UserError, command_line
+from detection.names import visible
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -72,9 +73,9 @@ def main(argv: list[str] | None = None) -> None:
 
     print(metrics_table(metrics))
     for note in metrics["notes"]:
-        print(f"\nnote: {note}")
+        print(f"\nnote: {visible(note)}")
     if args.output is not None:
-        print(f"\nwritten to {args.output}")
+        print(f"\nwritten to {visible(str(args.output))}")
 
 
 if __name__ == "__main__":

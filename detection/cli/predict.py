@@ -123,7 +123,7 @@ def print_summary(summary: "PredictionSummary", categories: "Sequence[Category]"
     if len(names) < len(categories):
         print(f"            {len(names)} of {len(categories)} classes are listed; all are in detections.csv")
     attention = "attention/, " * (output / "attention").is_dir()
-    print(f"written to  {output}: images/, {attention}detections.csv, results.json and images.json")
+    print(f"written to  {visible(str(output))}: images/, {attention}detections.csv, results.json and images.json")
 
 
 @command_line
@@ -142,7 +142,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.attention:
         require_attention(predictor.detector)
     score, reason = choose_score(predictor.run, args.score)
-    print(f"score       from {score:.3g}, {reason}", flush=True)
+    print(f"score       from {score:.3g}, {visible(reason)}", flush=True)
     for number, note in enumerate(found.notes):
         print(f"{'' if number else 'not taken':11} {visible(note)}", flush=True)
     with output_folder(args.output) as output:

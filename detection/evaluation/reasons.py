@@ -19,6 +19,7 @@ from detection.evaluation.columns import (
     known_results,
 )
 from detection.evaluation.matching import image_sizes, overlapping_pairs
+from detection.names import short_name
 
 MIN_HITS, MIN_RATIO, MIN_OBJECTS, MIN_DEVIATIONS = 20, 5, 5, 4
 """Evidence for a cause: hits, hits for each one as given, different objects and standard deviations above chance."""
@@ -274,7 +275,9 @@ def _wrong_classes(ground_truth: CocoDataset, targets: GroundTruthColumns, detec
     cause = max(explained, key=lambda key: explained[key])
     if explained[cause] > 0.8 and len(wrong) > 1:
         return f"{start}; it seems that category ids are {cause}."
-    shown = ", ".join(f"'{targets.names[k]}' is predicted on '{targets.names[meant[k]]}'" for k in wrong[:5])
+    shown = ", ".join(
+        f"'{short_name(targets.names[k])}' is predicted on '{short_name(targets.names[meant[k]])}'" for k in wrong[:5]
+    )
     return f"{start}; classes look exchanged: {shown}{', …' if len(wrong) > 5 else ''}."
 
 

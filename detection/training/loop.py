@@ -17,6 +17,7 @@ from detection.config.differences import differences
 from detection.data.coco_index import Category
 from detection.data.sampling import TrainBatches
 from detection.errors import Interrupted, UserError
+from detection.names import visible
 from detection.runs.checkpoint import load_meta, load_training_state, load_weights, newest_complete, save_checkpoint
 from detection.runs.folder import read_config_json, read_environment, write_run_description
 from detection.runs.logs import RunLog, progress
@@ -121,7 +122,7 @@ class TrainingRun(Generic[Model]):
     def print_line(self, line: str) -> None:
         """Print a line, once for all processes."""
         if self.accelerator.is_main_process:
-            print(line, flush=True)
+            print("\n".join(map(visible, line.split("\n"))), flush=True)
 
 
 def run_epochs(run: TrainingRun, after_epoch: Callable[[Any, RunLog], bool]) -> None:

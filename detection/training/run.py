@@ -1,5 +1,6 @@
 """A training run from a config to a complete run folder, read top to bottom."""
 
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +23,11 @@ from detection.data.sampling import TrainBatches
 from detection.data.transforms import Transform
 from detection.detector import Detector, build_detector
 from detection.evaluation import evaluate_detections, is_defined, metrics_table, write_evaluation, write_metrics
+from detection.names import short_name
 from detection.pretrained import load_pretrained
-from detection.runs.checkpoint import load_weights, save_checkpoint
+from detection.runs.checkpoint import load_meta, load_weights, newest_complete, save_checkpoint
 from detection.runs.data_identity import describe_splits
+from detection.runs.folder import read_config_json
 from detection.runs.lock import writing
 from detection.runs.logs import RunLog
 from detection.training.amplitudes import start_amplitude
@@ -36,6 +39,9 @@ from detection.training.loop import TrainingRun, describe_run, restore, resumabl
 from detection.training.optim import WeightAverage
 from detection.training.preemption import postponed, watch
 from detection.weights import LoadReport
+
+MOST_CLASSES = 100
+"""Classes that are printed by name."""
 
 
 @dataclass(frozen=True)
@@ -160,6 +166,7 @@ def prepare(config: Config, folder: Path, accelerator: Accelerator, resume: bool
     )
     if resume:
         restore(run)
+        _measure_best_by(run, config.best_metric)
     print_data(run)
     if accelerator.is_main_process:
         for remark in training_remarks(data.train.index, data.val.index, data.train.images, data.val.images):
@@ -170,6 +177,16 @@ def prepare(config: Config, folder: Path, accelerator: Accelerator, resume: bool
         run.print_line(f"amplitude {amplitude:.3g}, {note}")
     describe_run(run, describe_splits(data.splits, accelerator))
     return run
+
+
+def _measure_best_by(run: DetectorRun, name: str) -> None:
+    """After a resume under another `best_metric`, compare what follows with the best checkpoint by the new one."""
+    before = read_config_json(run.folder).get("best_metric")
+    if run.done.best_epoch < 0 or before == name:
+        return
+    value = load_meta(newest_complete(run.folder / "checkpoints" / "best"))["metrics"].get(name, math.nan)
+    run.done.best, run.done.evaluations_without_best = (value if is_defined(name, value) else None), 0
+    run.print_line(f"note      the best so far is epoch {run.done.best_epoch} by {before}, with {name} {value:.3f}")
 
 
 def after_epoch(run: DetectorRun, log: RunLog) -> bool:
@@ -304,7 +321,9 @@ def print_data(run: DetectorRun) -> None:
         }
         notes = "".join(f", {count} {what}" for what, count in odd.items() if count)
         run.print_line(f"{name:9} {counts['images']} images, {counts['boxes']} boxes{notes} ({dataset.index.path})")
-    run.print_line(f"classes   {', '.join(c.name for c in run.categories)}")
+    names = [short_name(category.name) for category in run.categories[:MOST_CLASSES]]
+    more = f" and {len(run.categories) - len(names)} more" if len(run.categories) > len(names) else ""
+    run.print_line(f"classes   {', '.join(names)}{more}")
     if data.train.masks is not None:
         filled = "every box, filled (data.masks=boxes)" if config.data.masks == "boxes" else "the annotations' own"
         run.print_line(f"masks     {filled}")
