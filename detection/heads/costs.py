@@ -14,6 +14,7 @@ from torchvision.ops import box_convert
 
 from detection.errors import UserError
 from detection.heads.region_targets import RegionTargets
+from detection.ops.box_iou import pairwise_iou
 from detection.ranges import NonNegative, Positive, PositiveFraction
 
 
@@ -103,19 +104,6 @@ class SetCost(MatchingCost):
 
 def _l1(codes: Tensor, region_targets: Tensor) -> Tensor:
     return torch.cdist(codes.double(), region_targets.double(), p=1)  # (R, T, N); autocast leaves float64 alone
-
-
-def pairwise_iou(boxes: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the IoUs (…, T, N) of boxes (…, T, 4) and others (…, N, 4), and their unions in pixels.
-
-    By coordinates, which on a CPU is two to three times as fast as torchvision's `box_iou`; equal to it to the bit.
-    """
-    x1, y1, x2, y2 = boxes[..., :, None, :].unbind(-1)
-    left, top, right, bottom = others[..., None, :, :].unbind(-1)
-    width = (torch.minimum(x2, right) - torch.maximum(x1, left)).clamp(min=0)
-    inter = width * (torch.minimum(y2, bottom) - torch.maximum(y1, top)).clamp(min=0)
-    union = (x2 - x1) * (y2 - y1) + (right - left) * (bottom - top) - inter
-    return inter / union, union
 
 
 def pairwise_giou(boxes: Tensor, others: Tensor) -> Tensor:

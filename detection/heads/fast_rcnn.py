@@ -15,13 +15,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
-from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
+from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
 from detection.contracts import Detections, PooledRegions, RefinementHead, Targets, at_least_float32
 from detection.errors import UserError
 from detection.inference import vote
-from detection.ops.box_matching import match_boxes
+from detection.ops.box_deltas import encode_deltas
+from detection.ops.box_matching import NEITHER, POSITIVE, best_matches, ignored_regions, match_boxes
+from detection.ops.ragged import Ragged, positions
+from detection.ops.sampling import sample_boxes
 from detection.ranges import BoxCount, Channels, Fraction, PositiveFraction, ProperFraction
 from detection.weights import LoadReport, load_state, read_state
 
@@ -31,10 +34,15 @@ _VGG_LAYERS = {"classifier.0": "fc6", "classifier.3": "fc7"}
 
 @dataclass(frozen=True)
 class Samples:
-    """Targets of the sampled boxes: per image labels (n,), 0 background, and box deltas (n, 4)."""
+    """Targets of the sampled boxes of all images.
 
-    labels: list[Tensor]
-    deltas: list[Tensor]
+    Attributes:
+        labels: (R,), 0 background.
+        deltas: (R, 4), anything for background.
+    """
+
+    labels: Tensor
+    deltas: Tensor
 
 
 class FastRCNN(RefinementHead):
@@ -110,22 +118,28 @@ class FastRCNN(RefinementHead):
     @torch.no_grad()
     def sample(self, boxes: list[Tensor], targets: Targets) -> tuple[list[Tensor], Samples]:
         """Choose the boxes that the loss is computed on; ground-truth boxes are added to the proposals first."""
-        # torchvision's `select_training_samples`, which sees no crowd regions and all IoUs at once.
-        targets = [{**t, "boxes": t["boxes"].to(boxes[0].dtype)} for t in targets]
-        boxes = self.roi_heads.add_gt_proposals(boxes, [t["boxes"] for t in targets])
-        matcher = self.roi_heads.proposal_matcher
-        matched = [match_boxes(matcher, b, t, self.ignore_crowd) for b, t in zip(boxes, targets, strict=True)]
-        # A row more than the ground truth, so that an image without any has one to index.
-        labels = [
-            F.pad(t["labels"], (0, 1))[m.clamp(min=0)].where(m >= 0, m + 1)
-            for t, m in zip(targets, matched, strict=True)
-        ]
-        rows = self.roi_heads.subsample(labels)
-        boxes, labels, matched = (
-            [c[r] for c, r in zip(column, rows, strict=True)] for column in (boxes, labels, matched)
+        # torchvision's `select_training_samples` for all images at once, 45 operations an image less, with one wait
+        # for a GPU instead of 5 an image; it sees no crowd regions.
+        heads = self.roi_heads
+        ground_truth = Ragged.of([target["boxes"].to(boxes[0].dtype) for target in targets])
+        proposals = Ragged.of([t for pair in zip(boxes, ground_truth.split(), strict=True) for t in pair]).joined(2)
+        padded, inside = proposals.padded()
+        states = match_boxes(
+            heads.proposal_matcher, padded, ground_truth, ignored_regions(targets, padded), self.ignore_crowd
         )
-        answers = [F.pad(t["boxes"], (0, 0, 0, 1))[m.clamp(min=0)] for t, m in zip(targets, matched, strict=True)]
-        return boxes, Samples(labels, list(self.roi_heads.box_coder.encode(answers, boxes)))
+        sampler = heads.fg_bg_sampler
+        states = states.masked_fill(~inside, NEITHER)
+        sample = sample_boxes(states, sampler.batch_size_per_image, sampler.positive_fraction)
+        rows, counts = sample.ascending(states.shape[1])
+        flat = positions(counts, rows.shape[1], rows.device)
+        chosen = padded.gather(1, rows[..., None].expand(-1, -1, 4))  # (B, n, 4)
+        matched = best_matches(chosen, ground_truth)
+        positive = states.gather(1, rows) == POSITIVE
+        labels = Ragged.of([target["labels"] for target in targets]).take(matched).where(positive, 0)
+        sampled = chosen.flatten(0, 1)[flat]
+        answers = ground_truth.take(matched).flatten(0, 1)[flat]
+        deltas = encode_deltas(heads.box_coder, answers, sampled)
+        return list(sampled.split(counts)), Samples(labels.flatten()[flat], deltas)
 
     def forward(self, regions: PooledRegions, samples: Samples | None = None) -> tuple[Detections, dict[str, Tensor]]:
         """Classify boxes and refine them; the losses are `loss_classifier` and `loss_box_reg`."""
@@ -139,8 +153,15 @@ class FastRCNN(RefinementHead):
             assert samples is not None, "in training the head needs samples"
             if not len(logits):  # crowd regions cover every box: a mean over nothing would be NaN
                 return [], {"loss_classifier": logits.sum(), "loss_box_reg": deltas.sum()}
-            loss_classifier, loss_box_reg = fastrcnn_loss(logits, deltas, samples.labels, samples.deltas)
-            return [], {"loss_classifier": loss_classifier, "loss_box_reg": loss_box_reg}
+            # torchvision's `fastrcnn_loss` asks a GPU how many boxes are positive.
+            positive = (samples.labels > 0)[:, None]
+            own = samples.labels[:, None, None].expand(-1, -1, 4)
+            found = deltas.unflatten(1, (-1, 4)).gather(1, own)[:, 0]  # (R, 4), of each box's class
+            distance = F.smooth_l1_loss(found, samples.deltas.where(positive, 0), beta=1 / 9, reduction="none")
+            return [], {
+                "loss_classifier": F.cross_entropy(logits, samples.labels),
+                "loss_box_reg": distance.where(positive, 0).sum() / len(logits),
+            }
         found = self.roi_heads.postprocess_detections(logits, deltas, regions.boxes, regions.image_sizes)
         return [{"boxes": b, "labels": k, "scores": s} for b, s, k in zip(*found, strict=True)], {}
 

@@ -43,8 +43,3 @@ def keep_nearest(belongs: Tensor, distance: Tensor, steps: int) -> tuple[Tensor,
     order = F.pad(order, (0, steps - order.shape[1]), value=count)
     valid = F.pad(belongs, (0, 1)).gather(1, order)
     return order.masked_fill(~valid, count), valid
-
-
-def take(values: Tensor, indices: Tensor) -> Tensor:
-    """Return rows of `values` (M, …) at `keep_nearest`'s indices (R, T), zeros at padding: (R, T, …)."""
-    return torch.cat([values, values.new_zeros(1, *values.shape[1:])])[indices]

@@ -13,17 +13,21 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
-from torchvision.ops import box_iou, clip_boxes_to_image
+from torch.nn import functional as F
+from torchvision.ops import clip_boxes_to_image
 
 from detection.contracts import Detections, Head, Pool, PooledRegions, Targets, at_least_float32
 from detection.heads.box_codes import BoxCoder, Deltas
 from detection.heads.costs import Lexicographic, MatchingCost
 from detection.heads.hungarian import Strategy, match, set_loss
 from detection.heads.lstm_decoder import Decoded, LSTMDecoder
-from detection.heads.region_targets import RegionTargets, keep_nearest, take
+from detection.heads.region_targets import RegionTargets, keep_nearest
 from detection.heads.stitching import Postprocess, SetNMS
-from detection.ops.box_matching import chunks_of, left_out
+from detection.ops.box_deltas import clip_rows
+from detection.ops.box_iou import iou_matrix
+from detection.ops.box_matching import NEITHER, by_groups, chunks_of, crowded, ignored_regions
+from detection.ops.ragged import Ragged, image_indices, positions
+from detection.ops.sampling import in_order, sample_boxes
 from detection.ranges import BoxCount, Channels, Fraction, NonNegative, Positive, PositiveFraction, ProperFraction
 
 
@@ -32,7 +36,7 @@ class Assigner(ABC):
 
     @abstractmethod
     def belongs(self, regions: Tensor, boxes: Tensor) -> Tensor:
-        """Return booleans (N, M) for regions (N, 4) and ground-truth boxes (M, 4) xyxy."""
+        """Return booleans (…, N, M) for regions (…, N, 4) and ground-truth boxes (…, M, 4) xyxy."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +44,9 @@ class MeetsWindow(Assigner):
     """A region may answer for the ground-truth boxes that it meets (Stewart et al. 2016)."""
 
     def belongs(self, regions: Tensor, boxes: Tensor) -> Tensor:
-        """Return booleans (N, M): region (N, 4) and ground-truth box (M, 4), both xyxy, share some area."""
-        left_top = torch.maximum(regions[:, None, :2], boxes[:, :2])
-        right_bottom = torch.minimum(regions[:, None, 2:], boxes[:, 2:])
+        """Return booleans (…, N, M): region (…, N, 4) and ground-truth box (…, M, 4), xyxy, share some area."""
+        left_top = torch.maximum(regions[..., :, None, :2], boxes[..., None, :, :2])
+        right_bottom = torch.minimum(regions[..., :, None, 2:], boxes[..., None, :, 2:])
         return (right_bottom > left_top).all(-1)
 
 
@@ -57,8 +61,8 @@ class Overlaps(Assigner):
     iou: Fraction = 0.5
 
     def belongs(self, regions: Tensor, boxes: Tensor) -> Tensor:
-        """Return booleans (N, M): region (N, 4) and ground-truth box (M, 4), both xyxy, have at least this IoU."""
-        return box_iou(regions, boxes) >= self.iou
+        """Return booleans (…, N, M): region (…, N, 4) and ground-truth box (…, M, 4), xyxy, have at least this IoU."""
+        return iou_matrix(regions, boxes) >= self.iou
 
 
 class Embed(nn.Module):
@@ -169,7 +173,7 @@ class SequenceHead(Head):
         }
         self.sampler = None
         if batch_size_per_image is not None:
-            self.sampler = BalancedPositiveNegativeSampler(batch_size_per_image, positive_fraction)
+            self.sampler = (batch_size_per_image, positive_fraction)
         self.ignore_crowd = ignore_crowd
         self.add_ground_truth, self.early_stop, self.score_threshold = add_ground_truth, early_stop, score_threshold
         self.pre_merge, self.detections_per_image = pre_merge, detections_per_image
@@ -192,39 +196,54 @@ class SequenceHead(Head):
     @torch.no_grad()
     def sample(self, boxes: list[Tensor], targets: Targets) -> tuple[list[Tensor], RegionTargets]:
         """Choose the regions that the loss is computed on, with the ground truth that each may answer for."""
+        ground_truth = Ragged.of([target["boxes"].to(boxes[0].dtype) for target in targets])
+        labels = Ragged.of([target["labels"] for target in targets])
+        regions = Ragged.of(boxes)
         if self.add_ground_truth:
-            boxes = [torch.cat([b, t["boxes"].to(b.dtype)]) for b, t in zip(boxes, targets, strict=True)]
-        belongs = [self._belongs(b, t["boxes"]) for b, t in zip(boxes, targets, strict=True)]
-        labels = [
-            b.any(1).long().where(b.any(1) | ~left_out(own, t, self.ignore_crowd), -1)
-            for own, b, t in zip(boxes, belongs, targets, strict=True)
-        ]
+            regions = Ragged.of([t for pair in zip(boxes, ground_truth.split(), strict=True) for t in pair]).joined(2)
+        padded, inside = regions.padded()
+        states = self._states(padded, ground_truth, ignored_regions(targets, padded)).masked_fill(~inside, NEITHER)
         if self.sampler is None:
-            chosen = [own >= 0 for own in labels]
+            rows, counts = in_order(states != NEITHER)
         else:
-            chosen = [p | n for p, n in zip(*self.sampler(labels), strict=True)]
-        rows = [torch.where(mask)[0] for mask in chosen]
-        boxes = [b[r] for b, r in zip(boxes, rows, strict=True)]
+            rows, counts = sample_boxes(states, *self.sampler).ascending(states.shape[1])
+        device = padded.device
+        sampled = padded.gather(1, rows[..., None].expand(-1, -1, 4)).flatten(0, 1)
+        sampled = sampled[positions(counts, rows.shape[1], device)]
+        owners = image_indices(counts, device)
         parts = [
-            self._region_targets(regions, answers, target)
-            for b, own, r, target in zip(boxes, belongs, rows, targets, strict=True)
-            for regions, answers in zip(*(chunks_of(part, own.shape[1]) for part in (b, own[r])), strict=True)
+            self._region_targets(own, image, ground_truth.padded(), labels.padded()[0])
+            for own, image in zip(*(chunks_of(t, max(ground_truth.counts)) for t in (sampled, owners)), strict=True)
         ]
-        return boxes, RegionTargets(*(torch.cat(column) for column in zip(*parts, strict=True)))
+        return list(sampled.split(counts)), RegionTargets(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
-    def _belongs(self, regions: Tensor, boxes: Tensor) -> Tensor:
-        return torch.cat([self.assigner.belongs(own, boxes) for own in chunks_of(regions, len(boxes))])
+    def _states(self, regions: Tensor, ground_truth: Ragged, ignored: Ragged | None) -> Tensor:
+        """Return the states (B, N) of regions (B, N, 4): a positive may answer for some ground truth."""
+
+        def answers(own: Tensor, boxes: Tensor, valid: Tensor) -> Tensor:
+            chunks = chunks_of(own, valid.numel(), 1)
+            return torch.cat([(self.assigner.belongs(c, boxes) & valid[:, None]).any(2) for c in chunks], 1)
+
+        positive = by_groups(answers, regions, ground_truth)
+        states = positive.char()  # `POSITIVE` is 1, `NEGATIVE` 0
+        if ignored is None or self.ignore_crowd is None:
+            return states
+        return states.masked_fill(~positive & crowded(regions, ignored, self.ignore_crowd), NEITHER)
 
     def _region_targets(
-        self, regions: Tensor, belongs: Tensor, target: dict[str, Tensor]
+        self, regions: Tensor, images: Tensor, ground_truth: tuple[Tensor, Tensor], labels: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return the fields of one image's `RegionTargets`."""
-        middles = [(b[:, :2] + b[:, 2:]) / 2 for b in (regions, target["boxes"])]
+        """Return the fields of `RegionTargets` of regions (R, 4) on images (R,), with ground truth (B, M, 4)."""
+        boxes, present = (t[images] for t in ground_truth)  # (R, M, 4), (R, M)
+        belongs = self.assigner.belongs(regions[:, None], boxes)[:, 0] & present
+        middles = [(b[..., :2] + b[..., 2:]) / 2 for b in (regions, boxes)]
         distance = torch.linalg.vector_norm(middles[0][:, None] - middles[1], dim=-1)
         rows, valid = keep_nearest(belongs, distance, self.decoder.num_steps)
+        chosen = F.pad(boxes, (0, 0, 0, 1)).gather(1, rows[..., None].expand(-1, -1, 4))  # (R, T, 4)
         # What is padding has a box too, the region's own, so that its code is finite.
-        boxes = take(target["boxes"], rows).where(valid[..., None], regions[:, None])
-        return boxes, self.box_coder.encode(boxes, regions), take(target["labels"], rows), valid
+        chosen = chosen.where(valid[..., None], regions[:, None])
+        own = F.pad(labels, (0, 1))[images[:, None], rows]
+        return chosen, self.box_coder.encode(chosen, regions), own, valid
 
     def forward(
         self, regions: PooledRegions, samples: RegionTargets | None = None
@@ -252,11 +271,9 @@ class SequenceHead(Head):
         """Return corrections of codes (R, T, 4) and logits (R, T, 1 + K) from inside of the decoded boxes (R, T, 4)."""
         if self.rezoom is None or self.correct is None:
             return None
-        inside = [
-            clip_boxes_to_image(b.detach().flatten(0, 1), size)  # (N·T, 4)
-            for b, size in zip(found.split([len(b) for b in regions.boxes]), regions.image_sizes, strict=True)
-        ]
         steps = found.shape[1]
+        counts = [len(b) * steps for b in regions.boxes]
+        inside = list(clip_rows(found.detach().flatten(0, 1), counts, regions.image_sizes).split(counts))  # (N·T, 4)
         pooled = regions.pooled_by(self.rezoom, inside).flatten(1).unflatten(0, (-1, steps))  # (R, T, C·h·w)
         corrections = at_least_float32(self.correct(torch.cat([decoded.hidden, pooled], dim=-1)))
         return corrections[..., :4] * self.box_coder.scale, corrections[..., 4:]

@@ -18,7 +18,7 @@ from torchvision.ops import batched_nms, box_convert
 
 from detection.contracts import at_least_float32
 from detection.errors import UserError
-from detection.heads.costs import pairwise_iou
+from detection.ops.box_iou import pairwise_iou
 from detection.ranges import Fraction, Positive
 
 

@@ -79,8 +79,12 @@ def _forward(
     if len(features) == 1:
         return torchvision_roi_align(features[0], rois, n, scales[0], samples)
     pooled = features[0].new_zeros(len(rois), features[0].shape[1], n, n)
-    for level, (feature_map, scale) in enumerate(zip(features, scales, strict=True)):
-        places = torch.where(levels == level)[0]
+    # One wait for the numbers of all levels; a `where` for each would be as many.
+    of_level = levels == torch.arange(len(features), device=levels.device)[:, None]  # (L, R)
+    counts = of_level.sum(1).tolist()
+    rows = torch.where(of_level.any(0), levels, len(features)).argsort(stable=True)
+    rows_of_levels = rows.split([*counts, len(rows) - sum(counts)])[:-1]
+    for places, feature_map, scale in zip(rows_of_levels, features, scales, strict=True):
         found = torchvision_roi_align(feature_map, rois[places], n, scale, samples)
         # Under autocast the maps may have different types; an operation in place is not cast for us.
         pooled.index_copy_(0, places, found.to(pooled.dtype))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from detection.contracts import Features, Pool, require_feature_maps
+from detection.ops.ragged import image_indices
 
 
 class CenterCell(Pool):
@@ -31,8 +32,8 @@ class CenterCell(Pool):
         """Return the descriptors (R, C, 1, 1) of boxes (N, 4) xyxy of each image; a center outside reads the border."""
         cells = features[self.stage]
         height, width = cells.shape[-2:]
-        image = torch.cat([torch.full((len(b),), i, device=b.device) for i, b in enumerate(boxes)])
         corners = torch.cat(boxes)
+        image = image_indices([len(b) for b in boxes], corners.device)
         column, row = ((corners[:, :2] + corners[:, 2:]) / (2 * self.stride)).floor().long().unbind(1)
         place = (image * height + row.clamp(0, height - 1)) * width + column.clamp(0, width - 1)
         return cells.permute(0, 2, 3, 1).flatten(0, 2)[place][..., None, None]  # (R, C, 1, 1)

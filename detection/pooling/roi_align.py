@@ -10,6 +10,7 @@ from torchvision.ops.poolers import initLevelMapper
 
 from detection.contracts import Features, Pool, require_feature_maps
 from detection.errors import UserError
+from detection.ops.ragged import image_indices
 from detection.ops.roi_align import roi_align
 from detection.ranges import Bins, Level, Pixels, SamplingRatio
 
@@ -70,9 +71,10 @@ class RoIAlign(Pool):
         # A trace or an export holds torchvision's op, and its merging of levels, which ONNX can express.
         if torch.jit.is_tracing() or torch.compiler.is_compiling():  # pyright: ignore[reportPrivateImportUsage]
             return self.align(dict(features), boxes, image_sizes)
-        image = torch.cat([b.new_full((len(b), 1), i) for i, b in enumerate(boxes)])
-        rois = torch.cat([image, torch.cat(boxes)], dim=1)
+        corners = torch.cat(boxes)
+        image = image_indices([len(b) for b in boxes], corners.device).to(corners.dtype)
+        rois = torch.cat([image[:, None], corners], dim=1)
         one = len(self.stages) == 1
-        levels = rois.new_zeros(len(rois), dtype=torch.int64) if one else self.map_levels(boxes)
+        levels = rois.new_zeros(len(rois), dtype=torch.int64) if one else self.map_levels([corners])
         read = [features[s] for s in self.stages]
         return roi_align(read, rois, levels, self.scales, self.output_size, self.align.sampling_ratio)

@@ -1,17 +1,17 @@
 """Skip pooling: RoIAlign over several sources (Bell et al. 2016, ION; Li et al. 2017, AC-CNN)."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
-from torchvision.ops import clip_boxes_to_image
 
 from detection.contracts import Features, Pool
 from detection.errors import UserError
+from detection.ops.box_deltas import clip_rows
 from detection.pooling.roi_align import RoIAlign, require_levels
 from detection.ranges import Bins, Channels, Level, Pixels, Positive, SamplingRatio
 
@@ -153,7 +153,7 @@ class _PooledSource(nn.Module):
         self, features: Features, boxes: list[Tensor], image_sizes: list[tuple[int, int]], weight: Tensor
     ) -> Tensor:
         if self.box_scale != 1:
-            boxes = [scale_boxes(b, self.box_scale, size) for b, size in zip(boxes, image_sizes, strict=True)]
+            boxes = scale_boxes(boxes, self.box_scale, image_sizes)
         return self.pool({name: features[name] for name in self.align.stages}, boxes, image_sizes, weight)
 
     def pool(
@@ -201,10 +201,12 @@ class _NormalizedSource(_PooledSource):
             return reduced * (norm / math.sqrt(count)).clamp_min(self.FLOOR).reciprocal()
 
 
-def scale_boxes(boxes: Tensor, scale: float, image_size: tuple[int, int]) -> Tensor:
-    """Return boxes (N, 4) xyxy scaled about their centers, then clipped to the image of (height, width)."""
-    centers, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
-    return clip_boxes_to_image(torch.cat([centers - sides * scale / 2, centers + sides * scale / 2], 1), image_size)
+def scale_boxes(boxes: list[Tensor], scale: float, image_sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
+    """Return boxes (N, 4) xyxy of each image scaled about their centers, then clipped to it, of (height, width)."""
+    corners, counts = torch.cat(boxes), [b.shape[0] for b in boxes]
+    centers, sides = (corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]
+    scaled = torch.cat([centers - sides * scale / 2, centers + sides * scale / 2], 1)
+    return list(clip_rows(scaled, counts, image_sizes).split(counts))
 
 
 def _amplitudes(amplitude: float | tuple[float, ...], normalized: int) -> tuple[float, ...]:

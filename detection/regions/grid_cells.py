@@ -39,7 +39,8 @@ class GridCells(Regions):
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         """Return the windows (N, 4) of each image, and no losses; only the images' sizes are read."""
         device = images.tensors.device
-        return [self.windows(height, width, device) for height, width in images.image_sizes], {}
+        windows = {size: self.windows(*size, device) for size in dict.fromkeys(images.image_sizes)}
+        return [windows[size] for size in images.image_sizes], {}
 
     def windows(self, height: int, width: int, device: torch.device | None = None) -> Tensor:
         """Return the windows (N, 4) xyxy of an image of this size; they may reach over its border."""

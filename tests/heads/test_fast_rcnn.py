@@ -8,16 +8,20 @@ import torch
 import torchvision
 from safetensors.torch import save_file
 from torch import nn
+from torchvision.models.detection.roi_heads import fastrcnn_loss
 
 from detection.backbones import VGG16
+from detection.contracts import PooledRegions
 from detection.detector import build_detector
 from detection.errors import UserError
 from detection.heads import FastRCNN, fast_rcnn
 from detection.ops.box_matching import crowded
+from detection.ops.ragged import Ragged
 from detection.pooling import RoIAlign
 from detection.pretrained import load_pretrained
 from detection.regions import RPN
 from detection.weights import LoadReport
+from tests.sampling import torchvisions_sampler
 from tests.tiny_runs import DETECTOR
 
 NAME = "VGG16_Weights.IMAGENET1K_V1"
@@ -162,20 +166,31 @@ CROWD = torch.tensor([[0.0, 0, 60, 60]])
 
 
 @pytest.mark.parametrize("ignored", [{}, {"ignored": CROWD}])
-def test_samples_are_torchvisions_unless_negatives_are_in_a_crowd(ignored):
-    boxes = [proposals(60, 0), proposals(50, 1)]
-    truth = proposals(60, 0)[:3] + 2
+@pytest.mark.parametrize("seed", range(5))
+def test_samples_and_losses_are_torchvisions_with_its_draw(ignored, seed, monkeypatch):
+    boxes = [proposals(60, seed), proposals(50, seed + 9), proposals(7, seed + 19), proposals(9, 1)[:0]]
+    truth = proposals(60, seed)[:3] + 2
     targets = [
         {"boxes": truth, "labels": torch.tensor([1, 2, 1]), **ignored},
         {"boxes": truth[:0], "labels": torch.tensor([], dtype=torch.int64)},
+        {"boxes": proposals(30, 3), "labels": torch.arange(30) % 2 + 1},
+        {"boxes": truth[:1], "labels": torch.tensor([2])},
     ]
     head = FastRCNN(4, 3, 2, hidden_channels=8, batch_size_per_image=24, ignore_crowd=None)
-    torch.manual_seed(0)
+    heads = head.roi_heads
+    heads.fg_bg_sampler = torchvisions_sampler(monkeypatch, heads.fg_bg_sampler)
     sampled, samples = head.sample(list(boxes), targets)
-    torch.manual_seed(0)
-    theirs, _, labels, deltas = head.roi_heads.select_training_samples(list(boxes), targets)
-    for a, b in ((sampled, theirs), (samples.labels, labels), (samples.deltas, deltas)):
-        assert all(torch.equal(x, y) and x.dtype == y.dtype for x, y in zip(a, b, strict=True))
+    theirs, _, labels, deltas = heads.select_training_samples(list(boxes), targets)
+    assert all(torch.equal(a, b) for a, b in zip(sampled, theirs, strict=True))
+    positive = samples.labels > 0
+    assert torch.equal(samples.labels, torch.cat(labels)) and positive.sum() > 10
+    assert torch.equal(samples.deltas[positive], torch.cat(deltas)[positive])
+    regions = PooledRegions(torch.randn(len(positive), 4, 3, 3), sampled, [(100, 100)] * 4)
+    _, losses = head(regions, samples)
+    expected = fastrcnn_loss(*head.logits_and_deltas(regions), labels, deltas)
+    gradients = [torch.autograd.grad(sum(own), head.parameters()) for own in (losses.values(), expected)]
+    for a, b in zip([*losses.values(), *gradients[0]], [*expected, *gradients[1]], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
 
 
 def test_background_in_a_crowd_is_not_sampled():
@@ -184,6 +199,6 @@ def test_background_in_a_crowd_is_not_sampled():
     for share, expected in ((None, True), (0.7, False)):
         head = FastRCNN(4, 3, 2, hidden_channels=8, batch_size_per_image=100, ignore_crowd=share)
         (own,), samples = head.sample([boxes], targets)
-        background = own[samples.labels[0] == 0]
-        assert crowded(background, CROWD, 0.7).any() == expected and len(background) > 5
-        assert (samples.labels[0] > 0).sum() >= 6
+        background = own[samples.labels == 0]
+        assert crowded(background[None], Ragged.of([CROWD]), 0.7).any() == expected and len(background) > 5
+        assert (samples.labels > 0).sum() >= 6

@@ -73,7 +73,7 @@ def test_classes_read_both_and_boxes_the_local_branch_alone():
 def test_the_losses_gradients_go_where_they_should():
     made, (local, global_) = head(), descriptors()
     local.requires_grad_(), global_.requires_grad_()
-    samples = Samples([torch.tensor([1, 0, 2, 3, 0, 0, 1])], [torch.zeros(7, 4)])
+    samples = Samples(torch.tensor([1, 0, 2, 3, 0, 0, 1]), torch.zeros(7, 4))
     _, losses = made(regions(local, global_, torch.rand(7, 4)), samples)
     of_boxes = torch.autograd.grad(losses["loss_box_reg"], [local, global_], retain_graph=True, allow_unused=True)
     assert of_boxes[0].abs().sum() > 0 and of_boxes[1] is None

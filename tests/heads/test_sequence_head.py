@@ -18,6 +18,7 @@ from detection.heads.sequence_head import Embed, MeetsWindow, Overlaps
 from detection.heads.stitching import NMS, SetNMS
 from detection.inference import InferenceConfig
 from detection.ops.box_matching import crowded
+from detection.ops.ragged import Ragged
 from detection.pooling import CenterCell, RoIAlign
 from detection.regions import GridCells
 from detection.runs.folder import open_run
@@ -98,8 +99,40 @@ def test_windows_in_a_crowd_without_ground_truth_are_left_out(batch_size):
         head = SequenceHead(1, 1, 1, embed=partial(Embed, features=2), assigner=partial(MeetsWindow), **settings)
         (own,), region_targets = head.sample([windows], [target])
         empty = ~region_targets.valid.any(1)
-        assert len(own) == len(empty) and crowded(own[empty], crowd, 0.7).any() == expected and empty.sum() > 5
+        assert (
+            len(own) == len(empty)
+            and crowded(own[empty][None], Ragged.of([crowd]), 0.7).any() == expected
+            and empty.sum() > 5
+        )
         assert (~empty).sum() == MeetsWindow().belongs(windows, target["boxes"]).sum()
+
+
+def test_images_together_are_as_each_alone():
+    """Padding, and images without ground truth, change nothing; all regions are taken, so that nothing is drawn."""
+    windows = GridCells({}, window=16, stride=8).windows(64, 96)
+    boxes = torch.cat([windows[::5] + 3, windows[5:9] - 2])
+    regions = [windows, windows[:3], windows[:40] + 1, windows[:0]]
+    targets = [
+        {"boxes": own, "labels": torch.arange(len(own)) % 3 + 1, "ignored": crowd}
+        for own, crowd in (
+            (boxes, windows[:0]),
+            (boxes[:0], windows[:2]),
+            (boxes[:2], windows[:30]),
+            (boxes[:0], boxes),
+        )
+    ]
+    settings = {"embed": partial(Embed, features=2), "batch_size_per_image": None}
+    for assigner in (MeetsWindow, partial(Overlaps, iou=0.3)):
+        for add in (True, False):
+            head = SequenceHead(1, 1, 3, assigner=assigner, add_ground_truth=add, **settings)
+            together, samples = head.sample(regions, targets)
+            alone = [head.sample([r], [t]) for r, t in zip(regions, targets, strict=True)]
+            assert all(torch.equal(a, b) for a, (b,) in zip(together, (rows for rows, _ in alone), strict=True))
+            assert sum(map(len, together)) == len(samples.valid) > 40 and samples.valid.any()
+            for name in ("boxes", "codes", "labels", "valid"):
+                own = torch.cat([getattr(answers, name) for _, answers in alone])
+                mask = samples.valid if name != "valid" else torch.ones_like(samples.valid)
+                assert torch.equal(getattr(samples, name)[mask], own[mask]), name
 
 
 def test_chunks_of_regions_change_nothing(monkeypatch):

@@ -139,9 +139,10 @@ def test_the_norm_over_channels_levels_cells_and_that_over_the_region_keeps_thei
 def test_boxes_are_scaled_about_their_center_and_clipped():
     boxes = torch.tensor([[10.0, 20, 20, 40], [0, 0, 30, 30], [5, 5, 5, 5]])
     expected = torch.tensor([[5.0, 10, 25, 50], [0, 0, 40, 45], [5, 5, 5, 5]])
-    assert torch.equal(scale_boxes(boxes, 2, (60, 40)), expected)
+    found, none, clipped = scale_boxes([boxes, boxes[:0], boxes[:1]], 2, [(60, 40), (60, 40), (45, 20)])
+    assert torch.equal(found, expected) and none.shape == (0, 4) and clipped.tolist() == [[5, 10, 20, 45]]
     shrunk = torch.tensor([[12.5, 25, 17.5, 35], [7.5, 7.5, 22.5, 22.5], [5, 5, 5, 5]])
-    assert torch.equal(scale_boxes(boxes, 0.5, (60, 40)), shrunk)
+    assert torch.equal(*scale_boxes([boxes], 0.5, [(60, 40)]), shrunk)
 
 
 def test_a_scaled_box_at_the_border_pools_what_is_in_the_picture():
