@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
 
 from detection.backbones.backbone import Backbone
 from detection.config import DetectorConfig, require_context, serialization
@@ -32,6 +31,7 @@ from detection.contracts import (
 )
 from detection.data.inputs import require_images, require_targets
 from detection.errors import UserError
+from detection.image_batch import BatchTransform, inside_images
 from detection.inference import PLAIN, InferenceConfig, Predict, averaged, iterate_boxes, mirror_batch, require_steps
 from detection.segmentation import semantic_maps
 
@@ -79,7 +79,7 @@ class Detector(nn.Module):
         self.num_classes, self._values_checked = num_classes, False
         self.inference = inference
         self.min_size, self.max_size, self.resize_in_training = min_size, max_size, resize_in_training
-        self.transform = GeneralizedRCNNTransform(
+        self.transform = BatchTransform(
             min_size,
             max_size,
             list(backbone.image_mean),
@@ -117,10 +117,8 @@ class Detector(nn.Module):
         if self.resize_in_training or not self.training:
             for height, width in original_sizes:
                 require_visible(height, width, self.min_size, self.max_size)
-        batch, targets = self.transform([self._as_float(image) for image in images], targets)
-        for target, given, size in zip(targets or (), original_sizes, batch.image_sizes, strict=False):
-            if "ignored" in target:
-                target["ignored"] = resize_boxes(target["ignored"], list(given), list(size))
+        dtype = torch.promote_types(next(self.parameters()).dtype, torch.float32)
+        batch, targets = self.transform(images, targets, dtype)
         features = self.extract_features(batch)
         boxes, losses = self.regions(batch, features, targets)
         if self.training:
@@ -172,11 +170,6 @@ class Detector(nn.Module):
             predict = averaged(predict, predict_on(self.extract_features(mirror_batch(batch))), sizes)
         return iterate_boxes(self.inference, head, predict, boxes, sizes)
 
-    def _as_float(self, image: Tensor) -> Tensor:
-        dtype = next(self.parameters()).dtype
-        wanted = torch.promote_types(dtype, torch.float32)
-        return image.to(wanted).div_(255) if image.dtype == torch.uint8 else image.to(wanted)
-
 
 def valid_mask(image_sizes: Sequence[tuple[int, int]], stride: int, like: Tensor) -> Tensor:
     """Return the locations of a feature map that hold a part of their image, the rest being padding.
@@ -190,10 +183,7 @@ def valid_mask(image_sizes: Sequence[tuple[int, int]], stride: int, like: Tensor
         Booleans (B, 1, H, W): location (i, j) is valid when its first pixel is inside the image.
     """
     height, width = like.shape[-2:]
-    sizes = torch.tensor(image_sizes, device=like.device)
-    rows = torch.arange(height, device=like.device) * stride < sizes[:, :1]
-    columns = torch.arange(width, device=like.device) * stride < sizes[:, 1:]
-    return (rows[:, :, None] & columns[:, None, :])[:, None]  # (B, 1, H, W)
+    return inside_images(image_sizes, height, width, like.device, stride)[:, None]
 
 
 def require_visible(height: int, width: int, min_size: int, max_size: int, name: str = "an image") -> None:
