@@ -13,8 +13,9 @@ where this departs from it:
 B images, C channels, H×W map, K classes and the background.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,7 +23,13 @@ from torch import Tensor, nn
 from detection.contracts import ContextLoss, at_least_float32
 from detection.data.semantic import IGNORED, nearest
 from detection.errors import UserError
+from detection.image_batch import padded_images
+from detection.ops.box_matching import CPU_PADDING, MAX_PADDING
+from detection.ops.ragged import to_device
 from detection.ranges import NonNegative, Pixels
+
+MAX_BYTES = 2**28
+"""Scores of all pixels that are computed at once; a single image may take more."""
 
 
 class SegmentationLoss(ContextLoss):
@@ -80,19 +87,70 @@ class SegmentationLoss(ContextLoss):
         logits = self.classify(context)
         losses, labeled = [], []
         with torch.autocast(logits.device.type, enabled=False):
-            # One image after another: the padding costs nothing, and of the passing memory there is one image's.
-            for image_logits, image_labels in zip(at_least_float32(logits), semantic, strict=True):
-                step, (height, width) = self.output_stride, image_labels.shape
-                labels = image_labels[step // 2 :: step, step // 2 :: step].long()
-                own = image_logits[None, :, : -(-height // self.stride), : -(-width // self.stride)]
-                scores = self.upsample(own)[:, :, : labels.shape[0], : labels.shape[1]]
-                weights = self.class_weights.to(scores.dtype)
-                entropy = F.cross_entropy(scores, labels[None], weights, ignore_index=IGNORED, reduction="none")
-                losses.append(entropy.sum())
-                objects = (labels > 0) & (labels != IGNORED)
-                labeled.append(self.background_weight * (labels == 0).sum() + objects.sum())
+            logits = at_least_float32(logits)
+            groups = list(groups_of_size([(m.shape[0], m.shape[1]) for m in semantic], logits))
+            for images in groups:
+                own = logits if len(groups) == 1 else logits[to_device(np.array(images), logits.device)]
+                loss, count = self._sums(own, [semantic[i] for i in images])
+                losses.append(loss)
+                labeled.append(count)
             loss = torch.stack(losses).sum() / torch.stack(labeled).sum().clamp(min=1)
         return {"loss_segmentation": self.weight * loss}
+
+    def _sums(self, logits: Tensor, semantic: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the summed loss of some images by logits (b, 1 + K, H, W), and the weight of their labeled pixels."""
+        sizes = [(m.shape[0], m.shape[1]) for m in semantic]
+        size = max(h for h, _ in sizes), max(w for _, w in sizes)
+        equal = len(set(sizes)) == 1
+        labels = torch.stack(list(semantic)) if equal else padded_images(semantic, size, fill=IGNORED)
+        labels = labels[:, self.output_stride // 2 :: self.output_stride, self.output_stride // 2 :: self.output_stride]
+        if equal:
+            height, width = (-(-side // self.stride) for side in size)
+            own = logits[:, :, :height, :width]
+        else:
+            own = continued(logits, [(-(-h // self.stride), -(-w // self.stride)) for h, w in sizes])
+        scores = self.upsample(own)[:, :, : labels.shape[1], : labels.shape[2]]
+        weights = self.class_weights.to(scores.dtype)
+        entropy = F.cross_entropy(scores, labels.long(), weights, ignore_index=IGNORED, reduction="none")
+        background = (labels == 0).sum()
+        objects = (labels != IGNORED).sum() - background
+        return entropy.sum(), self.background_weight * background + objects
+
+
+def groups_of_size(sizes: Sequence[tuple[int, int]], scores: Tensor) -> Iterator[list[int]]:
+    """Return images of (height, width) in groups of at most `MAX_BYTES` of scores, padded to the largest by little.
+
+    Args:
+        sizes: of each image.
+        scores: (B, 1 + K, …), whose channels and type the scores of a pixel have.
+    """
+    channels = scores.shape[1]
+    most = MAX_BYTES // (channels * scores.element_size())
+    allowed = (CPU_PADDING if scores.device.type == "cpu" else MAX_PADDING) // channels
+    group: list[int] = []
+    height = width = smallest = 0
+    for image in sorted(range(len(sizes)), key=lambda i: sizes[i]):
+        h, w = sizes[image]
+        new = max(height, h), max(width, w), min(smallest, h * w)
+        if group and ((len(group) + 1) * new[0] * new[1] > most or new[0] * new[1] - new[2] > allowed):
+            yield sorted(group)
+            group = []
+        group.append(image)
+        height, width, smallest = new if len(group) > 1 else (h, w, h * w)
+    yield sorted(group)
+
+
+def continued(maps: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
+    """Return maps (B, C, H, W) cut to the largest (height, width) of locations; beyond its own each repeats its last.
+
+    One gather: an index of two axes has a gradient that sorts.
+    """
+    last = np.array(sizes) - 1  # (B, 2)
+    height, width = last.max(0) + 1
+    rows = np.minimum(np.arange(height), last[:, :1])[:, :, None] * maps.shape[-1]
+    places = (rows + np.minimum(np.arange(width), last[:, 1:])[:, None]).reshape(len(last), 1, -1)  # (B, 1, h·w)
+    index = to_device(places, maps.device).expand(-1, maps.shape[1], -1)
+    return maps.flatten(2).gather(2, index).unflatten(2, (int(height), int(width)))
 
 
 class Upsample(nn.Module):
