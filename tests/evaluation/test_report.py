@@ -227,7 +227,7 @@ class TestCommand:
 
         monkeypatch.setattr(detection.training.evaluate, "evaluate_run", evaluate_run)
         assert evaluate.main(["runs/one", "--device", "cpu", "a.b=1", "--output", "out", "c=2"]) == 0
-        nothing = {"annotations": None, "images": None}
+        nothing = {"annotations": None, "images": None, "split": "val"}
         assert (
             seen == {"run": "runs/one", "device": "cpu", "output": Path("out"), "overrides": ["a.b=1", "c=2"]} | nothing
         )

@@ -60,6 +60,20 @@ def test_early_stopping_counts_evaluations_with_a_value(shapes, tmp_path, capsys
     assert max(line["epoch"] for line in log) == 4
 
 
+def test_a_resume_by_another_metric_compares_by_that(shapes, tmp_path, capsys, metric_by_epoch):
+    """The AP of 0.9 of the first epoch is not compared with the AP50 of the second, which is better than its own."""
+    metric_by_epoch(0.9)
+    run, arguments = tmp_path / "run", ("samples=0", "schedule.epochs=1")
+    train(tiny_config(shapes, *arguments), run, Accelerator(cpu=True))
+    meta = run / "checkpoints/best/meta.json"
+    content = json.loads(meta.read_text())
+    meta.write_text(json.dumps({**content, "metrics": {**content["metrics"], "AP50": -0.5}}))
+    config = tiny_config(shapes, "samples=0", "schedule.epochs=2", "best_metric=AP50")
+    train(config, run, Accelerator(cpu=True), resume=True)
+    assert "note      the best so far is epoch 1 by AP, with AP50 -0.500" in capsys.readouterr().out
+    assert best_epoch(run) == 2
+
+
 @pytest.fixture
 def tested_run(shapes, tmp_path, metric_by_epoch, capsys):
     """A run whose first epoch of two is the best, with the training images as its test split, and what it printed."""
