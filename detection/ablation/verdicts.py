@@ -99,7 +99,8 @@ def _text(summary: AblationSummary, data: str, metric: str, pair: tuple[str, str
         return "other images"
     if not mine.has_learned:
         return f"{'has not' if theirs.has_learned else 'neither has'} learned in {summary.updates(data, pair[0])}"
-    words = [] if theirs.has_learned else [f"{pair[1]} has not learned in {summary.updates(data, pair[1])}"]
+    other = "the reference" if pair[1] == summary.plan.ablation.reference else pair[1]
+    words = [] if theirs.has_learned else [f"{other} has not learned in {summary.updates(data, pair[1])}"]
     if verdict.is_significant and verdict.interval is not None:
         words.append("higher" if verdict.interval.value > 0 else "lower")
     if (

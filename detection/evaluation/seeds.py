@@ -113,4 +113,4 @@ def format_estimate(estimate: Estimate | None) -> str:
     if estimate is None:
         return "n/a"
     ends = "" if math.isnan(estimate.low) else f" [{estimate.low:.3f}, {estimate.high:.3f}]"
-    return f"{estimate.value:.3f}{ends}"
+    return f"{estimate.value:.3f}{ends}".replace("-", "−")

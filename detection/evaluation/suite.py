@@ -16,6 +16,7 @@ Shapes: n seeds, m data sets, S resamplings.
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from scipy.stats import norm, trim_mean
@@ -53,7 +54,8 @@ def improvement(scores: np.ndarray, reference: np.ndarray) -> np.ndarray:
 def interquartile_mean_interval(scores: np.ndarray, resamplings: int = RESAMPLINGS, seed: int = 0) -> Estimate:
     """Compute the interquartile mean and its interval of scores (n, m)."""
     (resampled,) = _resample(seed, resamplings, scores)
-    return _expanded(float(interquartile_mean(scores)), interquartile_mean(resampled), *scores.shape)
+    found = _expanded(float(interquartile_mean(scores)), interquartile_mean(resampled), *scores.shape)
+    return replace(found, high=min(1.0, found.high))  # no metric is above 1
 
 
 def improvement_interval(

@@ -16,7 +16,10 @@ import numpy as np
 
 @dataclass(frozen=True)
 class CoinConfig:
-    """A coin for each of some images, and how its run behaves: `fine`, `crash`, `refuse`, `hang` or `halt` once."""
+    """A coin for each of some images, and how its run behaves: `fine`, `crash`, `refuse`, `hang` or `halt` once.
+
+    With the seeds in `stuck` the coin stays at 1/3, whatever `p` is.
+    """
 
     p: float = 0.5
     width: int = 8
@@ -25,9 +28,10 @@ class CoinConfig:
     behavior: str = "fine"
     data: str = "coins"
     seed: int = 0
+    stuck: tuple[int, ...] = ()
 
     def plain(self):
-        return dataclasses.asdict(self) | {"widths": list(self.widths)}
+        return dataclasses.asdict(self) | {"widths": list(self.widths), "stuck": list(self.stuck)}
 
 
 def parse(overrides):
@@ -39,8 +43,10 @@ def parse(overrides):
 
 def toss(config, folder):
     """Write results: coins fall alike for equal seeds, so that runs are paired."""
-    correct = np.random.default_rng(config.seed).random(config.images) < config.p
+    p = 1 / 3 if config.seed in config.stuck else config.p
+    correct = np.random.default_rng(config.seed).random(config.images) < p
     (folder / "correct.json").write_text(json.dumps(correct.astype(int).tolist()))
+    (folder / "log.jsonl").write_text('{"step": 376, "epoch": 3}\n')
     (folder / "metrics.json").write_text(json.dumps({"accuracy": float(correct.mean())}))
 
 
@@ -49,7 +55,7 @@ def main(argv):
         folder = Path(argv[argv.index("--output") + 1])
         plain = json.loads((folder / "config.json").read_text())
         print("resumed")
-        return toss(CoinConfig(**plain | {"widths": tuple(plain["widths"])}), folder)
+        return toss(CoinConfig(**plain | {key: tuple(plain[key]) for key in ("widths", "stuck")}), folder)
     _, _, folder, *overrides = argv
     config, folder = parse(overrides), Path(folder)
     if config.behavior == "refuse":

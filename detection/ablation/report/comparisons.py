@@ -46,7 +46,7 @@ def difference_blocks(summary: AblationSummary, data: str) -> list[Block]:
     found = {column: verdicts(summary, data, column) for column in (metric, *columns)}
     main = {v: found[metric][v, reference] for v in others}
     rows = [
-        [v, *_verdict(summary, data, metric, main[v], (v, reference))]
+        [v + " (primary)" * main[v].primary, *_verdict(summary, data, metric, main[v], (v, reference))]
         + [formatting.difference(summary, data, v, column, found[column][v, reference]) for column in columns]
         for v in others
     ]
@@ -80,5 +80,4 @@ def _verdict(summary: AblationSummary, data: str, metric: str, verdict: Verdict,
     """Texts of the difference, the smallest p value of the comparison, and the verdict."""
     p_values = [p for p in (verdict.p_mean, verdict.p_share) if p is not None]
     p = "–" if not p_values else "below 0.001" if min(p_values) < 0.001 else f"{min(p_values):.3f}"
-    text = verdict.text + (" (primary)" if verdict.primary else "")
-    return [formatting.difference(summary, data, pair[0], metric, verdict, pair[1]), p, text]
+    return [formatting.difference(summary, data, pair[0], metric, verdict, pair[1]), p, verdict.text]

@@ -231,8 +231,8 @@ def _how_to_read(summary: AblationSummary, shown: int) -> list[Block]:
         "are about these trained networks on other images, not about another seed."
     )
     chance = (
-        f"{shown} intervals are shown above. If each covers what it names 95 % of the time, {0.05 * shown:.3g} of them "
-        "miss it by chance, on average."
+        f"The tables above show {shown} intervals. If each covers what it names 95 % of the time, {0.05 * shown:.3g} "
+        "of them miss it by chance, on average."
     )
     missing = "A value with a missing seed is missing here; “n/a” is a metric that its data does not define."
     return [Heading(2, "How to read this"), Bullets([about, chance, missing])]

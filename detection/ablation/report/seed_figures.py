@@ -11,6 +11,9 @@ from detection.ablation.summary import Spread
 from detection.evaluation.seeds import Estimate, Learning
 from detection.names import plot_name
 
+MOST_BANDS = 6
+"""Most variants whose profiles are drawn with bands: more hide each other."""
+
 
 def plot_points(axes: Axes, places: Sequence[float], values: Sequence[float], filled: Sequence[bool], **style) -> None:
     """Draw points that are filled, or hollow for seeds that have not learned."""
@@ -62,7 +65,7 @@ def plot_profiles(rows: Sequence[tuple[str, Sequence[Estimate]]], thresholds: Se
     for number, (name, shares) in enumerate(rows):
         style: dict[str, Any] = {"color": f"C{number % 10}", "linestyle": ("-", "--", ":")[number // 10 % 3]}
         axes.plot(thresholds, [share.value for share in shares], label=plot_name(name), drawstyle="steps-post", **style)
-        if len(rows) <= 6:  # more bands hide each other
+        if len(rows) <= MOST_BANDS:
             ends = [share.low for share in shares], [share.high for share in shares]
             axes.fill_between(thresholds, *ends, color=style["color"], alpha=0.12, linewidth=0, step="post")
     axes.set(

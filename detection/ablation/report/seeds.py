@@ -48,6 +48,8 @@ def _in_time(summary: AblationSummary, data: str, variant: str) -> str:
 
 def _meaning(summary: AblationSummary, data: str, learning: Learning | None) -> str:
     metric = summary.plan.ablation.metric
+    if learning is None and not summary.of_data(data):
+        return "No run is finished yet."
     if learning is None:
         return (
             f"No chance level of {metric} is stated for {data} (chance= in the ablation's file), so nothing is stated "

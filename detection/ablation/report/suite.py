@@ -1,8 +1,10 @@
 """Variants over all data sets of an ablation that state their chance level, as one suite."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
-from detection.ablation.report.seed_figures import plot_profiles
+from detection.ablation.report.seed_figures import MOST_BANDS, plot_profiles
 from detection.ablation.summary import AblationSummary
 from detection.evaluation import suite
 from detection.evaluation.seeds import format_estimate
@@ -32,18 +34,18 @@ def suite_blocks(summary: AblationSummary) -> list[Block]:
         if wins is None and found is not None and reference is not None:
             wins = format_estimate(suite.improvement_interval(found, reference))
         rows.append([variant, mean, "" if variant == ablation.reference else str(wins)])
-    profiles = [(variant, suite.profile(found, _THRESHOLDS)) for variant, found in known.items()]
-    figure = plot_profiles(profiles, _THRESHOLDS.tolist(), f"{ablation.metric} over {len(stated)} data sets")
-    caption = "Performance profile: the share of all runs with a score above each value. "
-    caption += "Bands are exact 95 % intervals at each value." if len(known) <= 6 else "Bands are left out for clarity."
     head = ["variant", "interquartile mean", f"probability of improvement over {ablation.reference}"]
-    return [
-        heading,
-        Paragraph(_meaning(summary, stated)),
-        Table(head, rows),
-        *([Paragraph(_coverage(len(ablation.seeds), len(stated)))] if len(ablation.seeds) > 1 else []),
-        *([Figure("profile.png", caption, to_png(figure))] if known else []),
-    ]
+    blocks: list[Block] = [heading, Paragraph(_meaning(summary, stated)), Table(head, rows)]
+    if known and len(ablation.seeds) > 1:
+        blocks.append(Paragraph(_coverage(len(ablation.seeds), len(stated))))
+    return [*blocks, _profile(known, f"{ablation.metric} over {len(stated)} data sets")] if known else blocks
+
+
+def _profile(scores: Mapping[str, np.ndarray], title: str) -> Figure:
+    profiles = [(variant, suite.profile(found, _THRESHOLDS)) for variant, found in scores.items()]
+    caption = "Performance profile: the share of all runs with a score above each value. "
+    caption += "Bands are exact 95 % intervals at each value." if len(scores) <= MOST_BANDS else ""
+    return Figure("profile.png", caption.strip(), to_png(plot_profiles(profiles, _THRESHOLDS.tolist(), title)))
 
 
 def _scores(summary: AblationSummary, stated: list[str], variant: str) -> np.ndarray | None:
