@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from detection.analysis.timing import Measurements
+from detection.benchmarks.dispatch import benchmark_dispatch
 from detection.benchmarks.evaluation import benchmark_evaluation
 from detection.benchmarks.index import benchmark_index
 from detection.benchmarks.local_response import benchmark_local_response
@@ -22,6 +23,7 @@ from detection.benchmarks.train_step import benchmark_config_step, benchmark_tra
 
 BENCHMARKS: dict[str, Callable[[str], Measurements]] = {
     "train-step": benchmark_train_step,
+    "dispatch": benchmark_dispatch,
     "sweep": benchmark_sweep,
     "matching": benchmark_matching,
     "ion-step": partial(benchmark_config_step, "ion_lite0_finetune"),

@@ -37,7 +37,7 @@ def test_the_help_names_every_benchmark():
 
 def test_an_unknown_name_gets_one_sentence(capsys):
     assert benchmark.main(["sweeps"]) == 2
-    assert "sweeps: no such benchmark; known: train-step, sweep," in capsys.readouterr().err
+    assert "sweeps: no such benchmark; known: train-step, dispatch, sweep," in capsys.readouterr().err
 
 
 @pytest.mark.slow
