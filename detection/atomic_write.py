@@ -19,7 +19,7 @@ def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         OSError: it cannot be written, with its path; nothing is left behind then.
     """
-    with _naming(path):
+    with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = _temporary(path)
         try:
@@ -49,7 +49,7 @@ def atomic_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
     Raises:
         OSError: it cannot be written, or another folder that is not empty has the name; with its path.
     """
-    with _naming(folder):
+    with naming(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary, old = _temporary(folder), folder.with_name(f".{folder.name}.old")
         remove(temporary)
@@ -79,18 +79,9 @@ def remove(path: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def synchronize(path: Path) -> None:
-    """Wait until a file's content, or a folder's names, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Give a system's error the path that was asked for: a full disk's has none, and others the temporary one."""
+def naming(path: Path) -> Iterator[None]:
+    """Give a system's error the path that is written: a full disk's has none, and others the temporary one."""
     try:
         yield
     except OSError as error:
@@ -98,6 +89,15 @@ def _naming(path: Path) -> Iterator[None]:
         if error.errno is not None and (not named or _temporary(path).name in Path(named).parts):
             error.filename = str(path)
         raise
+
+
+def synchronize(path: Path) -> None:
+    """Wait until a file's content, or a folder's names, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _temporary(path: Path) -> Path:

@@ -210,6 +210,20 @@ def load_training_state(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path}: the training state cannot be read ({reason}).") from None
 
 
+@contextmanager
+def fitting_state(folder: Path) -> Iterator[None]:
+    """Have a block that takes up the training state of a checkpoint fail with a sentence where it does not fit.
+
+    Raises:
+        UserError: a part is missing or of another form.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, OverflowError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UserError(f"{folder / 'state.pt'}: the training state does not fit this run ({reason}).") from error
+
+
 def _save(module: nn.Module, path: Path) -> None:
     try:
         save_file({name: t.detach().cpu().contiguous() for name, t in module.state_dict().items()}, path)

@@ -5,14 +5,14 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
-from detection.atomic_write import atomic_write
+from detection.atomic_write import atomic_write, naming
 
 _SECONDS_BETWEEN_LINES = 20
 
@@ -22,7 +22,10 @@ class RunLog:
 
     Of a resumed run the lines of the first `keep_epochs` stay; later epochs are done again, and with `evaluate_last`
     the evaluation of the last of them; of the epoch that follows, `keep_updates` updates stay. A line that was cut off
-    is left out.
+    is left out, and so are damaged ones, with a note of their number.
+
+    Raises:
+        OSError: a line or file cannot be written, by any method; with the path of the log.
     """
 
     def __init__(
@@ -40,7 +43,7 @@ class RunLog:
             return
         from torch.utils.tensorboard import SummaryWriter
 
-        path = folder / "log.jsonl"
+        path = self.path = folder / "log.jsonl"
         complete = _complete_lines(path)
         kept = [line for line in complete if line["epoch"] < keep_epochs]
         if evaluate_last:
@@ -59,48 +62,60 @@ class RunLog:
         if not self.main:
             return
         self.step += 1
-        self.file.write(json.dumps({"step": self.step, "epoch": epoch, **line}) + "\n")
-        for name, value in line.items():
-            self.board.add_scalar(f"train/{name}", value, self.step)
+        with naming(self.path):
+            self.file.write(json.dumps({"step": self.step, "epoch": epoch, **line}) + "\n")
+            for name, value in line.items():
+                self.board.add_scalar(f"train/{name}", value, self.step)
 
     def evaluation(self, epoch: int, metrics: Mapping[str, Any]) -> None:
         """Write the metrics of an evaluation after an epoch, those that are numbers."""
         if not self.main:
             return
         scalars = {k: v for k, v in metrics.items() if isinstance(v, int | float)}
-        self.file.write(json.dumps({"step": self.step, "epoch": epoch, **scalars}) + "\n")
-        for name, value in scalars.items():
-            if value != -1:
-                self.board.add_scalar(f"val/{name}", value, self.step)
-        self.board.flush()
+        with naming(self.path):
+            self.file.write(json.dumps({"step": self.step, "epoch": epoch, **scalars}) + "\n")
+            for name, value in scalars.items():
+                if value != -1:
+                    self.board.add_scalar(f"val/{name}", value, self.step)
+            self.board.flush()
 
     def image(self, name: str, image: np.ndarray) -> None:
         """Show an image (H, W, 3) uint8 in TensorBoard."""
         if self.main:
-            self.board.add_image(name, image, self.step, dataformats="HWC")
+            with naming(self.path):
+                self.board.add_image(name, image, self.step, dataformats="HWC")
 
     def synchronize(self) -> None:
         """Have all lines on the disk, before the checkpoint that they lead to."""
         if self.main:
-            self.board.flush()
-            os.fsync(self.file.fileno())
+            with naming(self.path):
+                self.board.flush()
+                os.fsync(self.file.fileno())
 
     def close(self) -> None:
         """Close the files."""
         if self.main:
-            self.file.close()
-            self.board.close()
+            with naming(self.path), closing(self.board):
+                self.file.close()
 
 
 def _complete_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log, up to one that a kill or a power cut left incomplete."""
-    lines = []
-    for text in path.read_text(errors="replace").splitlines() if path.exists() else ():
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            break
-    return lines
+    """The lines of a log without those that are damaged, as a kill or a power cut leaves the last one."""
+    texts = path.read_text(errors="replace").splitlines() if path.exists() else []
+    lines = [_log_line(text) for text in texts]
+    complete = [line for line in lines if line is not None]
+    damaged = len(lines) - len(complete) - (bool(lines) and lines[-1] is None)
+    if damaged:
+        print(f"note: {path}: {damaged} damaged lines are left out", file=sys.stderr)
+    return complete
+
+
+def _log_line(text: str) -> dict[str, Any] | None:
+    try:
+        line = json.loads(text)
+        return line if type(line["epoch"]) is int and type(line.get("step", 0)) is int else None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
 
 
 class Bar:

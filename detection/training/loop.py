@@ -18,7 +18,14 @@ from detection.data.coco_index import Category
 from detection.data.sampling import TrainBatches
 from detection.errors import Interrupted, UserError
 from detection.names import visible
-from detection.runs.checkpoint import load_meta, load_training_state, load_weights, newest_complete, save_checkpoint
+from detection.runs.checkpoint import (
+    fitting_state,
+    load_meta,
+    load_training_state,
+    load_weights,
+    newest_complete,
+    save_checkpoint,
+)
 from detection.runs.folder import read_config_json, read_environment, write_run_description
 from detection.runs.logs import RunLog, progress
 from detection.runs.records import data_difference
@@ -26,7 +33,13 @@ from detection.runs.room import require_room
 from detection.system_errors import explain
 from detection.training.engine import seed_epoch, train_one_epoch
 from detection.training.freezing import freeze
-from detection.training.optim import WeightAverage, build_optimizer, build_scheduler, scaled_learning_rate
+from detection.training.optim import (
+    WeightAverage,
+    build_optimizer,
+    build_scheduler,
+    require_sound_state,
+    scaled_learning_rate,
+)
 from detection.training.preemption import advised, at_once, postponed, requested
 from detection.training.random_state import random_state, set_random_state
 from detection.training.resuming import resume_command
@@ -203,7 +216,8 @@ def _begin_epoch(run: TrainingRun) -> None:
     run.order.set_epoch(done.epoch, done.updates * run.gradient_accumulation_steps, done.formed_by)
     seed_epoch(seed, done.epoch, rank)
     if done.updates and len(run.random_states) == run.accelerator.num_processes:
-        set_random_state(run.random_states[rank], run.accelerator.device)
+        with fitting_state(run.last):
+            set_random_state(run.random_states[rank], run.accelerator.device)
     elif done.updates:  # another number of processes: streams that none of them has used
         seed_epoch(seed, done.epoch, (done.updates + 1) * 1_000_000 + rank)
 
@@ -300,13 +314,25 @@ def restore(run: TrainingRun) -> None:
     """
     checkpoint = newest_complete(run.last)
     state = load_training_state(checkpoint)
-    _require_resumable(run, state, load_meta(checkpoint)["categories"])
+    with fitting_state(checkpoint):
+        _require_resumable(run, state, load_meta(checkpoint)["categories"])
     load_weights(checkpoint, run.model, "model" if run.average is None else "training")
     if run.average is not None:
         load_weights(checkpoint, run.average.module)
-        run.average.updates = state["average_updates"]
+    with fitting_state(checkpoint):
+        _take_up(run, state)
+    run.resumed, run.saved = True, str(run.done)
+    run.print_line(f"resume    {run.folder} {run.done}")
+
+
+def _take_up(run: TrainingRun, state: Mapping[str, Any]) -> None:
+    if run.average is not None:
+        run.average.updates = int(state["average_updates"])
+    if state["scheduler"].keys() != run.scheduler.state_dict().keys():
+        raise ValueError("the scheduler is another one")
     rates = run.scheduler.base_lrs
     run.optimizer.load_state_dict(state["optimizer"])
+    require_sound_state(run.optimizer)
     run.scheduler.load_state_dict(state["scheduler"])
     run.scheduler.base_lrs = rates
     factors = [factor(run.scheduler.last_epoch) for factor in run.scheduler.lr_lambdas]  # type: ignore[attr-defined]
@@ -315,9 +341,10 @@ def restore(run: TrainingRun) -> None:
         group["initial_lr"], group["lr"] = base, rate
     if run.accelerator.scaler is not None and state["scaler"] is not None:
         run.accelerator.scaler.load_state_dict(state["scaler"])
-    run.done, run.resumed, run.random_states = Progress(**state["progress"]), True, state.get("random_states", ())
-    run.saved = str(run.done)
-    run.print_line(f"resume    {run.folder} {run.done}")
+    run.done, run.random_states = Progress(**state["progress"]), state.get("random_states", ())
+    for name, default in vars(Progress()).items():
+        if default is not None and type(getattr(run.done, name)) is not type(default):
+            raise TypeError(f"progress.{name} is no {type(default).__name__}")
 
 
 # Keys that a resumed run may change; paths may, as the content is compared, and batches, as their product is.

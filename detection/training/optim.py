@@ -44,6 +44,21 @@ def build_optimizer(config: OptimizerConfig, module: nn.Module, images_per_updat
     return torch.optim.AdamW(groups, lr=lr)
 
 
+def require_sound_state(optimizer: torch.optim.Optimizer) -> None:
+    """Check that what an optimizer was loaded with is settings and moments of its parameters.
+
+    Raises:
+        ValueError: it is not.
+    """
+    for group in optimizer.param_groups:
+        if missing := optimizer.defaults.keys() - group.keys():
+            raise ValueError(f"the optimizer lacks {', '.join(sorted(missing))}")
+        for parameter in group["params"]:
+            for name, value in optimizer.state.get(parameter, {}).items():
+                if isinstance(value, torch.Tensor) and value.numel() != 1 and value.shape != parameter.shape:
+                    raise ValueError(f"{name} has the shape {list(value.shape)}, not {list(parameter.shape)}")
+
+
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
