@@ -1,5 +1,6 @@
 """Files and folders that are complete or not there at all, also after a power cut."""
 
+import errno
 import json
 import os
 import shutil
@@ -20,7 +21,7 @@ def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
         OSError: it cannot be written, with its path; nothing is left behind then.
     """
     with naming(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folders(path.parent)
         temporary = _temporary(path)
         try:
             write(temporary)
@@ -50,7 +51,7 @@ def atomic_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
         OSError: it cannot be written, or another folder that is not empty has the name; with its path.
     """
     with naming(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        make_folders(folder.parent)
         temporary, old = _temporary(folder), folder.with_name(f".{folder.name}.old")
         remove(temporary)
         temporary.mkdir()
@@ -68,6 +69,15 @@ def atomic_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
                 remove(old)
         finally:
             remove(temporary)
+
+
+def make_folders(folder: Path) -> list[Path]:
+    """Make a folder with its parents, on the disk, too; returns those that were missing, the deepest first."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in missing:
+        synchronize(path.parent)
+    return missing
 
 
 def remove(path: Path) -> None:
@@ -92,12 +102,17 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def synchronize(path: Path) -> None:
-    """Wait until a file's content, or a folder's names, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Wait until a file's content, or a folder's names, are on the disk; some file systems know no such folders."""
+    unknown = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EBADF) if path.is_dir() else ()
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in unknown:
+            raise
 
 
 def _temporary(path: Path) -> Path:

@@ -2,6 +2,8 @@
 
 import errno
 import json
+import os
+import stat
 
 import pytest
 
@@ -84,3 +86,19 @@ def test_a_link_in_the_way_is_removed_and_its_target_stays(tmp_path):
     with atomic_folder(tmp_path / "folder", replace=True) as temporary:
         (temporary / "b.txt").write_text("b")
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["a.txt", "b.txt", "folder", "target"]
+
+
+def test_a_file_system_that_synchronizes_no_folders_is_used_all_the_same(tmp_path, monkeypatch):
+    fsync = os.fsync
+
+    def refuse(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    write_json(tmp_path / "new" / "a.json", 1)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: refuse(os.open(tmp_path, os.O_RDONLY)))
+    with pytest.raises(OSError):
+        write_json(tmp_path / "b.json", 1)
+    assert not (tmp_path / "b.json").exists()

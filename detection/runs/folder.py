@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from detection.atomic_write import write_json
+from detection.atomic_write import make_folders, write_json
 from detection.config import Config, from_plain, override, to_plain
 from detection.config.differences import differences
 from detection.config.parts import trusting
@@ -21,7 +21,7 @@ from detection.detector import Detector, build_detector, require_buildable
 from detection.errors import UserError
 from detection.runs.checkpoint import load_meta, load_weights, newest_complete, require_fitting_weights
 from detection.runs.environment import environment
-from detection.runs.lock import LOCK, make_folders, remove_empty
+from detection.runs.lock import LOCK, remove_empty
 from detection.runs.own_files import read_bounded_json, require_own_files
 
 Settings = TypeVar("Settings")

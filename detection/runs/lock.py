@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
+from detection.atomic_write import make_folders
 from detection.errors import UserError
 
 try:
@@ -70,13 +71,6 @@ def require_present(folder: Path) -> None:
             f"{folder}: the run folder was moved or deleted while the run was writing there; move it back and go on "
             "with --resume, or start again."
         )
-
-
-def make_folders(folder: Path) -> list[Path]:
-    """Make a folder with its parents; returns those that were missing, the deepest first."""
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    return missing
 
 
 def remove_empty(folders: Iterable[Path]) -> None:

@@ -1,6 +1,5 @@
 import json
 import os
-import shutil
 
 import pytest
 import torch
@@ -143,59 +142,6 @@ def test_a_meta_of_another_form_is_damaged(tmp_path, changed):
     with pytest.raises(UserError, match="meta.json: damaged"):
         load_meta(tmp_path / "last")
     assert newest_complete(tmp_path / "last") == tmp_path / "last"
-
-
-class PowerCuts:
-    """Copies of a folder as a power cut before each operation would leave it: what was not synchronized is cut off."""
-
-    def __init__(self, root, copies, monkeypatch):
-        self.root, self.copies, self.synchronized, self.count = root, copies, set(), 0
-        for module, name in ((os, "fsync"), (os, "rename"), (os, "replace"), (shutil, "rmtree")):
-            monkeypatch.setattr(module, name, self.recorded(getattr(module, name), name))
-
-    def recorded(self, operation, name):
-        def run(*args, **kwargs):
-            self.copy()
-            result = operation(*args, **kwargs)
-            if name == "fsync":
-                self.synchronized.add(os.fstat(args[0]).st_ino)
-            return result
-
-        return run
-
-    def copy(self):
-        target = self.copies / str(self.count)
-        for path in sorted(self.root.rglob("*")):
-            copied = target / path.relative_to(self.root)
-            if path.is_dir():
-                copied.mkdir(parents=True, exist_ok=True)
-                continue
-            content = path.read_bytes()
-            copied.parent.mkdir(parents=True, exist_ok=True)
-            copied.write_bytes(content if path.stat().st_ino in self.synchronized else content[: len(content) // 2])
-        self.count += 1
-
-
-def test_a_power_cut_leaves_the_last_announced_checkpoint(tmp_path, monkeypatch):
-    root, folder = tmp_path / "checkpoints", tmp_path / "checkpoints" / "last"
-    modules = [nn.Linear(2, 1) for _ in range(4)]
-    announced = {}
-    with monkeypatch.context() as patched:
-        cuts = PowerCuts(root, tmp_path / "cuts", patched)
-        for epoch, module in enumerate(modules, start=1):
-            save_checkpoint(folder, module, CATEGORIES, {"epoch": epoch}, state={"epoch": epoch})
-            announced[cuts.count] = epoch
-    tried = 0
-    for cut in range(cuts.count):
-        least = max((epoch for count, epoch in announced.items() if count <= cut), default=0)
-        if least:
-            found = newest_complete(tmp_path / "cuts" / str(cut) / "last")
-            epoch, loaded = load_meta(found)["epoch"], nn.Linear(2, 1)
-            load_weights(found, loaded)
-            assert epoch >= least and torch.equal(loaded.weight, modules[epoch - 1].weight)
-            assert load_training_state(found) == {"epoch": epoch}
-            tried += 1
-    assert tried > 20
 
 
 def test_a_damaged_checkpoint_is_passed_by_for_an_older_complete_one(tmp_path):

@@ -1,32 +1,20 @@
 """Run folders: the next free name goes to one run alone."""
 
-import subprocess
-import sys
-
 from accelerate import Accelerator
 
 from detection.runs.folder import new_run_folder, taken_folder
 
-TAKING = """
-import sys
-from accelerate import Accelerator
-from detection.runs.folder import new_run_folder, taken_folder
-folder = new_run_folder(None, "tiny")
-print(flush=True)
-sys.stdin.readline()
-with taken_folder(folder, "tiny", Accelerator(cpu=True)) as taken:
-    (taken / "config.json").touch()
-    print(taken)
-"""
 
-
-def test_runs_started_together_get_a_folder_each(tmp_path):
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": tmp_path}
-    processes = [subprocess.Popen([sys.executable, "-c", TAKING], **pipes) for _ in range(2)]
-    for process in processes:
-        process.stdout.readline()  # both have chosen the same folder
-    taken = [process.communicate("\n")[0].strip() for process in processes]
-    assert sorted(taken) == ["runs/tiny", "runs/tiny-2"]
+def test_runs_started_together_get_a_folder_each(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    accelerator = Accelerator(cpu=True)
+    chosen = [new_run_folder(None, "tiny") for _ in range(3)]
+    with taken_folder(chosen[0], "tiny", accelerator) as first, taken_folder(chosen[1], "tiny", accelerator) as second:
+        (first / "config.json").touch()
+        with taken_folder(chosen[2], "tiny", accelerator) as third:
+            assert [*map(str, chosen)] == ["runs/tiny"] * 3
+            assert [*map(str, (first, second, third))] == ["runs/tiny", "runs/tiny-2", "runs/tiny-3"]
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["tiny"]
 
 
 def test_a_folder_that_stays_empty_is_removed(tmp_path, monkeypatch):
