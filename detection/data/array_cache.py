@@ -5,7 +5,6 @@ They come with a dictionary of whatever JSON can hold.
 
 import json
 import os
-import shutil
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from detection.atomic_write import atomic_folder
+from detection.atomic_write import atomic_folder, remove
 from detection.cache import is_private, note_rebuilt, private_root, read_private
 from detection.errors import UserError
 
@@ -49,7 +48,7 @@ def cached_arrays(
             if os.path.lexists(folder):
                 note_rebuilt(folder)
             for leftover in root.glob(f".{name}.[0-9]*"):  # of processes that were killed
-                _remove(leftover)
+                remove(leftover)
             built = build()
             content = open_arrays(folder) if _save_arrays(folder, *built, is_sound) else None
             if content is None:
@@ -113,19 +112,11 @@ def _save_arrays(folder: Path, arrays: dict[str, np.ndarray], meta: dict, is_sou
             for path in temporary.iterdir():
                 path.chmod(0o600)
             if _open_sound(folder, is_sound) is None:
-                _remove(folder)
+                remove(folder)
         return True
     except OSError:
         # Another process may have put the same content in place; then that one is used.
         return (folder / "meta.json").exists()
-
-
-def _remove(path: Path) -> None:
-    """Remove an entry, whatever it is; of a link, the link."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _checksum(path: Path) -> int:
