@@ -48,6 +48,9 @@ def test_operations_of_images_of_different_sizes():
     assert found[1] - 6 * 30 <= 1.2 * found[0] and found[1] <= 1500
 
 
+CELL = partial(CenterCell, stage="c2")
+
+
 @pytest.mark.parametrize(
     "parts",
     [
