@@ -15,6 +15,7 @@ from detection.data.sampling import EvalBatches, TrainBatches
 from detection.data.shared_batches import SharedCollate
 from detection.errors import UserError
 from detection.training.preemption import blocked, outlive_signals
+from detection.training.rendezvous import group_settings
 
 
 class DataLoader(TorchLoader):
@@ -86,7 +87,7 @@ def build_accelerator(precision: str, device: str | None = None, *, inference: b
         precision = "no"
     if cpu and precision == "fp16":
         raise UserError("precision=fp16: needs a GPU; use precision=bf16 or precision=no on a CPU.")
-    return Accelerator(mixed_precision=precision, cpu=cpu)
+    return Accelerator(mixed_precision=precision, cpu=cpu, kwargs_handlers=group_settings())
 
 
 def require_device(device: str | None) -> None:
