@@ -28,7 +28,13 @@ config = CoinConfig()
 ablation = Ablation(base=config, variants={variants}, seeds={seeds}, run_type=COINS, {more})
 """
 NEVER = "stuck=(0, 1, 2, 3)"
-VARIANTS = {"plain": ["p=0.8"], "good": ["p=0.9"], "lucky": ["p=0.95", "stuck=(1, 2)"], "never": ["p=0.7", NEVER]}
+VARIANTS = {
+    "plain": ["p=0.8"],
+    "good": ["p=0.9"],
+    "lucky": ["p=0.95", "stuck=(1, 2)"],
+    "once": ["p=0.99", "stuck=(1, 2, 3)"],
+    "never": ["p=0.7", NEVER],
+}
 CHANCE = "chance={'data': 1 / 3}"
 
 
@@ -115,6 +121,12 @@ def test_a_variant_that_has_not_learned_is_never_worse(done):
     assert differences["good"][2] == "higher" and differences["good"][0].endswith("*")
 
 
+def test_one_pair_of_several_seeds_carries_no_verdict(done):
+    """Its interval is about the images alone."""
+    differences = rows(Path("out/report.md").read_text().split("### Difference to plain")[1])
+    assert differences["once"][0].endswith("] (1 of 4)") and differences["once"][1:] == ["–", "undecided"]
+
+
 def test_a_reference_that_has_not_learned_is_named(place):
     write(variants={"never": VARIANTS["never"], "stuck": ["p=0.6", NEVER], "good": ["p=0.9"]})
     assert make() == 0
@@ -136,7 +148,8 @@ def test_without_a_chance_level_nothing_is_stated_of_learning(done):
 def test_every_interval_shown_is_counted(done):
     report = Path("out/report.md").read_text()
     shown = len(re.findall(r"\[[−+]?\d[\d.]*, [−+]?\d[\d.]*\]", report.split("## How to read")[0]))
-    assert shown == 4 + 3 + 2 and f"The tables above show {shown} intervals" in report  # shares, means, differences
+    assert shown == 5 + 3 + 3  # shares, means, differences
+    assert "The tables above show 11 intervals" in report and "0.55 of them miss it by chance" in report
 
 
 PRIMARY = CHANCE + ", primary=[('good', 'plain', 'accuracy', 'data'), ('lucky', 'good', 'accuracy', 'data')]"
