@@ -45,6 +45,16 @@ def has_shared_memory(least: int = 500_000_000) -> bool:
         return True
 
 
+def require_shared_memory(workers: int) -> None:
+    """Check that loading processes can be started at all; their locks are in /dev/shm, too.
+
+    Raises:
+        UserError: next to nothing is free there.
+    """
+    if workers and not has_shared_memory(1_000_000):
+        raise UserError(shared_memory_full())
+
+
 def _share(value: Any) -> None:
     if isinstance(value, Tensor):
         value.share_memory_()

@@ -12,7 +12,7 @@ from detection.config import Config, SplitConfig
 from detection.data.coco_index import CocoIndex, load_index
 from detection.data.dataset import DetectionDataset, collate
 from detection.data.sampling import EvalBatches, TrainBatches
-from detection.data.shared_batches import SharedCollate
+from detection.data.shared_batches import SharedCollate, require_shared_memory
 from detection.errors import UserError
 from detection.training.preemption import blocked, outlive_signals
 from detection.training.rendezvous import group_settings
@@ -58,6 +58,7 @@ def eval_loader(dataset: DetectionDataset, config: Config, accelerator: Accelera
 
 def build_loader(dataset: DetectionDataset, batches: Any, workers: int, accelerator: Accelerator) -> DataLoader:
     """Build a loader over a batch sampler; workers live as long as the run and use one thread each."""
+    require_shared_memory(workers)
     return DataLoader(
         dataset,
         batch_sampler=batches,

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from detection.data.shared_batches import SharedCollate
+from detection.data.shared_batches import SharedCollate, require_shared_memory
 from detection.errors import UserError
 from detection.runs import prediction
 
@@ -54,6 +54,13 @@ def test_in_the_main_process_nothing_is_shared():
 def test_shared_memory_that_is_full_is_a_sentence_in_the_main_process():
     with pytest.raises(UserError, match="^the shared memory in /dev/shm .* data.workers=0, .* --shm-size"):
         list(DataLoader(Large(), num_workers=1, collate_fn=SharedCollate(list)))
+
+
+def test_without_room_for_a_lock_no_process_is_started(monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9, 9, 8_000))
+    require_shared_memory(0)
+    with pytest.raises(UserError, match=r"/dev/shm \(0.0 MB are free\) is too small"):
+        require_shared_memory(1)
 
 
 def test_images_are_predicted_without_processes_where_there_is_little_of_it(tmp_path, monkeypatch):
