@@ -14,7 +14,7 @@ from pathlib import Path
 from detection.cli import command_parser
 from detection.errors import UserError, command_line
 from detection.scenes.files import make, split_info
-from detection.scenes.tasks import SPLITS, TASKS
+from detection.scenes.tasks import SPLITS, TASKS, require_canvas
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -28,6 +28,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     for split, count in zip(SPLITS, (400, 100, 0), strict=True):
         parser.add_argument(f"--{split}", type=int, default=count, metavar="N", help=f"images (default: {count})")
     parser.add_argument("--size", type=int, default=128, metavar="S", help="side of an image in pixels (default: 128)")
+    canvas_help = "side of an image, with objects and cues as large as of --size and farther apart (default: --size)"
+    parser.add_argument("--canvas", type=int, metavar="S", help=canvas_help)
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of all images (default: 0)")
     cue_help = "--no-cue draws the control version: the cue does not depend on the classes"
     parser.add_argument("--cue", action=argparse.BooleanOptionalAction, default=True, help=cue_help)
@@ -39,6 +41,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     for key, least in {"size": 64, "seed": 0, "train": 0, "val": 0, "test": 0}.items():
         if getattr(options, key) < least:
             raise UserError(f"--{key} {getattr(options, key)} is too small: give {least} or more")
+    require_canvas(options.task, options.size, options.canvas)
     if (options.out is None) == (options.figure is None):
         raise UserError("give either OUT, the folder to make, or --figure FILE.png")
     return options
@@ -48,7 +51,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     """Draw a data set, or a figure of one."""
     options = parse(argv)
-    made_from = {name: getattr(options, name) for name in ("size", "seed", "cue", "difficulty")}
+    made_from = {name: getattr(options, name) for name in ("size", "seed", "cue", "difficulty", "canvas")}
     if options.figure is not None:
         from detection.scenes.figure import write_figure
 

@@ -102,6 +102,8 @@ class ScenesConfig:
         seed: of all images.
         cue: False draws the control version, in which nothing tells the ground truth.
         difficulty: the task's knob, None for its default.
+        canvas: side of an image in pixels where it is larger than `size`, which objects and cues keep their lengths of:
+            the gaps and the distance to the cue grow; None for `size`.
     """
 
     task: str = "shapes"
@@ -112,6 +114,7 @@ class ScenesConfig:
     seed: Seed = 0
     cue: bool = True
     difficulty: float | None = None
+    canvas: Annotated[int, Range(64, 4096)] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

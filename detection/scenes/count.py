@@ -15,18 +15,21 @@ SIDE = 14 / 128
 """Side of a beacon, in sides of the image."""
 
 
-def draw_count(rng: np.random.Generator, size: int, most: float, control: np.random.Generator | None) -> Scene:
+def draw_count(
+    rng: np.random.Generator, size: int, most: float, control: np.random.Generator | None, canvas: int | None = None
+) -> Scene:
     """Draw 2 to 4 rings; their class is `few`, `some` or `many` for `most` - 2, `most` - 1 or `most` beacons.
 
     Presence shows nothing, the number does: it has to be accumulated. All beacons are equal and by one border, at least
     44 pixels of 128 from every ring's box. Wherever they are, the rings are placed alike.
     """
-    scene = Scene(drawing.cluttered_gray(rng, size))
+    canvas = canvas or size
+    scene = Scene(drawing.cluttered_gray(rng, size, canvas))
     name = NUMBERS[rng.integers(len(NUMBERS))]
     side = int(rng.integers(4))
-    scene.cues = [_onto_side(outline, size, side) for outline in _beacons(rng, size)[: int(most)]]
-    for outline in _rings(rng, size):
-        outline = _onto_side(outline, size, side)
+    scene.cues = [_onto_side(outline, canvas, side) for outline in _beacons(rng, size, canvas)[: int(most)]]
+    for outline in _rings(rng, size, canvas):
+        outline = _onto_side(outline, canvas, side)
         drawing.paint_ring(scene.image, outline)
         scene.objects.append((name, outline))
     # Last, so that their number changes nothing else.
@@ -36,22 +39,22 @@ def draw_count(rng: np.random.Generator, size: int, most: float, control: np.ran
     return scene
 
 
-def _beacons(rng: np.random.Generator, size: int) -> list[np.ndarray]:
+def _beacons(rng: np.random.Generator, size: int, canvas: int) -> list[np.ndarray]:
     """Return the outlines of as many beacons as there are slots by the upper border, in random order."""
-    slot = np.array([(size - 2) / SLOTS[0], (STRIP * size - 1) / SLOTS[1]])
+    slot = np.array([(canvas - 2) / SLOTS[0], (STRIP * size - 1) / SLOTS[1]])
     corners = np.stack(np.meshgrid(*map(np.arange, SLOTS)), -1).reshape(-1, 2) * slot + 1  # (12, 2)
     # Two pixels of 128 stay free between beacons.
     corners = corners + rng.uniform(0, 1, corners.shape) * (slot - (SIDE + 2 / 128) * size)
     return [drawing.square(x, y, SIDE * size) for x, y in rng.permutation(corners)]
 
 
-def _rings(rng: np.random.Generator, size: int) -> list[np.ndarray]:
+def _rings(rng: np.random.Generator, size: int, canvas: int) -> list[np.ndarray]:
     """Return the outlines of 2 to 4 rings far below the upper border."""
-    taken = [np.array([-1, -1, size + 1, (STRIP + GAP) * size])]
+    taken = [np.array([-1, -1, canvas + 1, STRIP * size + GAP * canvas])]
     outlines = []
     for _ in range(rng.integers(2, 5)):
         circle = drawing.pose(drawing.SHAPES["circle"], size * rng.uniform(14 / 128, 22 / 128), 0.0)
-        outline = drawing.place(rng, circle, size, taken, overlap=0.0)
+        outline = drawing.place(rng, circle, canvas, taken, overlap=0.0)
         if outline is not None:
             taken.append(drawing.outline_box(outline))
             outlines.append(outline)
@@ -66,4 +69,4 @@ def _onto_side(outline: np.ndarray, size: int, side: int) -> np.ndarray:
 
 
 KNOB = Knob("beacons of the class `many`", 3, 2, 12, integer=True)
-TASK = Task(draw_count, NUMBERS, KNOB)
+TASK = Task(draw_count, NUMBERS, KNOB, scales=True)

@@ -98,13 +98,20 @@ def contrasting_color(rng: np.random.Generator, *others: np.ndarray, distance: f
 # The image before any object.
 
 
-def background(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Return a canvas of one structure (gradient, stripes, tiles or clouds) under a wide change of light."""
+def background(rng: np.random.Generator, size: int, side: int | None = None) -> np.ndarray:
+    """Return a canvas of one structure (gradient, stripes, tiles or clouds) under a wide change of light.
+
+    Args:
+        rng: the image's stream.
+        size: that all lengths are fractions of, in pixels.
+        side: of the canvas in pixels; None for `size`.
+    """
+    side = side or size
     first = random_color(rng)
     second = first + rng.uniform(-45, 45, 3).astype(np.float32)
     structure = (gradient, stripes, checker, noise)[rng.integers(4)]
-    image = mix(first, second, structure(rng, size, size, size * rng.uniform(0.08, 0.35)))
-    light = (gradient, noise)[rng.integers(2)](rng, size, size, size * 0.5)
+    image = mix(first, second, structure(rng, side, side, size * rng.uniform(0.08, 0.35)))
+    light = (gradient, noise)[rng.integers(2)](rng, side, side, size * 0.5)
     return np.clip(image * (0.75 + 0.4 * light[:, :, None]), 0, 255).astype(np.uint8)
 
 
@@ -114,9 +121,10 @@ def clouds(rng: np.random.Generator, size: int) -> np.ndarray:
     return np.repeat(np.round(gray).astype(np.uint8)[:, :, None], 3, 2)
 
 
-def cluttered(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Return a background with up to 4 thin lines, 3 arcs and 12 specks that are no objects."""
-    canvas = background(rng, size)
+def cluttered(rng: np.random.Generator, size: int, side: int | None = None) -> np.ndarray:
+    """Return a `background` with up to 4 thin lines, 3 arcs and 12 specks that are no objects."""
+    side = side or size
+    canvas = background(rng, size, side)
     unit = size / 128
     thickness = max(1, round(unit))
 
@@ -124,22 +132,22 @@ def cluttered(rng: np.random.Generator, size: int) -> np.ndarray:
         return tuple(round(length * (1 << SUBPIXEL_BITS)) for length in lengths)
 
     for _ in range(rng.integers(0, 5)):
-        start, end = fixed(*rng.uniform(0, size, 2)), fixed(*rng.uniform(0, size, 2))
+        start, end = fixed(*rng.uniform(0, side, 2)), fixed(*rng.uniform(0, side, 2))
         cv2.line(canvas, start, end, random_color(rng).tolist(), thickness, cv2.LINE_AA, SUBPIXEL_BITS)
     for _ in range(rng.integers(0, 4)):
-        center, axes = fixed(*rng.uniform(0, size, 2)), fixed(*rng.uniform(6 * unit, 30 * unit, 2))
+        center, axes = fixed(*rng.uniform(0, side, 2)), fixed(*rng.uniform(6 * unit, 30 * unit, 2))
         turn, sweep = rng.uniform(0, 360), rng.uniform(40, 150)
         color = random_color(rng).tolist()
         cv2.ellipse(canvas, center, axes, turn, 0, sweep, color, thickness, cv2.LINE_AA, SUBPIXEL_BITS)
     for _ in range(rng.integers(0, 13)):
-        speck = _ring(rng.uniform(0.5, 2.2, 7).tolist()) * unit + rng.uniform(0, size, 2)
+        speck = _ring(rng.uniform(0.5, 2.2, 7).tolist()) * unit + rng.uniform(0, side, 2)
         fill(canvas, speck, random_color(rng))
     return canvas
 
 
-def cluttered_gray(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Return a background with clutter, without color: in front of it only cues have any."""
-    gray = cluttered(rng, size).mean(2, keepdims=True)
+def cluttered_gray(rng: np.random.Generator, size: int, side: int | None = None) -> np.ndarray:
+    """Return a `background` with clutter, without color: in front of it only cues have any."""
+    gray = cluttered(rng, size, side).mean(2, keepdims=True)
     return np.round(gray).astype(np.uint8).repeat(3, 2)  # (S, S, 3)
 
 

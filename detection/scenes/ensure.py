@@ -20,7 +20,7 @@ def ensure_scenes(data: DataConfig) -> None:
     if not annotations.exists():
         count = f"{scenes.train} + {scenes.val}"
         print(f"drawing {count} images of ContextScenes {scenes.task!r} into {annotations.parent}", flush=True)
-    settings = {name: getattr(scenes, name) for name in ("size", "seed", "cue", "difficulty")}
+    settings = {name: getattr(scenes, name) for name in ("size", "seed", "cue", "difficulty", "canvas")}
     counts = {split: getattr(scenes, split) for split in SPLITS}
     infos = [split_info(scenes.task, split, count, **settings) for split, count in counts.items() if count]
     if not infos:

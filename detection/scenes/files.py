@@ -12,7 +12,7 @@ from detection.atomic_write import atomic_folder
 from detection.errors import UserError
 from detection.scenes import drawing
 from detection.scenes.task import Scene
-from detection.scenes.tasks import SPLITS, TASKS, draw_scene
+from detection.scenes.tasks import SPLITS, TASKS, draw_scene, require_canvas
 
 VERSION, CONTROL_VERSION = 1, 2
 
@@ -33,19 +33,29 @@ def annotation(name: str, outline: np.ndarray, categories: tuple[str, ...]) -> d
 
 
 def split_info(
-    task: str, split: str, count: int, size: int, seed: int, cue: bool = True, difficulty: float | None = None
+    task: str,
+    split: str,
+    count: int,
+    size: int,
+    seed: int,
+    cue: bool = True,
+    difficulty: float | None = None,
+    canvas: int | None = None,
 ) -> dict:
     """Return the `info` of a split's JSON file, what it is drawn from; equal infos mean equal files.
 
-    The cue and the difficulty are named only where they are not the task's defaults.
+    The cue, the difficulty and the canvas are named only where they are not the task's defaults.
 
     Raises:
-        UserError: a difficulty that the task does not know.
+        UserError: a difficulty or canvas that the task does not know.
     """
+    canvas = require_canvas(task, size, canvas)
     difficulty = TASKS[task].knob.check(task, difficulty)
     changed: dict[str, float] = {} if cue else {"cue": False}
     if difficulty != TASKS[task].knob.default:
         changed["difficulty"] = difficulty
+    if canvas is not None:
+        changed["canvas"] = canvas
     description = f"ContextScenes, task {task}, {split} split" + ("" if cue else ", control without the cue")
     info = {"description": description, "task": task, "split": split, "images": count}
     return info | {"seed": seed, "size": size, "version": VERSION if cue else CONTROL_VERSION} | changed
@@ -53,13 +63,13 @@ def split_info(
 
 def scene_of(info: dict, number: int) -> Scene:
     """Return image `number` (from 1) of the split that `split_info` describes."""
-    options = info.get("cue", True), info.get("difficulty")
+    options = info.get("cue", True), info.get("difficulty"), info.get("canvas")
     return draw_scene(info["task"], info["seed"], info["split"], number, info["size"], *options)
 
 
 def write_split(folder: Path, info: dict) -> None:
     """Draw one split into `folder`: its images in a folder of its name, and its annotations."""
-    split, count, size = info["split"], info["images"], info["size"]
+    split, count, side = info["split"], info["images"], info.get("canvas", info["size"])
     categories = TASKS[info["task"]].categories
     images, annotations = [], []
     (folder / split).mkdir()
@@ -67,7 +77,7 @@ def write_split(folder: Path, info: dict) -> None:
         scene = scene_of(info, number)
         file_name = f"{number:06d}.png"
         Image.fromarray(scene.image).save(folder / split / file_name)
-        images.append({"id": number, "file_name": file_name, "width": size, "height": size})
+        images.append({"id": number, "file_name": file_name, "width": side, "height": side})
         for name, outline in scene.objects:
             ids = {"id": len(annotations) + 1, "image_id": number}
             annotations.append(ids | annotation(name, outline, categories))

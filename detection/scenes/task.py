@@ -60,7 +60,8 @@ class Knob:
         return value
 
 
-Draw = Callable[[np.random.Generator, int, float, np.random.Generator | None], Scene]
+Draw = Callable[..., Scene]
+"""(image's stream, size, difficulty, control's stream or None) → a scene; with `scales` also the canvas, its side."""
 
 
 @dataclass(frozen=True)
@@ -68,17 +69,20 @@ class Task:
     """A question asked of a detector.
 
     Attributes:
-        draw: makes one scene from the image's random stream, its side in pixels, the difficulty, and None or, for
+        draw: makes one scene from the image's random stream, its size in pixels, the difficulty, and None or, for
             the control version, the stream from which `shown_class` draws the class that the cue shows.
         categories: names of all classes, in the order of their ids (from 1).
         knob: meaning and range of the difficulty.
         even: the classes are drawn evenly, and each by the same question.
+        scales: `draw` also takes the side of the canvas in pixels. Objects and cues keep the lengths that they have in
+            an image of `size`; places, gaps and the distance to the cue grow with the canvas.
     """
 
     draw: Draw
     categories: tuple[str, ...]
     knob: Knob
     even: bool = True
+    scales: bool = False
 
     @property
     def chance(self) -> float | None:

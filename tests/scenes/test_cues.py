@@ -14,8 +14,8 @@ from detection.scenes.files import split_info, write_split
 from detection.scenes.tasks import TASKS, draw_scene
 
 SIZE = 128
-SHOWN_BY_CONTEXT = ("beacon", "count", "distance", "row", "surround")
-LEAST_GAP = {"beacon": 44, "count": 44, "distance": 40, "row": 44, "surround": 2 * 14}
+SHOWN_BY_CONTEXT = ("arrow", "beacon", "count", "distance", "row", "surround")
+LEAST_GAP = {"arrow": 30, "beacon": 44, "count": 44, "distance": 40, "row": 44, "surround": 2 * 14}
 """Least distance in pixels between an object's box and the cue that shows its class, at the default difficulty."""
 
 
@@ -61,7 +61,26 @@ def surround_reading(scene, index):
     return "columns" if across > down else "rows"
 
 
+def arrow_reading(scene, index):
+    """The color of the arrow whose line passes nearest to the object's middle; its head is where it is wider."""
+    ring, nearest = scene.objects[index][1].mean(0), {}
+    count, parts = cv2.connectedComponents(colored(scene.image).astype(np.uint8))
+    for part in range(1, count):
+        y, x = np.nonzero(parts == part)
+        points = np.stack([x, y], 1) + 0.5
+        middle = points.mean(0)
+        along = np.linalg.svd(points - middle, full_matrices=False)[2][0]
+        place, aside = (points - middle) @ along, np.abs((points - middle) @ [-along[1], along[0]])
+        if aside[place > 0].max() < aside[place < 0].max():
+            along = -along
+        towards = ring - middle
+        angle = np.arccos(towards @ along / np.linalg.norm(towards))
+        nearest[angle] = color_name(np.median(scene.image[y, x], 0))
+    return nearest[min(nearest)]
+
+
 READING = {
+    "arrow": arrow_reading,
     "beacon": marker_reading,
     "count": count_reading,
     "distance": marker_reading,
@@ -78,9 +97,14 @@ def test_the_cue_shows_every_class(task):
 
 @pytest.mark.parametrize("task", SHOWN_BY_CONTEXT)
 def test_in_the_control_version_the_cue_shows_nothing(task):
-    """One object an image: right in a third of the images, within four standard deviations."""
-    right = [scene.objects[0][0] == READING[task](scene, 0) for scene in scenes(task, 120, cue=False)]
-    assert abs(np.mean(right) - 1 / 3) < 4 * np.sqrt(2 / 9 / 120)
+    """One object an image: right in a third of the images, within four standard deviations.
+
+    Of `arrow` in one of as many as there are arrows, whose colors are there.
+    """
+    drawn = scenes(task, 120, cue=False)
+    right = [scene.objects[0][0] == READING[task](scene, 0) for scene in drawn]
+    chance = np.mean([1 / len(scene.objects) for scene in drawn]) if task == "arrow" else 1 / 3
+    assert abs(np.mean(right) - chance) < 4 * np.sqrt(2 / 9 / 120)
 
 
 @pytest.mark.parametrize("task", SHOWN_BY_CONTEXT)
@@ -93,7 +117,7 @@ def test_the_control_version_changes_the_cue_and_nothing_else(task):
         changed = (with_cue.image != without.image).any(2)
         differing += changed.any()
         cues = np.zeros_like(changed)
-        for cue in with_cue.cues:
+        for cue in (*with_cue.cues, *without.cues):
             left, top, width, height = drawing.window(with_cue.image, cue)
             cues[top : top + height, left : left + width] = True
         assert not (changed & ~cues).any()

@@ -17,7 +17,7 @@ from detection.scenes import drawing
 from detection.scenes.tasks import TASKS, draw_scene
 
 SIZE, SIDE, PICTURES = 96, 24, 250
-SHOWN_BY_CONTEXT = ("beacon", "count", "distance", "row", "surround")
+SHOWN_BY_CONTEXT = ("arrow", "beacon", "count", "distance", "row", "surround")
 SHOWN_BY_THE_OBJECT = ("shapes", "tiny")
 
 

@@ -10,6 +10,7 @@ from detection.scenes.tasks import SPLITS, TASKS
 
 SIZE = 128
 GOLDEN = {
+    "arrow": ("8275d25e1c71", 121.53),
     "beacon": ("064bfc4f6a15", 122.0),
     "count": ("847731c103ad", 122.26),
     "crowd": ("d667886b51b5", 121.93),
