@@ -12,8 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import nn
 
-from detection.config import OptimizerConfig, to_plain
-from detection.config.differences import differences
+from detection.config import OptimizerConfig
 from detection.data.coco_index import Category
 from detection.data.sampling import TrainBatches
 from detection.errors import Interrupted, UserError
@@ -26,9 +25,8 @@ from detection.runs.checkpoint import (
     newest_complete,
     save_checkpoint,
 )
-from detection.runs.folder import read_config_json, read_environment, write_run_description
+from detection.runs.folder import write_run_description
 from detection.runs.logs import RunLog, progress
-from detection.runs.records import data_difference
 from detection.runs.room import require_room
 from detection.system_errors import explain
 from detection.training.engine import seed_epoch, train_one_epoch
@@ -42,7 +40,7 @@ from detection.training.optim import (
 )
 from detection.training.preemption import advised, at_once, postponed, requested
 from detection.training.random_state import random_state, set_random_state
-from detection.training.resuming import resume_command
+from detection.training.resuming import require_resumable, require_same_data, resume_command
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -315,7 +313,7 @@ def restore(run: TrainingRun) -> None:
     checkpoint = newest_complete(run.last)
     state = load_training_state(checkpoint)
     with fitting_state(checkpoint):
-        _require_resumable(run, state, load_meta(checkpoint)["categories"])
+        require_resumable(run, state, load_meta(checkpoint)["categories"])
     load_weights(checkpoint, run.model, "model" if run.average is None else "training")
     if run.average is not None:
         load_weights(checkpoint, run.average.module)
@@ -347,44 +345,6 @@ def _take_up(run: TrainingRun, state: Mapping[str, Any]) -> None:
             raise TypeError(f"progress.{name} is no {type(default).__name__}")
 
 
-# Keys that a resumed run may change; paths may, as the content is compared, and batches, as their product is.
-_MAY_CHANGE = (
-    "schedule", "optimizer.lr", "optimizer.reference_batch", "data.workers", "eval_batch_size", "evaluate_every",
-    "best_metric", "early_stopping", "samples", "validation_loss", "note", "detector.inference", "batch_size",
-    "gradient_accumulation_steps", "data.train.annotations", "data.train.images", "data.val.annotations",
-    "data.val.images", "data.test", "data.root", "data.scenes", "checkpoint_minutes",
-)  # fmt: skip
-
-
-def _require_resumable(run: TrainingRun, state: Mapping[str, Any], categories: Sequence[Category]) -> None:
-    for change in differences(read_config_json(run.folder), to_plain(run.config)):
-        key = change.partition("=")[0]
-        if not any(key == name or key.startswith(f"{name}.") for name in _MAY_CHANGE):
-            raise UserError(
-                f"{run.folder}: was trained with {change}; a resumed run may change epochs, learning rate, workers and "
-                "evaluation only: leave the rest as it is, or start a new run."
-            )
-    if [(c.id, c.name) for c in categories] != [(c.id, c.name) for c in run.categories]:
-        old, new = (", ".join(c.name for c in names) for names in (categories, run.categories))
-        raise UserError(f"{run.folder}: was trained on the categories {old}, not {new}: resume with its own data.")
-    if state["images_per_update"] != run.images_per_update:
-        raise UserError(
-            f"{run.folder}: was trained with {state['images_per_update']} images an update, not "
-            f"{run.images_per_update}: choose batch_size, gradient_accumulation_steps and the number of processes so "
-            "that their product stays."
-        )
-
-
-def _require_same_data(folder: Path, data: Mapping[str, Any]) -> None:
-    recorded = read_environment(folder).get("data", {})
-    for name, split in data.items():
-        if what := data_difference(recorded.get(name, {}), split):
-            raise UserError(
-                f"{folder}: data.{name} is not what it was trained with, its {what} differ: resume with its own data, "
-                "or start a new run."
-            )
-
-
 def describe_run(run: TrainingRun, data: Mapping[str, Any]) -> None:
     """Print how the learning rate was scaled, make the folder, and write what is needed to do the run again."""
     optimizer: OptimizerConfig = run.config.optimizer
@@ -393,7 +353,7 @@ def describe_run(run: TrainingRun, data: Mapping[str, Any]) -> None:
         f"stated for {optimizer.reference_batch} images an update, scaled to the real {run.images_per_update}"
     )
     if run.resumed:
-        _require_same_data(run.folder, data)
+        require_same_data(run.folder, data)
     if run.accelerator.is_main_process:
         require_room(run.folder, run.model, run.optimizer, averaged=run.average is not None)
         with resumable(run), postponed():

@@ -1,14 +1,20 @@
-"""Going on with a run: whether its folder has something to go on from, and the command that does."""
+"""Going on with a run: whether its folder has something to go on from, what must stay, and the command that does."""
 
 import os
 import shlex
+from collections.abc import Mapping, Sequence
 from glob import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from detection.config import to_plain
+from detection.config.differences import differences
 from detection.config.parts import trust_arguments
+from detection.data.coco_index import Category
+from detection.errors import UserError
 from detection.runs.checkpoint import newest_complete
-from detection.runs.folder import new_run_folder
+from detection.runs.folder import new_run_folder, read_config_json, read_environment
+from detection.runs.records import data_difference
 
 if TYPE_CHECKING:
     from detection.training.loop import TrainingRun
@@ -69,3 +75,51 @@ def resume_command(run: "TrainingRun") -> str:
         start = ["torchrun", "--nproc-per-node", str(number), "-m", f"detection.cli.{run.command}"]
     device = ["--device", "cpu"] if accelerator.device.type == "cpu" and torch.cuda.is_available() else []
     return shlex.join([*start, "--output", str(run.folder), "--resume", *device, *trust_arguments()])
+
+
+# Keys that a resumed run may change; paths may, as the content is compared, and batches, as their product is.
+_MAY_CHANGE = (
+    "schedule", "optimizer.lr", "optimizer.reference_batch", "data.workers", "eval_batch_size", "evaluate_every",
+    "best_metric", "early_stopping", "samples", "validation_loss", "note", "detector.inference", "batch_size",
+    "gradient_accumulation_steps", "data.train.annotations", "data.train.images", "data.val.annotations",
+    "data.val.images", "data.test", "data.root", "data.scenes", "checkpoint_minutes",
+)  # fmt: skip
+
+
+def require_resumable(run: "TrainingRun", state: Mapping[str, Any], categories: Sequence[Category]) -> None:
+    """Check that a run goes on with the settings, categories and images an update that it was trained with.
+
+    Raises:
+        UserError: naming the first that differs.
+    """
+    for change in differences(read_config_json(run.folder), to_plain(run.config)):
+        key = change.partition("=")[0]
+        if not any(key == name or key.startswith(f"{name}.") for name in _MAY_CHANGE):
+            raise UserError(
+                f"{run.folder}: was trained with {change}; a resumed run may change epochs, learning rate, workers and "
+                "evaluation only: leave the rest as it is, or start a new run."
+            )
+    if [(c.id, c.name) for c in categories] != [(c.id, c.name) for c in run.categories]:
+        old, new = (", ".join(c.name for c in names) for names in (categories, run.categories))
+        raise UserError(f"{run.folder}: was trained on the categories {old}, not {new}: resume with its own data.")
+    if state["images_per_update"] != run.images_per_update:
+        raise UserError(
+            f"{run.folder}: was trained with {state['images_per_update']} images an update, not "
+            f"{run.images_per_update}: choose batch_size, gradient_accumulation_steps and the number of processes so "
+            "that their product stays."
+        )
+
+
+def require_same_data(folder: Path, data: Mapping[str, Any]) -> None:
+    """Check that a run goes on with the data that its folder has on record.
+
+    Raises:
+        UserError: naming the split, and what differs.
+    """
+    recorded = read_environment(folder).get("data", {})
+    for name, split in data.items():
+        if what := data_difference(recorded.get(name, {}), split):
+            raise UserError(
+                f"{folder}: data.{name} is not what it was trained with, its {what} differ: resume with its own data, "
+                "or start a new run."
+            )
