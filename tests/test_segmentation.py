@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch import nn
 
+from detection import segmentation
 from detection.config import override
 from detection.config.serialization import from_plain
 from detection.context import ConvStack
@@ -21,7 +22,7 @@ from detection.data.semantic import IGNORED
 from detection.detector import build_detector
 from detection.errors import UserError
 from detection.runs.folder import open_config, open_run
-from detection.segmentation import SegmentationLoss, Upsample, bilinear_kernel, semantic_maps
+from detection.segmentation import SegmentationLoss, Upsample, bilinear_kernel, groups_of_size, semantic_maps
 from detection.training.run import train
 from tests.tiny_runs import tiny_config
 
@@ -136,6 +137,39 @@ def test_padding_does_not_leak(learned):
     torch.testing.assert_close(together, expected)
     context[0, :, 4:], context[0, :, :, 7:], context[1, :, :, 3:] = 1e6, -1e6, 1e6
     assert torch.equal(part(context, semantic)["loss_segmentation"], together)
+
+
+@pytest.mark.parametrize(("most", "padding"), [(2**28, 10**9), (2**28, 2000), (40_000, 10**9), (1, 0)])
+@pytest.mark.parametrize("learned", [False, True])
+def test_groups_of_images_change_nothing(monkeypatch, most, padding, learned):
+    """Loss and gradients of images together are those of each alone, however they are grouped and padded."""
+    monkeypatch.setattr(segmentation, "MAX_BYTES", most)
+    monkeypatch.setattr(segmentation, "CPU_PADDING", padding)
+    torch.manual_seed(0)
+    part = SegmentationLoss(4, 8, 3, learned_upsampling=learned, output_stride=2, background_weight=0.5)
+    semantic = labels_of((30, 50), (64, 20), (30, 50), (61, 64), (9, 7))
+    context = torch.randn(5, 4, 8, 8, requires_grad=True)
+    together = part(context, semantic)["loss_segmentation"]
+    total = count = torch.zeros(())
+    for i, labels in enumerate(semantic):
+        height, width = (-(-side // 8) for side in labels.shape)
+        loss, weight = part._sums(part.classify(context[i : i + 1, :, :height, :width]), [labels])
+        total, count = total + loss, count + weight
+    torch.testing.assert_close(together, total / count)
+    wanted = [context, *part.parameters()]
+    for a, b in zip(*(torch.autograd.grad(loss, wanted) for loss in (together, total / count)), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_groups_are_bounded(monkeypatch):
+    scores = torch.zeros(1, 4, 1, 1)
+    sizes = [(10, 20), (9, 20), (40, 40), (10, 20), (39, 40), (20, 10)]
+    monkeypatch.setattr(segmentation, "CPU_PADDING", 4 * 100)
+    assert list(groups_of_size(sizes, scores)) == [[0, 1, 3], [5], [2, 4]]
+    monkeypatch.setattr(segmentation, "MAX_BYTES", 4 * 4 * 400)
+    assert list(groups_of_size(sizes, scores)) == [[0, 1], [3], [5], [4], [2]]
+    monkeypatch.setattr(segmentation, "MAX_BYTES", 1)
+    assert sorted(groups_of_size(sizes, scores)) == [[i] for i in range(6)]
 
 
 def test_ignored_pixels_do_not_count():
