@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from detection.atomic_write import atomic_write
 from detection.errors import UserError
 from detection.reports.document import Block, Figure, to_html, to_markdown
+from detection.system_errors import explain
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -35,7 +36,8 @@ def write_files(output: Path, files: dict[str, bytes]) -> list[Path]:
         for name, content in files.items():
             atomic_write(output / name, lambda path, content=content: path.write_bytes(content))
     except OSError as error:
-        raise UserError(f"{output}: its files cannot be written ({error.strerror}).") from None
+        reason = explain(error) or f"{error.strerror}."
+        raise UserError(f"{output}: its files cannot be written: {reason}") from None
     return [output / name for name in files]
 
 

@@ -106,11 +106,10 @@ def replace(run: Path, draw: random.Random, made: Path) -> None:
 
 
 def plant(run: Path, draw: random.Random, made: Path) -> None:
-    """Put a pickle that runs code in place of weights or state, with its digest."""
-    path = run / draw.choice((*WEIGHTS, "checkpoints/last/state.pt", "checkpoints/last/training.safetensors"))
-    legacy = draw.random() < 0.5
-    torch.save({"optimizer": Payload(made)}, path, _use_new_zipfile_serialization=not legacy)
-    sign(path)
+    """Put a pickle that runs code in place of the state, and perhaps of all weights, with its digest."""
+    for name in ("checkpoints/last/state.pt", *WEIGHTS * (draw.random() < 0.5)):
+        torch.save({"optimizer": Payload(made)}, run / name, _use_new_zipfile_serialization=draw.random() < 0.5)
+        sign(run / name)
 
 
 def forge_state(run: Path, draw: random.Random, made: Path) -> None:

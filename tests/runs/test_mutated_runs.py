@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 
 from detection.cli import evaluate, predict, train
-from tests.runs.mutations import MUTATIONS
+from tests.runs.mutations import MUTATIONS, forge_state, plant
 
 pytestmark = pytest.mark.usefixtures("blank_plots")
 
@@ -49,7 +49,7 @@ def check(number, run, shapes, folder, capsys):
     copied = shutil.copytree(run, folder / "run")
     mutate = MUTATIONS[number % len(MUTATIONS)]
     mutate(copied, draw, folder / "made")
-    command = draw.choice(sorted(COMMANDS))
+    command = "resume" if mutate in (plant, forge_state) else draw.choice(sorted(COMMANDS))
     before = outside(folder)
     try:
         with limited(60):
