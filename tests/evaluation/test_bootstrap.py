@@ -73,6 +73,20 @@ def test_by_hand():
     assert found["AP50"] == pytest.approx([51 / 202, 1 / 2, 26 / 202, 0])
 
 
+def test_crowd_and_empty_images_by_hand():
+    """Image 1 has an object and a crowd region, 2 a crowd region alone, 3 a false alarm alone, 4 nothing at all."""
+    box, region, far = (0, 0, 20, 20), (50, 50, 40, 40), (60, 60, 20, 20)
+    ground_truth = make_truth([(1, 1, box), (1, 1, region, True), (2, 1, region, True)], ("cat",), num_images=4)
+    results = make_results([(1, 1, box, 0.5), (1, 1, far, 0.9), (2, 1, far, 0.8), (3, 1, far, 0.7)])
+    per_image = detection_results(ground_truth, results, "")
+    counts = np.array([[1, 1, 1, 1], [1, 3, 0, 0], [1, 0, 3, 0], [2, 0, 1, 1], [0, 1, 1, 2], [1, 0, 0, 3]])
+    found = per_image.resampled(counts)
+    # False alarms on crowd regions do not count; those on empty images do; without an object nothing is defined.
+    assert found["AP50"] == pytest.approx([1 / 2, 1, 1 / 4, 2 / 3, np.nan, 1], nan_ok=True)
+    for row, of_images in enumerate(counts):
+        assert_same(found, row, coco_metrics(*with_copies(ground_truth, results, of_images.tolist()), "pycocotools"))
+
+
 def test_many_resamplings_come_in_pieces(monkeypatch):
     rng = np.random.default_rng(0)
     ground_truth = make_truth([(i, 1, (0, 0, 20, 20)) for i in range(1, 9)], ("cat",), num_images=8)

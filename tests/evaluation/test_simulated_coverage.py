@@ -8,7 +8,7 @@ import pytest
 
 from detection.evaluation.intervals import difference_interval
 from detection.evaluation.seeds import Learning, mean_interval, share_interval
-from detection.evaluation.suite import simulated_coverage
+from detection.evaluation.suite import draw_scores, profile, simulated_coverage
 
 LEAST, SEEDS, SHAPES = 0.93, (3, 5, 10), ("normal", "skewed", "bimodal")
 CHANCE, LEVEL = 1 / 3, 0.85
@@ -79,3 +79,15 @@ def test_intervals_over_a_suite_cover_their_estimands(n, m):
     found = simulated_coverage(n, m, repetitions=600)
     print(f"\nn={n} m={m}:", {shape: f"{mean:.3f} {share:.3f}" for shape, (mean, share) in found.items()})
     assert min(value for pair in found.values() for value in pair) >= LEAST
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", SEEDS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_intervals_of_a_performance_profile_cover_their_estimands(shape, n):
+    """Shares above 0.5 of data sets whose shares differ: the exact interval of one share is conservative."""
+    rng = np.random.default_rng(0)
+    share = (draw_scores(rng, shape, (20_000, 3)) > 0.5).mean()
+    hits = [covers(profile(draw_scores(rng, shape, (n, 3)), np.array([0.5]))[0], share) for _ in range(1000)]
+    print(f"\n{shape} n={n}: profile {np.mean(hits):.3f}")
+    assert np.mean(hits) >= LEAST
