@@ -84,5 +84,10 @@ ablation = Ablation(
     seeds=(0, 1, 2),
     reference="none",
     metric="AP50",
+    primary=[
+        ("accumulator", "average", "AP50", "row"),
+        ("average", "conv5x5", "AP50", "beacon"),
+        ("irnn", "conv5x5", "AP50", "distance-9"),
+    ],
     curves={"distance of the marker (cells of 8 pixels)": {f"distance-{cells}": cells for cells in (3, 6, 9)}},
 )

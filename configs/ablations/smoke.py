@@ -19,4 +19,5 @@ ablation = Ablation(
     seeds=(0, 1),
     reference="none",
     metric="AP50",
+    primary=[("accumulator", "none", "AP50", "row")],
 )

@@ -8,6 +8,7 @@ import pytest
 
 from detection.ablation import load_ablation
 from detection.ablation.plan import make_plan
+from tests.markdown import python_blocks
 
 FILES = {path.stem: path for path in sorted((Path(__file__).parents[2] / "configs" / "ablations").glob("*.py"))}
 
@@ -24,6 +25,15 @@ def test_an_ablation_resolves(name):
     ablation = plan.ablation
     assert len(plan.runs) == len(ablation.variants) * len(ablation.data) * len(ablation.seeds)
     assert f"detection ablate {name}" in ast.get_docstring(ast.parse(FILES[name].read_text()))
+
+
+def test_the_documented_example_resolves(tmp_path):
+    ((_, block),) = python_blocks(Path(__file__).parents[2] / "docs" / "ablation.md")
+    (tmp_path / "mine.py").write_text(block)
+    ablation, base = load_ablation(tmp_path / "mine.py")
+    plan = make_plan("mine", ablation, base, tmp_path / "out")
+    assert len(plan.runs) == 9 and plan.ablation.comparisons[0].variant == "gru"
+    assert plan.chance("beacon") == {"AP50": 1 / 3}
 
 
 def test_contexts_are_the_only_difference():
