@@ -207,7 +207,7 @@ def load_training_state(folder: Path) -> dict[str, Any]:
         return state
     except Exception as error:
         reason = str(error).split("\n")[0] or "it is cut off"
-        raise UserError(f"{path}: the training state cannot be read ({reason}).") from None
+        raise UserError(f"{path}: the training state cannot be read ({reason}); restore it, or train again.") from None
 
 
 @contextmanager
@@ -221,7 +221,9 @@ def fitting_state(folder: Path) -> Iterator[None]:
         yield
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, OverflowError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise UserError(f"{folder / 'state.pt'}: the training state does not fit this run ({reason}).") from error
+        raise UserError(
+            f"{folder / 'state.pt'}: the training state does not fit this run ({reason}); restore it, or train again."
+        ) from error
 
 
 def _save(module: nn.Module, path: Path) -> None:

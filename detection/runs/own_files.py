@@ -68,7 +68,7 @@ def read_bounded_json(path: Path, most: int = 32_000_000) -> Any:
     try:
         data = json.loads(text)
     except ValueError as error:
-        raise UserError(f"{path}: not readable as JSON ({error}).") from None
+        raise UserError(f"{path}: not readable as JSON ({error}); restore the file.") from None
     except RecursionError:
         data = _DEEP
     if data is _DEEP or _is_deep(data):
