@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from detection.ablation.workload import Workload
+from detection.runs.checkpoint import newest_complete
 from detection.runs.folder import config_json
 
 
@@ -126,7 +127,7 @@ class RunType(ABC):
 
     def can_resume(self, folder: Path) -> bool:
         """Whether `command --output RUN --resume` can continue a stopped run: it has a checkpoint of this package."""
-        return (folder / "checkpoints" / "last" / "state.pt").is_file()
+        return newest_complete(folder / "checkpoints" / "last").joinpath("state.pt").exists()
 
     def digest(self, plain: Any) -> str:
         """SHA-256 of serialized settings: equal digests, equal settings."""

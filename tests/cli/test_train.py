@@ -149,7 +149,8 @@ def test_bad_boxes_can_be_dropped_and_are_counted(workplace, capsys):
         (["config.py", "precision=fp16"], ["needs a GPU"]),
         (["config.py", "detector.weights=none.safetensors"], ["none.safetensors", "no such file"]),
         (["config.py", "--resume"], ["--output"]),
-        (["config.py", "--resume", "--output=none"], ["none", "not a run folder"]),
+        (["--resume", "--output=none"], ["none", "not a run folder"]),
+        (["config.py", "--resume", "--output=none"], ["config.py would not be read"]),
     ],
 )
 def test_bad_arguments(workplace, capsys, arguments, words):
