@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import beta, fisher_exact, hypergeom
+from scipy.stats import beta, hypergeom
 from scipy.stats import t as student
 
 from detection.evaluation.intervals import LEVEL
@@ -96,7 +96,8 @@ def share_p_value(first: Sequence[bool] | np.ndarray, second: Sequence[bool] | n
     chances = hypergeom.pmf(support, n + m, a + b, n)
     if chances[np.isclose(chances, chances.min())].sum() > 1 - LEVEL:
         return None
-    return float(np.ravel(fisher_exact([[a, n - a], [b, m - b]]))[1])
+    # All outcomes that are no more probable than the one observed, which rounding must not exclude.
+    return float(chances[chances <= chances[a - support[0]] * (1 + 1e-9)].sum())
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

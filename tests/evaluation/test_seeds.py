@@ -3,6 +3,7 @@
 import math
 
 import pytest
+from scipy.stats import fisher_exact
 
 from detection.evaluation.seeds import (
     Learning,
@@ -47,6 +48,9 @@ def test_shares_that_could_not_differ_significantly_are_not_tested():
     assert share_p_value([True] * 4, [False] * 4) == pytest.approx(2 / 70)
     assert share_p_value([True, True, False, False], [True, True, False, False]) == pytest.approx(1)
     assert share_p_value([True] * 9, [True] * 9) is None
+    for a, n, b, m in ((5, 5, 1, 6), (1, 7, 6, 7), (3, 8, 3, 8)):
+        ours = share_p_value([i < a for i in range(n)], [i < b for i in range(m)])
+        assert ours == pytest.approx(fisher_exact([[a, n - a], [b, m - b]]).pvalue)
 
 
 def test_holm_by_hand():
