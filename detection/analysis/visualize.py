@@ -40,8 +40,7 @@ def distinct_colors(names: Sequence[str]) -> dict[str, Color]:
 
 
 def _named(name: str) -> Color | None:
-    color = ImageColor.colormap.get(name.lower())
-    return None if color is None else ImageColor.getrgb(str(color))[:3]  # type: ignore[return-value]
+    return ImageColor.getrgb(name.lower())[:3] if name.lower() in ImageColor.colormap else None
 
 
 def _vivid(hue: float, level: int) -> Color:
