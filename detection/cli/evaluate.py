@@ -1,7 +1,15 @@
 """Evaluate a trained run, or any detector's COCO results file.
 
 detection evaluate RUN [--split test | --annotations A.json --images DIR] [--output DIR] [--device D] [key=value ...]
+detection evaluate RUN --context-from other|mean|none    what the detector takes from its context
 detection evaluate --results R.json --annotations A.json [--output DIR]
+
+--ignore-classes measures the finding alone: all classes are one, and of detections of an image that overlap with an
+IoU over 0.5, whatever their classes, the one with the best score is kept.
+
+--context-from evaluates twice, as it is and with the context's feature map replaced: by that of the image before
+(other; resized where sizes differ, the first image gets the last one's), by its own mean over the image (mean), or by
+zeros (none). The drop is what the detector takes from the context.
 """
 
 import argparse
@@ -12,6 +20,8 @@ from typing import Any
 from detection.cli import command_parser
 from detection.errors import UserError, command_line
 from detection.names import visible
+
+CONTEXT_SOURCES = ("other", "mean", "none")  # of `analysis.context_use`, whose import is slow
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -26,6 +36,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--images", help="folder of the images, for a run")
     parser.add_argument("--output", type=Path, help="folder for metrics.json, results.json and plots/")
     parser.add_argument("--device", help="cpu or cuda for a run; the best available if left out")
+    about = "of a run; the best if left out"
+    parser.add_argument("--checkpoint", choices=("best", "last"), help=about)
+    about = "all classes as one, with class-agnostic NMS at an IoU of 0.5: the finding alone"
+    parser.add_argument("--ignore-classes", action="store_true", help=about)
+    about = "replace a run's context by the image before's, by its own mean, or by zeros, and print the drop by class"
+    parser.add_argument("--context-from", choices=CONTEXT_SOURCES, help=about)
     args = parser.parse_intermixed_args(argv)
     if args.results is None and args.run is None:
         raise UserError("Name a run folder, or a results file by --results R.json --annotations A.json.")
@@ -33,22 +49,26 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         return args
     if args.run is not None:
         raise UserError(f"--results takes no run folder or config keys, but '{args.run}' was given; leave one out.")
-    if args.images is not None or args.device is not None or args.split is not None:
-        raise UserError("--split, --images and --device are for a run; --results needs only --annotations.")
+    of_run = ("split", "images", "device", "checkpoint", "context_from")
+    if given := [f"--{name.replace('_', '-')}" for name in of_run if getattr(args, name) is not None]:
+        raise UserError(f"{given[0]} is for a run; --results needs only --annotations.")
     if args.annotations is None:
         raise UserError("--results needs the ground truth too: add --annotations A.json.")
     return args
 
 
-def evaluate_results(results_file: Path, annotations: str, output: Path | None) -> dict[str, Any]:
+def evaluate_results(
+    results_file: Path, annotations: str, output: Path | None, classes_ignored: bool = False
+) -> dict[str, Any]:
     """Evaluate COCO results by COCO annotations of the same images; without an `output` folder nothing is written."""
-    from detection.evaluation import evaluate_detections, read_ground_truth, read_results, write_evaluation
+    from detection.evaluation import read_ground_truth, read_results, write_evaluation
+    from detection.evaluation.class_agnostic import measure
 
     if output is not None and output.exists() and not output.is_dir():
         raise UserError(f"{output}: --output must be a folder, and this is a file.")
     ground_truth = read_ground_truth(annotations)
     results = read_results(results_file, ground_truth)
-    metrics = evaluate_detections(ground_truth, results)
+    ground_truth, results, metrics = measure(ground_truth, results, classes_ignored)
     if output is not None:
         write_evaluation(output, ground_truth, results, metrics)
     return metrics
@@ -59,18 +79,25 @@ def main(argv: list[str] | None = None) -> None:
     """Evaluate and print a table, then notes on what is odd."""
     args = parse(argv)
     if args.results is not None:
-        metrics = evaluate_results(args.results, args.annotations, args.output)
+        metrics = evaluate_results(args.results, args.annotations, args.output, args.ignore_classes)
     else:
         from detection.training.evaluate import evaluate_run, evaluation_folder
 
         args.split = args.split or "val"
-        args.output = args.output or evaluation_folder(Path(args.run), args.annotations, args.split)
-        named = {key: getattr(args, key) for key in ("split", "annotations", "images", "output", "device", "overrides")}
-        metrics = evaluate_run(args.run, **named)
+        kinds = args.checkpoint, args.context_from, args.ignore_classes
+        args.output = args.output or evaluation_folder(Path(args.run), args.annotations, args.split, *kinds)
+        keys = ("split", "annotations", "images", "output", "device", "checkpoint", "overrides", "context_from")
+        metrics = evaluate_run(args.run, **{k: getattr(args, k) for k in keys}, classes_ignored=args.ignore_classes)
         if metrics is None:  # of several processes only the first has the metrics
             return
     from detection.evaluation import metrics_table
 
+    if args.context_from is not None:
+        from detection.analysis.context_use import context_use_table
+
+        print(
+            context_use_table(metrics["context_use"], args.context_from), "\nThe metrics with it replaced:\n", sep="\n"
+        )
     print(metrics_table(metrics))
     for note in metrics["notes"]:
         print(f"\nnote: {visible(note)}")

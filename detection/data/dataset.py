@@ -14,7 +14,7 @@ from detection.data.coco_index import Category, CocoIndex
 from detection.data.image_paths import missing_and_escaping
 from detection.data.images import read_image
 from detection.data.masks import Masks
-from detection.data.semantic import semantic_map
+from detection.data.semantic import IGNORED, semantic_map
 from detection.data.transforms import Transform
 from detection.errors import UserError
 
@@ -28,6 +28,9 @@ class DetectionDataset(Dataset):
     transform an image is yielded as it is on disk (evaluation: the detector resizes, and so answers in the image's own
     pixels).
 
+    Attributes:
+        categories: Label k is `categories[k - 1]`.
+
     Args:
         index: The annotations.
         images: Folder to which file names are relative.
@@ -35,6 +38,7 @@ class DetectionDataset(Dataset):
         seed: Of the augmentation, at least 0.
         empty_images: Whether images without boxes (crowd regions not counted) are kept.
         masks: From `load_masks`, to have a map of labels among the targets; None for none.
+        categories: What labels count, when the index lists only some of them; None: the index's own.
 
     Raises:
         UserError: Image files are missing, or names lead out of the folder.
@@ -48,8 +52,14 @@ class DetectionDataset(Dataset):
         seed: int = 0,
         empty_images: EmptyImages = "keep",
         masks: Masks | None = None,
+        categories: tuple[Category, ...] | None = None,
     ) -> None:
         self.index = index
+        self.categories = index.categories if categories is None else categories
+        self._label_of: np.ndarray | None = None
+        if self.categories != index.categories:  # by a label of the index, the background's 0 too
+            labels = {category: label for label, category in enumerate(self.categories, start=1)}
+            self._label_of = np.array([0, *(labels[category] for category in index.categories)])
         self.images = Path(images)
         self.transform = transform
         self.seed = seed
@@ -71,11 +81,6 @@ class DetectionDataset(Dataset):
             "dropped": index.counts["dropped"],
         }
         self._check_files()
-
-    @property
-    def categories(self) -> tuple[Category, ...]:
-        """The categories; label k is `categories[k - 1]`."""
-        return self.index.categories
 
     @property
     def image_ids(self) -> np.ndarray:
@@ -116,6 +121,11 @@ class DetectionDataset(Dataset):
         boxes, ignored = (clip_boxes(self.index.boxes[span][own], width, height) for own in (objects, ~objects))
         labels = self.index.labels[span][objects].astype(np.int64)
         semantic = None if self.masks is None else semantic_map(self.index, self.masks, row)
+        if self._label_of is not None:
+            labels = self._label_of[labels]
+            if semantic is not None:
+                known = semantic != IGNORED
+                semantic[known] = self._label_of[semantic[known]]
         if self.transform is not None:
             seed = item_seed(self.seed, epoch, image_id)
             image, boxes, labels, semantic, ignored = self.transform(image, boxes, labels, seed, semantic, ignored)
@@ -177,8 +187,8 @@ def require_training_boxes(dataset: DetectionDataset) -> None:
 
 
 def match_categories(train: CocoIndex, val: CocoIndex) -> None:
-    """Raise a `UserError` unless two annotation files have the same categories under the same ids."""
-    if train.categories == val.categories:
+    """Raise a `UserError` unless `train` has every category of `val` under the same id; `val` may list fewer."""
+    if set(val.categories) <= set(train.categories):
         return
     parts = []
     for first, second in ((train, val), (val, train)):

@@ -1,28 +1,36 @@
 """Draw the ContextScenes set that a config names where it is not there yet."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 from detection.config import DataConfig
 from detection.errors import UserError
-from detection.scenes.files import make, split_info
+from detection.scenes.files import is_split_drawn, make, split_info
 from detection.scenes.tasks import SPLITS
 
 
-def ensure_scenes(data: DataConfig) -> None:
-    """Draw `data.scenes` into the folder of `data.train.annotations`, unless this very set is there.
+def ensure_scenes(data: DataConfig, splits: Collection[str] = SPLITS) -> None:
+    """Draw `data.scenes` into the folder of its annotations, unless this very set is there.
+
+    Args:
+        data: the data of a config.
+        splits: those that are needed; the others are not drawn. All lie in the folder of the first.
 
     Raises:
         UserError: settings that the task does not take, or a folder that holds something else.
     """
-    scenes, annotations = data.scenes, Path(data.train.annotations)
+    scenes, annotations = data.scenes, Path(getattr(data, next(iter(splits))).annotations)
     if scenes is None:
         return
-    if not annotations.exists():
-        count = f"{scenes.train} + {scenes.val}"
-        print(f"drawing {count} images of ContextScenes {scenes.task!r} into {annotations.parent}", flush=True)
     settings = {name: getattr(scenes, name) for name in ("size", "seed", "cue", "difficulty", "canvas")}
-    counts = {split: getattr(scenes, split) for split in SPLITS}
+    counts = {split: getattr(scenes, split) for split in splits}
     infos = [split_info(scenes.task, split, count, **settings) for split, count in counts.items() if count]
     if not infos:
-        raise UserError("data.scenes: nothing to draw; give data.scenes.train and data.scenes.val a number above 0.")
+        keys = " and ".join(f"data.scenes.{split}" for split in splits if split != "test" or len(splits) == 1)
+        raise UserError(f"data.scenes: nothing to draw; give {keys} a number above 0.")
+    if set(splits) < set(SPLITS) and all(is_split_drawn(annotations.parent, info) for info in infos):
+        return
+    if not annotations.exists():
+        count = " + ".join(str(count) for split, count in counts.items() if split != "test" or len(splits) == 1)
+        print(f"drawing {count} images of ContextScenes {scenes.task!r} into {annotations.parent}", flush=True)
     make(annotations.parent, infos)

@@ -91,16 +91,17 @@ def write_split(folder: Path, info: dict) -> None:
 
 def is_drawn(out: Path, infos: list[dict]) -> bool:
     """Return whether `out` already holds exactly these splits, with all their images."""
-    if {path.name for path in out.glob("*.json")} != {f"{info['split']}.json" for info in infos}:
+    names = {f"{info['split']}.json" for info in infos}
+    return {path.name for path in out.glob("*.json")} == names and all(is_split_drawn(out, info) for info in infos)
+
+
+def is_split_drawn(out: Path, info: dict) -> bool:
+    """Return whether `out` already holds this split, with all its images."""
+    try:
+        found = json.loads((out / f"{info['split']}.json").read_text(encoding="utf-8"))["info"]
+    except (OSError, ValueError, KeyError, TypeError):
         return False
-    for info in infos:
-        try:
-            found = json.loads((out / f"{info['split']}.json").read_text(encoding="utf-8"))["info"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return False
-        if found != info or len(list((out / info["split"]).glob("*.png"))) != info["images"]:
-            return False
-    return True
+    return found == info and len(list((out / info["split"]).glob("*.png"))) == info["images"]
 
 
 def make(out: Path, infos: list[dict], overwrite: bool = False) -> bool:

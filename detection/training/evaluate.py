@@ -1,33 +1,121 @@
 """Evaluate a finished run on its validation or test data, or on other data of the same categories."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
+from detection.analysis.context_use import ContextSource, ReplacedContext, context_use
+from detection.atomic_write import write_json
 from detection.config import Config, SplitConfig
 from detection.data.coco_index import Category, CocoIndex
 from detection.data.dataset import DetectionDataset
 from detection.detector import Detector
 from detection.errors import UserError
-from detection.runs.folder import open_run
+from detection.evaluation.class_agnostic import measure
+from detection.evaluation.columns import CocoDataset, CocoResults
+from detection.evaluation.report import write_evaluation
+from detection.runs.data_identity import describe_splits
+from detection.runs.folder import config_json, open_run
 from detection.runs.logs import progress
-from detection.training.engine import evaluate
+from detection.scenes.ensure import ensure_scenes
+from detection.training.engine import Batch, evaluate
 from detection.training.loaders import build_accelerator, eval_loader, open_split
 
 
 def detect_split(
-    detector: Detector, loader: DataLoader, accelerator: Accelerator, categories: Sequence[Category], label: str
+    detector: Detector,
+    loader: DataLoader,
+    accelerator: Accelerator,
+    categories: Sequence[Category],
+    label: str,
+    batches: Iterable[Batch] | None = None,
 ) -> list[dict[str, Any]]:
-    """Detect on a split with a progress bar."""
-    total = len(loader.dataset)  # type: ignore[arg-type]
+    """Detect on a split with a progress bar; categories that its file does not list are not annotated and left out.
+
+    The `batches` are those of the loader unless they are given.
+    """
+    dataset = loader.dataset
+    assert isinstance(dataset, DetectionDataset)
+    total, listed = len(dataset), {category.id for category in dataset.index.categories}
     with progress(label, total, accelerator.is_main_process) as bar:
         step = accelerator.num_processes
-        return evaluate(
-            detector, loader, accelerator, categories, lambda n: bar.advance(min(n * step, total - bar.done))
-        )
+
+        def advance(images: int) -> None:
+            bar.advance(min(images * step, total - bar.done))
+
+        results = evaluate(detector, loader if batches is None else batches, accelerator, categories, advance)
+    return [result for result in results if result["category_id"] in listed]
+
+
+@dataclass(frozen=True)
+class OpenEvaluation:
+    """A run's detector and the data that it is evaluated on.
+
+    Attributes:
+        run: the run folder.
+        config: its config with the overrides.
+        categories: of the detector's labels, in their order.
+        split: `val` or `test`.
+        checkpoint: `best` or `last`; None for the best there is.
+    """
+
+    run: Path
+    config: Config
+    detector: Detector
+    categories: tuple[Category, ...]
+    dataset: DetectionDataset
+    loader: DataLoader
+    accelerator: Accelerator
+    split: str
+    checkpoint: str | None
+
+    def detect(self, label: str, batches: Iterable[Batch] | None = None) -> CocoResults:
+        """Detect on the split; `batches` are those of the loader unless they are given."""
+        return detect_split(self.detector, self.loader, self.accelerator, self.categories, label, batches)
+
+    def record(self) -> dict[str, Any]:
+        """What is evaluated, for `evaluation.json`: config, checkpoint, and the identity of the data."""
+        data = describe_splits({self.split: self.dataset}, self.accelerator)
+        return {"checkpoint": self.checkpoint, "split": self.split, "data": data, "config": config_json(self.config)}
+
+
+def open_evaluation(
+    run: str | Path,
+    *,
+    split: str = "val",
+    annotations: str | None = None,
+    images: str | None = None,
+    device: str | None = None,
+    checkpoint: str | None = None,
+    overrides: Sequence[str] = (),
+) -> OpenEvaluation:
+    """Open a finished run and the data that it is evaluated on; the arguments are those of `evaluate_run`.
+
+    Raises:
+        UserError: anything that is missing or does not fit.
+    """
+    run = Path(run)
+    if (annotations is None) != (images is None):
+        raise UserError("--annotations and --images go together: give both, or neither for the run's own data.")
+    if annotations is not None and split != "val":
+        raise UserError(f"--split {split} is of the run's own data, and --annotations names other data: leave one out.")
+    detector, categories, config = open_run(run, checkpoint=checkpoint, overrides=overrides)
+    files = _split_of(config, split)
+    if annotations is not None and images is not None:
+        files = SplitConfig(annotations, images, bad_boxes=files.bad_boxes)
+    elif config.data.scenes is not None and not Path(files.annotations).exists():
+        ensure_scenes(config.data, [split])
+    index = open_split(f"data.{split}", files)
+    accelerator = build_accelerator(config.precision, device, inference=True)
+    require_same_categories(index, categories, run, config)
+    dataset = DetectionDataset(index, Path(files.images), categories=categories)
+    loader = eval_loader(dataset, config, accelerator)
+    detector.to(accelerator.device)
+    return OpenEvaluation(run, config, detector, categories, dataset, loader, accelerator, split, checkpoint)
 
 
 def evaluate_run(
@@ -38,7 +126,10 @@ def evaluate_run(
     images: str | None = None,
     output: str | Path | None = None,
     device: str | None = None,
+    checkpoint: str | None = None,
     overrides: Sequence[str] = (),
+    classes_ignored: bool = False,
+    context_from: ContextSource | None = None,
 ) -> dict[str, Any] | None:
     """Evaluate a finished run on its validation or test data, or on other data with the same categories.
 
@@ -49,37 +140,77 @@ def evaluate_run(
         images: its folder.
         output: where metrics, results and plots go; None for `evaluation_folder`.
         device: `cpu`, `cuda`, or None for the best there is.
+        checkpoint: `best` or `last`; None for the best there is.
         overrides: `key=value` changes of the run's config.
+        classes_ignored: measure the finding alone, by `detection.evaluation.class_agnostic`.
+        context_from: evaluate as it is, and then with the context replaced by this.
 
     Returns:
-        The metrics, on the main process; None on the others.
+        The metrics, on the main process; None on the others. With `context_from` they are those with the replaced
+        context, and have `context_from` and `context_use` (from `detection.analysis.context_use`) too.
 
     Raises:
-        UserError: anything that is missing or does not fit.
+        UserError: anything that is missing or does not fit, such as a detector without a context to replace.
     """
-    run = Path(run)
-    if (annotations is None) != (images is None):
-        raise UserError("--annotations and --images go together: give both, or neither for the run's own data.")
-    if annotations is not None and split != "val":
-        raise UserError(f"--split {split} is of the run's own data, and --annotations names other data: leave one out.")
-    detector, categories, config = open_run(run, overrides=overrides)
-    files = _split_of(config, split)
-    if annotations is not None and images is not None:
-        files = SplitConfig(annotations, images, bad_boxes=files.bad_boxes)
-    index = open_split(f"data.{split}", files)
-    accelerator = build_accelerator(config.precision, device, inference=True)
-    require_same_categories(index, categories, run)
-    loader = eval_loader(DetectionDataset(index, Path(files.images)), config, accelerator)
-    results = detect_split(detector.to(accelerator.device), loader, accelerator, categories, "evaluating")
-    if not accelerator.is_main_process:
+    opened = open_evaluation(
+        run, split=split, annotations=annotations, images=images, device=device, checkpoint=checkpoint,
+        overrides=overrides,
+    )  # fmt: skip
+    if context_from is not None:
+        _require_context(opened, context_from)
+    record, results = opened.record(), opened.detect("evaluating")
+    replaced = None if context_from is None else _detect_with_replaced_context(opened, context_from)
+    if not opened.accelerator.is_main_process:
         return None
-    from detection.evaluation.report import evaluate_detections, write_evaluation
-
-    ground_truth = index.to_coco()
-    metrics = evaluate_detections(ground_truth, results)
-    folder = Path(output) if output else evaluation_folder(run, annotations, split)
-    write_evaluation(folder, ground_truth, results, metrics)
+    index = opened.dataset.index
+    ground_truth, results, metrics = measure(index.to_coco(), results, classes_ignored)
+    if replaced is not None:
+        as_it_is = metrics
+        ground_truth, results, metrics = measure(index.to_coco(), replaced, classes_ignored)
+        metrics |= {"context_from": context_from, "context_use": context_use(as_it_is, metrics)}
+    named = evaluation_folder(Path(run), annotations, split, checkpoint, context_from, classes_ignored)
+    _write(Path(output or named), record, ground_truth, results, metrics)
     return metrics
+
+
+def _require_context(opened: OpenEvaluation, source: ContextSource) -> None:
+    if opened.detector.context is None:
+        raise UserError(f"{opened.run}: --context-from {source}: this run's detector has no context to replace.")
+    if source == "other" and len(opened.dataset) < 2:
+        raise UserError(f"{opened.dataset.index.path}: --context-from other needs two images at least.")
+
+
+def _detect_with_replaced_context(opened: OpenEvaluation, source: ContextSource) -> CocoResults:
+    detector, passes = opened.detector, 2 if opened.config.detector.inference.flip else 1
+    assert detector.context is not None
+    detector.context = ReplacedContext(detector.context, source, passes)
+    batches = _with_predecessors(opened) if source == "other" else None
+    return opened.detect(f"evaluating, context from {source}", batches)
+
+
+def _with_predecessors(opened: OpenEvaluation) -> Iterator[Batch]:
+    """Yield the loader's batches, each after the image before it has passed the detector; the last is before the first.
+
+    So neither batches nor processes change whose context an image gets.
+    """
+    last, sampler = -2, opened.loader.batch_sampler
+    assert sampler is not None
+    for positions, batch in zip(sampler, opened.loader, strict=True):
+        if positions[0] - 1 != last:
+            image, _ = opened.dataset[(positions[0] - 1) % len(opened.dataset)]
+            with opened.accelerator.autocast():
+                opened.detector([image.to(opened.accelerator.device)])
+        last = positions[-1]
+        yield batch
+
+
+def _write(
+    folder: Path, record: dict[str, Any], ground_truth: CocoDataset, results: CocoResults, metrics: dict[str, Any]
+) -> None:
+    # Written last and removed first: where it is, all files belong together.
+    (folder / "evaluation.json").unlink(missing_ok=True)
+    write_evaluation(folder, ground_truth, results, metrics)
+    write_json(folder / "evaluation.json", record)
 
 
 def _split_of(config: Config, split: str) -> SplitConfig:
@@ -93,26 +224,37 @@ def _split_of(config: Config, split: str) -> SplitConfig:
     return config.data.val if split == "val" else config.data.test
 
 
-def evaluation_folder(run: Path, annotations: str | None, split: str = "val") -> Path:
+def evaluation_folder(
+    run: Path,
+    annotations: str | None,
+    split: str = "val",
+    checkpoint: str | None = None,
+    context_from: str | None = None,
+    classes_ignored: bool = False,
+) -> Path:
     """The folder in which `evaluate_run` writes unless it is given another: `RUN/evaluation`.
 
-    It is `RUN/evaluation-STEM` for other annotations, and `RUN/evaluation-test` for the test split.
+    The stem of other annotations follows, the split `test`, the checkpoint `last`, `context-SOURCE`, `ignore-classes`.
     """
     name = Path(annotations).stem if annotations is not None else "" if split == "val" else split
-    return run / "-".join(filter(None, ("evaluation", name)))
+    context = context_from and f"context-{context_from}"
+    kinds = name, "last" if checkpoint == "last" else "", context, "ignore-classes" if classes_ignored else ""
+    return run / "-".join(kind for kind in ("evaluation", *kinds) if kind)
 
 
-def require_same_categories(index: CocoIndex, categories: Sequence[Category], run: Path) -> None:
-    """Check that a data set's categories are those that a run was trained on.
+def require_same_categories(index: CocoIndex, categories: Sequence[Category], run: Path, config: Config) -> None:
+    """Check that a data set's categories are among those that a run was trained on.
 
     Raises:
         UserError: naming what differs.
     """
-    ours, theirs = {(c.id, c.name) for c in categories}, {(c.id, c.name) for c in index.categories}
-    if ours != theirs:
-        only = [f"{name!r} (id {i})" for i, name in sorted(theirs - ours) or sorted(ours - theirs)]
-        where = index.path if theirs - ours else f"the checkpoint of {run}"
+    known = {(c.id, c.name) for c in categories}
+    if unknown := [f"{c.name!r} (id {c.id})" for c in index.categories if (c.id, c.name) not in known]:
+        remedy = "use data with the same category ids and names"
+        if {c.name for c in index.categories} <= {c.name for c in categories}:
+            train = config.data.train.annotations
+            remedy = f"run `detection doctor {index.path} IMAGES --fix OUT.json --categories {train}`"
         raise UserError(
-            f"{index.path}: its categories differ from those that {run} was trained on; only in {where}: "
-            f"{', '.join(only[:5])}; use data with the same category ids and names."
+            f"{index.path}: its categories differ from those that {run} was trained on; only in {index.path}: "
+            f"{', '.join(unknown[:5])}{', …' if len(unknown) > 5 else ''}; {remedy}."
         )

@@ -73,15 +73,17 @@ def open_data(config: Config, accelerator: Accelerator) -> Data:
     match_categories(train_index, val_index)
     test = None
     if config.data.test.is_given:
-        test = DetectionDataset(open_split("data.test", config.data.test), Path(config.data.test.images))
-        match_categories(train_index, test.index)
+        test_index = open_split("data.test", config.data.test)
+        match_categories(train_index, test_index)
+        test = DetectionDataset(test_index, Path(config.data.test.images), categories=train_index.categories)
     transform = Transform(config.data.augmentation, config.detector.min_size, config.detector.max_size)
     segmented, source = config.detector.segmentation is not None, config.data.masks
     files, masks = config.data.train, load_masks(train_index, source) if segmented else None
     train = DetectionDataset(train_index, Path(files.images), transform, config.seed, files.empty_images, masks)
     require_training_boxes(train)
     val_masks = load_masks(val_index, source) if segmented and _needs_validation_loss(config) else None
-    val = DetectionDataset(val_index, Path(config.data.val.images), masks=val_masks)
+    val_images, categories = Path(config.data.val.images), train_index.categories
+    val = DetectionDataset(val_index, val_images, masks=val_masks, categories=categories)
     aspect_ratios = train.aspect_ratios if config.data.aspect_grouping else None
     batches = train_batches(len(train), config, accelerator, aspect_ratios)
     loader = build_loader(train, batches, config.data.workers, accelerator)
@@ -320,6 +322,8 @@ def print_data(run: DetectorRun) -> None:
             "bad boxes dropped": counts["dropped"],
         }
         notes = "".join(f", {count} {what}" for what, count in odd.items() if count)
+        if (listed := len(dataset.index.categories)) < len(run.categories):
+            notes += f", measured on the {listed} of {len(run.categories)} categories that it lists"
         run.print_line(f"{name:9} {counts['images']} images, {counts['boxes']} boxes{notes} ({dataset.index.path})")
     names = [short_name(category.name) for category in run.categories[:MOST_CLASSES]]
     more = f" and {len(run.categories) - len(names)} more" if len(run.categories) > len(names) else ""

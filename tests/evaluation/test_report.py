@@ -195,7 +195,10 @@ class TestCommand:
                 ["RUN", "--results", "R", "--annotations", "A"],
                 "--results takes no run folder or config keys, but 'RUN'",
             ),
-            (["--results", "R", "--annotations", "A", "--device", "cpu"], "--images and --device are for a run"),
+            (
+                ["--results", "R", "--annotations", "A", "--device", "cpu"],
+                "--device is for a run; --results needs",
+            ),
             (["RUN", "--annotations", "A"], "--annotations and --images go together"),
         ],
     )
@@ -227,7 +230,8 @@ class TestCommand:
 
         monkeypatch.setattr(detection.training.evaluate, "evaluate_run", evaluate_run)
         assert evaluate.main(["runs/one", "--device", "cpu", "a.b=1", "--output", "out", "c=2"]) == 0
-        nothing = {"annotations": None, "images": None, "split": "val"}
+        nothing = {"annotations": None, "images": None, "split": "val", "checkpoint": None}
+        nothing |= {"context_from": None, "classes_ignored": False}
         assert (
             seen == {"run": "runs/one", "device": "cpu", "output": Path("out"), "overrides": ["a.b=1", "c=2"]} | nothing
         )

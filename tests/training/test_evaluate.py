@@ -1,0 +1,151 @@
+"""Evaluating a run again: context replaced, classes ignored, last checkpoint, larger scenes, fewer categories."""
+
+import json
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from detection.cli import evaluate
+from detection.errors import UserError
+from detection.training.evaluate import evaluate_run, open_evaluation
+from detection.training.run import train
+from tests.tiny_runs import tiny_config
+
+pytestmark = pytest.mark.usefixtures("blank_plots")
+
+CONTEXT = (
+    "detector.context={'class': 'detection.context.GlobalAverage'}",
+    "detector.context_source=c3",
+    "detector.pool={'class': 'detection.pooling.RoIAlign', 'stages': ('context',), 'output_size': 3}",
+    "schedule.epochs=1",
+    "eval_batch_size=2",
+)
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+@pytest.fixture(scope="module")
+def context_run(shapes, tmp_path_factory):
+    """A run of a detector whose head sees the context alone."""
+    folder = tmp_path_factory.mktemp("runs") / "context"
+    train(tiny_config(shapes, *CONTEXT), folder, Accelerator(cpu=True))
+    return folder
+
+
+def test_the_context_replaced(context_run, capsys):
+    assert evaluate.main([str(context_run), "--context-from=none", "--device=cpu"]) == 0
+    printed = capsys.readouterr().out
+    assert "AP50, no context" in printed and "The metrics with it replaced" in printed
+    metrics = read(context_run / "evaluation-context-none/metrics.json")
+    assert metrics["context_from"] == "none"
+    assert metrics["context_use"]["all"]["AP50"]["as_it_is"] == read(context_run / "metrics.json")["AP50"]
+    assert metrics["context_use"]["all"]["AP"]["replaced"] == metrics["AP"]
+    # The head got zeros everywhere: one score for all boxes of a class.
+    replaced, as_it_is = (read(context_run / f"{name}results.json") for name in ("evaluation-context-none/", ""))
+    assert len({round(r["score"], 5) for r in replaced}) <= 6 < len({round(r["score"], 5) for r in as_it_is})
+
+
+def test_another_s_context_does_not_depend_on_batches(context_run, tmp_path):
+    found = []
+    for size in (1, 2, 3):
+        folder, sizes = tmp_path / str(size), [f"eval_batch_size={size}"]
+        evaluate_run(context_run, output=folder, device="cpu", overrides=sizes, context_from="other")
+        found.append(read(folder / "results.json"))
+    assert len(found[0]) > 0
+    for other in found[1:]:
+        assert [(r["image_id"], r["category_id"]) for r in other] == [
+            (r["image_id"], r["category_id"]) for r in found[0]
+        ]
+        for mine, theirs in zip(found[0], other, strict=True):
+            assert mine["score"] == pytest.approx(theirs["score"], abs=1e-4)
+    evaluate_run(context_run, output=tmp_path / "mean", device="cpu", context_from="mean")
+    assert read(tmp_path / "mean/results.json") != found[0]
+
+
+def test_the_first_image_gets_the_last_one_s(context_run):
+    """By hand: the context that a batch of one sees is the image before's, in a ring."""
+    from detection.analysis.context_use import ReplacedContext
+    from detection.training.evaluate import _with_predecessors
+
+    opened = open_evaluation(context_run, device="cpu", overrides=["eval_batch_size=1"])
+    detector, seen, own = opened.detector, [], []
+    inner = detector.context
+    hook = inner.register_forward_hook(lambda module, args, y: own.append(y.clone()))
+    detector.context = ReplacedContext(inner, "other")
+    detector.context.register_forward_hook(lambda module, args, y: seen.append(y.clone()))
+    with torch.no_grad():
+        for images, _ in _with_predecessors(opened):
+            detector(images)
+    hook.remove()
+    assert len(own) == len(seen) == 4  # the last one first, then all three
+    for mine, before in zip(seen[1:], own[:-1], strict=True):
+        assert torch.equal(mine, before)
+    assert torch.equal(own[0], own[3])
+
+
+def test_the_finding_alone_of_a_run(finished_run, tmp_path, capsys):
+    assert evaluate.main([str(finished_run), "--ignore-classes", "--device=cpu", f"--output={tmp_path}/out"]) == 0
+    assert "| object |" in capsys.readouterr().out
+    assert read(tmp_path / "out/metrics.json")["classes_ignored"] is True
+    assert len(read(tmp_path / "out/results.json")) < len(read(finished_run / "results.json"))
+
+
+def test_the_last_checkpoint_and_what_was_evaluated(finished_run, tmp_path):
+    metrics = evaluate_run(finished_run, output=tmp_path / "out", device="cpu", checkpoint="last")
+    assert metrics is not None and metrics["AP"] == read(finished_run / "last/metrics.json")["AP"]
+    record = read(tmp_path / "out/evaluation.json")
+    assert record["checkpoint"] == "last" and record["config"] == read(finished_run / "config.json")
+    assert record["data"]["val"] == read(finished_run / "environment.json")["data"]["val"]
+
+
+def test_scenes_that_are_not_there_are_drawn_for_the_split_alone(finished_run, tmp_path, capsys):
+    large = tmp_path / "large"
+    changes = [f"data.val.annotations={large}/val.json", f"data.val.images={large}/val"]
+    scenes = "data.scenes={'task': 'shapes', 'train': 900, 'val': 2, 'size': 64}"
+    sizes = ["detector.max_size=96", "detector.min_size=96"]
+    for _ in range(2):
+        metrics = evaluate_run(
+            finished_run, output=tmp_path / "out", device="cpu", overrides=[*changes, scenes, *sizes]
+        )
+        assert metrics is not None and metrics["images"] == 2
+    assert capsys.readouterr().out.count("drawing 2 images") == 1
+    assert sorted(path.name for path in large.iterdir()) == ["val", "val.json"]
+
+
+def fewer(path, keep, target):
+    """Write annotations with some of the categories alone, and their boxes."""
+    data = read(path)
+    data["categories"] = [c for c in data["categories"] if keep(c["id"])]
+    data["annotations"] = [a for a in data["annotations"] if keep(a["category_id"])]
+    target.write_text(json.dumps(data))
+    return target
+
+
+def test_a_validation_file_may_list_fewer_categories(shapes, tmp_path, capsys):
+    """Labels, loss and results go by the training file; what is not listed is not measured."""
+    val = fewer(shapes / "val.json", lambda i: i in (2, 5, 6), tmp_path / "val.json")
+    changes = [f"data.val.annotations={val}", "validation_loss=true", "schedule.epochs=1"]
+    train(tiny_config(shapes, *changes), tmp_path / "run", Accelerator(cpu=True))
+    printed = capsys.readouterr().out
+    assert "measured on the 3 of 6 categories that it lists" in printed
+    train(tiny_config(shapes, "schedule.epochs=1", "validation_loss=true"), tmp_path / "all", Accelerator(cpu=True))
+    every, some = (read(tmp_path / run / "results.json") for run in ("all", "run"))
+    assert some == [r for r in every if r["category_id"] in (2, 5, 6)] and len(some) < len(every)
+    metrics, of_all = (read(tmp_path / run / "metrics.json")["per_class"] for run in ("run", "all"))
+    assert len(metrics) == 3 and all(value["AP"] == of_all[name]["AP"] for name, value in metrics.items())
+    # The same of a run that was trained with all of them.
+    images = str(shapes / "val")
+    again = evaluate_run(tmp_path / "all", annotations=str(val), images=images, output=tmp_path / "o", device="cpu")
+    assert again is not None and again["per_class"] == metrics
+    assert read(tmp_path / "o/results.json") == some
+
+
+def test_other_ids_name_the_command_that_mends_them(finished_run, shapes, tmp_path):
+    data = read(shapes / "val.json")
+    data["categories"][0]["id"], data["categories"][1]["id"] = (data["categories"][k]["id"] for k in (1, 0))
+    (tmp_path / "val.json").write_text(json.dumps(data))
+    with pytest.raises(UserError, match="detection doctor .*val.json IMAGES --fix OUT.json --categories .*train.json"):
+        evaluate_run(finished_run, annotations=str(tmp_path / "val.json"), images=str(shapes / "val"), device="cpu")
