@@ -128,7 +128,9 @@ class DataConfig:
         augmentation: random changes of training images, None for none.
         masks: what `detector.segmentation` learns from: `polygons`, the annotations' own (or their RLE), or `boxes`,
             every box filled.
-        workers: processes that load images; 0 loads in the training process.
+        workers: processes that load images, for each training process; 0 loads in the training process. `auto` is all
+            cores but one on a GPU, at most 8; on a CPU up to 2, and 0 where the images are kept in memory.
+        cache_megabytes: decoded images of a split, and its painted masks, are kept in memory where all fit into this.
         aspect_grouping: batch wide images with wide ones and tall with tall, which saves padding.
         scenes: draw this ContextScenes set into the folder of `train.annotations` when that file is missing.
     """
@@ -138,7 +140,8 @@ class DataConfig:
     test: SplitConfig = SplitConfig()
     augmentation: Augmentation | None = Augmentation()
     masks: Literal["polygons", "boxes"] = "polygons"
-    workers: Annotated[int, Range(0, 64)] = 2
+    workers: Annotated[int, Range(0, 64)] | Literal["auto"] = "auto"
+    cache_megabytes: Annotated[int, Range(0, 10_000_000)] = 512
     aspect_grouping: bool = True
     scenes: ScenesConfig | None = None
 
@@ -202,6 +205,10 @@ class Config:
         gradient_accumulation_steps: forward passes an update.
         eval_batch_size: images of one forward pass in evaluation.
         precision: `no` for float32, or mixed precision in `bf16` or `fp16`.
+        compile: compile backbone and context by `torch.compile`, which pays in long runs on a GPU.
+        deterministic: only operations that repeat to the bit on one device; one that has no such form stops the run.
+        checkpoint_backbone: recompute the backbone's stages in the backward pass, not keeping what is inside them: less
+            memory, about a third more time.
         freeze: stages (`stem`, `c2` …) or modules (`backbone`, `head` …) that stay as they are, with the epoch at which
             they are let go, None for never.
         ema: decay of the exponential moving average of the weights that is evaluated and kept; None for none.
@@ -224,6 +231,9 @@ class Config:
     gradient_accumulation_steps: Annotated[int, Range(1, 100_000)] = 1
     eval_batch_size: ImagesAtOnce = 2
     precision: Literal["no", "bf16", "fp16"] = "no"
+    compile: bool = False
+    deterministic: bool = False
+    checkpoint_backbone: bool = False
     freeze: dict[str, Annotated[int, Range(0)] | None] = dataclasses.field(default_factory=dict)
     ema: Annotated[float, Range(0, 1, open_low=True, open_high=True)] | None = None
     validation_loss: bool = False

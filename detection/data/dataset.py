@@ -14,6 +14,7 @@ from detection.data.coco_index import Category, CocoIndex
 from detection.data.image_paths import missing_and_escaping
 from detection.data.images import read_image
 from detection.data.masks import Masks
+from detection.data.pixel_cache import PixelCache
 from detection.data.semantic import IGNORED, semantic_map
 from detection.data.transforms import Transform
 from detection.errors import UserError
@@ -39,6 +40,7 @@ class DetectionDataset(Dataset):
         empty_images: Whether images without boxes (crowd regions not counted) are kept.
         masks: From `load_masks`, to have a map of labels among the targets; None for none.
         categories: What labels count, when the index lists only some of them; None: the index's own.
+        cache_bytes: Decoded images and painted masks are kept in memory if all of them fit into so many bytes.
 
     Raises:
         UserError: Image files are missing, or names lead out of the folder.
@@ -53,6 +55,7 @@ class DetectionDataset(Dataset):
         empty_images: EmptyImages = "keep",
         masks: Masks | None = None,
         categories: tuple[Category, ...] | None = None,
+        cache_bytes: int = 0,
     ) -> None:
         self.index = index
         self.categories = index.categories if categories is None else categories
@@ -81,6 +84,15 @@ class DetectionDataset(Dataset):
             "dropped": index.counts["dropped"],
         }
         self._check_files()
+        pixels = index.widths[self._kept].astype(np.int64) * index.heights[self._kept]
+        fits = int(pixels.sum()) * (3 if masks is None else 4) <= cache_bytes
+        self._image_cache = PixelCache(3 * pixels) if fits else None
+        self._semantic_cache = PixelCache(pixels) if fits and masks is not None else None
+
+    @property
+    def cached_bytes(self) -> int:
+        """Most bytes of decoded images and painted masks that are kept in memory."""
+        return sum(cache.nbytes for cache in (self._image_cache, self._semantic_cache) if cache is not None)
 
     @property
     def image_ids(self) -> np.ndarray:
@@ -113,19 +125,15 @@ class DetectionDataset(Dataset):
         epoch, position = key if isinstance(key, tuple) else (0, key)
         row = int(self._kept[position])
         image_id = int(self.index.image_ids[row])
-        image = read_image(self.images / self.index.file_name(row))
+        image = self._image(position, row)
         height, width = image.shape[:2]
-        self._check_size(row, height, width)
         span = slice(int(self.index.box_offsets[row]), int(self.index.box_offsets[row + 1]))
         objects = ~self.index.iscrowd[span]
         boxes, ignored = (clip_boxes(self.index.boxes[span][own], width, height) for own in (objects, ~objects))
         labels = self.index.labels[span][objects].astype(np.int64)
-        semantic = None if self.masks is None else semantic_map(self.index, self.masks, row)
+        semantic = self._semantic(position, row)
         if self._label_of is not None:
             labels = self._label_of[labels]
-            if semantic is not None:
-                known = semantic != IGNORED
-                semantic[known] = self._label_of[semantic[known]]
         if self.transform is not None:
             seed = item_seed(self.seed, epoch, image_id)
             image, boxes, labels, semantic, ignored = self.transform(image, boxes, labels, seed, semantic, ignored)
@@ -134,8 +142,36 @@ class DetectionDataset(Dataset):
         if not objects.all():
             target["ignored"] = torch.from_numpy(ignored)
         if semantic is not None:
-            target["semantic"] = torch.from_numpy(semantic)
-        return torch.from_numpy(image).permute(2, 0, 1).contiguous(), target  # (3, H', W')
+            target["semantic"] = torch.from_numpy(np.array(semantic, order="C"))
+        # Copies: both may be views of what is kept for later epochs.
+        return torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C")), target  # (3, H', W')
+
+    def _image(self, position: int, row: int) -> np.ndarray:
+        """Return the pixels of an image (H, W, 3), to read only."""
+
+        def read() -> np.ndarray:
+            pixels = read_image(self.images / self.index.file_name(row))
+            self._check_size(row, *pixels.shape[:2])
+            return pixels
+
+        shape = (int(self.index.heights[row]), int(self.index.widths[row]), 3)
+        return read() if self._image_cache is None else self._image_cache.get(position, shape, read)
+
+    def _semantic(self, position: int, row: int) -> np.ndarray | None:
+        """Return the map of labels (H, W) of an image, to read only; None without masks."""
+        masks = self.masks
+        if masks is None:
+            return None
+
+        def paint() -> np.ndarray:
+            semantic = semantic_map(self.index, masks, row)
+            if self._label_of is not None:
+                known = semantic != IGNORED
+                semantic[known] = self._label_of[semantic[known]]
+            return semantic
+
+        shape = (int(self.index.heights[row]), int(self.index.widths[row]))
+        return paint() if self._semantic_cache is None else self._semantic_cache.get(position, shape, paint)
 
     def _check_files(self) -> None:
         # One by one: the names of 1.7 million images would take 200 MB in every process.

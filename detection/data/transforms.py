@@ -1,11 +1,12 @@
 """Augmentation and resize of an image and its boxes; the albumentations adapter.
 
-Order: crop, jitter, flips, photometric changes (albumentations, on the original pixels), then one bilinear resize.
-A result depends on the arguments and the seed only. H×W the image, N boxes, xyxy in pixels. A map of labels moves
-with the image, by nearest pixel, and changes no draw.
+Order: crop, jitter, flips, photometric changes (albumentations, on the original pixels), then one bilinear resize, all
+in uint8. Flips alone are views of the image, by the same draws. A result depends on the arguments and the seed only.
+H×W the image, N boxes, xyxy in pixels. A map of labels moves with the image, by nearest pixel, and changes no draw.
 """
 
 import os
+import random
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -95,8 +96,9 @@ class Transform:
             ignored: (I, 4) crowd regions, like `boxes`; all else comes out the same with and without them.
 
         Returns:
-            (H', W', 3) uint8; (N', 4) float32 boxes inside it and of positive size, and their (N',) labels, N' ≤ N; the
-            (H', W') map, 255 (ignored) outside the old image; what is visible of the crowd regions, (I', 4).
+            (H', W', 3) uint8, which may be a view of the one given; (N', 4) float32 boxes inside it and of positive
+            size, and their (N',) labels, N' ≤ N; the (H', W') map, 255 (ignored) outside the old image; what is visible
+            of the crowd regions, (I', 4).
         """
         rng = np.random.default_rng(seed)
         min_size = self.min_sizes[int(rng.integers(len(self.min_sizes)))]
@@ -108,13 +110,15 @@ class Transform:
             semantic = None if semantic is None else semantic[y1:y2, x1:x2]
             boxes = boxes.clip(0, (x2 - x1, y2 - y1, x2 - x1, y2 - y1))
             ignored = (ignored - (x1, y1, x1, y1)).clip(0, (x2 - x1, y2 - y1, x2 - x1, y2 - y1))
-        if self._pipeline is not None:
+        if self._flips is not None:
+            image, boxes, semantic, ignored = _flip(self._flips, image, boxes, semantic, ignored, rng)
+        elif self._pipeline is not None:
             image, boxes, labels, semantic, ignored = _augment(
                 self._pipeline, image, boxes, labels, semantic, ignored, rng
             )
         image, scale = _resize(image, min_size, self.max_size)
         height, width = image.shape[:2]
-        if semantic is not None:
+        if semantic is not None and semantic.shape != (height, width):
             rows, columns = nearest(height, semantic.shape[0]), nearest(width, semantic.shape[1])
             semantic = semantic.take(columns, axis=1).take(rows, axis=0)
         boxes, ignored = (
@@ -123,6 +127,15 @@ class Transform:
         )
         valid, visible = ((own[:, 2:] > own[:, :2]).all(axis=1) for own in (boxes, ignored))
         return image, boxes[valid], labels[valid], semantic, ignored[visible]
+
+    @property
+    def _flips(self) -> dict[int, float] | None:
+        """Probabilities of flips along axes of the image, where nothing but flips is switched on."""
+        chosen = self.augmentation
+        if chosen.jitter or chosen.photometric:
+            return None
+        flips = {1: chosen.horizontal_flip, 0: chosen.vertical_flip}
+        return {axis: probability for axis, probability in flips.items() if probability} or None
 
     @cached_property
     def _pipeline(self) -> Any:
@@ -154,6 +167,27 @@ class Transform:
         return {name: value for name, value in self.__dict__.items() if name != "_pipeline"}
 
 
+def _flip(
+    flips: dict[int, float],
+    image: np.ndarray,
+    boxes: np.ndarray,
+    semantic: np.ndarray | None,
+    ignored: np.ndarray,
+    rng: Generator,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]:
+    """Flip as `_augment` does with the same generator, the last bit of a box apart, in a twentieth of the time."""
+    rng.integers(2**32)  # which seeds the pipeline there
+    for axis, probability in flips.items():
+        if random.Random(int(rng.integers(2**32))).random() >= probability:
+            continue
+        image, length, low, high = np.flip(image, axis), image.shape[axis], 1 - axis, 3 - axis
+        semantic = None if semantic is None else np.flip(semantic, axis)
+        boxes, ignored = boxes.copy(), ignored.copy()
+        for own in (boxes, ignored):
+            own[:, [low, high]] = length - own[:, [high, low]]
+    return image, boxes, semantic, ignored
+
+
 def _augment(
     pipeline: Any,
     image: np.ndarray,
@@ -174,7 +208,8 @@ def _augment(
     for part in pipeline.transforms:
         part.set_random_seed(int(rng.integers(2**32)))
     moved = {} if semantic is None else {"mask": np.ascontiguousarray(semantic)}
-    result = pipeline(image=np.ascontiguousarray(image), bboxes=rows, **moved)
+    # A copy: the pixels may be kept for the epochs that follow.
+    result = pipeline(image=np.array(image, order="C"), bboxes=rows, **moved)
     image, rows = result["image"], np.asarray(result["bboxes"], dtype=np.float64).reshape(-1, 5)  # (N', 5)
     height, width = image.shape[:2]
     new_size = np.array([width, height, width, height], dtype=np.float64)
@@ -197,7 +232,7 @@ def _resize(image: np.ndarray, min_size: int, max_size: int) -> tuple[np.ndarray
     height, width = image.shape[:2]
     new_height, new_width = resized_shape(height, width, min_size, max_size)
     if (new_height, new_width) == (height, width):
-        return np.ascontiguousarray(image), (1.0, 1.0, 1.0, 1.0)
+        return image, (1.0, 1.0, 1.0, 1.0)
     import cv2
 
     _one_opencv_thread()

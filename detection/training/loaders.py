@@ -1,7 +1,7 @@
 """Data splits, loaders over them, and the device and processes that they feed."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from detection.data.shared_batches import SharedCollate, require_shared_memory
 from detection.errors import UserError
 from detection.training.preemption import blocked, outlive_signals
 from detection.training.rendezvous import group_settings
+from detection.training.workers import loading_processes
 
 
 class DataLoader(TorchLoader):
@@ -56,8 +57,14 @@ def eval_loader(dataset: DetectionDataset, config: Config, accelerator: Accelera
     return build_loader(dataset, batches, config.data.workers, accelerator)
 
 
-def build_loader(dataset: DetectionDataset, batches: Any, workers: int, accelerator: Accelerator) -> DataLoader:
-    """Build a loader over a batch sampler; workers live as long as the run and use one thread each."""
+def build_loader(
+    dataset: DetectionDataset, batches: Any, workers: int | Literal["auto"], accelerator: Accelerator
+) -> DataLoader:
+    """Build a loader over a batch sampler; workers live as long as the run and use one thread each.
+
+    `workers` is as in `DataConfig`.
+    """
+    workers = loading_processes(workers, accelerator.device.type, bool(dataset.cached_bytes))
     require_shared_memory(workers)
     return DataLoader(
         dataset,

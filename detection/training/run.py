@@ -79,11 +79,12 @@ def open_data(config: Config, accelerator: Accelerator) -> Data:
     transform = Transform(config.data.augmentation, config.detector.min_size, config.detector.max_size)
     segmented, source = config.detector.segmentation is not None, config.data.masks
     files, masks = config.data.train, load_masks(train_index, source) if segmented else None
-    train = DetectionDataset(train_index, Path(files.images), transform, config.seed, files.empty_images, masks)
+    kept = {"cache_bytes": config.data.cache_megabytes * 1_000_000}
+    train = DetectionDataset(train_index, Path(files.images), transform, config.seed, files.empty_images, masks, **kept)
     require_training_boxes(train)
     val_masks = load_masks(val_index, source) if segmented and _needs_validation_loss(config) else None
     val_images, categories = Path(config.data.val.images), train_index.categories
-    val = DetectionDataset(val_index, val_images, masks=val_masks, categories=categories)
+    val = DetectionDataset(val_index, val_images, masks=val_masks, categories=categories, **kept)
     aspect_ratios = train.aspect_ratios if config.data.aspect_grouping else None
     batches = train_batches(len(train), config, accelerator, aspect_ratios)
     loader = build_loader(train, batches, config.data.workers, accelerator)
@@ -325,6 +326,9 @@ def print_data(run: DetectorRun) -> None:
         if (listed := len(dataset.index.categories)) < len(run.categories):
             notes += f", measured on the {listed} of {len(run.categories)} categories that it lists"
         run.print_line(f"{name:9} {counts['images']} images, {counts['boxes']} boxes{notes} ({dataset.index.path})")
+    workers, kept = data.train_loader.num_workers, sum(dataset.cached_bytes for dataset in data.splits.values()) / 1e6
+    memory = f", images stay in memory, {kept:.0f} MB at most" if kept else ""
+    run.print_line(f"loading   {f'{workers} processes' if workers else 'in the training process'}{memory}")
     names = [short_name(category.name) for category in run.categories[:MOST_CLASSES]]
     more = f" and {len(run.categories) - len(names)} more" if len(run.categories) > len(names) else ""
     run.print_line(f"classes   {', '.join(names)}{more}")

@@ -330,3 +330,18 @@ def test_what_little_is_visible_of_a_crowd_region_stays():
         assert len(found) <= len(ignored) <= 1
         left_out += len(ignored) - len(found)
     assert left_out > 2
+
+
+@pytest.mark.parametrize("augmentation", [Augmentation(0.5), Augmentation(0.0, 0.5), Augmentation(0.5, 0.5, crop=0.5)])
+def test_flips_are_those_of_albumentations(augmentation, monkeypatch):
+    """Same draws, pixels, labels and crowd regions; boxes but for the last bit."""
+    transform, results = Transform(augmentation, 40, NO_LIMIT), []
+    for flips in (Transform._flips, None):
+        monkeypatch.setattr(Transform, "_flips", flips)
+        results.append(
+            [transform(*_sample(seed=n), n, _labels(seed=n), np.array([[3.0, 5, 40, 31]])) for n in range(40)]
+        )
+    for ours, theirs in zip(*results, strict=True):
+        assert all(np.array_equal(ours[k], theirs[k]) for k in (0, 2, 3))
+        for k in (1, 4):
+            np.testing.assert_allclose(ours[k], theirs[k], rtol=0, atol=1e-5)

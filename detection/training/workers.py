@@ -1,0 +1,53 @@
+"""How many processes load images, where a config leaves that open."""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal
+
+from detection.data.shared_batches import has_shared_memory
+
+MOST = 8
+"""Loading processes that `auto` starts at most."""
+
+
+def loading_processes(setting: int | Literal["auto"], device: str, in_memory: bool) -> int:
+    """Return the number of processes that load images for a training process.
+
+    Args:
+        setting: `data.workers`; a number stays what it is.
+        device: kind of device that is trained on. On `cpu` the cores are the training's: there are two processes at
+            most, none where a core would not be left to it.
+        in_memory: all decoded images are kept in memory. On a CPU they are then loaded in the training process.
+    """
+    if setting != "auto":
+        return setting
+    if (device == "cpu" and in_memory) or not has_shared_memory():
+        return 0
+    return max(0, min(2 if device == "cpu" else MOST, own_cores() - 1))
+
+
+def own_cores() -> int:
+    """Return the cores that a process of a run has to itself, at least 1.
+
+    They are those that the system lets it use, shared with the other processes of the run on this machine. A run of an
+    ablation has its share of them in `DETECTION_CORES`.
+    """
+    given = os.environ.get("DETECTION_CORES", "")
+    cores = int(given) if given.isdecimal() else usable_cores()
+    local = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return max(1, cores // (int(local) if local.isdecimal() and int(local) else 1))
+
+
+def usable_cores(root: Path = Path("/sys/fs/cgroup")) -> int:
+    """Return the cores that this process may use by its affinity and the quota of its control group."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for quota, period in (
+        ("cpu.max", "cpu.max"),  # version 2, both in one file: "150000 100000", or "max 100000"
+        ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"),
+    ):
+        with suppress(OSError, ValueError, ZeroDivisionError):
+            limit, length = (root / quota).read_text().split()[0], (root / period).read_text().split()[-1]
+            if limit != "max" and int(limit) > 0:
+                cores = min(cores, max(1, int(limit) // int(length)))
+    return cores
