@@ -112,7 +112,8 @@ class TrainingRun(Generic[Model]):
 
     def __post_init__(self) -> None:
         updates_per_epoch = -(-len(self.order) // self.gradient_accumulation_steps)
-        self.optimizer = build_optimizer(self.config.optimizer, self.model, self.images_per_update)
+        fused = self.accelerator.scaler is None
+        self.optimizer = build_optimizer(self.config.optimizer, self.model, self.images_per_update, fused=fused)
         self.scheduler = build_scheduler(self.config.schedule, self.optimizer, updates_per_epoch)
 
     @property

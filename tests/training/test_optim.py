@@ -131,3 +131,23 @@ def test_weight_average_equals_a_loop_by_hand():
     assert average.module.num_batches_tracked == 3
     assert not any(p.requires_grad for p in average.parameters())
     assert math.isclose(module.weight.item(), 5.0)
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_the_fused_optimizer_takes_the_plain_one_s_steps(kind):
+    """Also for a layer that gets gradients later than the others, and frozen ones."""
+    config, modules = OptimizerConfig(kind=kind, lr=0.1, weight_decay=0.1), []
+    for fused in (True, False):
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 4), nn.Linear(4, 2))
+        module[0].requires_grad_(False)
+        optimizer = build_optimizer(config, module, 16, fused=fused)
+        assert optimizer.param_groups[0]["fused"] is fused
+        for step in range(4):
+            module[1].requires_grad_(step > 1)
+            module(torch.full((5, 3), 1.0 + step)).square().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        modules.append(module)
+    for ours, theirs in zip(modules[0].parameters(), modules[1].parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs)
