@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 __version__ = "0.2.0"
 
 __all__ = [
-    "FPN", "GRU", "IRNN", "LSTM", "MUT1", "MUT2", "MUT3", "RCNN", "RPN", "VGG16", "Accumulator", "AttentionLSTM",
+    "FPN", "GRU", "IRNN", "LSTM", "MUT1", "MUT2", "MUT3", "RCNN", "RGLRU", "RPN", "VGG16", "Accumulator", "AttentionLSTM",
     "Augmentation", "Backbone", "Cell", "CenterCell", "CocoIndex", "Config", "Context", "DetectionDataset",
-    "Detections", "Detector", "DetectorConfig", "FastRCNN", "GoogLeNet", "GridCells", "Head", "IndRNN",
+    "Detections", "Detector", "DetectorConfig", "FastRCNN", "GatedLinear", "GoogLeNet", "GridCells", "Head", "IndRNN",
     "InferenceConfig", "LocalGlobal", "MinGRU", "MinLSTM", "PeepholeLSTM", "Pool", "Predictor", "RecurrentConv",
     "RecurrentStages", "Regions", "ResNet", "RoIAlign", "SegmentationLoss", "SequenceHead", "SkipPool", "Source",
     "SpatialRNN", "TanhRNN", "TiedLSTM", "Timm", "Tiny", "UserError", "add_context", "build_detector", "evaluate",
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from detection.backbones import FPN, RCNN, VGG16, Backbone, GoogLeNet, RecurrentStages, ResNet, Timm, Tiny
     from detection.cells.cell import Cell
     from detection.cells.gated import GRU, LSTM, MUT1, MUT2, MUT3, PeepholeLSTM, TiedLSTM
-    from detection.cells.linear import MinGRU, MinLSTM
+    from detection.cells.linear import RGLRU, GatedLinear, MinGRU, MinLSTM
     from detection.cells.recurrent import IRNN, Accumulator, IndRNN, TanhRNN
     from detection.config import Augmentation, Config, DetectorConfig, InferenceConfig, load_config
     from detection.context import AttentionLSTM, RecurrentConv, SpatialRNN

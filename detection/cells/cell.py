@@ -12,11 +12,16 @@ weights load. A cell has no matrices but these; σ is the logistic function, · 
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
+
+from detection.cells.initialization import Initialization, framework_default
+from detection.errors import UserError
 
 State = tuple[Tensor, ...]
 
@@ -28,26 +33,51 @@ class Cell(nn.Module, ABC):
         gates: G, the pre-activations of size D that a step reads from the input.
         recurrent_gates: products of size D with the last state, the rows of `weight_hh` over D.
         num_states: tensors in a state.
+        num_flags: how many of them, the last, are 0 before the first step and nothing that could be learned.
+        has_keep_gate: whether a gate, whose bias `init` sets, decides what is kept of the state.
+        default_init: `init` where none is given.
+        short_init: the same in modules of a few steps, which a long memory would only slow down.
 
     Args:
         hidden_size: D.
         input_size: I; None for no input side: inputs are pre-activations (N, G·D).
         bias: whether there are bias vectors.
+        init: a function of `detection.cells.initialization`; None for the class's own, for scans of long lines. Without
+            bias vectors it sets recurrent matrices alone.
+        learned_initial_state: learn the state before the first step, zeros at first, instead of keeping it at 0.
+
+    Raises:
+        UserError: the class has nothing that `init` sets.
     """
 
     gates: ClassVar[int] = 1
     recurrent_gates: ClassVar[int] = 1
     num_states: ClassVar[int] = 1
+    num_flags: ClassVar[int] = 0
+    has_keep_gate: ClassVar[bool] = False
+    default_init: ClassVar[partial[Initialization]] = partial(framework_default)
+    short_init: ClassVar[partial[Initialization] | None] = None
     weight_hh: Tensor
     bias_hh: Tensor | None
+    initial: Tensor | None
 
-    def __init__(self, hidden_size: int, input_size: int | None = None, bias: bool = True) -> None:
+    def __init__(
+        self,
+        hidden_size: int,
+        input_size: int | None = None,
+        bias: bool = True,
+        init: partial[Initialization] | None = None,
+        learned_initial_state: bool = False,
+    ) -> None:
         super().__init__()
         self.hidden_size, self.input_size = hidden_size, input_size
+        self.init = init or self.default_init
         if input_size is not None:
             self.weight_ih = nn.Parameter(torch.empty(self.gates * hidden_size, input_size))
             self.bias_ih = nn.Parameter(torch.empty(self.gates * hidden_size)) if bias else None
         self._add_recurrent_side(bias)
+        learned = torch.empty(self.num_states - self.num_flags, hidden_size) if learned_initial_state else None
+        self.initial = None if learned is None else nn.Parameter(learned)
         self.reset_parameters()
 
     def _add_recurrent_side(self, bias: bool) -> None:
@@ -56,13 +86,36 @@ class Cell(nn.Module, ABC):
             self.weight_hh = nn.Parameter(torch.empty(rows, self.hidden_size))
             self.bias_hh = nn.Parameter(torch.empty(rows)) if bias else None
 
+    @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Initialize as PyTorch's cells do: matrices and their biases uniformly in ±1/√D."""
+        """Initialize as PyTorch's cells do, matrices and their biases uniformly in ±1/√D; then by `init`."""
         bound = 1 / math.sqrt(self.hidden_size)
         for name in ("weight_ih", "bias_ih", *(("weight_hh", "bias_hh") if self.recurrent_gates else ())):
             parameter = getattr(self, name, None)
             if parameter is not None:
                 nn.init.uniform_(parameter, -bound, bound)
+        if self.initial is not None:
+            nn.init.zeros_(self.initial)
+        self._initialize(self.init(self.hidden_size))
+
+    def _initialize(self, init: Initialization) -> None:
+        """Set what `init` gives and the cell has; a class with a gate that keeps the state sets its bias here."""
+        has_matrix = bool(self.recurrent_gates)
+        sets = (init.recurrent is not None and has_matrix) or (init.keep is not None and self.has_keep_gate)
+        if (init.keep is not None or init.recurrent is not None) and not sets:
+            lacks = "gate that keeps its state" if init.recurrent is None else "recurrent matrix"
+            raise UserError(f"cell.init: {type(self).__name__} has no {lacks}; leave init out.")
+        if init.recurrent is not None and has_matrix:
+            self.weight_hh.copy_(init.recurrent.repeat(self.recurrent_gates, 1))
+
+    def _set_gate(self, gate: int, logits: Tensor | None, recurrent_gate: int | None = None) -> None:
+        """Set the bias of a gate, the sum of both vectors: the recurrent one gets it, that of the input side is 0."""
+        if logits is None or self.bias_hh is None:
+            return
+        own = gate if recurrent_gate is None else recurrent_gate
+        self.bias_hh[own * self.hidden_size : (own + 1) * self.hidden_size] = logits
+        if self.input_size is not None and self.bias_ih is not None:
+            self.bias_ih[gate * self.hidden_size : (gate + 1) * self.hidden_size] = 0
 
     def project(self, x: Tensor) -> Tensor:
         """Return the pre-activations (…, G·D) of x (…, I), which is x itself without an input side."""
@@ -73,16 +126,18 @@ class Cell(nn.Module, ABC):
         """Return the next state from pre-activations (N, G·D) and the state before."""
 
     def initial_state(self, x: Tensor) -> State:
-        """Return the state before the first step: zeros (N, D), for inputs (N, …)."""
+        """Return the state before the first step (N, D), for inputs (N, …): zeros, or what was learned."""
         zero = x.new_zeros(len(x), self.hidden_size)
-        return (zero,) * self.num_states
+        if self.initial is None:
+            return (zero,) * self.num_states
+        return (*self.initial.to(x.dtype)[:, None].expand(-1, len(x), -1), *(zero,) * self.num_flags)
 
     def forward(self, x: Tensor, state: State | None = None) -> State:
         """Compute one step; the state is kept in float32 (or wider) under autocast.
 
         Args:
             x: (N, I), or pre-activations (N, G·D) when the cell has no input side.
-            state: before the step; None for zeros.
+            state: before the step; None for the initial one.
         """
         return self.advance(self.project(x), state)
 
@@ -99,3 +154,10 @@ class Cell(nn.Module, ABC):
         """Return U h + b of the recurrent gates `first` … `end` − 1: (N, (end − first)·D)."""
         rows = slice(first * self.hidden_size, end * self.hidden_size)
         return linear(h, self.weight_hh[rows], None if self.bias_hh is None else self.bias_hh[rows])
+
+
+def with_short_memory(cell: Callable[..., Cell]) -> Callable[..., Cell]:
+    """Return a cell's class, or a partial of it, with its `short_init` where it names no `init`."""
+    kind, settings = (cell.func, cell.keywords) if isinstance(cell, partial) else (cell, {})
+    short = getattr(kind, "short_init", None)
+    return cell if short is None or settings.get("init") is not None else partial(cell, init=short)

@@ -1,40 +1,37 @@
 """Gated cells with a product of the last state: LSTM, GRU, the MUTs and their variants."""
 
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from detection.cells.cell import Cell, State
+from detection.cells.initialization import Initialization, forget_bias, framework_default
+
+
+def _negative(logits: Tensor | None) -> Tensor | None:
+    return None if logits is None else -logits
 
 
 class LSTM(Cell):
     """i, f, o = σ(W x + U h + b), g = tanh(·), c = f·c + i·g, h = o·tanh(c); gates i, f, g, o.
 
-    Args:
-        hidden_size, input_size, bias: as in `Cell`.
-        forget_bias: initial bias of f, the sum of all vectors (1: Jozefowicz et al. 2015).
+    Initialized with a forget bias of 5, so that a line of 40 locations is remembered;
+    `init=partial(forget_bias, value=1)` is that of Jozefowicz et al. 2015, the default of former versions.
     """
 
     gates = 4
     recurrent_gates = 4
     num_states = 2
+    has_keep_gate = True
+    default_init = partial(forget_bias)
+    short_init = partial(forget_bias, value=1.0)
 
-    def __init__(
-        self, hidden_size: int, input_size: int | None = None, bias: bool = True, forget_bias: float = 1.0
-    ) -> None:
-        self.forget_bias = forget_bias
-        super().__init__(hidden_size, input_size, bias)
-
-    def reset_parameters(self) -> None:
-        """Initialize uniformly in ±1/√D, but for the forget gate's bias."""
-        super().reset_parameters()
-        forget = slice(self.hidden_size, 2 * self.hidden_size)
-        with torch.no_grad():
-            if self.bias_hh is not None:
-                self.bias_hh[forget] = self.forget_bias
-                if self.input_size is not None and self.bias_ih is not None:
-                    self.bias_ih[forget] = 0
+    def _initialize(self, init: Initialization) -> None:
+        super()._initialize(init)
+        self._set_gate(0, init.take)
+        self._set_gate(1, init.keep)
 
     def step(self, x: Tensor, state: State) -> State:
         """Return h and c."""
@@ -71,22 +68,35 @@ class PeepholeLSTM(LSTM):
 class TiedLSTM(Cell):
     """An LSTM whose forget gate is tied to its output gate: f = 1 − o, c = f·c + i·g, h = o·c; gates i, g, o.
 
-    The cell of ReInspect's code (Stewart et al. 2016), recalled: its last tanh is missing there.
+    The cell of ReInspect's code (Stewart et al. 2016), recalled: its last tanh is missing there. It is initialized as
+    PyTorch does, with half of the state kept, and so it does not reach far: a long memory would close its output gate.
 
     Args:
-        hidden_size, input_size, bias: as in `Cell`.
+        hidden_size, input_size, bias, init, learned_initial_state: as in `Cell`.
         squash: restore the tanh, h = o·tanh(c).
     """
 
     gates = 3
     recurrent_gates = 3
     num_states = 2
+    has_keep_gate = True
 
     def __init__(
-        self, hidden_size: int, input_size: int | None = None, bias: bool = True, squash: bool = False
+        self,
+        hidden_size: int,
+        input_size: int | None = None,
+        bias: bool = True,
+        init: partial[Initialization] | None = None,
+        learned_initial_state: bool = False,
+        squash: bool = False,
     ) -> None:
-        super().__init__(hidden_size, input_size, bias)
+        super().__init__(hidden_size, input_size, bias, init, learned_initial_state)
         self.squash = squash
+
+    def _initialize(self, init: Initialization) -> None:
+        super()._initialize(init)
+        self._set_gate(0, init.take)
+        self._set_gate(2, _negative(init.keep))
 
     def step(self, x: Tensor, state: State) -> State:
         """Return h and c."""
@@ -98,26 +108,35 @@ class TiedLSTM(Cell):
 
 
 class GRU(Cell):
-    """r, z = σ(W x + U h + b), h = (1 − z)·n + z·h (Cho et al. 2014); gates r, z, n.
+    """r, z = σ(W x + U h + b), h = (1 − z)·n + z·h (Cho et al. 2014); gates r, z, n. z has a bias of 5 at first.
 
     Args:
-        hidden_size, input_size, bias: as in `Cell`.
+        hidden_size, input_size, bias, init, learned_initial_state: as in `Cell`.
         reset: `after` the product, n = tanh(W x + b + r·(U h + b')), as in PyTorch and cuDNN; or `before` it,
             n = tanh(W x + b + U (r·h) + b'), as in the paper.
     """
 
     gates = 3
     recurrent_gates = 3
+    has_keep_gate = True
+    default_init = partial(forget_bias)
+    short_init = partial(framework_default)
 
     def __init__(
         self,
         hidden_size: int,
         input_size: int | None = None,
         bias: bool = True,
+        init: partial[Initialization] | None = None,
+        learned_initial_state: bool = False,
         reset: Literal["after", "before"] = "after",
     ) -> None:
-        super().__init__(hidden_size, input_size, bias)
+        super().__init__(hidden_size, input_size, bias, init, learned_initial_state)
         self.reset = reset
+
+    def _initialize(self, init: Initialization) -> None:
+        super()._initialize(init)
+        self._set_gate(1, init.keep)
 
     def step(self, x: Tensor, state: State) -> State:
         """Return (1 − z)·n + z·h."""
@@ -137,11 +156,25 @@ class MUT1(Cell):
     """z = σ(W_z x + b), r = σ(W_r x + U_r h + b), h = z·tanh(U (r·h) + tanh(P x) + b) + (1 − z)·h.
 
     Jozefowicz et al. 2015, appendix; gates z, r, P, and of the recurrent side r, U. P is always a learned matrix (with
-    a bias where the input side has them); the paper also takes the identity where the sizes allow it.
+    a bias where the input side has them); the paper also takes the identity where the sizes allow it. `bias_hh` is of
+    r, U and z, which has a bias of −5 at first.
     """
 
     gates = 3
     recurrent_gates = 2
+    has_keep_gate = True
+    default_init = partial(forget_bias)
+    short_init = partial(framework_default)
+
+    def _add_recurrent_side(self, bias: bool) -> None:
+        super()._add_recurrent_side(bias)
+        if bias:
+            # Without an input side z would have no bias of its own to remember by.
+            self.bias_hh = nn.Parameter(torch.empty(3 * self.hidden_size))
+
+    def _initialize(self, init: Initialization) -> None:
+        super()._initialize(init)
+        self._set_gate(0, _negative(init.keep), recurrent_gate=2)
 
     def step(self, x: Tensor, state: State) -> State:
         """Return z·n + (1 − z)·h; z depends on the input alone."""
@@ -149,7 +182,7 @@ class MUT1(Cell):
         x_z, x_r, x_p = x.chunk(3, -1)
         r = torch.sigmoid(x_r + self._recur_gates(h, 0, 1))
         n = torch.tanh(self._recur_gates(r * h, 1, 2) + torch.tanh(x_p))
-        z = torch.sigmoid(x_z)
+        z = torch.sigmoid(x_z if self.bias_hh is None else x_z + self.bias_hh[2 * self.hidden_size :])
         return (h + z * (n - h),)
 
 
@@ -157,11 +190,18 @@ class MUT2(Cell):
     """z = σ(W_z x + U_z h + b), r = σ(P x + U_r h + b), h = z·tanh(U (r·h) + W x + b) + (1 − z)·h.
 
     Jozefowicz et al. 2015, appendix; gates z, r (of P) and n (of W), and of the recurrent side z, r, U. P is always a
-    learned matrix; the paper also takes the identity where the sizes allow it.
+    learned matrix; the paper also takes the identity where the sizes allow it. z has a bias of −5 at first.
     """
 
     gates = 3
     recurrent_gates = 3
+    has_keep_gate = True
+    default_init = partial(forget_bias)
+    short_init = partial(framework_default)
+
+    def _initialize(self, init: Initialization) -> None:
+        super()._initialize(init)
+        self._set_gate(0, _negative(init.keep))
 
     def _input_of_z(self, h: Tensor) -> Tensor:
         return h

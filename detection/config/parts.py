@@ -1,4 +1,4 @@
-"""Classes of parts by their public names, and which packages they may come from.
+"""Classes and functions of parts by their public names, and which packages they may come from.
 
 A run's `config.json` names classes of this package by their public names (`detection.context.SpatialRNN`). A class of
 another package is imported only where that package is trusted: opening a stranger's run executes none of its code.
@@ -6,8 +6,10 @@ another package is imported only where that package is trusted: opening a strang
 
 import difflib
 import importlib
+import inspect
 import os
 import sys
+import typing
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -68,8 +70,8 @@ def class_name(cls: Any, key: str) -> str:
     return f"{module}.{name}"
 
 
-def find_class(name: str, key: str) -> type:
-    """Import a class by name, from this package or a trusted one.
+def find_class(name: str, key: str) -> Any:
+    """Import a class or a function by name, from this package or a trusted one.
 
     Raises:
         UserError: there is no such class, or its package is not trusted.
@@ -84,7 +86,7 @@ def find_class(name: str, key: str) -> type:
     except (ImportError, AttributeError) as error:
         reason = "it may come from another version of the package" if package == "detection" else str(error)
         raise UserError(f"{key}: there is no class {name}; {reason}.") from None
-    if not isinstance(found, type) or found.__module__.partition(".")[0] != package:
+    if not (isinstance(found, type) or inspect.isfunction(found)) or found.__module__.partition(".")[0] != package:
         raise UserError(f"{key}: {name} is not a class of the package `{package}`.")
     return found
 
@@ -100,13 +102,17 @@ def _import(module: str, package: str):
         sys.path.remove(os.getcwd())
 
 
-def require_fitting(cls: Any, contract: type, key: str) -> None:
-    """Check that a class fulfils the contract of its slot.
+def require_fitting(cls: Any, contract: Any, key: str) -> None:
+    """Check that a class fulfils the contract of its slot, or that a function is annotated to return one that does.
 
     Raises:
-        UserError: it does not; with three classes that do.
+        UserError: it does not; with three that do.
     """
-    if isinstance(cls, type) and issubclass(cls, contract):
+    made = _returned(cls) if inspect.isfunction(cls) else cls
+    if not isinstance(contract, type):
+        raise UserError(f"{key}={class_name(cls, key)}: must be a class, not a function.")
+    # A tuple is what functions give; its class is no part itself.
+    if isinstance(made, type) and issubclass(made, contract) and not (made is cls and issubclass(made, tuple)):
         return
     given = class_name(cls, key)
     for package in _PACKAGES:
@@ -118,11 +124,23 @@ def require_fitting(cls: Any, contract: type, key: str) -> None:
     raise UserError(f"{key}={given}: must be {article} {contract.__name__}{hint}.")
 
 
-def _implementations(contract: type) -> Iterator[type]:
+def _returned(function: Any) -> Any:
+    """Return the class that a function is annotated to return; None where that names nothing at run time."""
+    try:
+        return typing.get_type_hints(function).get("return")
+    except (NameError, TypeError):
+        return None
+
+
+def _implementations(contract: type) -> Iterator[Any]:
+    for package in _PACKAGES:
+        for found in vars(sys.modules[f"detection.{package}"]).values():
+            if inspect.isfunction(found) and _returned(found) is contract:
+                yield found
     candidates = {contract}
     while candidates:
         cls = candidates.pop()
         candidates.update(cls.__subclasses__())
         public = not cls.__name__.startswith("_") and cls.__module__.startswith("detection.")
-        if public and not getattr(cls, "__abstractmethods__", None):
+        if public and not getattr(cls, "__abstractmethods__", None) and not issubclass(cls, tuple):
             yield cls

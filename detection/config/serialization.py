@@ -1,6 +1,7 @@
 """Typed settings to and from plain data: dataclasses, partials of classes, and text from the command line.
 
-A part is a `functools.partial` of a class; its settings are the keywords that have defaults or were given. In plain
+A part is a `functools.partial` of a class, or of a function; its settings are the keywords that have defaults or were
+given. In plain
 data it is a dictionary with the class's name under `class`. `partial[Contract]` as a type asks for a class that fulfils
 the contract, `Annotated[int, Range(…)]` for a number in a range (`detection.ranges`).
 """
@@ -80,6 +81,8 @@ def _join(key: str, name: str) -> str:
 
 
 def _parameters(cls: Any) -> dict[str, inspect.Parameter]:
+    if inspect.isfunction(cls):
+        return dict(inspect.signature(cls).parameters)
     return dict(list(inspect.signature(cls.__init__).parameters.items())[1:])
 
 
@@ -94,7 +97,7 @@ def _settings(node: Any) -> dict[str, Any]:
 def _part_settings(cls: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     """The keywords of a class with their annotations; positional ones without a default are given by the builder."""
     try:
-        hints = typing.get_type_hints(cls.__init__, include_extras=True)
+        hints = typing.get_type_hints(cls if inspect.isfunction(cls) else cls.__init__, include_extras=True)
     except (NameError, TypeError):  # annotations of another package that name nothing at run time
         hints = {}
     keyword_only = inspect.Parameter.KEYWORD_ONLY
@@ -250,7 +253,7 @@ def _convert_dataclass(value: Any, annotation: Any, key: str) -> Any:
 def _convert_part(value: Any, contract: Any, key: str) -> functools.partial:
     if isinstance(value, functools.partial):
         cls, settings = value.func, value.keywords
-    elif isinstance(value, type):
+    elif isinstance(value, type) or inspect.isfunction(value):
         cls, settings = value, {}
     elif isinstance(value, str):
         cls, settings = find_class(value, key), {}
@@ -258,7 +261,7 @@ def _convert_part(value: Any, contract: Any, key: str) -> functools.partial:
         cls, settings = find_class(value["class"], key), {k: v for k, v in value.items() if k != "class"}
     else:
         raise UserError(f"{key}={value!r}: must be the name of a class, such as detection.context.SpatialRNN.")
-    if contract is not Any and isinstance(contract, type):
+    if inspect.isfunction(cls) or (contract is not Any and isinstance(contract, type)):
         require_fitting(cls, contract, key)
     hints = _part_settings(cls, settings)
     for k in settings:

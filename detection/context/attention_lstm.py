@@ -17,8 +17,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from detection.cells import LSTM, Cell, State
+from detection.cells import LSTM, Cell, State, with_short_memory
 from detection.contracts import Context, at_least_float32
+from detection.errors import UserError
 from detection.ranges import Channels, Count
 
 Score = Callable[[Tensor], Tensor]
@@ -33,7 +34,8 @@ class AttentionLSTM(Context):
 
     Args:
         in_channels: C, channels of the input and of the output.
-        cell: the recurrent cell, a partial of a `Cell`.
+        cell: the recurrent cell, a partial of a `Cell`. Unless it names an `init`, its memory is short at first:
+            the steps are few.
         hidden_channels: D, channels of a cell's state.
         num_layers: L, stacked cells.
         num_steps: T.
@@ -59,7 +61,11 @@ class AttentionLSTM(Context):
         # A single attention step needs the initial state alone, and layers that never run would be idle weights.
         layers = num_layers if num_steps > 1 else 0
         widths = [in_channels, *[hidden_channels] * (layers - 1)] if layers else []
-        self.cells = nn.ModuleList(cell(hidden_channels, input_size=width) for width in widths)
+        self.cells = nn.ModuleList(with_short_memory(cell)(hidden_channels, input_size=width) for width in widths)
+        if any(c.initial is not None for c in self.cells):
+            raise UserError(
+                "cell.learned_initial_state=True: AttentionLSTM computes initial states of the features; leave it out."
+            )
         self.states = [c.num_states for c in self.cells] or [1]  # type: ignore[misc]
         self.initial_state = nn.Sequential(
             nn.Linear(in_channels, hidden_channels),

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout, linear
 
-from detection.cells import LSTM, Cell, State
+from detection.cells import LSTM, Cell, State, with_short_memory
 from detection.ranges import Channels, Count, Positive, ProperFraction
 
 
@@ -44,7 +44,8 @@ class LSTMDecoder(nn.Module):
         in_features: F.
         num_classes: K, foreground classes.
         num_steps: T, boxes of a region.
-        cell: any of `detection.cells`; ReInspect's own is `TiedLSTM`, without biases.
+        cell: any of `detection.cells`; ReInspect's own is `TiedLSTM`, without biases. Unless it names
+            an `init`, its memory is short at first: the steps are few.
         hidden_size: D.
         layers: cells on top of each other.
         shared_heads: read all steps by the same linear layers; ReInspect has some for each step.
@@ -70,7 +71,7 @@ class LSTMDecoder(nn.Module):
         self.num_steps, self.hidden_size = num_steps, hidden_size
         self.dropout, self.shared_heads = dropout, shared_heads
         inputs = (in_features, *(hidden_size,) * (layers - 1))
-        self.cells = nn.ModuleList(cell(hidden_size, input_size=size) for size in inputs)
+        self.cells = nn.ModuleList(with_short_memory(cell)(hidden_size, input_size=size) for size in inputs)
         heads = 1 if shared_heads else num_steps
         # One product reads both: the box's four rows, then the classes'.
         self.weight = nn.Parameter(torch.empty(heads, 4 + 1 + num_classes, hidden_size))

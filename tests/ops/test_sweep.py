@@ -17,7 +17,9 @@ from detection.cells import (
     MUT1,
     MUT2,
     MUT3,
+    RGLRU,
     Accumulator,
+    GatedLinear,
     IndRNN,
     MinGRU,
     MinLSTM,
@@ -36,7 +38,7 @@ from detection.ops.sweep.lstm import lstm
 from detection.ops.sweep.matrix_rnn import matrix_rnn
 
 B, SIZE, H, W = 2, 3, 3, 4
-POINTWISE = [Accumulator, IndRNN, MinGRU, MinLSTM]
+POINTWISE = [Accumulator, IndRNN, MinGRU, MinLSTM, GatedLinear, RGLRU]
 PRODUCTS = [TanhRNN, IRNN, LSTM, GRU]
 OTHERS = [TiedLSTM, PeepholeLSTM, partial(GRU, reset="before"), MUT1, MUT2, MUT3]
 CELLS = POINTWISE + PRODUCTS + OTHERS

@@ -4,6 +4,7 @@
 
 from typing import Literal, get_args
 
+import torch
 from torch import Tensor
 
 Direction = Literal["right", "left", "down", "up"]
@@ -36,3 +37,15 @@ def from_lines(lines: Tensor, direction: str) -> Tensor:
     """Return a scan (T, B, L, C) as a map (B, H, W, C)."""
     lines = lines.flip(0) if is_reversed(direction) else lines
     return lines.permute(1, 2, 0, 3) if is_horizontal(direction) else lines.transpose(0, 1)
+
+
+def first_locations(x: Tensor, valid: Tensor | None, direction: str) -> Tensor:
+    """Return booleans (B or 1, H, W, 1): locations of a map (B, C, H, W) whose predecessor is not in `valid`."""
+    inside = x.new_ones(1, *x.shape[2:], 1, dtype=torch.bool) if valid is None else valid.movedim(1, -1)
+    first, dim = torch.ones_like(inside), 2 if is_horizontal(direction) else 1
+    length = inside.shape[dim]
+    if is_reversed(direction):
+        first.narrow(dim, 0, length - 1).copy_(~inside.narrow(dim, 1, length - 1))
+    else:
+        first.narrow(dim, 1, length - 1).copy_(~inside.narrow(dim, 0, length - 1))
+    return first

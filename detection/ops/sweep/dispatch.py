@@ -3,9 +3,11 @@
 `sweep` is one function with several backends; all compute what `sweep_by_steps` computes.
 
     accumulator, IndRNN             `accumulate`: sums of contiguous runs of channels; Triton on CUDA
-    minGRU, minLSTM                 `linear_scan`, likewise
+    minGRU, minLSTM, gated linear, RG-LRU
+                                    `linear_scan`, likewise
     tanh RNN, IRNN, LSTM, GRU       `matrix_rnn`, `lstm`, `gru`: a product a step for all lines; `cudnn` on CUDA
-    tied and peephole LSTM, GRU that resets before the product, MUT1–3, a cell from outside: `sweep_by_lines`
+    tied and peephole LSTM, GRU that resets before the product, MUT1–3, learned initial states, a cell
+    from outside                    `sweep_by_lines`
 """
 
 # B images, C = G·D pre-activations, D hidden size, H×W map, K directions, L lines of an image, T steps.
@@ -17,10 +19,31 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from detection.cells import GRU, IRNN, LSTM, Accumulator, Cell, IndRNN, LinearCell, MinGRU, MinLSTM, TanhRNN
+from detection.cells import (
+    GRU,
+    IRNN,
+    LSTM,
+    RGLRU,
+    Accumulator,
+    Cell,
+    GatedLinear,
+    IndRNN,
+    LinearCell,
+    MinGRU,
+    MinLSTM,
+    State,
+    TanhRNN,
+)
 from detection.ops.sweep.accumulate import accumulate
 from detection.ops.sweep.cudnn import cudnn_computes, cudnn_is_allowed, cudnn_sweep
-from detection.ops.sweep.directions import Direction, from_lines, is_horizontal, is_reversed, steps
+from detection.ops.sweep.directions import (
+    Direction,
+    first_locations,
+    from_lines,
+    is_horizontal,
+    is_reversed,
+    steps,
+)
 from detection.ops.sweep.gru import gru
 from detection.ops.sweep.layout import as_map, as_rows, state_type
 from detection.ops.sweep.linear_scan import linear_scan
@@ -28,6 +51,8 @@ from detection.ops.sweep.lstm import lstm
 from detection.ops.sweep.matrix_rnn import matrix_rnn
 
 Backend = Literal["auto", "ours", "cudnn", "lines", "steps"]
+
+_OURS = {Accumulator, IndRNN, MinGRU, MinLSTM, GatedLinear, RGLRU, TanhRNN, IRNN, LSTM, GRU}
 
 
 def sweep(
@@ -74,10 +99,10 @@ def _fastest(cells: Sequence[Cell], x: Tensor, valid: Tensor | None) -> Backend:
 
 def _is_ours(cells: Sequence[Cell]) -> bool:
     """Return whether all are of one class that has an operation; a subclass has none, for its step may differ."""
-    if any(isinstance(cell, GRU) and cell.reset == "before" for cell in cells):
+    if any(cell.initial is not None or (isinstance(cell, GRU) and cell.reset == "before") for cell in cells):
         return False
     kinds = {type(cell) for cell in cells}
-    return len(kinds) == 1 and kinds < {Accumulator, IndRNN, MinGRU, MinLSTM, TanhRNN, IRNN, LSTM, GRU}
+    return len(kinds) == 1 and kinds < _OURS
 
 
 def _sweep(cells: Sequence[Cell], x: Tensor, valid: Tensor | None, directions: str, backend: Backend) -> Tensor:
@@ -86,7 +111,11 @@ def _sweep(cells: Sequence[Cell], x: Tensor, valid: Tensor | None, directions: s
     if kind is Accumulator:
         return accumulate(x, None, valid, directions)
     if isinstance(cells[0], LinearCell):
-        coefficients = [cast(LinearCell, cell).coefficients(x.to(wide).movedim(1, -1)) for cell in cells]
+        rows = x.to(wide).movedim(1, -1)
+        coefficients = [
+            cast(LinearCell, cell).coefficients(rows, first_locations(x, valid, d) if kind is RGLRU else None)
+            for cell, d in zip(cells, directions.split(), strict=True)
+        ]
         a, b = (as_map(torch.cat(parts, -1)) for parts in zip(*coefficients, strict=True))
         return linear_scan(a, b, valid, directions).to(x.dtype)
     if kind is IndRNN:
@@ -129,10 +158,20 @@ def _scan_lines(cell: Cell, rows: Tensor, inside: Tensor | None, direction: Dire
         state = cell.step(lines, cell.initial_state(lines) if state is None else state)
         if masks is not None:
             inside_t = masks[t].flatten(0, 1)  # (B·L, 1)
-            state = tuple(torch.where(inside_t, s, 0) for s in state)
-        outputs.append(state[0].unflatten(0, x_t.shape[:2]))  # (B, L, D)
+            state, output = _inside(cell, state, inside_t)
+        else:
+            output = state[0]
+        outputs.append(output.unflatten(0, x_t.shape[:2]))  # (B, L, D)
     lines = torch.stack(outputs[::-1] if is_reversed(direction) else outputs)  # (T, B, L, D) in the order of the map
     return from_lines(lines, "right" if is_horizontal(direction) else "down")
+
+
+def _inside(cell: Cell, state: State, inside: Tensor) -> tuple[State, Tensor]:
+    """Return the state that the next step reads, the initial one behind locations (N, 1) outside, and the output."""
+    kept = tuple(torch.where(inside, s, 0) for s in state)
+    if cell.initial is None:
+        return kept, kept[0]
+    return tuple(torch.where(inside, s, s0) for s, s0 in zip(state, cell.initial_state(state[0]), strict=True)), kept[0]
 
 
 def sweep_by_steps(cells: Sequence[Cell], x: Tensor, valid: Tensor | None, directions: Sequence[Direction]) -> Tensor:
@@ -154,6 +193,8 @@ def _scan(cell: Cell, x: Tensor, valid: Tensor | None, direction: Direction) -> 
         state = cell.step(lines, cell.initial_state(lines) if state is None else state)
         if valid is not None:
             inside = valid.select(along, t).reshape(-1, 1)  # (B·L, 1)
-            state = tuple(torch.where(inside, s, 0) for s in state)
-        outputs[t] = state[0].unflatten(0, x_t.shape[:2]).movedim(-1, 1)  # (B, D, L)
+            state, output = _inside(cell, state, inside)
+        else:
+            output = state[0]
+        outputs[t] = output.unflatten(0, x_t.shape[:2]).movedim(-1, 1)  # (B, D, L)
     return torch.stack([outputs[t] for t in sorted(outputs)], dim=along)
