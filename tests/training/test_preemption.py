@@ -208,14 +208,14 @@ def test_a_second_signal_is_noted_a_second_ctrl_c_ends_at_once(monkeypatch):
 
 
 def test_handlers_of_others_stay_and_ours_end_with_the_block():
-    received, before = [], signal.getsignal(signal.SIGUSR1)
+    received, before, of_interrupt = [], signal.getsignal(signal.SIGUSR1), signal.getsignal(signal.SIGINT)
     signal.signal(signal.SIGUSR1, lambda number, frame: received.append(number))
     try:
         with preemption.watch():
             os.kill(os.getpid(), signal.SIGUSR1)
     finally:
         signal.signal(signal.SIGUSR1, before)
-    assert received == [signal.SIGUSR1] and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert received == [signal.SIGUSR1] and signal.getsignal(signal.SIGINT) is of_interrupt
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
