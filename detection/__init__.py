@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 __version__ = "0.2.0"
 
 __all__ = [
-    "FPN", "GRU", "IRNN", "LSTM", "MUT1", "MUT2", "MUT3", "RCNN", "RGLRU", "RPN", "VGG16", "Accumulator", "AttentionLSTM",
-    "Augmentation", "Backbone", "Cell", "CenterCell", "CocoIndex", "Config", "Context", "DetectionDataset",
+    "FPN", "GRU", "IRNN", "LSTM", "MUT1", "MUT2", "MUT3", "RCNN", "RGLRU", "RPN", "VGG16", "Accumulator",
+    "AttentionLSTM", "Augmentation", "Backbone", "Cell", "CenterCell", "CocoIndex", "Config", "Context", "DetectionDataset",
     "Detections", "Detector", "DetectorConfig", "FastRCNN", "GatedLinear", "GoogLeNet", "GridCells", "Head", "IndRNN",
     "InferenceConfig", "LocalGlobal", "MinGRU", "MinLSTM", "PeepholeLSTM", "Pool", "Predictor", "RecurrentConv",
     "RecurrentStages", "Regions", "ResNet", "RoIAlign", "SegmentationLoss", "SequenceHead", "SkipPool", "Source",

@@ -6,7 +6,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from detection.cells import GRU, IRNN, LSTM, Accumulator, IndRNN, MinGRU, MinLSTM, TanhRNN
+from detection.cells import GRU, IRNN, LSTM, RGLRU, Accumulator, GatedLinear, IndRNN, MinGRU, MinLSTM, TanhRNN
 from detection.context import AttentionLSTM, RecurrentConv
 from detection.detector import build_detector, valid_mask
 from detection.ops.sweep.directions import DIRECTIONS
@@ -54,7 +54,7 @@ def test_valid_mask_stays_on_the_device():
     assert mask.is_cuda and mask.sum() == 6
 
 
-@pytest.mark.parametrize("cell", [Accumulator, IndRNN, MinGRU, MinLSTM, TanhRNN, IRNN, LSTM, GRU])
+@pytest.mark.parametrize("cell", [Accumulator, IndRNN, MinGRU, MinLSTM, GatedLinear, RGLRU, TanhRNN, IRNN, LSTM, GRU])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("backend", ["auto", "ours"])
@@ -72,7 +72,8 @@ def test_sweeps_agree_with_the_cpu(cell, dtype, masked, backend, monkeypatch):
         m = x.to(device).requires_grad_()
         y = sweep(list(cells), m, valid.to(device) if masked else None, DIRECTIONS, backend=backend)
         found.append([y, *torch.autograd.grad(y, [m, *cells.parameters()], grad.to(device))])
-    tolerance = {"rtol": 1e-4, "atol": 1e-4} if dtype == torch.float32 else {"rtol": 0.05, "atol": 0.1}
+    # Products add in another order, and a sum of 126 gradients of a tanh RNN's matrix was seen 1.2e-4 apart on an H100.
+    tolerance = {"rtol": 3e-4, "atol": 3e-4} if dtype == torch.float32 else {"rtol": 0.05, "atol": 0.1}
     for here, there in zip(*found, strict=True):
         torch.testing.assert_close(there.cpu(), here, **tolerance)
 

@@ -19,6 +19,7 @@ from detection import (
     MUT2,
     MUT3,
     RCNN,
+    RGLRU,
     RPN,
     VGG16,
     Accumulator,
@@ -36,6 +37,7 @@ from detection import (
     DetectorConfig,
     FastRCNN,
     GoogLeNet,
+    GatedLinear,
     GridCells,
     Head,
     IndRNN,
@@ -81,7 +83,8 @@ REGIONS: list[type[Regions]] = [GridCells, RPN]
 POOLS: list[type[Pool]] = [CenterCell, RoIAlign, SkipPool]
 HEADS: list[type[Head]] = [FastRCNN, LocalGlobal, SequenceHead]
 CELLS: list[type[Cell]] = [
-    GRU, IRNN, LSTM, MUT1, MUT2, MUT3, Accumulator, IndRNN, MinGRU, MinLSTM, PeepholeLSTM, TanhRNN, TiedLSTM,
+    GRU, IRNN, LSTM, MUT1, MUT2, MUT3, RGLRU, Accumulator, GatedLinear, IndRNN, MinGRU, MinLSTM, PeepholeLSTM, TanhRNN,
+    TiedLSTM,
 ]  # fmt: skip
 MODULES: list[type[nn.Module]] = [Detector, SegmentationLoss]
 

@@ -6,6 +6,7 @@ A 1×1 convolution is the input side of a layer's cells, shared by its direction
 before. After one layer of four directions a location depends on its row and its column, after two on the whole image.
 """
 
+from contextlib import nullcontext
 from functools import partial
 
 import torch
@@ -60,15 +61,28 @@ class SpatialRNN(Context):
             _initialize(conv, parts)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
-        """Return the context (B, `out_channels`, H, W) of x (B, C, H, W), at least 0; `valid` is (B, 1, H, W)."""
+        """Return the context (B, `out_channels`, H, W) of x (B, C, H, W), at least 0; `valid` is (B, 1, H, W).
+
+        Under float16 autocast it is float32.
+        """
         first, *others = self.convs
         x = first(x.contiguous(memory_format=torch.channels_last))
-        for index, (cells, layer, conv) in enumerate(zip(self.cells, self.layers, others, strict=True)):
-            x = sweep(list(cells), x, valid, layer)  # type: ignore[arg-type]
-            if self.scales is not None:
-                x = _over_rms(x, self.scales[index])
-            x = conv(x)
+        # Sums along a line soon leave float16's range, and so do the products that read them.
+        overflows = x.dtype == torch.float16
+        x = x.float() if overflows else x
+        with torch.autocast(x.device.type, enabled=False) if overflows else nullcontext():
+            for index, (cells, layer, conv) in enumerate(zip(self.cells, self.layers, others, strict=True)):
+                x = sweep(list(cells), x, valid, layer)  # type: ignore[arg-type]
+                if self.scales is not None:
+                    x = _over_rms(x, self.scales[index])
+                x = _convolve_wide(conv, x) if overflows else conv(x)  # type: ignore[arg-type]
         return torch.relu(x) * valid
+
+
+def _convolve_wide(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """Convolve x (B, C, H, W) in float32, also where the weights are in half precision."""
+    bias = None if conv.bias is None else conv.bias.float()
+    return F.conv2d(x, conv.weight.float(), bias)
 
 
 def _over_rms(x: Tensor, scale: Tensor) -> Tensor:

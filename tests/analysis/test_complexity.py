@@ -33,6 +33,8 @@ RECURRENT = {
     cells.MUT3: (3, 0),
     cells.MinGRU: (0, 2),
     cells.MinLSTM: (0, 2),
+    cells.GatedLinear: (0, 2),
+    cells.RGLRU: (0, 2),
 }
 BATCH, CHANNELS, HEIGHT, WIDTH, HIDDEN, OUT = 2, 3, 4, 5, 6, 7
 LOCATIONS = BATCH * HEIGHT * WIDTH

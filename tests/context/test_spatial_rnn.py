@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 
-from detection.cells import LSTM, Accumulator, TanhRNN
+from detection.cells import IRNN, LSTM, Accumulator, TanhRNN
 from detection.config.serialization import from_plain
 from detection.context import SpatialRNN
 from detection.errors import UserError
@@ -151,3 +151,19 @@ def test_bad_layers_get_one_sentence(layers, sentence):
 def test_an_unknown_direction_is_refused():
     with pytest.raises(UserError, match=r"context.layers\[0\]\[0\]=rigth: .* \(did you mean right\?\)"):
         from_plain(partial(SpatialRNN, layers=(("rigth",),)), partial[SpatialRNN], "context")
+
+
+@pytest.mark.parametrize("cell", [Accumulator, IRNN])
+@pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16])
+def test_sums_along_a_line_do_not_overflow_in_mixed_precision(cell, precision):
+    """60 locations of 40 through two layers: sums of sums are far beyond 65504, float16's largest number."""
+    torch.manual_seed(0)
+    context = positive(SpatialRNN(4, cell=partial(cell), hidden_channels=4)).float()
+    x = torch.full((1, 4, 1, 60), 40.0, requires_grad=True)
+    exact = context(x, all_valid(x))
+    assert exact.max() > 65504
+    with torch.autocast("cpu", precision):
+        found = context(x, all_valid(x))
+        found.float().mean().backward()
+    torch.testing.assert_close(found.float(), exact, rtol=0.05 if precision == torch.bfloat16 else 5e-3, atol=1.0)
+    assert x.grad.isfinite().all()
