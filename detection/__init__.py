@@ -9,12 +9,13 @@ __version__ = "0.2.0"
 
 __all__ = [
     "FPN", "GRU", "IRNN", "LSTM", "MUT1", "MUT2", "MUT3", "RCNN", "RGLRU", "RPN", "VGG16", "Accumulator",
-    "AttentionLSTM", "Augmentation", "Backbone", "Cell", "CenterCell", "CocoIndex", "Config", "Context", "DetectionDataset",
-    "Detections", "Detector", "DetectorConfig", "FastRCNN", "GatedLinear", "GoogLeNet", "GridCells", "Head", "IndRNN",
-    "InferenceConfig", "LocalGlobal", "MinGRU", "MinLSTM", "PeepholeLSTM", "Pool", "Predictor", "RecurrentConv",
-    "RecurrentStages", "Regions", "ResNet", "RoIAlign", "SegmentationLoss", "SequenceHead", "SkipPool", "Source",
-    "SpatialRNN", "TanhRNN", "TiedLSTM", "Timm", "Tiny", "UserError", "add_context", "build_detector", "evaluate",
-    "evaluate_detections", "load_config", "load_index", "load_pretrained", "open_run", "train", "train_one_epoch",
+    "AttentionLSTM", "Augmentation", "Backbone", "Cell", "CenterCell", "CocoIndex", "Config", "Context",
+    "DetectionDataset", "Detections", "Detector", "DetectorConfig", "FastRCNN", "GatedLinear", "GoogLeNet", "GridCells",
+    "Head", "IndRNN", "InferenceConfig", "LocalGlobal", "MinGRU", "MinLSTM", "PeepholeLSTM", "Pool", "Predictor",
+    "RecurrentConv", "RecurrentStages", "Regions", "ResNet", "RoIAlign", "SegmentationLoss", "SequenceHead", "SkipPool",
+    "Source", "SpatialRNN", "TanhRNN", "TiedLSTM", "Timm", "Tiny", "UserError", "add_context", "build_detector",
+    "evaluate", "evaluate_detections", "load_config", "load_index", "load_pretrained", "open_run", "train",
+    "train_one_epoch",
 ]  # fmt: skip
 
 if TYPE_CHECKING:

@@ -9,18 +9,23 @@ choice of boxes are 0.
 # I input size, D hidden size, G gates of the input side, T steps, B lines.
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import detection.ops.flops  # noqa: F401 - registers the operations of sweeps
 from detection.cells import Accumulator, Cell, IndRNN, LinearCell
+from detection.errors import UserError
 from detection.ops.sweep.cudnn import without_cudnn
 
 Shape = Sequence[int]
+
+_COUNTED_LIBRARIES = {"aten", "prim", "prims", "profiler", "c10d", "_c10d_functional", "torchvision"}
+"""Libraries whose operators are counted by PyTorch, or rightly count 0 (pooling, NMS)."""
 
 _POINTWISE = ((Accumulator, 2), (LinearCell, 2), (IndRNN, 3))
 
@@ -37,14 +42,39 @@ def count_flops(function: Callable[..., Any], *inputs: Any) -> int:
     Args:
         function: a module in its present mode (a detector without targets: `eval()`), or a function.
         inputs: its arguments. The count of a detector's head depends on the boxes that it finds.
+
+    Raises:
+        UserError: it calls an operator of a library without a formula, which would count 0.
     """
     # The counter fails on views of weights made under `no_grad`, so gradients are on; nothing is kept for them.
     nothing_kept = torch.autograd.graph.saved_tensors_hooks(lambda _: None, lambda _: torch.empty(0))
     counter = FlopCounterMode(display=False, custom_mapping=_RECURRENT_KERNELS)
     # cuDNN's kernels would count their products with the identity in place of an input side.
-    with nothing_kept, without_cudnn(), counter:
+    with nothing_kept, without_cudnn(), counter, _Uncounted(counter.flop_registry) as uncounted:
         function(*inputs)
+    if uncounted.names:
+        raise UserError(
+            f"FLOPs cannot be counted: {', '.join(sorted(uncounted.names))} has no formula; register one with "
+            "torch.utils.flop_counter.register_flop_formula."
+        )
     return counter.get_total_flops()
+
+
+class _Uncounted(TorchDispatchMode):
+    """Collect the operators of other libraries than PyTorch's that have no formula."""
+
+    def __init__(self, formulas: Container[Any]) -> None:
+        super().__init__()
+        self.formulas = formulas
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        packet = func.overloadpacket if isinstance(func, torch._ops.OpOverload) else func
+        if getattr(func, "namespace", "aten") not in _COUNTED_LIBRARIES and packet not in self.formulas:
+            self.names.add(str(packet))
+        return func(*args, **(kwargs or {}))
 
 
 def step_flops(cell: Cell) -> int:

@@ -5,12 +5,13 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from detection import cells
 from detection.analysis.complexity import count_flops, count_parameters, step_flops
 from detection.context import ConvStack, GlobalAverage, NoContext, NonLocal, SpatialRNN
 from detection.detector import build_detector
+from detection.errors import UserError
 from detection.ops.sweep import dispatch as sweeps
 from detection.ops.sweep.cudnn import cudnn_is_allowed
 from detection.pooling import SkipPool, Source
@@ -187,3 +188,19 @@ def test_a_detector_is_the_sum_of_its_parts():
     channels, hidden, classes = 16 * 3 * 3, 16, 2 + 1
     head = 2 * sizes["boxes"] * (channels * hidden + hidden * hidden + hidden * classes * 5)
     assert total == backbone + regions + head
+
+
+def test_an_operator_without_a_formula_is_named():
+    @torch.library.custom_op("mylab::doubled", mutates_args=())
+    def doubled(x: torch.Tensor) -> torch.Tensor:
+        return 2 * x
+
+    with pytest.raises(UserError, match="FLOPs cannot be counted: mylab.doubled has no formula"):
+        count_flops(doubled, torch.ones(2))
+
+
+def test_every_operator_of_ours_has_a_formula():
+    names = {name.split(".")[0] for name in torch._C._dispatch_get_all_op_names() if name.startswith("detection::")}
+    assert len(names) >= 10
+    for name in names:
+        assert getattr(torch.ops.detection, name.removeprefix("detection::")) in flop_registry, name
