@@ -46,7 +46,33 @@ def compare(shape, directions, dtype, weighted, masked):
         same(f, e, dtype)
 
 
+def count_launches(weighted):
+    # Through autograd, as on CUDA.
+    sums, scans = (sys.modules[f"detection.ops.sweep.{name}"] for name in ("accumulate", "linear_scan"))
+    launched = []
+    launch, use_triton = triton_scan._launch, sums.use_triton
+    triton_scan._launch = lambda kernel, *a, **k: (launched.append(kernel.fn.__name__), launch(kernel, *a, **k))
+    sums.use_triton = scans.use_triton = lambda x: True
+    x = torch.randn(2, 3, 3, 4, requires_grad=True)
+    a = torch.rand(2, 12, 3, 4, requires_grad=True)
+    weight = torch.rand(4, 3, requires_grad=True) if weighted else None
+    for run in (lambda: accumulate(x, weight, None, "right left down up"),
+                lambda: linear_scan(a, a, None, "right left down up")):
+        launched.clear()
+        y = run()
+        assert len(launched) == 1, launched
+        y.sum().backward()
+        assert len(launched) == 2 and launched[1] == launched[0] + "_backward", launched
+    triton_scan._launch = launch
+    sums.use_triton = scans.use_triton = use_triton
+
+
+for weighted in (False, True):
+    count_launches(weighted)
 compare((2, 3, 3, 4), "right left down up", torch.float32, True, True)
+compare((2, 3, 3, 4), "up right down left", torch.bfloat16, True, False)
+compare((1, 17, 2, 70), "left down", torch.float32, True, True)
+compare((1, 4, 66, 2), "down left up", torch.float16, False, True)
 compare((1, 130, 1, 3), "up left", torch.float32, False, False)
 compare((1, 5, 3, 1), "down right", torch.bfloat16, False, True)
 print("equal")

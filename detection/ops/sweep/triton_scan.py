@@ -2,7 +2,7 @@
 
 Maps are channels last, so that a step of a program reads and writes one run of memory. States are float32 whatever the
 type of the maps; loads of the steps ahead are pipelined. The mask is read in the kernel. All directions go in one
-launch, but for the gradient of `accumulate`: it is summed over directions without atomics, so rows first, then columns.
+launch. The gradient of `accumulate` is summed over directions without atomics, by programs that scan all of them.
 """
 
 # B images, C channels, H×W map, K directions, T steps of a line.
@@ -44,7 +44,20 @@ def _place(codes, B, H, W):
 
 @triton.jit(do_not_specialize=["codes"])
 def _accumulate(
-    x, weight, valid, out, codes, B, C, H, W, K, WEIGHTED: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr
+    x,
+    weight,
+    valid,
+    out,
+    codes,
+    B,
+    C,
+    H,
+    W,
+    K,
+    WEIGHTED: tl.constexpr,
+    MASKED: tl.constexpr,
+    BLOCK: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
     k, steps, first, stride = _place(codes, B, H, W)
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -54,58 +67,75 @@ def _accumulate(
         location = first + t * stride
         h = (h * u if WEIGHTED else h) + tl.load(x + location * C + c, c < C, 0.0).to(tl.float32)
         # Not `tl.maximum`, which makes 0 of a NaN.
-        h = tl.where((h < 0) | (tl.load(valid + location) == 0), 0.0, h)
+        h = tl.where(h < 0, 0.0, h)
+        if MASKED:
+            h = tl.where(tl.load(valid + location) == 0, 0.0, h)
         tl.store(out + (location * K + k) * C + c, h, c < C)
 
 
-@triton.jit(do_not_specialize=["codes", "places", "num", "written"])
+@triton.jit(do_not_specialize=["order"])
 def _accumulate_backward(
     grad,
     out,
     weight,
     total,
+    grad_x,
     grad_weight,
-    codes,
-    places,
-    num,
-    written,
-    B,
+    order,
     C,
     H,
     W,
-    K,
+    K: tl.constexpr,
     WEIGHTED: tl.constexpr,
+    LINES: tl.constexpr,
     BLOCK: tl.constexpr,
-    STAGES: tl.constexpr,
 ):
-    """Scan the directions along one axis one after the other, so that only this program writes to its line."""
-    lines = tl.where(codes % 4 < 2, H, W)
+    """Scan all directions of a block of channels of one image, one after the other, so that nobody else adds to it.
+
+    `order` has four bits a scan, the rows' first: the direction's code and its place among the outputs. A tile of lines
+    is scanned at once; within an axis a location is always of one thread, and between the axes there is a barrier.
+    """
+    b = tl.program_id(0).to(tl.int64)
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    for j in range(0, num):
-        k = (places >> (4 * j)) % 16
-        seen = tl.where(written + j > 0, C, 0)  # channels of `total` that hold a sum already
-        steps, first, stride = _line((codes >> (2 * j)) % 4, tl.program_id(0) // lines, tl.program_id(0) % lines, H, W)
-        g = tl.zeros((BLOCK,), tl.float32)
-        product = tl.zeros((BLOCK,), tl.float32)
-        u = tl.load(weight + k * C + c, c < C, 0.0).to(tl.float32) if WEIGHTED else g
-        for t in tl.range(0, steps, num_stages=STAGES):  # type: ignore[misc]
-            location = first + (steps - 1 - t) * stride
-            place = (location * K + k) * C + c
-            g = (g * u if WEIGHTED else g) + tl.load(grad + place, c < C, 0.0).to(tl.float32)
-            g = tl.where(tl.load(out + place, c < C, 0.0).to(tl.float32) > 0, g, 0.0)
-            if WEIGHTED:
-                last = c < tl.where(t + 1 < steps, C, 0)
-                product += g * tl.load(out + place - stride * K * C, last, 0.0).to(tl.float32)
-            before = tl.load(total + location * C + c, c < seen, 0.0)
-            tl.store(total + location * C + c, before + g, c < C)
+    for j in tl.static_range(K):
+        code = (order >> (4 * j)) % 4
+        k = (order >> (4 * j + 2)) % 4
+        horizontal = code < 2
+        steps = tl.where(horizontal, W, H)
+        lines = tl.where(horizontal, H, W)
+        along = tl.where(horizontal, 1, W)  # locations from step to step, in the order of the map
+        across = tl.where(horizontal, W, 1)
+        u = tl.load(weight + k * C + c, c < C, 0.0).to(tl.float32) if WEIGHTED else tl.zeros((BLOCK,), tl.float32)
+        products = tl.zeros((LINES, BLOCK), tl.float32)
+        if j > 0:
+            # Columns read what other threads wrote for rows.
+            tl.debug_barrier()
+        for top in range(0, lines, LINES):
+            line = top + tl.arange(0, LINES)
+            inside = (line < lines)[:, None] & (c < C)[None, :]
+            g = tl.zeros((LINES, BLOCK), tl.float32)
+            for t in range(0, steps):
+                position = tl.where(code % 2 == 1, t, steps - 1 - t)  # against the scan
+                location = (b * H * W + line.to(tl.int64) * across + position * along)[:, None]
+                place = (location * K + k) * C + c[None, :]
+                g = (g * u[None, :] if WEIGHTED else g) + tl.load(grad + place, inside, 0.0).to(tl.float32)
+                g = tl.where(tl.load(out + place, inside, 0.0).to(tl.float32) > 0, g, 0.0)
+                if WEIGHTED:
+                    before = tl.where(code % 2 == 1, along, -along).to(tl.int64) * K * C
+                    earlier = inside & (t + 1 < steps)
+                    products += g * tl.load(out + place + before, earlier, 0.0).to(tl.float32)
+                own = location * C + c[None, :]
+                added = g + tl.load(total + own, inside, 0.0) if j > 0 else g
+                if j == K - 1:
+                    tl.store(grad_x + own, added, inside)
+                else:
+                    tl.store(total + own, added, inside)
         if WEIGHTED:
-            tl.store(grad_weight + (tl.program_id(0) * K + k) * C + c, product, c < C)
-        # The next direction reads what other threads may have written.
-        tl.debug_barrier()
+            tl.store(grad_weight + (b * K + k) * C + c, tl.sum(products, 0), c < C)
 
 
 @triton.jit(do_not_specialize=["codes"])
-def _linear(a, b, valid, out, codes, B, C, H, W, K, BLOCK: tl.constexpr, STAGES: tl.constexpr):
+def _linear(a, b, valid, out, codes, B, C, H, W, K, MASKED: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr):
     k, steps, first, stride = _place(codes, B, H, W)
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     h = tl.zeros((BLOCK,), tl.float32)
@@ -113,13 +143,28 @@ def _linear(a, b, valid, out, codes, B, C, H, W, K, BLOCK: tl.constexpr, STAGES:
         location = first + t * stride
         place = (location * K + k) * C + c
         h = tl.load(a + place, c < C, 0.0).to(tl.float32) * h + tl.load(b + place, c < C, 0.0).to(tl.float32)
-        h = tl.where(tl.load(valid + location) == 0, 0.0, h)
+        if MASKED:
+            h = tl.where(tl.load(valid + location) == 0, 0.0, h)
         tl.store(out + place, h, c < C)
 
 
 @triton.jit(do_not_specialize=["codes"])
 def _linear_backward(
-    grad, out, a, valid, grad_a, grad_b, codes, B, C, H, W, K, BLOCK: tl.constexpr, STAGES: tl.constexpr
+    grad,
+    out,
+    a,
+    valid,
+    grad_a,
+    grad_b,
+    codes,
+    B,
+    C,
+    H,
+    W,
+    K,
+    MASKED: tl.constexpr,
+    BLOCK: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
     k, steps, first, stride = _place(codes, B, H, W)
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -128,7 +173,8 @@ def _linear_backward(
         location = first + (steps - 1 - t) * stride
         place = (location * K + k) * C + c
         g += tl.load(grad + place, c < C, 0.0).to(tl.float32)
-        g = tl.where(tl.load(valid + location) == 0, 0.0, g)
+        if MASKED:
+            g = tl.where(tl.load(valid + location) == 0, 0.0, g)
         tl.store(grad_b + place, g, c < C)
         last = tl.load(out + place - stride * K * C, c < tl.where(t + 1 < steps, C, 0), 0.0).to(tl.float32)
         tl.store(grad_a + place, g * last, c < C)
@@ -142,7 +188,8 @@ def launch_accumulate(x: Tensor, weight: Tensor | None, valid: Tensor | None, di
     out = rows.new_empty(b, h, w, num * c)
     grid, block = _grid(num * b * max(h, w), c)
     pointers = rows, rows if weight is None else weight.contiguous(), _mask(valid, rows), out
-    _launch(_accumulate, grid, *pointers, _codes(directions), b, c, h, w, num, weight is not None, block, STAGES)
+    flags = weight is not None, valid is not None, block, STAGES
+    _launch(_accumulate, grid, *pointers, _codes(directions), b, c, h, w, num, *flags)
     return as_map(out)
 
 
@@ -153,24 +200,18 @@ def launch_accumulate_backward(
     grads, outs, names = as_rows(grad), as_rows(out), directions.split()
     b, h, w, channels = grads.shape
     c = channels // len(names)
-    total = grads.new_empty(b, h, w, c, dtype=torch.float32)
-    # A line's program writes the products of its axis only; the sum is over the lines of both.
-    grad_weight = total.new_zeros(0 if weight is None else b * max(h, w), len(names), c)
+    grad_x = grads.new_empty(b, h, w, c)
+    # The sum over directions is in float32, and the last one writes it in the map's type.
+    total = grad_x if grad.dtype == torch.float32 else grads.new_empty(b, h, w, c, dtype=torch.float32)
+    grad_weight = grads.new_empty(0 if weight is None else b, len(names), c, dtype=torch.float32)
+    lines, block, warps = _tile(h, w, c)
     given = grads if weight is None else weight.contiguous()
-    written = 0
-    for horizontal in (True, False):
-        own = [k for k, name in enumerate(names) if is_horizontal(name) == horizontal]
-        if not own:
-            continue
-        grid, block = _grid(b * (h if horizontal else w), c)
-        codes = _codes(" ".join(names[k] for k in own))
-        places = sum(k << (4 * j) for j, k in enumerate(own))
-        sizes = len(own), written, b, c, h, w, len(names)
-        pointers = grads, outs, given, total, grad_weight
-        flags = weight is not None, block, STAGES
-        _launch(_accumulate_backward, grid, *pointers, codes, places, *sizes, *flags)
-        written = 1
-    return as_map(total.to(grad.dtype)), grad_weight.sum(0) if weight is not None else grad_weight.new_empty(0, c)
+    order = _order(names)
+    pointers = grads, outs, given, total, grad_x, grad_weight
+    grid = b, triton.cdiv(c, block)
+    sizes = c, h, w, len(names), weight is not None, lines, block
+    _launch(_accumulate_backward, grid, *pointers, order, *sizes, warps=warps)
+    return as_map(grad_x), grad_weight.sum(0) if weight is not None else grad_weight.new_empty(0, c)
 
 
 def launch_linear_scan(a: Tensor, b: Tensor, valid: Tensor | None, directions: str) -> Tensor:
@@ -180,7 +221,9 @@ def launch_linear_scan(a: Tensor, b: Tensor, valid: Tensor | None, directions: s
     out = torch.empty_like(new)
     grid, block = _grid(num * batch * max(h, w), channels // num)
     sizes = batch, channels // num, h, w, num
-    _launch(_linear, grid, keeps, new, _mask(valid, new), out, _codes(directions), *sizes, block, STAGES)
+    _launch(
+        _linear, grid, keeps, new, _mask(valid, new), out, _codes(directions), *sizes, valid is not None, block, STAGES
+    )
     return as_map(out)
 
 
@@ -194,12 +237,14 @@ def launch_linear_scan_backward(
     grid, block = _grid(num * batch * max(h, w), channels // num)
     sizes = batch, channels // num, h, w, num
     pointers = grads, outs, keeps, _mask(valid, grads), grad_a, grad_b
-    _launch(_linear_backward, grid, *pointers, _codes(directions), *sizes, block, STAGES)
+    _launch(_linear_backward, grid, *pointers, _codes(directions), *sizes, valid is not None, block, STAGES)
     return as_map(grad_a), as_map(grad_b)
 
 
-def _launch(kernel, grid: tuple[int, int], *arguments: Tensor | float) -> None:
-    kernel[grid](*arguments, num_warps=1)
+def _launch(kernel, grid: tuple[int, int], *arguments: Tensor | float, warps: int = 1) -> None:
+    # Triton launches on the current device, which need not be the tensors'.
+    with torch.cuda.device_of(arguments[0]):
+        kernel[grid](*arguments, num_warps=warps)
 
 
 def _codes(directions: str) -> int:
@@ -207,11 +252,25 @@ def _codes(directions: str) -> int:
     return sum(DIRECTIONS.index(name) << (2 * k) for k, name in enumerate(directions.split()))  # type: ignore[arg-type]
 
 
+def _order(names: list[str]) -> int:
+    """Return the directions as `_accumulate_backward` scans them, rows first: code and place, four bits each."""
+    rows_first = sorted(range(len(names)), key=lambda k: not is_horizontal(names[k]))
+    scans = (DIRECTIONS.index(names[k]) + 4 * k for k in rows_first)  # type: ignore[arg-type]
+    return sum(scan << (4 * j) for j, scan in enumerate(scans))
+
+
 def _mask(valid: Tensor | None, rows: Tensor) -> Tensor:
-    b, h, w, _ = rows.shape
+    """Return booleans (B, 1, H, W) as bytes (B, H, W); any tensor where there is no mask, for it is not read."""
     if valid is None:
-        return torch.ones(b, h, w, dtype=torch.uint8, device=rows.device)
-    return valid.reshape(b, h, w).contiguous().view(torch.uint8)  # booleans (B, H, W) as bytes
+        return rows
+    return valid.reshape(rows.shape[:3]).contiguous().view(torch.uint8)
+
+
+def _tile(height: int, width: int, channels: int) -> tuple[int, int, int]:
+    """Return lines and channels of a tile of `_accumulate_backward`, and its warps: 8 values to a lane."""
+    lines = min(64, triton.next_power_of_2(max(height, width)))
+    block = min(16, triton.next_power_of_2(channels))
+    return lines, block, max(1, min(8, lines * block // 256))
 
 
 def _grid(lines: int, channels: int) -> tuple[tuple[int, int], int]:
