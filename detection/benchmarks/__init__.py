@@ -17,6 +17,7 @@ from detection.benchmarks.evaluation import benchmark_evaluation
 from detection.benchmarks.index import benchmark_index
 from detection.benchmarks.local_response import benchmark_local_response
 from detection.benchmarks.matching import benchmark_matching
+from detection.benchmarks.recurrences import benchmark_recurrences
 from detection.benchmarks.roi_align import benchmark_roi_align
 from detection.benchmarks.sweep import benchmark_sweep
 from detection.benchmarks.train_step import benchmark_config_step, benchmark_train_step
@@ -25,6 +26,7 @@ BENCHMARKS: dict[str, Callable[[str], Measurements]] = {
     "train-step": benchmark_train_step,
     "dispatch": benchmark_dispatch,
     "sweep": benchmark_sweep,
+    "recurrences": benchmark_recurrences,
     "matching": benchmark_matching,
     "ion-step": partial(benchmark_config_step, "ion_lite0_finetune"),
     "accnn-step": partial(benchmark_config_step, "accnn_lite0_finetune"),

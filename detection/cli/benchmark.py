@@ -5,6 +5,7 @@ detection benchmark [NAME ...] [--device cpu|cuda] [--output FILE.json]
   train-step   our training step against the plain torchvision loop of the same model (EfficientNet-Lite0 FPN, 240x320)
   dispatch     operations and time an image of a training forward of the quick start, at 2 and at 32 images
   sweep        four directions of recurrent cells against a plain loop and PyTorch's RNNs; memory; on CUDA bandwidth too
+  recurrences  sweeps of every cell with an operation against the cell step by step; scratch memory
   matching     2400 regions with 5 steps matched at once against SciPy in a loop; the decoder against its backbone
   ion-step, accnn-step, recurrent-step
                a training step of the configs {ion,accnn,recurrent}_lite0_finetune against one of finetune

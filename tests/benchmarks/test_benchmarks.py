@@ -8,7 +8,7 @@ import pytest
 
 from detection import benchmarks
 from detection.analysis import timing
-from detection.benchmarks import index, local_response, matching, roi_align, sweep, train_step
+from detection.benchmarks import index, local_response, matching, recurrences, roi_align, sweep, train_step
 from detection.cli import benchmark
 
 
@@ -38,6 +38,15 @@ def test_the_help_names_every_benchmark():
 def test_an_unknown_name_gets_one_sentence(capsys):
     assert benchmark.main(["sweeps"]) == 2
     assert "sweeps: no such benchmark; known: train-step, dispatch, sweep," in capsys.readouterr().err
+
+
+def test_recurrences_are_measured_against_their_steps():
+    found = recurrences.measure_cell(recurrences.MinGRU, (1, 8, 3, 4), 1, "cpu")
+    assert list(found)[2:] == [
+        "MinGRU by steps / MinGRU ours (median of 1 ratios)",
+        "MinGRU: scratch (feature maps a direction)",
+    ]
+    assert all(value > 0 for value in found.values())
 
 
 @pytest.mark.slow

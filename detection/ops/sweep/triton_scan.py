@@ -97,7 +97,7 @@ def _accumulate_backward(
     """
     b = tl.program_id(0).to(tl.int64)
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    for j in tl.static_range(K):
+    for j in tl.static_range(K):  # type: ignore[misc]
         code = (order >> (4 * j)) % 4
         k = (order >> (4 * j + 2)) % 4
         horizontal = code < 2
