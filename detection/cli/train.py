@@ -44,8 +44,8 @@ def parse_training(parser: argparse.ArgumentParser, argv: list[str] | None) -> a
         raise UserError("--resume: name the run to go on with as --output RUN.")
     if args.resume and args.config is not None:
         raise UserError(
-            f"--resume goes on with the run's own config, and {args.config} would not be read: leave it out (epochs and "
-            "learning rate are key=value), or give --resume-or-start to begin where there is no run."
+            f"--resume goes on with the run's own config, and {args.config} would not be read: leave it out (changes "
+            "are key=value), or give --resume-or-start to begin where there is no run."
         )
     return args
 
