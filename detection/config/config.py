@@ -293,6 +293,8 @@ def validate(config: Config) -> None:
             f"detector.max_size={config.detector.max_size}: must be at least min_size={config.detector.min_size}."
         )
     require_context(config.detector)
+    if config.compile and config.checkpoint_backbone:
+        raise UserError("compile=true and checkpoint_backbone=true do not go together: choose one of them.")
     known = (*METRICS, "VOC07_AP50", "VOC_AP50", "val_loss")
     if config.best_metric not in known:
         raise UserError(f"best_metric={config.best_metric}: must be one of {', '.join(known)}.")

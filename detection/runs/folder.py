@@ -159,7 +159,8 @@ def open_run(
     require_fitting_weights(folder, require_buildable(config.detector, len(categories)))
     detector = build_detector(config.detector, len(categories), resize_in_training=False)
     load_weights(folder, detector)
-    return detector.to(device).eval(), categories, config
+    # The layout that it was trained in: sums have the same order.
+    return detector.to(device).to(memory_format=torch.channels_last).eval(), categories, config
 
 
 def write_run_description(

@@ -19,9 +19,8 @@ from detection.data.coco_index import Category
 from detection.data.dataset import item_seed
 from detection.detector import Detector
 from detection.errors import UserError
+from detection.training.device_batches import Batch, to_device
 from detection.training.optim import WeightAverage
-
-Batch = tuple[list[Tensor], list[dict[str, Any]]]
 
 
 def seed_epoch(seed: int, epoch: int, rank: int) -> None:
@@ -169,14 +168,6 @@ def validation_loss(detector: Detector, batches: Iterable[Batch], accelerator: A
     if accelerator.num_processes > 1:
         of_images = gather_object(of_images)
     return math.fsum(loss for _, loss in of_images) / max(len(of_images), 1)
-
-
-def to_device(images: Sequence[Tensor], targets: Sequence[dict[str, Any]], device: torch.device) -> Batch:
-    """Move a batch to a device; copies from pinned memory overlap with computation."""
-    moved = [
-        {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in t.items()} for t in targets
-    ]
-    return [image.to(device, non_blocking=True) for image in images], moved
 
 
 def coco_results(detection: dict[str, Tensor], image_id: int, categories: Sequence[Category]) -> list[dict[str, Any]]:

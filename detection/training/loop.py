@@ -29,6 +29,7 @@ from detection.runs.folder import write_run_description
 from detection.runs.logs import RunLog, progress
 from detection.runs.room import require_room
 from detection.system_errors import explain
+from detection.training.device_batches import DeviceBatches
 from detection.training.engine import seed_epoch, train_one_epoch
 from detection.training.freezing import freeze
 from detection.training.optim import (
@@ -89,6 +90,7 @@ class TrainingRun(Generic[Model]):
         random_states: of each process, where it goes on within an epoch.
         saved: how far the last checkpoint is, empty where there is none.
         saved_at: when it was written, or the run began, by the monotonic clock.
+        waiting: share of its time in which each epoch trained here waited for data.
         command: that trains such runs.
     """
 
@@ -109,6 +111,7 @@ class TrainingRun(Generic[Model]):
     random_states: Sequence[Mapping[str, Any]] = ()
     saved: str = ""
     saved_at: float = field(default_factory=time.monotonic)
+    waiting: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         updates_per_epoch = -(-len(self.order) // self.gradient_accumulation_steps)
@@ -223,8 +226,9 @@ def _begin_epoch(run: TrainingRun) -> None:
 
 def _train_epoch(run: TrainingRun, model: nn.Module, log: RunLog) -> None:
     """Run `train_one_epoch` with a progress bar and a log."""
-    epoch, batches, steps = run.done.epoch, run.batches, run.gradient_accumulation_steps
-    began = time.perf_counter()
+    epoch, steps = run.done.epoch, run.gradient_accumulation_steps
+    batches = DeviceBatches(run.batches, run.accelerator.device)
+    began = start = time.perf_counter()
     label = f"epoch {epoch + 1}/{run.config.schedule.epochs}"
     with progress(label, len(batches), run.accelerator.is_main_process) as bar:
 
@@ -250,6 +254,7 @@ def _train_epoch(run: TrainingRun, model: nn.Module, log: RunLog) -> None:
             log=log_update,
             failures=run.folder,
         )
+    run.waiting.append(batches.waited / (time.perf_counter() - start))
 
 
 def _save_within_epoch(run: TrainingRun, log: RunLog) -> None:

@@ -30,12 +30,17 @@ from detection.runs.data_identity import describe_splits
 from detection.runs.folder import read_config_json
 from detection.runs.lock import writing
 from detection.runs.logs import RunLog
+from detection.training.activation_checkpoints import checkpoint_stages
 from detection.training.amplitudes import start_amplitude
+from detection.training.compiling import CountedBackend, compile_parts
+from detection.training.determinism import deterministic
 from detection.training.engine import validation_loss
+from detection.training.epoch_notes import print_epoch_notes
 from detection.training.evaluate import detect_split
 from detection.training.freezing import freeze
 from detection.training.loaders import build_loader, eval_loader, open_split, train_batches
 from detection.training.loop import TrainingRun, describe_run, restore, resumable, run_epochs
+from detection.training.memory import peak_memory
 from detection.training.optim import WeightAverage
 from detection.training.preemption import postponed, watch
 from detection.weights import LoadReport
@@ -79,12 +84,14 @@ def open_data(config: Config, accelerator: Accelerator) -> Data:
     transform = Transform(config.data.augmentation, config.detector.min_size, config.detector.max_size)
     segmented, source = config.detector.segmentation is not None, config.data.masks
     files, masks = config.data.train, load_masks(train_index, source) if segmented else None
-    kept = {"cache_bytes": config.data.cache_megabytes * 1_000_000}
-    train = DetectionDataset(train_index, Path(files.images), transform, config.seed, files.empty_images, masks, **kept)
+    kept = config.data.cache_megabytes * 1_000_000
+    train = DetectionDataset(
+        train_index, Path(files.images), transform, config.seed, files.empty_images, masks, cache_bytes=kept
+    )
     require_training_boxes(train)
     val_masks = load_masks(val_index, source) if segmented and _needs_validation_loss(config) else None
     val_images, categories = Path(config.data.val.images), train_index.categories
-    val = DetectionDataset(val_index, val_images, masks=val_masks, categories=categories, **kept)
+    val = DetectionDataset(val_index, val_images, masks=val_masks, categories=categories, cache_bytes=kept)
     aspect_ratios = train.aspect_ratios if config.data.aspect_grouping else None
     batches = train_batches(len(train), config, accelerator, aspect_ratios)
     loader = build_loader(train, batches, config.data.workers, accelerator)
@@ -103,12 +110,16 @@ class DetectorRun(TrainingRun[Detector]):
     Attributes:
         best_results: what the best checkpoint detects, where this process has evaluated it.
         last_results: what the last epoch's weights detect, likewise.
+        compiled: counts compiled graphs, where parts are compiled.
+        graphs: their number at the last print.
     """
 
     config: Config
     data: Data
     best_results: list[dict[str, Any]] | None = None
     last_results: list[dict[str, Any]] | None = None
+    compiled: CountedBackend | None = None
+    graphs: int = 0
 
 
 def train(config: Config, folder: str | Path, accelerator: Accelerator, *, resume: bool = False) -> dict[str, Any]:
@@ -128,12 +139,14 @@ def train(config: Config, folder: str | Path, accelerator: Accelerator, *, resum
         Interrupted: a signal asked for it; what was trained is saved.
     """
     began = time.perf_counter()
-    with writing(Path(folder), accelerator.is_main_process), watch():
+    with writing(Path(folder), accelerator.is_main_process), watch(), deterministic(config.deterministic):
         run = prepare(config, Path(folder), accelerator, resume)
         with resumable(run):
             run_epochs(run, after_epoch)
             metrics = finish(run)
-    run.print_line(f"finished  {folder} in {(time.perf_counter() - began) / 60:.1f} min")
+    peak = peak_memory(accelerator.device)
+    memory = f", {peak} of memory at most" if peak else ""
+    run.print_line(f"finished  {folder} in {(time.perf_counter() - began) / 60:.1f} min{memory}")
     if config.note:
         run.print_line(f"note      {config.note}")
     accelerator.end_training()
@@ -152,7 +165,8 @@ def prepare(config: Config, folder: Path, accelerator: Accelerator, resume: bool
     names = [category.name for category in data.train.categories]
     reports = [] if resume else load_pretrained(detector, config.detector.weights, names)
     freeze(detector, config.freeze, 0)
-    detector.to(accelerator.device)
+    # Convolutions compute in this layout; the others' maps would be transposed for each.
+    detector.to(accelerator.device).to(memory_format=torch.channels_last)
     amplitude = None if resume else start_amplitude(detector, data.train, accelerator, reports)
     run = DetectorRun(
         config=config,
@@ -170,6 +184,10 @@ def prepare(config: Config, folder: Path, accelerator: Accelerator, resume: bool
     if resume:
         restore(run)
         _measure_best_by(run, config.best_metric)
+    if config.checkpoint_backbone:
+        checkpoint_stages(detector.backbone)
+    if config.compile:
+        run.compiled = compile_parts(detector)
     print_data(run)
     if accelerator.is_main_process:
         for remark in training_remarks(data.train.index, data.val.index, data.train.images, data.val.images):
@@ -195,6 +213,7 @@ def _measure_best_by(run: DetectorRun, name: str) -> None:
 def after_epoch(run: DetectorRun, log: RunLog) -> bool:
     """Evaluate where that is due, and return whether the best has not improved for long enough."""
     config, done = run.config, run.done
+    print_epoch_notes(run)
     last = done.epoch == config.schedule.epochs
     if last or done.epoch % config.evaluate_every == 0:
         evaluate_epoch(run, log)

@@ -51,3 +51,21 @@ def usable_cores(root: Path = Path("/sys/fs/cgroup")) -> int:
             if limit != "max" and int(limit) > 0:
                 cores = min(cores, max(1, int(limit) // int(length)))
     return cores
+
+
+def waiting_note(share: float, workers: int) -> str:
+    """Describe that training waits for data, and what helps; empty where it is less than a fifth of the time.
+
+    Args:
+        share: of the time of an epoch.
+        workers: loading processes that it had.
+    """
+    if share < 0.2:
+        return ""
+    waiting, most = f"waiting for data {share:.0%} of the time", min(64, own_cores() - 1)
+    if workers < most:
+        return f"{waiting}: data.workers={min(most, max(2, 2 * workers))}"
+    return (
+        f"{waiting} with data.workers={workers}, and no core is left for more: store the images at the size at which "
+        "they are trained on, or keep them in memory by data.cache_megabytes=N"
+    )

@@ -248,7 +248,12 @@ def test_the_learning_rate_counts_images_of_all_batches_and_processes_of_an_upda
     """7 images one by one on 2 processes, 3 batches an update: 4 batches, 2 updates of 6 images, stated for 2."""
     monkeypatch.setattr("detection.training.run.describe_splits", lambda *args: {})  # there is no first process
     accelerator = SimpleNamespace(
-        num_processes=2, process_index=1, device=torch.device("cpu"), is_main_process=False, wait_for_everyone=int
+        num_processes=2,
+        process_index=1,
+        device=torch.device("cpu"),
+        is_main_process=False,
+        wait_for_everyone=int,
+        scaler=None,
     )
     settings = ("batch_size=1", "gradient_accumulation_steps=3", "schedule.epochs=2", "schedule.milestones=(0.5,)")
     run = prepare(tiny_config(shapes, *settings), tmp_path, accelerator, False)

@@ -1,0 +1,48 @@
+"""Activation checkpointing (Chen et al. 2016): what is inside a stage is computed again in the backward pass."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.utils.checkpoint import checkpoint
+
+from detection.backbones.backbone import Backbone
+
+
+def checkpoint_stages(backbone: Backbone) -> None:
+    """Have the stages of a backbone keep their inputs only, in training; gradients and batch statistics stay the same.
+
+    The modules of the stages are changed in place; copies of them made later would run the original's.
+    """
+    for modules in backbone.stages().values():
+        for module in modules:
+            if next(module.children(), None) is not None:  # a single layer keeps little more than its input
+                module.forward = partial(_recomputed, module, module.forward)
+
+
+def _recomputed(module: nn.Module, forward: Callable[..., Any], *inputs: Any) -> Any:
+    if not torch.is_grad_enabled():
+        return forward(*inputs)
+    return checkpoint(forward, *inputs, use_reentrant=False, context_fn=partial(_contexts, module))
+
+
+def _contexts(module: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
+    return nullcontext(), _statistics_kept(module)
+
+
+@contextmanager
+def _statistics_kept(module: nn.Module) -> Iterator[None]:
+    """Leave the running statistics of batch norm as they are: they have taken in the batch already."""
+    norms = [m for m in module.modules() if isinstance(m, _NormBase) and m.training and m.track_running_stats]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count
