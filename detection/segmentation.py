@@ -214,8 +214,8 @@ def semantic_maps(
                 f"{tuple(given)}: give one label for each pixel."
             )
         if tuple(given) != tuple(size):
-            nearby = (torch.from_numpy(nearest(new, old)) for new, old in zip(size, given, strict=True))
-            rows, columns = (places.to(labels.device) for places in nearby)
+            nearby = (nearest(new, old) for new, old in zip(size, given, strict=True))
+            rows, columns = (to_device(places, labels.device) for places in nearby)
             labels = labels[rows][:, columns]
         resized.append(labels)
     return resized
