@@ -134,3 +134,56 @@ def test_two_processes_of_one_image_move_the_weights_like_one_process_of_two(sha
     # A sum over processes in place of a mean would double the way, gradients of other images turn it.
     assert two.norm().item() == pytest.approx(one.norm().item(), rel=0.1)
     assert torch.cosine_similarity(one, two, dim=0) > 0.9
+
+
+ACCUMULATION = """
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+
+from detection.training.engine import train_one_epoch
+
+accelerator = Accelerator(cpu=True)
+synchronized = []
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+
+    def forward(self, images, targets):
+        return {"loss_a": self.weight * images[0].sum()}
+
+
+model = Model()
+optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)
+model, optimizer = accelerator.prepare(model, optimizer)
+
+
+def counted(state, bucket):
+    synchronized.append(1)
+    return allreduce_hook(state, bucket)
+
+
+model.register_comm_hook(None, counted)
+rank = accelerator.process_index
+batches = [([torch.tensor([1.0 + 10 * rank + n])], [{"image_id": n}]) for n in range(5)]
+weights = []
+train_one_epoch(
+    model, batches, 5, optimizer, scheduler, accelerator, gradient_accumulation_steps=2,
+    log=lambda line: weights.append(accelerator.unwrap_model(model).weight.item()),
+)
+# Means over processes of the sums over a group, divided by its batches: 5 + (1 + 2) / 2, 5 + (3 + 4) / 2, 5 + 5.
+assert weights == [-6.5, -15.0, -25.0], weights
+assert len(synchronized) == 3, synchronized
+del model  # with the hook, before the interpreter ends
+accelerator.end_training()
+"""
+
+
+def test_accumulated_gradients_are_exchanged_once_an_update(tmp_path):
+    (tmp_path / "accumulation.py").write_text(ACCUMULATION)
+    launch(str(tmp_path / "accumulation.py"), cwd=tmp_path)
