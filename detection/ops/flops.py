@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch.utils.flop_counter import register_flop_formula
 
-from detection.ops.sweep import accumulate, gru, linear_scan, lstm, matrix_rnn  # noqa: F401 - defines the operations
+from detection.ops.sweep import accumulate, gated_scan, gru, linear_scan, lstm, matrix_rnn  # noqa: F401 - defines the operations
 
 ops = torch.ops.detection
 
@@ -33,6 +33,17 @@ def _(x, weight, valid, directions, *_, **__) -> int:
 def _(grad, out, weight, *_, **__) -> int:
     """Count a sum along the scan, the maximum's mask, the sum over directions; with u two products and a sum more."""
     return math.prod(grad) * (3 if weight is None else 6)
+
+
+@register_flop_formula(ops.gated_scan)
+def _(x, vectors, *_, **__) -> int:
+    """Count a product and a sum; the gates count 0. The backward pass has a sum and two products."""
+    return 2 * x[0] * x[2] * x[3] * vectors[0] * vectors[2]
+
+
+@register_flop_formula(ops.gated_scan_backward)
+def _(grad, *_, **__) -> int:
+    return 3 * math.prod(grad)
 
 
 @register_flop_formula(ops.linear_scan)

@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import detection.ops.flops  # noqa: F401 - registers the formulas
+from detection.analysis.timing import peak_bytes
 from detection.cells import (
     GRU,
     IRNN,
@@ -31,6 +32,7 @@ from detection.ops.sweep.accumulate import accumulate
 from detection.ops.sweep.cudnn import cudnn_computes
 from detection.ops.sweep.directions import DIRECTIONS
 from detection.ops.sweep.dispatch import sweep, sweep_by_steps
+from detection.ops.sweep.gated_scan import gated_scan
 from detection.ops.sweep.gru import gru
 from detection.ops.sweep.linear_scan import linear_scan
 from detection.ops.sweep.lines import by_axis
@@ -234,16 +236,17 @@ def test_compiles_without_graph_breaks(cell):
         torch.testing.assert_close(a, b)
 
 
-@pytest.mark.parametrize("op", [accumulate, linear_scan, matrix_rnn, lstm, gru], ids=lambda op: op._name)
+@pytest.mark.parametrize("op", [accumulate, gated_scan, linear_scan, matrix_rnn, lstm, gru], ids=lambda op: op._name)
 def test_operations_are_what_pytorch_asks_of_them(op):
     torch.manual_seed(0)
-    gates = {lstm: 4, gru: 3, linear_scan: 2}
+    gates = {lstm: 4, gru: 3, linear_scan: 2, gated_scan: 3}
     rows = gates.get(op, 1) * SIZE
     x = torch.randn(B, rows, H, W, requires_grad=True)
     weight = torch.randn(2, rows, SIZE, requires_grad=True)
     bias = torch.randn(2, rows, requires_grad=True)
     arguments = {
         accumulate: (x, torch.randn(2, SIZE, requires_grad=True), holes(), "right up"),
+        gated_scan: (x, torch.randn(2, 3, SIZE, requires_grad=True), holes(), "right up", "RGLRU"),
         linear_scan: (torch.rand(B, rows, H, W, requires_grad=True), x, holes(), "right up"),
         matrix_rnn: (x, weight, bias, holes(), "right up", False),
         lstm: (x, weight, bias, holes(), "right up", True),
@@ -451,3 +454,24 @@ def test_states_are_kept_for_a_backward_pass_only(cell):
         assert returned(x.clone().requires_grad_()) == output
     cells.requires_grad_(False)
     assert returned(x) == output and returned(x.clone().requires_grad_()) == output + states
+
+
+@pytest.mark.parametrize("cell", [MinGRU, MinLSTM, GatedLinear, RGLRU])
+@pytest.mark.parametrize("mask", [None, corner, holes], ids=["all", "corner", "holes"])
+def test_coefficients_scanned_as_on_an_accelerator_equal_the_loop(cell, mask, monkeypatch):
+    """The CPU computes gates step by step; `linear_scan` reads all coefficients, as its Triton kernel does."""
+    torch.manual_seed(0)
+    cells, valid = make(cell), None if mask is None else mask()
+    x, grad = draw(cells)
+    monkeypatch.setattr("detection.ops.sweep.dispatch._scans_gates", lambda x: False)
+    assert_backends_agree(["auto"], cells, x, valid, DIRECTIONS, grad, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("cell", [MinGRU, MinLSTM, GatedLinear, RGLRU])
+def test_scratch_of_linear_cells_is_small(cell):
+    """Beyond input, output and their gradients at most two maps a direction, of both passes together."""
+    cells = nn.ModuleList(cell(32) for _ in DIRECTIONS)
+    x = torch.randn(2, cells[0].gates * 32, 20, 24).contiguous(memory_format=torch.channels_last).requires_grad_()
+    grad = torch.randn(2, 128, 20, 24).contiguous(memory_format=torch.channels_last)
+    held = peak_bytes(lambda: torch.autograd.grad(sweep(list(cells), x, None, DIRECTIONS), [x], grad), "cpu")
+    assert (held - grad.nbytes - x.nbytes) / grad.nbytes <= 2

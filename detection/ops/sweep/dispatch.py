@@ -4,7 +4,7 @@
 
     accumulator, IndRNN             `accumulate`: sums of contiguous runs of channels; Triton on CUDA
     minGRU, minLSTM, gated linear, RG-LRU
-                                    `linear_scan`, likewise
+                                    `gated_scan` on a CPU, `linear_scan` elsewhere
     tanh RNN, IRNN, LSTM, GRU       `matrix_rnn`, `lstm`, `gru`: a product a step for all lines; `cudnn` on CUDA
     tied and peephole LSTM, GRU that resets before the product, MUT1–3, learned initial states, a cell
     from outside                    `sweep_by_lines`
@@ -44,6 +44,7 @@ from detection.ops.sweep.directions import (
     is_reversed,
     steps,
 )
+from detection.ops.sweep.gated_scan import gated_scan
 from detection.ops.sweep.gru import gru
 from detection.ops.sweep.layout import as_map, as_rows, state_type
 from detection.ops.sweep.linear_scan import linear_scan
@@ -110,6 +111,9 @@ def _sweep(cells: Sequence[Cell], x: Tensor, valid: Tensor | None, directions: s
     _refuse_forward_mode(x, *(parameter for cell in cells for parameter in cell.parameters()))
     if kind is Accumulator:
         return accumulate(x, None, valid, directions)
+    if isinstance(cells[0], LinearCell) and _scans_gates(x):
+        vectors = torch.stack([cast(LinearCell, cell).vectors(x.new_empty(0, dtype=wide)) for cell in cells])
+        return gated_scan(x, vectors, valid, directions, kind.__name__)
     if isinstance(cells[0], LinearCell):
         rows = x.to(wide).movedim(1, -1)
         coefficients = [
@@ -130,6 +134,11 @@ def _sweep(cells: Sequence[Cell], x: Tensor, valid: Tensor | None, directions: s
         return matrix_rnn(x, weight, bias, valid, directions, kind is IRNN)
     keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias))
     return (lstm if kind is LSTM else gru)(x, weight, bias, valid, directions, keep)[0]
+
+
+def _scans_gates(x: Tensor) -> bool:
+    """Return whether gates are computed step by step, in a CPU's caches, or before the scan."""
+    return x.device.type == "cpu"
 
 
 def _refuse_forward_mode(*tensors: Tensor) -> None:
