@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from detection.ablation.launch.launchers import LocalLauncher
 from detection.training import workers
 from detection.training.workers import loading_processes, own_cores, usable_cores
 
@@ -55,3 +56,9 @@ def test_cores_of_a_control_group_of_version_1(tmp_path, monkeypatch):
         (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text(quota)
         assert usable_cores(tmp_path) == expected
     assert usable_cores(tmp_path / "none") == 12
+
+
+def test_a_run_of_an_ablation_has_its_share_of_the_cores(cores, monkeypatch):
+    for name, value in LocalLauncher(4, 24).environment(1).items():
+        monkeypatch.setenv(name, value)
+    assert own_cores() == 6

@@ -87,7 +87,7 @@ class LocalLauncher(Launcher):
         """Environment variables of a slot: its GPU, and threads that sleep when idle, since others need the core."""
         threads = {name: str(self.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
         gpu = {"CUDA_VISIBLE_DEVICES": _visible_gpus(self.gpus)[slot % self.gpus]} if self.gpus else {}
-        return {**threads, "OMP_WAIT_POLICY": "PASSIVE", **gpu}
+        return {**threads, "OMP_WAIT_POLICY": "PASSIVE", "DETECTION_CORES": str(self.threads), **gpu}
 
 
 class LocalProcess(RunningProcess):
