@@ -122,7 +122,7 @@ def test_images_together_are_as_each_alone():
         )
     ]
     settings = {"embed": partial(Embed, features=2), "batch_size_per_image": None}
-    for assigner in (MeetsWindow, partial(Overlaps, iou=0.3)):
+    for assigner in (MeetsWindow, partial(Overlaps, iou=0.3), partial(Overlaps, iou=0.0)):
         for add in (True, False):
             head = SequenceHead(1, 1, 3, assigner=assigner, add_ground_truth=add, **settings)
             together, samples = head.sample(regions, targets)
