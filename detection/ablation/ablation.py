@@ -41,6 +41,9 @@ class Ablation:
             a verdict at 95 % each, if they were named before the first run; all others are adjusted by Holm.
         chance: the metric of a model that only guesses, by name of the data set: a number for `metric`, or numbers by
             metric. Seeds nearer to it than to the best one have not learned. ContextScenes state theirs.
+        evaluate_on: changes by name, with which every finished run is evaluated again, such as larger images:
+            `{"2x": changes}` for all data sets, or `{"2x": {data: changes}}` for some. The report has each as a data
+            set of its own, `DATA-NAME`.
         run_type: detectors, classifiers or another type of run.
     """
 
@@ -54,6 +57,7 @@ class Ablation:
     curves: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
     primary: Sequence[tuple[str, str, str, str]] = ()
     chance: Mapping[str, float | Mapping[str, float]] = dataclasses.field(default_factory=dict)
+    evaluate_on: Mapping[str, Changes | Mapping[str, Changes]] = dataclasses.field(default_factory=dict)
     run_type: RunType = DETECTORS
 
     def only(self, variants: Sequence[str] = (), data: Sequence[str] = (), seeds: Sequence[int] = ()) -> "Ablation":
@@ -83,6 +87,10 @@ class Ablation:
             if {one.variant, one.against} <= set(parts["variants"]) and one.data in parts["data"]
         )
         parts["chance"] = {name: value for name, value in self.chance.items() if name in parts["data"]}
+        parts["evaluate_on"] = {
+            name: {d: changes for d, changes in by_data.items() if d in parts["data"]}
+            for name, by_data in self.evaluations.items()
+        }
         parts["curves"] = {title: places for title, places in curves.items() if len(places) > 1}
         return dataclasses.replace(self, **parts)
 
@@ -90,6 +98,11 @@ class Ablation:
     def comparisons(self) -> tuple[Primary, ...]:
         """The primary comparisons."""
         return tuple(Primary(*names) for names in self.primary)
+
+    @property
+    def evaluations(self) -> dict[str, dict[str, tuple[str, ...]]]:
+        """The changes of `evaluate_on` by name and data set."""
+        return {name: dict(by_data) for name, by_data in self.evaluate_on.items()}  # type: ignore[arg-type]
 
     def chance_of(self, data: str, config: Any) -> dict[str, float]:
         """Metrics by chance on a data set with this config, of those for which the file or the data state one."""
@@ -112,6 +125,9 @@ class Ablation:
             _require_names(key, getattr(self, key))
             texts = {name: as_overrides(changes, f"{key}[{name!r}]") for name, changes in getattr(self, key).items()}
             object.__setattr__(self, key, texts)
+        _require_evaluable(self)
+        texts = {name: _by_data(name, changes, self.data) for name, changes in self.evaluate_on.items()}
+        object.__setattr__(self, "evaluate_on", {name: by_data for name, by_data in texts.items() if by_data})
         _require_seeds(self.seeds)
         object.__setattr__(self, "reference", self.reference or next(iter(self.variants)))
         object.__setattr__(self, "metric", self.metric or self.run_type.metrics[0])
@@ -168,6 +184,30 @@ def _require_names(key: str, named: Mapping[str, Any]) -> None:
     for name in named:
         if folded.count(name.lower()) > 1:
             raise UserError(f"{key}: {name!r} is there twice but for its case, which some file systems ignore.")
+
+
+def _require_evaluable(ablation: Ablation) -> None:
+    if not ablation.evaluate_on:
+        return
+    _require_names("evaluate_on", ablation.evaluate_on)
+    if not ablation.run_type.evaluate_command:
+        raise UserError("evaluate_on: runs of this type cannot be evaluated again; leave it out.")
+    for name in ablation.evaluate_on:
+        for data in ablation.data:
+            if f"{data}-{name}" in ablation.data:
+                raise UserError(f"evaluate_on[{name!r}]: {data}-{name} is a data set already; choose another name.")
+
+
+def _by_data(name: str, changes: Any, data: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """The changes of an evaluation by data set; those for all are given once."""
+    key = f"evaluate_on[{name!r}]"
+    if not isinstance(changes, Mapping) or not set(changes) & set(data):
+        if not changes and not isinstance(changes, Mapping):
+            raise UserError(f"{key}: has no changes.")
+        return dict.fromkeys(data, as_overrides(changes, key)) if changes else {}
+    for known in changes:
+        _require_known(key, known, data)
+    return {known: as_overrides(of_data, f"{key}[{known!r}]") for known, of_data in changes.items()}
 
 
 def _require_curves(curves: Any, data: Mapping[str, Any]) -> None:

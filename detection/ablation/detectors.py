@@ -14,10 +14,12 @@ from detection.ablation.run_types import CorruptRun, RunType, StaleRun, epoch_pr
 from detection.ablation.workload import Workload, build_workload
 from detection.analysis.complexity import count_flops, count_parameters
 from detection.config import Config, load_config, override
+from detection.config.differences import differences
 from detection.data.checks import file_digest
 from detection.data.coco_index import load_index
 from detection.data.image_identity import images_digest
 from detection.detector import Detector, build_detector
+from detection.errors import UserError
 from detection.evaluation.bootstrap import DetectionResults, detection_results
 from detection.evaluation.coco import AP_METRICS, METRICS
 from detection.evaluation.results import read_ground_truth, read_results
@@ -27,6 +29,9 @@ from detection.scenes.tasks import TASKS
 from detection.training.loaders import build_accelerator
 from detection.training.run import open_data
 
+# Keys of a config, and of its `detector`, with which a trained run may be evaluated again.
+_EVALUATED = ("data", "eval_batch_size", "precision", "note")
+_EVALUATED_DETECTOR = ("min_size", "max_size", "inference")
 _NOMINAL_CLASSES = 3  # sizes must not depend on whether the data is there
 
 
@@ -34,6 +39,7 @@ class DetectorRuns(RunType):
     """Detectors, evaluated by COCO's metrics."""
 
     command = ("-m", "detection.cli.train")
+    evaluate_command = ("-m", "detection.cli.evaluate")
     columns = ("AP", "AP50", "APs", "APm", "APl")
     metrics = AP_METRICS
     widths = ("detector.backbone.channels", "detector.backbone.body.channels")
@@ -79,28 +85,54 @@ class DetectorRuns(RunType):
     def read(self, folder: Path) -> dict[str, float]:
         """Read COCO's metrics, after checking that results, weights and data are those of the run."""
         source = _source(folder)
-        metrics = source.read(folder, "metrics.json", dict)
-        missing = [name for name in (*METRICS, "per_class", "detections") if name not in metrics]
-        if missing:
-            raise CorruptRun(f"{source.folder}/metrics.json lacks {missing[0]}")
-        results = source.read(folder, "results.json", list)
-        if len(results) != metrics["detections"]:
-            found = f"holds {len(results)} detections and metrics.json {metrics['detections']}"
-            raise CorruptRun(f"{source.folder}/results.json {found}")
+        values = _values(folder, source)
         _require_weights(folder, f"checkpoints/{source.checkpoint}/model.safetensors")
         _require_same_data(read_json(folder / "environment.json", dict))
-        values = {name: _metric(metrics[name]) for name in self.metrics}
-        for name, of_class in metrics["per_class"].items():
-            values |= {f"{metric}/{name}": _metric(of_class[metric]) for metric in ("AP", "AP50")}
         return values
 
     def per_image_results(self, folder: Path) -> DetectionResults:
         """Match a run's results to its ground truth."""
         source = _source(folder)
-        ground_truth = read_ground_truth(source.annotations)
-        results = read_results(folder / source.folder / "results.json", ground_truth)
-        record = read_record(folder).get("data", {}).get(source.split, {})
-        return detection_results(ground_truth, results, data_key({"sha256": file_digest(source.annotations)} | record))
+        return _per_image(folder, source, read_record(folder).get("data", {}).get(source.split, {}))
+
+    def evaluation_config(self, config: Config, changes: Sequence[str]) -> Config:
+        """Apply changes of the data that are evaluated on, and of the sizes of images inside the detector."""
+        changed = override(config, changes)
+        before, after = self.plain(config), self.plain(changed)
+        for plain in (before, after):
+            plain["detector"] = {key: v for key, v in plain["detector"].items() if key not in _EVALUATED_DETECTOR}
+        trained = [key for key in before if key not in _EVALUATED and before[key] != after[key]]
+        if trained:
+            (first, *_) = differences(before[trained[0]], after[trained[0]], trained[0])
+            raise UserError(f"{first.split('=')[0]} belongs to the training; change data or sizes of images.")
+        split = _reported_split(changed)
+        if before["data"] != after["data"] and before["data"][split] == after["data"][split]:
+            raise UserError(
+                f"these runs are reported on data.{split}, which the changes leave as it is; change "
+                f"data.{split}.annotations and data.{split}.images too."
+            )
+        return changed
+
+    def prepare_evaluation(self, config: Config) -> None:
+        """Draw ContextScenes of the split that is evaluated on."""
+        ensure_scenes(config.data, [_reported_split(config)])
+
+    def evaluate_arguments(self, run: Path, output: Path, config: Config) -> list[str]:
+        """Evaluate the weights that `read` reports on the same split."""
+        split = _reported_split(config)
+        checkpoint = "best" if split == "test" else "last"
+        return [str(run), "--output", str(output), "--split", split, "--checkpoint", checkpoint]
+
+    def read_evaluation(self, output: Path) -> dict[str, float]:
+        """Read COCO's metrics, after checking that results and data are those of the evaluation."""
+        source, record = _source_of_evaluation(output)
+        values = _values(output.parent, source)
+        _require_same_data({"data": {source.split: record}})
+        return values
+
+    def per_image_evaluation(self, output: Path) -> DetectionResults:
+        """Match the results of an evaluation to its ground truth."""
+        return _per_image(output.parent, *_source_of_evaluation(output))
 
     def workload(self, config: Config) -> Workload:
         """Build the detector at its initialization, with the first images of its data.
@@ -145,6 +177,42 @@ def _source(folder: Path) -> _Source:
     except (KeyError, TypeError):
         raise CorruptRun("config.json names no validation data") from None
     return _Source("test", "best", "test", annotations) if tested else _Source("last", "last", "val", annotations)
+
+
+def _source_of_evaluation(output: Path) -> tuple[_Source, dict[str, Any]]:
+    """Where an evaluation's results are, and the record of its data."""
+    plain = read_json(output / "evaluation.json", dict)
+    try:
+        split, checkpoint, record = plain["split"], plain["checkpoint"], plain["data"][plain["split"]]
+        return _Source(output.name, checkpoint, split, Path(record["annotations"])), record
+    except (KeyError, TypeError):
+        raise CorruptRun("evaluation.json does not name its data") from None
+
+
+def _reported_split(config: Config) -> str:
+    return "test" if config.data.test.is_given else "val"
+
+
+def _values(folder: Path, source: _Source) -> dict[str, float]:
+    """Read the metrics of a source, after checking that its results are as many as they count."""
+    metrics = source.read(folder, "metrics.json", dict)
+    missing = [name for name in (*METRICS, "per_class", "detections") if name not in metrics]
+    if missing:
+        raise CorruptRun(f"{source.folder}/metrics.json lacks {missing[0]}")
+    results = source.read(folder, "results.json", list)
+    if len(results) != metrics["detections"]:
+        found = f"holds {len(results)} detections and metrics.json {metrics['detections']}"
+        raise CorruptRun(f"{source.folder}/results.json {found}")
+    values = {name: _metric(metrics[name]) for name in AP_METRICS}
+    for name, of_class in metrics["per_class"].items():
+        values |= {f"{metric}/{name}": _metric(of_class[metric]) for metric in ("AP", "AP50")}
+    return values
+
+
+def _per_image(folder: Path, source: _Source, record: dict[str, Any]) -> DetectionResults:
+    ground_truth = read_ground_truth(source.annotations)
+    results = read_results(folder / source.folder / "results.json", ground_truth)
+    return detection_results(ground_truth, results, data_key({"sha256": file_digest(source.annotations)} | record))
 
 
 def _logged_epoch(folder: Path) -> int:

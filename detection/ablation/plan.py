@@ -21,6 +21,7 @@ class Run:
         overrides: changes of the base config.
         config: the base with these changes and the seed.
         digest: of that config's plain data.
+        trained: the run whose weights this one evaluates again, in a folder of its own below; None for a training.
     """
 
     data: str
@@ -30,6 +31,7 @@ class Run:
     folder: Path
     config: Any = field(repr=False, compare=False)
     digest: str
+    trained: "Run | None" = field(default=None, repr=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -69,6 +71,16 @@ class Plan:
     primary: tuple[Primary, ...] = ()
     registered: tuple[Primary, ...] = ()
 
+    @property
+    def trainings(self) -> tuple[Run, ...]:
+        """The runs but for those that evaluate another again."""
+        return tuple(run for run in self.runs if run.trained is None)
+
+    @property
+    def trained_data(self) -> tuple[str, ...]:
+        """The data sets that are trained on."""
+        return tuple(dict.fromkeys(run.data for run in self.trainings))
+
     def of(self, data: str, variant: str) -> list[Run]:
         """The runs of a variant on a data set, by seed."""
         return [run for run in self.runs if (run.data, run.variant) == (data, variant)]
@@ -92,7 +104,9 @@ class Plan:
 
     def command(self, run: Run) -> list[str]:
         """The command that starts a run."""
-        return self.ablation.run_type.process_command(self._arguments(run))
+        run_type = self.ablation.run_type
+        command = run_type.command if run.trained is None else run_type.evaluate_command
+        return run_type.process_command(self._arguments(run), command)
 
     def resume_command(self, run: Run) -> list[str]:
         """The command that continues a stopped run."""
@@ -100,7 +114,9 @@ class Plan:
 
     def printed_command(self, run: Run) -> str:
         """The command that starts a run, for pasting."""
-        return shlex.join(self.ablation.run_type.printed_command(self._arguments(run)))
+        run_type = self.ablation.run_type
+        command = run_type.command if run.trained is None else run_type.evaluate_command
+        return shlex.join(run_type.printed_command(self._arguments(run), command))
 
     def record(self) -> dict[str, Any]:
         """The plan as plain data, for `ablation.json`."""
@@ -112,12 +128,16 @@ class Plan:
             "seeds": list(self.ablation.seeds),
             "reference": self.ablation.reference,
             "metric": self.ablation.metric,
+            "evaluate_on": {name: dict(by_data) for name, by_data in self.ablation.evaluations.items()},
             "controls": dict(self.controls),
             "primary": [list(one) for one in self.registered],
             "runs": {r.name: {"config_hash": r.digest, "command": self.printed_command(r)} for r in self.runs},
         }
 
     def _arguments(self, run: Run) -> list[str]:
+        if run.trained is not None:
+            arguments = self.ablation.run_type.evaluate_arguments(run.trained.folder, run.folder, run.config)
+            return [*arguments, *run.overrides, *trust_arguments()]
         return [_short(self.base), "--output", str(run.folder), *run.overrides, f"seed={run.seed}", *trust_arguments()]
 
 

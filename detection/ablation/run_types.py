@@ -50,12 +50,15 @@ class RunType(ABC):
 
     Attributes:
         command: arguments of Python that train a run: `python *command CONFIG --output RUN key=value …`.
+        evaluate_command: arguments of Python that evaluate a finished run again, before `evaluate_arguments` and
+            changes; none where that cannot be done.
         columns: metrics of the report's tables, in their order.
         metrics: all metrics; an ablation's `metric` is one of them.
         widths: keys of layer widths, of which the first that a config has is widened to match another model's size.
     """
 
     command: ClassVar[tuple[str, ...]]
+    evaluate_command: ClassVar[tuple[str, ...]] = ()
     columns: ClassVar[tuple[str, ...]]
     metrics: ClassVar[tuple[str, ...]]
     widths: ClassVar[tuple[str, ...]] = ()
@@ -117,6 +120,28 @@ class RunType(ABC):
     def per_image_results(self, folder: Path) -> PerImageResults:
         """Read a finished run's results; a `UserError` or `CorruptRun` where they cannot be read."""
 
+    def evaluation_config(self, config: Any, changes: Sequence[str]) -> Any:
+        """The config with which a run is evaluated again; a `UserError` where changes do not fit its weights."""
+        return self.override(config, changes)
+
+    def prepare_evaluation(self, config: Any) -> None:  # noqa: B027 (there may be nothing to do)
+        """Make the data of an evaluation if its config describes how; a `UserError` where that fails."""
+
+    def evaluate_arguments(self, run: Path, output: Path, config: Any) -> list[str]:
+        """Arguments with which a run is evaluated again into the folder `output`, but for its changes.
+
+        The command leaves `evaluation.json` there, with the `config`.
+        """
+        raise NotImplementedError
+
+    def read_evaluation(self, output: Path) -> dict[str, float]:
+        """Read what `read` does from the folder of an evaluation."""
+        raise NotImplementedError
+
+    def per_image_evaluation(self, output: Path) -> PerImageResults:
+        """Read what `per_image_results` does from the folder of an evaluation."""
+        raise NotImplementedError
+
     @abstractmethod
     def workload(self, config: Any) -> Workload:
         """Build the model at random weights, with images of its data; a `UserError` where the data is missing."""
@@ -133,14 +158,15 @@ class RunType(ABC):
         """SHA-256 of serialized settings: equal digests, equal settings."""
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
-    def process_command(self, arguments: Sequence[str]) -> list[str]:
-        """Return the command that is run, with this process's Python."""
-        return [sys.executable, *self.command, *arguments]
+    def process_command(self, arguments: Sequence[str], command: Sequence[str] = ()) -> list[str]:
+        """Return the command that is run, with this process's Python; it trains unless another is given."""
+        return [sys.executable, *(command or self.command), *arguments]
 
-    def printed_command(self, arguments: Sequence[str]) -> list[str]:
+    def printed_command(self, arguments: Sequence[str], command: Sequence[str] = ()) -> list[str]:
         """Return the command that a person types: the installed one where it is a command of this package."""
-        package, _, name = self.command[-1].rpartition(".")
-        return ["detection", name, *arguments] if package == "detection.cli" else ["python", *self.command, *arguments]
+        command = command or self.command
+        package, _, name = command[-1].rpartition(".")
+        return ["detection", name, *arguments] if package == "detection.cli" else ["python", *command, *arguments]
 
 
 def epoch_progress(folder: Path, epochs_done: Callable[[Path], int]) -> str:

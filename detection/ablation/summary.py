@@ -199,8 +199,9 @@ def summarize(
             missing[run.name] = f"{status.state}: {status.reason}"
             continue
         try:
-            per_image = plan.ablation.run_type.per_image_results(run.folder)
-            updates = plan.ablation.run_type.updates(run.folder)
+            run_type, trained = plan.ablation.run_type, run.trained or run
+            read = run_type.per_image_results if run.trained is None else run_type.per_image_evaluation
+            per_image, updates = read(run.folder), run_type.updates(trained.folder)
             results[run.name] = _resample(per_image, status.metrics, resamplings, updates)
         except (UserError, CorruptRun) as error:
             missing[run.name] = str(error)

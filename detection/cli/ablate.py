@@ -79,6 +79,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def open_plan(args: argparse.Namespace) -> "tuple[Plan, dict[str, Control], str]":
     """Return the plan, the size-matched controls, and the digest that these are saved under."""
     from detection.ablation import load_ablation
+    from detection.ablation.evaluations import with_evaluations
     from detection.ablation.plan import make_plan
     from detection.ablation.primary import registered
     from detection.ablation.size_matched import find_controls
@@ -92,6 +93,7 @@ def open_plan(args: argparse.Namespace) -> "tuple[Plan, dict[str, Control], str]
         controls, digest = find_controls(ablation, base, args.overrides, MATCHED[args.match], saved)
     named = {variant: (control.name, control.overrides) for variant, control in controls.items()}
     plan = make_plan(args.ablation.stem, ablation, base, args.output, args.overrides, named)
+    with_evaluations(plan)  # refuses what does not fit
     left_out, primary = tuple(complete.beyond(ablation)), complete.comparisons
     before = registered(args.output, primary)
     return dataclasses.replace(plan, left_out=left_out, primary=primary, registered=before), controls, digest
@@ -121,6 +123,7 @@ def build_launcher(args: argparse.Namespace, runs: int, held: int) -> "Launcher"
 
 def run(args: argparse.Namespace, plan: "Plan", controls: "dict[str, Control]", digest: str) -> None:
     """Run what is missing, then measure costs that are not known yet."""
+    from detection.ablation.launch.evaluations import run_evaluations
     from detection.ablation.launch.lock import locked
     from detection.ablation.launch.progress_table import ProgressTable
     from detection.ablation.launch.run import inspect_all, prepare_data, run_plan, unplanned_runs
@@ -146,6 +149,7 @@ def run(args: argparse.Namespace, plan: "Plan", controls: "dict[str, Control]", 
             left = list(table.progress.values()).count("left")
             print(f"{left} of {len(plan.runs)} runs are left; the same command with --resume goes on", flush=True)
             raise
+        run_evaluations(plan, launcher)
         launch_cost_measurement(args, plan, launcher)
 
 
@@ -179,6 +183,7 @@ def measure_costs_here(args: argparse.Namespace, plan: "Plan") -> None:
 def report_ablation(args: argparse.Namespace, plan: "Plan", controls: "dict[str, Control]") -> int:
     """Write the report and print its path; returns the number of missing runs."""
     from detection.ablation.costs import read_costs
+    from detection.ablation.evaluations import with_evaluations
     from detection.ablation.launch.run import inspect_all
     from detection.ablation.report.csv_export import to_csv
     from detection.ablation.report.report import build_report, headline
@@ -186,6 +191,7 @@ def report_ablation(args: argparse.Namespace, plan: "Plan", controls: "dict[str,
     from detection.reports.files import write_files, write_report
     from detection.runs.logs import progress
 
+    plan = with_evaluations(plan)
     with progress("resampling images", len(plan.runs)) as bar:
         summary = summarize(plan, inspect_all(plan), on_run=lambda run: bar.advance())
     costs = read_costs(args.output / "costs.json")
@@ -205,7 +211,10 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(sys.argv[1:] if argv is None else argv)
     plan, controls, digest = open_plan(args)
     if args.dry_run:
-        print(f"{len(plan.runs)} runs")
+        from detection.ablation.evaluations import with_evaluations
+
+        count, plan = len(plan.runs), with_evaluations(plan)
+        print(f"{count} runs" + (f", {len(plan.runs) - count} evaluations" if len(plan.runs) > count else ""))
         print(*map(plan.printed_command, plan.runs), sep="\n")
         return 0
     if args.measure_costs:

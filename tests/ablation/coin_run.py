@@ -50,7 +50,22 @@ def toss(config, folder):
     (folder / "metrics.json").write_text(json.dumps({"accuracy": float(correct.mean())}))
 
 
+def evaluate(folder, output, overrides):
+    """Toss the coins of a run again with changes."""
+    plain = json.loads((folder / "config.json").read_text())
+    words = dict(item.split("=", 1) for item in overrides)
+    changed = plain | {key: text if key == "data" else ast.literal_eval(text) for key, text in words.items()}
+    config = CoinConfig(**changed | {key: tuple(changed[key]) for key in ("widths", "stuck")})
+    if config.images == 13:
+        raise RuntimeError("thirteen coins")
+    output.mkdir(exist_ok=True)
+    toss(config, output)
+    (output / "evaluation.json").write_text(json.dumps({"config": config.plain()}))
+
+
 def main(argv):
+    if argv[0] == "--evaluate":
+        return evaluate(Path(argv[1]), Path(argv[3]), argv[4:])
     if "--resume" in argv:
         folder = Path(argv[argv.index("--output") + 1])
         plain = json.loads((folder / "config.json").read_text())

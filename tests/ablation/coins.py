@@ -32,6 +32,7 @@ class CoinResults:
 
 class CoinRuns(RunType):
     command = (coin_run.__file__,)
+    evaluate_command = (coin_run.__file__, "--evaluate")
     columns = metrics = ("accuracy",)
     widths = ("width",)
 
@@ -71,6 +72,16 @@ class CoinRuns(RunType):
         except (OSError, ValueError) as error:
             raise CorruptRun(f"correct.json cannot be read ({error!r})") from None
         return CoinResults(correct, json.loads((folder / "config.json").read_text())["data"])
+
+    def evaluate_arguments(self, run, output, config):
+        return [str(run), "--output", str(output)]
+
+    def read_evaluation(self, output):
+        return self.read(output)
+
+    def per_image_evaluation(self, output):
+        correct = np.array(json.loads((output / "correct.json").read_text()))
+        return CoinResults(correct, json.loads((output / "evaluation.json").read_text())["config"]["data"])
 
     def workload(self, config):
         step = 0.001 * config.width

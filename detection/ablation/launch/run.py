@@ -2,11 +2,13 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from detection.ablation.evaluations import with_evaluations
 from detection.ablation.launch.launchers import Callbacks, Launcher, QueuedCommand, run_all
 from detection.ablation.launch.progress_table import ProgressTable, has_ended
-from detection.ablation.launch.status import RunStatus, inspect_run, set_aside
+from detection.ablation.launch.status import RunStatus, inspect_evaluation, inspect_run, set_aside
 from detection.ablation.plan import Plan, Run
 
 
@@ -15,11 +17,19 @@ def prepare_data(plan: Plan) -> None:
     run_type = plan.ablation.run_type
     for run in plan.distinct(lambda config: run_type.plain(config)["data"]).values():
         run_type.prepare(run.config)
+    evaluations = [run for run in with_evaluations(plan).runs if run.trained is not None]
+    for run in replace(plan, runs=tuple(evaluations)).distinct(lambda config: run_type.plain(config)["data"]).values():
+        run_type.prepare_evaluation(run.config)
 
 
 def inspect_all(plan: Plan) -> dict[str, RunStatus]:
     """The status of each run, by its name; a `UserError` where a folder holds something other than a run."""
-    return {run.name: inspect_run(run, plan.ablation.run_type) for run in plan.runs}
+    run_type = plan.ablation.run_type
+    found = {run.name: inspect_run(run, run_type) for run in plan.trainings}
+    for run in plan.runs:
+        if run.trained is not None:
+            found[run.name] = inspect_evaluation(run, run_type, found[run.trained.name])
+    return found
 
 
 def unplanned_runs(plan: Plan) -> list[Path]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from detection.ablation.plan import Run
-from detection.ablation.run_types import CorruptRun, RunType, StaleRun
+from detection.ablation.run_types import CorruptRun, RunType, StaleRun, read_json
 from detection.config.differences import differences
 from detection.errors import UserError
 
@@ -58,6 +58,23 @@ def inspect_run(run: Run, run_type: RunType) -> RunStatus:
         return RunStatus("finished", metrics=run_type.read(folder))
     except CorruptRun as error:
         return RunStatus("corrupt", str(error))
+    except StaleRun as error:
+        return RunStatus("stale", str(error))
+
+
+def inspect_evaluation(run: Run, run_type: RunType, trained: RunStatus) -> RunStatus:
+    """Read the status of an evaluation of a run with status `trained`; nothing is changed."""
+    if trained.state != "finished":
+        return RunStatus("absent", f"its training is {trained.state}")
+    try:
+        plain = read_json(run.folder / "evaluation.json", dict).get("config")
+        if run_type.digest(plain) != run.digest:
+            changed = differences(plain, run_type.plain(run.config))
+            return RunStatus("stale", f"it was evaluated with {changed[0] if changed else 'another config'}")
+        return RunStatus("finished", metrics=run_type.read_evaluation(run.folder))
+    except CorruptRun as error:
+        line = "" if (run.folder / "evaluation.json").exists() else _last_line(run.log)
+        return RunStatus("absent", f"it ended with {line}" if line else str(error))
     except StaleRun as error:
         return RunStatus("stale", str(error))
 

@@ -43,6 +43,8 @@ def difference_blocks(summary: AblationSummary, data: str) -> list[Block]:
     metric, reference = ablation.metric, ablation.reference
     columns = [column for column in dict.fromkeys(ablation.run_type.columns) if column != metric]
     others = [variant for variant in summary.plan.variants if variant != reference]
+    if not others:
+        return []
     found = {column: verdicts(summary, data, column) for column in (metric, *columns)}
     main = {v: found[metric][v, reference] for v in others}
     rows = [

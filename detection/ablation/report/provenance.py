@@ -10,7 +10,7 @@ from detection.runs.records import read_record, version_differences
 
 def describe_runs(plan: Plan, counted: Collection[str]) -> list[Block]:
     """List code, versions and machines of the runs that count, with a warning where they differ."""
-    runs = {run.name: read_record(run.folder) for run in plan.runs if run.name in counted}
+    runs = {run.name: read_record(run.folder) for run in plan.trainings if run.name in counted}
     differing = version_differences(runs)
     found: dict[str, list[str]] = {}
     for name, environment in runs.items():

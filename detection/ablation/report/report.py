@@ -59,15 +59,21 @@ def headline(summary: AblationSummary) -> str:
 def _overview(summary: AblationSummary) -> Iterator[Block]:
     plan, missing = summary.plan, summary.missing
     total, seeds = len(plan.runs), ", ".join(map(str, plan.ablation.seeds))
-    finished = f"{total - len(missing)} of {total} runs are finished"
+    what = "runs" if len(plan.trainings) == total else "trainings and evaluations"
+    finished = f"{total - len(missing)} of {total} {what} are finished"
     yield Paragraph(f"{finished}; seeds {seeds}. Every variant is compared with {plan.ablation.reference}.")
     read = {plan.ablation.run_type.evaluated_on(run.config): None for run in plan.runs}
     if any(read):
         yield Paragraph(f"Metrics are of {'; or of '.join(filter(None, read))}.")
+    for data in plan.ablation.data:
+        again = next((run for run in plan.runs if run.data == data and run.trained is not None), None)
+        if again is not None and again.trained is not None:
+            changes = " ".join(again.overrides)
+            yield Paragraph(f"{data} is every run of {again.trained.data}, evaluated again with {changes}.")
     if plan.left_out:
         yield Paragraph(f"This is a part of the ablation; left out by choice: {'; '.join(plan.left_out)}.")
     if missing:
-        counted = f"{len(missing)} of {total} runs are missing."
+        counted = f"{len(missing)} of {total} {what} are missing."
         yield Paragraph(f"{counted} A variant with a missing seed has no mean and no difference.", warning=True)
         yield Bullets([f"{name}: {reason}" for name, reason in missing.items()])
 
@@ -186,7 +192,7 @@ def _controls(summary: AblationSummary, controls: Mapping[str, Control], what: s
 
 def cost_of(summary: AblationSummary, costs: MeasuredCosts | None, data: str, variant: str) -> ArchitectureCost | None:
     """The cost of a variant on a data set, None where it was not measured."""
-    if costs is None:
+    if costs is None or data not in summary.plan.trained_data:
         return None
     run_type, run = summary.plan.ablation.run_type, summary.plan.of(data, variant)[0]
     return costs.architectures.get(run_type.digest(run_type.architecture(run.config)))
@@ -198,7 +204,7 @@ def _costs(summary: AblationSummary, costs: MeasuredCosts | None) -> Iterator[Bl
         yield Paragraph("Not measured.", warning=True)
         return
     ablation = summary.plan.ablation
-    for data in ablation.data:
+    for data in summary.plan.trained_data:
         reference = cost_of(summary, costs, data, ablation.reference)
         found = [(v, cost_of(summary, costs, data, v)) for v in summary.plan.variants]
         rows = [[v, *formatting.cost(cost, reference)] for v, cost in found]

@@ -17,12 +17,13 @@ _THRESHOLDS = np.linspace(0, 1, 101)
 def suite_blocks(summary: AblationSummary) -> list[Block]:
     """Build the part on the suite; empty where there are fewer than three data sets."""
     ablation = summary.plan.ablation
-    stated = [data for data in ablation.data if ablation.metric in summary.plan.chance(data)]
-    if len(ablation.data) < suite.SMALLEST_SUITE:
+    trained = summary.plan.trained_data  # an evaluation of the same runs again is no further task
+    stated = [data for data in trained if ablation.metric in summary.plan.chance(data)]
+    if len(trained) < suite.SMALLEST_SUITE:
         return []
     heading = Heading(2, "All data sets as one suite")
     if len(stated) < suite.SMALLEST_SUITE:
-        text = f"{len(stated)} of {len(ablation.data)} data sets state the chance level of {ablation.metric}"
+        text = f"{len(stated)} of {len(trained)} data sets state the chance level of {ablation.metric}"
         return [heading, Paragraph(f"Not aggregated: {text}, and {suite.SMALLEST_SUITE} are needed.")]
     scores = {variant: _scores(summary, stated, variant) for variant in summary.plan.variants}
     known = {variant: found for variant, found in scores.items() if found is not None}
@@ -61,7 +62,7 @@ def _scores(summary: AblationSummary, stated: list[str], variant: str) -> np.nda
 
 def _meaning(summary: AblationSummary, stated: list[str]) -> str:
     ablation = summary.plan.ablation
-    left = [data for data in ablation.data if data not in stated]
+    left = [data for data in summary.plan.trained_data if data not in stated]
     text = (
         f"Scores are ({ablation.metric} − chance) / (1 − chance), of all seeds, whether they learned or not, on "
         f"{', '.join(stated)} (Agarwal et al. 2021): the mean of the middle half of all runs, and the probability that "

@@ -22,7 +22,7 @@ def plan(folder, *environments):
         if environment is not None:
             (path / "environment.json").write_text(json.dumps(environment))
         runs.append(SimpleNamespace(name=f"run {number}", folder=path))
-    return SimpleNamespace(runs=runs), {run.name for run in runs}
+    return SimpleNamespace(trainings=runs), {run.name for run in runs}
 
 
 def test_one_environment_is_one_sentence(tmp_path):
