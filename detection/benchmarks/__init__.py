@@ -12,11 +12,14 @@ from typing import Any
 import torch
 
 from detection.analysis.timing import Measurements
+from detection.benchmarks.detector_step import benchmark_detector_step
 from detection.benchmarks.dispatch import benchmark_dispatch
 from detection.benchmarks.evaluation import benchmark_evaluation
 from detection.benchmarks.index import benchmark_index
+from detection.benchmarks.loading import benchmark_loading
 from detection.benchmarks.local_response import benchmark_local_response
 from detection.benchmarks.matching import benchmark_matching
+from detection.benchmarks.quickstart_step import benchmark_quickstart_step
 from detection.benchmarks.recurrences import benchmark_recurrences
 from detection.benchmarks.roi_align import benchmark_roi_align
 from detection.benchmarks.sweep import benchmark_sweep
@@ -35,6 +38,9 @@ BENCHMARKS: dict[str, Callable[[str], Measurements]] = {
     "roi-align": benchmark_roi_align,
     "index": benchmark_index,
     "evaluation": benchmark_evaluation,
+    "loading": benchmark_loading,
+    "quickstart-step": benchmark_quickstart_step,
+    "detector-step": benchmark_detector_step,
 }
 """Functions of a device, `cpu` or `cuda`, by name."""
 

@@ -13,6 +13,10 @@ detection benchmark [NAME ...] [--device cpu|cuda] [--output FILE.json]
   roi-align    our RoIAlign against torchvision's, backward alone and with the forward, at two sizes
   index        a synthetic file of COCO's size: first indexing, opening again, memory of a loading process
   evaluation   200 000 detections on 2000 images: pycocotools against hotcoco
+  loading      decoders, loading processes and images in memory: images a second
+  quickstart-step  an update of the quick start on 32 images in memory
+  detector-step  Faster R-CNN with ResNet-50 and FPN on 4 images of 800x1216 against torchvision's loop, in bf16 and
+               float32, and ION against it; on a CPU one small image, for a trial
 """
 
 import sys
