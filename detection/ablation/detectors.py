@@ -1,7 +1,6 @@
 """Detectors as a run type: runs of `detection train`."""
 
 import dataclasses
-import functools
 import json
 import math
 from collections.abc import Sequence
@@ -16,8 +15,7 @@ from detection.analysis.complexity import count_flops, count_parameters
 from detection.config import Config, load_config, override
 from detection.config.differences import differences
 from detection.data.checks import file_digest
-from detection.data.coco_index import load_index
-from detection.data.image_identity import images_digest
+from detection.data.image_identity import images_changed
 from detection.detector import Detector, build_detector
 from detection.errors import UserError
 from detection.evaluation.bootstrap import DetectionResults, detection_results
@@ -254,16 +252,8 @@ def _require_same_data(environment: dict[str, Any]) -> None:
             raise StaleRun(f"{annotations}, which it was trained or evaluated on, is gone")
         if file_digest(Path(annotations)) != digest:
             raise StaleRun(f"{annotations} has changed since")
-        images, then = split.get("image_folder"), split.get("images_sha256")
-        # Images that were moved away after the run say nothing against it.
-        if images and then and Path(images).is_dir() and _images_digest(annotations, digest, images) != then:
-            raise StaleRun(f"images in {images} have changed since")
-
-
-@functools.cache  # all runs of an ablation share few data sets
-def _images_digest(annotations: str, digest: str, images: str) -> str:
-    index = load_index(annotations, bad_boxes="drop")
-    return images_digest(Path(images), [index.file_name(row) for row in range(len(index))])
+        if images_changed(split):
+            raise StaleRun(f"images in {split['image_folder']} have changed since")
 
 
 def _initialize(config: Config, num_classes: int) -> Detector:

@@ -1,9 +1,11 @@
 """Compare finished runs: differences with intervals, by class and size, and the images on which they differ most.
 
-detection compare RUN RUN [RUN ...] [--output DIR] [--images N]
+detection compare RUN RUN [RUN ...] [--split test] [--output DIR] [--images N]
 
-Every run is compared with the first; all must have been evaluated on the same validation data. Needs results.json and
-config.json of each run, and the annotations and images that it names. With --output, DIR/comparison.html is the report.
+Every run is compared with the first; all must have been evaluated on the same data: the validation split by the
+checkpoint that was the best on it or, with --split test, the test split, which chose nothing. Needs results.json (or
+test/results.json) and config.json of each run, and the annotations and images that it names. With --output,
+DIR/comparison.html is the report.
 """
 
 import argparse
@@ -19,6 +21,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line and refuse values out of range."""
     parser = command_parser("compare", __doc__, trust=True)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a finished run")
+    parser.add_argument("--split", choices=("val", "test"), default="val", help="of the runs' data (default val)")
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder for the report and its images")
     about = "most to draw where a run is better, and worse (default 4)"
     parser.add_argument("--images", type=int, default=4, metavar="N", help=about)
@@ -53,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
     from detection.reports.document import to_markdown
     from detection.reports.files import write_report
 
-    runs = [open_finished(folder, name) for folder, name in zip(args.runs, names, strict=True)]
+    runs = [open_finished(folder, name, args.split) for folder, name in zip(args.runs, names, strict=True)]
     require_same_images(runs)
     print(to_markdown([*metric_tables(runs), *version_warning(runs)]), end="")
     if args.output is not None:

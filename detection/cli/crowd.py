@@ -76,17 +76,20 @@ def run_annotations(run: Path) -> str:
 
 
 def require_unchanged(run: Path, annotations: str) -> None:
-    """Refuse a run whose annotations have changed since it wrote its results."""
+    """Refuse a run whose annotations or images have changed since it wrote its results."""
     from detection.data.checks import file_digest
+    from detection.data.image_identity import images_changed
 
     try:
-        then = json.loads((run / "environment.json").read_text())["data"]["val"]["sha256"]
-        now = file_digest(Path(annotations))
-    except (OSError, ValueError, KeyError, TypeError):
+        record = json.loads((run / "environment.json").read_text())["data"]["val"]
+        changed = "" if file_digest(Path(annotations)) == record["sha256"] else annotations
+        if not changed and images_changed(record):
+            changed = f"an image in {record['image_folder']}"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return
-    if now != then:
+    if changed:
         raise UserError(
-            f"{run}: {annotations} has changed since this run; evaluate the run again by detection evaluate and "
+            f"{run}: {changed} has changed since this run; evaluate the run again by detection evaluate and "
             f"give its results by --results, or give --annotations {annotations} if the change does not matter."
         )
 

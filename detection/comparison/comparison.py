@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from detection.data.checks import file_digest
+from detection.data.image_identity import images_changed
 from detection.errors import UserError
 from detection.evaluation.bootstrap import DetectionResults, detection_results
 from detection.evaluation.columns import CocoDataset, CocoResults
@@ -27,7 +28,8 @@ class FinishedRun:
         name: name in the report.
         config: config as plain data.
         environment: `environment.json`, empty where there is none.
-        ground_truth: validation data.
+        split: `val` or `test`, on which it was evaluated.
+        ground_truth: the data of that split.
         results: detections on it.
         per_image: matches by image, for metrics on resampled images.
         matching: matches at an IoU of 0.5.
@@ -37,6 +39,7 @@ class FinishedRun:
     name: str
     config: dict[str, Any]
     environment: dict[str, Any]
+    split: str
     ground_truth: CocoDataset
     results: CocoResults
     per_image: DetectionResults
@@ -45,42 +48,56 @@ class FinishedRun:
 
     @property
     def data(self) -> dict[str, Any]:
-        """Record of the validation data: hashes of annotations and images."""
-        return {"annotations": "", "sha256": self.per_image.images_key} | _recorded(self.environment)
+        """Record of the split: hashes of annotations and images."""
+        return {"annotations": "", "sha256": self.per_image.images_key} | _recorded(self.environment, self.split)
+
+    @property
+    def files(self) -> dict[str, Any]:
+        """The `annotations` and `images` that its config names."""
+        return self.config["data"][self.split]
 
     def image_entry(self, position: int) -> dict[str, Any]:
         """The COCO entry of the image at a position by ascending id."""
         return sorted(self.ground_truth["images"], key=lambda image: image["id"])[position]
 
 
-def open_finished(folder: Path, name: str) -> FinishedRun:
+def open_finished(folder: Path, name: str, split: str = "val") -> FinishedRun:
     """Read a run from its config.json and results.json, and the annotations that it names.
 
+    The results on the split `test` are those of `test/`.
+
     Raises:
-        UserError: one of them is missing or cannot be read, or the annotations have changed since the run.
+        UserError: one of them is missing or cannot be read, or annotations or images have changed since the run.
     """
     try:
         config = json.loads((folder / "config.json").read_text())
-        annotations = Path(config["data"]["val"]["annotations"])
+        named = config["data"].get(split) or {}
+        if split == "test" and not named.get("annotations"):
+            raise UserError(f"--split test: {folder} has no test split; compare on --split val.")
+        annotations = Path(named["annotations"])
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{folder}: not a run folder, there is no config.json in it.") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{folder / 'config.json'}: no readable config of a detector's run ({error!r}).") from None
     digest, environment = file_digest(annotations), read_record(folder)
-    if digest != _recorded(environment).get("sha256", digest):
-        raise UserError(f"{folder}: {annotations} has changed since this run; evaluate it again by detection evaluate.")
+    record = _recorded(environment, split)
+    changed = annotations if digest != record.get("sha256", digest) else None
+    if changed is None and images_changed(record):
+        changed = f"an image in {record['image_folder']}"
+    if changed is not None:
+        raise UserError(f"{folder}: {changed} has changed since this run; restore it, or train again.")
     ground_truth = read_ground_truth(annotations)
-    results = read_results(folder / "results.json", ground_truth)
+    results = read_results(folder / ("test" if split == "test" else "") / "results.json", ground_truth)
     matching = match_results(ground_truth, results)
     score = best_f1(precision_recall(matching))["score"]
     per_image = detection_results(ground_truth, results, digest)
     threshold = score if score > 0 else 0.5
-    return FinishedRun(name, config, environment, ground_truth, results, per_image, matching, threshold)
+    return FinishedRun(name, config, environment, split, ground_truth, results, per_image, matching, threshold)
 
 
-def _recorded(environment: dict[str, Any]) -> dict[str, Any]:
+def _recorded(environment: dict[str, Any], split: str) -> dict[str, Any]:
     try:
-        return dict(environment["data"]["val"])
+        return dict(environment["data"][split])
     except (KeyError, TypeError, ValueError):
         return {}
 
@@ -93,7 +110,7 @@ def require_same_images(runs: Sequence[FinishedRun]) -> None:
     """
     for run in runs[1:]:
         if what := data_difference(runs[0].data, run.data):
-            files = [str(r.config["data"]["val"].get(what.split()[0])) for r in (runs[0], run)]
+            files = [str(r.files.get(what.split()[0])) for r in (runs[0], run)]
             raise UserError(
                 f"{runs[0].name} and {run.name} were evaluated on different data, their {what} differ ({files[0]}, "
                 f"{files[1]}): they cannot be compared."

@@ -141,7 +141,7 @@ def draw_difference(first: FinishedRun, second: FinishedRun, difference: ImageDi
         UserError: the image is missing or cannot be read.
     """
     item = first.image_entry(difference.position)
-    path = resolve_image(Path(first.config["data"]["val"]["images"]), item["file_name"])
+    path = resolve_image(Path(first.files["images"]), item["file_name"])
     image, factor = shrink(read_image(path), LONGEST_DRAWN)
     by_id = class_names(first.ground_truth)
     names = list(by_id.values())

@@ -3,17 +3,19 @@
 The hashes of single files are kept in the cache by name, size and time of the last change, one entry for each folder.
 """
 
+import functools
 import hashlib
 import json
 import os
 import stat
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from detection.cache import note_rebuilt, private_root, read_private, write_private
+from detection.data.coco_index import load_index
 from detection.data.image_paths import leaves_folder
 from detection.errors import UserError
 
@@ -70,6 +72,26 @@ def images_digest(
         settled = {name: e for name, e in known.items() if e.changed < now - _SETTLED * 1e9}
         write_private(kept, json.dumps(settled, separators=(",", ":")).encode())
     return total.hexdigest()
+
+
+def images_changed(record: Mapping[str, Any]) -> bool:
+    """Return whether the images of a split differ from those of its record in `environment.json`.
+
+    Images that were moved away, and records without their hash, say nothing.
+
+    Raises:
+        UserError: the annotations, or an image, cannot be read.
+    """
+    folder, then = record.get("image_folder"), record.get("images_sha256")
+    if not folder or not then or not Path(folder).is_dir():
+        return False
+    return _images_digest(str(record["annotations"]), str(record["sha256"]), str(folder)) != then
+
+
+@functools.cache  # all runs of an ablation share few data sets
+def _images_digest(annotations: str, digest: str, folder: str) -> str:
+    index = load_index(annotations, bad_boxes="drop")
+    return images_digest(Path(folder), [index.file_name(row) for row in range(len(index))])
 
 
 def _state(folder: Path, name: str) -> tuple[int, int] | None:

@@ -56,6 +56,8 @@ def find_notes(ground_truth: CocoDataset, results: CocoResults, ap: float) -> li
     boxes = _wrong_boxes(objects, detections, sizes)
     cause = boxes or _wrong_classes(ground_truth, objects, detections)
     notes += [] if boxes else _beyond_the_image(objects, detections, sizes)
+    notes += _one_category(objects, detections)
+    notes += _scores_above_1(detections)
     notes += _more_than_100(objects, detections)
     if cause or ap != 0:
         return notes + ([f"AP is {'0' if ap == 0 else 'low'}: {cause}"] if cause else [])
@@ -130,6 +132,34 @@ def _beyond_the_image(targets: GroundTruthColumns, detections: DetectionColumns,
         yield (
             f"{beyond} of {total} detections reach beyond their image by more than a tenth of its side (are some boxes "
             f"[x1, y1, x2, y2] rather than {GIVEN}, or in pixels of a resized image?)."
+        )
+
+
+def _one_category(targets: GroundTruthColumns, detections: DetectionColumns) -> Iterator[str]:
+    predicted = np.unique(detections.category)
+    if len(predicted) != 1 or len(detections.box) < MIN_HITS or len(targets.names) < 2:
+        return
+    found = np.unique(overlapping_pairs(detections, targets, 0.5, same_category=False)[1])
+    is_other = targets.category != predicted[0]
+    others, overlapped = int(is_other.sum()), int(is_other[found].sum())
+    # A detector that finds this category alone overlaps the others' objects less often than its own.
+    own_share = (len(found) - overlapped) / max(1, len(is_other) - others)
+    if overlapped >= MIN_OBJECTS and overlapped >= own_share * others / 2:
+        yield (
+            f"All {len(detections.box)} detections are of one category, '{short_name(targets.names[predicted[0]])}', "
+            f"and overlap {overlapped} of {others} objects of other categories, whose AP is 0; "
+            "`detection evaluate --ignore-classes` measures the finding alone."
+        )
+
+
+def _scores_above_1(detections: DetectionColumns) -> Iterator[str]:
+    above = int((detections.score > 1).sum())
+    if above:
+        low, high = detections.score[-1], detections.score[0]
+        percent = " (in percent?)" if high <= 100 and low >= 0 else " (no probabilities?)"
+        yield (
+            f"{above} of {len(detections.score)} scores are above 1, {low:.3g} to {high:.3g}{percent}: AP is the same "
+            "on any scale, but thresholds such as those of the best F1 are on this one."
         )
 
 

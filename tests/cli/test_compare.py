@@ -12,6 +12,7 @@ from PIL import Image
 
 from detection.cli import compare
 from detection.comparison.comparison import image_differences, open_finished
+from detection.data.image_identity import images_digest
 from detection.evaluation.coco import coco_metrics
 from tests.evaluation.coco_sets import make_results, make_truth
 
@@ -209,3 +210,42 @@ def test_what_is_refused(place, capsys, change, arguments, words):
     error = refused(capsys, *runs, *arguments)
     assert all(word in error for word in words), error
     assert set(place.rglob("*")) == before
+
+
+def test_the_test_split(capsys):
+    """Its own annotations and results; one image less."""
+    truth = {**TRUTH, "images": TRUTH["images"][:3]}
+    truth["annotations"] = [a for a in TRUTH["annotations"] if a["image_id"] < 4]
+    Path("test.json").write_text(json.dumps(truth))
+    for name, found_there in (("plain", PLAIN), ("context", CONTEXT)):
+        folder = Path("a", name)
+        config = json.loads((folder / "config.json").read_text())
+        config["data"]["test"] = {"annotations": "test.json", "images": "images"}
+        (folder / "config.json").write_text(json.dumps(config))
+        (folder / "test").mkdir()
+        rows_there = [row for row in found_there + EVEN if row[0] < 4]
+        (folder / "test/results.json").write_text(json.dumps(make_results(rows_there)))
+    assert compare.main(["a/plain", "a/context", "--split=test", "--output=out"]) == 0
+    assert "3 images" in capsys.readouterr().out
+    assert "![1.png: 1 objects gained" in Path("out/comparison.md").read_text()
+    assert compare.main(["a/plain", "a/context"]) == 0
+    assert "4 images" in capsys.readouterr().out
+    config = json.loads(Path("a/context/config.json").read_text())
+    del config["data"]["test"]
+    Path("a/context/config.json").write_text(json.dumps(config))
+    error = refused(capsys, "a/plain", "a/context", "--split=test")
+    assert "--split test: a/context has no test split" in error
+
+
+def test_images_that_have_changed(capsys):
+    environment = Path("a/plain/environment.json")
+    record = json.loads(environment.read_text())
+    names = [image["file_name"] for image in TRUTH["images"]]
+    digest = images_digest(Path("images"), names)
+    record["data"]["val"] |= {"annotations": "ground_truth.json", "image_folder": "images", "images_sha256": digest}
+    environment.write_text(json.dumps(record))
+    assert compare.main(["a/plain", "a/context"]) == 0
+    capsys.readouterr()
+    record["data"]["val"]["images_sha256"] = "0"
+    environment.write_text(json.dumps(record))
+    assert "a/plain: an image in images has changed since this run" in refused(capsys, "a/plain", "a/context")

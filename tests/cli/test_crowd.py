@@ -8,6 +8,8 @@ import pytest
 from matplotlib.image import imread
 
 from detection.cli import crowd
+from detection.data.image_identity import _images_digest as images_of_split
+from detection.data.image_identity import images_digest
 from detection.evaluation.crowd import crowd_metrics
 from detection.evaluation.crowd_plots import plot_runs_miss_rate, plot_runs_precision_recall
 from detection.evaluation.operating_points import match_all, operating_points
@@ -99,6 +101,19 @@ def test_results_about_another_ground_truth_are_refused(place, capsys):
     error = refused(capsys, "both", "one")
     assert "both: ground_truth.json has changed since this run" in error and "--annotations ground_truth.json" in error
     assert crowd.main(["both", "--annotations=ground_truth.json"]) == 0
+
+
+def test_other_images_are_refused(place, capsys):
+    digest = hashlib.sha256(Path("ground_truth.json").read_bytes()).hexdigest()
+    Path("photos").mkdir()
+    of_none = images_digest(Path("photos"), [image["file_name"] for image in TRUTH["images"]])
+    val = {"annotations": "ground_truth.json", "sha256": digest, "image_folder": "photos", "images_sha256": of_none}
+    Path("both/environment.json").write_text(json.dumps({"data": {"val": val}}))
+    assert crowd.main(["both"]) == 0
+    (Path("photos") / TRUTH["images"][0]["file_name"]).write_bytes(b"another")
+    images_of_split.cache_clear()
+    error = refused(capsys, "both")
+    assert "both: an image in photos has changed since this run; evaluate the run again" in error
 
 
 def test_numbers_and_figures_are_written(place, capsys):

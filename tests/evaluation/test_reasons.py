@@ -199,7 +199,8 @@ def test_right_boxes_of_classes_without_skill_get_no_cause(name):
         rng = random.Random(seed)
         ground_truth, rows = right_boxes(seed, weights)
         rows = [(i, p, box, rng.random()) for i, k, box, _ in rows for p in predict(k, rng)]
-        assert not find_notes(ground_truth, make_results(rows), ap=0.01), seed
+        notes = find_notes(ground_truth, make_results(rows), ap=0.01)
+        assert not [note for note in notes if "are of one category" not in note], seed  # which is a fact, no cause
 
 
 def test_boxes_beyond_the_image():
@@ -265,6 +266,29 @@ def test_only_on_crowds():
 
 def exact(repeats=1):
     return [(*row, 0.9) for row in BOXES] * repeats
+
+
+def test_results_without_classes():
+    """One category for all objects; a detector of that category alone gets no such note."""
+    ground_truth, found = right_boxes(category=lambda k: 1)
+    others = sum(a["category_id"] != 1 for a in ground_truth["annotations"])
+    notes = find_notes(ground_truth, make_results(found), 0.3)
+    assert any(
+        f"All 64 detections are of one category, 'cat', and overlap {others} of {others} objects" in n for n in notes
+    )
+    alone = [row for row, a in zip(found, ground_truth["annotations"], strict=True) if a["category_id"] == 1]
+    alone += random_detections(ground_truth, 0, per_image=2, weights=(1, 0, 0))
+    assert not any("one category" in note for note in find_notes(ground_truth, make_results(alone), 0.3))
+
+
+def test_scores_in_percent():
+    ground_truth, found = right_boxes()
+    percent = [(*row[:3], 100 * row[3]) for row in found]
+    (note,) = find_notes(ground_truth, make_results(percent), 0.9)
+    assert note.startswith("64 of 64 scores are above 1, 83.7 to 90 (in percent?): AP is the same on any scale")
+    assert find_notes(ground_truth, make_results(found), 0.9) == []
+    logits = [(*row[:3], 10 * row[3] - 8.5) for row in found]
+    assert not any("percent" in note for note in find_notes(ground_truth, make_results(logits), 0.9))
 
 
 def test_duplicates_are_noted_at_any_ap():
