@@ -159,7 +159,7 @@ def test_gated_cells_depend_on_farther_locations_than_a_plain_one():
         decay(field_of(build_context(parts[name], 8), 8, 17, 17))[1][8]
         for name in ("TanhRNN", "LSTM", "GRU", "Accumulator")
     )
-    assert plain < 0.01 and min(lstm, gru) > 2 * plain and sums > max(lstm, gru)
+    assert plain < 0.01 and min(lstm, gru, sums) > 10 * plain
 
 
 def test_a_measurement_leaves_no_trace():
@@ -226,7 +226,7 @@ def test_the_table():
 def test_each_cell_replaces_the_contexts():
     context = partial(SpatialRNN, hidden_channels=4, cell=partial(GRU, reset="before"), layers=(("down",),))
     parts = with_each_cell(context)
-    assert list(parts) == [cell.__name__ for cell in CELLS] and len(parts) == 13
+    assert list(parts) == [cell.__name__ for cell in CELLS] and len(parts) == 15
     for cell in CELLS:
         (made,) = build_context(parts[cell.__name__], 2).cells[0]
         assert type(made) is cell and made.hidden_size == 4
