@@ -59,7 +59,7 @@ class ReplacedContext(Context):
         replaced = torch.zeros_like(y)
         for image, other, (height, width) in zip(replaced, [before, *own[:-1]], sizes, strict=True):
             image[:, :height, :width] = _resized(other, height, width)
-        return replaced * valid
+        return replaced
 
 
 def _valid_size(valid: Tensor) -> tuple[int, int]:
