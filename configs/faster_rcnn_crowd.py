@@ -52,7 +52,6 @@ config = Config(
         train=SplitConfig("datasets/crowd/train.json", "datasets/crowd/train"),
         val=SplitConfig("datasets/crowd/val.json", "datasets/crowd/val"),
         augmentation=Augmentation(horizontal_flip=0.5),
-        workers=0,
         scenes=ScenesConfig(task="crowd", train=2000, val=300, size=96),
     ),
     optimizer=OptimizerConfig(

@@ -39,7 +39,6 @@ config = Config(
         train=SplitConfig(bad_boxes="drop", empty_images="drop"),
         val=SplitConfig(bad_boxes="drop"),
         augmentation=Augmentation(horizontal_flip=0.5),
-        workers=4,
     ),
     optimizer=OptimizerConfig(kind="sgd", lr=0.02, reference_batch=16),
     schedule=ScheduleConfig(epochs=12, kind="step", milestones=(8 / 12, 11 / 12), warmup=1000),

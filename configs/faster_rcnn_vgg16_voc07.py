@@ -36,7 +36,7 @@ config = Config(
         min_size=600,
         max_size=1000,
     ),
-    data=DataConfig(augmentation=Augmentation(horizontal_flip=0.5), workers=4),
+    data=DataConfig(augmentation=Augmentation(horizontal_flip=0.5)),
     optimizer=OptimizerConfig(kind="sgd", lr=0.001, reference_batch=1, weight_decay=5e-4, clip_norm=35.0),
     schedule=ScheduleConfig(epochs=14, kind="step", milestones=(0.714,), warmup=500),
     batch_size=2,

@@ -58,7 +58,7 @@ config = Config(
         min_size=600,
         max_size=1000,
     ),
-    data=DataConfig(augmentation=Augmentation(horizontal_flip=0.5), workers=4),
+    data=DataConfig(augmentation=Augmentation(horizontal_flip=0.5)),
     optimizer=OptimizerConfig(kind="sgd", lr=0.005, reference_batch=4, weight_decay=5e-4, clip_norm=20.0),
     schedule=ScheduleConfig(epochs=14, kind="exponential", gamma=0.002),
     batch_size=2,

@@ -61,7 +61,6 @@ config = Config(
         train=SplitConfig("datasets/beacon/train.json", "datasets/beacon/train"),
         val=SplitConfig("datasets/beacon/val.json", "datasets/beacon/val"),
         augmentation=Augmentation(horizontal_flip=0.5, vertical_flip=0.5),
-        workers=0,
         scenes=ScenesConfig(task="beacon", train=2000, val=200, size=96),
     ),
     optimizer=OptimizerConfig(

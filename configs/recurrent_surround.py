@@ -44,7 +44,6 @@ config = Config(
         train=SplitConfig("datasets/surround/train.json", "datasets/surround/train"),
         val=SplitConfig("datasets/surround/val.json", "datasets/surround/val"),
         augmentation=Augmentation(horizontal_flip=0.5, vertical_flip=0.5),
-        workers=0,
         scenes=ScenesConfig(task="surround", train=2000, val=400, size=96, difficulty=2.0),
     ),
     optimizer=OptimizerConfig(

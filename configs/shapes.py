@@ -42,7 +42,6 @@ config = Config(
         train=SplitConfig("datasets/shapes/train.json", "datasets/shapes/train"),
         val=SplitConfig("datasets/shapes/val.json", "datasets/shapes/val"),
         augmentation=Augmentation(horizontal_flip=0.5, vertical_flip=0.5),
-        workers=0,
         scenes=ScenesConfig(task="shapes", train=1200, val=100),
     ),
     optimizer=OptimizerConfig(
