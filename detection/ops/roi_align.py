@@ -1,4 +1,8 @@
-"""RoIAlign (He et al. 2017) over the levels of a pyramid: torchvision's forward, a faster backward on the CPU.
+"""RoIAlign (He et al. 2017) over the levels of a pyramid: torchvision's forward, a backward of our own.
+
+The backward is used where it is faster, on a CPU, and where a GPU must repeat to the bit: torchvision's adds with
+atomics in any order there, and under deterministic algorithms it replaces the operation by a composition of others,
+forward too, which holds all samples of all channels at once.
 
 torchvision's backward computes the bilinear weights of every sample again for every channel and scatters one by one.
 RoIAlign is linear in the map, out = W map, and a bin's weights are the product of its rows' and its columns'. Here W is
@@ -53,9 +57,14 @@ def roi_align(
         sampling_ratio: S; 0 adapts to the box.
     """
     args = (rois, levels, scales, output_size, sampling_ratio)
-    if _pays(features, rois, output_size, sampling_ratio):
+    if _must_repeat(features, sampling_ratio) or _pays(features, rois, output_size, sampling_ratio):
         return _RoIAlign.apply(*args, *features)
     return _forward(features, *args)
+
+
+def _must_repeat(features: Sequence[Tensor], sampling_ratio: int) -> bool:
+    """Return whether torchvision's operation would be replaced by its deterministic composition."""
+    return torch.are_deterministic_algorithms_enabled() and features[0].device.type != "cpu" and sampling_ratio > 0
 
 
 def _pays(features: Sequence[Tensor], rois: Tensor, output_size: int, sampling_ratio: int) -> bool:
@@ -77,7 +86,7 @@ def _forward(
 ) -> Tensor:
     """Pool level by level with torchvision's operation, and restore the order of `rois`."""
     if len(features) == 1:
-        return torchvision_roi_align(features[0], rois, n, scales[0], samples)
+        return _of_one_map(features[0], rois, n, scales[0], samples)
     pooled = features[0].new_zeros(len(rois), features[0].shape[1], n, n)
     # One wait for the numbers of all levels; a `where` for each would be as many.
     of_level = levels == torch.arange(len(features), device=levels.device)[:, None]  # (L, R)
@@ -85,10 +94,17 @@ def _forward(
     rows = torch.where(of_level.any(0), levels, len(features)).argsort(stable=True)
     rows_of_levels = rows.split([*counts, len(rows) - sum(counts)])[:-1]
     for places, feature_map, scale in zip(rows_of_levels, features, scales, strict=True):
-        found = torchvision_roi_align(feature_map, rois[places], n, scale, samples)
+        found = _of_one_map(feature_map, rois[places], n, scale, samples)
         # Under autocast the maps may have different types; an operation in place is not cast for us.
         pooled.index_copy_(0, places, found.to(pooled.dtype))
     return pooled
+
+
+def _of_one_map(feature_map: Tensor, rois: Tensor, n: int, scale: float, samples: int) -> Tensor:
+    if _must_repeat([feature_map], samples):
+        # The operation itself, whose forward repeats.
+        return torch.ops.torchvision.roi_align(feature_map, rois, scale, n, n, samples, False)
+    return torchvision_roi_align(feature_map, rois, n, scale, samples)
 
 
 class _RoIAlign(torch.autograd.Function):
@@ -154,12 +170,15 @@ def _weights_by_location(
         firsts.append(firsts[-1] + b * h * w)
     known = (levels >= 0) & (levels < len(shapes))
     levels = torch.where(known, levels, 0)
-    heights, widths = (torch.tensor([s[i] for s in shapes])[levels] for i in (2, 3))  # (R,)
+    # One copy to the device for all numbers of the levels.
+    numbers = [[h, w, first] for (_, _, h, w), first in zip(shapes, firsts, strict=False)]
+    per_level = torch.tensor(numbers, device=rois.device)
+    heights, widths, first_locations = per_level[levels].unbind(1)  # (R,) each
     x1, y1, x2, y2 = (rois[:, 1:] * rois.new_tensor(scales)[levels, None]).unbind(1)
     rows, row_weights = _axis(y1, y2, heights, n, samples)  # (R, n, 2S)
     row_weights = torch.where(known[:, None, None], row_weights, 0)
     columns, column_weights = _axis(x1, x2, widths, n, samples)
-    first = torch.tensor(firsts[:-1])[levels] + rois[:, 0].long() * heights * widths
+    first = first_locations + rois[:, 0].long() * heights * widths
     rows = first[:, None, None] + rows * widths[:, None, None]
     locations = rows[:, :, None, :, None] + columns[:, None, :, None, :]  # (R, n, n, 2S, 2S)
     weights = (row_weights[:, :, None, :, None] * column_weights[:, None, :, None, :]).flatten()  # (R·n·n·2S·2S,)
@@ -167,7 +186,7 @@ def _weights_by_location(
     # Half the width sorts in half the time; locations and bins are far fewer than 2**31.
     locations, order = locations.flatten()[kept].int().sort(stable=True)  # (kept,)
     kept = kept[order]
-    offsets = torch.searchsorted(locations, torch.arange(firsts[-1] + 1, dtype=locations.dtype))
+    offsets = torch.searchsorted(locations, torch.arange(firsts[-1] + 1, dtype=locations.dtype, device=rois.device))
     return offsets, kept // (2 * samples) ** 2, weights[kept]
 
 
@@ -177,8 +196,8 @@ def _axis(low: Tensor, high: Tensor, size: Tensor, n: int, samples: int) -> tupl
     Boxes reach from `low` to `high` (R,) in units of their map, which has the length `size` (R,).
     """
     step = ((high - low).clamp(min=1) / n)[:, None, None]
-    bins = torch.arange(n, dtype=low.dtype)[:, None]
-    within = torch.arange(samples, dtype=low.dtype) + 0.5
+    bins = torch.arange(n, dtype=low.dtype, device=low.device)[:, None]
+    within = torch.arange(samples, dtype=low.dtype, device=low.device) + 0.5
     place = low[:, None, None] + bins * step + within * step / samples  # (R, n, S)
     size = size[:, None, None]
     inside = (place >= -1) & (place <= size)  # torchvision's rule: up to 1 outside counts as the border

@@ -7,6 +7,8 @@ import torch
 import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import initLevelMapper
 
@@ -259,3 +261,21 @@ def test_weights_are_kept_for_equal_boxes_alone(always, monkeypatch):
     check(rois[:1], 6, samples=1)
     check(rois[:1], 7, dtype=torch.float64)
     check(rois[:1], 8, dtype=torch.float64, height=6, width=7)
+
+
+def test_a_gpu_that_must_repeat_takes_our_backward_on_its_own_memory(monkeypatch):
+    """Shapes and devices alone are computed: a tensor left on the CPU is an error."""
+    monkeypatch.setattr(module, "_last_weights", module._weights_by_location)
+    with FakeTensorMode(shape_env=ShapeEnv()):
+        features = [torch.randn(2, 16, s, s, device="cuda", requires_grad=True) for s in (8, 4)]
+        rois, levels = torch.rand(6, 5, device="cuda"), torch.zeros(6, dtype=torch.int64, device="cuda")
+        assert not is_ours(roi_align(features[:1], rois, levels, [1.0], 3, 2))
+        torch.use_deterministic_algorithms(True)
+        try:
+            output = roi_align(features[:1], rois, levels, [1.0], 3, 2)
+            # Without adaptive sampling, whose samples differ by box.
+            assert is_ours(output) and not is_ours(roi_align(features[:1], rois, levels, [1.0], 3, 0))
+            grads = output.grad_fn.apply(torch.ones_like(output))  # pyright: ignore
+        finally:
+            torch.use_deterministic_algorithms(False)
+        assert grads[-1].device.type == "cuda" and grads[-1].shape == (2, 16, 8, 8)
