@@ -16,6 +16,7 @@ from detection.benchmarks.detector_step import benchmark_detector_step
 from detection.benchmarks.dispatch import benchmark_dispatch
 from detection.benchmarks.evaluation import benchmark_evaluation
 from detection.benchmarks.index import benchmark_index
+from detection.benchmarks.kernels import benchmark_kernels
 from detection.benchmarks.loading import benchmark_loading
 from detection.benchmarks.local_response import benchmark_local_response
 from detection.benchmarks.matching import benchmark_matching
@@ -30,6 +31,7 @@ BENCHMARKS: dict[str, Callable[[str], Measurements]] = {
     "dispatch": benchmark_dispatch,
     "sweep": benchmark_sweep,
     "recurrences": benchmark_recurrences,
+    "kernels": benchmark_kernels,
     "matching": benchmark_matching,
     "ion-step": partial(benchmark_config_step, "ion_lite0_finetune"),
     "accnn-step": partial(benchmark_config_step, "accnn_lite0_finetune"),

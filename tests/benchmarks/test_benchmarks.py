@@ -5,10 +5,11 @@ import math
 import re
 
 import pytest
+import torch
 
 from detection import benchmarks
 from detection.analysis import timing
-from detection.benchmarks import index, local_response, matching, recurrences, roi_align, sweep, train_step
+from detection.benchmarks import index, kernels, local_response, matching, recurrences, roi_align, sweep, train_step
 from detection.cli import benchmark
 
 
@@ -47,6 +48,32 @@ def test_recurrences_are_measured_against_their_steps():
         "MinGRU: scratch (feature maps a direction)",
     ]
     assert all(value > 0 for value in found.values())
+
+
+def test_kernels_move_what_their_pass_must(monkeypatch):
+    """At 1 ms each, and so a copy at 1 GB/s: one map and four forward, four, four and one backward."""
+
+    def one_millisecond(function, device):
+        function()
+        return 1e-3, 1.0
+
+    monkeypatch.setattr(kernels, "SHAPES", {"cpu": (1, 8, 3, 4)})
+    monkeypatch.setattr(kernels, "COPIED_BYTES", {"cpu": 500_000})
+    monkeypatch.setattr(kernels, "KINDS", (kernels.KINDS[0],))
+    monkeypatch.setattr(kernels, "kernel_time", one_millisecond)
+    found = kernels.benchmark_kernels("cpu")
+    one_map = 8 * 3 * 4 * 4
+    assert found["copy (GB/s)"] == pytest.approx(1)
+    assert found["Accumulator forward: part of the copy's rate"] == pytest.approx((1 + 4) * one_map / 1e6)
+    assert found["Accumulator backward: part of the copy's rate"] == pytest.approx((4 + 4 + 1) * one_map / 1e6)
+    assert found["Accumulator backward (ms)"] == 1 and found["Accumulator backward: kernels"] == 1
+
+
+def test_the_time_in_kernels_is_that_of_one_call():
+    x = torch.randn(400, 400)
+    one, operations = kernels.kernel_time(lambda: x @ x, "cpu")
+    five, of_five = kernels.kernel_time(lambda: [x @ x for _ in range(5)], "cpu")
+    assert of_five == 5 * operations and 2 < five / one < 12
 
 
 @pytest.mark.slow
