@@ -1,9 +1,8 @@
 """Typed settings to and from plain data: dataclasses, partials of classes, and text from the command line.
 
 A part is a `functools.partial` of a class, or of a function; its settings are the keywords that have defaults or were
-given. In plain
-data it is a dictionary with the class's name under `class`. `partial[Contract]` as a type asks for a class that fulfils
-the contract, `Annotated[int, Range(…)]` for a number in a range (`detection.ranges`).
+given. In plain data it is a dictionary with the class's name under `class`. `partial[Contract]` as a type asks for a
+class that fulfils the contract, `Annotated[int, Range(…)]` for a number in a range (`detection.ranges`).
 """
 
 import ast
@@ -14,7 +13,7 @@ import inspect
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
 from detection.config.parts import class_name, find_class, require_fitting
@@ -168,9 +167,7 @@ def _convert(value: Any, annotation: Any, key: str) -> Any:
     if origin is Literal:
         if value in arguments:
             return value
-        near = difflib.get_close_matches(str(value), [str(a) for a in arguments], n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        raise UserError(f"{key}={value}: must be one of {', '.join(map(str, arguments))}{hint}.")
+        raise UserError(f"{key}={value}: must be {_form(annotation, value)}{_nearest(value, arguments)}.")
     if annotation is Part or origin is Part:
         return _convert_part(value, arguments[0] if arguments else Any, key)
     if dataclasses.is_dataclass(annotation):
@@ -183,10 +180,9 @@ def _convert(value: Any, annotation: Any, key: str) -> Any:
         value = float(value)
     if isinstance(annotation, type) and type(value) is annotation:
         if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"{key}={value}: must be a finite number.")
+            raise UserError(f"{key}={value}: must be {_form(annotation, value)}.")
         return value
-    name = getattr(annotation, "__name__", str(annotation))
-    raise UserError(f"{key}={value!r}: must be of type {name}, not {type(value).__name__}.")
+    raise UserError(f"{key}={value!r}: must be {_form(annotation, value)}, not {type(value).__name__}.")
 
 
 def _convert_range(value: Any, arguments: tuple[Any, ...], key: str) -> Any:
@@ -207,16 +203,43 @@ def _convert_union(value: Any, arguments: tuple[Any, ...], key: str) -> Any:
                 return _convert(value, argument, key)
             except UserError as error:
                 errors.append(error)
-    if len(errors) == 1:
-        raise errors[0]
-    # The error of the type that has the value's shape helps most.
-    fitting = [e for e in errors if "must be of type" not in str(e)]
-    raise fitting[0] if fitting else UserError(f"{key}={value!r}: fits none of {_names(arguments)}.")
+    forms = [_form(argument, value) for argument in arguments]
+    if not all(forms):
+        # The error of the type that has the value's shape helps most.
+        raise next((e for e in errors if "must be of type" not in str(e)), errors[0])
+    below = [e for e in errors if not str(e).startswith(f"{key}=")]
+    if below and isinstance(value, list | tuple):  # one of the values in a list is wrong
+        raise below[0]
+    literals = [
+        a for argument in arguments if typing.get_origin(argument) is Literal for a in typing.get_args(argument)
+    ]
+    shown = value if literals else repr(value)
+    raise UserError(f"{key}={shown}: must be {', or '.join(forms)}{_nearest(value, literals)}.")
 
 
-def _names(arguments: tuple[Any, ...]) -> str:
-    plain = (typing.get_args(a)[0] if typing.get_origin(a) is Annotated else a for a in arguments)
-    return ", ".join(a.__name__ if isinstance(a, type) else str(a) for a in plain)
+def _form(annotation: Any, value: Any) -> str:
+    """Describe what a value that does not fit a type must be; empty for a part and for what has settings."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if annotation is type(None):
+        return "none"
+    if origin is Annotated:
+        is_number = type(value) in ((int, float) if arguments[0] is float else arguments[:1])
+        limits = [str(limits) for limits in arguments[1:] if isinstance(limits, Range)]
+        return ", ".join(limits if is_number else [_form(arguments[0], value), *limits])
+    if origin is Literal:
+        return ("one of " if len(arguments) > 1 else "") + ", ".join(map(str, arguments))
+    if origin is tuple:
+        return f"a list of values {_form(arguments[0], None)}"
+    if annotation is Part or origin is Part or dataclasses.is_dataclass(annotation):
+        return ""
+    if annotation is type(value) is float:
+        return "a finite number"
+    return f"of type {getattr(annotation, '__name__', annotation)}"
+
+
+def _nearest(value: Any, names: Sequence[Any]) -> str:
+    near = difflib.get_close_matches(str(value), map(str, names), n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def _convert_tuple(value: Any, arguments: tuple[Any, ...], key: str) -> tuple:

@@ -63,11 +63,15 @@ def test_an_override_leaves_the_rest_alone():
         ("detector.backbone=os.system", "is not a class of the package"),
         ("detector.backbone=detection.config.files.runpy", "is not a class of the package"),
         ("detector.backbone=detection.backbones.Nothing", "there is no class"),
-        ("ema=2", "ema=2.0: must be above 0 and below 1."),
+        ("ema=2", "ema=2: must be above 0 and below 1, or none."),
         ("best_metric=mAP", "best_metric=mAP: must be one of AP, AP50"),
         ("schedule.milestones=(3,)", "schedule.milestones[0]=3.0: must be above 0 and at most 1."),
         ("detector.max_size=10", "must be at least min_size"),
         ("data.augmentation.horizontal_flip=7", "must be at least 0 and at most 1"),
+        ("data.workers=many", "data.workers=many: must be of type int, at least 0 and at most 64, or auto."),
+        ("data.workers=65", "data.workers=65: must be at least 0 and at most 64, or auto."),
+        ("data.workers=autos", "at most 64, or auto (did you mean auto?)."),
+        ("freeze.stem=soon", "freeze.stem='soon': must be of type int, or none."),
     ],
 )
 def test_a_wrong_override_gets_one_sentence(item, sentence):
@@ -120,6 +124,19 @@ def test_dataclasses_in_a_tuple_of_a_part_are_typed_on_the_command_line():
     changed = override(WITH_SKIP_POOL, ["detector.pool.reference=c3", "detector.pool.amplitude=3"])
     assert changed.detector.pool.keywords["reference"] == ("c3",)
     assert changed.detector.pool.keywords["amplitude"] == 3.0
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        ("x", "pool.amplitude='x': must be of type float, above 0, or a list of values of type float, above 0."),
+        ("(1, 'x')", "pool.amplitude[1]='x': must be of type float, not str."),
+    ],
+)
+def test_a_value_that_fits_no_form_of_a_setting_gets_them_all(value, sentence):
+    with pytest.raises(UserError) as error:
+        override(WITH_SKIP_POOL, [f"detector.pool.amplitude={value}"])
+    assert str(error.value) == f"detector.{sentence}"
 
 
 @pytest.mark.parametrize(
