@@ -17,7 +17,7 @@ from detection.classification.data import Images, middle
 from detection.classification.network import Classifier
 from detection.classification.sources import open_images
 from detection.errors import UserError
-from detection.runs.checkpoint import load_meta, load_weights
+from detection.runs.checkpoint import load_meta, load_weights, newest_complete
 from detection.runs.logs import progress
 from detection.training.loaders import build_accelerator
 
@@ -85,7 +85,7 @@ def open_classifier(
         UserError: not a classifier's run folder, or weights that do not fit.
     """
     config = open_classifier_config(run, overrides)
-    last = Path(run) / "checkpoints" / "last"
+    last = newest_complete(Path(run) / "checkpoints" / "last")
     classes = tuple(category.name for category in load_meta(last)["categories"])
     network = config.network(len(classes))
     load_weights(last, network)

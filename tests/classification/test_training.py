@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 
 import pytest
@@ -147,6 +148,13 @@ def test_a_run_is_evaluated_again_with_other_steps(run, tmp_path):
     assert changed["loss"] != metrics["loss"] and changed["parameters"] == metrics["parameters"]
     network, _, _ = open_classifier(run, overrides=["network.backbone.inference_steps=5"])
     assert {m.inference_steps for m in network.modules() if isinstance(m, RecurrentConv)} == {5}
+
+
+def test_what_a_power_cut_in_a_save_left_is_opened(run, tmp_path):
+    copied = shutil.copytree(run, tmp_path / "run")
+    (copied / "checkpoints/last").rename(copied / "checkpoints/.last.old")
+    (found, *_), (expected, *_) = open_classifier(copied), open_classifier(run)
+    assert all(torch.equal(t, expected.state_dict()[name]) for name, t in found.state_dict().items())
 
 
 def test_other_classes_cannot_be_evaluated(run, stripes, tmp_path):
