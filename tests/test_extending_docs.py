@@ -1,12 +1,13 @@
 """docs/extending.md as it stands: a context in a package of one's own is checked, trained, refused and opened."""
 
-import os
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
 import pytest
 
+from detection.cli.main import main
+from detection.config import parts
 from detection.runs.folder import open_run
 from tests.markdown import python_blocks
 
@@ -29,13 +30,32 @@ def folder(tmp_path_factory):
     return folder
 
 
-def run(folder, *arguments):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True)
+def forget():
+    """Leave nothing of the package imported or trusted, as in a new process."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "mylab"]:
+        del sys.modules[name]
+    parts._trusted.clear()
 
 
-def detection(folder, *arguments):
-    return run(folder, "-m", "detection.cli.main", *arguments)
+@pytest.fixture
+def detection(folder, monkeypatch, capsys, blank_plots):
+    """The command `detection` in that folder: its exit code and what it printed, to each stream."""
+    monkeypatch.chdir(folder)
+
+    def call(*arguments):
+        forget()
+        code = main(list(arguments))
+        return code, *capsys.readouterr()
+
+    yield call
+    forget()
+
+
+def refused(detection, *arguments):
+    """Check that a command asks for trust in one sentence, and imports nothing of the package."""
+    code, _, error = detection(*arguments)
+    assert code == 2 and error.count("\n") == 1 and "--trust mylab" in error, error
+    assert "mylab" not in sys.modules
 
 
 def test_a_context_is_at_most_forty_lines():
@@ -43,33 +63,31 @@ def test_a_context_is_at_most_forty_lines():
     assert len(context.splitlines()) <= 40
 
 
-def test_the_contract_is_checked(folder):
-    done = run(folder, "checks.py")
-    assert done.returncode == 0, done.stderr
+def test_the_contract_is_checked(folder, monkeypatch):
+    monkeypatch.syspath_prepend(folder)
+    checked = runpy.run_path(str(folder / "checks.py"))
+    assert checked["SqueezeExcitation"].__module__ == "mylab.contexts"
+    forget()
 
 
-def test_it_trains_is_refused_and_opens_with_trust(folder, monkeypatch):
-    done = detection(
-        folder, "train", "squeeze.py", "--output", "runs/squeeze", "detector.context.hidden_channels=8", *SMALL
-    )
-    assert done.returncode == 0, done.stderr
-    refused = detection(folder, "evaluate", "runs/squeeze", "--device=cpu")
-    assert refused.returncode == 2 and refused.stderr.count("\n") == 1 and "--trust mylab" in refused.stderr
-    opened = detection(folder, "evaluate", "runs/squeeze", "--device=cpu", "--trust", "mylab")
-    assert opened.returncode == 0, opened.stderr
-    monkeypatch.chdir(folder)
+def test_it_trains_is_refused_and_opens_with_trust(folder, detection):
+    own = ("--output", "runs/squeeze", "detector.context.hidden_channels=8")
+    code, _, error = detection("train", "squeeze.py", *own, *SMALL)
+    assert code == 0, error
+    refused(detection, "evaluate", "runs/squeeze", "--device=cpu")
+    code, _, error = detection("evaluate", "runs/squeeze", "--device=cpu", "--trust", "mylab")
+    assert code == 0, error
+    forget()
     detector, *_ = open_run("runs/squeeze", trust=["mylab"])
     assert detector.context.squeeze.out_features == 8
-    for name in [n for n in sys.modules if n.partition(".")[0] == "mylab"]:
-        monkeypatch.delitem(sys.modules, name)
 
 
-def test_by_name_on_the_command_line(folder):
+def test_by_name_on_the_command_line(folder, detection):
     change = "detector.context=mylab.contexts.SqueezeExcitation"
-    refused = detection(folder, "train", "quickstart", "--output=runs/named", change, *SMALL)
-    assert refused.returncode == 2 and "--trust mylab" in refused.stderr and not (folder / "runs" / "named").exists()
-    done = detection(folder, "train", "quickstart", "--output=runs/named", "--trust", "mylab", change, *SMALL)
-    assert done.returncode == 0, done.stderr
+    refused(detection, "train", "quickstart", "--output=runs/named", change, *SMALL)
+    assert not (folder / "runs" / "named").exists()
+    code, _, error = detection("train", "quickstart", "--output=runs/named", "--trust", "mylab", change, *SMALL)
+    assert code == 0, error
 
 
 ABLATION = """
@@ -87,16 +105,17 @@ ablation = Ablation(
 
 
 @pytest.mark.parametrize("extra", [["--dry-run"], pytest.param(["--workers=2"], marks=pytest.mark.slow)])
-def test_an_ablation_gives_the_flag_to_its_runs(folder, extra):
+def test_an_ablation_gives_the_flag_to_its_runs(folder, detection, monkeypatch, extra):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # of its runs, which are processes
     pool = "'detector.pool=detection.pooling.RoIAlign', 'detector.pool.stages=c3'"
     text = ABLATION.replace("POOL", pool).replace("OWN", "partial(SqueezeExcitation, hidden_channels=4)")
     (folder / "contexts.py").write_text(text)
     arguments = ["ablate", "contexts.py", "--output=out", "--cost-rounds=1", *extra, *SMALL[:-3], *SMALL[-2:]]
-    refused = detection(folder, *arguments)
-    assert refused.returncode == 2 and "--trust mylab" in refused.stderr, refused.stderr
-    done = detection(folder, *arguments, "--trust", "mylab")
-    assert done.returncode == 0, done.stdout + done.stderr
+    code, _, error = detection(*arguments)
+    assert code == 2 and "--trust mylab" in error, error
+    code, out, error = detection(*arguments, "--trust", "mylab")
+    assert code == 0, out + error
     if extra == ["--dry-run"]:
-        assert done.stdout.count("--trust mylab") == 2
+        assert out.count("--trust mylab") == 2
     else:
         assert (folder / "out" / "report.html").exists()

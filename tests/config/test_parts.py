@@ -1,11 +1,13 @@
 """Classes of parts: which fit a slot, what they are called, and which packages they may come from."""
 
+import importlib
 import json
 import subprocess
 import sys
 from functools import partial
 
 import pytest
+from PIL import Image
 
 from detection.config import load_config, override, to_plain
 from detection.config.parts import class_name, trusting
@@ -83,15 +85,22 @@ def outside(tmp_path_factory, shapes):
     return folder
 
 
+@pytest.fixture
+def place(outside, monkeypatch):
+    """That folder as the current one, with none of its modules imported."""
+    monkeypatch.chdir(outside)
+    for name in ("mylab_context", "base"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    yield outside
+    sys.modules.pop("mylab_context", None)
+
+
 def test_a_run_with_a_part_from_outside_names_it(outside):
     context = json.loads((outside / "run" / "config.json").read_text())["detector"]["context"]
     assert context == {"class": "mylab_context.Doubled", "factor": 3.0}
 
 
-def test_it_opens_only_where_the_package_is_trusted(outside, monkeypatch):
-    monkeypatch.chdir(outside)
-    for name in ("mylab_context", "base"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
+def test_it_opens_only_where_the_package_is_trusted(place):
     with pytest.raises(
         UserError, match=r"'mylab_context.Doubled' is not a class .*; if you trust it, add --trust mylab_c"
     ):
@@ -101,24 +110,21 @@ def test_it_opens_only_where_the_package_is_trusted(outside, monkeypatch):
     assert type(detector.context).__name__ == "Doubled" and config.detector.context.keywords == {"factor": 3.0}
     with pytest.raises(UserError, match="--trust"):
         open_config("run")
-    sys.modules.pop("mylab_context")
 
 
 @pytest.mark.parametrize("command", ["evaluate", "browse", "predict"])
-def test_commands_take_the_flag(outside, command):
+def test_commands_take_the_flag(place, command, capsys, blank_plots):
     arguments = {
         "evaluate": ["run", "--device=cpu"],
         "browse": ["run"],
         "predict": ["run", "image.png", "--device=cpu"],
     }
-    from PIL import Image
-
-    Image.new("RGB", (64, 64)).save(outside / "image.png")
-    start = [sys.executable, "-m", f"detection.cli.{command}", *arguments[command]]
-    refused = subprocess.run(start, cwd=outside, capture_output=True, text=True)
-    assert refused.returncode == 2 and refused.stderr.count("\n") == 1 and "--trust mylab_context" in refused.stderr
-    opened = subprocess.run([*start, "--trust", "mylab_context"], cwd=outside, capture_output=True, text=True)
-    assert opened.returncode == 0, opened.stderr
+    Image.new("RGB", (64, 64)).save(place / "image.png")
+    main = importlib.import_module(f"detection.cli.{command}").main
+    assert main(arguments[command]) == 2 and "mylab_context" not in sys.modules
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "--trust mylab_context" in error
+    assert main([*arguments[command], "--trust", "mylab_context"]) == 0, capsys.readouterr().err
 
 
 def test_an_override_that_names_a_package_needs_trust_too(outside, monkeypatch):
