@@ -35,7 +35,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def short_names(runs: list[Path]) -> list[str]:
+def run_names(runs: list[Path]) -> list[str]:
     """Name each run by the last parts of its path, as many as make the names unique."""
     parts = [run.resolve().parts for run in runs]
     for count in range(1, max(map(len, parts)) + 1):
@@ -50,7 +50,7 @@ def short_names(runs: list[Path]) -> list[str]:
 def main(argv: list[str] | None = None) -> None:
     """Read all runs, print tables and draw."""
     args = parse(argv)
-    names = short_names(args.runs)
+    names = run_names(args.runs)
     from detection.comparison.comparison import open_finished, require_same_images
     from detection.comparison.report import build_comparison, metric_tables, version_warning
     from detection.reports.document import to_markdown

@@ -79,9 +79,10 @@ def require_unchanged(run: Path, annotations: str) -> None:
     """Refuse a run whose annotations or images have changed since it wrote its results."""
     from detection.data.checks import file_digest
     from detection.data.image_identity import images_changed
+    from detection.runs.records import read_record
 
     try:
-        record = json.loads((run / "environment.json").read_text())["data"]["val"]
+        record = read_record(run)["data"]["val"]
         changed = "" if file_digest(Path(annotations)) == record["sha256"] else annotations
         if not changed and images_changed(record):
             changed = f"an image in {record['image_folder']}"

@@ -165,10 +165,7 @@ def describe_other(path: Path) -> str | None:
         return "is a PDF; turn its pages into images first (pdftoppm -png FILE.pdf PAGE)"
     if head.startswith(b"%!PS"):
         return "is PostScript; turn it into an image first"
-    if (
-        head.startswith((b"PK\3\4", b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"Rar!"))
-        or head[257:262] == b"ustar"
-    ):
+    if head.startswith(_ARCHIVES) or head[257:262] == b"ustar":
         return "is an archive; unpack it and give the folder"
     if not head or not _is_text(head):
         return None
