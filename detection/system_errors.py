@@ -80,14 +80,17 @@ def _sentence(number: int, path: str) -> str:
     return f"{path}: {text}." if path else f"{text}."
 
 
+def free_bytes(path: Path) -> int:
+    """Return what is free on the disk of a path, or of its nearest folder that exists."""
+    return shutil.disk_usage(next(p for p in (path, *path.absolute().parents) if p.is_dir())).free
+
+
 def _free(path: Path) -> str:
-    """How much is free on the disk of a path, or of its nearest folder that exists."""
-    folder = next((p for p in (path, *path.absolute().parents) if p.is_dir()), None)
-    if folder is None or path == Path():
+    if path == Path():
         return ""
     try:
-        return f" ({shutil.disk_usage(folder).free / 1e6:.1f} MB are free)"
-    except OSError:
+        return f" ({free_bytes(path) / 1e6:.1f} MB are free)"
+    except (OSError, StopIteration):
         return ""
 
 

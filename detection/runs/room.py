@@ -1,11 +1,11 @@
 """Room on the disk for the checkpoints of a run, checked before it trains."""
 
-import shutil
 from pathlib import Path
 
 from torch import nn, optim
 
 from detection.errors import UserError
+from detection.system_errors import free_bytes
 
 _REST = 1_000_000
 """Bytes for the log, plots and drawn samples of a small run."""
@@ -27,7 +27,7 @@ def require_room(folder: Path, model: nn.Module, optimizer: optim.Optimizer, *, 
     saved = (path for path in (folder / "checkpoints").rglob("*") if path.is_file() and not path.is_symlink())
     # The new checkpoint is on the disk before the older one goes.
     needed = 2 * last + best - sum(path.stat().st_size for path in saved) + _REST
-    free = shutil.disk_usage(next(path for path in (folder, *folder.absolute().parents) if path.is_dir())).free
+    free = free_bytes(folder)
     if free < needed:
         raise UserError(
             f"{folder}: the checkpoints of this run need {needed / 1e6:.1f} MB more, and {free / 1e6:.1f} MB are free "

@@ -41,7 +41,7 @@ from detection.training.optim import (
 )
 from detection.training.preemption import advised, at_once, postponed, requested
 from detection.training.random_state import random_state, set_random_state
-from detection.training.resuming import require_resumable, require_same_data, resume_command
+from detection.training.resuming import has_checkpoint, require_resumable, require_same_data, resume_command
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -170,7 +170,7 @@ def resumable(run: TrainingRun) -> Iterator[None]:
             # Where processes wait for each other, the first to end breaks the others' connection.
             if run.accelerator.num_processes > 1 and requested():
                 raise Interrupted(requested()) from None
-            if (sentence := explain(error)) and run.saved and newest_complete(run.last).exists():
+            if (sentence := explain(error)) and run.saved and has_checkpoint(run.folder):
                 raise UserError(f"{sentence.removesuffix('.')}; {advice()}.") from error
             raise
 
