@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,21 @@ def make_folders(folder: Path) -> list[Path]:
     for path in missing:
         synchronize(path.parent)
     return missing
+
+
+def numbered(path: Path) -> Iterator[Path]:
+    """Yield `path`, `path-2`, `path-3` and so on."""
+    yield path
+    yield from (path.with_name(f"{path.name}-{n}") for n in count(2))
+
+
+def make_free(path: Path) -> Path:
+    """Make the first folder of `numbered` whose name is free, and return it; two processes never get the same."""
+    for folder in numbered(path):
+        with suppress(FileExistsError):
+            folder.mkdir()
+            return folder
+    raise AssertionError  # numbers do not end
 
 
 def remove(path: Path) -> None:

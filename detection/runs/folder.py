@@ -3,8 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from itertools import count
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from detection.atomic_write import make_folders, write_json
+from detection.atomic_write import make_folders, make_free, numbered, write_json
 from detection.config import Config, from_plain, override, to_plain
 from detection.config.differences import differences
 from detection.config.parts import trusting
@@ -37,14 +36,10 @@ def new_run_folder(output: Path | None, name: str) -> Path:
         UserError: the folder asked for exists and is not empty.
     """
     if output is None:
-        return next(path for path in _numbered(name) if not os.path.lexists(path))
+        return next(path for path in numbered(Path("runs", name)) if not os.path.lexists(path))
     if os.path.lexists(output) and not (output.is_dir() and all(path.name == LOCK for path in output.iterdir())):
         raise UserError(f"{output}: exists already; continue it with --resume, or choose another --output.")
     return output
-
-
-def _numbered(name: str) -> Iterator[Path]:
-    return (Path("runs", name if n == 1 else f"{name}-{n}") for n in count(1))
 
 
 @contextmanager
@@ -60,7 +55,7 @@ def taken_folder(folder: Path, name: str | None, accelerator: Accelerator) -> It
     taken, made = [folder], list[Path]()
     if accelerator.is_main_process and name is not None:
         made = make_folders(folder.parent)
-        taken = [_make_free(name)]
+        taken = [make_free(Path("runs", name))]
         made.insert(0, taken[0])
     if accelerator.num_processes > 1:
         broadcast_object_list(taken)
@@ -68,15 +63,6 @@ def taken_folder(folder: Path, name: str | None, accelerator: Accelerator) -> It
         yield taken[0]
     finally:
         remove_empty(made)
-
-
-def _make_free(name: str) -> Path:
-    """Make the first free folder; two processes never get the same."""
-    for path in _numbered(name):
-        with suppress(FileExistsError):
-            path.mkdir()
-            return path
-    raise AssertionError  # numbers do not end
 
 
 def open_config(run: str | Path, overrides: Sequence[str] = ()) -> Config:
