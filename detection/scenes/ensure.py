@@ -5,12 +5,12 @@ from pathlib import Path
 
 from detection.config import DataConfig
 from detection.errors import UserError
-from detection.scenes.files import is_split_drawn, make, split_info
+from detection.scenes.files import make, missing_splits, split_info
 from detection.scenes.tasks import SPLITS
 
 
 def ensure_scenes(data: DataConfig, splits: Collection[str] = SPLITS) -> None:
-    """Draw `data.scenes` into the folder of its annotations, unless this very set is there.
+    """Draw what is missing of `data.scenes` in the folder of its annotations.
 
     Args:
         data: the data of a config.
@@ -19,7 +19,7 @@ def ensure_scenes(data: DataConfig, splits: Collection[str] = SPLITS) -> None:
     Raises:
         UserError: settings that the task does not take, or a folder that holds something else.
     """
-    scenes, annotations = data.scenes, Path(getattr(data, next(iter(splits))).annotations)
+    scenes, folder = data.scenes, Path(getattr(data, next(iter(splits))).annotations).parent
     if scenes is None:
         return
     settings = {name: getattr(scenes, name) for name in ("size", "seed", "cue", "difficulty", "canvas")}
@@ -28,9 +28,7 @@ def ensure_scenes(data: DataConfig, splits: Collection[str] = SPLITS) -> None:
     if not infos:
         keys = " and ".join(f"data.scenes.{split}" for split in splits if split != "test" or len(splits) == 1)
         raise UserError(f"data.scenes: nothing to draw; give {keys} a number above 0.")
-    if set(splits) < set(SPLITS) and all(is_split_drawn(annotations.parent, info) for info in infos):
-        return
-    if not annotations.exists():
-        count = " + ".join(str(count) for split, count in counts.items() if split != "test" or len(splits) == 1)
-        print(f"drawing {count} images of ContextScenes {scenes.task!r} into {annotations.parent}", flush=True)
-    make(annotations.parent, infos)
+    if missing := missing_splits(folder, infos):
+        count = " + ".join(str(info["images"]) for info in missing)
+        print(f"drawing {count} images of ContextScenes {scenes.task!r} into {folder}", flush=True)
+    make(folder, infos)

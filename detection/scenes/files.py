@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from detection.atomic_write import atomic_folder
+from detection.atomic_write import atomic_folder, atomic_write
 from detection.errors import UserError
 from detection.scenes import drawing
 from detection.scenes.task import Scene
@@ -68,57 +68,74 @@ def scene_of(info: dict, number: int) -> Scene:
 
 
 def write_split(folder: Path, info: dict) -> None:
-    """Draw one split into `folder`: its images in a folder of its name, and its annotations."""
+    """Draw one split into `folder`: its images in a folder of its name, and its annotations once these are complete."""
     split, count, side = info["split"], info["images"], info.get("canvas", info["size"])
     categories = TASKS[info["task"]].categories
     images, annotations = [], []
-    (folder / split).mkdir()
-    for number in range(1, count + 1):
-        scene = scene_of(info, number)
-        file_name = f"{number:06d}.png"
-        Image.fromarray(scene.image).save(folder / split / file_name)
-        images.append({"id": number, "file_name": file_name, "width": side, "height": side})
-        for name, outline in scene.objects:
-            ids = {"id": len(annotations) + 1, "image_id": number}
-            annotations.append(ids | annotation(name, outline, categories))
-        if sys.stderr.isatty():
-            end = "\n" if number == count else ""
-            print(f"\r{split}: {number} of {count} images", end=end, file=sys.stderr, flush=True)
+    with atomic_folder(folder / split) as drawn:
+        for number in range(1, count + 1):
+            scene = scene_of(info, number)
+            file_name = f"{number:06d}.png"
+            Image.fromarray(scene.image).save(drawn / file_name)
+            images.append({"id": number, "file_name": file_name, "width": side, "height": side})
+            for name, outline in scene.objects:
+                ids = {"id": len(annotations) + 1, "image_id": number}
+                annotations.append(ids | annotation(name, outline, categories))
+            if sys.stderr.isatty():
+                end = "\n" if number == count else ""
+                print(f"\r{split}: {number} of {count} images", end=end, file=sys.stderr, flush=True)
     ground_truth = {"info": info, "images": images, "annotations": annotations}
     ground_truth["categories"] = [{"id": id_, "name": name} for id_, name in enumerate(categories, 1)]
-    (folder / f"{split}.json").write_text(json.dumps(ground_truth), encoding="utf-8")
+    text = json.dumps(ground_truth)
+    atomic_write(folder / f"{split}.json", lambda path: path.write_text(text, encoding="utf-8"))
 
 
-def is_drawn(out: Path, infos: list[dict]) -> bool:
-    """Return whether `out` already holds exactly these splits, with all their images."""
-    names = {f"{info['split']}.json" for info in infos}
-    return {path.name for path in out.glob("*.json")} == names and all(is_split_drawn(out, info) for info in infos)
+def missing_splits(out: Path, infos: list[dict]) -> list[dict] | None:
+    """Return the splits that `out` lacks; None where it holds a split of other parameters, or an incomplete one."""
+    names = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    present = {split: _drawn(out, split) for split in SPLITS if names & {split, f"{split}.json"}}
+    asked = {info["split"]: info for info in infos}
+    for split, info in present.items():
+        if info is None or (info != asked[split] if split in asked else _made_from(info) != _made_from(infos[0])):
+            return None
+    return [info for info in infos if info["split"] not in present]
 
 
-def is_split_drawn(out: Path, info: dict) -> bool:
-    """Return whether `out` already holds this split, with all its images."""
+def _drawn(out: Path, split: str) -> dict | None:
+    """Return the info of a split that is there with all its images, None of another."""
     try:
-        found = json.loads((out / f"{info['split']}.json").read_text(encoding="utf-8"))["info"]
+        info = json.loads((out / f"{split}.json").read_text(encoding="utf-8"))["info"]
+        complete = len(list((out / split).glob("*.png"))) == info["images"]
     except (OSError, ValueError, KeyError, TypeError):
-        return False
-    return found == info and len(list((out / info["split"]).glob("*.png"))) == info["images"]
+        return None
+    return info if complete else None
+
+
+def _made_from(info: dict) -> dict:
+    """Return what all splits of a set have in common."""
+    return {key: value for key, value in info.items() if key not in ("split", "images", "description")}
 
 
 def make(out: Path, infos: list[dict], overwrite: bool = False) -> bool:
-    """Write the data set, one `split_info` for each split, all of it or nothing.
+    """Write the splits that `out` lacks, one `split_info` for each; a new data set all of it or nothing.
 
     Returns:
-        False when `out` already held this very data set and nothing was done.
+        False when `out` already held all of them and nothing was done.
 
     Raises:
         UserError: `out` holds something else, and it is no data set of other parameters that `overwrite` replaces.
     """
     out = out.resolve()
-    if is_drawn(out, infos):
+    missing = missing_splits(out, infos)
+    if missing == []:
         return False
     if out.exists():
-        _check_replaceable(out, overwrite)
+        _check_replaceable(out, overwrite or missing is not None)
     try:
+        if missing is not None and out.exists():
+            for info in missing:
+                write_split(out, info)
+            return True
         with atomic_folder(out) as temporary:
             for info in infos:
                 write_split(temporary, info)
@@ -126,7 +143,7 @@ def make(out: Path, infos: list[dict], overwrite: bool = False) -> bool:
                 shutil.rmtree(out)
     except OSError as error:
         # Another process may have finished the same data set first.
-        if not is_drawn(out, infos):
+        if missing_splits(out, infos) != []:
             reason = error.strerror or error
             raise UserError(f"{out} cannot be written ({reason}); choose another OUT folder") from error
     return True

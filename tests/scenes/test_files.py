@@ -225,3 +225,30 @@ def test_scenes_are_drawn_without_torch(tmp_path):
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
     assert (tmp_path / "set" / "train" / "000001.png").is_file()
+
+
+def test_a_missing_split_is_drawn_into_a_set_of_the_same_parameters(tmp_path, capsys):
+    out, small = tmp_path / "set", ("--train", "2", "--val", "1", "--test", "1")
+    assert make(tmp_path / "all", *small) == 0
+    assert make(out, "--train", "0", "--val", "1") == 0
+    stamp = (out / "val.json").stat().st_mtime_ns
+    assert make(out, *small, "--seed", "1") == make(out, "--train", "2", "--val", "0", "--size", "96") == 2
+    assert make(out, "--train", "2", "--val", "3") == 2
+    assert capsys.readouterr().err.count("holds ContextScenes of other parameters") == 3
+    assert make(out, *small) == 0
+    assert tree_hashes(out) == tree_hashes(tmp_path / "all") and (out / "val.json").stat().st_mtime_ns == stamp
+    assert make(out, "--train", "2", "--val", "0") == 0
+    assert "already there" in capsys.readouterr().out and tree_hashes(out) == tree_hashes(tmp_path / "all")
+
+
+def test_an_interrupted_split_leaves_the_others(tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    assert make(tmp_path / "set", "--train", "0", "--val", "1") == 0
+    before = tree_hashes(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(scene_files, "annotation", interrupt)
+        assert make(tmp_path / "set", "--train", "2", "--val", "1") == 130
+    assert tree_hashes(tmp_path) == before and not list(tmp_path.glob("**/.*"))
+    assert make(tmp_path / "set", "--train", "2", "--val", "1") == 0

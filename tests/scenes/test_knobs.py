@@ -1,5 +1,6 @@
 """ContextScenes: what the difficulty changes in each task, what is refused, and what files and configs hold of it."""
 
+import dataclasses
 import json
 
 import cv2
@@ -12,7 +13,7 @@ from detection.config import DataConfig, ScenesConfig, SplitConfig
 from detection.errors import UserError
 from detection.scenes import beacon, drawing
 from detection.scenes.ensure import ensure_scenes
-from detection.scenes.tasks import TASKS, draw_scene
+from detection.scenes.tasks import SPLITS, TASKS, draw_scene
 
 SIZE = 96
 
@@ -185,6 +186,17 @@ def test_a_config_draws_its_scenes(tmp_path, options):
     found = json.loads((tmp_path / "set" / "train.json").read_text())["info"]
     assert (found.get("cue", True), found.get("difficulty")) == (options.get("cue", True), options.get("difficulty"))
     assert (tmp_path / "set" / "test.json").exists() == ("test" in options)
+
+
+def test_a_config_s_training_draws_what_an_evaluation_did_not(tmp_path, capsys):
+    split = {name: SplitConfig(str(tmp_path / "set" / f"{name}.json")) for name in ("train", "val", "test")}
+    data = DataConfig(**split, scenes=ScenesConfig(task="row", train=2, val=1, test=3, size=64))
+    for splits, printed in ((("val",), "drawing 1"), (SPLITS, "drawing 2 + 3"), (SPLITS, "")):
+        ensure_scenes(data, splits)
+        assert capsys.readouterr().out.partition(" images")[0] == printed
+    assert len(list(tmp_path.glob("set/*/*.png"))) == 6
+    with pytest.raises(UserError, match="holds ContextScenes of other parameters"):
+        ensure_scenes(dataclasses.replace(data, scenes=ScenesConfig(task="row", train=2, val=1, size=64, seed=1)))
 
 
 def test_a_figure_shows_six_images(tmp_path, capsys):
