@@ -45,7 +45,7 @@ def _check_room(size: int, cells: float, canvas: int) -> None:
     most = (canvas - 2 - size * (1.5 * EXTENTS[1] + MARKER / 2)) / (CELL * canvas / size)
     if cells > most:
         raise UserError(
-            f"--difficulty {cells:g} (cells of {CELL} pixels) does not fit in images of {size} pixels: "
+            f"--difficulty {cells:g} (cells of {CELL} pixels) does not fit in images of {canvas} pixels: "
             f"give {int(most)} or less, or a larger --size"
         )
 

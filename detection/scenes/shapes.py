@@ -6,6 +6,7 @@ a box of the same area: the box of the ground truth is not tight there, since it
 
 import copy
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -24,10 +25,7 @@ def draw_shapes(rng: np.random.Generator, size: int, fading: float, control: np.
 
     Objects lose the part `fading` of what sets them off from the image behind them.
     """
-
-    def paint(rng: np.random.Generator, canvas: np.ndarray, outline: np.ndarray) -> None:
-        drawing.paint(rng, canvas, outline, fading)
-
+    paint = partial(drawing.paint, fading=fading)
     canvas = drawing.cluttered(rng, size)
     scene = Scene(canvas if control is None else canvas.copy())
     for _ in range(rng.integers(2, 10)):
@@ -86,11 +84,10 @@ def _add(
         shown: outline that the control version shows instead, about the same middle.
         paint: paints either, with the same numbers.
     """
-    again = copy.deepcopy(rng)
-    paint(rng, canvas, item[1])
     if scene.image is not canvas:
         middle, own = ((points.min(0) + points.max(0)) / 2 for points in (item[1], shown))
-        paint(again, scene.image, shown + middle - own)
+        paint(copy.deepcopy(rng), scene.image, shown + middle - own)
+    paint(rng, canvas, item[1])
     scene.objects.append(item)
 
 
