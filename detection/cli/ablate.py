@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from detection.cli import command_parser
 from detection.errors import UserError, command_line
+from detection.names import short_line
 from detection.training.preemption import watch
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ def run(args: argparse.Namespace, plan: "Plan", controls: "dict[str, Control]", 
         prepare_data(plan)
         if others := unplanned_runs(plan):
             shown = ", ".join(map(str, others[:3])) + (", …" if len(others) > 3 else "")
-            print(f"note     {len(others)} other runs are kept and not counted: {shown}")
+            print(short_line(f"note     {len(others)} other runs are kept and not counted: {shown}"))
         table = ProgressTable(plan)
         try:
             with table:
@@ -163,8 +164,12 @@ def launch_cost_measurement(args: argparse.Namespace, plan: "Plan", launcher: "L
     print("measuring costs of all architectures", flush=True)
     command = [sys.executable, "-m", "detection.cli.ablate", *args.argv, "--measure-costs"]
     log = args.output / "costs.log"
-    report_failure = Callbacks(ended=lambda _, code: print(f"costs    exit code {code} ({log})") if code else None)
-    run_all([QueuedCommand("costs", command, log)], launcher, report_failure)
+
+    def ended(_: str, code: int) -> None:
+        if code:
+            print(short_line(f"costs    exit code {code} ({log})"))
+
+    run_all([QueuedCommand("costs", command, log)], launcher, Callbacks(ended=ended))
 
 
 def measure_costs_here(args: argparse.Namespace, plan: "Plan") -> None:
@@ -200,8 +205,8 @@ def report_ablation(args: argparse.Namespace, plan: "Plan", controls: "dict[str,
     written = write_report(args.output, "report", blocks)
     print(headline(summary), end="")
     for name, reason in summary.missing.items():
-        print(f"missing  {name}: {reason}")
-    print(f"report   {written[-1]}")
+        print(short_line(f"missing  {name}: {reason}"))
+    print(short_line(f"report   {written[-1]}"))
     return len(summary.missing)
 
 

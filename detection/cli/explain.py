@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
     from detection.atomic_write import atomic_folder
     from detection.cli.predict import output_folder
     from detection.data.images import read_image
-    from detection.names import unique_stems
+    from detection.names import short_line, short_name, unique_stems
     from detection.predictor import Predictor
     from detection.runs.image_files import find_images
     from detection.training.loaders import require_device
@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> None:
         for path, stem in zip(paths, unique_stems(paths), strict=True):
             detections = predictor(path)
             if not len(detections):
-                print(f"{path}: nothing found with a score of {predictor.score:.3g} or more")
+                print(short_line(f"{path}: nothing found with a score of {predictor.score:.3g} or more"))
                 continue
             boxes, labels = detections.boxes[: args.top], detections.labels[: args.top]
             image = read_image(path)
@@ -76,8 +76,8 @@ def main(argv: list[str] | None = None) -> None:
                 where = "no patch is far from it" if "drop" not in entry else (
                     f"{entry['drop']:+.2f} by the patch at {entry['far_patch'][0]:.0f}, {entry['far_patch'][1]:.0f}"
                 )  # fmt: skip
-                print(f"{path}: {entry['class']} {entry['probability']:.2f}: {where}")
-    print(f"written to {output}")
+                print(short_line(f"{path}: {short_name(entry['class'])} {entry['probability']:.2f}: {where}"))
+    print(short_line(f"written to {output}"))
 
 
 if __name__ == "__main__":

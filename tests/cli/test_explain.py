@@ -19,7 +19,7 @@ from detection.runs.folder import config_json
 from tests.coco_files import write_image
 from tests.tiny_runs import DETECTOR
 
-CATEGORIES = (Category(3, "cat"), Category(9, "dog"))
+CATEGORIES = (Category(3, "cat"), Category(9, "\x1b[1mdog"))
 
 
 def write_run(folder, config=DETECTOR):
@@ -45,12 +45,13 @@ def test_each_image_has_a_drawing_and_the_numbers(run, capsys):
     assert explain.main([str(run), "a.png", "b", "--score=0.01", "--top=20", "--patch=1"]) == 0
     printed = capsys.readouterr().out
     assert printed.count("a.png: ") > 4 and "written to explanations\n" in printed
+    assert all(line.isprintable() for line in printed.splitlines()) and r"\x1b[1mdog" in printed
     files = sorted(path.name for path in Path("explanations").iterdir())
     assert len(files) == 4 and len({Path(name).stem for name in files}) == 2, "equal stems stay apart"
     described = json.loads(next(Path("explanations").glob("*.json")).read_text())
     assert described["patch_side"] == pytest.approx(8 / (64 / 60))
     first = next(entry for entry in described["detections"] if "far_patch" in entry)
-    assert first["class"] in ("cat", "dog") and 0 <= first["probability"] <= 1
+    assert first["class"] in [category.name for category in CATEGORIES] and 0 <= first["probability"] <= 1
     x0, y0, x1, y1 = first["far_patch"]
     assert (x1 - x0, y1 - y0) == pytest.approx((7.5, 7.5), rel=0.02) and 0 <= x0 < 60 and 0 <= y0 < 60
     assert Image.open(next(Path("explanations").glob("*.png"))).width > 2 * 384

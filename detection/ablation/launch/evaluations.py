@@ -5,6 +5,7 @@ from detection.ablation.launch.launchers import Callbacks, Launcher, QueuedComma
 from detection.ablation.launch.run import inspect_all
 from detection.ablation.launch.status import inspect_evaluation
 from detection.ablation.plan import Plan
+from detection.names import short_line
 
 
 def run_evaluations(plan: Plan, launcher: Launcher) -> None:
@@ -24,6 +25,7 @@ def run_evaluations(plan: Plan, launcher: Launcher) -> None:
         assert run.trained is not None
         status = inspect_evaluation(run, plan.ablation.run_type, statuses[run.trained.name])
         found = f"{metric} {status.metrics[metric]:.3f}" if status.state == "finished" else f"failed: {status.reason}"
-        print(f"evaluate {name:40} {found}{f' (exit code {code}, {run.log})' if code else ''}", flush=True)
+        log = f" (exit code {code}, {run.log})" if code else ""
+        print(short_line(f"evaluate {name:40} {found}{log}"), flush=True)
 
     run_all([QueuedCommand(n, plan.command(r), r.log) for n, r in waiting.items()], launcher, Callbacks(ended=ended))

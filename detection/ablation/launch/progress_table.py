@@ -5,10 +5,12 @@ from collections.abc import Mapping
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from detection.ablation.plan import Plan, Run
+from detection.names import short_line, short_name
 
 _COLORS = {"finished": "green", "failed": "red", "waiting": "dim", "left": "yellow"}
 
@@ -34,7 +36,7 @@ class ProgressTable:
 
     def update(self, run: Run, progress: str) -> None:
         """Set the progress of a run; a pipe gets a line."""
-        self.progress[run.name] = progress
+        self.progress[run.name] = progress = short_line(progress)
         if self.live is None:
             done = sum(map(has_ended, self.progress.values()))
             self.console.print(Text(f"[{done}/{len(self.progress)}] {run.name:40} {progress}"))
@@ -46,7 +48,8 @@ class ProgressTable:
 
     def _table(self, notes: Mapping[str, str]) -> Table:
         """A row for each variant on each data set, a column for each seed."""
-        table = Table("data", "variant", *(f"seed {seed}" for seed in self.plan.ablation.seeds), title=self.plan.name)
+        seeds = (f"seed {seed}" for seed in self.plan.ablation.seeds)
+        table = Table("data", "variant", *seeds, title=escape(short_name(self.plan.name)))
         for data in self.plan.ablation.data:
             for variant in self.plan.variants:
                 table.add_row(data, variant, *(self._text(run, notes) for run in self.plan.of(data, variant)))

@@ -15,14 +15,17 @@ from tests.ablation.coins import COINS
 def plan(tmp_path):
     (tmp_path / "base.py").write_text("from tests.ablation.coins import CoinConfig\n\nconfig = CoinConfig()\n")
     ablation = Ablation(base="base.py", variants={"a": [], "b": ["p=0.9"]}, seeds=(0, 7), run_type=COINS)
-    return make_plan("coins", ablation, tmp_path / "base.py", tmp_path / "out")
+    return make_plan("[red]\x1b[1m", ablation, tmp_path / "base.py", tmp_path / "out")
+
+
+PROGRESS = ("finished before", "waiting", "failed: [x] \x1b[1m", "waiting")
 
 
 def shown(plan, terminal):
     buffer = io.StringIO()
     console = Console(file=buffer, force_terminal=terminal, width=100, color_system=None, legacy_windows=False)
     with ProgressTable(plan, console) as table:
-        for run, progress in zip(plan.runs, ["finished before", "waiting", "failed: [x]", "waiting"], strict=True):
+        for run, progress in zip(plan.runs, PROGRESS, strict=True):
             table.update(run, progress)
         table.refresh({"data/b/seed-0": "epoch 3 of 9"})
         middle = buffer.getvalue()
@@ -34,11 +37,12 @@ def test_a_pipe_gets_a_line_for_each_event(plan):
     middle, text = shown(plan, False)
     lines = text.splitlines()
     assert [line.split()[0] for line in lines] == ["[1/4]", "[1/4]", "[2/4]", "[2/4]", "[3/4]"]
-    assert lines[2].endswith("failed: [x]") and "epoch" not in text
+    assert lines[2].endswith(r"failed: [x] \x1b[1m") and "epoch" not in text
 
 
 def test_a_terminal_gets_one_table_with_how_far_each_run_is(plan):
     middle, text = shown(plan, True)
     assert "epoch 3 of 9" in middle and "seed 7" in middle and "[1/4]" not in text
+    assert r"[red]\x1b[1m" in middle
     last = text[text.rindex("variant") :]
-    assert "finished in 1 min" in last and "epoch 3 of 9" not in last and "failed: [x]" in last
+    assert "finished in 1 min" in last and "epoch 3 of 9" not in last and r"failed: [x] \x1b[1m" in last
