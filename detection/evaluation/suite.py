@@ -15,7 +15,6 @@ Shapes: n seeds, m data sets, S resamplings.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -28,7 +27,6 @@ from detection.evaluation.seeds import Estimate, share_interval
 RESAMPLINGS = 2000
 SMALLEST_SUITE = 3
 """Fewest data sets of a suite: with fewer, all these intervals cover too rarely."""
-SHAPES = ("normal", "skewed", "bimodal")
 _EXPANDED_LEVEL = 0.98
 
 
@@ -39,7 +37,7 @@ def normalized(values: np.ndarray, chance: float) -> np.ndarray:
 
 def interquartile_mean(scores: np.ndarray) -> np.ndarray:
     """Mean of the middle half of all runs, (...,), of scores (..., n, m)."""
-    return trim_mean(scores.reshape(*scores.shape[:-2], -1), 0.25, axis=-1)
+    return trim_mean(scores.reshape(*scores.shape[:-2], -1), 0.25, axis=-1)  # over (..., n·m)
 
 
 def improvement(scores: np.ndarray, reference: np.ndarray) -> np.ndarray:
@@ -88,46 +86,3 @@ def _expanded(value: float, resampled: np.ndarray, n: int, m: int) -> Estimate:
     low, high = np.quantile(resampled, [tail, 1 - tail])
     factor = math.sqrt(n / (n - 1)) * student.ppf(0.5 + _EXPANDED_LEVEL / 2, m * (n - 1)) / norm.ppf(1 - tail)
     return Estimate(value, float(value + factor * (low - value)), float(value + factor * (high - value)), n)
-
-
-def draw_scores(rng: np.random.Generator, shape: str, size: tuple[int, ...], shift: float = 0.0) -> np.ndarray:
-    """Draw scores (..., m) of a known law, whose means differ between the m data sets.
-
-    `normal`: standard deviation 0.1; `skewed`: exponential below its upper end, as wide; `bimodal`: 0.9 with
-    probability 0.6 and chance else, with a standard deviation of 0.02.
-    """
-    level = np.linspace(0.4, 0.6, size[-1]) + shift
-    if shape == "bimodal":
-        return np.where(rng.random(size) < 0.6 + shift, level + 0.4, 0.0) + 0.02 * rng.standard_normal(size)
-    noise = rng.standard_normal(size) if shape == "normal" else 1 - rng.exponential(size=size)
-    return level + 0.1 * noise
-
-
-def simulated_coverage(
-    n: int, m: int, repetitions: int = 200, resamplings: int = 400, seed: int = 0
-) -> dict[str, tuple[float, float]]:
-    """How often the intervals cover their estimands, for each of `SHAPES`: interquartile mean, improvement.
-
-    n seeds on m data sets, against a reference whose scores are 0.05 lower.
-    """
-    return {shape: _coverage(shape, n, m, repetitions, resamplings, seed) for shape in SHAPES}
-
-
-def _coverage(shape: str, n: int, m: int, repetitions: int, resamplings: int, seed: int) -> tuple[float, float]:
-    rng = np.random.default_rng(seed)
-    # The estimands, from 20 000 seeds; any pairing of these is a sample of all pairs.
-    many, other = (draw_scores(rng, shape, (20_000, m), shift) for shift in (0.0, -0.05))
-    true_mean, true_share = float(interquartile_mean(many)), float((many > other).mean())
-
-    def covered(interval: Callable[..., Estimate], ground_truth: float, shifts: tuple[float, ...]) -> float:
-        hits = 0
-        for _ in range(repetitions):
-            found = interval(
-                *(draw_scores(rng, shape, (n, m), s) for s in shifts), resamplings, int(rng.integers(9**9))
-            )
-            hits += found.low <= ground_truth <= found.high
-        return hits / repetitions
-
-    return covered(interquartile_mean_interval, true_mean, (0.0,)), covered(
-        improvement_interval, true_share, (0.0, -0.05)
-    )

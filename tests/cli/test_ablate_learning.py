@@ -12,7 +12,7 @@ import pytest
 
 from detection.atomic_write import write_json
 from detection.cli import ablate
-from detection.evaluation.suite import simulated_coverage
+from detection.evaluation.simulated_coverage import simulated_coverage
 from tests.ablation import coin_run
 
 ROOT = Path(__file__).parents[2]
@@ -192,7 +192,9 @@ def test_a_comparison_that_is_dropped_is_reported_and_a_part_drops_none(place):
 
 
 def test_data_sets_with_a_chance_level_are_a_suite(place, monkeypatch):
-    monkeypatch.setattr("detection.evaluation.suite.simulated_coverage", partial(simulated_coverage, repetitions=10))
+    monkeypatch.setattr(
+        "detection.ablation.report.suite.simulated_coverage", partial(simulated_coverage, repetitions=10)
+    )
     data = "data={'a': ['data=a'], 'b': ['data=b'], 'c': ['data=c'], 'd': ['data=d']}, "
     variants = {"never": VARIANTS["never"], "good": ["p=0.9"]}
     write(data + "chance={'a': 1 / 3, 'b': {'accuracy': 1 / 3}, 'c': 0.3}", variants, seeds=(0, 1))

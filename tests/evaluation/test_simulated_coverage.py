@@ -8,9 +8,10 @@ import pytest
 
 from detection.evaluation.intervals import difference_interval
 from detection.evaluation.seeds import Learning, mean_interval, share_interval
-from detection.evaluation.suite import draw_scores, profile, simulated_coverage
+from detection.evaluation.simulated_coverage import SHAPES, draw_scores, simulated_coverage
+from detection.evaluation.suite import profile
 
-LEAST, SEEDS, SHAPES = 0.93, (3, 5, 10), ("normal", "skewed", "bimodal")
+LEAST, SEEDS = 0.93, (3, 5, 10)
 CHANCE, LEVEL = 1 / 3, 0.85
 
 
@@ -58,6 +59,11 @@ def coverage_of_difference(shape, n, repetitions):
 def test_shares_and_means_in_a_few_repetitions():
     share, mean, every = coverage_of_seeds("bimodal", 3, 400)
     assert share > LEAST and mean > LEAST and every < 0.8
+
+
+def test_a_few_simulations_run():
+    found = simulated_coverage(3, 3, repetitions=20, resamplings=50)
+    assert set(found) == set(SHAPES) and all(0.7 < c <= 1 for pair in found.values() for c in pair)
 
 
 @pytest.mark.slow

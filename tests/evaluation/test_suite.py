@@ -10,7 +10,6 @@ from detection.evaluation.suite import (
     interquartile_mean_interval,
     normalized,
     profile,
-    simulated_coverage,
 )
 
 
@@ -55,8 +54,3 @@ def test_intervals_hold_their_value_and_are_the_same_every_time():
 def test_a_profile_is_the_share_of_runs_above_each_threshold():
     found = profile(np.array([[0.1, 0.5], [0.2, 0.9]]), np.array([0.0, 0.3, 0.95]))
     assert [estimate.value for estimate in found] == [1, 0.5, 0] and found[1].low < 0.5 < found[1].high
-
-
-def test_a_few_simulations_run():
-    found = simulated_coverage(3, 3, repetitions=20, resamplings=50)
-    assert set(found) == {"normal", "skewed", "bimodal"} and all(0.7 < c <= 1 for pair in found.values() for c in pair)

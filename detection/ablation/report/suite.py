@@ -8,6 +8,7 @@ from detection.ablation.report.seed_figures import MOST_BANDS, plot_profiles
 from detection.ablation.summary import AblationSummary
 from detection.evaluation import suite
 from detection.evaluation.seeds import format_estimate
+from detection.evaluation.simulated_coverage import simulated_coverage
 from detection.reports.document import Block, Figure, Heading, Paragraph, Table
 from detection.reports.files import to_png
 
@@ -30,11 +31,12 @@ def suite_blocks(summary: AblationSummary) -> list[Block]:
     reference = known.get(ablation.reference)
     rows = []
     for variant, found in scores.items():
-        mean = "missing" if found is None else format_estimate(suite.interquartile_mean_interval(found))
-        wins = "missing" if found is None or reference is None else None
-        if wins is None and found is not None and reference is not None:
-            wins = format_estimate(suite.improvement_interval(found, reference))
-        rows.append([variant, mean, "" if variant == ablation.reference else str(wins)])
+        mean, wins = "missing", "" if variant == ablation.reference else "missing"
+        if found is not None:
+            mean = format_estimate(suite.interquartile_mean_interval(found))
+            if wins and reference is not None:
+                wins = format_estimate(suite.improvement_interval(found, reference))
+        rows.append([variant, mean, wins])
     head = ["variant", "interquartile mean", f"probability of improvement over {ablation.reference}"]
     blocks: list[Block] = [heading, Paragraph(_meaning(summary, stated)), Table(head, rows)]
     if known and len(ablation.seeds) > 1:
@@ -73,7 +75,7 @@ def _meaning(summary: AblationSummary, stated: list[str]) -> str:
 
 
 def _coverage(seeds: int, data_sets: int) -> str:
-    found = suite.simulated_coverage(seeds, data_sets)
+    found = simulated_coverage(seeds, data_sets)
     parts = [f"{shape} {mean:.2f} and {share:.2f}" for shape, (mean, share) in found.items()]
     return (
         f"Simulated coverage of both intervals with {seeds} seeds on {data_sets} data sets (200 repetitions each, by "
