@@ -202,6 +202,7 @@ def _by_data(name: str, changes: Any, data: Mapping[str, Any]) -> dict[str, tupl
     """The changes of an evaluation by data set; those for all are given once."""
     key = f"evaluate_on[{name!r}]"
     if not isinstance(changes, Mapping) or not set(changes) & set(data):
+        # An empty mapping is what `only` leaves of an evaluation of data sets that are left out.
         if not changes and not isinstance(changes, Mapping):
             raise UserError(f"{key}: has no changes.")
         return dict.fromkeys(data, as_overrides(changes, key)) if changes else {}

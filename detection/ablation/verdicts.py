@@ -5,7 +5,6 @@ seeds that learn (Fisher). A primary comparison is a family of its own; all othe
 family, in which Holm's adjustment lets a false verdict happen at most 5 % of the time.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from detection.ablation.summary import AblationSummary
@@ -39,34 +38,39 @@ class Verdict:
 
 def verdicts(summary: AblationSummary, data: str, metric: str) -> dict[tuple[str, str], Verdict]:
     """Compute the verdicts of all comparisons of a metric on a data set, by variant and what it is compared with."""
-    found = {pair: _p_values(summary, data, metric, *pair) for pair in _pairs(summary, data, metric)}
-    primary = {pair: summary.plan.is_primary(*pair, metric, data) for pair in found}
-    families = [[pair] for pair in found if primary[pair]] + [[pair for pair in found if not primary[pair]]]
+    pairs = _pairs(summary, data, metric)
+    primary = {pair: summary.plan.is_primary(*pair, metric, data) for pair in pairs}
+    intervals = {pair: summary.difference(data, pair[0], metric, pair[1]) for pair in pairs}
+    p_values = {pair: _p_values(summary, data, metric, pair, intervals[pair]) for pair in pairs}
+    families = [[pair] for pair in pairs if primary[pair]] + [[pair for pair in pairs if not primary[pair]]]
     adjusted: dict[tuple[tuple[str, str], str], float] = {}
     for family in families:
-        tests = [((pair, what), p) for pair in family for what, p in found[pair].items()]
+        tests = [((pair, what), p) for pair in family for what, p in p_values[pair].items()]
         adjusted |= dict(zip([test for test, _ in tests], holm([p for _, p in tests]), strict=True))
-    return {
-        pair: _verdict(summary, data, metric, pair, adjusted.get((pair, "mean")), adjusted.get((pair, "share")))
-        for pair in found
-    }
+    found = {}
+    for pair in pairs:
+        p_mean, p_share = adjusted.get((pair, "mean")), adjusted.get((pair, "share"))
+        verdict = Verdict(intervals[pair], p_mean, p_share, primary[pair], "")
+        found[pair] = replace(verdict, text=_text(summary, data, metric, pair, verdict))
+    return found
 
 
-def _pairs(summary: AblationSummary, data: str, metric: str) -> Iterator[tuple[str, str]]:
+def _pairs(summary: AblationSummary, data: str, metric: str) -> list[tuple[str, str]]:
     plan = summary.plan
     pairs = [(variant, plan.ablation.reference) for variant in plan.variants if variant != plan.ablation.reference]
     pairs += [*plan.controls.items()]
     pairs += [
         (one.variant, one.against) for one in plan.ablation.comparisons if (one.data, one.metric) == (data, metric)
     ]
-    yield from dict.fromkeys(pairs)
+    return list(dict.fromkeys(pairs))
 
 
-def _p_values(summary: AblationSummary, data: str, metric: str, variant: str, against: str) -> dict[str, float]:
+def _p_values(
+    summary: AblationSummary, data: str, metric: str, pair: tuple[str, str], interval: Interval | None
+) -> dict[str, float]:
     """The p values of `mean` and `share`, of those that are tested."""
-    interval = summary.difference(data, variant, metric, against)
-    mine, theirs = summary.spread(data, variant, metric), summary.spread(data, against, metric)
-    if mine is None or theirs is None or not summary.same_images(data, variant, against):
+    mine, theirs = (summary.spread(data, variant, metric) for variant in pair)
+    if mine is None or theirs is None or not summary.same_images(data, *pair):
         return {}
     found: dict[str, float] = {}
     # One pair of several seeds is about the images alone, which is no verdict on other seeds.
@@ -76,19 +80,6 @@ def _p_values(summary: AblationSummary, data: str, metric: str, variant: str, ag
         p_share = share_p_value(mine.learned, theirs.learned)
         found |= {} if p_share is None else {"share": p_share}
     return found
-
-
-def _verdict(
-    summary: AblationSummary,
-    data: str,
-    metric: str,
-    pair: tuple[str, str],
-    p_mean: float | None,
-    p_share: float | None,
-) -> Verdict:
-    interval, primary = summary.difference(data, pair[0], metric, pair[1]), summary.plan.is_primary(*pair, metric, data)
-    verdict = Verdict(interval, p_mean, p_share, primary, "")
-    return replace(verdict, text=_text(summary, data, metric, pair, verdict))
 
 
 def _text(summary: AblationSummary, data: str, metric: str, pair: tuple[str, str], verdict: Verdict) -> str:
@@ -103,11 +94,6 @@ def _text(summary: AblationSummary, data: str, metric: str, pair: tuple[str, str
     words = [] if theirs.has_learned else [f"{other} has not learned in {summary.updates(data, pair[1])}"]
     if verdict.is_significant and verdict.interval is not None:
         words.append("higher" if verdict.interval.value > 0 else "lower")
-    if (
-        verdict.p_share is not None
-        and verdict.p_share < 1 - LEVEL
-        and mine.share is not None
-        and theirs.share is not None
-    ):
+    if verdict.p_share is not None and verdict.p_share < 1 - LEVEL and mine.share and theirs.share:
         words.append("learns more often" if mine.share.value > theirs.share.value else "learns less often")
     return ", ".join(words) or "undecided"

@@ -25,8 +25,8 @@ def spread(summary: AblationSummary, data: str, variant: str, metric: str) -> st
     if found is None:
         return "n/a"
     text = f"{found.mean:.3f}" + ("" if found.sd is None else f" ± {found.sd:.3f}")
-    some = found.learned is not None and not all(found.learned)
-    return text + (f" ({sum(found.learned)} of {len(found.learned)})" if some and found.learned else "")
+    learned = found.learned
+    return text + (f" ({sum(learned)} of {len(learned)})" if learned and not all(learned) else "")
 
 
 def difference(

@@ -1,5 +1,6 @@
 """The main metric of an ablation seed by seed: how many learn, and how good those are that do."""
 
+from detection.ablation.report import formatting
 from detection.ablation.report.seed_figures import plot_seeds
 from detection.ablation.summary import AblationSummary, Spread
 from detection.evaluation.seeds import Learning, format_estimate
@@ -32,18 +33,14 @@ def _row(
     summary: AblationSummary, data: str, variant: str, spread: Spread | None, learning: Learning | None
 ) -> list[str]:
     if spread is None:
-        missing = summary.missing_seeds(data, variant)
-        text = f"missing: seed {', '.join(map(str, missing))}" if missing else "n/a"
+        text = formatting.spread(summary, data, variant, summary.plan.ablation.metric)
         return [*(["", ""] if learning else []), text, ""]
     values = " ".join(f"{value:.3f}" for value in spread.values)
     if spread.learned is None:
         return [format_estimate(spread.estimate), values]
-    mean = format_estimate(spread.estimate) if spread.has_learned else f"has not {_in_time(summary, data, variant)}"
+    never = f"has not learned in {summary.updates(data, variant)}"
+    mean = format_estimate(spread.estimate) if spread.has_learned else never
     return [f"{sum(spread.learned)} of {len(spread.values)}", format_estimate(spread.share), mean, values]
-
-
-def _in_time(summary: AblationSummary, data: str, variant: str) -> str:
-    return f"learned in {summary.updates(data, variant)}"
 
 
 def _meaning(summary: AblationSummary, data: str, learning: Learning | None) -> str:
