@@ -112,7 +112,7 @@ def _class_probabilities(
     everywhere, sizes = [boxes] * len(images), [size] * len(images)
     descriptors = detector.pool(features, everywhere, sizes)
     probabilities, _ = detector.head.predict(PooledRegions(descriptors, everywhere, sizes, features))  # type: ignore[operator]
-    return probabilities.gather(1, labels.repeat(len(images))[:, None]).view(len(images), len(boxes))
+    return probabilities.gather(1, labels.repeat(len(images))[:, None]).view(len(images), len(boxes))  # (B, n)
 
 
 def _covered(image: Tensor, size: tuple[int, int], side: int, batch_size: int) -> Iterator[Tensor]:

@@ -15,7 +15,7 @@ MAX_PAIRS = 2_000_000
 
 
 def image_sizes(ground_truth: CocoDataset) -> np.ndarray:
-    """Width and height of every image, (images, 2); NaN where the annotations lack them, which no test passes."""
+    """Width and height of every image, (images, 2); NaN where the annotations lack them."""
     places = positions(ground_truth["images"])
     sizes = np.full((len(places), 2), np.nan)
     for item in ground_truth["images"]:
