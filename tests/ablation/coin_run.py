@@ -57,7 +57,7 @@ def evaluate(folder, output, overrides):
     changed = plain | {key: text if key == "data" else ast.literal_eval(text) for key, text in words.items()}
     config = CoinConfig(**changed | {key: tuple(changed[key]) for key in ("widths", "stuck")})
     if config.images == 13:
-        raise RuntimeError("thirteen coins")
+        raise RuntimeError("thirteen \x1b[1mcoins")
     output.mkdir(exist_ok=True)
     toss(config, output)
     (output / "evaluation.json").write_text(json.dumps({"config": config.plain()}))

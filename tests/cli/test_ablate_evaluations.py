@@ -74,7 +74,8 @@ def test_an_evaluation_that_fails_is_named_and_ends_nothing_else(capsys):
     coins({"odd": {"far": ["images=13"]}, "2x": ["images=60"]})
     assert run() == 1
     text = capsys.readouterr().out
-    assert text.count("failed: it ended with “RuntimeError: thirteen coins”") == 4
+    assert text.count(r"failed: it ended with “RuntimeError: thirteen \x1b[1mcoins”") == 4
+    assert all(line.isprintable() for line in text.splitlines())
     assert rows()["far-2x", "good"]["mean"] and not rows()["far-odd", "good"]["mean"]
     assert run("--dry-run") == 0
     text = capsys.readouterr().out
