@@ -18,7 +18,7 @@ from torch import Tensor
 
 from detection.cells import GRU, IRNN, LSTM, Cell, TanhRNN
 from detection.ops.sweep.directions import from_lines, is_reversed, to_lines
-from detection.ops.sweep.layout import as_map, as_rows
+from detection.ops.sweep.layout import as_map, as_rows, close
 from detection.ops.sweep.lines import by_axis
 
 # Not −∞, which times the identity's zeros would be NaN.
@@ -62,9 +62,7 @@ def cudnn_sweep(
     Arguments are as in `detection.ops.sweep.lstm.lstm`, but x (B, G·D, H, W) has the type of weight (K, G·D, D).
     """
     kernel, closed = _KERNELS[kind]
-    rows, size = as_rows(x), weight.shape[2]
-    if valid is not None:
-        rows = torch.where(as_rows(valid), rows, rows.new_tensor(closed).repeat_interleave(size))
+    rows = close(as_rows(x), valid, *closed)
     outputs: list[Tensor] = []
     for places, names in by_axis(directions):
         outputs += _scan(kernel, rows, weight[places], None if bias is None else bias[places], names)
@@ -78,8 +76,9 @@ def _scan(
     forward = next((p for p, name in enumerate(names) if not is_reversed(name)), None)
     backward = next((p for p, name in enumerate(names) if is_reversed(name)), None)
     if len(names) == 2 and forward is not None and backward is not None:
-        order = [forward, backward]
-        found = _call(kernel, rows, weight[order], None if bias is None else bias[order], names[forward])
+        if forward == 1:
+            weight, bias = weight.flip(0), None if bias is None else bias.flip(0)
+        found = _call(kernel, rows, weight, bias, names[forward])
         return found if forward == 0 else found[::-1]
     alone = ((weight[p : p + 1], None if bias is None else bias[p : p + 1], name) for p, name in enumerate(names))
     return [_call(kernel, rows, w, b, name)[0] for w, b, name in alone]

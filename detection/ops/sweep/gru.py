@@ -26,8 +26,8 @@ def gru(x: Tensor, weight: Tensor, bias: Tensor | None, valid: Tensor | None, di
     side of n (K, T·N, D) in the place of the cell states.
     """
     bias = weight.new_zeros(weight.shape[:2]) if bias is None else bias
-    closed = weight.new_tensor([-torch.inf, -torch.inf, 0]).repeat_interleave(weight.shape[2])
-    return gated_sweep(_scan, close(as_rows(x), valid, closed), weight, bias, directions, keep)
+    rows = close(as_rows(x), valid, -torch.inf, -torch.inf, 0)
+    return gated_sweep(_scan, rows, weight, bias, directions, keep)
 
 
 @custom_op("detection::gru_backward", mutates_args=())

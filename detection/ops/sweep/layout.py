@@ -1,6 +1,6 @@
 """Memory layout of sweeps: channels last, states in float32 or wider, closed locations outside the image."""
 
-# B images, C channels, H×W map.
+# B images, C channels, H×W map, G gates of D channels.
 
 import torch
 from torch import Tensor
@@ -26,14 +26,15 @@ def empty_map(x: Tensor, channels: int) -> Tensor:
     return as_map(x.new_empty(x.shape[0], x.shape[2], x.shape[3], channels))
 
 
-def some_outside(valid: Tensor | None) -> bool:
+def some_outside(valid: Tensor) -> bool:
     """Return whether a mask may close a location; on an accelerator it is not read, which would wait for the device."""
-    return valid is not None and not (valid.device.type == "cpu" and bool(valid.all()))
+    return valid.device.type != "cpu" or not valid.all()
 
 
-def close(rows: Tensor, valid: Tensor | None, value: float | Tensor) -> Tensor:
-    """Return `rows` (B, H, W, C) with `value`, a number or (C,), at the locations outside of `valid` (B, 1, H, W)."""
+def close(rows: Tensor, valid: Tensor | None, *values: float) -> Tensor:
+    """Return `rows` (B, H, W, G·D) with a value for each of G gates where `valid` (B, 1, H, W) is false."""
     if valid is None or not some_outside(valid):
         return rows
-    fill = torch.as_tensor(value, dtype=rows.dtype, device=rows.device)
-    return torch.where(valid.permute(0, 2, 3, 1), rows, fill)  # (B, H, W, C)
+    # Filled gate by gate: a GPU would wait for a list of numbers.
+    fill = torch.cat([rows.new_full((rows.shape[3] // len(values),), value) for value in values])
+    return torch.where(valid.permute(0, 2, 3, 1), rows, fill)  # (B, H, W, G·D)

@@ -34,8 +34,8 @@ def lstm(x: Tensor, weight: Tensor, bias: Tensor | None, valid: Tensor | None, d
         The outputs (B, K·D, H, W) in channels-last memory, in the type of x; and, empty unless `keep`, the gates
         (K, T·N, 4·D) and the cell states (K, T·N, D).
     """
-    closed = weight.new_tensor([-torch.inf, -torch.inf, 0, 0]).repeat_interleave(weight.shape[2])
-    return gated_sweep(_scan, close(as_rows(x), valid, closed), weight, bias, directions, keep)
+    rows = close(as_rows(x), valid, -torch.inf, -torch.inf, 0, 0)
+    return gated_sweep(_scan, rows, weight, bias, directions, keep)
 
 
 @custom_op("detection::lstm_backward", mutates_args=())
