@@ -140,4 +140,4 @@ def mirror_boxes(boxes: list[Tensor], image_sizes: Sequence[tuple[int, int]]) ->
 
 def mirror_deltas(deltas: Tensor) -> Tensor:
     """Deltas (…, 4) of boxes, x, y, width and height, as they are for the mirrored boxes: x changes its sign."""
-    return deltas * deltas.new_tensor([-1, 1, 1, 1])
+    return torch.cat([-deltas[..., :1], deltas[..., 1:]], -1)

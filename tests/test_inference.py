@@ -221,8 +221,11 @@ def test_one_look_in_steps_is_bit_equal_to_torchvisions_postprocessing(counts, t
         regions = PooledRegions(pooled, boxes, batch.image_sizes)
         if threshold == "a score":
             threshold = detector.head.predict(regions)[0][:, 1:].flatten().sort().values[-4:-3].sum().item()
-        detector.head.roi_heads.score_thresh = threshold
-        expected, _ = detector.head(regions)
+        heads = detector.head.roi_heads
+        heads.score_thresh = threshold
+        theirs = heads.postprocess_detections(*detector.head.logits_and_deltas(regions), boxes, batch.image_sizes)
+        expected = [{"boxes": b, "labels": k, "scores": s} for b, s, k in zip(*theirs, strict=True)]
+        assert_same(expected, detector.head(regions)[0], rtol=0, atol=0)
         predict = lambda boxes: detector.head.predict(regions)  # noqa: E731
         found = iterate_boxes(InferenceConfig(), detector.head, predict, boxes, batch.image_sizes)
     assert any(len(e["boxes"]) for e in expected) == (sum(counts) > 0 and threshold < 1)
@@ -231,7 +234,7 @@ def test_one_look_in_steps_is_bit_equal_to_torchvisions_postprocessing(counts, t
 
 def test_the_default_settings_run_the_heads_own_forward(monkeypatch):
     detector = make_detector(InferenceConfig())
-    monkeypatch.setattr(detector.head, "decode", None)
+    monkeypatch.setattr("detection.detector.iterate_boxes", None)
     with torch.no_grad():
         assert len(detector(images())[0]["boxes"]) > 0
 
@@ -400,8 +403,8 @@ OVERRIDES = ("num_box_iterations=2", "voting_iou=0.85", "flip=true")
     [
         ("num_box_iterations=0", "detector.inference.num_box_iterations=0: must be at least 1 and at most 1000."),
         ("num_box_iterations=1.5", "must be of type int"),
-        ("voting_iou=0", "detector.inference.voting_iou=0.0: must be above 0 and at most 1"),
-        ("voting_iou=85", "detector.inference.voting_iou=85.0: must be above 0 and at most 1"),
+        ("voting_iou=0", "detector.inference.voting_iou=0: must be above 0 and at most 1"),
+        ("voting_iou=85", "detector.inference.voting_iou=85: must be above 0 and at most 1"),
         ("vote=0.5", "did you mean detector.inference.voting_iou?"),
     ],
 )

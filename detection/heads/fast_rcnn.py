@@ -1,7 +1,7 @@
 """The Fast R-CNN head (Girshick 2015): two fully connected layers, class scores and a box for each class.
 
-Sampling, loss and post-processing are those of torchvision's `RoIHeads`, called step by step so that the pool stays
-pluggable; predictions are turned to float32 before box arithmetic and losses. `predict`, `decode` and `select`
+Sampling, loss and post-processing are those of torchvision's `RoIHeads`, for all images at once and so that the pool
+stays pluggable; predictions are turned to float32 before box arithmetic and losses. `predict`, `decode` and `select`
 are the post-processing in three steps, for box iterations, voting and mirrored images (`detection.inference`).
 
 R boxes of all images, N of one, M candidates or ground-truth boxes of one, n detections, K classes.
@@ -16,13 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.roi_heads import RoIHeads
-from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
 from detection.contracts import Detections, PooledRegions, RefinementHead, Targets, at_least_float32
 from detection.errors import UserError
+from detection.heads.candidates import by_image, find_candidates
 from detection.inference import vote
-from detection.ops.box_deltas import encode_deltas
+from detection.ops.box_deltas import decode_deltas, encode_deltas
 from detection.ops.box_matching import NEITHER, POSITIVE, best_matches, ignored_regions, match_boxes
+from detection.ops.nms import select_by_class
 from detection.ops.ragged import Ragged, positions
 from detection.ops.sampling import sample_boxes
 from detection.ranges import BoxCount, Channels, Fraction, PositiveFraction, ProperFraction
@@ -122,7 +123,7 @@ class FastRCNN(RefinementHead):
         # for a GPU instead of 5 an image; it sees no crowd regions.
         heads = self.roi_heads
         ground_truth = Ragged.of([target["boxes"].to(boxes[0].dtype) for target in targets])
-        proposals = Ragged.of([t for pair in zip(boxes, ground_truth.split(), strict=True) for t in pair]).joined(2)
+        proposals = Ragged.of(boxes).followed_by(ground_truth)
         padded, inside = proposals.padded()
         states = match_boxes(
             heads.proposal_matcher, padded, ground_truth, ignored_regions(targets, padded), self.ignore_crowd
@@ -162,8 +163,8 @@ class FastRCNN(RefinementHead):
                 "loss_classifier": F.cross_entropy(logits, samples.labels),
                 "loss_box_reg": distance.where(positive, 0).sum() / len(logits),
             }
-        found = self.roi_heads.postprocess_detections(logits, deltas, regions.boxes, regions.image_sizes)
-        return [{"boxes": b, "labels": k, "scores": s} for b, s, k in zip(*found, strict=True)], {}
+        candidates = self.decode(*as_probabilities(logits, deltas), regions.boxes, regions.image_sizes)
+        return self.select(candidates), {}
 
     def logits_and_deltas(self, regions: PooledRegions) -> tuple[Tensor, Tensor]:
         """Return logits (R, 1 + K) and box deltas (R, 4 + 4·K), in float32 or wider."""
@@ -172,33 +173,33 @@ class FastRCNN(RefinementHead):
 
     def predict(self, regions: PooledRegions) -> tuple[Tensor, Tensor]:
         """Return probabilities (R, 1 + K), the background first, and box deltas (R, 1 + K, 4)."""
-        logits, deltas = self.logits_and_deltas(regions)
-        return logits.softmax(-1), deltas.unflatten(1, (-1, 4))  # (R, 1 + K, 4)
+        return as_probabilities(*self.logits_and_deltas(regions))
 
     def decode(
         self, probabilities: Tensor, deltas: Tensor, boxes: list[Tensor], image_sizes: list[tuple[int, int]]
     ) -> Detections:
         """Return the candidates of each image above the score threshold."""
-        counts = [len(b) for b in boxes]
-        refined = self.roi_heads.box_coder.decode(deltas.flatten(1), boxes).view(deltas.shape)
-        candidates = []
-        for own, scores, size in zip(refined.split(counts), probabilities.split(counts), image_sizes, strict=True):
-            box, label = torch.where(scores[:, 1:] > self.roi_heads.score_thresh)
-            label = label + 1
-            found = {"boxes": clip_boxes_to_image(own[box, label], size), "labels": label, "scores": scores[box, label]}
-            keep = remove_small_boxes(found["boxes"], min_size=1e-2)
-            candidates.append({key: t[keep] for key, t in found.items()})
-        return candidates
+        heads, proposals = self.roi_heads, torch.cat(boxes)
+
+        def boxes_at(row: Tensor, label: Tensor) -> Tensor:
+            return decode_deltas(heads.box_coder, deltas[row, label + 1], proposals[row])
+
+        row, label, found, counts = find_candidates(
+            probabilities[:, 1:], heads.score_thresh, boxes_at, [len(b) for b in boxes], image_sizes
+        )
+        label = label + 1
+        return by_image({"boxes": found, "labels": label, "scores": probabilities[row, label]}, counts)
 
     def select(self, candidates: Detections, voting_iou: float | None = None) -> Detections:
         """Return the detections among candidates by NMS in each class, and voting."""
-        detections = []
-        for found in candidates:
-            keep = batched_nms(found["boxes"], found["scores"], found["labels"], self.roi_heads.nms_thresh)
-            kept = {key: t[keep[: self.roi_heads.detections_per_img]] for key, t in found.items()}
-            if voting_iou is not None:
-                kept["boxes"] = vote(kept, found, voting_iou)
-            detections.append(kept)
+        heads, boxes = self.roi_heads, Ragged.of([found["boxes"] for found in candidates])
+        labels, scores = (torch.cat([found[key] for found in candidates]) for key in ("labels", "scores"))
+        kept, counts = select_by_class(boxes, labels, scores, heads.nms_thresh, heads.detections_per_img)
+        columns = {"boxes": boxes.rows, "labels": labels, "scores": scores}
+        detections = by_image({key: t[kept] for key, t in columns.items()}, counts)
+        if voting_iou is not None:
+            for own, found in zip(detections, candidates, strict=True):
+                own["boxes"] = vote(own, found, voting_iou)
         return detections
 
     def load_pretrained(self) -> LoadReport | None:
@@ -226,6 +227,11 @@ class FastRCNN(RefinementHead):
                 "head.hidden_channels=4096 and a pool that gives 512 channels and output_size 7."
             )
         return load_state(self.roi_heads.box_head, layers, f"head {self.weights}", at_least=1.0)
+
+
+def as_probabilities(logits: Tensor, deltas: Tensor) -> tuple[Tensor, Tensor]:
+    """Return probabilities (R, 1 + K) and deltas (R, 1 + K, 4) by logits (R, 1 + K) and deltas (R, 4 + 4·K)."""
+    return logits.softmax(-1), deltas.unflatten(1, (-1, 4))  # (R, 1 + K, 4)
 
 
 def _sizes(weight: Tensor) -> str:

@@ -16,7 +16,7 @@ from torchvision.models.detection.faster_rcnn import TwoMLPHead
 
 from detection.contracts import Detections, Pool, PooledRegions, RefinementHead, Targets, at_least_float32
 from detection.errors import UserError
-from detection.heads.fast_rcnn import FastRCNN, Samples
+from detection.heads.fast_rcnn import FastRCNN, Samples, as_probabilities
 from detection.ranges import Channels
 from detection.weights import LoadReport
 
@@ -96,8 +96,7 @@ class LocalGlobal(RefinementHead):
 
     def predict(self, regions: PooledRegions) -> tuple[Tensor, Tensor]:
         """Return probabilities (R, 1 + K), the background first, and box deltas (R, 1 + K, 4)."""
-        logits, deltas = self.logits_and_deltas(regions)
-        return logits.softmax(-1), deltas.unflatten(1, (-1, 4))  # (R, 1 + K, 4)
+        return as_probabilities(*self.logits_and_deltas(regions))
 
     def decode(
         self, probabilities: Tensor, deltas: Tensor, boxes: list[Tensor], image_sizes: list[tuple[int, int]]

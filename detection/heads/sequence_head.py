@@ -14,10 +14,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import clip_boxes_to_image
 
 from detection.contracts import Detections, Head, Pool, PooledRegions, Targets, at_least_float32
 from detection.heads.box_codes import BoxCoder, Deltas
+from detection.heads.candidates import by_image, find_candidates
 from detection.heads.costs import Lexicographic, MatchingCost
 from detection.heads.hungarian import Strategy, match, set_loss
 from detection.heads.lstm_decoder import Decoded, LSTMDecoder
@@ -200,7 +200,7 @@ class SequenceHead(Head):
         labels = Ragged.of([target["labels"] for target in targets])
         regions = Ragged.of(boxes)
         if self.add_ground_truth:
-            regions = Ragged.of([t for pair in zip(boxes, ground_truth.split(), strict=True) for t in pair]).joined(2)
+            regions = regions.followed_by(ground_truth)
         padded, inside = regions.padded()
         states = self._states(padded, ground_truth, ignored_regions(targets, padded)).masked_fill(~inside, NEITHER)
         if self.sampler is None:
@@ -273,7 +273,9 @@ class SequenceHead(Head):
             return None
         steps = found.shape[1]
         counts = [len(b) * steps for b in regions.boxes]
-        inside = list(clip_rows(found.detach().flatten(0, 1), counts, regions.image_sizes).split(counts))  # (N·T, 4)
+        boxes = found.detach().flatten(0, 1)  # (R·T, 4)
+        boxes = clip_rows(boxes, image_indices(counts, boxes.device), regions.image_sizes)
+        inside = list(boxes.split(counts))
         pooled = regions.pooled_by(self.rezoom, inside).flatten(1).unflatten(0, (-1, steps))  # (R, T, C·h·w)
         corrections = at_least_float32(self.correct(torch.cat([decoded.hidden, pooled], dim=-1)))
         return corrections[..., :4] * self.box_coder.scale, corrections[..., 4:]
@@ -300,15 +302,15 @@ class SequenceHead(Head):
     def _detections(
         self, found: Tensor, logits: Tensor, going: Tensor, counts: list[int], image_sizes: list[tuple[int, int]]
     ) -> Detections:
-        scores = logits.softmax(-1)[..., 1:].masked_fill(~going[..., None], 0)  # (R, T, K)
+        scores = logits.softmax(-1)[..., 1:].masked_fill(~going[..., None], 0).flatten(1)  # (R, T·K)
+        region, place, boxes, numbers = find_candidates(
+            scores, self.score_threshold, lambda row, place: found[row, place // self.num_classes], counts, image_sizes
+        )
+        columns = {"boxes": boxes, "labels": place % self.num_classes + 1, "scores": scores[region, place]}
         detections = []
-        for own, score, size in zip(found.split(counts), scores.split(counts), image_sizes, strict=True):
-            region, step, label = torch.where(score > self.score_threshold)
-            box = clip_boxes_to_image(own[region, step], size)
-            keep = (box[:, 2:] - box[:, :2] >= 1e-2).all(1)
-            confidence = score[region, step, label].where(keep, 0)
-            best = confidence.topk(min(int(keep.sum()), self.pre_merge)).indices
-            region, box, label, confidence = region[best], box[best], label[best] + 1, confidence[best]
-            chosen = self.postprocess(box, confidence, label, region)[: self.detections_per_image]
-            detections.append({"boxes": box[chosen], "labels": label[chosen], "scores": confidence[chosen]})
+        for own, regions in zip(by_image(columns, numbers), region.split(numbers), strict=True):
+            best = own["scores"].topk(min(len(regions), self.pre_merge)).indices
+            own = {key: t[best] for key, t in own.items()}
+            chosen = self.postprocess(own["boxes"], own["scores"], own["labels"], regions[best])
+            detections.append({key: t[chosen[: self.detections_per_image]] for key, t in own.items()})
         return detections

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torchvision.models.detection._utils import BoxCoder
 
-from detection.ops.ragged import image_indices, to_device
+from detection.ops.ragged import to_device
 
 
 def encode_deltas(coder: BoxCoder, targets: Tensor, boxes: Tensor) -> Tensor:
@@ -46,9 +46,9 @@ def clip_boxes(boxes: Tensor, image_sizes: Sequence[tuple[int, int]]) -> Tensor:
     return boxes.clamp(min=0).minimum(_limits(image_sizes, boxes)[:, None])
 
 
-def clip_rows(boxes: Tensor, counts: Sequence[int], image_sizes: Sequence[tuple[int, int]]) -> Tensor:
-    """Return boxes (R, 4) of all images, `counts` of each, clipped to their image of (height, width)."""
-    return boxes.clamp(min=0).minimum(_limits(image_sizes, boxes)[image_indices(counts, boxes.device)])
+def clip_rows(boxes: Tensor, images: Tensor, image_sizes: Sequence[tuple[int, int]]) -> Tensor:
+    """Return boxes (R, 4) on images (R,) clipped to their image of (height, width)."""
+    return boxes.clamp(min=0).minimum(_limits(image_sizes, boxes)[images])
 
 
 def _limits(image_sizes: Sequence[tuple[int, int]], like: Tensor) -> Tensor:

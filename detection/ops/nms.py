@@ -1,4 +1,4 @@
-"""Proposals of all images and levels chosen by non-maximum suppression (NMS).
+"""Non-maximum suppression (NMS) of all images at once: of proposals in each level, of detections in each class.
 
 On a CPU torchvision's `nms` runs once for each image, or, as in its `batched_nms`, for each level of an image that has
 more than 1000 boxes: one call over all images would compare boxes of different images (205 against 16 ms for 32 images
@@ -19,7 +19,7 @@ from torch import Tensor
 from torchvision.ops import batched_nms, nms
 
 from detection.ops.box_iou import iou_matrix
-from detection.ops.ragged import positions, to_device
+from detection.ops.ragged import Ragged, positions, to_device
 
 MANY_BOXES = 1000
 """Boxes of an image above which torchvision's `batched_nms` takes each level by itself on a CPU."""
@@ -29,6 +29,9 @@ ROUNDS = 16
 
 MAX_PAIRS = 2**25
 """Pairs of boxes whose IoUs are computed at once, about 20 bytes each; what they leave is 2 bytes a pair."""
+
+MAX_CLASS_PAIRS = 2**27
+"""Pairs of boxes, padded, for which the detections of all images are one pass on a GPU; more are a call an image."""
 
 
 @torch.no_grad()
@@ -59,9 +62,8 @@ def _by_image(boxes: Tensor, scores: Tensor, levels: Sequence[int], iou: float, 
     counts = (scores >= 0).sum(1).tolist()
     level = to_device(np.repeat(np.arange(len(levels)), levels), boxes.device)
     near = boxes
-    if len(levels) > 1 and min(counts) <= MANY_BOXES:  # as in `batched_nms`, no level meets another
-        highest = boxes.amax(2).masked_fill(scores < 0, -torch.inf).amax(1)  # (B,)
-        near = boxes + (level.to(boxes.dtype) * (highest + 1)[:, None])[..., None]
+    if len(levels) > 1 and min(counts) <= MANY_BOXES:
+        near = _apart(boxes, level[None], scores)
     kept = []
     for image, (own, score) in enumerate(zip(near.unbind(), scores.unbind(), strict=True)):
         if counts[image] > MANY_BOXES:
@@ -73,8 +75,52 @@ def _by_image(boxes: Tensor, scores: Tensor, levels: Sequence[int], iou: float, 
                 chosen = chosen[: int((score[chosen] >= 0).sum())]
         kept.append(chosen[:most])
     counts = [len(rows) for rows in kept]
-    first = np.repeat(np.arange(len(kept)) * scores.shape[1], counts)
-    return torch.cat(kept) + to_device(first, boxes.device), counts
+    return _shifted(torch.cat(kept), counts, np.arange(len(kept)) * scores.shape[1]), counts
+
+
+def _apart(boxes: Tensor, groups: Tensor, scores: Tensor) -> Tensor:
+    """Return boxes (B, P, 4) moved as in `batched_nms`, so that none meets another of its groups (B or 1, P)."""
+    highest = boxes.amax(2).masked_fill(scores < 0, -torch.inf).amax(1)  # (B,)
+    return boxes + (groups.to(boxes.dtype) * (highest + 1)[:, None])[..., None]
+
+
+def _shifted(places: Tensor, counts: list[int], shifts: np.ndarray) -> Tensor:
+    """Return places (R,), as many of each image as `counts`, plus the shift of their image."""
+    return places + to_device(np.repeat(shifts, counts), places.device)
+
+
+@torch.no_grad()
+def select_by_class(boxes: Ragged, labels: Tensor, scores: Tensor, iou: float, most: int) -> tuple[Tensor, list[int]]:
+    """Choose boxes by NMS in each class, as `batched_nms` does; on a GPU with one wait for the device.
+
+    Args:
+        boxes: (M, 4) of all images.
+        labels: (M,).
+        scores: (M,), at least 0.
+        iou: a box is dropped over this IoU to a better one of its class.
+        most: boxes of an image that are kept at most.
+
+    Returns:
+        Indices (R,) of boxes, image by image and by falling score, and the number of each image.
+    """
+    if boxes.rows.is_cuda and len(boxes.counts) * max(boxes.counts) ** 2 <= MAX_CLASS_PAIRS:
+        return select_classes_in_parallel(boxes, labels, scores, iou, most)
+    images = zip(*(t.split(list(boxes.counts)) for t in (boxes.rows, scores, labels)), strict=True)
+    kept = [batched_nms(*image, iou_threshold=iou)[:most] for image in images]
+    counts = [len(rows) for rows in kept]
+    return _shifted(torch.cat(kept), counts, boxes.starts), counts
+
+
+def select_classes_in_parallel(
+    boxes: Ragged, labels: Tensor, scores: Tensor, iou: float, most: int
+) -> tuple[Tensor, list[int]]:
+    """Choose as `select_by_class` does, in one pass."""
+    padded, inside = boxes.padded()  # (B, P, 4), (B, P)
+    labels, scores = (Ragged(t, boxes.counts).padded()[0] for t in (labels, scores))
+    scores = scores.masked_fill(~inside, -1)
+    width = padded.shape[1]
+    places, counts = select_in_parallel(_apart(padded, labels, scores), scores, [width], iou, most)
+    return _shifted(places, counts, boxes.starts - np.arange(len(padded)) * width), counts
 
 
 def select_in_parallel(

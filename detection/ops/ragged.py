@@ -1,6 +1,6 @@
 """Rows of several images, such as their boxes, of which each has another number, without a loop over images.
 
-Indices are made of lengths, which the host knows, and reach the device by one copy that nobody waits for.
+Indices are made of lengths, which the host knows, and reach the device by one copy without a wait.
 
 B images, N rows of one (padded), R rows of all, … whatever a row is made of.
 """
@@ -30,13 +30,8 @@ def image_indices(counts: Sequence[int], device: torch.device) -> Tensor:
 
 def positions(counts: Sequence[int], width: int, device: torch.device) -> Tensor:
     """Return where the first rows of each image, as many as `counts`, are in a flattened (B, width): (R,)."""
-    return to_device(_ranges(np.arange(len(counts)) * width, counts), device)
-
-
-def _ranges(starts: np.ndarray, counts: Sequence[int]) -> np.ndarray:
-    """Return consecutive integers from each start, as many as its count, one range after another."""
     before = np.cumsum(counts, dtype=np.int64) - counts
-    return np.arange(sum(counts)) + np.repeat(starts - before, counts)
+    return to_device(np.arange(sum(counts)) + np.repeat(np.arange(len(counts)) * width - before, counts), device)
 
 
 @dataclass(frozen=True)
@@ -62,16 +57,19 @@ class Ragged:
         return F.pad(self.rows, (0, 0) * (self.rows.ndim - 1) + (0, 1))
 
     @cached_property
-    def _starts(self) -> np.ndarray:
+    def starts(self) -> np.ndarray:
+        """Index of each image's first row."""
         return np.cumsum(self.counts, dtype=np.int64) - self.counts
 
     def split(self) -> list[Tensor]:
         """Return the rows (N, …) of each image."""
         return list(self.rows.split(list(self.counts)))
 
-    def joined(self, images: int) -> "Ragged":
-        """Return the same rows as those of fewer images, each made of so many here."""
-        return Ragged(self.rows, tuple(map(sum, zip(*[iter(self.counts)] * images, strict=True))))
+    def followed_by(self, other: "Ragged") -> "Ragged":
+        """Return the rows of each image with its rows of another after them."""
+        pairs = zip(self.split(), other.split(), strict=True)
+        counts = tuple(map(sum, zip(self.counts, other.counts, strict=True)))
+        return Ragged(torch.cat([rows for pair in pairs for rows in pair]), counts)
 
     def padded(self, images: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
         """Return the rows of all images or of some, padded with zeros to one length, at least 1.
@@ -80,7 +78,7 @@ class Ragged:
             Rows (B, N, …), and booleans (B, N), false at padding.
         """
         chosen = slice(None) if images is None else np.asarray(images)
-        counts, starts = np.asarray(self.counts)[chosen], self._starts[chosen]
+        counts, starts = np.asarray(self.counts)[chosen], self.starts[chosen]
         places = np.arange(max(1, counts.max(initial=0)))
         inside = places < counts[:, None]  # (B, N)
         index = np.where(inside, starts[:, None] + places, len(self.rows))
@@ -89,6 +87,6 @@ class Ragged:
 
     def take(self, indices: Tensor) -> Tensor:
         """Return rows (B, n, …) at each image's own indices (B, n); below 0 the first, zeros where there is none."""
-        first = np.where(np.asarray(self.counts) > 0, self._starts, len(self.rows))
+        first = np.where(np.asarray(self.counts) > 0, self.starts, len(self.rows))
         place = indices.clamp(min=0) + to_device(first, indices.device)[:, None]
         return self._padded_rows[place]

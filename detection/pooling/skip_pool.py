@@ -12,6 +12,7 @@ from torch.nn.functional import conv2d
 from detection.contracts import Features, Pool
 from detection.errors import UserError
 from detection.ops.box_deltas import clip_rows
+from detection.ops.ragged import image_indices
 from detection.pooling.roi_align import RoIAlign, require_levels
 from detection.ranges import Bins, Channels, Level, Pixels, Positive, SamplingRatio
 
@@ -206,7 +207,7 @@ def scale_boxes(boxes: list[Tensor], scale: float, image_sizes: Sequence[tuple[i
     corners, counts = torch.cat(boxes), [b.shape[0] for b in boxes]
     centers, sides = (corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]
     scaled = torch.cat([centers - sides * scale / 2, centers + sides * scale / 2], 1)
-    return list(clip_rows(scaled, counts, image_sizes).split(counts))
+    return list(clip_rows(scaled, image_indices(counts, scaled.device), image_sizes).split(counts))
 
 
 def _amplitudes(amplitude: float | tuple[float, ...], normalized: int) -> tuple[float, ...]:

@@ -1,4 +1,4 @@
-"""The number of operations of a training forward does not grow with the batch."""
+"""The number of operations of a forward pass, in training and at inference, does not grow with the batch."""
 
 import dataclasses
 from functools import partial
@@ -26,6 +26,16 @@ def counts(detector, **changes):
 def test_operations_of_the_quick_start():
     few, many = counts(quickstart("cpu"))
     assert many - 5 * 30 <= 1.2 * few and many <= 1500
+
+
+@pytest.mark.parametrize("threshold", [0.05, 0.3])
+def test_operations_at_inference(threshold):
+    """NMS of the proposals takes five an image, that of the classes twelve."""
+    detector = quickstart("cpu").eval()
+    detector.head.roi_heads.score_thresh = threshold
+    with torch.no_grad():
+        few, many = counts(detector)
+    assert many - 17 * 30 <= 1.2 * few and many <= 1500
 
 
 def test_operations_with_crowd_regions_and_images_of_no_boxes():

@@ -142,7 +142,7 @@ def test_chunks_of_regions_change_nothing(monkeypatch):
     head = SequenceHead(1, 1, 1, embed=partial(Embed, features=2), assigner=partial(MeetsWindow))
     found = []
     for pairs in (10**6, 100):
-        monkeypatch.setattr("detection.ops.box_matching.MAX_PAIRS", pairs)
+        monkeypatch.setattr("detection.ops.box_matching.CPU_PAIRS", pairs)
         torch.manual_seed(0)
         regions, samples = head.sample([windows, windows + 1], targets)
         found.append([*regions, *vars(samples).values()])
@@ -176,6 +176,15 @@ def test_one_region_says_two_boxes_that_overlap(merge, kept):
         PooledRegions(torch.zeros(1, 1, 1, 1), [WINDOW], SIZE)
     )
     assert found[0]["boxes"].tolist() == PAIR[:kept].tolist() and found[0]["labels"].tolist() == [1] * kept
+
+
+def test_boxes_keep_their_region_when_they_are_sorted_by_score():
+    """The second region's two boxes overlap and come before the first's."""
+    apart = [[0.0, -20, 9, 9], [0, 20, 9, 9], [20, 20, 9, 9]]
+    logits = [[[0.0, 1], [0, -20], [0, -20]], [[-20.0, 20], [-19, 19], [20, -20]]]
+    head = decoding([apart, PAIR_CODES[0]], logits, postprocess=partial(SetNMS)).eval()
+    found, _ = head(PooledRegions(torch.zeros(2, 1, 1, 1), [WINDOW.repeat(2, 1)], SIZE))
+    assert found[0]["boxes"].tolist()[:2] == PAIR.tolist() and len(found[0]["boxes"]) == 3
 
 
 def test_the_best_scored_are_merged():

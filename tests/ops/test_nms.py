@@ -1,11 +1,18 @@
-"""NMS of all images and levels at once is torchvision's, image by image, to the bit; in parallel, too."""
+"""NMS of all images, levels and classes at once is torchvision's, image by image, to the bit; in parallel, too."""
 
 import pytest
 import torch
 from torchvision.ops import batched_nms
 
 from detection.ops import nms as our_nms
-from detection.ops.nms import keep_in_parallel, select_by_nms, select_in_parallel
+from detection.ops.nms import (
+    keep_in_parallel,
+    select_by_class,
+    select_by_nms,
+    select_classes_in_parallel,
+    select_in_parallel,
+)
+from detection.ops.ragged import Ragged
 
 
 def drawn(images, levels, seed, crowded=False):
@@ -51,6 +58,23 @@ def test_in_parallel_the_same_boxes_are_kept(levels, crowded, monkeypatch):
         boxes, expected = boxes.round(), by_torchvision(boxes.round(), scores, valid, levels, iou, most)
         kept, counts = select_in_parallel(boxes, scores.masked_fill(~valid, -1), levels, iou, most)
         assert counts == [len(rows) for rows in expected] and kept.tolist() == torch.cat(expected).tolist()
+
+
+@pytest.mark.parametrize("counts", [(40, 0, 7), (300, 40), (0,), (0, 0), (1100, 3)])
+def test_in_each_class_the_same_boxes_are_kept(counts):
+    generator = torch.Generator().manual_seed(0)
+    for seed, (iou, most) in enumerate([(0.5, 100), (0.3, 10**6), (0.7, 1)]):
+        images = [(b[0].round(), s[0]) for b, s, _ in (drawn(1, (max(n, 1),), seed + n, True) for n in counts)]
+        boxes, scores = ([t[:n] for t, n in zip(column, counts, strict=True)] for column in zip(*images, strict=True))
+        labels = [torch.randint(1, 4, (n,), generator=generator) for n in counts]
+        expected = [batched_nms(*image, iou)[:most] for image in zip(boxes, scores, labels, strict=True)]
+        all_boxes = Ragged.of(boxes)
+        # Of more than 1000 boxes torchvision returns equal scores in any order.
+        for choose in (select_by_class, select_classes_in_parallel)[: 1 + (max(counts) <= 1000)]:
+            kept, numbers = choose(all_boxes, torch.cat(labels), torch.cat(scores), iou, most)
+            assert numbers == [len(rows) for rows in expected] and kept.dtype == torch.int64
+            for rows, own, first in zip(kept.split(numbers), expected, all_boxes.starts, strict=True):
+                assert rows.tolist() == (own + first).tolist()
 
 
 def test_an_iou_that_is_the_threshold_suppresses_nothing():

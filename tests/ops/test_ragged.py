@@ -28,6 +28,9 @@ def test_padding_and_taking(counts):
     assert positions(counts, most, CPU).tolist() == expected
 
 
-def test_images_made_of_pairs():
-    ragged = Ragged.of([torch.zeros(count) for count in (3, 1, 0, 2)]).joined(2)
-    assert ragged.counts == (4, 2)
+def test_rows_of_each_image_are_followed_by_others():
+    first, second = ([torch.rand(count, 4) for count in counts] for counts in ((3, 0, 2), (1, 4, 0)))
+    both = Ragged.of(first).followed_by(Ragged.of(second))
+    assert both.counts == (4, 4, 2)
+    for rows, *pair in zip(both.split(), first, second, strict=True):
+        assert torch.equal(rows, torch.cat(pair))
