@@ -40,8 +40,8 @@ _FAR = (-2e6, -2e6, -1e6, -1e6)
 
 
 def chunks_of(boxes: Tensor, others: int, dim: int = 0) -> tuple[Tensor, ...]:
-    """Split boxes along a dimension so that a chunk has at most `MAX_PAIRS` pairs with this number of others."""
-    most = min(MAX_PAIRS, CPU_PAIRS) if boxes.device.type == "cpu" else MAX_PAIRS
+    """Split boxes along a dimension so that a chunk has at most so many pairs with this number of others."""
+    most = CPU_PAIRS if boxes.device.type == "cpu" else MAX_PAIRS
     return boxes.split(max(1, most // max(others, 1)), dim)
 
 

@@ -32,7 +32,7 @@ def by_torchvision(matcher, boxes, ground_truth):
 @pytest.mark.parametrize("low_quality", [False, True])
 @pytest.mark.parametrize("counts", COUNTS)
 def test_states_are_torchvisions(monkeypatch, pairs, padding, low_quality, counts):
-    monkeypatch.setattr(box_matching, "MAX_PAIRS", pairs)
+    monkeypatch.setattr(box_matching, "CPU_PAIRS", pairs)
     monkeypatch.setattr(box_matching, "CPU_PADDING", padding)
     for seed, (high, low) in enumerate([(0.7, 0.3), (0.5, 0.5), (0.5, 0.0)]):
         matcher = Matcher(high, low, low_quality)
@@ -55,7 +55,7 @@ def test_pairs_at_once_are_bounded(monkeypatch):
         return iou_matrix(boxes, others)
 
     monkeypatch.setattr(box_matching, "iou_matrix", watched)
-    monkeypatch.setattr(box_matching, "MAX_PAIRS", 20_000)
+    monkeypatch.setattr(box_matching, "CPU_PAIRS", 20_000)
     monkeypatch.setattr(box_matching, "CPU_PADDING", 1000)
     match_boxes(
         Matcher(0.7, 0.3, True),
@@ -79,7 +79,7 @@ def test_a_share_of_the_boxs_own_area_makes_it_crowded(monkeypatch):
     rows = [[0.0, 0, 100, 100], [1, 0, 101, 100], [10, 10, 20, 20], [180, 0, 260, 10], [300, 0, 301, 1], [5, 5, 5, 9]]
     boxes = torch.tensor([rows])
     for pairs in (1, 10**6):
-        monkeypatch.setattr(box_matching, "MAX_PAIRS", pairs)
+        monkeypatch.setattr(box_matching, "CPU_PAIRS", pairs)
         found = crowded(boxes, Ragged.of([ignored, ignored[:0], ignored[1:]]), 0.7).tolist()
         assert found == [
             [True, False, True, True, False, False],
