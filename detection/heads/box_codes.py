@@ -2,14 +2,15 @@
 
 # R regions, N boxes of each.
 
-import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torchvision.models.detection._utils import BoxCoder as DeltaCoder
 from torchvision.ops import box_convert
 
+from detection.ops.box_deltas import decode_deltas, encode_deltas
 from detection.ranges import Positive
 
 
@@ -69,19 +70,11 @@ class Deltas(BoxCoder):
 
     def decode(self, codes: Tensor, regions: Tensor) -> Tensor:
         """Return boxes (R, N, 4) xyxy from codes (R, N, 4), at most 62.5 times as wide or high as regions (R, 4)."""
-        x, y, w, h = (codes / codes.new_tensor(self.factors)).unbind(-1)
-        center_x, center_y, width, height = _centers_and_sides(regions[:, None])
-        most = math.log(1000 / 16)
-        sides = w.clamp(max=most).exp() * width, h.clamp(max=most).exp() * height
-        found = torch.stack([x * width + center_x, y * height + center_y, *sides], -1)
-        return box_convert(found, "cxcywh", "xyxy")
+        return decode_deltas(DeltaCoder(self.factors), codes, regions[:, None])
 
     def encode(self, boxes: Tensor, regions: Tensor) -> Tensor:
         """Return codes (R, N, 4) of boxes (R, N, 4) xyxy with sides above 0, with regions (R, 4) xyxy."""
-        x, y, w, h = _centers_and_sides(boxes)
-        center_x, center_y, width, height = _centers_and_sides(regions[:, None])
-        codes = [(x - center_x) / width, (y - center_y) / height, (w / width).log(), (h / height).log()]
-        return torch.stack(codes, -1) * w.new_tensor(self.factors)
+        return encode_deltas(DeltaCoder(self.factors), boxes, regions[:, None])
 
 
 def _centers_and_sides(boxes: Tensor) -> tuple[Tensor, ...]:
