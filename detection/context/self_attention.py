@@ -83,9 +83,9 @@ class _Block(nn.Module):
     def forward(self, x: Tensor, mask: Tensor, size: torch.Size) -> Tensor:
         """Return the block's output (B, L, D) of x (B, L, D) under booleans `mask` (B, L, 1)."""
         qkv = self.qkv(self.norm(x)).unflatten(2, (3, self.num_heads, -1))  # (B, L, 3, N, D / N)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # (B, N, L, D / N) each
-        query, key = rotate(query, size), rotate(key, size)
-        attended = masked_attention(query, key, value, mask[..., 0], dropout=self.dropout if self.training else 0.0)
+        parts = qkv.permute(2, 0, 3, 1, 4)  # (3, B, N, L, D / N)
+        query, key = rotate(parts[:2], size)
+        attended = masked_attention(query, key, parts[2], mask[..., 0], dropout=self.dropout if self.training else 0.0)
         x = x + self.out(attended.transpose(1, 2).flatten(2))
         return x if self.mlp is None else x + self.mlp(x)
 
@@ -94,7 +94,7 @@ def rotate(x: Tensor, size: tuple[int, int] | torch.Size, base: float = 100.0) -
     """Turn pairs of channels by angles proportional to the row, in the first half, and to the column, in the second.
 
     Args:
-        x: (B, N, H·W, E), E a multiple of 4; channels k and k + E/4 of a half are a pair.
+        x: (…, H·W, E), E a multiple of 4; channels k and k + E/4 of a half are a pair.
         size: (H, W).
         base: pair k of E/4 turns by base^(-4k/E) a location: 100, as Heo et al. 2024 choose for axes of images.
 
@@ -109,5 +109,5 @@ def rotate(x: Tensor, size: tuple[int, int] | torch.Size, base: float = 100.0) -
     # In float32 at least: half precision has no exact integers of a long line times a rate.
     angles = torch.stack([rows, columns], 1)[..., None] * rates  # (L, 2, E / 4)
     cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
-    first, second = x.unflatten(-1, (2, 2, pairs)).unbind(-2)  # (B, N, L, 2, E / 4) each
+    first, second = x.unflatten(-1, (2, 2, pairs)).unbind(-2)  # (…, L, 2, E / 4) each
     return torch.stack([first * cos - second * sin, first * sin + second * cos], -2).flatten(-3)
