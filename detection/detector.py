@@ -136,7 +136,7 @@ class Detector(nn.Module):
         return self.transform.postprocess(detections, batch.image_sizes, original_sizes)
 
     def _require_inputs(self, images: Sequence[Tensor], targets: Targets | None) -> None:
-        # Values are looked at once where that waits for a GPU, and always on a CPU; never in a trace.
+        # Values are checked once where that waits for a GPU, and always on a CPU; never in a trace.
         if torch.jit.is_tracing() or torch.compiler.is_compiling():  # pyright: ignore[reportPrivateImportUsage]
             return
         values = not self._values_checked or next(self.parameters()).device.type == "cpu"

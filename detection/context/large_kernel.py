@@ -18,7 +18,7 @@ class LargeKernel(Context):
         in_channels: channels of the input.
         hidden_channels: channels inside and of the output.
         kernel_size: side of the large kernel; odd. Half of it is how far the context sees: 15 locations with 31.
-        small_kernel_size: side of the kernel beside it; odd.
+        small_kernel_size: side of the small kernel; odd.
     """
 
     def __init__(
@@ -37,10 +37,8 @@ class LargeKernel(Context):
             raise UserError(
                 f"context.small_kernel_size={small_kernel_size}: must not exceed kernel_size={kernel_size}."
             )
-        self.before, self.after = (
-            nn.Conv2d(in_channels, hidden_channels, 1),
-            nn.Conv2d(hidden_channels, hidden_channels, 1),
-        )
+        self.before = nn.Conv2d(in_channels, hidden_channels, 1)
+        self.after = nn.Conv2d(hidden_channels, hidden_channels, 1)
         self.large, self.small = (
             nn.Conv2d(hidden_channels, hidden_channels, size, padding=size // 2, groups=hidden_channels, bias=large)
             for size, large in ((kernel_size, True), (small_kernel_size, False))

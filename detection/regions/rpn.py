@@ -46,7 +46,7 @@ class _BatchedRPN(RegionProposalNetwork):
         maps = list(features.values())
         objectness, deltas = self.head(maps)
         levels = [o[0].numel() for o in objectness]
-        # Anchors depend on the padded size alone, so that one image's are everybody's.
+        # Anchors depend on the padded size alone, so that all images share one image's.
         # They take the maps' type, and half precision would round them by pixels.
         typed = [m if m.dtype == objectness[0].dtype else m[:1, :1].to(objectness[0].dtype) for m in maps]
         anchors = self.anchor_generator(ImageList(images.tensors, images.image_sizes[:1]), typed)[0]

@@ -85,12 +85,12 @@ class MinLSTMGates(Gates):
 
     def _gates(self, parts: Parts) -> tuple[Tensor, Tensor, Tensor]:
         """Return f and i before their σ, and k = (1 + exp −i) / ((1 + exp −f) + (1 + exp −i)), without a logarithm."""
-        f, i, k, whole = self.scratch
+        f, i, k, of_f = self.scratch
         torch.add(parts[0], self.vectors[0], out=f)
         torch.add(parts[1], self.vectors[1], out=i)
         # Divided by the largest of the exponentials, so that none overflows and the sum is at least 1.
         least = torch.minimum(f, i, out=k).clamp_(max=0)
-        of_f = torch.sub(least, f, out=whole).exp_()
+        torch.sub(least, f, out=of_f).exp_()
         of_i = torch.sub(least, i).exp_()
         of_i.add_(least.exp_())
         return f, i, torch.div(of_i, of_f.add_(least).add_(of_i), out=k)

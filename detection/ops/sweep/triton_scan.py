@@ -90,7 +90,7 @@ def _accumulate_backward(
     LINES: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Scan all directions of a block of channels of one image, one after the other, so that nobody else adds to it.
+    """Scan all directions of a block of channels of one image, in turn, so that no other program adds to it.
 
     `order` has four bits a scan, the rows' first: the direction's code and its place among the outputs. A tile of lines
     is scanned at once; within an axis a location is always of one thread, and between the axes there is a barrier.
