@@ -1,49 +1,16 @@
 """Matching and its loss: by hand, against every permutation, by property."""
 
-from functools import partial
 from itertools import permutations
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torchvision.ops import box_iou, generalized_box_iou
 
-from detection.config.serialization import from_plain
-from detection.errors import UserError
 from detection.heads.costs import Lexicographic, SetCost
 from detection.heads.hungarian import by_permutations, by_scipy, match, set_loss
 from detection.heads.region_targets import RegionTargets, keep_nearest
-from detection.ops.box_iou import iou_matrix, pairwise_iou
-
-COSTS = [Lexicographic(), Lexicographic(center_offset=None, iou=0.25), SetCost()]
-
-
-def make_truths(boxes, labels=None, valid=None):
-    """RegionTargets whose codes are their corners in tens of pixels, from boxes (R, N, 4)."""
-    boxes = torch.as_tensor(boxes, dtype=torch.float64)
-    labels = torch.ones(boxes.shape[:2], dtype=torch.int64) if labels is None else torch.as_tensor(labels)
-    valid = torch.ones(boxes.shape[:2], dtype=torch.bool) if valid is None else valid
-    return RegionTargets(boxes, boxes / 10, labels, valid)
-
-
-def random_boxes(*shape, generator, size=40.0):
-    corner, sides = torch.rand(2, *shape, 2, generator=generator, dtype=torch.float64)
-    return torch.cat([corner * size, corner * size + 1 + sides * size], -1)
-
-
-def random_case(seed, regions=6, steps=4, count=None, classes=3):
-    """Predictions, and ground-truth boxes with 0 … count of them valid, not always the first."""
-    generator = torch.Generator().manual_seed(seed)
-    count = steps if count is None else count
-    boxes = random_boxes(regions, steps, generator=generator)
-    logits = torch.randn(regions, steps, 1 + classes, generator=generator, dtype=torch.float64)
-    region_targets = make_truths(
-        random_boxes(regions, count, generator=generator),
-        torch.randint(1, classes + 1, (regions, count), generator=generator),
-        torch.rand(regions, count, generator=generator) < torch.rand(regions, 1, generator=generator),
-    )
-    return boxes, boxes / 10, logits, region_targets
+from tests.heads.matching_cases import COSTS, make_targets, random_case
 
 
 def shuffled(region_targets, generator):
@@ -82,12 +49,12 @@ BY_HAND = torch.tensor([[[4.0, 6.0], [1.0, 5.0], [9.0, 2.0]]])
 )
 def test_three_steps_and_two_truths(strategy, expected):
     below, above = [0, 50, 10, 60], [30, 0, 40, 10]
-    assert match(BY_HAND, make_truths([[below, above]]), strategy).tolist() == [expected]
+    assert match(BY_HAND, make_targets([[below, above]]), strategy).tolist() == [expected]
 
 
 def test_first_k_differs_from_fixed():
     left, right = [0, 0, 10, 10], [30, 0, 40, 10]
-    region_targets = make_truths([[left, right]])
+    region_targets = make_targets([[left, right]])
     assert match(BY_HAND, region_targets, "first_k").tolist() == [[1, 0, -1]]
     assert match(BY_HAND, region_targets, "fixed").tolist() == [[0, 1, -1]]
 
@@ -95,7 +62,7 @@ def test_first_k_differs_from_fixed():
 def test_fixed_goes_by_centers_and_skips_padding():
     # Centers (5, 20), (padding), (25, 10), (15, 10); by its upper edge the first would come first.
     boxes = [[0, 0, 10, 40], [0, 0, 0, 0], [20, 5, 30, 15], [10, 5, 20, 15]]
-    region_targets = make_truths([boxes], valid=torch.tensor([[True, False, True, True]]))
+    region_targets = make_targets([boxes], valid=torch.tensor([[True, False, True, True]]))
     assert match(torch.zeros(1, 5, 4), region_targets, "fixed").tolist() == [[3, 2, 0, -1, -1]]
 
 
@@ -158,14 +125,14 @@ def test_regions_do_not_see_each_other(cost, strategy):
 
 
 def test_of_equal_matchings_the_first_steps_take_the_first_truths():
-    region_targets = make_truths([[[0, 0, 10, 10]] * 3])
+    region_targets = make_targets([[[0, 0, 10, 10]] * 3])
     assert match(torch.ones(1, 4, 3), region_targets).tolist() == [[0, 1, 2, -1]]
 
 
 @pytest.mark.parametrize("cost", COSTS, ids=repr)
 def test_identical_truths_all_have_a_step(cost):
     boxes, codes, logits, _ = random_case(0, regions=5, steps=5)
-    region_targets = make_truths(torch.tensor([0.0, 0, 10, 10]).expand(5, 3, 4))
+    region_targets = make_targets(torch.tensor([0.0, 0, 10, 10]).expand(5, 3, 4))
     matched = match(cost.cost(boxes, codes, logits, region_targets), region_targets)
     assert all(sorted(m[m >= 0].tolist()) == [0, 1, 2] for m in matched)
 
@@ -173,7 +140,7 @@ def test_identical_truths_all_have_a_step(cost):
 def test_a_number_that_is_not_finite_stops_no_matching():
     cost = BY_HAND.clone()
     cost[0, 0, 0], cost[0, 1, 1] = torch.nan, torch.inf
-    region_targets = make_truths(torch.zeros(1, 2, 4))
+    region_targets = make_targets(torch.zeros(1, 2, 4))
     assert sorted(match(cost, region_targets)[0].tolist()) == [-1, 0, 1]
     assert sorted(match(cost.repeat(1, 3, 1), region_targets)[0].tolist()) == [-1] * 7 + [0, 1]
 
@@ -198,136 +165,7 @@ def test_padding_may_hold_anything(cost, strategy):
 
 def test_more_truths_than_steps_is_refused():
     with pytest.raises(ValueError, match="3 ground-truth boxes for 2 steps"):
-        match(torch.zeros(1, 2, 3), make_truths(torch.zeros(1, 3, 4)))
-
-
-# Costs
-
-
-def test_lexicographic_by_hand():
-    # Step 0 is 6 px right of the ground truth, more than half its width of 10; step 1 is 5 px down, just half its
-    # height.
-    boxes = torch.tensor([[[6.0, 0, 16, 10], [0, 5, 10, 15]]])
-    region_targets = make_truths([[[0, 0, 10, 10]]])
-    found = Lexicographic().cost(boxes, boxes / 10, torch.zeros(1, 2, 2), region_targets)
-    # T² = 4 for a step off, its rank, and distances 1.2 and 1 over twice 2 · 1.2.
-    torch.testing.assert_close(found[0, :, 0], torch.tensor([4 + 0.25, 1 + 1 / 4.8], dtype=torch.float64))
-    # IoUs 40 / 160 and 50 / 150: the first is not below 0.25.
-    found = Lexicographic(center_offset=None, iou=0.25).cost(boxes, boxes / 10, torch.zeros(1, 2, 2), region_targets)
-    torch.testing.assert_close(found[0, :, 0], torch.tensor([0.25, 1 + 1 / 4.8], dtype=torch.float64))
-
-
-def test_offset_is_measured_by_the_truth_and_each_side_by_its_own():
-    region_targets = make_truths([[[0, 0, 40, 4]]])
-    # Centers 18 px right, 2.5 and 1.5 px down, of boxes 4 × 40.
-    boxes = torch.tensor([[[36.0, -18, 40, 22], [18, -15.5, 22, 24.5], [18, -16.5, 22, 23.5]]])
-    off = Lexicographic().cost(boxes, boxes, torch.zeros(1, 3, 2), region_targets)[0, :, 0] >= 9
-    assert off.tolist() == [False, True, False]
-
-
-def lexicographic_key(cost, distance, off, chosen):
-    pairs = list(enumerate(chosen))
-    return (sum(off[s][n] for n, s in pairs), sum(s for _, s in pairs), round(sum(distance[s][n] for n, s in pairs), 3))
-
-
-@settings(max_examples=80, deadline=None)
-@given(seed=st.integers(0, 2**31), magnitude=st.sampled_from([1.0, 1e6]), count=st.integers(1, 4))
-def test_sums_are_compared_lexicographically(seed, magnitude, count):
-    generator, steps = torch.Generator().manual_seed(seed), 4
-    boxes = random_boxes(1, steps, generator=generator)
-    region_targets = make_truths(random_boxes(1, count, generator=generator))
-    # Codes that have nothing to do with the boxes: distances are huge exactly where they must not decide.
-    codes = magnitude * torch.randn(1, steps, 4, generator=generator, dtype=torch.float64)
-    cost = Lexicographic()
-    matched = match(cost.cost(boxes, codes, torch.zeros(1, steps, 2), region_targets), region_targets)[0].tolist()
-    distance = [[(c - t).abs().sum().item() for t in region_targets.codes[0]] for c in codes[0]]
-    off = [[bool(o) for o in row] for row in cost._off(boxes, region_targets.boxes)[0]]
-    found = lexicographic_key(cost, distance, off, [matched.index(n) for n in range(count)])
-    assert found == min(lexicographic_key(cost, distance, off, p) for p in permutations(range(steps), count))
-
-
-def test_distances_of_a_million_do_not_outweigh_a_rank():
-    # Steps 1 and 2 are exact, steps 0 and 1 come first; the authors' L1 / 2000 would prefer the exact ones.
-    region_targets = make_truths([[[0, 0, 10, 10], [0, 0, 10, 10]]])
-    codes = region_targets.codes[:, [0, 0, 0]].clone()
-    codes[0, 0] += 1e6
-    cost = Lexicographic().cost(region_targets.boxes[:, [0, 0, 0]], codes, torch.zeros(1, 3, 2), region_targets)
-    assert match(cost, region_targets)[0, 2] == -1
-
-
-@settings(max_examples=30, deadline=None)
-@given(seed=st.integers(0, 2**31))
-def test_ious_are_those_of_torchvision(seed):
-    generator = torch.Generator().manual_seed(seed)
-    boxes, others = random_boxes(3, 4, generator=generator), random_boxes(3, 5, generator=generator)
-    for iou in (pairwise_iou(boxes.float(), others.float())[0], iou_matrix(boxes.float(), others.float())):
-        assert torch.equal(iou, box_iou(boxes.float(), others.float()))
-    found = SetCost(l1=0, giou=1, label=0).cost(boxes, boxes, torch.zeros(3, 4, 2), make_truths(others))
-    torch.testing.assert_close(-found, generalized_box_iou(boxes, others))
-
-
-def test_set_cost_by_hand():
-    boxes = torch.tensor([[[0.0, 0, 10, 10], [10, 0, 20, 10]]])
-    region_targets = make_truths([[[0, 0, 10, 10], [0, 0, 0, 0]]], [[2, -5]], torch.tensor([[True, False]]))
-    logits = torch.tensor([[[0.0, 0, 0], [0, 0, 1.0]]])
-    found = SetCost(l1=5, giou=2, label=3).cost(boxes, boxes / 10, logits, region_targets)[0, :, 0]
-    # Side by side: L1 2, IoU 0, and the hull is full, so GIoU 0.
-    probability = logits.softmax(-1)[0, :, 2].tolist()
-    expected = [-2 * 1 - 3 * probability[0], 5 * 2 - 3 * probability[1]]
-    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize("cost", COSTS, ids=repr)
-def test_costs_are_float64_without_gradient_also_under_autocast(cost):
-    boxes, codes, logits, region_targets = random_case(1)
-    expected = cost.cost(boxes, codes, logits, region_targets)
-    with torch.autocast("cpu", torch.bfloat16):
-        found = cost.cost(boxes.requires_grad_(), codes.requires_grad_(), logits, region_targets)
-        assert torch.equal(match(found, region_targets), match(expected, region_targets))
-    assert found.dtype == torch.float64 and not found.requires_grad and torch.equal(found, expected)
-    naive = (codes[:, :, None] - region_targets.codes[:, None]).abs().sum(-1)
-    distance = SetCost(l1=1, giou=0, label=0).cost(boxes, codes, logits, region_targets)
-    torch.testing.assert_close(distance, naive.detach(), rtol=1e-14, atol=0)
-    halves = [t.detach().bfloat16() for t in (boxes, codes, logits)]
-    assert torch.equal(cost.cost(*halves, region_targets), cost.cost(*(t.double() for t in halves), region_targets))
-
-
-@pytest.mark.parametrize("keys", [{"center_offset": None}, {"iou": 0.25}])
-def test_needs_one_rule_for_steps_that_are_off(keys):
-    with pytest.raises(UserError, match="Lexicographic.*needs exactly one"):
-        Lexicographic(**keys)
-
-
-@pytest.mark.parametrize(("key", "value"), [("center_offset", 0.0), ("iou", 1.5)])
-def test_bad_settings(key, value):
-    with pytest.raises(UserError, match=f"head.cost.{key}={value}: must be above 0"):
-        from_plain(partial(Lexicographic, **{key: value}), partial[Lexicographic], "head.cost")
-
-
-# RegionTargets
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.lists(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), min_size=4, max_size=4), max_size=9))
-def test_nearest_truths_are_kept(columns):
-    """Against sorting lists; ties by order; no ground-truth boxes at all."""
-    belongs = torch.tensor([[b for b, _ in column] for column in columns], dtype=torch.bool).reshape(-1, 4).T
-    distance = torch.tensor([[d for _, d in column] for column in columns], dtype=torch.float32).reshape(-1, 4).T
-    indices, valid = keep_nearest(belongs, distance, 3)
-    assert indices.shape == valid.shape == (4, 3)
-    for r in range(4):
-        expected = sorted((c[r][1], m) for m, c in enumerate(columns) if c[r][0])[:3]
-        assert indices[r][valid[r]].tolist() == [m for _, m in expected] and valid[r].sum() == len(expected)
-    assert (indices[~valid] == len(columns)).all()
-
-
-def test_a_truth_beyond_the_steps_is_the_furthest():
-    boxes = torch.tensor([[90.0, 0, 99, 9], [0, 0, 9, 9], [10, 0, 19, 9]])
-    indices, valid = keep_nearest(torch.ones(1, 3, dtype=torch.bool), torch.tensor([[90.0, 0, 10]]), 2)
-    region_targets = make_truths(boxes[indices], valid=valid)
-    found = boxes[None, :2].double()  # the first says the ground truth that is not kept
-    matched = match(Lexicographic().cost(found, found / 10, torch.zeros(1, 2, 2), region_targets), region_targets)
-    assert matched.tolist() == [[1, 0]] and indices.tolist() == [[1, 2]]
+        match(torch.zeros(1, 2, 3), make_targets(torch.zeros(1, 3, 4)))
 
 
 # Loss
@@ -391,7 +229,7 @@ def test_no_truths_no_box_loss(count):
 
 def test_no_regions_no_loss_but_a_gradient():
     codes, logits = torch.zeros(0, 5, 4, requires_grad=True), torch.zeros(0, 5, 2, requires_grad=True)
-    region_targets = make_truths(torch.zeros(0, 2, 4))
+    region_targets = make_targets(torch.zeros(0, 2, 4))
     for cost in COSTS:
         matched = match(cost.cost(codes, codes, logits, region_targets), region_targets)
     loss = set_loss(codes, logits, matched, region_targets, giou_weight=1.0, boxes=codes)
@@ -413,7 +251,7 @@ def test_exact_boxes_have_no_position_loss():
 
 @pytest.mark.filterwarnings("ignore:Anomaly Detection")
 def test_giou_loss_by_hand():
-    region_targets = make_truths([[[0, 0, 10, 10], [50, 50, 60, 60]]])
+    region_targets = make_targets([[[0, 0, 10, 10], [50, 50, 60, 60]]])
     # Ground truth 1 is said apart by one width: IoU 0, hull 3 widths, GIoU -1/3. Steps 0 and 2: exact, and none.
     boxes = torch.tensor([[[0, 0, 10, 10], [70, 50, 80, 60], [0, 0, 0, 0]]], dtype=torch.float64, requires_grad=True)
     matched = torch.tensor([[0, 1, -1]])
