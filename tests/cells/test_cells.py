@@ -7,46 +7,29 @@ import torch
 from torch import nn
 
 from detection import cells
-from detection.cells import (
-    GRU,
-    IRNN,
-    LSTM,
-    MUT1,
-    MUT2,
-    MUT3,
-    RGLRU,
-    Accumulator,
-    GatedLinear,
-    IndRNN,
-    MinGRU,
-    MinLSTM,
-    PeepholeLSTM,
-    TanhRNN,
-    TiedLSTM,
-)
 from detection.config.serialization import from_plain
 from detection.errors import UserError
 
 N, INPUT, SIZE = 4, 3, 2
 
 CELLS = {
-    "tanh": TanhRNN,
-    "irnn": IRNN,
-    "ind_rnn": IndRNN,
-    "accumulator": Accumulator,
-    "lstm": LSTM,
-    "peephole": PeepholeLSTM,
-    "tied": TiedLSTM,
-    "tied_squashed": partial(TiedLSTM, squash=True),
-    "gru": GRU,
-    "gru_before": partial(GRU, reset="before"),
-    "mut1": MUT1,
-    "mut2": MUT2,
-    "mut3": MUT3,
-    "min_gru": MinGRU,
-    "min_lstm": MinLSTM,
-    "gated_linear": GatedLinear,
-    "rg_lru": RGLRU,
+    "tanh": cells.TanhRNN,
+    "irnn": cells.IRNN,
+    "ind_rnn": cells.IndRNN,
+    "accumulator": cells.Accumulator,
+    "lstm": cells.LSTM,
+    "peephole": cells.PeepholeLSTM,
+    "tied": cells.TiedLSTM,
+    "tied_squashed": partial(cells.TiedLSTM, squash=True),
+    "gru": cells.GRU,
+    "gru_before": partial(cells.GRU, reset="before"),
+    "mut1": cells.MUT1,
+    "mut2": cells.MUT2,
+    "mut3": cells.MUT3,
+    "min_gru": cells.MinGRU,
+    "min_lstm": cells.MinLSTM,
+    "gated_linear": cells.GatedLinear,
+    "rg_lru": cells.RGLRU,
 }
 
 
@@ -195,7 +178,12 @@ def test_states_stay_in_float32_under_autocast(name):
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize(
     "cell, theirs",
-    [(TanhRNN, nn.RNNCell), (IRNN, partial(nn.RNNCell, nonlinearity="relu")), (LSTM, nn.LSTMCell), (GRU, nn.GRUCell)],
+    [
+        (cells.TanhRNN, nn.RNNCell),
+        (cells.IRNN, partial(nn.RNNCell, nonlinearity="relu")),
+        (cells.LSTM, nn.LSTMCell),
+        (cells.GRU, nn.GRUCell),
+    ],
 )
 def test_pytorchs_weights_load(cell, theirs, bias):
     torch.manual_seed(0)
@@ -209,17 +197,17 @@ def test_pytorchs_weights_load(cell, theirs, bias):
 
 
 def test_initial_weights():
-    irnn = IRNN(SIZE, INPUT)
+    irnn = cells.IRNN(SIZE, INPUT)
     assert torch.equal(irnn.weight_hh, torch.eye(SIZE)) and not irnn.bias_hh.any() and not irnn.bias_ih.any()
     torch.manual_seed(0)
-    assert IRNN(100, 100).weight_ih.std().item() == pytest.approx(0.001, rel=0.03)
-    assert torch.equal(IndRNN(SIZE).weight_hh, torch.ones(SIZE))
-    assert not PeepholeLSTM(SIZE).peephole.any()
-    assert not list(Accumulator(SIZE).parameters())
+    assert cells.IRNN(100, 100).weight_ih.std().item() == pytest.approx(0.001, rel=0.03)
+    assert torch.equal(cells.IndRNN(SIZE).weight_hh, torch.ones(SIZE))
+    assert not cells.PeepholeLSTM(SIZE).peephole.any()
+    assert not list(cells.Accumulator(SIZE).parameters())
 
 
 def test_min_lstm_has_no_0_over_0():
-    cell = MinLSTM(1, bias=False)
+    cell = cells.MinLSTM(1, bias=False)
     x = torch.tensor([[-200.0, -200.0, 3.0]], requires_grad=True)
     (h,) = cell(x, (torch.ones(1, 1),))
     h.sum().backward()
@@ -249,7 +237,7 @@ def test_the_list_of_cells_is_complete():
 @pytest.mark.parametrize("bound_length", [1, 3, 50])
 def test_the_recurrent_weight_of_an_ind_rnn_is_bounded(bound_length):
     bound = 2 ** (1 / bound_length)
-    cell = IndRNN(4, bound_length=bound_length).double()
+    cell = cells.IndRNN(4, bound_length=bound_length).double()
     with torch.no_grad():
         cell.weight_hh.copy_(torch.tensor([0.5, -3.0, 3.0, 1.0]))
     h = torch.rand(1, 4, dtype=torch.float64)
@@ -268,4 +256,4 @@ def test_the_recurrent_weight_of_an_ind_rnn_is_bounded(bound_length):
 
 def test_an_ind_rnn_refuses_a_bound_over_no_steps():
     with pytest.raises(UserError, match="cell.bound_length=0: must be at least 1"):
-        from_plain(partial(IndRNN, bound_length=0), partial[IndRNN], "cell")
+        from_plain(partial(cells.IndRNN, bound_length=0), partial[cells.IndRNN], "cell")

@@ -24,13 +24,7 @@ from detection.cells import (
     PeepholeLSTM,
     TanhRNN,
     TiedLSTM,
-    chrono,
-    forget_bias,
-    framework_default,
-    orthogonal,
-    scaled_identity,
-    uniform_decay,
-    uniform_gate,
+    initialization,
     with_short_memory,
 )
 from detection.config.serialization import from_plain, set_key, to_plain
@@ -62,11 +56,11 @@ def kept(cell):
 def test_a_gate_keeps_what_its_initialization_asks_for(cell):
     torch.manual_seed(0)
     value = torch.sigmoid(torch.tensor(3.0)).item()
-    made = cell(SIZE, init=partial(forget_bias, value=3.0))
+    made = cell(SIZE, init=partial(initialization.forget_bias, value=3.0))
     if cell is RGLRU:
         made.bias_hh.data[0] = 100  # r = 1
     torch.testing.assert_close(kept(made), torch.full((SIZE,), value), rtol=1e-3, atol=1e-4)
-    made = cell(2000, init=partial(chrono, longest=11))
+    made = cell(2000, init=partial(initialization.chrono, longest=11))
     if cell is RGLRU:
         made.bias_hh.data[0] = 100
     found = kept(made)
@@ -76,12 +70,16 @@ def test_a_gate_keeps_what_its_initialization_asks_for(cell):
 
 def test_a_floor_is_under_what_a_gated_linear_unit_keeps():
     value = torch.sigmoid(torch.tensor(2.0)).item()
-    made = GatedLinear(SIZE, init=partial(forget_bias, value=2.0), floor=0.8)
+    made = GatedLinear(SIZE, init=partial(initialization.forget_bias, value=2.0), floor=0.8)
     torch.testing.assert_close(kept(made), torch.full((SIZE,), 0.8 + 0.2 * value))
-    assert kept(GatedLinear(SIZE, init=partial(forget_bias, value=-50.0), floor=0.8)).min() == pytest.approx(0.8)
+    assert kept(
+        GatedLinear(SIZE, init=partial(initialization.forget_bias, value=-50.0), floor=0.8)
+    ).min() == pytest.approx(0.8)
 
 
-@pytest.mark.parametrize("init", [partial(chrono, longest=9), partial(uniform_gate)], ids=["chrono", "uniform"])
+@pytest.mark.parametrize(
+    "init", [partial(initialization.chrono, longest=9), partial(initialization.uniform_gate)], ids=["chrono", "uniform"]
+)
 def test_an_lstm_takes_in_what_it_does_not_keep(init):
     for cell in (LSTM(SIZE, 3, init=init), LSTM(SIZE, init=init)):
         i, f = sum(b for n, b in cell.named_parameters() if n.startswith("bias")).split(SIZE)[:2]
@@ -90,7 +88,10 @@ def test_an_lstm_takes_in_what_it_does_not_keep(init):
 
 def test_uniform_gate_and_decay_are_uniform():
     torch.manual_seed(0)
-    for init, low, high in ((uniform_gate(1000), 0.001, 0.999), (uniform_decay(1000), 0.9, 0.999)):
+    for init, low, high in (
+        (initialization.uniform_gate(1000), 0.001, 0.999),
+        (initialization.uniform_decay(1000), 0.9, 0.999),
+    ):
         share = torch.sigmoid(init.keep)
         assert low - 1e-5 <= share.min() and share.max() <= high + 1e-5
         assert share.mean().item() == pytest.approx((low + high) / 2, rel=0.03)
@@ -102,14 +103,14 @@ def test_forget_bias_is_of_both_vectors_together(cell):
         biases = [b for n, b in lstm.named_parameters() if n.startswith("bias")]
         assert sum(b.chunk(4)[1] for b in biases).tolist() == [5.0] * SIZE
         assert lstm.bias_hh.chunk(4)[0].tolist() != [5.0] * SIZE
-    assert cell(SIZE, init=partial(forget_bias, value=1)).bias_hh.chunk(4)[1].tolist() == [1.0] * SIZE
+    assert cell(SIZE, init=partial(initialization.forget_bias, value=1)).bias_hh.chunk(4)[1].tolist() == [1.0] * SIZE
 
 
 def test_framework_default_is_pytorchs():
     torch.manual_seed(0)
     theirs = torch.nn.LSTMCell(3, SIZE)
     torch.manual_seed(0)
-    ours = LSTM(SIZE, 3, init=partial(framework_default))
+    ours = LSTM(SIZE, 3, init=partial(initialization.framework_default))
     bound = SIZE**-0.5
     for name, value in theirs.state_dict().items():
         found = ours.state_dict()[name]
@@ -117,27 +118,32 @@ def test_framework_default_is_pytorchs():
 
 
 def test_recurrent_matrices():
-    u = TanhRNN(SIZE, init=partial(orthogonal)).weight_hh
+    u = TanhRNN(SIZE, init=partial(initialization.orthogonal)).weight_hh
     torch.testing.assert_close(u @ u.T, torch.eye(SIZE), atol=1e-5, rtol=0)
-    assert torch.equal(TanhRNN(SIZE, init=partial(scaled_identity, scale=0.5)).weight_hh, 0.5 * torch.eye(SIZE))
+    assert torch.equal(
+        TanhRNN(SIZE, init=partial(initialization.scaled_identity, scale=0.5)).weight_hh, 0.5 * torch.eye(SIZE)
+    )
     assert torch.equal(IRNN(SIZE).weight_hh, torch.eye(SIZE))
-    for block in GRU(SIZE, init=partial(orthogonal, gain=2.0)).weight_hh.chunk(3):
+    for block in GRU(SIZE, init=partial(initialization.orthogonal, gain=2.0)).weight_hh.chunk(3):
         torch.testing.assert_close(block @ block.T, 4 * torch.eye(SIZE), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("cell", [TanhRNN, IRNN, IndRNN, Accumulator])
 def test_a_cell_without_a_gate_refuses_a_forget_bias(cell):
     with pytest.raises(UserError, match=f"cell.init: {cell.__name__} has no gate that keeps its state"):
-        cell(SIZE, init=partial(chrono))
+        cell(SIZE, init=partial(initialization.chrono))
     if not cell.recurrent_gates:
         with pytest.raises(UserError, match="has no recurrent matrix"):
-            cell(SIZE, init=partial(orthogonal))
+            cell(SIZE, init=partial(initialization.orthogonal))
 
 
 def test_modules_of_a_few_steps_take_a_short_memory():
     assert with_short_memory(partial(LSTM))(SIZE).bias_hh[SIZE].item() == 1
     assert with_short_memory(LSTM)(SIZE).bias_hh[SIZE].item() == 1
-    assert with_short_memory(partial(LSTM, init=partial(forget_bias, value=3)))(SIZE).bias_hh[SIZE].item() == 3
+    assert (
+        with_short_memory(partial(LSTM, init=partial(initialization.forget_bias, value=3)))(SIZE).bias_hh[SIZE].item()
+        == 3
+    )
     assert with_short_memory(partial(GRU))(SIZE).bias_hh.abs().max() <= SIZE**-0.5
     assert with_short_memory(partial(IRNN)).keywords == {}
     context, decoder = AttentionLSTM(4, hidden_channels=SIZE), LSTMDecoder(4, 2, cell=partial(GRU), hidden_size=SIZE)
@@ -197,11 +203,13 @@ class Settings:
 
 
 def test_initializations_are_settings():
-    settings = Settings(partial(LSTM, init=partial(chrono, longest=60)))
+    settings = Settings(partial(LSTM, init=partial(initialization.chrono, longest=60)))
     plain = json.loads(json.dumps(to_plain(settings)))
     assert plain["cell"]["init"] == {"class": "detection.cells.chrono", "longest": 60}
     rebuilt = from_plain(plain, Settings)
-    assert rebuilt.cell.keywords["init"].func is chrono and rebuilt.cell.keywords["init"].keywords == {"longest": 60}
+    assert rebuilt.cell.keywords["init"].func is initialization.chrono and rebuilt.cell.keywords["init"].keywords == {
+        "longest": 60
+    }
     changed = set_key(settings, "cell.init.longest", "20")
     assert changed.cell.keywords["init"].keywords == {"longest": 20}
     changed = set_key(set_key(settings, "cell.init", "detection.cells.forget_bias"), "cell.init.value", "2")
@@ -225,4 +233,4 @@ def test_what_is_no_initialization_is_refused(text, sentence):
     with pytest.raises(UserError, match="must be a.* Cell; such are|must be a Cell"):
         set_key(Settings(), "cell", "detection.cells.chrono")
     with pytest.raises(UserError, match=r"longest=2: must be at least 3"):
-        set_key(Settings(partial(LSTM, init=partial(chrono))), "cell.init.longest", "2")
+        set_key(Settings(partial(LSTM, init=partial(initialization.chrono))), "cell.init.longest", "2")
