@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
 from detection.analysis.timing import Measurements, settle_on, times_in_turns
+from detection.benchmarks.train_step import torchvision_step
 from detection.config import load_config, override
 from detection.config.files import find_config
 from detection.detector import build_detector
@@ -33,7 +34,10 @@ def benchmark_detector_step(device: str) -> Measurements:
     plain, ion = "faster_rcnn_resnet50_fpn_coco", "ion_resnet50_fpn_coco"
     for precision in ("bf16", "no"):
         named = "bf16" if precision == "bf16" else "float32"
-        steps = {"ours": _our_step(plain, precision, device, batch), "torchvision's": _their_step(named, device, batch)}
+        steps = {
+            "ours": _our_step(plain, precision, device, batch),
+            "torchvision's": _their_step(precision, device, batch),
+        }
         found |= _compared(steps, f"R50-FPN {named}", device)
     steps = {name: _our_step(config, "bf16", device, batch) for name, config in (("ION", ion), ("plain", plain))}
     return found | _compared(steps, "R50-FPN bf16", device)
@@ -84,7 +88,7 @@ def _accelerator(precision: str, device: str) -> Accelerator:
     return build_accelerator(precision, device)
 
 
-def _their_step(named: str, device: str, batch: tuple) -> Callable[[], None]:
+def _their_step(precision: str, device: str, batch: tuple) -> Callable[[], None]:
     torch.manual_seed(0)
     _, height, width = SHAPES[device]
     sizes = {"min_size": min(height, width), "max_size": max(height, width)}
@@ -93,21 +97,4 @@ def _their_step(named: str, device: str, batch: tuple) -> Callable[[], None]:
     body: Any = detector.backbone.body
     for module in (body.conv1, body.bn1, body.layer1):
         module.requires_grad_(False)
-    parameters = [p for p in detector.parameters() if p.requires_grad]
-    optimizer = torch.optim.SGD(parameters, lr=1e-9, momentum=0.9, weight_decay=1e-4)
-    images, targets = [image.float() / 255 for image in batch[0]], batch[1]
-
-    def step() -> None:
-        torch.manual_seed(1)
-        floats = [image.to(device) for image in images]
-        ground_truth = [{k: v.to(device) for k, v in t.items() if k != "image_id"} for t in targets]
-        with torch.autocast(device, torch.bfloat16, enabled=named == "bf16"):
-            losses = detector(floats, ground_truth)
-            loss: Any = sum(losses.values())
-        if not torch.isfinite(loss).item():
-            raise FloatingPointError
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-    return step
+    return torchvision_step(detector, batch, device, precision == "bf16")

@@ -23,23 +23,7 @@ from detection.weights import load_state
 def benchmark_train_step(device: str) -> Measurements:
     """Measure one update on two 240x320 images with 14 boxes each, by our loop and by a plain one."""
     ours, our_step = our_train_step(device, "finetune")
-    theirs = torchvision_twin(ours).to(device).train()
-    optimizer = torch.optim.SGD(theirs.parameters(), lr=1e-9, momentum=0.9, weight_decay=1e-4)
-    images, targets = two_images()
-    floats = [image.float() / 255 for image in images]
-
-    def plain_step() -> None:
-        """Update as torchvision's reference script does, its check of the loss included."""
-        torch.manual_seed(1)
-        batch = [image.to(device) for image in floats]
-        ground_truth = [{k: v.to(device) for k, v in t.items() if k != "image_id"} for t in targets]
-        loss: Any = sum(theirs(batch, ground_truth).values())
-        if not torch.isfinite(loss).item():
-            raise FloatingPointError
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
+    plain_step = torchvision_step(torchvision_twin(ours).to(device).train(), two_images(), device)
     settle = settle_on(device)
     return interleaved({"our step": our_step, "plain torchvision step": plain_step}, 25, settle)
 
@@ -71,6 +55,34 @@ def our_train_step(device: str, name: str) -> tuple[Detector, Callable[[], None]
         train_one_epoch(model, [(images, targets)], 1, optimizer, scheduler, accelerator, log=lines.append)
 
     return detector, step
+
+
+def torchvision_step(detector: nn.Module, batch: tuple, device: str, bf16: bool = False) -> Callable[[], None]:
+    """Return a function that updates a detector as torchvision's reference script does, its check of the loss included.
+
+    Args:
+        detector: torchvision's, in training mode.
+        batch: images (3, H, W) uint8 and their targets.
+        device: of the detector, to which each step copies the batch.
+        bf16: whether the forward pass is under autocast.
+    """
+    parameters = [p for p in detector.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(parameters, lr=1e-9, momentum=0.9, weight_decay=1e-4)
+    images, targets = [image.float() / 255 for image in batch[0]], batch[1]
+
+    def step() -> None:
+        torch.manual_seed(1)
+        floats = [image.to(device) for image in images]
+        ground_truth = [{k: v.to(device) for k, v in t.items() if k != "image_id"} for t in targets]
+        with torch.autocast(device, torch.bfloat16, enabled=bf16):
+            loss: Any = sum(detector(floats, ground_truth).values())
+        if not torch.isfinite(loss).item():
+            raise FloatingPointError
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
 
 
 def two_images() -> tuple[list[torch.Tensor], list[dict]]:
