@@ -60,10 +60,12 @@ def _arrange(
         low = 1 + extents[..., None] / 2  # rings lie inside of the image
         rings = low + rng.uniform(0, 1, (256, count, 2)) * (side - 2 * low)
         arrows = 1 + reach + rng.uniform(0, 1, (256, count, 2)) * (side - 2 - 2 * reach)
-        fits = _apart(rings, extents[..., None] / 2 + size * MARGIN / 2)
-        fits &= _apart(arrows, np.full((256, count, 1), reach + 1))
         offset = np.abs(rings[:, :, None] - arrows[:, None]) - extents[:, :, None, None] / 2  # (256, rings, arrows, 2)
-        fits &= (np.hypot(*np.moveaxis(offset.clip(0), -1, 0)) - reach >= gap).all((1, 2))
+        # Few are far enough apart, so that all else is asked of these alone.
+        far = (np.hypot(*np.moveaxis(offset.clip(0), -1, 0)) - reach >= gap).all((1, 2))
+        rings, extents, arrows = rings[far], extents[far], arrows[far]
+        fits = _apart(rings, extents[..., None] / 2 + size * MARGIN / 2)
+        fits &= _apart(arrows, np.full((len(arrows), count, 1), reach + 1))
         fits &= _clear(rings, extents, arrows, MARGIN * size)
         if fits.any():
             first = int(fits.argmax())
