@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from detection.cli import ablate
+from detection.cli import ablate, train
 from tests.tiny_runs import write_config
 
 ROOT = Path(__file__).parents[2]
@@ -295,8 +296,11 @@ def test_runs_that_no_plan_names_are_reported_and_left(capsys):
     assert Path("out/runs/data/better/seed-0/metrics.json").exists() and "better" not in table()
 
 
-def test_real_detectors(shapes, place, capsys):
-    """Two detectors trained by their own command; what they found gives their numbers, or they would not count."""
+def test_real_detectors(shapes, place, capsys, blank_plots):
+    """Two detectors trained by their own command; what they found gives their numbers, or they would not count.
+
+    One is trained by its printed command in this process, which is faster, and found; the other in a process.
+    """
     write_config(place / "base.py", shapes)
     Path("real.py").write_text(
         "from detection.ablation import Ablation\n\n"
@@ -304,12 +308,17 @@ def test_real_detectors(shapes, place, capsys):
         "ablation = Ablation(base='base.py', variants=variants, seeds=(0,), metric='AP50')\n"
     )
     arguments = ["real.py", "--output=out", "--workers=2", "schedule.epochs=1", "samples=0"]
+    assert ablate.main([*arguments, "--dry-run"]) == 0
+    plain = next(line for line in capsys.readouterr().out.splitlines() if "plain/seed-0" in line)
+    assert train.main(shlex.split(plain)[2:]) == 0
+    Path("out/ablation.json").write_text("{}")
     assert ablate.main([*arguments, "--cost-rounds=0"]) == 0
     text = capsys.readouterr().out
-    assert lines(text, "finished in") and "missing" not in text, text
+    assert lines(text, "finished before") == ["data/plain/seed-0"], text
+    assert lines(text, "finished in") == ["data/narrow/seed-0"] and "missing" not in text, text
     environment = json.loads(Path("out/runs/data/narrow/seed-0/environment.json").read_text())
     assert "detector.head.hidden_channels=8" in environment["command"]
-    assert ablate.main([*arguments, "--cost-rounds=1", "--measure-costs"]) == 0  # in this process, which is faster
+    assert ablate.main([*arguments, "--cost-rounds=1", "--measure-costs"]) == 0
     costs = json.loads(Path("out/costs.json").read_text())
     sizes = {cost["parameters"] for cost in costs["architectures"].values()}
     assert len(sizes) == 2 and costs["failures"] == {}
