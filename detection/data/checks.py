@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from detection.data.image_paths import leaves_folder
-from detection.data.json_files import invalid_json as invalid_json
 from detection.data.json_files import read_json, require_file, unreadable
 from detection.errors import UserError
 
@@ -121,6 +120,27 @@ def require_coco(data: Any, path: Path) -> dict:
     return data
 
 
+def repeated(ids: np.ndarray) -> np.ndarray:
+    """Return (n,) bool: which ids occur more than once."""
+    if (ids[1:] > ids[:-1]).all():
+        return np.zeros(len(ids), dtype=bool)
+    ordered = np.sort(ids)
+    return np.isin(ids, ordered[1:][ordered[1:] == ordered[:-1]])
+
+
+def nameable(ids: np.ndarray, problems: Sequence[Problem], section: str) -> np.ndarray:
+    """Return a section's ids with numbers that no reference has in place of the placeholders of bad ones."""
+    bad = list(rows_of(problems, section, "missing id", "bad id"))
+    ids = ids.copy()
+    ids[bad] = np.iinfo(np.int64).min + np.array(bad, dtype=np.int64)
+    return ids
+
+
+def rows_of(problems: Sequence[Problem], section: str, *kinds: str) -> set[int]:
+    """Return the rows of a section that have a problem of these kinds."""
+    return {row for p in problems if p.section == section and p.kind in kinds for row in p.rows}
+
+
 def clip_boxes(boxes: np.ndarray, widths: np.ndarray | int, heights: np.ndarray | int) -> np.ndarray:
     """Clip (M, 4) xywh boxes to images of these (M,) sizes in pixels, in the precision that training uses.
 
@@ -166,8 +186,9 @@ def examine(data: dict, path: Path) -> tuple[Tables, list[Problem]]:
 
     annotations = Section(path, "annotations", data["annotations"])
     annotation_ids = annotations.ids()
-    image_rows = annotations.references("image_id", images.nameable(image_ids), "image")
-    category_rows = annotations.references("category_id", categories.nameable(category_ids), "category")
+    image_rows = annotations.references("image_id", nameable(image_ids, images.problems, "images"), "image")
+    known_categories = nameable(category_ids, categories.problems, "categories")
+    category_rows = annotations.references("category_id", known_categories, "category")
     known = image_rows >= 0
     safe_rows = np.where(known, image_rows, 0)
     no_limit = np.iinfo(np.int64).max
@@ -241,35 +262,21 @@ class Section:
         self.unique(ids, "id")
         return ids
 
-    def nameable(self, ids: np.ndarray) -> np.ndarray:
-        """Return ids with numbers that no reference has in place of the placeholders of bad ones."""
-        bad = list(self._reported("id"))
-        ids = ids.copy()
-        ids[bad] = np.iinfo(np.int64).min + np.array(bad, dtype=np.int64)
-        return ids
-
     def unique(self, values: Sequence | np.ndarray, key: str) -> None:
         """Report rows whose value another row has too (all of them: nobody knows which one is meant)."""
-        _, inverse, counts = np.unique(np.asarray(values), return_inverse=True, return_counts=True)
-        # Placeholders repeat, but are reported already as missing or of a wrong type.
-        rows = np.flatnonzero(counts[inverse] > 1).tolist()
+        # Placeholders are reported already as missing or of a wrong type, and may be another's value.
+        rows = np.delete(np.arange(len(values)), list(self._reported(key)))
         merge = self.fix.removesuffix("`") + " --merge-categories`"
-        repeated = [
-            row
-            for row in rows
-            if type(self.entries[row].get(key)) in (int, str) and self.entries[row][key] == values[row]
-        ]
         self.report(
             f"duplicate {key}",
-            repeated,
+            rows[repeated(np.asarray(values)[rows])].tolist(),
             lambda row: f"has {key} {values[row]!s}, which another {self.noun} has too",
             f"give every {self.noun} its own, or {merge if key == 'name' else self.fix}",
         )
 
     def _reported(self, key: str) -> set[int]:
         """Return the rows whose value of a key is reported as missing or bad already."""
-        kinds = (f"missing {key}", f"bad {key}")
-        return {row for problem in self.problems if problem.kind in kinds for row in problem.rows}
+        return rows_of(self.problems, self.name, f"missing {key}", f"bad {key}")
 
     def sizes(self, key: str) -> np.ndarray:
         """Return image widths or heights, which must be positive integers; 0 stands for a bad one."""

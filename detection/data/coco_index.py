@@ -13,7 +13,16 @@ from typing import Any, Literal
 import numpy as np
 
 from detection.data.array_cache import Content, cached_arrays, reopen_arrays
-from detection.data.checks import BOX_KINDS, Problem, Tables, examine, file_digest, partly_outside, read_annotations
+from detection.data.checks import (
+    BOX_KINDS,
+    Problem,
+    Tables,
+    examine,
+    file_digest,
+    partly_outside,
+    read_annotations,
+    rows_of,
+)
 from detection.errors import UserError
 
 LARGE_BYTES = 1 << 26
@@ -155,7 +164,7 @@ def _build(path: Path, digest: str, bad_boxes: BadBoxes) -> CocoIndex:
 def examine_completely(path: Path, drop: bool) -> tuple[Tables, list[Problem], np.ndarray]:
     """Run every check on a file; see `detection.data.large_file.examine_large`."""
     tables, problems = examine(read_annotations(path), path)
-    bad = {row for problem in problems if problem.kind in BOX_KINDS for row in problem.rows}
+    bad = rows_of(problems, "annotations", *BOX_KINDS)
     left = [problem for problem in problems if not (drop and problem.kind in BOX_KINDS)]
     return tables, left, np.array(sorted(bad), dtype=np.int64)
 

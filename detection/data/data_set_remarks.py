@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from detection.data.checks import Tables, partly_outside, shortened
+from detection.data.checks import Tables, partly_outside, repeated, shortened
 from detection.data.format_evidence import RAW, Finding, find_reading
 from detection.data.image_checks import ImageFacts
 from detection.data.image_paths import IMAGE_SUFFIXES
@@ -27,8 +27,8 @@ def data_set_remarks(data: dict, tables: Tables, facts: ImageFacts, folder: Path
     """Return what does not break training, but a person would want to know."""
     objects = objects_of_tables(tables)
     ids = tables.image_ids
-    doubtful = {row for row, count in enumerate(_counts(ids.tolist())) if count > 1}
-    without = np.setdiff1d(np.arange(len(ids)), [*objects.image_rows, *doubtful]).astype(int)
+    # Of images that share an id nobody knows which one has the boxes.
+    without = np.setdiff1d(np.flatnonzero(~repeated(ids)), objects.image_rows)
     remarks = counted(ids[without].tolist(), "images have no box")
     remarks += _empty_categories(data["categories"], tables, objects.category_rows)
     remarks += object_remarks(objects)
@@ -39,15 +39,10 @@ def data_set_remarks(data: dict, tables: Tables, facts: ImageFacts, folder: Path
         outside &= (tables.image_rows >= 0) & (tables.category_rows >= 0) & ~tables.iscrowd
         remarks += counted(tables.annotation_ids[outside].tolist(), "boxes reach outside their image and are clipped")
     names = Counter(name for name in tables.file_names if name)
-    repeated = [name for name, times in names.items() if times > 1]
-    remarks += counted(repeated, "files are listed as several images", "file")
+    several = [name for name, times in names.items() if times > 1]
+    remarks += counted(several, "files are listed as several images", "file")
     remarks += _image_remarks(tables, facts, finding)
     return remarks + counted(_unlisted(tables.file_names, folder), "image files in the folder are not listed", "file")
-
-
-def _counts(values: list[int]) -> list[int]:
-    times = Counter(values)
-    return [times[value] for value in values]
 
 
 def _empty_categories(entries: list[dict], tables: Tables, category_rows: np.ndarray) -> list[str]:

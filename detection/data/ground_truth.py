@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from detection.data.checks import BOX_KINDS, Section, examine, read_annotations
+from detection.data.checks import BOX_KINDS, Section, examine, read_annotations, rows_of
 from detection.data.readable_values import read_values
 from detection.errors import UserError
 
@@ -36,7 +36,7 @@ def load_ground_truth(path: Path) -> dict[str, Any]:
         if section.problems:
             raise UserError(section.problems[0].sentence)
     tables, problems = examine(data, path)
-    lost = {row for p in problems if p.section == "annotations" and p.kind in _LEFT_OUT for row in p.rows}
+    lost = rows_of(problems, "annotations", *_LEFT_OUT)
     kept = np.setdiff1d(np.arange(len(tables.annotation_ids)), list(lost)).astype(int)
     annotations = [
         {

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from detection.data.checks import BOX_KINDS, Problem, Tables, clip_boxes, examine
+from detection.data.checks import BOX_KINDS, Problem, Tables, clip_boxes, examine, nameable, repeated
 from detection.data.coco_index import examine_completely
 from detection.data.entry_columns import Sections, read_sections
 from detection.data.image_paths import leaves_folder
@@ -33,8 +33,8 @@ def examine_large(path: Path, drop: bool, piece_bytes: int = PIECE_BYTES) -> Jud
         piece_bytes: length of the pieces that are read at once.
 
     Returns:
-        The columns; the problems, for annotations those of the first 200 thousand rows that have any; and the positions
-        of the annotations to leave out.
+        The columns; the problems, those of the first 200 thousand rows that may have any; and the positions of the
+        annotations to leave out.
 
     Raises:
         UserError: it cannot be read, or is not a COCO annotation file.
@@ -71,33 +71,36 @@ def _judge(sections: Sections, drop: bool) -> Judgement | None:
     images, annotations, odd = sections.images, sections.annotations, sections.odd
     image_ids, widths, heights, names = images.ids.take(), images.widths.take(), images.heights.take(), images.names
     sizes_wrong = [(size <= 0) | (size > 2**31 - 1) for size in (widths, heights)]
-    doubtful = _mask(odd["images"], len(names)) | _repeated(image_ids) | sizes_wrong[0] | sizes_wrong[1]
+    is_odd = _mask(odd["images"], len(names))
+    doubtful = is_odd | repeated(image_ids) | sizes_wrong[0] | sizes_wrong[1]
     doubtful |= np.fromiter(map(leaves_folder, names), bool, len(names))
     doubtful[:1] = True  # a file without images is a problem, and this one has some
     widths[sizes_wrong[0]] = heights[sizes_wrong[1]] = 0
-    examined, problems = _examine_rows(sections, "images", np.flatnonzero(doubtful)[:_BATCH])
-    if not _explained(odd["images"][:_BATCH], problems, "images"):
+    batch, is_last = _first_batch(np.flatnonzero(doubtful), image_ids)
+    examined, problems = _examine_rows(sections, "images", batch, is_last)
+    if not _explained(batch[is_odd[batch]], problems, "images"):
         return None
 
     ids, boxes, crowd = annotations.ids.take(), annotations.boxes.take(), annotations.iscrowd.take()
-    nameable = _nameable(image_ids, problems, "images")
-    image_rows = _rows_of(nameable, annotations.image_ids.take())
-    category_rows = _rows_of(_nameable(examined.category_ids, problems, "categories"), annotations.category_ids.take())
+    known_ids = nameable(image_ids, problems, "images")
+    image_rows = _rows_of(known_ids, annotations.image_ids.take())
+    known_categories = nameable(examined.category_ids, problems, "categories")
+    category_rows = _rows_of(known_categories, annotations.category_ids.take())
     areas, bad_areas = _filled_areas(annotations.areas.take(), boxes)
     is_odd, bad = _mask(odd["annotations"], len(ids)), _bad_boxes(boxes, image_rows, widths, heights)
-    doubtful = is_odd | _repeated(ids) | (image_rows < 0) | (category_rows < 0) | bad_areas | (crowd > 1)
+    doubtful = is_odd | repeated(ids) | (image_rows < 0) | (category_rows < 0) | bad_areas | (crowd > 1)
     dropped, rows = [], np.flatnonzero(doubtful if drop else doubtful | bad)
     if drop:
         dropped.append(np.flatnonzero(bad & ~is_odd))
     for start in range(0, len(rows), _BATCH):
-        batch = rows[start : start + _BATCH]
+        batch, is_last = _first_batch(rows[start:], ids)
         needed = np.unique(image_rows[batch])
         shown = [
-            {"id": int(nameable[row]), "file_name": names[row], "width": int(widths[row]), "height": int(heights[row])}
+            {"id": int(known_ids[row]), "file_name": names[row], "width": int(widths[row]), "height": int(heights[row])}
             for row in needed[needed >= 0].tolist()
         ]
-        found = _examine_rows(sections, "annotations", batch, shown)[1]
-        if not _explained(batch[is_odd[batch]].tolist(), found, "annotations"):
+        found = _examine_rows(sections, "annotations", batch, is_last, shown)[1]
+        if not _explained(batch[is_odd[batch]], found, "annotations"):
             return None
         bad_found, others = _split(found) if drop else ([], found)
         dropped += [np.array(problem.rows) for problem in bad_found]
@@ -111,12 +114,13 @@ def _judge(sections: Sections, drop: bool) -> Judgement | None:
     return tables, problems, np.unique(np.concatenate([np.zeros(0, np.int64), *dropped]))
 
 
-def _nameable(ids: np.ndarray, problems: list[Problem], section: str) -> np.ndarray:
-    """Return ids with numbers that no reference has in place of the placeholders of bad ones."""
-    bad = {row for p in problems if p.section == section and p.kind in ("missing id", "bad id") for row in p.rows}
-    ids = ids.copy()
-    ids[list(bad)] = np.iinfo(np.int64).min + np.array(list(bad), dtype=np.int64)
-    return ids
+def _first_batch(rows: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Return the first of ascending rows, each with one more of its id if there is one; and whether these are all."""
+    batch, later = np.split(rows, [_BATCH])
+    # Without it, `examine` would not find that an id repeats.
+    partners = later[np.isin(ids[later], ids[batch])]
+    partners = partners[np.unique(ids[partners], return_index=True)[1]]
+    return np.union1d(batch, partners), len(later) == 0
 
 
 def _mask(rows: list[int], length: int) -> np.ndarray:
@@ -125,15 +129,17 @@ def _mask(rows: list[int], length: int) -> np.ndarray:
     return mask
 
 
-def _explained(odd: Iterable[int], problems: list[Problem], section: str) -> bool:
+def _explained(odd: np.ndarray, problems: list[Problem], section: str) -> bool:
     """Whether every odd row has a problem."""
-    return set(odd) <= {row for problem in problems if problem.section == section for row in problem.rows}
+    return set(odd.tolist()) <= {row for problem in problems if problem.section == section for row in problem.rows}
 
 
 def _examine_rows(
-    sections: Sections, section: str, rows: np.ndarray, images: Sequence[dict] = ()
+    sections: Sections, section: str, rows: np.ndarray, are_all: bool, images: Sequence[dict] = ()
 ) -> tuple[Tables, list[Problem]]:
     """Examine some rows of `images` and all categories, or some of `annotations` with their images.
+
+    Unless they are all rows that may be wrong, sentences count "at least".
 
     Returns:
         The columns of what was examined, and the problems by the rows of the file.
@@ -142,31 +148,27 @@ def _examine_rows(
     data[section] = sections.entries(section, rows)
     tables, problems = examine(data, sections.path)
     return tables, [
-        _renumbered(problem, rows) if problem.section == section else problem
+        _of_file(problem, rows, are_all) if problem.section == section else problem
         for problem in problems
         if problem.section == section or section == "images"
     ]
 
 
-def _renumbered(problem: Problem, rows: np.ndarray) -> Problem:
+def _of_file(problem: Problem, rows: np.ndarray, are_all: bool) -> Problem:
+    """Return a problem of examined rows as one of the file."""
     theirs = tuple(rows[list(problem.rows)].tolist())
     if not theirs:
         return problem
     number = " number {} of the list "
     sentence = problem.sentence.replace(number.format(problem.rows[0]), number.format(theirs[0]), 1)
+    if not are_all and len(theirs) > 1:
+        before, _, after = sentence.rpartition(f" (and {len(theirs) - 1} more)")
+        sentence = f"{before} (and at least {len(theirs) - 1} more){after}"
     return dataclasses.replace(problem, rows=theirs, sentence=sentence)
 
 
 def _blocks(length: int) -> Iterator[slice]:
     return (slice(start, start + _BLOCK) for start in range(0, length, _BLOCK))
-
-
-def _repeated(ids: np.ndarray) -> np.ndarray:
-    """Return (n,) bool: which ids occur more than once."""
-    if (ids[1:] > ids[:-1]).all():
-        return np.zeros(len(ids), dtype=bool)
-    ordered = np.sort(ids)
-    return np.isin(ids, ordered[1:][ordered[1:] == ordered[:-1]])
 
 
 def _rows_of(ids: np.ndarray, wanted: np.ndarray) -> np.ndarray:

@@ -25,8 +25,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from detection.data.checks import examine, read_annotations, read_json
+from detection.data.checks import examine, read_annotations
 from detection.data.conversion import CocoBuilder, conversion_report, given_categories
+from detection.data.json_files import read_json
 from detection.errors import UserError
 
 CORNERS = ("x1", "y1", "x2", "y2")

@@ -198,8 +198,8 @@ def test_no_annotation_finds_an_image_by_the_placeholder_of_a_bad_id(tmp_path):
     data["images"][1]["id"] = None
     data["images"].append({"id": 0, "file_name": "d.png", "width": 9, "height": 9})
     data["annotations"][1]["image_id"] = 0
-    tables, _ = examine(data, tmp_path / "a.json")
-    assert tables.image_rows[1] == 3
+    tables, problems = examine(data, tmp_path / "a.json")
+    assert tables.image_rows[1] == 3 and "duplicate id" not in {problem.kind for problem in problems}
 
 
 def test_all_problems_are_found_and_the_first_states_how_many_more(tmp_path):

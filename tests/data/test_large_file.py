@@ -198,7 +198,20 @@ def test_rows_and_counts_are_the_files(tmp_path, monkeypatch):
     write(tmp_path, data, images=False)
     monkeypatch.setattr(large_file, "_BATCH", 2)
     assert examine_large(tmp_path / "a.json", True)[2].tolist() == [300, 301, 800]
-    assert examine_large(tmp_path / "a.json", False)[1][0].rows == (300, 301)
+    (problem,) = examine_large(tmp_path / "a.json", False)[1]
+    assert problem.rows == (300, 301) and "(and at least 1 more): run" in problem.sentence
+
+
+@pytest.mark.parametrize("drop", [False, True])
+@pytest.mark.parametrize("section", ["images", "annotations"])
+def test_ids_that_repeat_farther_than_a_batch_are_found(tmp_path, monkeypatch, section, drop):
+    data = small()
+    data[section] *= 2
+    monkeypatch.setattr(large_file, "_BATCH", 2)
+    (problem,) = examine_large(write(tmp_path, data, images=False), drop)[1]
+    n = len(data[section]) // 2
+    assert problem.kind == "duplicate id" and problem.rows == (0, 1, n, n + 1)
+    assert "which another" in problem.sentence and "(and at least 3 more): give every" in problem.sentence
 
 
 @pytest.mark.parametrize("value", [True, False])
