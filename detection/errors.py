@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Callable
 
-from detection.names import LONGEST_LINE, printable_streams, shorten, visible
+from detection.names import printable_streams, short_line
 from detection.system_errors import explain
 
 
@@ -73,7 +73,7 @@ def command_line(main: Callable[..., int | None]) -> Callable[..., int]:
 
 
 def _refused(sentence: str) -> int:
-    print(f"error: {shorten(visible(sentence), LONGEST_LINE)}", file=sys.stderr)
+    print(f"error: {short_line(sentence)}", file=sys.stderr)
     return 2
 
 

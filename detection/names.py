@@ -39,6 +39,11 @@ def shorten(text: str, longest: int = LONGEST) -> str:
     return f"{text[: longest - 1 - tail]}…{text[len(text) - tail :]}"
 
 
+def short_line(text: str) -> str:
+    """Return a sentence that quotes names for one line of print: visible, and not longer than `LONGEST_LINE`."""
+    return shorten(visible(text), LONGEST_LINE)
+
+
 def short_name(name: str, longest: int = LONGEST) -> str:
     """Return a name for a table, a title or a label: visible, short, and `''` where it is blank."""
     # What cannot be shown anyway is cut before it is escaped: ten thousand letters take no time.

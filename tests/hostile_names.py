@@ -57,3 +57,11 @@ def hostile_names(count: int, seed: int = 0) -> list[str]:
     while len(names) < count:
         names["".join(draw.choice(KINDS) for _ in range(draw.randint(1, 3)))] = None
     return list(names)[:count]
+
+
+def printed(capsys) -> str:
+    """What a command has printed, after a check that no name spoils a terminal."""
+    output = capsys.readouterr()
+    assert all(line.isprintable() and len(line) < 2100 for line in (output.out + output.err).split("\n"))
+    assert "Traceback" not in output.err
+    return output.out

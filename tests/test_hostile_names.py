@@ -23,7 +23,7 @@ from detection.evaluation.operating_points import match_all, operating_points
 from detection.evaluation.plots import plot_confusion
 from detection.reports.files import to_png
 from tests.coco_files import write
-from tests.hostile_names import KINDS, hostile_names
+from tests.hostile_names import KINDS, hostile_names, printed
 from tests.tiny_runs import tiny_config
 
 
@@ -44,13 +44,6 @@ def _file_names(names):
     return [f"{number} {name}.png" for number, name in enumerate(plain)]
 
 
-def _printed(capsys):
-    output = capsys.readouterr()
-    assert all(line.isprintable() and len(line) < 2100 for line in (output.out + output.err).split("\n"))
-    assert "Traceback" not in output.err
-    return output.out
-
-
 def test_every_command_shows_hostile_names(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names = [name for name in hostile_names(len(KINDS)) if name.strip()]
@@ -61,9 +54,9 @@ def test_every_command_shows_hostile_names(tmp_path, monkeypatch, capsys):
     config = f"from detection.config import Config, from_plain\n\nconfig = from_plain({plain!r}, Config)\n"
     Path("tiny.py").write_text(config)
     assert browse.main(["tiny.py"]) == 0
-    assert r"\x1b[31mred\x1b[0m" in _printed(capsys)
+    assert r"\x1b[31mred\x1b[0m" in printed(capsys)
     assert train.main(["tiny.py", "--output", "=run"]) == 0
-    assert r"\x1b[31mred\x1b[0m" in _printed(capsys)
+    assert r"\x1b[31mred\x1b[0m" in printed(capsys)
     assert len(list(Path("=run/samples").iterdir())) == 2
     metrics = json.loads(Path("=run/metrics.json").read_text())
     assert list(metrics["per_class"]) == names and Path("=run/plots/confusion.png").stat().st_size > 1000
@@ -73,7 +66,7 @@ def test_every_command_shows_hostile_names(tmp_path, monkeypatch, capsys):
     assert evaluate.main(["=run"]) == 0
     assert crowd.main(["=run", "\x1b[1mrun$x$", "--output", "crowd"]) == 0
     assert compare.main(["=run", "\x1b[1mrun$x$", "--output", "compared"]) == 0
-    _printed(capsys)
+    printed(capsys)
     for path in Path("compared").glob("*.[hm]*"):
         assert all(line.isprintable() for line in path.read_text(encoding="utf-8").split("\n"))
         if path.suffix == ".html":

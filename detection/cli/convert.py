@@ -14,6 +14,7 @@ from pathlib import Path
 from detection.atomic_write import write_json
 from detection.cli import command_parser
 from detection.errors import UserError, command_line
+from detection.names import short_line
 
 FORMATS = {"voc": "detection.data.voc_to_coco", "tensorbox": "detection.data.tensorbox_to_coco"}
 
@@ -49,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
         write_json(options.out, data, indent=None)
     except OSError as error:
         raise UserError(f"{options.out} cannot be written ({error.strerror}); choose another OUT.json") from error
-    print(f"{options.out}: {report}")
+    print(f"{short_line(str(options.out))}: {report}")
 
 
 if __name__ == "__main__":

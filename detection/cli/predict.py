@@ -22,14 +22,13 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from detection.atomic_write import atomic_folder
+from detection.atomic_write import atomic_folder, make_free
 from detection.cli import command_parser
 from detection.errors import UserError, command_line
-from detection.names import LONGEST_LINE, short_name, shorten, visible
+from detection.names import short_line, short_name, visible
 
 if TYPE_CHECKING:
     from detection.data.coco_index import Category
@@ -79,7 +78,10 @@ def output_folder(output: Path | None, name: str = "predictions") -> Iterator[Pa
     if output is not None:
         yield output
         return
-    folder = next(filter(_take, (Path(name if n == 1 else f"{name}-{n}") for n in count(1))))
+    try:
+        folder = make_free(Path(name))
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot be written ({error.strerror}); choose another --output.") from None
     try:
         yield folder
     except BaseException:
@@ -88,20 +90,10 @@ def output_folder(output: Path | None, name: str = "predictions") -> Iterator[Pa
         raise
 
 
-def _take(folder: Path) -> bool:
-    try:
-        folder.mkdir()
-    except FileExistsError:
-        return False
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another --output.") from None
-    return True
-
-
 def print_summary(summary: "PredictionSummary", categories: "Sequence[Category]", output: Path) -> None:
     """Print what was detected, and which images could not be read or have shrunk a lot."""
     for problem in summary.problems:
-        print(f"error: {shorten(visible(problem), LONGEST_LINE)}", file=sys.stderr)
+        print(f"error: {short_line(problem)}", file=sys.stderr)
     total = summary.images + len(summary.problems)
     unread = f"; {len(summary.problems)} of {total} could not be read" if summary.problems else ""
     print(f"images      {summary.images}{unread}")

@@ -30,14 +30,13 @@ def repaired_categories(data: dict, path: Path, options: "RepairOptions", notes:
 
 
 def _without_equals(entries: list[dict], notes: "Notes") -> list[dict]:
-    kept = [entry for row, entry in enumerate(entries) if not _repeats(entry, entries[:row])]
+    first: dict[str, dict] = {}
+    for entry in entries:
+        first.setdefault(repr((entry.get("id"), entry.get("name"))), entry)
+    kept = list(first.values())
     if len(kept) < len(entries):
         notes.append(f"left out {len(entries) - len(kept)} categories that were listed twice")
     return kept
-
-
-def _repeats(entry: dict, earlier: list[dict]) -> bool:
-    return any((e.get("id"), e.get("name")) == (entry.get("id"), entry.get("name")) for e in earlier)
 
 
 def _merged(data: dict, path: Path, merge: bool, notes: "Notes") -> dict:

@@ -8,6 +8,7 @@ from typing import Any
 from detection.data.images import image_size
 from detection.data.json_files import read_json
 from detection.errors import UserError
+from detection.names import short_line, short_names
 
 
 class CocoBuilder:
@@ -108,11 +109,14 @@ def conversion_report(coco: dict, counts: Mapping[str, object], lists: Mapping[s
         lists: the same, item by item.
     """
     per_category = Counter(item["category_id"] for item in coco["annotations"])
-    classes = ", ".join(f"{category['name']} {per_category[category['id']]}" for category in coco["categories"])
+    names = short_names(str(category["name"]) for category in coco["categories"])
+    classes = ", ".join(
+        f"{name} {per_category[category['id']]}" for name, category in zip(names, coco["categories"], strict=True)
+    )
     empty = len(coco["images"]) - len({item["image_id"] for item in coco["annotations"]})
     lines = [f"{len(coco['images'])} images, {len(coco['annotations'])} boxes ({classes})"]
     lines += [f"  {title}: {count}" for title, count in {"images without any box": empty, **counts}.items() if count]
     for title, items in lists.items():
         if items:
-            lines += [f"  {title}: {len(items)}", *(f"    {item}" for item in items)]
+            lines += [f"  {title}: {len(items)}", *(f"    {short_line(item)}" for item in items)]
     return "\n".join(lines)

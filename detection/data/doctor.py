@@ -11,7 +11,7 @@ import numpy as np
 
 from detection.atomic_write import write_json
 from detection.data.box_readings import AS_GIVEN
-from detection.data.checks import Problem, Tables, examine, read_annotations, shortened
+from detection.data.checks import Problem, Tables, examine, read_annotations, repeated, shortened
 from detection.data.data_set_remarks import data_set_remarks, format_finding
 from detection.data.format_evidence import Finding
 from detection.data.image_checks import ImageFacts, examine_images
@@ -22,7 +22,7 @@ from detection.data.readable_values import Changes, read_values
 from detection.data.repair import Notes, RepairOptions, repair
 from detection.data.split_checks import ExaminedSplit, split_problems, split_remarks
 from detection.errors import UserError
-from detection.names import short_names, visible
+from detection.names import short_line, short_names
 
 _NO_OPTIONS = RepairOptions()
 
@@ -39,7 +39,7 @@ class Examined:
         tables: columns of `data`.
         facts: what the images are.
         image_problems: of the image files.
-        faults: lines on what would break training, the format of boxes aside.
+        faults: the lines on each thing that would break training, the format of boxes aside.
         finding: the reading for which there is evidence, if it is not the one given.
     """
 
@@ -50,7 +50,7 @@ class Examined:
     tables: Tables
     facts: ImageFacts
     image_problems: list[Problem]
-    faults: list[str]
+    faults: list[list[str]]
     finding: Finding | None
 
 
@@ -77,18 +77,18 @@ def diagnose(
         found = examine_set(path, images, masks, options)
         examined.append(found)
         report(found)
-    faults = [fault for found in examined for fault in found.faults]
+    is_fit = not any(found.faults or found.finding for found in examined)
     if len(sets) > 1:
         splits = [ExaminedSplit(found.path, found.tables, found.facts) for found in examined]
         problems = split_problems(splits)
         print("All splits\n")
         print_list("Would break training", problems)
         print_list("Worth checking", split_remarks(splits))
-        faults += problems
-    print(_verdict(examined, faults))
+        is_fit = is_fit and not problems
+    print("Fit for training." if is_fit else "NOT fit for training.")
     if fix is not None:
         _write_copy(examined[0], fix, options)
-    return not faults and not any(found.finding for found in examined)
+    return is_fit
 
 
 def examine_set(path: Path, images: Path, masks: bool, options: RepairOptions) -> Examined:
@@ -103,7 +103,7 @@ def examine_set(path: Path, images: Path, masks: bool, options: RepairOptions) -
     found = problems + ([_renamed(unread, matches, path, images)] if matches else []) + image_problems
     found += _examine_masks(data["annotations"], unread, path) if masks else []
     faults = [_listed(problem, path) for problem in found]
-    faults += ["no image has a box"] * bool(tables.iscrowd.all())
+    faults += [["no image has a box"]] * bool(tables.iscrowd.all())
     # A person who states the reading knows better.
     finding = format_finding(tables, facts) if options.reading is None else None
     return Examined(path, images, readable, changes, tables, facts, image_problems, faults, finding)
@@ -111,18 +111,13 @@ def examine_set(path: Path, images: Path, masks: bool, options: RepairOptions) -
 
 def report(found: Examined) -> None:
     """Print the report on a data set."""
-    print(f"{found.path}, images in {found.images}\n")
+    print(short_line(f"{found.path}, images in {found.images}") + "\n")
     _print_statistics(found.tables)
     print_list("Would break training", found.faults)
     if found.finding is not None:
         advice = f"--fix OUT.json --boxes {quoted(found.finding)} converts them, --boxes {AS_GIVEN.name} keeps them"
         print_list("Would be learned wrong", [f"{found.finding.sentence}; {advice}"])
     print_list("Worth checking", data_set_remarks(found.data, found.tables, found.facts, found.images, found.finding))
-
-
-def _verdict(examined: list[Examined], faults: list[str]) -> str:
-    sound = not faults and not any(found.finding for found in examined)
-    return "Fit for training." if sound else "NOT fit for training."
 
 
 def _write_copy(found: Examined, fix: Path, options: RepairOptions) -> None:
@@ -211,8 +206,7 @@ def _print_statistics(tables: Tables) -> None:
     objects = placed & ~tables.iscrowd
     n, k = len(tables.image_ids), len(tables.category_ids)
     # Of images that share an id nobody knows which one has the boxes.
-    unique = np.flatnonzero(np.isin(tables.image_ids, _once(tables.image_ids)))
-    empty = len(np.setdiff1d(unique, tables.image_rows[objects]))
+    empty = len(np.setdiff1d(np.flatnonzero(~repeated(tables.image_ids)), tables.image_rows[objects]))
     print(f"{n} images ({empty} without boxes), {objects.sum()} boxes, {tables.iscrowd.sum()} crowd regions\n")
     boxes = np.bincount(tables.category_rows[objects], minlength=k)
     pairs = np.unique(np.stack([tables.category_rows[objects], tables.image_rows[objects]]), axis=1)
@@ -227,24 +221,24 @@ def _print_statistics(tables: Tables) -> None:
     print(f"\nbox areas: {small} small (< 32²), {len(areas) - small - large} medium, {large} large (> 96² pixels)\n")
 
 
-def _once(ids: np.ndarray) -> np.ndarray:
-    values, counts = np.unique(ids, return_counts=True)
-    return values[counts == 1]
-
-
-def _listed(problem: Problem, path: Path) -> str:
+def _listed(problem: Problem, path: Path) -> list[str]:
     # The report has the path at its top, and the reader runs the doctor already.
     sentence = problem.sentence.removeprefix(str(path)).removeprefix(":").strip()
     sentence = re.sub(r"run `detection doctor .* IMAGES (--fix OUT.json[^`]*)`", r"use \1", sentence)
     n = len(problem.ids)
-    return sentence + (f"\n    {n} × {problem.kind}: id {shortened(problem.ids)}" if n > 1 else "")
+    counts = f"{n} × {problem.kind}: id {shortened(problem.ids)}"
+    return [sentence, counts] if n > 1 else [sentence]
 
 
-def print_list(title: str, lines: list[str]) -> None:
-    """Print a list under a title, if there is anything in it."""
-    if lines:
-        shown = ("\n".join(map(visible, line.split("\n"))) for line in lines)
-        print(f"{title}:", *(f"  - {line}" for line in shown), sep="\n", end="\n\n")
+def print_list(title: str, items: Sequence[str | list[str]]) -> None:
+    """Print a list under a title, if there is anything in it; items are a line, or several."""
+    if not items:
+        return
+    print(f"{short_line(title)}:")
+    for item in items:
+        lines = [item] if isinstance(item, str) else item
+        print("  - " + "\n    ".join(map(short_line, lines)))
+    print()
 
 
 def _progress(done: int, total: int) -> None:

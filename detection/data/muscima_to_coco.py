@@ -31,6 +31,7 @@ from PIL import Image
 from detection.atomic_write import atomic_folder, write_json
 from detection.data.muscima import CLEFS, HEADS, Page, Symbol
 from detection.errors import UserError
+from detection.names import short_line
 
 VALIDATION_PIECES = frozenset({8, 9, 12, 14, 15})
 VALIDATION_WRITERS = frozenset(writer for writer in range(1, 51) if writer % 5 in (0, 1))
@@ -215,7 +216,7 @@ def draw_set(pages: Sequence[Page], name: str, split: str, out: Path) -> str:
         if out.is_dir():
             out.rmdir()
     shared = len(splits["train"].writers & splits["val"].writers)
-    lines = [f"{out}: {part} {content.report()}" for part, content in splits.items()]
+    lines = [short_line(f"{out}: {part} {content.report()}") for part, content in splits.items()]
     lines.append(f"  writers in both splits: {shared}")
     if unplaced:
         lines.append(f"  images left out, as their piece and writer are of different splits: {unplaced}")
@@ -223,6 +224,8 @@ def draw_set(pages: Sequence[Page], name: str, split: str, out: Path) -> str:
 
 
 class _Split:
+    """One split as it is drawn: its COCO data, its writers, and the number of windows left out without a box."""
+
     def __init__(self, name: str, categories: tuple[str, ...]) -> None:
         entries = [{"id": id_, "name": name} for id_, name in enumerate(categories, 1)]
         info = {"description": f"MUSCIMA++ v1 (Hajič jr., Pecina 2017), {name}", "license": "CC BY-NC-SA 4.0"}

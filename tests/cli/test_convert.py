@@ -6,6 +6,8 @@ import pytest
 from PIL import Image
 
 from detection.cli import convert
+from tests.coco_files import small, write
+from tests.hostile_names import KINDS, printed
 
 XML = """<annotation><filename>a.png</filename><object><name>dog</name>
 <bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox></object></annotation>"""
@@ -54,3 +56,16 @@ def test_mistakes_get_one_sentence(folder, capsys):
         error = capsys.readouterr().err
         assert error.startswith("error: ") and words in error and error.count("\n") == 1
     assert not (folder / "coco.json").exists()
+
+
+def test_hostile_names_are_escaped(tmp_path, capsys):
+    data, out = small(), str(tmp_path / "\x1b[1mout.json")
+    names = [name for name in KINDS if name.strip()]
+    data["categories"] += [{"id": 100 + k, "name": name} for k, name in enumerate(names)]
+    path, images = write(tmp_path, data), str(tmp_path / "images")
+    assert convert.main(["--from=tensorbox", "--back", str(path), images, out]) == 0
+    assert r"\x1b[31mred\x1b[0m 0" in printed(capsys)
+    entries = [{"image_path": "two\n\x1b[31m/a.png", "rects": [{"x1": 1, "y1": 1, "x2": 1, "y2": 5, "classID": 9}]}]
+    (tmp_path / "in.json").write_text(json.dumps(entries))
+    assert convert.main(["--from=tensorbox", str(tmp_path / "in.json"), images, out, f"--categories={path}"]) == 0
+    assert r"two\n\x1b[31m/a.png, rect 0" in printed(capsys)

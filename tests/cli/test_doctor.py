@@ -1,7 +1,6 @@
 import json
 import math
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,12 +9,15 @@ from PIL import Image
 from detection.cli import doctor
 from tests.coco_files import small, write, write_image
 from tests.data.mutations import draw_set
+from tests.hostile_names import KINDS, printed
 
-DOCTOR = Path(doctor.__file__)
+
+def _code(*arguments):
+    return doctor.main([str(argument) for argument in arguments])
 
 
 def _run(capsys, *arguments):
-    code = doctor.main([str(argument) for argument in arguments])
+    code = _code(*arguments)
     output = capsys.readouterr()
     return code, output.out, output.err
 
@@ -294,6 +296,15 @@ def test_categories_of_one_name_are_merged_on_demand(tmp_path, capsys):
     assert [c["id"] for c in result["categories"]] == [9] and {a["category_id"] for a in result["annotations"]} == {9}
 
 
+def test_a_category_that_is_listed_twice_is_kept_once(tmp_path, capsys):
+    data = small()
+    data["categories"] += [{**data["categories"][0], "supercategory": "x"}, dict(data["categories"][1])]
+    path, fixed = write(tmp_path, data), tmp_path / "fixed.json"
+    code, report, _ = _run(capsys, path, tmp_path / "images", "--fix", fixed)
+    assert code == 1 and "left out 2 categories that were listed twice" in report
+    assert json.loads(fixed.read_text())["categories"] == small()["categories"]
+
+
 def test_a_placeholder_without_boxes_merges_by_itself(tmp_path, capsys):
     data = small()
     data["categories"].insert(0, {"id": 0, "name": "dog", "supercategory": "none"})
@@ -368,3 +379,22 @@ def test_dark_crowded_and_relabeled_sets_are_remarked_on(tmp_path, capsys):
 def test_wrong_arguments(tmp_path, capsys, arguments, words):
     code, _, error = _run(capsys, write(tmp_path, small()), tmp_path / "images", *arguments)
     assert code == 2 and words in error and error.count("\n") == 1
+
+
+def test_hostile_names_are_escaped(tmp_path, capsys):
+    data = small()
+    names = [name for name in KINDS if name.strip()]
+    row = {**data["annotations"][0], "bbox": [30, 2, 9, 4]}  # outside
+    data["categories"] += [{"id": 100 + k, "name": name} for k, name in enumerate([*names, *names[:2]])]
+    data["annotations"] += [{**row, "id": 100 + k, "category_id": 100 + k} for k in range(len(names))]
+    data["annotations"] += [{**row, "id": name} for name in names]
+    data["images"] += [{"id": 100 + k, "file_name": name, "width": 9, "height": 9} for k, name in enumerate(names)]
+    folder = tmp_path / "\x1b[1mtwo\nlines"
+    path = write(tmp_path, data, "\u202ea.json", images=False)
+    for name in ("a.png", "sub/b.png", "c.png", "\x1b[31mred.png", "two\nfile.png"):
+        write_image(folder / name, 20, 20)
+    assert _code(path, folder, "--with", path, folder) == 1
+    report = printed(capsys)
+    assert r"\x1b[31mred" in report and r"two\nfile.png" in report and "a.json, images in" in report
+    assert _code(path, folder, "--fix", tmp_path / "\x1b[1mfixed.json", "--drop-boxes", "--merge-categories") == 1
+    assert r"Repaired copy" in printed(capsys)
