@@ -22,12 +22,12 @@ def edge_scores(pixels: np.ndarray, boxes: np.ndarray, rng: np.random.Generator)
 
     Returns:
         (M,): the mean over the sides, less that of the same box at random places, over that plus a little. About 0 for
-        boxes that have nothing to do with the image; NaN where nothing can be said, as of boxes too small or as large
+        boxes that have nothing to do with the image; NaN where there is no answer, as of boxes too small or as large
         as the image.
     """
     step = -(-max(pixels.shape[:2]) // _LARGEST)
     small, boxes = pixels[::step, ::step].astype(np.int16), boxes / step
-    across, down = _accumulated(small), _accumulated(small.transpose(1, 0, 2))
+    across, down = _accumulated(small), _accumulated(small.transpose(1, 0, 2))  # of (H, W, 3), (W, H, 3)
     height, width = small.shape[:2]
     boxes = np.clip(boxes, 0, (width, height) * 2)
     sides = boxes[:, 2:] - boxes[:, :2]
@@ -69,7 +69,7 @@ def _side(sums: np.ndarray, position: np.ndarray, start: np.ndarray, stop: np.nd
 
 def _mean(values: np.ndarray) -> np.ndarray:
     """Return the mean over all but the first axis, leaving out NaN; NaN where there is nothing else."""
-    values = values.reshape(len(values), -1)
+    values = values.reshape(len(values), -1)  # (M, others)
     known = ~np.isnan(values)
     counts = known.sum(axis=1)
     return np.where(counts > 0, np.where(known, values, 0).sum(axis=1) / np.maximum(counts, 1), np.nan)

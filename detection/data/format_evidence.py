@@ -13,7 +13,7 @@ from detection.data.box_readings import AS_GIVEN, ORDERS, Placement, Reading, fi
 from detection.data.edge_scores import edge_scores
 
 MIN_BOXES, MIN_IMAGES = 10, 3
-"""With fewer boxes or images nothing is said of the format."""
+"""With fewer boxes or images no reading is reported."""
 
 _MIN_ALONE = 8  # boxes that fit under a reading alone, where there is no other evidence
 _MIN_FITTING = 0.97
@@ -82,7 +82,7 @@ class EdgeEvidence:
             Images compared, images better under the reading, the t value of the difference and the gain: the mean
             score under the reading over that as given.
         """
-        table = np.array(self.scores).reshape(-1, len(READINGS) + 1)
+        table = np.array(self.scores).reshape(-1, len(READINGS) + 1)  # (images, R + 1)
         pairs = table[:, [0, READINGS.index(reading) + 1]]
         pairs = pairs[np.flatnonzero(np.isfinite(pairs).all(axis=1))]
         if len(pairs) == 0:
@@ -115,8 +115,8 @@ def score_image(
     with np.errstate(all="ignore"):
         corners = np.concatenate([xywh[..., :2], xywh[..., :2] + xywh[..., 2:]], axis=2)
         usable = (np.abs(corners) < 1e7).all(axis=2, keepdims=True)  # (R, M, 1); NaN is not
-        corners = np.where(usable, corners, 0).reshape(-1, 4)
-        scores = edge_scores(pixels, corners, np.random.default_rng(seed)).reshape(len(tried), n)
+        corners = np.where(usable, corners, 0).reshape(-1, 4)  # (R * M, 4)
+        scores = edge_scores(pixels, corners, np.random.default_rng(seed)).reshape(len(tried), n)  # (R, M)
         # A reading under which a box is not in the image at all has nothing on edges.
         inside = np.stack([fits(part, size) for part in xywh])
         scores = np.where(inside, scores, 0.0)

@@ -3,7 +3,7 @@
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -38,6 +38,8 @@ def match_names(folder: Path, file_names: Sequence[str], rows: Sequence[int]) ->
     Returns:
         The matches by position; without those for which there is none.
     """
+    if not rows:
+        return {}
     files = _files(folder)
     tables = [(difference, form, _unique(files, form)) for difference, form in _FORMS]
     bases = [
@@ -62,7 +64,7 @@ def _files(folder: Path) -> list[str]:
     return sorted(os.path.relpath(path, folder).replace(os.sep, "/") for path in paths)
 
 
-def _unique(files: list[str], form) -> dict[str, str | None]:  # noqa: ANN001
+def _unique(files: list[str], form: Callable[[str], str]) -> dict[str, str | None]:
     table: dict[str, str | None] = {}
     for file in files:
         key = form(file)

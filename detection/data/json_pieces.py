@@ -7,7 +7,7 @@ where elements seem to meet and, where that fails, found by counting brackets ou
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -99,7 +99,7 @@ class _Window:
     piece_bytes: int
     data: bytes = b""
     offset: int = 0
-    ended: bool = field(default=False)
+    ended: bool = False
 
     def __post_init__(self) -> None:
         self.fill(4)
@@ -194,8 +194,8 @@ def _complete_elements(text: bytes) -> int | None:
     ends = np.flatnonzero(depth < 0)
     if len(ends):
         return int(at[ends[0]])
-    whole = np.flatnonzero(depth == 0)
-    return int(at[whole[-1]]) + 1 if len(whole) else None
+    complete = np.flatnonzero(depth == 0)
+    return int(at[complete[-1]]) + 1 if len(complete) else None
 
 
 def _nesting(text: bytes) -> tuple[np.ndarray, np.ndarray]:

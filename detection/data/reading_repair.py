@@ -41,11 +41,15 @@ def converted(data: dict, tables: Tables, facts: ImageFacts, reading: Reading, n
     return {**data, "annotations": annotations}
 
 
+def is_area(value: object) -> bool:
+    """Return whether a value is a number that an area can be."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e300
+
+
 def _area(reading: Reading, area: Any, old: np.ndarray, new: np.ndarray) -> float:
     """Return an area in the pixels of the new box: the box's own if it was the product of the old one's numbers."""
     product, own = float(old[2] * old[3]), float(new[2] * new[3])
-    usable = isinstance(area, int | float) and not isinstance(area, bool) and 0 <= area < 1e300
-    if not usable or abs(area - product) <= 1e-3 * abs(product):
+    if not is_area(area) or abs(area - product) <= 1e-3 * abs(product):
         return own
     if reading.canvas is None and reading.factor == 1 and reading.frame != "scaled":
         return float(area)

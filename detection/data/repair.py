@@ -1,6 +1,6 @@
 """A repaired copy of a COCO annotation file: what is readable is read, and every kind of change listed with its count.
 
-No object becomes background: an annotation that cannot be kept takes its image out with it, unless told otherwise.
+No object becomes background: an annotation that cannot be kept takes its image with it, unless `drop_boxes` is given.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -13,7 +13,7 @@ from detection.data.box_readings import AS_GIVEN, Reading
 from detection.data.category_repair import repaired_categories
 from detection.data.checks import Problem, Tables, clip_boxes, examine, partly_outside, shortened
 from detection.data.image_checks import SIZE_KIND, ImageFacts
-from detection.data.reading_repair import converted
+from detection.data.reading_repair import converted, is_area
 from detection.errors import UserError
 
 _SIZE_KINDS = {SIZE_KIND} | {f"{what} {key}" for what in ("bad", "missing") for key in ("width", "height")}
@@ -165,14 +165,10 @@ def _unusable_annotations(
 
 def _set_areas(entries: dict[int, dict], tables: Tables, notes: Notes) -> None:
     """Give width times height as the area where there is none or a bad one."""
-    rows = [row for row, entry in entries.items() if not _is_area(entry.get("area"))]
+    rows = [row for row, entry in entries.items() if not is_area(entry.get("area"))]
     for row in rows:
         entries[row]["area"] = float(tables.areas[row])
     notes.changed("set to width × height the area of", "annotation", "missing or bad area", _ids(entries, rows))
-
-
-def _is_area(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e300
 
 
 def _clip(entries: dict[int, dict], tables: Tables, notes: Notes) -> None:

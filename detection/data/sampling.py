@@ -76,7 +76,7 @@ class TrainBatches:
         return batches[self.skip :]
 
     def _formed_batches(self) -> np.ndarray:
-        """Return the positions of the whole epoch, (number of batches, formed_by)."""
+        """Return the positions of the complete epoch, (number of batches, formed_by)."""
         size = self.formed_by
         if self.num_images == 0:
             return np.empty((0, size), dtype=np.int64)
