@@ -4,8 +4,9 @@
 """
 
 from detection.ablation.ablation import Ablation, load_ablation
+from detection.ablation.choice import Choice
 from detection.ablation.detectors import DETECTORS
 from detection.ablation.run_types import RunType
 from detection.scenes.overrides import scenes
 
-__all__ = ["DETECTORS", "Ablation", "RunType", "load_ablation", "scenes"]
+__all__ = ["DETECTORS", "Ablation", "Choice", "RunType", "load_ablation", "scenes"]

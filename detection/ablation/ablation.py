@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from detection.ablation.choice import Choice, require_choice
 from detection.ablation.detectors import DETECTORS
 from detection.ablation.primary import Primary
 from detection.ablation.run_types import RunType
@@ -44,6 +45,7 @@ class Ablation:
         evaluate_on: changes by name, with which every finished run is evaluated again, such as larger images:
             `{"2x": changes}` for all data sets, or `{"2x": {data: changes}}` for some. The report has each as a data
             set of its own, `DATA-NAME`.
+        choice: settings that are chosen for each variant before the first run, by equally many tries of each.
         run_type: detectors, classifiers or another type of run.
     """
 
@@ -58,6 +60,7 @@ class Ablation:
     primary: Sequence[tuple[str, str, str, str]] = ()
     chance: Mapping[str, float | Mapping[str, float]] = dataclasses.field(default_factory=dict)
     evaluate_on: Mapping[str, Changes | Mapping[str, Changes]] = dataclasses.field(default_factory=dict)
+    choice: Choice | None = None
     run_type: RunType = DETECTORS
 
     def only(self, variants: Sequence[str] = (), data: Sequence[str] = (), seeds: Sequence[int] = ()) -> "Ablation":
@@ -91,6 +94,7 @@ class Ablation:
             name: {d: changes for d, changes in by_data.items() if d in parts["data"]}
             for name, by_data in self.evaluations.items()
         }
+        parts["choice"] = None if self.choice is None else self.choice.only(parts["variants"])
         parts["curves"] = {title: places for title, places in curves.items() if len(places) > 1}
         return dataclasses.replace(self, **parts)
 
@@ -129,6 +133,8 @@ class Ablation:
         texts = {name: _by_data(name, changes, self.data) for name, changes in self.evaluate_on.items()}
         object.__setattr__(self, "evaluate_on", {name: by_data for name, by_data in texts.items() if by_data})
         _require_seeds(self.seeds)
+        if self.choice is not None:
+            require_choice(self.choice, self.variants, self.seeds)
         object.__setattr__(self, "reference", self.reference or next(iter(self.variants)))
         object.__setattr__(self, "metric", self.metric or self.run_type.metrics[0])
         _require_known("reference", self.reference, self.variants)

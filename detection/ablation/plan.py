@@ -1,5 +1,6 @@
 """Resolve an ablation to its runs: config, folder and command of each, all checked before any starts."""
 
+import dataclasses
 import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from detection.ablation.ablation import Ablation
+from detection.ablation.choice import Chosen
 from detection.ablation.primary import Primary
 from detection.config.parts import trust_arguments
 from detection.errors import UserError
@@ -58,6 +60,7 @@ class Plan:
         left_out: parts of the file that this plan leaves out.
         primary: the primary comparisons of the file, those of parts that are left out among them.
         registered: those that were named before the first run.
+        chosen: the options that the variants were given before, by variant.
     """
 
     name: str
@@ -70,6 +73,7 @@ class Plan:
     left_out: tuple[str, ...] = ()
     primary: tuple[Primary, ...] = ()
     registered: tuple[Primary, ...] = ()
+    chosen: Mapping[str, Chosen] = field(default_factory=dict)
 
     @property
     def trainings(self) -> tuple[Run, ...]:
@@ -130,6 +134,7 @@ class Plan:
             "metric": self.ablation.metric,
             "evaluate_on": {name: dict(by_data) for name, by_data in self.ablation.evaluations.items()},
             "controls": dict(self.controls),
+            "chosen": {variant: dataclasses.asdict(chosen) for variant, chosen in self.chosen.items()},
             "primary": [list(one) for one in self.registered],
             "runs": {r.name: {"config_hash": r.digest, "command": self.printed_command(r)} for r in self.runs},
         }

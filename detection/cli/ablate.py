@@ -25,6 +25,10 @@ from detection.names import short_line
 from detection.training.preemption import watch
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from detection.ablation.ablation import Ablation
+    from detection.ablation.choice import Chosen
     from detection.ablation.launch.launchers import Launcher
     from detection.ablation.plan import Plan
     from detection.ablation.size_matched import Control, Size
@@ -77,17 +81,26 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return args
 
 
-def open_plan(args: argparse.Namespace) -> "tuple[Plan, dict[str, Control], str]":
-    """Return the plan, the size-matched controls, and the digest that these are saved under."""
+def open_ablation(args: argparse.Namespace) -> "tuple[Ablation, Ablation, Path]":
+    """Return the ablation of the file, the part of it that is asked for, and the base of its runs."""
     from detection.ablation import load_ablation
+    from detection.config.files import find_config
+
+    complete, base = load_ablation(find_config(args.ablation))
+    return complete, complete.only(args.variants, args.data, args.seeds), base
+
+
+def open_plan(
+    args: argparse.Namespace, complete: "Ablation", part: "Ablation", base: Path, chosen: "Mapping[str, Chosen]"
+) -> "tuple[Plan, dict[str, Control], str]":
+    """Return the plan of a part, the size-matched controls, and the digest that these are saved under."""
+    from detection.ablation.choosing import with_chosen
     from detection.ablation.evaluations import with_evaluations
     from detection.ablation.plan import make_plan
     from detection.ablation.primary import registered
     from detection.ablation.size_matched import find_controls
-    from detection.config.files import find_config
 
-    complete, base = load_ablation(find_config(args.ablation))
-    ablation = complete.only(args.variants, args.data, args.seeds)
+    ablation = with_chosen(part, chosen)
     controls, digest = {}, ""
     if args.match:
         saved = args.output / "controls.json"
@@ -95,16 +108,44 @@ def open_plan(args: argparse.Namespace) -> "tuple[Plan, dict[str, Control], str]
     named = {variant: (control.name, control.overrides) for variant, control in controls.items()}
     plan = make_plan(args.ablation.stem, ablation, base, args.output, args.overrides, named)
     with_evaluations(plan)  # refuses what does not fit
-    left_out, primary = tuple(complete.beyond(ablation)), complete.comparisons
+    left_out, primary = tuple(complete.beyond(part)), complete.comparisons
     before = registered(args.output, primary)
-    return dataclasses.replace(plan, left_out=left_out, primary=primary, registered=before), controls, digest
+    plan = dataclasses.replace(plan, left_out=left_out, primary=primary, registered=before, chosen=chosen)
+    return plan, controls, digest
+
+
+def open_choice(args: argparse.Namespace, part: "Ablation", base: Path) -> "tuple[argparse.Namespace, Plan]":
+    """Return the plan of the options that are tried before a part, and the arguments that it is run with."""
+    from detection.ablation.choosing import FOLDER, choice_ablation
+    from detection.ablation.plan import make_plan
+
+    assert part.choice is not None
+    own = argparse.Namespace(**{**vars(args), "output": args.output / FOLDER, "match": None, "cost_rounds": 0})
+    plan = make_plan(
+        f"{args.ablation.stem}: choice", choice_ablation(part, part.choice), base, own.output, args.overrides
+    )
+    return own, plan
+
+
+def read_choice(part: "Ablation", plan: "Plan") -> "dict[str, Chosen]":
+    """Choose by the finished runs of a choice; a `UserError` where one is missing."""
+    from detection.ablation.choosing import choose
+    from detection.ablation.launch.run import inspect_all
+    from detection.ablation.summary import summarize
+
+    assert part.choice is not None
+    # The means alone are read, which need no samples.
+    return choose(part.choice, summarize(plan, inspect_all(plan), resamplings=1))
 
 
 def require_ours(output: Path) -> None:
     """Refuse a folder that holds something other than an ablation."""
+    from detection.ablation.choosing import FOLDER
+
     if output.exists() and not output.is_dir():
         raise UserError(f"{output}: is a file; choose another --output.")
-    if output.is_dir() and any(output.iterdir()) and not (output / "ablation.json").exists():
+    files = (output / "ablation.json", output / FOLDER / "ablation.json")
+    if output.is_dir() and any(output.iterdir()) and not any(file.exists() for file in files):
         raise UserError(f"{output}: holds something other than an ablation; choose another --output.")
 
 
@@ -214,13 +255,24 @@ def report_ablation(args: argparse.Namespace, plan: "Plan", controls: "dict[str,
 def main(argv: list[str] | None = None) -> int:
     """Plan, then run, then report."""
     args = parse(sys.argv[1:] if argv is None else argv)
-    plan, controls, digest = open_plan(args)
+    complete, part, base = open_ablation(args)
+    chosen: dict[str, Chosen] = {}
+    if part.choice is not None:
+        open_plan(args, complete, part, base, {})  # refuses what does not fit before the choice takes hours
+        own, tried = open_choice(args, part, base)
+        if args.dry_run:
+            print_runs(tried)
+            print("the runs of the ablation itself follow from what is chosen")
+            return 0
+        if not (args.report_only or args.measure_costs):
+            require_ours(args.output)
+            run(own, tried, {}, "")
+            if report_ablation(own, tried, {}):
+                return 1
+        chosen = read_choice(part, tried)
+    plan, controls, digest = open_plan(args, complete, part, base, chosen)
     if args.dry_run:
-        from detection.ablation.evaluations import with_evaluations
-
-        count, plan = len(plan.runs), with_evaluations(plan)
-        print(f"{count} runs" + (f", {len(plan.runs) - count} evaluations" if len(plan.runs) > count else ""))
-        print(*map(plan.printed_command, plan.runs), sep="\n")
+        print_runs(plan)
         return 0
     if args.measure_costs:
         measure_costs_here(args, plan)
@@ -230,6 +282,15 @@ def main(argv: list[str] | None = None) -> int:
     if not args.report_only:
         run(args, plan, controls, digest)
     return 1 if report_ablation(args, plan, controls) else 0
+
+
+def print_runs(plan: "Plan") -> None:
+    """Print the number and the commands of all runs."""
+    from detection.ablation.evaluations import with_evaluations
+
+    count, plan = len(plan.runs), with_evaluations(plan)
+    print(f"{count} runs" + (f", {len(plan.runs) - count} evaluations" if len(plan.runs) > count else ""))
+    print(*map(plan.printed_command, plan.runs), sep="\n")
 
 
 if __name__ == "__main__":

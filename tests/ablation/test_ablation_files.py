@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from detection.ablation import load_ablation
+from detection.ablation.choosing import choice_ablation
 from detection.ablation.plan import make_plan
 from tests.markdown import python_blocks
 
@@ -28,7 +29,11 @@ def test_an_ablation_resolves(name):
 
 
 def test_the_documented_example_resolves(tmp_path):
-    ((_, block),) = python_blocks(Path(__file__).parents[2] / "docs" / "ablation.md")
+    (_, block), (_, with_choice) = python_blocks(Path(__file__).parents[2] / "docs" / "ablation.md")
+    end = block.index("\n)\n")
+    (tmp_path / "chosen.py").write_text(f"{with_choice}{block[:end]}\n    choice=choice,{block[end:]}")
+    chosen, _ = load_ablation(tmp_path / "chosen.py")
+    assert chosen.choice and len(choice_ablation(chosen, chosen.choice).variants) == 6
     (tmp_path / "mine.py").write_text(block)
     ablation, base = load_ablation(tmp_path / "mine.py")
     plan = make_plan("mine", ablation, base, tmp_path / "out")

@@ -11,7 +11,7 @@ from detection.names import csv_name
 
 _COLUMNS = (
     "data variant metric class mean sd values learned share share_low share_high mean_low mean_high "
-    "reference difference low high p verdict primary missing"
+    "reference difference low high p verdict primary missing chosen"
 ).split()
 
 
@@ -36,6 +36,7 @@ def _lines(
     summary: AblationSummary, data: str, variant: str, found: dict[str, dict[tuple[str, str], Verdict]]
 ) -> Iterator[list[object]]:
     reference, plan = summary.plan.ablation.reference, summary.plan
+    chosen = csv_name(plan.chosen[variant].option) if variant in plan.chosen else ""
     missing = " ".join(f"seed-{seed}" for seed in summary.missing_seeds(data, variant))
     result = next((summary.results[r.name] for r in plan.of(data, variant) if r.name in summary.results), None)
     for key in plan.ablation.run_type.metrics if result is None else result.metrics:
@@ -47,7 +48,7 @@ def _lines(
         ends = ["", "", ""] if interval is None else [interval.value, interval.low, interval.high]
         tested = ["", "", ""] if verdict is None else [verdict.p_mean, verdict.text, int(verdict.primary)]
         names = map(csv_name, (data, variant, metric, of_class))
-        yield [*names, *values, *_over_seeds(spread), csv_name(reference), *ends, *tested, missing]
+        yield [*names, *values, *_over_seeds(spread), csv_name(reference), *ends, *tested, missing, chosen]
 
 
 def _over_seeds(spread: Spread | None) -> list[object]:

@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 
 from detection.ablation.costs import ArchitectureCost, MeasuredCosts
+from detection.ablation.plan import Plan
 from detection.ablation.report import figures, formatting
 from detection.ablation.report.comparisons import difference_blocks, primary_comparisons
 from detection.ablation.report.provenance import describe_runs
@@ -33,7 +34,7 @@ def build_report(
     blocks += [*_all_data(summary), *_curves(summary), *suite_blocks(summary)]
     for data in plan.ablation.data:
         blocks += [*_metrics(summary, data, costs), *_classes(summary, data)]
-    blocks += [*_controls(summary, controls, what), *_costs(summary, costs)]
+    blocks += [*_controls(summary, controls, what), *_choice(plan), *_costs(summary, costs)]
     blocks += [Heading(2, "Runs"), *describe_runs(plan, summary.results), Heading(3, "Commands")]
     blocks.append(Paragraph("The ablation, from the folder that it was started in; then each run."))
     blocks += [Code([shlex.join(command)]), Code([plan.printed_command(run) for run in plan.runs])]
@@ -188,6 +189,27 @@ def _controls(summary: AblationSummary, controls: Mapping[str, Control], what: s
     )
     head = ["variant", "control", what, f"{what} of the control", *ablation.data]
     return [Heading(2, f"Controls with equal {what}"), Paragraph(text), Table(head, rows)]
+
+
+def _choice(plan: Plan) -> list[Block]:
+    """What each variant had to choose from, how it did, and what was chosen."""
+    if not plan.chosen:
+        return []
+    metric, options = plan.ablation.metric, dict.fromkeys(o for chosen in plan.chosen.values() for o in chosen.means)
+    rows = []
+    for variant in plan.variants:
+        if variant in plan.chosen:
+            chosen = plan.chosen[variant]
+            means = [f"{chosen.means[o]:.3f}" if o in chosen.means else "" for o in options]
+            rows.append([variant, chosen.option, *means])
+    fixed = [variant for variant in plan.variants if variant not in plan.chosen]
+    tries = len(next(iter(plan.chosen.values())).means)
+    text = (
+        f"Each had {tries} options, and was given the one with the highest mean {metric} before the first run of this "
+        "ablation, with other seeds: see `choice/report.html`."
+    )
+    text += f" Nothing was chosen for {', '.join(fixed)}." if fixed else ""
+    return [Heading(2, "Choice of settings"), Paragraph(text), Table(["variant", "chosen", *options], rows)]
 
 
 def cost_of(summary: AblationSummary, costs: MeasuredCosts | None, data: str, variant: str) -> ArchitectureCost | None:
