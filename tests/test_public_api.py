@@ -44,9 +44,9 @@ def test_names_are_imported_when_they_are_used():
     assert _run(f"import sys; from detection import UserError; print({imported})") == f"{light}\n"
 
 
-def test_add_context_is_the_function_even_where_its_module_was_imported_before():
-    code = "import detection.insertion\nfrom detection import add_context\nprint(type(add_context).__name__)"
-    assert _run(code) == "function\n"
+def test_no_public_name_is_a_module_s():
+    """Which an import of that module would put in its place."""
+    assert not set(detection.__all__) & {path.stem for path in Path(detection.__file__).parent.iterdir()}
 
 
 def test_an_unknown_name_is_an_attribute_error():
@@ -56,29 +56,35 @@ def test_an_unknown_name_is_an_attribute_error():
         from detection import FasterRCNN  # noqa: F401
 
 
-def _pyright(*files):
-    """Diagnostics of the files, as (severity, message)."""
+USAGES = ROOT / "tests" / "usages.py"
+NAMES = ["__version__", *detection.__all__]
+
+
+@pytest.fixture(scope="module")
+def diagnostics(tmp_path_factory):
+    """What pyright finds in `USAGES` and in a file that asks for the type of each name, as (severity, message)."""
     pytest.importorskip("pyright")
-    command = [sys.executable, "-m", "pyright", "--pythonpath", sys.executable, "--outputjson", *map(str, files)]
+    asking = tmp_path_factory.mktemp("pyright") / "names.py"
+    asking.write_text("\n".join(["import detection", *(f"reveal_type(detection.{name})" for name in NAMES)]))
+    command = [sys.executable, "-m", "pyright", "--pythonpath", sys.executable, "--outputjson", USAGES, asking]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     found = json.loads(done.stdout)
-    assert found["summary"]["filesAnalyzed"] == len(files)
-    return [(d["severity"], d["message"]) for d in found["generalDiagnostics"]]
+    assert found["summary"]["filesAnalyzed"] == 2
+    by_file = {USAGES.name: [], asking.name: []}
+    for diagnostic in found["generalDiagnostics"]:
+        by_file[Path(diagnostic["file"]).name].append((diagnostic["severity"], diagnostic["message"]))
+    return by_file
 
 
-def test_usages_have_the_types_that_they_assert():
-    assert _pyright(ROOT / "tests" / "usages.py") == []
-    names = {name for name, module in _imports(ROOT / "tests" / "usages.py") if module == "detection"}
-    assert names == set(detection.__all__)
+def test_usages_have_the_types_that_they_assert(diagnostics):
+    assert diagnostics["usages.py"] == []
+    assert {name for name, module in _imports(USAGES) if module == "detection"} == set(detection.__all__)
 
 
-def test_no_public_name_is_any(tmp_path):
-    names = ["__version__", *detection.__all__]
-    lines = ["import detection", *(f"reveal_type(detection.{name})" for name in names)]
-    (tmp_path / "names.py").write_text("\n".join(lines))
-    revealed = _pyright(tmp_path / "names.py")
-    assert [severity for severity, _ in revealed] == ["information"] * len(names)
-    for name, (_, message) in zip(names, revealed, strict=True):
+def test_no_public_name_is_any(diagnostics):
+    revealed = diagnostics["names.py"]
+    assert [severity for severity, _ in revealed] == ["information"] * len(NAMES)
+    for name, (_, message) in zip(NAMES, revealed, strict=True):
         kind = message.removeprefix(f'Type of "detection.{name}" is ').strip('"')
         returned = kind.rpartition("-> ")[2]
         assert kind != message and returned not in ("Any", "Unknown", "Module"), message
