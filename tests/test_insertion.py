@@ -35,7 +35,7 @@ def ours(theirs):
         backbone=partial(FPN, body=partial(ResNet, depth=50, weights=None)),
         regions=partial(RPN),
         pool=partial(RoIAlign),
-        head=partial(FastRCNN),
+        head=partial(FastRCNN, batch_size_per_image=64),
         min_size=96,
         max_size=160,
     )

@@ -26,6 +26,8 @@ from detection.segmentation import SegmentationLoss, Upsample, bilinear_kernel, 
 from detection.training.run import train
 from tests.tiny_runs import tiny_config
 
+pytestmark = pytest.mark.usefixtures("blank_plots")
+
 
 def labels_of(*sizes, classes=3, seed=0, ignored=0.3):
     """Maps of random labels with ignored pixels."""
