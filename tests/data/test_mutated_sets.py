@@ -97,13 +97,13 @@ def _means(value, id_):
 
 
 def test_mutated_sets(tmp_path):
-    outcomes = [_try(seed, tmp_path / "set") for seed in range(60)]
-    assert outcomes.count("fixed") > 20, outcomes
+    outcomes = [_try(seed, tmp_path / "set") for seed in range(30)]
+    assert outcomes.count("fixed") > 10, outcomes
 
 
 @pytest.mark.slow
 def test_3000_mutated_sets(tmp_path):
-    for seed in range(60, 3060):
+    for seed in range(30, 3030):
         try:
             _try(seed, tmp_path / "set")
         except Exception as error:
