@@ -74,7 +74,8 @@ def run(*arguments):
 
 def make(*arguments):
     """Do as `run` does, with all runs in this process, which is faster."""
-    plan, _, _ = ablate.open_plan(ablate.parse([*ARGUMENTS, *arguments]))
+    args = ablate.parse([*ARGUMENTS, *arguments])
+    plan, _, _ = ablate.open_plan(args, *ablate.open_ablation(args), {})
     write_json(Path("out/ablation.json"), plan.record())
     for one in plan.runs:
         coin_run.main(["coins.py", "--output", str(one.folder), *one.overrides, f"seed={one.seed}"])
