@@ -219,7 +219,7 @@ def processes_of(folder):
 
 
 @pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
-def test_an_interrupt_ends_all_runs_and_says_what_is_left(place, number):
+def test_an_interrupt_ends_all_runs_and_says_what_is_left(place, number, capsys):
     write({"fair": [], "slow": ["behavior=hang"], "waiting": ["p=0.2"]})
     command = [
         sys.executable,
@@ -235,8 +235,7 @@ def test_an_interrupt_ends_all_runs_and_says_what_is_left(place, number):
     until = time.monotonic() + 120
     while not (log.exists() and "hanging" in log.read_text()) and time.monotonic() < until:
         time.sleep(0.1)
-    second = subprocess.run(command, capture_output=True, text=True)
-    assert second.returncode == 2 and "is running here" in second.stderr
+    assert run() == 2 and "is running here" in capsys.readouterr().err
     process.send_signal(number)
     text, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + number
