@@ -256,3 +256,13 @@ def test_googlenets_norms_have_torchvisions_eps(weights):
     eps = {m.eps for m in theirs.modules() if isinstance(m, nn.BatchNorm2d)}
     norms = [m for m in GoogLeNet(weights=weights).modules() if isinstance(m, nn.BatchNorm2d | FrozenBatchNorm2d)]
     assert len(norms) == 57 and {m.eps for m in norms} == eps == {0.001}
+
+
+def test_tiny_has_no_1x1_convolution_with_a_stride():
+    """Of fewer than 16 channels, channels last, such a one ends a training on a CPU by a segmentation fault."""
+    backbone = Tiny(channels=(16, 32), stem_channels=8).to(memory_format=torch.channels_last)
+    strided = [m for m in backbone.modules() if isinstance(m, torch.nn.Conv2d) and m.stride != (1, 1)]
+    assert [m.kernel_size for m in strided] == [(3, 3)] * 3
+    features = backbone(torch.rand(2, 3, 128, 96).to(memory_format=torch.channels_last))
+    sum(feature.square().mean() for feature in features.values()).backward()
+    assert all(p.grad.isfinite().all() for p in backbone.parameters())
