@@ -10,6 +10,7 @@ from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
 from detection.analysis.timing import Measurements, settle_on, times_in_turns
 from detection.benchmarks.train_step import torchvision_step
+from detection.channels_last import to_channels_last
 from detection.config import load_config, override
 from detection.config.files import find_config
 from detection.detector import build_detector
@@ -66,7 +67,7 @@ def _our_step(name: str, precision: str, device: str, batch: tuple) -> Callable[
     detector = build_detector(config.detector, CLASSES, resize_in_training=False)
     freeze(detector, config.freeze, 0)
     accelerator = _accelerator(precision, device)
-    detector.to(accelerator.device).to(memory_format=torch.channels_last)
+    to_channels_last(detector.to(accelerator.device))
     optimizer = build_optimizer(config.optimizer, detector, 16)
     for group in optimizer.param_groups:
         group["lr"] = 1e-9  # weights and proposals stay what they are

@@ -5,6 +5,7 @@ from accelerate import Accelerator
 
 from detection.analysis.timing import Measurements, settle_on, times_in_turns
 from detection.benchmarks.dispatch import quickstart, quickstart_batch
+from detection.channels_last import to_channels_last
 from detection.config import load_config
 from detection.config.files import find_config
 from detection.training.device_batches import DeviceBatches
@@ -18,7 +19,7 @@ def benchmark_quickstart_step(device: str) -> Measurements:
     """Measure one update of the quick start by our loop, images in memory as a loader hands them over."""
     config = load_config(find_config("quickstart"))
     accelerator = Accelerator(cpu=device == "cpu")
-    detector = quickstart(device).to(memory_format=torch.channels_last)
+    detector = to_channels_last(quickstart(device))
     optimizer = build_optimizer(config.optimizer, detector, IMAGES)
     scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer, 1e-6)  # weights and proposals stay what they are
     model, optimizer = accelerator.prepare(detector, optimizer)

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from detection.atomic_write import make_folders, make_free, numbered, write_json
+from detection.channels_last import to_channels_last
 from detection.config import Config, from_plain, override, to_plain
 from detection.config.differences import differences
 from detection.config.parts import trusting
@@ -146,7 +147,8 @@ def open_run(
     detector = build_detector(config.detector, len(categories), resize_in_training=False)
     load_weights(folder, detector)
     # The layout that it was trained in: sums have the same order.
-    return detector.to(device).to(memory_format=torch.channels_last).eval(), categories, config
+    to_channels_last(detector.to(device))
+    return detector.eval(), categories, config
 
 
 def write_run_description(

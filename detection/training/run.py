@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from detection.analysis.samples import draw_samples
 from detection.analysis.visualize import contact_sheet
+from detection.channels_last import to_channels_last
 from detection.config import Config
 from detection.data.dataset import DetectionDataset, match_categories, require_training_boxes
 from detection.data.masks import load_masks
@@ -166,7 +167,7 @@ def prepare(config: Config, folder: Path, accelerator: Accelerator, resume: bool
     reports = [] if resume else load_pretrained(detector, config.detector.weights, names)
     freeze(detector, config.freeze, 0)
     # Convolutions compute in this layout; the others' maps would be transposed for each.
-    detector.to(accelerator.device).to(memory_format=torch.channels_last)
+    to_channels_last(detector.to(accelerator.device))
     amplitude = None if resume else start_amplitude(detector, data.train, accelerator, reports)
     run = DetectorRun(
         config=config,
