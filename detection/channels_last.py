@@ -19,7 +19,7 @@ def to_channels_last(network: Network) -> Network:
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d) and _writes_beyond(module):
-            module.register_forward_pre_hook(partial(_every, tuple(module.stride)))
+            module.register_forward_pre_hook(partial(_every, (module.stride[0], module.stride[1])))
             module.stride = (1, 1)
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
