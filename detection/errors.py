@@ -47,7 +47,8 @@ def command_line(main: Callable[..., int | None]) -> Callable[..., int]:
     @functools.wraps(main)
     def run(*args, **kwargs) -> int:
         printable_streams()
-        hook, threading.excepthook = threading.excepthook, _excepthook
+        hooks = threading.excepthook, sys.unraisablehook
+        threading.excepthook, sys.unraisablehook = _excepthook, _unraisablehook
         try:
             return main(*args, **kwargs) or 0
         except UserError as error:
@@ -67,7 +68,7 @@ def command_line(main: Callable[..., int | None]) -> Callable[..., int]:
                 raise
             return _refused(sentence)
         finally:
-            threading.excepthook = hook
+            threading.excepthook, sys.unraisablehook = hooks
 
     return run
 
@@ -81,3 +82,9 @@ def _excepthook(args: threading.ExceptHookArgs) -> None:
     """Leave out a thread's traceback of what the main thread meets, too: TensorBoard writes in a thread."""
     if args.exc_value is None or explain(args.exc_value) is None:
         threading.__excepthook__(args)
+
+
+def _unraisablehook(args: "sys.UnraisableHookArgs") -> None:
+    """The same where Python cannot raise: torch reports a killed process in a signal's handler, wherever that comes."""
+    if args.exc_value is None or explain(args.exc_value) is None:
+        sys.__unraisablehook__(args)

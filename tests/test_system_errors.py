@@ -115,6 +115,27 @@ def test_a_thread_s_traceback_of_a_full_disk_is_left_out(capsys):
     assert error.count("Traceback") == 1 and "ValueError" in error
 
 
+def test_what_python_cannot_raise_of_a_killed_process_is_left_out(capsys, monkeypatch):
+    """A signal's handler raises anywhere, also where Python drops errors; the loader notices again."""
+    monkeypatch.setattr(sys, "__unraisablehook__", lambda args: print("Traceback of", args.exc_value, file=sys.stderr))
+
+    class Dropped:
+        def __init__(self, error):
+            self.error = error
+
+        def __del__(self):
+            raise self.error
+
+    @command_line
+    def main():
+        Dropped(RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."))
+        Dropped(RuntimeError("something else"))
+
+    before = sys.unraisablehook
+    assert main() == 0 and sys.unraisablehook is before
+    assert capsys.readouterr().err == "Traceback of something else\n"
+
+
 def test_output_that_nobody_reads_ends_a_command_quietly():
     code = (
         "import sys; from detection.errors import command_line\n"
