@@ -3,6 +3,8 @@
 import json
 import multiprocessing
 import os
+import runpy
+import socket
 import sys
 import time
 
@@ -12,27 +14,61 @@ from safetensors.torch import load_file
 _CONTEXT = multiprocessing.get_context("forkserver")
 
 
-def _train(folder, arguments):
-    """Train in a process group of its own, with all output in a file."""
-    os.setsid()
-    multiprocessing.set_start_method("fork", force=True)  # of loading processes
-    os.chdir(folder)
-    output = os.open("out.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    from detection.cli import train
+def _begin(folder, output):
+    """Change to a folder, with all output in a file there and no plots: to draw them takes longer than to train."""
     from detection.evaluation import report
 
-    report.to_png = lambda figure: b""  # to draw plots takes longer than to train
+    report.to_png = lambda figure: b""
+    os.chdir(folder)
+    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+
+
+def _train(folder, arguments):
+    """Train in a process group of its own."""
+    os.setsid()
+    multiprocessing.set_start_method("fork", force=True)  # of loading processes
+    _begin(folder, "out.txt")
+    from detection.cli import train
+
     sys.exit(train.main(arguments))
+
+
+def _run_rank(folder, script, arguments, variables):
+    """Run a script as one process of several, as torchrun starts it."""
+    os.environ.update(variables)
+    _begin(folder, f"rank{variables['RANK']}.txt")
+    sys.argv = [script, *arguments]
+    runpy.run_path(script, run_name="__main__")
+
+
+def _started(target, *arguments):
+    _CONTEXT.set_forkserver_preload(["detection.cli.train", "detection.training.run", "torch.utils.tensorboard"])
+    process = _CONTEXT.Process(target=target, args=arguments)
+    process.start()
+    return process
 
 
 def start(folder, *arguments):
     """Start `detection train` in a folder; returns the process."""
-    _CONTEXT.set_forkserver_preload(["detection.cli.train", "detection.training.run", "torch.utils.tensorboard"])
-    process = _CONTEXT.Process(target=_train, args=(folder, [*arguments, "--device=cpu"]))
-    process.start()
-    return process
+    return _started(_train, folder, [*arguments, "--device=cpu"])
+
+
+def run_two(folder, script, *arguments):
+    """Run a script in a folder by two processes that train together."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **address}
+    ranks = [{"RANK": rank, "LOCAL_RANK": rank, **common} for rank in "01"]
+    processes = [_started(_run_rank, folder, str(script), arguments, variables) for variables in ranks]
+    for process in processes:
+        process.join(300)
+    codes = [process.exitcode for process in processes]
+    for process in processes:
+        process.kill()
+    assert codes == [0, 0], "\n".join(path.read_text() for path in sorted(folder.glob("rank?.txt")))
 
 
 def wait_for(condition, seconds=120.0):

@@ -18,11 +18,12 @@ from detection.runs.folder import open_run
 from detection.training.engine import validation_loss
 from detection.training.run import open_data, prepare, train
 from tests.tiny_runs import tiny_config, write_config
+from tests.training.forked_runs import run_two
 
 ROOT = Path(__file__).parents[2]
 
 
-def launch(*arguments, cwd):
+def torchrun(*arguments, cwd):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", "--standalone"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run([*command, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
@@ -36,7 +37,7 @@ def two_process_run(shapes, tmp_path_factory):
     config = write_config(folder / "config.py", shapes)
     # The stem is let go after the first epoch: the wrapper must be made again.
     extra = ("freeze.stem=1", "validation_loss=true", "--output=run")
-    out = launch(str(ROOT / "tools/train.py"), str(config), *extra, cwd=folder)
+    out = torchrun(str(ROOT / "tools/train.py"), str(config), *extra, cwd=folder)
     return folder / "run", out
 
 
@@ -78,7 +79,7 @@ def test_processes_stay_in_step(shapes, tmp_path, extra):
     """Weights, those of a stage that is let go after an epoch too, and batch statistics once they were evaluated."""
     plain = to_plain(tiny_config(shapes, *extra))
     (tmp_path / "in_step.py").write_text(IN_STEP.format(plain=plain))
-    launch(str(tmp_path / "in_step.py"), cwd=tmp_path)
+    run_two(tmp_path, tmp_path / "in_step.py")
 
 
 def test_processes_see_different_images(shapes):
@@ -95,10 +96,10 @@ def test_both_processes_write_once(two_process_run):
     assert out.count("classes   circle") == 1 and out.count("finished") == 1
 
 
-def test_one_and_two_processes_evaluate_to_equal_numbers(two_process_run, tmp_path):
+def test_one_and_two_processes_evaluate_to_equal_numbers(two_process_run, tmp_path, blank_plots):
     """3 validation images, an odd number, in batches of 2."""
     run, _ = two_process_run
-    launch(str(ROOT / "tools/evaluate.py"), str(run), f"--output={tmp_path / 'two'}", "--device=cpu", cwd=tmp_path)
+    run_two(tmp_path, ROOT / "tools/evaluate.py", str(run), f"--output={tmp_path / 'two'}", "--device=cpu")
     from detection.training.evaluate import evaluate_run
 
     evaluate_run(run, output=tmp_path / "one", device="cpu")
@@ -126,7 +127,7 @@ def test_two_processes_of_one_image_move_the_weights_like_one_process_of_two(sha
     start = {n: p.detach().clone() for n, p in untrained.named_parameters()}
     train(tiny_config(shapes, *extra), tmp_path / "one", Accelerator(cpu=True))
     config = write_config(tmp_path / "config.py", shapes)
-    launch(str(ROOT / "tools/train.py"), str(config), *extra, "batch_size=1", "--output=two", cwd=tmp_path)
+    run_two(tmp_path, ROOT / "tools/train.py", str(config), *extra, "batch_size=1", "--output=two")
     first = [json.loads((tmp_path / n / "log.jsonl").read_text().splitlines()[0]) for n in ("one", "two")]
     assert first[1]["loss"] == pytest.approx(first[0]["loss"], rel=0.1)
     ends = (load_file(tmp_path / n / "checkpoints/last/model.safetensors") for n in ("one", "two"))
@@ -186,4 +187,4 @@ accelerator.end_training()
 
 def test_accumulated_gradients_are_exchanged_once_an_update(tmp_path):
     (tmp_path / "accumulation.py").write_text(ACCUMULATION)
-    launch(str(tmp_path / "accumulation.py"), cwd=tmp_path)
+    run_two(tmp_path, tmp_path / "accumulation.py")

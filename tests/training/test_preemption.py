@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
@@ -20,7 +19,7 @@ from detection.training import loop, preemption
 from detection.training.loaders import DataLoader
 from detection.training.run import train
 from tests.tiny_runs import tiny_config, write_config
-from tests.training.forked_runs import log_lines, require_equal, wait_for
+from tests.training.forked_runs import log_lines, require_equal, start, wait_for
 
 PREEMPTIONS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -268,13 +267,14 @@ def test_resume_or_start_takes_no_folder_of_others(workplace, capsys):
     assert "run: exists already" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("variable", ["TORCHELASTIC_RESTART_COUNT", "DETECTION_RESTARTS"])
-def test_a_restarted_process_goes_on_by_itself(workplace, monkeypatch, capsys, blank_plots, variable):
+def test_a_restarted_process_goes_on_by_itself(workplace, monkeypatch, capsys, blank_plots):
     command = ["config.py", "--device=cpu", "schedule.epochs=1"]
     assert train_command.main(command) == train_command.main(command) == 0
-    monkeypatch.setenv(variable, "1")
-    assert train_command.main([*command, "schedule.epochs=2"]) == 0
-    assert "resume    runs/config-2 after 1 epochs" in capsys.readouterr().out
+    for done, variable in enumerate(("TORCHELASTIC_RESTART_COUNT", "DETECTION_RESTARTS"), start=1):
+        with monkeypatch.context() as patched:
+            patched.setenv(variable, "1")
+            assert train_command.main([*command, f"schedule.epochs={done + 1}"]) == 0
+        assert f"resume    runs/config-2 after {done} epochs" in capsys.readouterr().out
     assert sorted(path.name for path in (workplace / "runs").iterdir()) == ["config", "config-2"]
 
 
@@ -304,24 +304,14 @@ def test_loading_processes_end_with_their_parent_and_by_no_signal_of_others(numb
         os.kill(worker.pid, signal.SIGKILL) if worker.is_alive() else None
 
 
-def start(*arguments, log):
-    with log.open("w") as output:
-        return subprocess.Popen(
-            [sys.executable, "-m", "detection.cli.train", *map(str, arguments), "--device=cpu"],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-
-
 def test_the_whole_process_group_with_loading_processes(workplace):
     """As Slurm does it: every process of the group gets the signal."""
-    arguments = ("config.py", "--output=run", "data.workers=2", "schedule.epochs=300")
-    process = start(*arguments, log=workplace / "out.txt")
+    process = start(workplace, "config.py", "--output=run", "data.workers=2", "schedule.epochs=300")
     path = workplace / "run/log.jsonl"
     wait_for(lambda: path.exists() and len(path.read_text().splitlines()) > 2)
     os.killpg(process.pid, signal.SIGTERM)
-    assert process.wait(60) == 128 + signal.SIGTERM
+    process.join(60)
+    assert process.exitcode == 128 + signal.SIGTERM
     text = (workplace / "out.txt").read_text()
     assert text.count("interrupted by SIGTERM: run is saved after") == 1 and "Traceback" not in text, text
     with pytest.raises(ProcessLookupError):
