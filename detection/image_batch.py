@@ -70,7 +70,7 @@ class BatchTransform(GeneralizedRCNNTransform):
         batch = torch.stack(list(images)) if equal else padded_images(images, self._padded_size(sizes))
         batch = as_float(batch, dtype)
         mean, std = (
-            to_device(np.array(values).reshape(-1, 1, 1), batch.device).to(batch.dtype)
+            to_device(np.array(values).reshape(-1, 1, 1), batch.device).to(batch.dtype)  # (3, 1, 1)
             for values in (self.image_mean, self.image_std)
         )
         batch = batch.sub_(mean).div_(std)
@@ -112,7 +112,7 @@ def padded_images(images: Sequence[Tensor], size: Size, fill: int = 0) -> Tensor
 
 def inside_images(sizes: Sequence[Size], height: int, width: int, device: torch.device, stride: int = 1) -> Tensor:
     """Return booleans (B, H, W): the first pixel of location (i, j) of a map of this stride is inside of its image."""
-    sides = to_device(np.array(sizes).reshape(-1, 2), device)
+    sides = to_device(np.array(sizes).reshape(-1, 2), device)  # (B, 2)
     rows = torch.arange(height, device=device) * stride < sides[:, :1]
     columns = torch.arange(width, device=device) * stride < sides[:, 1:]
     return rows[:, :, None] & columns[:, None, :]

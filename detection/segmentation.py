@@ -149,8 +149,8 @@ def continued(maps: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
     height, width = last.max(0) + 1
     rows = np.minimum(np.arange(height), last[:, :1])[:, :, None] * maps.shape[-1]
     places = (rows + np.minimum(np.arange(width), last[:, 1:])[:, None]).reshape(len(last), 1, -1)  # (B, 1, h·w)
-    index = to_device(places, maps.device).expand(-1, maps.shape[1], -1)
-    return maps.flatten(2).gather(2, index).unflatten(2, (int(height), int(width)))
+    index = to_device(places, maps.device).expand(-1, maps.shape[1], -1)  # (B, C, h·w)
+    return maps.flatten(2).gather(2, index).unflatten(2, (int(height), int(width)))  # (B, C, h, w)
 
 
 class Upsample(nn.Module):
