@@ -159,6 +159,8 @@ class OptimizerConfig:
         weight_decay: on weights; biases and norms have `norm_weight_decay`.
         norm_weight_decay: on biases and normalization weights.
         clip_norm: largest gradient norm, None for no clipping.
+        lr_multipliers: prefix of parameters' names, such as `backbone`, → factor of their learning rate; the longest
+            prefix of a name counts.
     """
 
     kind: Literal["sgd", "adamw"] = "sgd"
@@ -168,6 +170,7 @@ class OptimizerConfig:
     weight_decay: NonNegative = 1e-4
     norm_weight_decay: NonNegative = 1e-4
     clip_norm: Positive | None = None
+    lr_multipliers: dict[str, Positive] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -115,8 +115,6 @@ def _child(node: Any, name: str) -> Any:
 
 def _replace(node: Any, path: list[str], text: str, key: str) -> Any:
     name, rest = path[0], path[1:]
-    if isinstance(node, dict):
-        return {**node, ".".join(path): _convert(_literal(text), int | None, key)}
     if not (isinstance(node, functools.partial) or dataclasses.is_dataclass(node)):
         parent = key.removesuffix("." + ".".join(path))
         raise UserError(f"{key}: {parent} is {node!r} and has no settings of its own.")
@@ -128,7 +126,10 @@ def _replace(node: Any, path: list[str], text: str, key: str) -> Any:
             f"{key}: unknown config key; "
             + (f"did you mean {prefix}{near[0]}?" if near else f"known here: {', '.join(sorted(settings))}.")
         )
-    if rest:
+    if rest and isinstance(child := _child(node, name), dict):
+        *_, annotation = typing.get_args(settings[name]) or (Any,)
+        value = {**child, ".".join(rest): _convert(_literal(text), annotation, key)}
+    elif rest:
         value = _replace(_child(node, name), rest, text, key)
     else:
         value = _convert(_parse(text, settings[name]), settings[name], key)

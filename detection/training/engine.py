@@ -20,7 +20,7 @@ from detection.data.dataset import item_seed
 from detection.detector import Detector
 from detection.errors import UserError
 from detection.training.device_batches import Batch, to_device
-from detection.training.optim import WeightAverage
+from detection.training.optim import WeightAverage, learning_rates
 
 
 def seed_epoch(seed: int, epoch: int, rank: int) -> None:
@@ -63,7 +63,8 @@ def train_one_epoch(
         gradient_accumulation_steps: batches an update.
         clip_norm: largest gradient norm, None for no clipping.
         average: moving average of the weights to keep up.
-        log: gets a line an update: losses by name and their sum `loss`, `lr`, `grad_norm`, `images_per_s`.
+        log: gets a line an update: losses by name and their sum `loss`, `learning_rates`, `grad_norm`,
+            `images_per_s`.
         failures: folder where the batch of a non-finite loss is saved.
 
     Raises:
@@ -95,7 +96,7 @@ def train_one_epoch(
         _stop_if_not_finite(line, accelerator, group, failures)
         if clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm)
-        line["lr"] = scheduler.get_last_lr()[0]
+        line |= learning_rates(optimizer)
         optimizer.step()
         if not accelerator.optimizer_step_was_skipped:
             scheduler.step()

@@ -36,6 +36,7 @@ from detection.training.optim import (
     WeightAverage,
     build_optimizer,
     build_scheduler,
+    group_lines,
     require_sound_state,
     scaled_learning_rate,
 )
@@ -358,6 +359,8 @@ def describe_run(run: TrainingRun, data: Mapping[str, Any]) -> None:
         f"rate      {optimizer.kind} {scaled_learning_rate(optimizer, run.images_per_update):.3g} = {optimizer.lr:.3g} "
         f"stated for {optimizer.reference_batch} images an update, scaled to the real {run.images_per_update}"
     )
+    for line in group_lines(run.optimizer):
+        run.print_line(f"group     {line}")
     if run.resumed:
         require_same_data(run.folder, data)
     if run.accelerator.is_main_process:

@@ -1,8 +1,9 @@
 """Optimizer, learning-rate schedule and weight average, from their settings."""
 
 import copy
+import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
 from detection.config import OptimizerConfig, ScheduleConfig
+from detection.errors import UserError
 
 
 def scaled_learning_rate(config: OptimizerConfig, images_per_update: int) -> float:
@@ -33,26 +35,92 @@ def build_optimizer(
 
     Args:
         config: its kind and settings.
-        module: the model to train; weights form one group, biases, norms and scales another.
+        module: the model to train; weights form one group, biases, norms and scales another, and so do those of each
+            prefix in `lr_multipliers`, whose groups have the `prefix`.
         images_per_update: real images an update, over all processes and accumulation.
         fused: False for the gradient scaler of fp16, which cannot report from inside of the operation that it skipped
             an update.
+
+    Raises:
+        UserError: a prefix of `lr_multipliers` that no parameter has.
     """
-    weights, others = list[nn.Parameter](), list[nn.Parameter]()
-    for name, parameter in module.named_parameters():
-        owner, _, own_name = name.rpartition(".")
-        (weights if _is_weight(module.get_submodule(owner), own_name, parameter) else others).append(parameter)
-    groups = [
-        {"params": weights, "weight_decay": config.weight_decay},
-        {"params": others, "weight_decay": config.norm_weight_decay},
-    ]
-    fused = fused and {parameter.device.type for parameter in weights + others} <= {"cpu", "cuda"}
-    settings: dict[str, Any] = {"lr": scaled_learning_rate(config, images_per_update), "fused": fused}
+    rate = scaled_learning_rate(config, images_per_update)
+    groups = list(_groups(config, module, rate))
+    fused = fused and {parameter.device.type for parameter in module.parameters()} <= {"cpu", "cuda"}
+    settings: dict[str, Any] = {"lr": rate, "fused": fused}
     if config.kind == "sgd":
         optimizer = torch.optim.SGD(groups, momentum=config.momentum, **settings)
         optimizer.register_step_pre_hook(_begin_momentum)
         return optimizer
     return torch.optim.AdamW(groups, **settings)
+
+
+def _groups(config: OptimizerConfig, module: nn.Module, rate: float) -> Iterator[dict[str, Any]]:
+    prefixes = _longest_prefixes(config.lr_multipliers, module)
+    for prefix, factor in {"": 1.0, **config.lr_multipliers}.items():
+        weights, others = list[nn.Parameter](), list[nn.Parameter]()
+        for name, parameter in module.named_parameters():
+            if prefixes[name] == prefix:
+                owner, _, own_name = name.rpartition(".")
+                (weights if _is_weight(module.get_submodule(owner), own_name, parameter) else others).append(parameter)
+        common = {"lr": factor * rate, "prefix": prefix, "lr_multiplier": factor}
+        if weights:
+            yield {"params": weights, "weight_decay": config.weight_decay, "kind": "weights", **common}
+        if others:
+            kind = "biases, norms and scales"
+            yield {"params": others, "weight_decay": config.norm_weight_decay, "kind": kind, **common}
+
+
+def _longest_prefixes(multipliers: Mapping[str, float], module: nn.Module) -> dict[str, str]:
+    """Return the longest prefix in `multipliers` of each parameter's name, empty where it has none.
+
+    Raises:
+        UserError: a prefix that is the longest of no parameter.
+    """
+    names = [name for name, _ in module.named_parameters()]
+    prefixes = {name: max((p for p in multipliers if _has_prefix(name, p)), key=len, default="") for name in names}
+    for prefix in multipliers:
+        if prefix not in prefixes.values():
+            raise UserError(f"optimizer.lr_multipliers.{prefix}: {_why_none(prefix, names, module)}")
+    return prefixes
+
+
+def _has_prefix(name: str, prefix: str) -> bool:
+    return f"{name}.".startswith(f"{prefix}.")
+
+
+def _why_none(prefix: str, names: list[str], module: nn.Module) -> str:
+    if any(_has_prefix(name, prefix) for name in names):
+        return "applies to no parameter, as each of its parameters has a longer prefix there; leave it out."
+    modules = dict(module.named_modules())
+    if prefix in modules:
+        return f"the model's {prefix} has no parameters; leave it out."
+    known = [*(name for name, part in modules.items() if name and any(True for _ in part.parameters())), *names]
+    near = difflib.get_close_matches(prefix, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(n for n in known if '.' not in n)}."
+    return f"the model has no parameter with this prefix; {hint}"
+
+
+def learning_rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:
+    """Return the present learning rates by the names under which they are logged.
+
+    They are `lr`, without a multiplier, and `lr_PREFIX` of each prefix in `OptimizerConfig.lr_multipliers`.
+    """
+    first, *_ = groups = optimizer.param_groups
+    prefixed = {f"lr_{group['prefix']}": group["lr"] for group in groups if group.get("prefix")}
+    return {"lr": first["lr"] / first.get("lr_multiplier", 1.0), **prefixed}
+
+
+def group_lines(optimizer: torch.optim.Optimizer) -> list[str]:
+    """Return a line on each parameter group of an optimizer in which some rate has a multiplier, otherwise none."""
+    groups = optimizer.param_groups
+    if not any(group.get("prefix") for group in groups):
+        return []
+    return [
+        f"{group['kind']} of {group['prefix'] or 'all else'}: rate {group['initial_lr']:.3g}, weight decay "
+        f"{group['weight_decay']:.3g}, {sum(p.numel() for p in group['params']):,} parameters"
+        for group in groups
+    ]
 
 
 def _begin_momentum(optimizer: torch.optim.Optimizer, *_: Any) -> None:

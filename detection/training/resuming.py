@@ -13,7 +13,7 @@ from detection.config.parts import trust_arguments
 from detection.data.coco_index import Category
 from detection.errors import UserError
 from detection.runs.checkpoint import newest_complete
-from detection.runs.folder import new_run_folder, read_config_json, read_environment
+from detection.runs.folder import new_run_folder, read_config, read_environment
 from detection.runs.records import data_difference
 
 if TYPE_CHECKING:
@@ -93,7 +93,9 @@ def require_resumable(run: "TrainingRun", state: Mapping[str, Any], categories: 
     Raises:
         UserError: naming the first that differs.
     """
-    for change in differences(read_config_json(run.folder), to_plain(run.config)):
+    # What a run of before a setting existed has not written is at its default.
+    before = to_plain(read_config(run.folder, type(run.config)))
+    for change in differences(before, to_plain(run.config)):
         key = change.partition("=")[0]
         if not any(key == name or key.startswith(f"{name}.") for name in _MAY_CHANGE):
             raise UserError(

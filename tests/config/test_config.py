@@ -29,6 +29,8 @@ CONFIG = tiny_config(Path("data"))
         ("validation_loss=True", lambda c: c.validation_loss is True),
         ("freeze.stem=none", lambda c: c.freeze == {"stem": None}),
         ("freeze.backbone.fpn=3", lambda c: c.freeze == {"backbone.fpn": 3}),
+        ("optimizer.lr_multipliers.backbone.fpn=.5", lambda c: c.optimizer.lr_multipliers == {"backbone.fpn": 0.5}),
+        ("optimizer.lr_multipliers.backbone=4", lambda c: type(c.optimizer.lr_multipliers["backbone"]) is float),
         ("detector.head.hidden_channels=7", lambda c: c.detector.head.keywords["hidden_channels"] == 7),
         ("detector.head.nms_threshold=0.4", lambda c: c.detector.head.keywords["nms_threshold"] == 0.4),
         ("detector.backbone=detection.backbones.ResNet", lambda c: c.detector.backbone.func is ResNet),
@@ -71,7 +73,9 @@ def test_an_override_leaves_the_rest_alone():
         ("data.workers=many", "data.workers=many: must be of type int, at least 0 and at most 64, or auto."),
         ("data.workers=65", "data.workers=65: must be at least 0 and at most 64, or auto."),
         ("data.workers=autos", "at most 64, or auto (did you mean auto?)."),
-        ("freeze.stem=soon", "freeze.stem='soon': must be of type int, or none."),
+        ("freeze.stem=soon", "freeze.stem='soon': must be of type int, at least 0, or none."),
+        ("optimizer.lr_multipliers.head=0", "optimizer.lr_multipliers.head=0.0: must be above 0."),
+        ("optimizer.lr_multipliers.head=x", "optimizer.lr_multipliers.head='x': must be of type float, not str."),
     ],
 )
 def test_a_wrong_override_gets_one_sentence(item, sentence):

@@ -7,12 +7,15 @@ from torch import nn
 
 from detection.cells import CELLS
 from detection.config import OptimizerConfig, ScheduleConfig
+from detection.errors import UserError
 from detection.heads.lstm_decoder import LSTMDecoder
 from detection.training.optim import (
     WeightAverage,
     build_optimizer,
     build_scheduler,
+    group_lines,
     learning_rate_factor,
+    learning_rates,
     scaled_learning_rate,
 )
 
@@ -100,6 +103,89 @@ def test_stacked_biases_norms_of_maps_and_scales_do_not_decay():
     module["rms"] = nn.RMSNorm((2, 3))
     assert module["decoder"].bias.ndim == module["norm"].weight.ndim == 2
     assert decayed(module) == {"decoder.weight", "decoder.cells.0.weight_ih", "decoder.cells.0.weight_hh"}
+
+
+def parts():
+    """A body of two layers, the second with a norm, and a head."""
+    body = nn.Sequential(nn.Linear(2, 3), nn.Sequential(nn.Linear(3, 3, bias=False), nn.LayerNorm(3)))
+    return nn.ModuleDict({"body": body, "body2": nn.Linear(3, 1), "flat": nn.Flatten()})
+
+
+def naive_factor(multipliers, name):
+    """Shorten the name until it is a prefix."""
+    pieces = name.split(".")
+    while pieces:
+        if ".".join(pieces) in multipliers:
+            return multipliers[".".join(pieces)]
+        pieces.pop()
+    return 1.0
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+@pytest.mark.parametrize(
+    "multipliers",
+    [
+        {"body": 4.0},
+        {"body": 4.0, "body.1": 0.5},
+        {"body.1": 0.5, "body": 4.0, "body.1.0.weight": 3.0},
+        {"body": 4.0, "body2": 2.0},
+    ],
+)
+def test_the_longest_prefix_multiplies_the_rate(kind, multipliers):
+    module = parts()
+    config = OptimizerConfig(kind=kind, lr=0.1, weight_decay=0.3, norm_weight_decay=0.0, lr_multipliers=multipliers)
+    optimizer = build_optimizer(config, module, 16)
+    build_scheduler(ScheduleConfig(warmup=0, kind="cosine", epochs=1), optimizer, 4)
+    groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    assert len(groups) == sum(len(group["params"]) for group in optimizer.param_groups) == 7
+    for name, parameter in module.named_parameters():
+        group = groups[id(parameter)]
+        assert group["lr"] == pytest.approx(0.1 * naive_factor(multipliers, name))
+        assert group["weight_decay"] == (0.3 if parameter.ndim > 1 else 0.0)
+    logged = learning_rates(optimizer)
+    assert logged == pytest.approx({"lr": 0.1, **{f"lr_{prefix}": 0.1 * f for prefix, f in multipliers.items()}})
+    assert len(group_lines(optimizer)) == len(optimizer.param_groups)
+
+
+def test_a_multiplied_layer_moves_that_much_further():
+    module, steps = parts(), {}
+    optimizer = build_optimizer(OptimizerConfig(lr_multipliers={"body": 4.0}, weight_decay=0.0), module, 16)
+    for parameter in module.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    before = {name: p.detach().clone() for name, p in module.named_parameters()}
+    optimizer.step()
+    steps = {name: (before[name] - p).mean().item() for name, p in module.named_parameters()}
+    assert steps["body.0.weight"] == pytest.approx(4 * steps["body2.weight"], rel=1e-3) and steps["body2.weight"] > 0
+
+
+def test_groups_are_described_where_rates_differ():
+    module = parts()
+    config = OptimizerConfig(lr=0.1, weight_decay=0.3, norm_weight_decay=0.0, lr_multipliers={"body": 4.0})
+    optimizer = build_optimizer(config, module, 16)
+    build_scheduler(ScheduleConfig(), optimizer, 1)
+    assert group_lines(optimizer) == [
+        "weights of all else: rate 0.1, weight decay 0.3, 3 parameters",
+        "biases, norms and scales of all else: rate 0.1, weight decay 0, 1 parameters",
+        "weights of body: rate 0.4, weight decay 0.3, 15 parameters",
+        "biases, norms and scales of body: rate 0.4, weight decay 0, 9 parameters",
+    ]
+    plain = build_optimizer(OptimizerConfig(), module, 16)
+    assert group_lines(plain) == [] and list(learning_rates(plain)) == ["lr"] and len(plain.param_groups) == 2
+
+
+@pytest.mark.parametrize(
+    ("multipliers", "sentence"),
+    [
+        ({"bod": 4.0}, "bod: the model has no parameter with this prefix; did you mean 'body'?"),
+        ({"body.1.0.wait": 4.0}, "body.1.0.wait: the model has no parameter .* did you mean 'body.1.0.weight'?"),
+        ({"Ω": 4.0}, "Ω: the model has no parameter with this prefix; known: body, body2."),
+        ({"flat": 4.0}, "flat: the model's flat has no parameters; leave it out."),
+        ({"body2": 1.0, "body2.weight": 2.0, "body2.bias": 2.0}, "body2: applies to no parameter, as each of its"),
+    ],
+)
+def test_a_prefix_without_parameters_gets_one_sentence(multipliers, sentence):
+    with pytest.raises(UserError, match=f"^optimizer.lr_multipliers.{sentence}"):
+        build_optimizer(OptimizerConfig(lr_multipliers=multipliers), parts(), 16)
 
 
 def test_scheduler_counts_updates():

@@ -65,6 +65,10 @@ def test_rate_and_length_are_recomputed_from_here_on(run, blank_plots):
         ("detector.head.hidden_channels=8", "was trained with detector.head.hidden_channels=16 instead of 8"),
         ("precision=bf16", "was trained with precision"),
         ("optimizer.weight_decay=0.1", "was trained with optimizer.weight_decay"),
+        (
+            "optimizer.lr_multipliers.backbone=4",
+            "was trained with optimizer.lr_multipliers.backbone=null instead of 4.0; a resumed run may change",
+        ),
         ("data.augmentation.horizontal_flip=0", "was trained with data.augmentation.horizontal_flip=0.5"),
         ("batch_size=4", "was trained with 2 images an update, not 4"),
     ],
@@ -75,6 +79,16 @@ def test_what_may_not_change_is_refused_and_nothing_is_written(run, override, se
         resume(run, override, "schedule.epochs=2")
     assert sentence in str(error.value) and "\n" not in str(error.value)
     assert before == {p: p.read_bytes() for p in run.rglob("*.json*")}
+
+
+def test_a_run_from_before_a_setting_existed_goes_on_with_its_default(run, blank_plots):
+    config = json.loads((run / "config.json").read_text())
+    del config["optimizer"]["lr_multipliers"]
+    (run / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="optimizer.lr_multipliers.backbone=null instead of 4.0"):
+        resume(run, "optimizer.lr_multipliers.backbone=4")
+    resume(run, "schedule.epochs=1")
+    assert json.loads((run / "environment.json").read_text())["history"][0]["changed"] == []
 
 
 def test_other_data_is_refused_and_moved_data_is_not(run, shapes, tmp_path, blank_plots):

@@ -90,12 +90,33 @@ def test_same_seed_gives_the_same_losses_and_another_seed_others(shapes, tmp_pat
     assert losses(tmp_path / "a") != losses(tmp_path / "c")
 
 
+def test_every_group_and_its_rate_is_printed(shapes, tmp_path, capsys):
+    prepare(tiny_config(shapes, "optimizer.lr_multipliers.backbone=4"), tmp_path / "run", Accelerator(cpu=True), False)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("rate ", "group "))]
+    rate, *groups = lines
+    assert rate.startswith("rate      sgd 0.01 = 0.01")
+    assert [group.split(",")[0] for group in groups] == [
+        "group     weights of all else: rate 0.01",
+        "group     biases",
+        "group     weights of backbone: rate 0.04",
+        "group     biases",
+    ]
+
+
+def test_a_prefix_of_no_parameter_leaves_no_folder(shapes, tmp_path):
+    with pytest.raises(UserError, match="optimizer.lr_multipliers.backbon: .* did you mean 'backbone'?"):
+        prepare(
+            tiny_config(shapes, "optimizer.lr_multipliers.backbon=4"), tmp_path / "run", Accelerator(cpu=True), False
+        )
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     "extra",
     [
         (),
         ("ema=0.9", "optimizer.kind=adamw", "freeze.stem=1", "gradient_accumulation_steps=3"),
-        ("precision=bf16", "freeze.stem=1"),
+        ("precision=bf16", "freeze.stem=1", "optimizer.lr_multipliers.backbone=4"),
         pytest.param(("detector.head=detection.heads.SequenceHead",), marks=pytest.mark.slow),
     ],
 )
@@ -127,6 +148,9 @@ def test_a_resumed_run_equals_an_unbroken_one(shapes, tmp_path, monkeypatch, ext
     assert losses(tmp_path / "broken") == losses(tmp_path / "unbroken")
     a, b = (load_file(tmp_path / n / "checkpoints/last/model.safetensors") for n in ("broken", "unbroken"))
     assert all(torch.equal(a[name], b[name]) for name in b)
+    rates = [line for line in log_lines(tmp_path / "broken") if "lr" in line]
+    assert all(line.get("lr_backbone", 4 * line["lr"]) == pytest.approx(4 * line["lr"]) for line in rates)
+    assert all(("lr_backbone" in line) == bool(config.optimizer.lr_multipliers) for line in rates)
 
 
 def test_the_best_is_measured_once_and_after_a_resume_again(shapes, tmp_path, monkeypatch):
