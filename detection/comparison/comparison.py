@@ -61,10 +61,10 @@ class FinishedRun:
         return sorted(self.ground_truth["images"], key=lambda image: image["id"])[position]
 
 
-def open_finished(folder: Path, name: str, split: str = "val") -> FinishedRun:
+def open_finished(folder: Path, name: str, split: str = "val", *, last: bool = False) -> FinishedRun:
     """Read a run from its config.json and results.json, and the annotations that it names.
 
-    The results on the split `test` are those of `test/`.
+    The results on the split `test` are those of `test/`, and with `last` those of the last epoch, in `last/`.
 
     Raises:
         UserError: one of them is missing or cannot be read, or annotations or images have changed since the run.
@@ -87,7 +87,7 @@ def open_finished(folder: Path, name: str, split: str = "val") -> FinishedRun:
     if changed is not None:
         raise UserError(f"{folder}: {changed} has changed since this run; restore it, or train again.")
     ground_truth = read_ground_truth(annotations)
-    results = read_results(folder / ("test" if split == "test" else "") / "results.json", ground_truth)
+    results = read_results(folder / ("last" if last else "test" * (split == "test")) / "results.json", ground_truth)
     matching = match_results(ground_truth, results)
     score = best_f1(precision_recall(matching))["score"]
     per_image = detection_results(ground_truth, results, digest)

@@ -1,12 +1,10 @@
 """Report of a comparison: settings, metrics, classes, and the images on which the runs differ most."""
 
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from detection.analysis.samples import LONGEST_DRAWN, draw_results, xywh_to_xyxy
 from detection.analysis.visualize import contact_sheet, distinct_colors, draw_boxes, shrink
@@ -25,6 +23,7 @@ from detection.evaluation.columns import class_names
 from detection.evaluation.intervals import format_interval
 from detection.names import file_stem, short_name
 from detection.reports.document import Block, Bullets, Figure, Heading, Paragraph, Table
+from detection.reports.files import image_png
 from detection.runs.records import version_differences
 
 EVEN = (0, 0)
@@ -127,9 +126,7 @@ def _figure(first: FinishedRun, run: FinishedRun, difference: ImageDifference) -
         f"false positives {difference.false_positives[0]} → {difference.false_positives[1]}"
     )
     name = f"{file_stem(f'{first.name}-{run.name}'.replace('/', '-'))}-{item['id']}.png"
-    png = io.BytesIO()
-    Image.fromarray(draw_difference(first, run, difference)).save(png, format="png", optimize=True)
-    return Figure(name, caption, png.getvalue())
+    return Figure(name, caption, image_png(draw_difference(first, run, difference)))
 
 
 def draw_difference(first: FinishedRun, second: FinishedRun, difference: ImageDifference) -> np.ndarray:

@@ -51,12 +51,30 @@ def images_digest(
     Raises:
         UserError: an image cannot be read.
     """
+    names = sorted(set(file_names))
+    known = file_digests(folder, names, on_files, cache_dir)
+    total = hashlib.sha256()
+    for name in names:
+        total.update(name.encode("utf-8", "surrogatepass") + f"\0{known.get(name, _MISSING)}\n".encode())
+    return total.hexdigest()
+
+
+def file_digests(
+    folder: Path,
+    file_names: Iterable[str],
+    on_files: Callable[[int, int], None] = lambda count, total: None,
+    cache_dir: Path | None = None,
+) -> dict[str, str]:
+    """Return the SHA-256 of each image's bytes by name; missing images are left out. Arguments as `images_digest`.
+
+    Raises:
+        UserError: an image cannot be read.
+    """
     root, now = private_root(cache_dir), time.time_ns()
     key = hashlib.sha256(os.fsencode(os.path.realpath(folder))).hexdigest()[:32]
     kept = None if root is None else root / f"images-{key}.json"
     known = {} if kept is None else _read_known(kept)
-    names = sorted(set(file_names))
-    states = {name: state for name in names if (state := _state(folder, name))}
+    states = {name: state for name in file_names if (state := _state(folder, name))}
     changed = [name for name, state in states.items() if known.get(name, ())[:2] != state]
     with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as threads:
         for start in range(0, len(changed), _FILES_AT_ONCE):
@@ -64,14 +82,10 @@ def images_digest(
             for name, digest in zip(some, threads.map(_digest, [folder] * len(some), some), strict=True):
                 known[name] = _Entry(*states[name], digest)
                 on_files(1, len(changed))
-    total = hashlib.sha256()
-    for name in names:
-        digest = known[name].digest if name in states else _MISSING
-        total.update(name.encode("utf-8", "surrogatepass") + f"\0{digest}\n".encode())
     if kept is not None and changed:
         settled = {name: e for name, e in known.items() if e.changed < now - _SETTLED * 1e9}
         write_private(kept, json.dumps(settled, separators=(",", ":")).encode())
-    return total.hexdigest()
+    return {name: known[name].digest for name in states}
 
 
 def images_changed(record: Mapping[str, Any]) -> bool:

@@ -41,6 +41,8 @@ class Interval:
         high: upper end.
         seeds: number of pairs of runs; 1 means that it is about images alone.
         p_value: that of no difference, two-sided, by the same law as the interval.
+        seed_variance: variance of a single seed's difference; NaN of one seed.
+        image_variance: part of the variance that more seeds would not reduce; NaN of one seed.
     """
 
     value: float
@@ -48,6 +50,8 @@ class Interval:
     high: float
     seeds: int
     p_value: float = field(default=math.nan, compare=False)
+    seed_variance: float = field(default=math.nan, compare=False)
+    image_variance: float = field(default=math.nan, compare=False)
 
     @property
     def is_significant(self) -> bool:
@@ -93,14 +97,26 @@ def difference_interval(differences: np.ndarray, resampled: np.ndarray) -> Inter
     n, value = len(differences), float(differences.mean())
     covariance = np.atleast_2d(np.cov(resampled[:, defined]))
     laws = [(math.inf, float(covariance.sum()) / n**2)]  # degrees of freedom and variance
+    of_seed = by_images = math.nan
     if n > 1:
-        by_seeds = float(differences.var(ddof=1)) / n
+        of_seed = float(differences.var(ddof=1))
         by_images = max(0.0, float(covariance.sum() - np.trace(covariance)) / (n * (n - 1)))
-        ratio = (by_seeds + by_images) / by_seeds if by_seeds > 0 else math.inf
-        laws.append(((n - 1) * ratio * ratio, by_seeds + by_images))
+        laws.append(_law(of_seed, by_images, n))
     half = max(_half_width(*law) for law in laws)
     p_value = max(_p_value(value, *law) for law in laws)
-    return Interval(value, max(-1.0, value - half), min(1.0, value + half), n, p_value)
+    return Interval(value, max(-1.0, value - half), min(1.0, value + half), n, p_value, of_seed, by_images)
+
+
+def expected_half_width(interval: Interval, seeds: int) -> float:
+    """Half-width that the interval would have with another number of seeds whose variance is the same; an estimate."""
+    return _half_width(*_law(interval.seed_variance, interval.image_variance, seeds))
+
+
+def _law(of_seed: float, by_images: float, n: int) -> tuple[float, float]:
+    """Degrees of freedom (Welch, Satterthwaite) and variance of the mean of n seeds."""
+    by_seeds = of_seed / n
+    ratio = (by_seeds + by_images) / by_seeds if by_seeds > 0 else math.inf
+    return (n - 1) * ratio * ratio, by_seeds + by_images
 
 
 def _half_width(freedom: float, variance: float) -> float:

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+from PIL import Image
+
 from detection.atomic_write import atomic_write
 from detection.errors import UserError
 from detection.reports.document import Block, Figure, to_html, to_markdown
@@ -39,6 +42,13 @@ def write_files(output: Path, files: dict[str, bytes]) -> list[Path]:
         reason = explain(error) or f"{error.strerror}."
         raise UserError(f"{output}: its files cannot be written: {reason}") from None
     return [output / name for name in files]
+
+
+def image_png(image: np.ndarray) -> bytes:
+    """Return an image (H, W, 3) uint8 as the bytes of a PNG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="png", optimize=True)
+    return buffer.getvalue()
 
 
 def to_png(figure: "matplotlib.figure.Figure") -> bytes:
