@@ -6,7 +6,8 @@
 from detection.ablation.ablation import Ablation, load_ablation
 from detection.ablation.choice import Choice
 from detection.ablation.detectors import DETECTORS
+from detection.ablation.own_data.question import Question
 from detection.ablation.run_types import RunType
 from detection.scenes.overrides import scenes
 
-__all__ = ["DETECTORS", "Ablation", "Choice", "RunType", "load_ablation", "scenes"]
+__all__ = ["DETECTORS", "Ablation", "Choice", "Question", "RunType", "load_ablation", "scenes"]

@@ -9,6 +9,7 @@ from typing import Any
 
 from detection.ablation.choice import Choice, require_choice
 from detection.ablation.detectors import DETECTORS
+from detection.ablation.own_data.question import Question, require_question
 from detection.ablation.primary import Primary
 from detection.ablation.run_types import RunType
 from detection.config.files import find_config, run_file
@@ -46,6 +47,7 @@ class Ablation:
             `{"2x": changes}` for all data sets, or `{"2x": {data: changes}}` for some. The report has each as a data
             set of its own, `DATA-NAME`.
         choice: settings that are chosen for each variant before the first run, by equally many tries of each.
+        question: asks whether one variant helps on the data at hand, which the report answers first.
         run_type: detectors, classifiers or another type of run.
     """
 
@@ -61,10 +63,11 @@ class Ablation:
     chance: Mapping[str, float | Mapping[str, float]] = dataclasses.field(default_factory=dict)
     evaluate_on: Mapping[str, Changes | Mapping[str, Changes]] = dataclasses.field(default_factory=dict)
     choice: Choice | None = None
+    question: Question | None = None
     run_type: RunType = DETECTORS
 
     def only(self, variants: Sequence[str] = (), data: Sequence[str] = (), seeds: Sequence[int] = ()) -> "Ablation":
-        """Select variants, data sets and seeds, all where none is named; the reference is always kept.
+        """Select variants, data sets and seeds, all where none is named; what answers the question is always kept.
 
         Raises:
             UserError: an unknown name or seed.
@@ -74,7 +77,7 @@ class Ablation:
             known = getattr(self, key)
             for name in wanted:
                 _require_known(key, name, known)
-            kept = {*(wanted or known), *([self.reference] if key == "variants" else [])}
+            kept = {*(wanted or known), *(self._always if key == "variants" else ())}
             parts[key] = (
                 {name: value for name, value in known.items() if name in kept}
                 if isinstance(known, Mapping)
@@ -95,8 +98,14 @@ class Ablation:
             for name, by_data in self.evaluations.items()
         }
         parts["choice"] = None if self.choice is None else self.choice.only(parts["variants"])
+        parts["question"] = None if self.question is None else self.question.only(parts["variants"])
         parts["curves"] = {title: places for title, places in curves.items() if len(places) > 1}
         return dataclasses.replace(self, **parts)
+
+    @property
+    def _always(self) -> list[str]:
+        """The variants that no selection leaves out."""
+        return [self.reference] if self.question is None else self.question.core(self)
 
     @property
     def comparisons(self) -> tuple[Primary, ...]:
@@ -138,6 +147,8 @@ class Ablation:
         object.__setattr__(self, "reference", self.reference or next(iter(self.variants)))
         object.__setattr__(self, "metric", self.metric or self.run_type.metrics[0])
         _require_known("reference", self.reference, self.variants)
+        if self.question is not None:
+            require_question(self.question, self.variants, self.reference)
         _require_known("metric", self.metric, self.run_type.metrics)
         _require_curves(self.curves, self.data)
         _require_primary(self)

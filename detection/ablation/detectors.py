@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 
-from detection.ablation.run_types import CorruptRun, RunType, StaleRun, epoch_progress, read_json
-from detection.ablation.workload import Workload, build_workload
+from detection.ablation.own_data.detector_data import detector_effort, leaks_and_remarks, overlapping_objects
+from detection.ablation.own_data.drawn_changes import draw_changes
+from detection.ablation.run_types import ChangedImages, CorruptRun, RunType, StaleRun, epoch_progress, read_json
+from detection.ablation.workload import Effort, Workload, build_workload
 from detection.analysis.complexity import count_flops, count_parameters
 from detection.config import Config, load_config, override
 from detection.config.differences import differences
@@ -40,7 +42,7 @@ class DetectorRuns(RunType):
     evaluate_command = ("-m", "detection.cli.evaluate")
     columns = ("AP", "AP50", "APs", "APm", "APl")
     metrics = AP_METRICS
-    widths = ("detector.backbone.channels", "detector.backbone.body.channels")
+    widths = ("detector.backbone.channels", "detector.backbone.body.channels", "detector.backbone.out_channels")
 
     def load(self, path: Path) -> Config:
         """Read a detector's config."""
@@ -144,6 +146,22 @@ class DetectorRuns(RunType):
         image, _ = data.val[0]
         images, targets = zip(*(data.train[i] for i in range(min(config.batch_size, len(data.train)))), strict=True)
         return build_workload(detector, config, accelerator, (list(images), list(targets)), image, config.freeze)
+
+    def effort(self, config: Config) -> Effort:
+        """Count steps and evaluated images from the annotations, and load a few images."""
+        return detector_effort(config)
+
+    def data_remarks(self, config: Config) -> list[str]:
+        """Compare the images of the splits by their bytes, then what the doctor finds without opening images."""
+        return leaks_and_remarks(config.data)
+
+    def overlap(self, config: Config) -> tuple[int, int]:
+        """Count them in the training annotations."""
+        return overlapping_objects(config.data.train)
+
+    def changed_images(self, pairs: Sequence[tuple[Path, Path]], names: tuple[str, str], most: int) -> ChangedImages:
+        """Compare the results that `read` reports, each run at its score of the best F1."""
+        return draw_changes(pairs, names, most, _source(pairs[0][0]).split)
 
     def progress(self, folder: Path) -> str:
         """Read the epoch from the last line of the log."""

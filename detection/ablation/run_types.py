@@ -8,12 +8,15 @@ import json
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from detection.ablation.workload import Workload
+from detection.ablation.workload import Effort, Workload
+from detection.errors import UserError
+from detection.reports.document import Figure
 from detection.runs.checkpoint import newest_complete
 from detection.runs.folder import config_json
 
@@ -24,6 +27,21 @@ class CorruptRun(Exception):
 
 class StaleRun(Exception):
     """Why the metrics of a finished run are no longer valid, such as data that has changed since."""
+
+
+@dataclass(frozen=True)
+class ChangedImages:
+    """Images on which two variants differ most, drawn with the results of both.
+
+    Attributes:
+        saved: those that the second gets right.
+        broken: those that the first gets right.
+        text: how they were chosen, and how many there are of each kind.
+    """
+
+    saved: Sequence[Figure]
+    broken: Sequence[Figure]
+    text: str = ""
 
 
 class PerImageResults(Protocol):
@@ -55,6 +73,7 @@ class RunType(ABC):
         columns: metrics of the report's tables, in their order.
         metrics: all metrics; an ablation's `metric` is one of them.
         widths: keys of layer widths, of which the first that a config has is widened to match another model's size.
+        epochs_key: key of the number of epochs, which a time budget may lower.
     """
 
     command: ClassVar[tuple[str, ...]]
@@ -62,6 +81,7 @@ class RunType(ABC):
     columns: ClassVar[tuple[str, ...]]
     metrics: ClassVar[tuple[str, ...]]
     widths: ClassVar[tuple[str, ...]] = ()
+    epochs_key: ClassVar[str] = "schedule.epochs"
 
     @abstractmethod
     def load(self, path: Path) -> Any:
@@ -145,6 +165,28 @@ class RunType(ABC):
     @abstractmethod
     def workload(self, config: Any) -> Workload:
         """Build the model at random weights, with images of its data; a `UserError` where the data is missing."""
+
+    def effort(self, config: Any) -> Effort:
+        """What a run with this config does; a `UserError` where its data cannot be used."""
+        raise UserError("the time of runs of this type cannot be estimated: leave out question= in the ablation.")
+
+    def data_remarks(self, config: Any) -> list[str]:
+        """What a person should know of the data before hours of training, leaks between splits first; sentences."""
+        return []
+
+    def overlap(self, config: Any) -> tuple[int, int]:
+        """Number of training objects that overlap another of their class by an IoU of 0.5, and of all objects."""
+        return 0, 0
+
+    def changed_images(self, pairs: Sequence[tuple[Path, Path]], names: tuple[str, str], most: int) -> ChangedImages:
+        """Draw the images that the second run of each pair gets right and the first does not, and the other way round.
+
+        Args:
+            pairs: folders of finished runs, a pair for each seed.
+            names: what the first and the second runs of all pairs are.
+            most: images of each kind.
+        """
+        return ChangedImages((), ())
 
     def progress(self, folder: Path) -> str:
         """How far a running run is, in two or three words; empty if unknown."""

@@ -30,6 +30,25 @@ class Workload:
     infer: Callable[[], object]
 
 
+@dataclasses.dataclass(frozen=True)
+class Effort:
+    """What a run does, from which its time is estimated.
+
+    Attributes:
+        epochs: its epochs.
+        steps: training steps, on one batch each.
+        evaluated: images that it runs inference on, all evaluations together.
+        batch_size: images of a training step.
+        load_s: seconds to load and augment an image, measured.
+    """
+
+    epochs: int
+    steps: int
+    evaluated: int
+    batch_size: int
+    load_s: float
+
+
 def build_workload(
     model: nn.Module,
     config: Any,

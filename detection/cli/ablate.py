@@ -5,19 +5,22 @@ detection ablate ABLATION --launcher slurm [--partition P] [--gpus N] [--hours H
 detection ablate ABLATION --variants A,B --data D --seeds 0,1      a part of it; the report names what is left out
 detection ablate ABLATION --dry-run       print the runs and their commands, change nothing
 detection ablate ABLATION --report-only   report the runs that are finished, also while others run
+detection ablate own_data data.train.annotations=… [--budget-hours H]      does context help on these data?
 
 ABLATION is a file, or a shipped one's name such as smoke. Each run is a process with a folder,
 DIR/runs/DATA/VARIANT/seed-N. Finished, unchanged runs are skipped; those that are corrupt, stopped or of other settings
 are reported, set aside and run again. DIR/report.html is the report. key=value changes the base of all runs. The exit
-code is 1 if a run is missing.
+code is 1 if a run is missing. An ablation that asks a question, such as own_data, first examines the data and estimates
+its time; --budget-hours leaves out variants, then epochs, until that fits.
 """
 
 import argparse
 import dataclasses
 import os
 import sys
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from detection.cli import command_parser
 from detection.errors import UserError, command_line
@@ -30,11 +33,12 @@ if TYPE_CHECKING:
     from detection.ablation.ablation import Ablation
     from detection.ablation.choice import Chosen
     from detection.ablation.launch.launchers import Launcher
+    from detection.ablation.own_data.budget import Scope
     from detection.ablation.plan import Plan
     from detection.ablation.size_matched import Control, Size
 
 MATCHED: "dict[str | None, Size]" = {None: "parameters", "params": "parameters", "flops": "flops"}
-NOT_NEGATIVE = ("workers", "gpus", "cpus", "hours", "memory", "cost_rounds")
+NOT_NEGATIVE = ("workers", "gpus", "cpus", "hours", "memory", "cost_rounds", "budget_hours")
 
 
 def names(text: str) -> list[str]:
@@ -58,7 +62,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--resume", action="store_true", help="continue stopped runs from their last checkpoint")
     parser.add_argument("--dry-run", action="store_true", help="print runs and commands, change nothing")
     parser.add_argument("--report-only", action="store_true", help="run nothing, write the report")
-    parser.add_argument("--cost-rounds", type=int, default=10, metavar="N", help="rounds of measuring costs; 0: none")
+    budget = "of an ablation with a question: leave out variants, then epochs, until it is estimated to take H hours"
+    parser.add_argument("--budget-hours", type=float, metavar="H", help=budget)
+    rounds = "rounds of measuring costs; 0: none (10; 3, and at least 1, with a question)"
+    parser.add_argument("--cost-rounds", type=int, metavar="N", help=rounds)
     parser.add_argument("--measure-costs", action="store_true", help="measure costs in this process, and nothing else")
     slurm = parser.add_argument_group("with --launcher slurm, of each run")
     slurm.add_argument("--partition", default="", metavar="P", help="the cluster's default if left out")
@@ -77,7 +84,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
             raise UserError(f"--seeds: {seed!r} is not an integer; such as --seeds 0,1.")
     args.seeds = [int(seed) for seed in args.seeds]
     args.output = args.output or Path("runs", "ablations", args.ablation.stem)
-    args.argv = argv
+    args.argv, args.began, args.remarks = argv, time.monotonic(), []
     return args
 
 
@@ -87,7 +94,61 @@ def open_ablation(args: argparse.Namespace) -> "tuple[Ablation, Ablation, Path]"
     from detection.config.files import find_config
 
     complete, base = load_ablation(find_config(args.ablation))
+    if complete.question is not None:
+        complete = ask(args, complete, base)
+    elif args.budget_hours is not None:
+        raise UserError(f"--budget-hours: {args.ablation} asks no question; own_data does. Leave it out.")
+    if args.cost_rounds is None:
+        args.cost_rounds = 10 if complete.question is None else 3
+    elif complete.question is not None:
+        args.cost_rounds = max(1, args.cost_rounds)
     return complete, complete.only(args.variants, args.data, args.seeds), base
+
+
+def ask(args: argparse.Namespace, ablation: "Ablation", base: Path) -> "Ablation":
+    """Examine the data of an ablation with a question, and return it with the variants that follow from them."""
+    from detection.ablation.own_data.question import resolve_question
+    from detection.ablation.size_matched import find_controls
+
+    run_type, question = ablation.run_type, ablation.question
+    assert question is not None
+    config: Any = run_type.override(run_type.load(base), [*args.overrides, *next(iter(ablation.data.values()))])
+    run_type.prepare(config)
+    args.remarks = run_type.data_remarks(config)
+    pair = ablation.only([question.default])
+    args.wider = find_controls(pair, base, args.overrides, "flops", args.output / "wider.json")
+    asked, texts = resolve_question(ablation, run_type.overlap(config), next(iter(args.wider[0].values()), None))
+    args.remarks += texts
+    if not args.measure_costs:
+        print(*(short_line(f"data     {remark}") for remark in args.remarks), sep="\n", flush=True)
+    return asked
+
+
+def open_scope(args: argparse.Namespace, plan: "Plan") -> "Scope | None":
+    """Return what of an ablation with a question is run: as decided before, or by a measurement of all variants."""
+    from detection.ablation.costs import read_costs
+    from detection.ablation.launch.lock import locked
+    from detection.ablation.own_data.budget import decide
+    from detection.ablation.own_data.scope import read_scope, save_scope, scope_digest
+    from detection.ablation.size_matched import save_controls
+    from detection.atomic_write import write_json
+
+    digest = scope_digest(plan, args.budget_hours)
+    known = read_scope(args.output, digest)
+    if known is not None or args.report_only:
+        return known
+    require_ours(args.output)
+    with watch(until_exit=True), locked(args.output) as held:
+        launcher = build_launcher(args, len(plan.runs), held)
+        save_controls(args.output / "wider.json", *args.wider)
+        if not (args.output / "ablation.json").exists():
+            write_json(args.output / "ablation.json", plan.record())
+        launch_cost_measurement(args, plan, launcher)
+        slots = min(launcher.slots, len(plan.runs))
+        spent = (time.monotonic() - args.began) / 3600
+        scope = decide(plan, read_costs(args.output / "costs.json"), slots, args.budget_hours, spent)
+        save_scope(args.output, scope, digest)
+    return scope
 
 
 def open_plan(
@@ -112,6 +173,19 @@ def open_plan(
     before = registered(args.output, primary)
     plan = dataclasses.replace(plan, left_out=left_out, primary=primary, registered=before, chosen=chosen)
     return plan, controls, digest
+
+
+def open_scoped_plan(
+    args: argparse.Namespace, complete: "Ablation", part: "Ablation", base: Path, scope: "Scope"
+) -> "tuple[Plan, dict[str, Control], str]":
+    """Print what was decided of the time, and return the plan of what is left, as `open_plan` does."""
+    from detection.ablation.own_data.scope import apply_scope
+
+    print(*(short_line(f"time     {text}") for text in scope.texts), sep="\n", flush=True)
+    args.remarks += scope.texts
+    part, changes = apply_scope(part, scope)
+    args.overrides = [*args.overrides, *changes]
+    return open_plan(args, complete, part, base, {})
 
 
 def open_choice(args: argparse.Namespace, part: "Ablation", base: Path) -> "tuple[argparse.Namespace, Plan]":
@@ -203,7 +277,8 @@ def launch_cost_measurement(args: argparse.Namespace, plan: "Plan", launcher: "L
     if not args.cost_rounds or all_measured(read_costs(args.output / "costs.json"), plan):
         return
     print("measuring costs of all architectures", flush=True)
-    command = [sys.executable, "-m", "detection.cli.ablate", *args.argv, "--measure-costs"]
+    measured = ["--measure-costs", f"--cost-rounds={args.cost_rounds}"]
+    command = [sys.executable, "-m", "detection.cli.ablate", *args.argv, *measured]
     log = args.output / "costs.log"
 
     def ended(_: str, code: int) -> None:
@@ -241,7 +316,8 @@ def report_ablation(args: argparse.Namespace, plan: "Plan", controls: "dict[str,
     with progress("resampling images", len(plan.runs)) as bar:
         summary = summarize(plan, inspect_all(plan), on_run=lambda run: bar.advance())
     costs = read_costs(args.output / "costs.json")
-    blocks = build_report(summary, costs, controls, MATCHED[args.match], ["detection", "ablate", *args.argv])
+    command = ["detection", "ablate", *args.argv]
+    blocks = build_report(summary, costs, controls, MATCHED[args.match], command, args.remarks)
     write_files(args.output, {"report.csv": to_csv(summary).encode()})
     written = write_report(args.output, "report", blocks)
     print(headline(summary), end="")
@@ -277,6 +353,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.measure_costs:
         measure_costs_here(args, plan)
         return 0
+    if part.question is not None and (scope := open_scope(args, plan)) is not None:
+        plan, controls, digest = open_scoped_plan(args, complete, part, base, scope)
     if args.report_only and not (args.output / "ablation.json").exists():
         raise UserError(f"{args.output}: there is no ablation yet; leave out --report-only to run it.")
     if not args.report_only:

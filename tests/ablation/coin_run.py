@@ -29,6 +29,7 @@ class CoinConfig:
     data: str = "coins"
     seed: int = 0
     stuck: tuple[int, ...] = ()
+    epochs: int = 4
 
     def plain(self):
         return dataclasses.asdict(self) | {"widths": list(self.widths), "stuck": list(self.stuck)}

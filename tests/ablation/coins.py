@@ -7,8 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from detection.ablation.run_types import CorruptRun, RunType, Workload
+from detection.ablation.run_types import ChangedImages, CorruptRun, RunType, Workload
+from detection.ablation.workload import Effort
 from detection.config.serialization import set_key
+from detection.errors import UserError
+from detection.reports.document import Figure
 from tests.ablation import coin_run
 from tests.ablation.coin_run import CoinConfig
 
@@ -35,6 +38,7 @@ class CoinRuns(RunType):
     evaluate_command = (coin_run.__file__, "--evaluate")
     columns = metrics = ("accuracy",)
     widths = ("width",)
+    epochs_key = "epochs"
 
     def __init__(self):
         self.prepared = []
@@ -86,6 +90,20 @@ class CoinRuns(RunType):
     def workload(self, config):
         step = 0.001 * config.width
         return Workload(self.size(config, "parameters"), 3, lambda: time.sleep(step), lambda: time.sleep(step / 2))
+
+    def effort(self, config):
+        if config.images == 13:
+            raise UserError("13 coins: bring another one.")
+        return Effort(config.epochs, 4000 * config.epochs, config.images, 10, 0.0)
+
+    def data_remarks(self, config):
+        return [f"{config.images} coins"]
+
+    def overlap(self, config):
+        return (30, 1000) if config.data == "crowded" else (1, 1000)
+
+    def changed_images(self, pairs, names, most):
+        return ChangedImages([Figure("saved-1.png", "saved, 1", b"\x89PNG")], [], f"{len(pairs)} pairs of {names}")
 
     def progress(self, folder):
         return "tossing" if (folder / "config.json").exists() else ""

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from detection.ablation.costs import ArchitectureCost, MeasuredCosts
 from detection.ablation.plan import Plan
 from detection.ablation.report import figures, formatting
+from detection.ablation.report.answer import answer_blocks, answer_text, data_blocks
 from detection.ablation.report.comparisons import difference_blocks, primary_comparisons
 from detection.ablation.report.provenance import describe_runs
 from detection.ablation.report.seeds import seed_blocks
@@ -27,10 +28,21 @@ def build_report(
     controls: Mapping[str, Control],
     what: str,
     command: Sequence[str],
+    remarks: Sequence[str] = (),
 ) -> list[Block]:
-    """Build all blocks of the report, which `command` makes; `what` the controls match is `parameters` or `flops`."""
+    """Build all blocks of the report.
+
+    Args:
+        summary: results of all runs.
+        costs: of all variants.
+        controls: size-matched controls by variant.
+        what: that the controls match, `parameters` or `flops`.
+        command: that makes the report.
+        remarks: on the data and the plan, of an ablation with a question.
+    """
     plan = summary.plan
-    blocks: list[Block] = [Heading(1, f"Ablation {plan.name}"), *_overview(summary), *primary_comparisons(summary)]
+    blocks: list[Block] = [Heading(1, f"Ablation {plan.name}"), *answer_blocks(summary, costs), *data_blocks(remarks)]
+    blocks += [*_overview(summary), *primary_comparisons(summary)]
     blocks += [*_all_data(summary), *_curves(summary), *suite_blocks(summary)]
     for data in plan.ablation.data:
         blocks += [*_metrics(summary, data, costs), *_classes(summary, data)]
@@ -54,7 +66,8 @@ def headline(summary: AblationSummary) -> str:
                 texts = [formatting.difference(summary, data, v, ablation.metric, verdict), verdict.text]
             rows.append([v, formatting.spread(summary, data, v, ablation.metric), *texts])
         blocks.append(Table([data, ablation.metric, f"difference to {ablation.reference}", "verdict"], rows))
-    return to_markdown(blocks)
+    answer = [] if ablation.question is None else answer_text(summary)
+    return "".join(f"{line}\n" for line in answer) + "\n" * bool(answer) + to_markdown(blocks)
 
 
 def _overview(summary: AblationSummary) -> Iterator[Block]:

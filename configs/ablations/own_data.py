@@ -1,0 +1,100 @@
+"""Does context help on your data? Seven variants with three seeds on any COCO-style data set, answered in words.
+
+    detection ablate own_data --budget-hours 8 \
+        data.train.annotations=TRAIN.json data.train.images=DIR data.val.annotations=VAL.json data.val.images=DIR
+
+with `data.test.annotations=` and `data.test.images=` for a test split, on which the checkpoint chosen on val is then
+measured. `docs/ablation.md` describes what it checks, how it estimates its time, and the answer.
+
+The base is `finetune` (EfficientNet-Lite0 with FPN; `pip install 'context-detection[lite0]'`). Another one, a file or a
+shipped config's name, is given by the environment variable BASE:
+
+    BASE=mine.py detection ablate own_data data.train.annotations=…
+
+A base without context gets one on the second finest map that its pool reads, joined so that training starts from the
+plain detector, as `ion_lite0_finetune`; in a base with context the context is exchanged. Turn off what would hide the
+cue, such as `data.augmentation.horizontal_flip=0` where left and right differ.
+"""
+
+import os
+from functools import partial
+
+from detection.ablation import Ablation, Question
+from detection.cells import LSTM, Accumulator
+from detection.config import load_config
+from detection.config.files import find_config
+from detection.config.overrides import as_overrides
+from detection.context import GlobalAverage, RecurrentConv, SelfAttention, SpatialRNN
+from detection.heads import FastRCNN, SequenceHead
+from detection.heads.lstm_decoder import LSTMDecoder
+from detection.pooling import RoIAlign, SkipPool, Source
+
+BASE = find_config(os.environ.get("BASE", "finetune"))
+base = load_config(BASE)
+detector = base.detector
+
+
+def joined() -> dict[str, object]:
+    """Changes with which the pool of a base without context reads one."""
+    if detector.context is not None:
+        return {}
+    pool, kept = detector.pool, dict(detector.pool.keywords)
+    if pool.func is RoIAlign:
+        stages = kept.pop("stages", ("p2", "p3", "p4", "p5"))
+        sources, kept["init"] = (Source(tuple(stages)),), "identity"
+    else:
+        sources = kept.pop("sources")
+        stages = sources[0].feature_maps
+    kept["sources"] = (*sources, Source(("context",), norm="channels"))
+    return {"detector.pool": partial(SkipPool, **kept), "detector.context_source": stages[min(1, len(stages) - 1)]}
+
+
+def width() -> int:
+    """Channels of a context: those of the base's, or of the feature map that it reads."""
+    if detector.context is not None:
+        return detector.context.keywords.get("hidden_channels", 256)
+    settings = detector.backbone.keywords
+    return settings.get("out_channels", settings.get("channels", (256,))[-1])
+
+
+def context(part: partial) -> tuple[str, ...]:
+    """A variant with a context."""
+    return as_overrides({"detector.context": part, **joined()}, "context")
+
+
+def sweeps(cell: type) -> tuple[str, ...]:
+    """Two layers of four sweeps of a cell."""
+    return context(partial(SpatialRNN, cell=partial(cell), hidden_channels=width(), rms_norm=detector.context is None))
+
+
+def sequence_head() -> dict[str, object]:
+    """Changes for a head that writes up to two boxes a proposal, of which neither suppresses the other."""
+    kept = {key: detector.head.keywords[key] for key in ("batch_size_per_image", "positive_fraction")
+            if key in detector.head.keywords}  # fmt: skip
+    return {"detector.head": partial(SequenceHead, decoder=partial(LSTMDecoder, num_steps=2, dropout=0.0), **kept)}
+
+
+plain = () if detector.context is None else ("detector.context=detection.context.NoContext",)
+
+ablation = Ablation(
+    base=BASE,
+    variants={
+        "none": plain,
+        "average": context(partial(GlobalAverage, hidden_channels=width())),
+        "selfattention": context(partial(SelfAttention, hidden_channels=width())),
+        "accumulator": sweeps(Accumulator),
+        "lstm": sweeps(LSTM),
+        "rcl": context(partial(RecurrentConv, hidden_channels=width(), num_steps=3, norm="group")),
+    },
+    data={"own": [] if base.data.scenes is None else ["data.scenes=none"]},
+    seeds=(0, 1, 2),
+    reference="none",
+    metric="AP",
+    question=Question(
+        default="accumulator",
+        drop=("rcl", "sequence", "selfattention", "average", "lstm"),
+        where_crowded={"sequence": [*plain, *as_overrides(sequence_head(), "sequence")]}
+        if detector.head.func is FastRCNN
+        else {},
+    ),
+)

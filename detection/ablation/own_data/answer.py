@@ -1,0 +1,105 @@
+"""The answer to a question of one difference, in words: helps, hurts, level within ± x, or not with these seeds."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from detection.evaluation.intervals import LEVEL, Interval, expected_half_width, format_interval
+
+MARGIN = 0.03
+"""Differences within ± this are level for a person who chooses a detector."""
+
+LEAST = 0.01
+"""A difference below this is too small to be called a help, even where its interval excludes 0."""
+
+MOST_SEEDS = 100
+"""Up to which numbers of seeds are tried for what would decide."""
+
+Outcome = Literal["helps", "hurts", "level", "undetermined", "missing"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one comparison shows.
+
+    Attributes:
+        outcome: `helps` and `hurts` where the difference is significant and not negligible, `level` where the interval
+            lies within ± `MARGIN`, `missing` where a run is; else `undetermined`.
+        text: the same in words with numbers.
+    """
+
+    outcome: Outcome
+    text: str
+
+
+def judge(interval: Interval | None, p_value: float | None, metric: str) -> Answer:
+    """Decide on a difference.
+
+    Args:
+        interval: the difference with its interval; None where runs or the metric are missing.
+        p_value: of the difference, adjusted for other comparisons; None where it is not tested.
+        metric: its name, for the text.
+    """
+    if interval is None:
+        return Answer("missing", f"no {metric} to compare: runs are missing, or it is not defined")
+    found = f"{metric} {format_interval(interval, mark=False)}"
+    is_significant = p_value is not None and p_value < 1 - LEVEL
+    if is_significant and abs(interval.value) >= LEAST:
+        outcome = "helps" if interval.value > 0 else "hurts"
+        return Answer(outcome, f"{outcome}, {found}")
+    ends = max(abs(interval.low), abs(interval.high))
+    if ends <= MARGIN and p_value is not None:
+        return Answer("level", f"level within ± {ends:.3f} {metric}, {found}")
+    return Answer("undetermined", f"cannot be determined with these seeds, {found}; {_remedy(interval)}")
+
+
+def _remedy(interval: Interval) -> str:
+    if interval.seeds < 2:
+        return "one pair of seeds shows nothing of other seeds: run three or more"
+    more = more_seeds(interval)
+    if more is None:
+        return (
+            f"by the variance between these {interval.seeds} seeds no number up to {MOST_SEEDS} would decide it if the "
+            "difference stays as it is: more evaluation images would, or it is near the limits of what counts"
+        )
+    seeds = "1 more seed" if more == 1 else f"{more} more seeds"
+    return f"{seeds} would, estimated from the variance between these {interval.seeds} if the difference stays as it is"
+
+
+def more_seeds(interval: Interval) -> int | None:
+    """Estimate how many more seeds would decide between helps, hurts and level; None where `MOST_SEEDS` are too few.
+
+    The difference and the variances of seeds and images are taken to stay as they are, and the interval to shrink with
+    Student's t: until it excludes 0, or lies within ± `MARGIN`.
+    """
+    value = abs(interval.value)
+    for seeds in range(interval.seeds + 1, MOST_SEEDS + 1):
+        half = expected_half_width(interval, seeds)
+        if (half < value and value >= LEAST) or half + value <= MARGIN:
+            return seeds - interval.seeds
+    return None
+
+
+def together(against: dict[str, Answer], default: str, reference: str) -> Answer:
+    """Join the answers against the reference and against the one as large: context helps only if it beats both.
+
+    Args:
+        against: answers by name of what `default` is compared with, the reference first.
+        default: the variant that the question is about.
+        reference: the variant without context.
+    """
+    plain, *others = (against[name].outcome for name in (reference, *(n for n in against if n != reference)))
+    if plain == "helps" and all(other == "helps" for other in others):
+        return Answer("helps", f"Context helps on these data: {default} is ahead of all that it is compared with.")
+    if plain == "helps" and "missing" not in others:
+        return Answer(
+            "undetermined",
+            f"{default} is ahead of {reference}, but it is not shown that this is more than a wider detector gives.",
+        )
+    texts: dict[Outcome, str] = {
+        "hurts": f"Context hurts on these data: {default} is behind {reference}.",
+        "level": f"Context makes no difference that matters on these data: {default} is level with {reference}.",
+        "undetermined": "Whether context helps on these data cannot be determined with these seeds.",
+    }
+    if plain not in texts:
+        return Answer("missing", "There is no answer yet: runs are missing.")
+    return Answer(plain, texts[plain])

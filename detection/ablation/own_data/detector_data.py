@@ -1,0 +1,109 @@
+"""What an ablation has to know of a detector's data before it starts: leaks, remarks, overlaps, and amounts."""
+
+import time
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+
+from detection.ablation.workload import Effort
+from detection.config import Config, DataConfig, SplitConfig
+from detection.data.checks import shortened
+from detection.data.coco_index import CocoIndex
+from detection.data.dataset import DetectionDataset, match_categories
+from detection.data.image_identity import file_digests
+from detection.data.remarks import training_remarks
+from detection.data.transforms import Transform
+from detection.evaluation.columns import BoxColumns, GroundTruthColumns
+from detection.evaluation.matching import overlapping_pairs
+from detection.training.loaders import open_split
+
+_LOADED = 8
+"""Images that are loaded to measure how long that takes."""
+
+
+def open_splits(data: DataConfig) -> dict[str, tuple[CocoIndex, SplitConfig]]:
+    """Open the annotations of the splits that are given, by name.
+
+    Raises:
+        UserError: training on them would be refused.
+    """
+    names = ("train", "val", *(["test"] if data.test.is_given else []))
+    splits = {name: (open_split(f"data.{name}", getattr(data, name)), getattr(data, name)) for name in names}
+    for name in names[1:]:
+        match_categories(splits["train"][0], splits[name][0])
+    return splits
+
+
+def leaks_and_remarks(data: DataConfig) -> list[str]:
+    """Sentences: the size of each split, images that two splits share byte by byte, and the doctor's cheap remarks."""
+    splits = open_splits(data)
+    texts = [_size(name, index) for name, (index, _) in splits.items()]
+    if "test" not in splits:
+        texts.append("test: none is given, so that the last checkpoint on val is what is reported")
+    texts += _leaks(splits)
+    train, folder = splits["train"]
+    for name in splits:
+        if name != "train":
+            index, other = splits[name]
+            texts += training_remarks(train, index, Path(folder.images), Path(other.images))
+    return list(dict.fromkeys(texts))
+
+
+def _size(name: str, index: CocoIndex) -> str:
+    objects = int((~index.iscrowd).sum())
+    return f"{name}: {len(index)} images, {objects} objects of {len(index.categories)} classes in {index.path}"
+
+
+def _leaks(splits: dict[str, tuple[CocoIndex, SplitConfig]]) -> list[str]:
+    digests = {}
+    for name, (index, split) in splits.items():
+        names = [index.file_name(row) for row in range(len(index))]
+        of_file = file_digests(Path(split.images), names)
+        digests[name] = [of_file.get(file) for file in names]
+    texts = []
+    for first, second in combinations(splits, 2):
+        known = {digest for digest in digests[first] if digest is not None}
+        rows = [row for row, digest in enumerate(digests[second]) if digest in known]
+        if not rows:
+            texts.append(f"no image of {second} is in {first} too, by its bytes")
+            continue
+        ids = shortened(splits[second][0].image_ids[rows].tolist(), 5)
+        texts.append(
+            f"leak: {len(rows)} of {len(digests[second])} images of {second} are in {first} too, byte by byte (id "
+            f"{ids}): metrics on them are too high; take them out of one split"
+        )
+    return texts
+
+
+def overlapping_objects(split: SplitConfig, iou: float = 0.5) -> tuple[int, int]:
+    """Count the objects that overlap another of their class and image by an IoU, and all; crowd regions aside."""
+    index = open_split("data.train", split)
+    rows = np.flatnonzero(~index.iscrowd)
+    images = np.searchsorted(index.box_offsets, rows, side="right") - 1
+    category, names = index.labels[rows].astype(np.int64) - 1, [c.name for c in index.categories]
+    targets = GroundTruthColumns(images, category, index.boxes[rows], np.zeros(len(rows), dtype=bool), names)
+    first, second, _ = overlapping_pairs(BoxColumns(images, category, index.boxes[rows]), targets, iou)
+    return len(np.unique(first[first != second])), len(rows)
+
+
+def detector_effort(config: Config) -> Effort:
+    """Count the training steps and the evaluated images of a run on one process, and time the loading of an image."""
+    splits = open_splits(config.data)
+    index, split = splits["train"]
+    transform = Transform(config.data.augmentation, config.detector.min_size, config.detector.max_size)
+    train = DetectionDataset(index, Path(split.images), transform, config.seed, split.empty_images)
+    epochs, every = config.schedule.epochs, config.evaluate_every
+    evaluations = epochs // every + (epochs % every > 0) + config.validation_loss * epochs // every
+    # The best checkpoint's results on val are those of its own evaluation.
+    evaluated = evaluations * len(splits["val"][0]) + (len(splits["test"][0]) if "test" in splits else 0)
+    steps = epochs * -(-len(train) // config.batch_size)
+    return Effort(epochs, steps, evaluated, config.batch_size, _load_seconds(train))
+
+
+def _load_seconds(train: DetectionDataset) -> float:
+    count = min(_LOADED, len(train))
+    began = time.perf_counter()
+    for row in range(count):
+        train[row]
+    return (time.perf_counter() - began) / max(1, count)

@@ -1,0 +1,104 @@
+"""The answer in words: every outcome from per-image results whose law is known."""
+
+import numpy as np
+import pytest
+
+from detection.ablation.own_data.answer import Answer, judge, more_seeds, together
+from detection.evaluation.intervals import Interval, bootstrap_counts, difference_interval
+
+IMAGES, SEEDS = 150, 3
+COUNTS = bootstrap_counts(IMAGES, 200)
+
+
+def measured(rng, of_variants, seed_sd=0.02):
+    """Share of images that each variant gets right with each seed, and the same on resampled images.
+
+    An image has a difficulty that all runs share; a seed moves the share of its run.
+    """
+    hard = rng.normal(0, 0.15, IMAGES)
+    found = []
+    for share in of_variants:
+        p = share + hard + rng.normal(0, seed_sd, (SEEDS, 1))
+        right = rng.random((SEEDS, IMAGES)) < p
+        found.append((right.mean(axis=1), right @ COUNTS.T / IMAGES))
+    return found
+
+
+def outcome(rng, none, wider, default, **law):
+    """What the answer is when runs have these shares of right images."""
+    runs = dict(zip(("none", "wider", "default"), measured(rng, (none, wider, default), **law), strict=True))
+    answers = {}
+    for rival in ("none", "wider"):
+        (a, resampled_a), (b, resampled_b) = runs["default"], runs[rival]
+        interval = difference_interval(a - b, resampled_a - resampled_b)
+        answers[rival] = judge(interval, interval.p_value, "AP")
+    return together(answers, "default", "none").outcome
+
+
+def shares(count, *of_runs, **law):
+    rng = np.random.default_rng(7)
+    found = [outcome(rng, *of_runs, **law) for _ in range(count)]
+    return {name: found.count(name) / count for name in set(found)}
+
+
+@pytest.mark.parametrize("seed_sd", [0.0, 0.02, 0.1])
+def test_classes_that_nothing_tells_are_never_a_help(seed_sd):
+    """Of a class permuted at random in each image a third is guessed, with context or without."""
+    assert shares(400, 1 / 3, 1 / 3, 1 / 3, seed_sd=seed_sd).get("helps", 0) <= 0.01
+
+
+def test_a_help_is_found_and_more_size_is_none():
+    assert shares(60, 0.3, 0.3, 0.7)["helps"] > 0.95
+    assert shares(60, 0.7, 0.7, 0.3)["hurts"] > 0.95
+    assert shares(60, 0.3, 0.7, 0.7).get("helps", 0) <= 0.03
+
+
+def interval(value, half, seeds=3, of_seed=0.0, by_images=0.0, p=1.0):
+    return Interval(value, value - half, value + half, seeds, p, of_seed, by_images)
+
+
+def test_words_have_the_numbers():
+    assert judge(interval(0.2, 0.1, p=0.01), 0.01, "AP").text == "helps, AP +0.200 [+0.100, +0.300]"
+    assert judge(interval(-0.2, 0.1, p=0.01), 0.01, "AP").text == "hurts, AP −0.200 [−0.300, −0.100]"
+    assert judge(interval(0.005, 0.02), 0.6, "AP").text == "level within ± 0.025 AP, AP +0.005 [−0.015, +0.025]"
+    assert judge(interval(0.008, 0.002, p=0.01), 0.01, "AP").outcome == "level"  # significant, and too small to matter
+    assert judge(None, None, "AP").outcome == "missing"
+    one = judge(interval(0.2, 0.1, seeds=1), None, "AP")
+    assert one.outcome == "undetermined" and "run three or more" in one.text
+    assert judge(interval(0.0, 0.01, seeds=1), None, "AP").outcome == "undetermined"
+
+
+def test_how_many_seeds_more_would_decide_is_estimated():
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, 1, 3)
+    differences = 0.1 + 0.05 * (noise - noise.mean()) / noise.std(ddof=1)
+    found = difference_interval(differences, np.repeat(differences[:, None], 50, axis=1))
+    assert found.seed_variance == pytest.approx(0.0025) and found.low < 0
+    # t 0.975 of 3 degrees of freedom is 3.18: 3.18 · 0.05 / 2 < 0.1, so that one seed more is enough.
+    assert more_seeds(found) == 1
+    assert "; 1 more seed would, estimated" in judge(found, 0.08, "AP").text
+    never = interval(0.05, 0.2, of_seed=0.001, by_images=0.01)
+    assert more_seeds(never) is None and "more evaluation images would" in judge(never, 0.5, "AP").text
+
+
+@pytest.mark.parametrize(
+    ("none", "wider", "both"),
+    [
+        ("helps", "helps", "helps"),
+        ("helps", "level", "undetermined"),
+        ("helps", "undetermined", "undetermined"),
+        ("helps", "missing", "missing"),
+        ("helps", "hurts", "undetermined"),
+        ("hurts", "helps", "hurts"),
+        ("level", "helps", "level"),
+        ("undetermined", "helps", "undetermined"),
+        ("missing", "helps", "missing"),
+    ],
+)
+def test_context_helps_only_if_it_beats_the_wider_detector_too(none, wider, both):
+    found = together({"none": Answer(none, ""), "wider": Answer(wider, "")}, "default", "none")
+    assert found.outcome == both and found.text
+
+
+def test_without_a_wider_detector_the_plain_one_decides():
+    assert together({"none": Answer("helps", "")}, "default", "none").outcome == "helps"

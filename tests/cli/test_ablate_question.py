@@ -1,0 +1,235 @@
+"""Ablations that ask a question, on coins: data first, then the time, a budget, and the answer in words."""
+
+import csv
+import dataclasses
+import json
+import shutil
+from contextlib import chdir
+from pathlib import Path
+
+import pytest
+
+from detection.ablation.costs import ArchitectureCost, MeasuredCosts, architectures
+from detection.ablation.launch.launchers import Launcher, RunningProcess
+from detection.atomic_write import write_json
+from detection.cli import ablate
+from tests.ablation import coin_run
+
+ROOT = Path(__file__).parents[2]
+FILE = """
+import sys
+
+sys.path.append({root!r})
+from tests.ablation.coins import COINS, CoinConfig
+
+from detection.ablation import Ablation, Question
+
+config = CoinConfig()
+ablation = Ablation(
+    base=config,
+    variants={variants},
+    seeds=(0, 1, 2),
+    question=Question("context", drop={drop}, where_crowded={{"sequence": ["p=0.7"]}}),
+    run_type=COINS,
+)
+"""
+VARIANTS = {"none": [], "large": ["width=20"], "average": ["p=0.6"], "context": ["p=0.9", "width=12"]}
+DROP = ("sequence", "large", "average")
+
+
+def write(variants=VARIANTS, drop=DROP):
+    Path("coins.py").write_text(FILE.format(root=str(ROOT), variants=variants, drop=drop))
+
+
+def run(*arguments):
+    return ablate.main(["coins.py", "--output=out", "--cost-rounds=1", "--workers=1", "images=200", *arguments])
+
+
+class Ended(RunningProcess):
+    def poll(self):
+        return 0
+
+    def interrupt(self, number):
+        pass
+
+    def stop(self):
+        pass
+
+
+class InThisProcess(Launcher):
+    """Runs coins where they are started, which is faster than a process for each."""
+
+    slots, pause = 1, 0
+
+    def start(self, command, log):
+        coin_run.main(command[2:])
+        return Ended()
+
+
+def known_costs(args, plan, launcher):
+    """Costs as if a step took 1 ms for each unit of width."""
+    if not (args.output / "costs.json").exists():
+        print("measuring costs")
+        costs = {
+            digest: ArchitectureCost(run.config.width, run.config.width, *[0.001 * run.config.width] * 2, 8, 8)
+            for digest, run in architectures(plan).items()
+        }
+        write_json(args.output / "costs.json", dataclasses.asdict(MeasuredCosts("here", 1, costs, {})))
+
+
+@pytest.fixture
+def fast(monkeypatch):
+    """Runs and costs take no time."""
+    monkeypatch.setattr(ablate, "build_launcher", lambda args, runs, held: InThisProcess())
+    monkeypatch.setattr(ablate, "launch_cost_measurement", known_costs)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A folder with the finished ablation."""
+    folder = tmp_path_factory.mktemp("question")
+    with chdir(folder), pytest.MonkeyPatch.context() as patch:
+        fast.__wrapped__(patch)
+        write()
+        assert run() == 0
+    return folder
+
+
+@pytest.fixture
+def done(finished, fast, tmp_path, monkeypatch):
+    """A copy of the finished ablation, as the current folder."""
+    monkeypatch.chdir(shutil.copytree(finished, tmp_path / "done"))
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """An empty current folder with the ablation's file in it."""
+    monkeypatch.chdir(tmp_path)
+    write()
+
+
+def ran():
+    return {folder.parts[-2] for folder in Path("out/runs").glob("*/*/seed-*") if folder.is_dir()}
+
+
+def test_data_come_first_then_the_time_and_the_answer_in_words(done, capsys):
+    assert run() == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:3] == [
+        "data     200 coins",
+        "data     wider is none with width=12: +0.0% FLOPs against context",
+        "data     1 of 1000 training objects (0.1%) overlap another of their class by an IoU of 0.5 or more: sequence "
+        "is left out, below 1%",
+    ]
+    assert lines[3] == "time     none: 2.5 min a run, 16000 training steps of 8 ms and 200 evaluated images of 8 ms"
+    assert "15 runs, 1 at a time; steps and inference are medians of 1 measured here" in lines[8]
+    assert lines.index("Context helps on these data: context is ahead of all that it is compared with.") > 8
+    assert ran() == {*VARIANTS, "wider"}
+    report = Path("out/report.md").read_text()
+    first, _, rest = report.partition("## Data and plan")
+    assert "**Context helps on these data" in first and "Against none (without context): helps, accuracy +0.4" in first
+    assert "Against wider (without context, as many FLOPs): helps, accuracy +0.4" in first
+    assert (
+        "× the time of a training step" in first and "What it costs" in first and "200 images; seeds 0, 1, 2" in first
+    )
+    assert "### Saved" in first and "saved-1.png" in first and "3 pairs of ('none', 'context')" in first
+    assert "### Broken\n\nNone." in first and "- 200 coins" in rest and "## Metrics on data" in rest
+    assert rest.count("Named in the ablation's file before the first run") == 1
+
+
+def test_the_answer_is_missing_with_a_run(done, capsys):
+    Path("out/runs/data/wider/seed-1/metrics.json").unlink()
+    assert run("--report-only") == 1
+    text = capsys.readouterr().out
+    assert "There is no answer yet: runs are missing." in text and "Against wider" in text
+    assert "helps" not in Path("out/report.md").read_text().partition("Against none")[0]
+
+
+def test_equal_coins_are_no_help(place, fast, capsys):
+    write({"none": [], "context": ["width=12", "p=0.5001"]}, ())
+    assert run() == 0
+    text = capsys.readouterr().out
+    assert "Context makes no difference that matters" in text and "level within ± 0.000 accuracy" in text
+
+
+def test_a_context_that_is_no_larger_has_no_wider_rival(place, capsys):
+    write({"none": [], "context": ["p=0.9"]}, ())
+    assert run() == 0
+    text = capsys.readouterr().out
+    assert "context has no more FLOPs than none" in text and "Context helps" in text and "wider" not in ran()
+
+
+def test_objects_that_overlap_add_a_variant(place, capsys):
+    assert run("data=crowded", "--dry-run") == 0
+    text = capsys.readouterr().out
+    assert "30 of 1000 training objects (3.0%)" in text and "sequence is one of the variants" in text
+    assert "18 runs" in text and "sequence/seed-2" in text and not Path("out").exists()
+
+
+# Three runs of none, average, wider, context and large take 448, 448, 647, 647 and 1032 seconds: 1.07 h with 20 %.
+def test_a_budget_leaves_out_variants_in_order_and_then_epochs(done, capsys):
+    shutil.rmtree("out/runs")
+    assert run("--budget-hours=0.9") == 0
+    text = capsys.readouterr().out
+    assert "leaves out large" in text and "leaves out average" not in text and "epochs:" not in text
+    assert ran() == {"none", "average", "context", "wider"}
+    assert "left out by choice: variants large" in Path("out/report.md").read_text()
+    assert run("--budget-hours=0.9") == 0  # what was decided is kept
+    text = capsys.readouterr().out
+    assert "measuring costs" not in text and text.count("finished before") == 12
+
+
+def test_epochs_go_last(done, capsys):
+    shutil.rmtree("out/runs")
+    assert run("--budget-hours=0.4") == 0
+    text = capsys.readouterr().out
+    order = [text.index(words) for words in ("leaves out large", "leaves out average", "trains for ")]
+    assert order == sorted(order) and ran() == {"none", "context", "wider"}
+    epochs = json.loads(Path("out/runs/data/none/seed-0/config.json").read_text())["epochs"]
+    assert epochs == 2 and "trains for 2 of 4 epochs: 0.3" in text
+    assert json.loads(Path("out/runs/data/context/seed-2/config.json").read_text())["epochs"] == epochs
+    with Path("out/report.csv").open() as file:
+        assert {row["variant"] for row in csv.DictReader(file)} == {"none", "context", "wider"}
+
+
+def test_too_little_time_is_one_sentence_and_nothing_runs(done, capsys):
+    shutil.rmtree("out/runs")
+    assert run("--budget-hours=0.1") == 2
+    error = capsys.readouterr().err
+    assert error.startswith(
+        "error: --budget-hours 0.1: is too little for one epoch of none, wider, context with seeds "
+    )
+    assert "give --budget-hours 0.2," in error and error.count("\n") == 1 and not Path("out/runs").exists()
+
+
+def test_mistakes_are_one_sentence(place, fast, capsys):
+    for arguments, words in (
+        (["images=13"], "13 coins: bring another one."),
+        (["--budget-hours=0"], "--budget-hours 0.0: must be above 0"),
+    ):
+        assert run(*arguments) == 2
+        assert words in capsys.readouterr().err and not Path("out/runs").exists()
+    Path("coins.py").write_text(Path("coins.py").read_text().replace("question=", "# "))
+    assert run("--budget-hours=1") == 2
+    assert "coins.py asks no question; own_data does" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        ('Question("context"', 'Question("contxt"', "there is no variant 'contxt'"),
+        ('Question("context"', 'Question("none"', "must be a variant other than none"),
+        ("'average'), where", "'context'), where", "context, none and wider are never left out"),
+    ],
+)
+def test_a_question_fits_its_variants(place, capsys, before, after, words):
+    text = Path("coins.py").read_text()
+    assert before in text
+    Path("coins.py").write_text(text.replace(before, after))
+    assert run("--dry-run") == 2
+    assert words in capsys.readouterr().err
+
+
+def test_selected_variants_keep_those_that_answer(place, capsys):
+    assert run("--variants=average", "--dry-run") == 0
+    assert "12 runs" in capsys.readouterr().out
