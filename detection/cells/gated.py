@@ -68,8 +68,8 @@ class PeepholeLSTM(LSTM):
 class TiedLSTM(Cell):
     """An LSTM whose forget gate is tied to its output gate: f = 1 − o, c = f·c + i·g, h = o·c; gates i, g, o.
 
-    The cell of ReInspect's code (Stewart et al. 2016), recalled: its last tanh is missing there. It is initialized as
-    PyTorch does, with half of the state kept, and so it does not reach far: a long memory would close its output gate.
+    The cell of ReInspect's code (Stewart et al. 2016), in which the last tanh is missing. It is initialized as PyTorch
+    does, with half of the state kept, and so it does not reach far: a long memory would close its output gate.
 
     Args:
         hidden_size, input_size, bias, init, learned_initial_state: as in `Cell`.

@@ -2,7 +2,7 @@
 
 from detection.contracts import Head
 from detection.heads.box_codes import Deltas, PixelOffsets
-from detection.heads.costs import Lexicographic, SetCost
+from detection.heads.costs import Lexicographic, ReInspectCost, SetCost
 from detection.heads.fast_rcnn import FastRCNN
 from detection.heads.local_global import LocalGlobal
 from detection.heads.lstm_decoder import LSTMDecoder
@@ -11,5 +11,5 @@ from detection.heads.stitching import NMS, SetNMS, Stitch
 
 __all__ = [
     "NMS", "Deltas", "Embed", "FastRCNN", "Head", "LSTMDecoder", "Lexicographic", "LocalGlobal", "MeetsWindow",
-    "Overlaps", "PixelOffsets", "SequenceHead", "SetCost", "SetNMS", "Stitch",
+    "Overlaps", "PixelOffsets", "ReInspectCost", "SequenceHead", "SetCost", "SetNMS", "Stitch",
 ]  # fmt: skip

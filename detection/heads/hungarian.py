@@ -2,7 +2,8 @@
 
 A region has T steps, each with one box and its class. The matching assigns steps to ground-truth boxes; the other steps
 should predict background. It is a constant of the loss. The costs are those of ReInspect and of set predictors
-(`costs.py`). All of it is batched over regions and, up to five steps, without waiting for the GPU.
+(`costs.py`), and that of CrowdDet is the loss (`loss_cost`). All of it is batched over regions and, up to five steps,
+without waiting for the GPU.
 
 R regions of all images, T steps, N ground-truth boxes of a region (padded), M ground-truth boxes of one image, K
 classes. Boxes are xyxy in pixels, codes are boxes in the units of the box loss, whatever these are.
@@ -21,12 +22,15 @@ from torch.nn import functional as F
 from detection.contracts import at_least_float32
 from detection.heads.costs import pairwise_giou
 from detection.heads.region_targets import RegionTargets
+from detection.ops.box_iou import pairwise_iou
 
-Strategy = Literal["hungarian", "first_k", "fixed"]
+Strategy = Literal["hungarian", "first_k", "fixed", "emd", "by_iou"]
 
 
 @torch.no_grad()
-def match(cost: Tensor, region_targets: RegionTargets, strategy: Strategy = "hungarian") -> Tensor:
+def match(
+    cost: Tensor, region_targets: RegionTargets, strategy: Strategy = "hungarian", regions: Tensor | None = None
+) -> Tensor:
     """Match each step with a ground-truth box; every one of these has a step.
 
     Args:
@@ -34,7 +38,9 @@ def match(cost: Tensor, region_targets: RegionTargets, strategy: Strategy = "hun
         region_targets: of these regions.
         strategy: `hungarian`, the cheapest matching of all; `first_k`, the cheapest in which the first steps answer, as
             many as there are ground-truth boxes; `fixed`, from top to bottom, then left to right, by the ground-truth
-            boxes' centers.
+            boxes' centers; `emd`, the matching of least loss (Chu et al. 2020, CrowdDet), which is the cheapest by
+            `loss_cost`; `by_iou`, by falling IoU with the region, in which CrowdDet orders the ground truth.
+        regions: (R, 4) xyxy, which `by_iou` needs.
 
     Returns:
         Indices (R, T) of ground-truth boxes, -1 for none. Of equally cheap matchings the first in the order of
@@ -44,8 +50,9 @@ def match(cost: Tensor, region_targets: RegionTargets, strategy: Strategy = "hun
     if count > steps:
         raise ValueError(f"{count} ground-truth boxes for {steps} steps: keep the nearest first.")
     valid = F.pad(region_targets.valid, (0, steps - count))  # (R, T)
-    if strategy == "fixed":
-        columns = _reading_order(F.pad(region_targets.boxes, (0, 0, 0, steps - count)), valid)
+    if strategy in ("fixed", "by_iou"):
+        boxes = F.pad(region_targets.boxes, (0, 0, 0, steps - count))
+        columns = _in_order(_reading_keys(boxes) if strategy == "fixed" else _iou_keys(boxes, regions), valid)
     else:
         # Padding is free for all steps, and values that are not finite are too: the loss shall report these.
         cost = F.pad(cost.double(), (0, steps - count)).nan_to_num(0, 0, 0).masked_fill(~valid[:, None], 0)
@@ -58,10 +65,19 @@ def match(cost: Tensor, region_targets: RegionTargets, strategy: Strategy = "hun
     return columns.where(valid.gather(1, columns), -1)
 
 
-def _reading_order(boxes: Tensor, valid: Tensor) -> Tensor:
-    order = torch.arange(boxes.shape[1], device=boxes.device).expand(valid.shape)
-    center_x, center_y = boxes[..., 0] + boxes[..., 2], boxes[..., 1] + boxes[..., 3]
-    for key in (center_x, center_y, (~valid).byte()):
+def _reading_keys(boxes: Tensor) -> list[Tensor]:
+    return [boxes[..., 0] + boxes[..., 2], boxes[..., 1] + boxes[..., 3]]
+
+
+def _iou_keys(boxes: Tensor, regions: Tensor | None) -> list[Tensor]:
+    assert regions is not None, "the IoU is with the regions"
+    return [-pairwise_iou(regions[:, None].double(), boxes.double())[0][:, 0]]
+
+
+def _in_order(keys: list[Tensor], valid: Tensor) -> Tensor:
+    """Return the order (R, T) of rising keys (R, T), the last of them first, with padding at the end."""
+    order = torch.arange(valid.shape[1], device=valid.device).expand(valid.shape)
+    for key in (*keys, (~valid).byte()):
         order = order.gather(1, key.gather(1, order).argsort(dim=1, stable=True))
     return order
 
@@ -91,12 +107,50 @@ def by_scipy(cost: Tensor) -> Tensor:
     return torch.from_numpy(columns).to(cost.device)
 
 
+@torch.no_grad()
+def loss_cost(
+    codes: Tensor,
+    logits: Tensor,
+    region_targets: RegionTargets,
+    *,
+    classifier_weight: float = 1.0,
+    box_weight: float = 0.03,
+    background_weight: float = 1.0,
+    giou_weight: float = 0.0,
+    boxes: Tensor | None = None,
+) -> Tensor:
+    """Compute the cost by which the cheapest matching is that of the least `set_loss`, CrowdDet's (Chu et al. 2020).
+
+    Args:
+        codes: (R, T, 4).
+        logits: (R, T, 1 + K), the background first.
+        region_targets: of these regions.
+        classifier_weight: of `set_loss`, as the other weights are.
+        box_weight: of the L1 distance.
+        background_weight: of the cross-entropy of the other steps.
+        giou_weight: of 1 − GIoU; needs `boxes`.
+        boxes: (R, T, 4) xyxy.
+
+    Returns:
+        (R, T, N) float64: the loss of a step that answers for a ground-truth box, less that of predicting background.
+    """
+    entropy = -logits.double().log_softmax(-1)
+    labels = region_targets.labels.where(region_targets.valid, 0)[:, None].expand(-1, logits.shape[1], -1)
+    cost = classifier_weight * (entropy.gather(2, labels) - background_weight * entropy[..., :1])
+    cost = cost + box_weight * torch.cdist(codes.double(), region_targets.codes.double(), p=1)
+    if giou_weight:
+        assert boxes is not None, "the GIoU is of boxes, not of codes"
+        cost = cost + giou_weight * (1 - pairwise_giou(boxes.double(), region_targets.boxes.double()))
+    return cost
+
+
 def set_loss(
     codes: Tensor,
     logits: Tensor,
     matched: Tensor,
     region_targets: RegionTargets,
     *,
+    classifier_weight: float = 1.0,
     box_weight: float = 0.03,
     background_weight: float = 1.0,
     giou_weight: float = 0.0,
@@ -109,6 +163,7 @@ def set_loss(
         logits: (R, T, 1 + K), the background first.
         matched: (R, T), what `match` gives.
         region_targets: of these regions.
+        classifier_weight: of the cross-entropy of all steps.
         box_weight: of the L1 distance between the codes of matched steps and ground-truth boxes.
         background_weight: of the cross-entropy of the other steps.
         giou_weight: of 1 − GIoU of matched steps, part of the box loss (Carion et al. 2020); needs `boxes`.
@@ -136,4 +191,4 @@ def set_loss(
         box_loss = box_loss + giou_weight * (1 - giou).where(answers, 0).sum()
     entropy = F.cross_entropy(at_least_float32(logits).flatten(0, 1), labels.flatten(), reduction="none")
     entropy = torch.where(answers.flatten(), entropy, background_weight * entropy)
-    return {"loss_classifier": entropy.sum() / regions, "loss_box_reg": box_loss / regions}
+    return {"loss_classifier": classifier_weight * entropy.sum() / regions, "loss_box_reg": box_loss / regions}

@@ -19,7 +19,7 @@ from detection.contracts import Detections, Head, Pool, PooledRegions, Targets, 
 from detection.heads.box_codes import BoxCoder, Deltas
 from detection.heads.candidates import by_image, find_candidates
 from detection.heads.costs import Lexicographic, MatchingCost
-from detection.heads.hungarian import Strategy, match, set_loss
+from detection.heads.hungarian import Strategy, loss_cost, match, set_loss
 from detection.heads.lstm_decoder import Decoded, LSTMDecoder
 from detection.heads.region_targets import RegionTargets, keep_nearest
 from detection.heads.stitching import Postprocess, SetNMS
@@ -112,8 +112,9 @@ class SequenceHead(Head):
         box_coder: meaning of the decoder's codes, `PixelOffsets` or `Deltas` of `detection.heads.box_codes`.
         assigner: which ground-truth boxes a region may answer for, `Overlaps` or `MeetsWindow`; of more than T the
             nearest.
-        cost: of answering, `Lexicographic` or `SetCost` of `detection.heads.costs`.
-        strategy: of matching, see `detection.heads.hungarian.match`.
+        cost: of answering, `Lexicographic`, `ReInspectCost` or `SetCost` of `detection.heads.costs`.
+        strategy: of matching, see `detection.heads.hungarian.match`; `emd`, `fixed` and `by_iou` ask for no `cost`.
+        classifier_weight: weight of the classes' loss; ReInspect's is the mean over its steps, 1/T of their sum.
         box_weight: of the box loss; 0.03 for ReInspect's pixels.
         giou_weight: weight of 1 − GIoU added to it.
         background_weight: weight of steps that should predict background.
@@ -124,8 +125,8 @@ class SequenceHead(Head):
         add_ground_truth: ground-truth boxes count as regions in training, as they do in Faster R-CNN.
         pre_merge: most boxes of an image that are merged, the best-scored; merging takes memory for its square.
         postprocess: which boxes of all regions remain, `Stitch`, `SetNMS` or `NMS` of `detection.heads.stitching`.
-        early_stop: at inference a region ends at its first step below the score threshold. It suits a cost that asks
-            for ground-truth boxes in the first steps, as the lexicographic one does.
+        early_stop: at inference a region ends at its first step below the score threshold. It suits a matching that
+            asks for ground-truth boxes in the first steps: by the lexicographic costs, `first_k`, `fixed` and `by_iou`.
         score_threshold: detections below are dropped.
         detections_per_image: most that are kept.
         rezoom: a second pool, inside of the decoded boxes, from which their codes and scores are corrected (TensorBox,
@@ -145,6 +146,7 @@ class SequenceHead(Head):
         assigner: partial[Assigner] = partial(Overlaps),
         cost: partial[MatchingCost] = partial(Lexicographic),
         strategy: Strategy = "hungarian",
+        classifier_weight: NonNegative = 1.0,
         box_weight: NonNegative = 1.0,
         giou_weight: NonNegative = 0.0,
         background_weight: NonNegative = 1.0,
@@ -167,6 +169,7 @@ class SequenceHead(Head):
         self.box_coder, self.assigner, self.cost, self.postprocess = box_coder(), assigner(), cost(), postprocess()
         self.strategy: Strategy = strategy
         self.loss_weights = {
+            "classifier_weight": classifier_weight,
             "box_weight": box_weight,
             "giou_weight": giou_weight,
             "background_weight": background_weight,
@@ -289,7 +292,11 @@ class SequenceHead(Head):
         region_targets: RegionTargets,
         corrections: tuple[Tensor, Tensor] | None,
     ) -> dict[str, Tensor]:
-        matched = match(self.cost.cost(found, codes, logits, region_targets), region_targets, self.strategy)
+        if self.strategy == "emd":
+            cost = loss_cost(codes, logits, region_targets, boxes=found, **self.loss_weights)
+        else:
+            cost = self.cost.cost(found, codes, logits, region_targets)
+        matched = match(cost, region_targets, self.strategy, regions)
         losses = set_loss(codes, logits, matched, region_targets, boxes=found, **self.loss_weights)
         if corrections is not None:
             # The corrections learn what the decoder left over; the decoder learns from its own loss alone.

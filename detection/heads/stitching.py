@@ -9,6 +9,7 @@ M boxes of one image, n new ones, A accepted ones.
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,6 +21,8 @@ from detection.contracts import at_least_float32
 from detection.errors import UserError
 from detection.ops.box_iou import pairwise_iou
 from detection.ranges import Fraction, Positive
+
+_DEFAULT_IOU = 0.5
 
 
 class Postprocess(ABC):
@@ -89,26 +92,28 @@ class Stitch(Postprocess):
     a region's own accepted boxes once more in each pass; here a box has no partner in its own region.
 
     Attributes:
-        iou: boxes overlap over this IoU; None: by `center_offset`.
+        iou: boxes overlap over this IoU; None: by one of the next two, or over 0.5 without either.
         center_offset: they overlap when their centers are no further apart than this part of the accepted box's width
             and height (the paper, 1.0 at inference).
+        overlap: `authors`, the rule of the authors' code: their centers are no further apart than 2/3 of the sum of
+            both widths, so that boxes that do not touch sideways overlap too, and 1/2 of the sum of both heights.
         replace_iou: a new box that is more confident than its partner and over this IoU takes its place (the authors'
             code, 0.7); None: it is dropped too.
         passes: scores, falling; all regions come once for each, with what is above it and was not above the one
             before, and what is not above the last is dropped (the authors' code, .8 … .05). None: all at once.
     """
 
-    iou: Fraction | None = 0.5
+    iou: Fraction | None = None
     center_offset: Positive | None = None
+    overlap: Literal["authors"] | None = None
     replace_iou: Fraction | None = None
     passes: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        if (self.iou is None) == (self.center_offset is None):
-            raise UserError(
-                f"Stitch(iou={self.iou}, center_offset={self.center_offset}): needs exactly one of the two; for the "
-                "distance of centers set iou=None, center_offset=1.0."
-            )
+        rules = {"iou": self.iou, "center_offset": self.center_offset, "overlap": self.overlap}
+        given = [f"{name}={value}" for name, value in rules.items() if value is not None]
+        if len(given) > 1:
+            raise UserError(f"Stitch({', '.join(given)}): boxes overlap by one rule only; set the others to None.")
         if self.passes is not None and not (self.passes and all(a > b for a, b in pairwise(self.passes))):
             raise UserError(f"Stitch(passes={self.passes}): must be falling scores, such as (0.8, 0.4, 0.05), or None.")
 
@@ -125,12 +130,13 @@ class Stitch(Postprocess):
 
     def _overlap(self, boxes: Tensor, iou: Tensor) -> Tensor:
         """Return booleans (M, M): the row, a new box, overlaps the column, an accepted one."""
-        if self.iou is not None:
-            return iou > self.iou
-        assert self.center_offset is not None
+        if self.center_offset is None and self.overlap is None:
+            return iou > (_DEFAULT_IOU if self.iou is None else self.iou)
         x, y, width, height = box_convert(boxes, "xyxy", "cxcywh").unbind(1)
-        near = (x[:, None] - x).abs() <= self.center_offset * width
-        return near & ((y[:, None] - y).abs() <= self.center_offset * height)
+        apart_x, apart_y = (x[:, None] - x).abs(), (y[:, None] - y).abs()
+        if self.center_offset is not None:
+            return (apart_x <= self.center_offset * width) & (apart_y <= self.center_offset * height)
+        return (apart_x <= (width[:, None] + width) / 1.5) & (apart_y <= (height[:, None] + height) / 2)
 
     def _merge(
         self, boxes: np.ndarray, scores: np.ndarray, groups: np.ndarray, over: np.ndarray, same: np.ndarray

@@ -1,11 +1,23 @@
 """Regions, predictions and ground-truth boxes on which matching, its costs and its loss are tested."""
 
+from dataclasses import dataclass
+
 import torch
 
-from detection.heads.costs import Lexicographic, SetCost
+from detection.heads.costs import Lexicographic, MatchingCost, ReInspectCost, SetCost
+from detection.heads.hungarian import loss_cost
 from detection.heads.region_targets import RegionTargets
 
-COSTS = [Lexicographic(), Lexicographic(center_offset=None, iou=0.25), SetCost()]
+
+@dataclass(frozen=True)
+class LossCost(MatchingCost):
+    """The loss of the strategy `emd`."""
+
+    def cost(self, boxes, codes, logits, region_targets):
+        return loss_cost(codes, logits, region_targets, background_weight=0.5, giou_weight=2.0, boxes=boxes)
+
+
+COSTS = [Lexicographic(), Lexicographic(center_offset=None, iou=0.25), ReInspectCost(), SetCost(), LossCost()]
 
 
 def make_targets(boxes, labels=None, valid=None):

@@ -11,7 +11,7 @@ from torchvision.ops import box_iou, generalized_box_iou
 
 from detection.config.serialization import from_plain
 from detection.errors import UserError
-from detection.heads.costs import Lexicographic, SetCost
+from detection.heads.costs import Lexicographic, ReInspectCost, SetCost
 from detection.heads.hungarian import match
 from detection.ops.box_iou import iou_matrix, pairwise_iou
 from tests.heads.matching_cases import COSTS, make_targets, random_boxes, random_case
@@ -68,6 +68,45 @@ def test_distances_of_a_million_do_not_outweigh_a_rank():
     assert match(cost, region_targets)[0, 2] == -1
 
 
+def test_reinspect_s_sum_is_the_naive_one():
+    boxes, codes, logits, region_targets = random_case(3)
+    found = ReInspectCost().cost(boxes, codes, logits, region_targets)
+    for r, t, n in torch.cartesian_prod(*map(torch.arange, found.shape)).tolist():
+        ours, theirs = boxes[r, t], region_targets.boxes[r, n]
+        width, height = (theirs[2:] - theirs[:2]).tolist()
+        apart_x, apart_y = ((ours[:2] + ours[2:] - theirs[:2] - theirs[2:]) / 2).abs().tolist()
+        off = apart_x > 0.5 * width or apart_y > 0.5 * height
+        distance = sum(
+            abs(a - b) for a, b in zip(codes[r, t].tolist(), region_targets.codes[r, n].tolist(), strict=True)
+        )
+        assert found[r, t, n].item() == pytest.approx(100 * off + t + distance / 2000, rel=1e-12)
+    own = ReInspectCost(off_weight=7, rank_weight=3, distance_weight=0.0).cost(boxes, codes, logits, region_targets)
+    assert set(own.flatten().tolist()) <= {7.0 * off + 3 * t for off in (0, 1) for t in range(4)}
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**31))
+def test_reinspect_s_sum_ranks_lexicographically_while_distances_are_short(seed):
+    boxes, codes, logits, region_targets = random_case(seed)
+    costs = [cost.cost(boxes, codes, logits, region_targets) for cost in (Lexicographic(), ReInspectCost())]
+    # Sums, as distances along a line are often the same both ways round.
+    sums = []
+    for cost in costs:
+        matched = match(cost, region_targets)
+        own = costs[0].gather(2, matched.clamp(min=0)[..., None])[..., 0]
+        sums.append(own.where(matched >= 0, 0).sum(1))
+    torch.testing.assert_close(sums[1], sums[0])
+
+
+def test_reinspect_s_sum_prefers_an_exact_box_to_an_early_one_that_is_2000_pixels_away():
+    region_targets = make_targets([[[0, 0, 10, 10]]])
+    codes = region_targets.codes[:, [0, 0]].clone()
+    for further, expected in ((1999.0, [0, -1]), (2001.0, [-1, 0])):
+        codes[0, 0] = region_targets.codes[0, 0] + torch.tensor([further, 0, 0, 0])
+        cost = ReInspectCost().cost(region_targets.boxes[:, [0, 0]], codes, torch.zeros(1, 2, 2), region_targets)
+        assert match(cost, region_targets)[0].tolist() == expected
+
+
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**31))
 def test_ious_are_those_of_torchvision(seed):
@@ -107,8 +146,9 @@ def test_costs_are_float64_without_gradient_also_under_autocast(cost):
 
 @pytest.mark.parametrize("keys", [{"center_offset": None}, {"iou": 0.25}])
 def test_needs_one_rule_for_steps_that_are_off(keys):
-    with pytest.raises(UserError, match="Lexicographic.*needs exactly one"):
-        Lexicographic(**keys)
+    for cost in (Lexicographic, ReInspectCost):
+        with pytest.raises(UserError, match=f"{cost.__name__}.*needs exactly one"):
+            cost(**keys)
 
 
 @pytest.mark.parametrize(("key", "value"), [("center_offset", 0.0), ("iou", 1.5)])

@@ -170,6 +170,30 @@ def test_a_wrong_box_has_its_distance_as_loss():
     assert losses["loss_box_reg"].item() == pytest.approx(0.03 * 2)
 
 
+# Two people; the first step says one of them by both its box and its class, the others say the other one less surely.
+EMD_CODES = [[[1.0, -2, 20, 40], [-2, -2, 20, 40], [-2, -2, 20, 41]]]
+EMD_LOGITS = [[[0.0, 3], [1, 0], [0, 2]]]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "answers"),
+    [("emd", {0: 1, 2: 0}), ("hungarian", {0: 1, 1: 0}), ("by_iou", {0: 1, 1: 0}), ("fixed", {0: 0, 1: 1})],
+)
+def test_strategies_by_hand(strategy, answers):
+    head = decoding(EMD_CODES, EMD_LOGITS, strategy=strategy, box_weight=0.1, classifier_weight=0.2)
+    # Both have the same IoU with the window, and the second person is nearer to its center.
+    window = torch.tensor([[1.0, 0, 65, 64]])
+    people = PAIR + torch.tensor([1.0, 0, 1, 0])
+    regions, region_targets = head.sample([window], [{"boxes": people, "labels": torch.tensor([1, 1])}])
+    _, losses = head(PooledRegions(torch.zeros(1, 1, 1, 1), regions, SIZE), region_targets)
+    entropy = -torch.tensor(EMD_LOGITS)[0].log_softmax(-1)
+    expected = sum(entropy[t, int(t in answers)] for t in range(3))
+    codes = torch.tensor([[-2.0, -2, 20, 40], [1, -2, 20, 40]])
+    distance = sum((torch.tensor(EMD_CODES)[0, t] - codes[n]).abs().sum() for t, n in answers.items())
+    assert losses["loss_classifier"].item() == pytest.approx(0.2 * expected.item(), rel=1e-5)
+    assert losses["loss_box_reg"].item() == pytest.approx(0.1 * distance.item(), rel=1e-5)
+
+
 @pytest.mark.parametrize(("merge", "kept"), [(SetNMS, 2), (NMS, 1)])
 def test_one_region_says_two_boxes_that_overlap(merge, kept):
     found, _ = decoding(PAIR_CODES, PAIR_LOGITS, postprocess=partial(merge)).eval()(

@@ -13,7 +13,13 @@ from detection.config.serialization import from_plain
 from detection.errors import UserError
 from detection.heads.stitching import NMS, Postprocess, SetNMS, Stitch
 
-MERGES = [NMS(), SetNMS(), Stitch(), Stitch(iou=None, center_offset=0.5, replace_iou=0.7, passes=(0.8, 0.4, 0.05))]
+MERGES = [
+    NMS(),
+    SetNMS(),
+    Stitch(),
+    Stitch(center_offset=0.5, replace_iou=0.7, passes=(0.8, 0.4, 0.05)),
+    Stitch(overlap="authors"),
+]
 
 
 def boxes_of(rows):
@@ -44,6 +50,16 @@ def naive_set_nms(boxes, scores, labels, regions, iou):
 def centers_near(boxes, part):
     centers, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
     return ((centers[:, None] - centers).abs() <= part * sides).all(-1)
+
+
+def near_to_the_authors(boxes):
+    near = torch.zeros(len(boxes), len(boxes), dtype=torch.bool)
+    for i, (left, top, right, bottom) in enumerate(boxes.tolist()):
+        for j, (x1, y1, x2, y2) in enumerate(boxes.tolist()):
+            apart_x, apart_y = abs((left + right - x1 - x2) / 2), abs((top + bottom - y1 - y2) / 2)
+            widths, heights = right - left + x2 - x1, bottom - top + y2 - y1
+            near[i, j] = apart_x <= widths / 1.5 and apart_y <= heights / 2
+    return near
 
 
 def naive_stitch(boxes, scores, labels, regions, over):
@@ -102,6 +118,8 @@ def test_stitch_is_the_best_matching_region_by_region(crowd, part):
     assert Stitch(iou=part)(boxes, *seen).tolist() == naive_stitch(boxes, *seen, overlapping)
     near = centers_near(boxes, part)
     assert Stitch(iou=None, center_offset=part)(boxes, *seen).tolist() == naive_stitch(boxes, *seen, near)
+    found = Stitch(overlap="authors")(boxes, *seen).tolist()
+    assert found == naive_stitch(boxes, *seen, near_to_the_authors(boxes))
 
 
 @pytest.mark.parametrize("merge", MERGES, ids=repr)
@@ -167,6 +185,21 @@ def test_centers_are_compared_by_the_accepted_box():
     assert Stitch(iou=None, center_offset=0.5)(boxes, *seen).tolist() == [0, 2]
 
 
+def test_to_the_authors_boxes_overlap_that_do_not_touch_sideways():
+    seen = (torch.tensor([0.9, 0.8]), torch.ones(2), torch.arange(2))
+    # Widths 9 and 12: they touch at centers 10.5 apart, and overlap up to 14; heights 10 and 20 up to 15.
+    for right, down, kept in ((14, 15, [0]), (14.1, 15, [0, 1]), (14, 15.1, [0, 1]), (-14, -15, [0]), (0, 16, [0, 1])):
+        boxes = boxes_of([[-4.5, -5, 4.5, 5], [right - 6, down - 10, right + 6, down + 10]])
+        for order in ([0, 1], [1, 0]):
+            assert Stitch(overlap="authors")(boxes[order], *seen).tolist() == kept
+
+
+def test_without_a_rule_boxes_overlap_over_an_iou_of_half():
+    boxes = boxes_of([[0, 0, 10, 10], [0, 0, 10, 20.5], [0, 0, 10, 19.5]])
+    seen = (torch.tensor([0.9, 0.8, 0.7]), torch.ones(3), torch.tensor([0, 1, 1]))
+    assert Stitch()(boxes, *seen).tolist() == Stitch(0.5)(boxes, *seen).tolist() == [0, 1]
+
+
 def test_a_more_confident_box_takes_the_place():
     # Region 0 comes first for its other box; its 0.3 is the same thing as region 1's 0.8.
     boxes = boxes_of([[50, 0, 60, 20], [0, 0, 10, 20], [0.5, 0, 10.5, 20]])
@@ -228,8 +261,9 @@ def test_settings_out_of_range_are_refused(part, key, value):
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: Stitch(iou=None),
         lambda: Stitch(iou=0.5, center_offset=0.5),
+        lambda: Stitch(iou=0.5, overlap="authors"),
+        lambda: Stitch(center_offset=0.5, overlap="authors"),
         lambda: Stitch(passes=()),
         lambda: Stitch(passes=(0.1, 0.5)),
     ],
