@@ -150,6 +150,7 @@ def find_reading(
     if len(boxes) < MIN_BOXES or len(np.unique(image_rows)) < MIN_IMAGES:
         return None
     as_given = fits(boxes, placement.sizes)
+    ends_as_given = bool((np.abs(_reach(boxes, placement.sizes) - 0.975) < 0.075).all())
     # Pixels over 1: shares of 1 are no pixels, whatever fits.
     shares = bool((np.abs(boxes) <= 1.01).all(axis=1).mean() > _MIN_FITTING)
     candidates = [r for r in READINGS if (r.canvas == 1.0) == shares and (edges is not None or r in _ORDERS or shares)]
@@ -159,11 +160,18 @@ def find_reading(
             continue
         if reading == RAW and (placement.orientations == 1).all():
             continue
-        fitting = fits(to_xywh(reading, boxes, placement), placement.sizes)
+        read = to_xywh(reading, boxes, placement)
+        fitting = fits(read, placement.sizes)
         if fitting.mean() < _MIN_FITTING:
             continue
         content = edges.of(reading) if edges is not None else (0, 0, 0.0, 0.0)
-        weight = _weight(reading, as_given, fitting, content, shares)
+        reach = float(_reach(read, placement.sizes).min())
+        # At another scale boxes end elsewhere than their images do.
+        scaled = reading.factor != 1 or reading.canvas is not None
+        if scaled and not shares and ends_as_given:
+            continue
+        least = 0.3 if scaled and reach < 0.95 else 0.05
+        weight = _weight(reading, as_given, fitting, content, shares, least) - abs(1 - reach)
         if weight > 0:
             images, agreeing = content[:2] if content[2] > 3 else (0, 0)
             finding = Finding(reading, len(boxes), int(fitting.sum()), int(as_given.sum()), images, agreeing)
@@ -171,13 +179,24 @@ def find_reading(
     return max(found, key=lambda item: item[0])[1] if found else None
 
 
+def _reach(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Return (2,) shares of their images' width and height at which (M, 4) xywh boxes end, but for a hundredth."""
+    with np.errstate(all="ignore"):
+        return np.quantile((boxes[:, :2] + boxes[:, 2:]) / sizes, 0.99, axis=0)
+
+
 def _weight(
-    reading: Reading, as_given: np.ndarray, fitting: np.ndarray, content: tuple[int, int, float, float], shares: bool
+    reading: Reading,
+    as_given: np.ndarray,
+    fitting: np.ndarray,
+    content: tuple[int, int, float, float],
+    shares: bool,
+    least: float,
 ) -> float:
-    """Return how much speaks for a reading, 0 where it is not enough."""
+    """Return how much speaks for a reading, 0 where it is not enough; images count from a mean score of `least` on."""
     images, agreeing, t, score = content
     alone, against = int((fitting & ~as_given).sum()), int((as_given & ~fitting).sum())
-    convincing = images >= _MIN_SCORED_IMAGES and t > 4.5 and agreeing >= 0.75 * images and score > 0.3
+    convincing = images >= _MIN_SCORED_IMAGES and t > 4.5 and agreeing >= 0.75 * images and score > least
     contradicted = images >= _MIN_SCORED_IMAGES and t < -3
     if shares:
         return 1 + max(score, 0)

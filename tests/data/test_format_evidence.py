@@ -1,5 +1,7 @@
 """Boxes that mean something else are recognized over a complete set; sound and very small sets give no finding."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -37,11 +39,24 @@ WRITTEN = {
 }
 
 
-def _find(name, n, seed=0, content=True):
+def _draw_cells(rng):
+    """Return an image with eight soft ellipses, each touching its box in the middle of the sides alone."""
+    pixels, boxes = rng.integers(100, 130, (HEIGHT, WIDTH)).astype(float), []
+    y, x = np.mgrid[:HEIGHT, :WIDTH] + 0.5
+    for _ in range(8):
+        w, h = rng.integers(14, 24, 2)
+        left, top = rng.integers(0, WIDTH - w + 1), rng.integers(0, HEIGHT - h + 1)
+        distance = np.hypot((x - left - w / 2) / w * 2, (y - top - h / 2) / h * 2)
+        pixels += 40 / (1 + np.exp(10 * (distance - 1)))
+        boxes.append((left, top, w, h))
+    return np.repeat(pixels.astype(np.uint8)[..., None], 3, axis=2), np.array(boxes, float)
+
+
+def _find(name, n, seed=0, content=True, draw=_draw):
     rng, edges, boxes, rows = np.random.default_rng(seed), EdgeEvidence(), [], []
     orientation = 3 if name == "raw" else 1
     for row in range(n):
-        pixels, drawn = _draw(rng)
+        pixels, drawn = draw(rng)
         written = np.stack(WRITTEN[name](*drawn.T), axis=1)
         edges.scores.append(score_image(pixels, written, (WIDTH, HEIGHT), orientation, row))
         boxes.append(written)
@@ -57,6 +72,26 @@ def test_another_reading_is_found(name):
     assert finding is not None and finding.reading.name == name
     assert finding.boxes == 48 and finding.fitting == 48
     assert "the boxes look like" in finding.sentence
+
+
+@pytest.mark.parametrize("name", ["xywh*0.5", "xywh*2", "xywh/100", "xyxy"])
+def test_another_scale_of_round_soft_objects_is_found(name):
+    finding = _find(name, 40, draw=_draw_cells)
+    assert finding is not None and finding.reading.name == name and finding.images == 40
+
+
+@pytest.mark.parametrize("draw", [_draw, _draw_cells])
+@pytest.mark.parametrize("margin", [-0.2, 0.0, 0.3, 0.6, 1.0])
+def test_boxes_with_a_margin_that_end_where_their_images_do_have_no_other_scale(draw, margin, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "HEIGHT", WIDTH)  # shares of 100 are then nearly pixels
+
+    def drawn_wider(rng):
+        pixels, boxes = draw(rng)
+        low, high = boxes[:, :2] - margin / 2 * boxes[:, 2:], boxes[:, :2] + (1 + margin / 2) * boxes[:, 2:]
+        low, high = np.maximum(low, 0), np.minimum(high, (WIDTH, HEIGHT))
+        return pixels, np.concatenate([low, high - low], axis=1)
+
+    assert _find("xywh", 40, draw=drawn_wider) is None
 
 
 @pytest.mark.parametrize("seed", range(8))
