@@ -23,7 +23,7 @@ _LOADED = 8
 
 
 def open_splits(data: DataConfig) -> dict[str, tuple[CocoIndex, SplitConfig]]:
-    """Open the annotations of the splits that are given, by name.
+    """Open the annotations of the splits that are given, by name, and check that their images are there.
 
     Raises:
         UserError: training on them would be refused.
@@ -32,6 +32,8 @@ def open_splits(data: DataConfig) -> dict[str, tuple[CocoIndex, SplitConfig]]:
     splits = {name: (open_split(f"data.{name}", getattr(data, name)), getattr(data, name)) for name in names}
     for name in names[1:]:
         match_categories(splits["train"][0], splits[name][0])
+    for index, split in splits.values():
+        DetectionDataset(index, Path(split.images))
     return splits
 
 

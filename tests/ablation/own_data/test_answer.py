@@ -7,7 +7,7 @@ from detection.ablation.own_data.answer import Answer, judge, more_seeds, togeth
 from detection.evaluation.intervals import Interval, bootstrap_counts, difference_interval
 
 IMAGES, SEEDS = 150, 3
-COUNTS = bootstrap_counts(IMAGES, 200)
+COUNTS = bootstrap_counts(IMAGES, 100)
 
 
 def measured(rng, of_variants, seed_sd=0.02):
@@ -41,10 +41,10 @@ def shares(count, *of_runs, **law):
     return {name: found.count(name) / count for name in set(found)}
 
 
-@pytest.mark.parametrize("seed_sd", [0.0, 0.02, 0.1])
+@pytest.mark.parametrize("seed_sd", [0.02, 0.1])
 def test_classes_that_nothing_tells_are_never_a_help(seed_sd):
     """Of a class permuted at random in each image a third is guessed, with context or without."""
-    assert shares(400, 1 / 3, 1 / 3, 1 / 3, seed_sd=seed_sd).get("helps", 0) <= 0.01
+    assert shares(300, 1 / 3, 1 / 3, 1 / 3, seed_sd=seed_sd).get("helps", 0) <= 0.01
 
 
 def test_a_help_is_found_and_more_size_is_none():

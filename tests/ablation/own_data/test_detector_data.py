@@ -1,0 +1,72 @@
+"""What is found in a detector's data before an ablation: leaks, overlaps, and how much a run does."""
+
+import dataclasses
+import json
+import shutil
+
+import pytest
+
+from detection.ablation.own_data.detector_data import detector_effort, leaks_and_remarks, overlapping_objects
+from detection.config import SplitConfig
+from detection.errors import UserError
+from tests.tiny_runs import draw_shapes, tiny_config
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    return draw_shapes(tmp_path_factory.mktemp("drawn"))
+
+
+@pytest.fixture
+def folder(drawn, tmp_path):
+    return shutil.copytree(drawn, tmp_path / "data")
+
+
+def test_sizes_and_no_leak(folder):
+    texts = leaks_and_remarks(tiny_config(folder).data)
+    assert texts[0].startswith("train: 7 images, ") and "objects of 6 classes in" in texts[0]
+    assert texts[1].startswith("val: 3 images, ") and texts[2].startswith("test: none is given")
+    assert "no image of val is in train too, by its bytes" in texts
+
+
+def test_images_with_equal_bytes_are_a_leak_whatever_their_name(folder):
+    content = json.loads((folder / "val.json").read_text())
+    shutil.copy(folder / "train" / json.loads((folder / "train.json").read_text())["images"][2]["file_name"],
+                folder / "val" / content["images"][1]["file_name"])  # fmt: skip
+    shutil.copytree(folder / "val", folder / "test")
+    data = tiny_config(folder).data
+    data = dataclasses.replace(data, test=SplitConfig(str(folder / "val.json"), str(folder / "test")))
+    texts = "\n".join(leaks_and_remarks(data))
+    leak = f"leak: 1 of 3 images of val are in train too, byte by byte (id {content['images'][1]['id']})"
+    assert leak in texts and "leak: 3 of 3 images of test are in val too" in texts and "none is given" not in texts
+
+
+def test_what_training_would_refuse_is_refused(folder):
+    name = json.loads((folder / "val.json").read_text())["images"][0]["file_name"]
+    (folder / "val" / name).unlink()
+    with pytest.raises(UserError, match=name):
+        leaks_and_remarks(tiny_config(folder).data)
+    with pytest.raises(UserError, match="data.train.annotations is not set"):
+        leaks_and_remarks(dataclasses.replace(tiny_config(folder).data, train=SplitConfig()))
+
+
+def test_overlaps_are_of_one_class_and_image(tmp_path):
+    def box(number, image, category, x, crowd=0):
+        return {"id": number, "image_id": image, "category_id": category, "bbox": [x, 0, 20, 20], "area": 400,
+                "iscrowd": crowd}  # fmt: skip
+
+    boxes = [box(1, 1, 1, 0), box(2, 1, 1, 5), box(3, 1, 2, 0), box(4, 2, 1, 0), box(5, 1, 1, 40), box(6, 1, 1, 40, 1)]
+    images = [{"id": i, "file_name": f"{i}.png", "width": 64, "height": 64} for i in (1, 2)]
+    categories = [{"id": i, "name": str(i)} for i in (1, 2)]
+    path = tmp_path / "train.json"
+    path.write_text(json.dumps({"images": images, "annotations": boxes, "categories": categories}))
+    assert overlapping_objects(SplitConfig(str(path), str(tmp_path))) == (2, 5)
+
+
+def test_steps_and_evaluations_are_counted(folder):
+    effort = detector_effort(tiny_config(folder, "schedule.epochs=5", "evaluate_every=2"))
+    assert (effort.epochs, effort.steps, effort.evaluated, effort.batch_size) == (5, 20, 9, 2)
+    assert 0 < effort.load_s < 5
+    test = [f"data.test.annotations={folder}/val.json", f"data.test.images={folder}/val"]
+    assert detector_effort(tiny_config(folder, "batch_size=7", *test)).evaluated == 9
+    assert detector_effort(tiny_config(folder, "validation_loss=true")).evaluated == 12

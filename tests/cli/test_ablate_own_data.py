@@ -1,0 +1,73 @@
+"""`configs/ablations/own_data.py`: the variants that it makes of a base, and one small run to its report."""
+
+from pathlib import Path
+
+import pytest
+
+from detection.ablation import load_ablation
+from detection.cli import ablate
+from detection.config import base_config, load_config, to_plain
+from detection.config.files import find_config
+from detection.pooling import RoIAlign, SkipPool
+from tests.tiny_runs import draw_shapes, write_config
+
+FILE = find_config("own_data")
+NAMES = ["none", "average", "selfattention", "accumulator", "lstm", "rcl"]
+
+
+def configs(base, monkeypatch):
+    monkeypatch.setenv("BASE", str(base))
+    ablation, config = load_ablation(FILE)
+    assert config == find_config(base) and list(ablation.variants) == NAMES
+    (data,) = ablation.data.values()
+    return {name: load_config(config, [*data, *changes]) for name, changes in ablation.variants.items()}, ablation
+
+
+def test_a_plain_base_gets_contexts_that_start_from_it(monkeypatch):
+    found, ablation = configs("finetune", monkeypatch)
+    plain = base_config("finetune").detector
+    assert to_plain(found["none"].detector) == to_plain(plain) and plain.pool.func is RoIAlign
+    pools = {name: to_plain(config.detector.pool) for name, config in found.items() if name != "none"}
+    assert all(pool == pools["lstm"] and pool["init"] == "identity" for pool in pools.values())
+    assert {config.detector.context_source for name, config in found.items() if name != "none"} == {"p3"}
+    assert found["lstm"].detector.pool.func is SkipPool and to_plain(found["lstm"].detector.head) == to_plain(
+        plain.head
+    )
+    (head,) = ablation.question.where_crowded.values()
+    assert "SequenceHead" in head[0]
+
+
+def test_in_a_base_with_context_the_context_is_exchanged(monkeypatch):
+    found, ablation = configs("quickstart", monkeypatch)
+    plains = [to_plain(config.detector) for config in found.values()]
+    contexts = [plain.pop("context") for plain in plains]
+    assert all(plain == plains[0] for plain in plains)
+    assert contexts[0]["class"].endswith("NoContext") and {c.get("hidden_channels", 64) for c in contexts} == {64}
+    assert all(config.data.scenes is None for config in found.values())
+
+
+def test_data_that_are_not_named_are_one_sentence(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("BASE", raising=False)
+    assert ablate.main(["own_data"]) == 2
+    assert "data.train.annotations is not set" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_small_run_ends_in_an_answer(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    draw_shapes(tmp_path / "data", train=12, val=6)
+    base = write_config(tmp_path / "base.py", tmp_path / "data")
+    monkeypatch.setenv("BASE", str(base))
+    arguments = ["own_data", "--output=out", "--variants=average", "schedule.epochs=1"]
+    assert ablate.main(arguments) == 0
+    text = capsys.readouterr().out
+    assert "no image of val is in train too" in text and "wider is none with detector.backbone.channels=" in text
+    assert "time     accumulator: " in text and text.count("finished in") == 12
+    page, report = (Path("out", f"report.{ending}").read_text() for ending in ("html", "md"))
+    first = report.partition("## Data and plan")[0]
+    assert "Against wider (without context, as many FLOPs): " in first and "By class and object size" in first
+    assert "What it costs" in first and "Images that context saved, and those it broke" in first
+    assert 'src="http' not in page
+    assert ablate.main([*arguments, "--report-only"]) == 0
+    assert load_config(base).schedule.epochs == 2
