@@ -69,7 +69,9 @@ def _always(ground_truth: CocoDataset, results: CocoResults) -> Iterator[str]:
     if all(annotation.get("iscrowd", 0) for annotation in ground_truth["annotations"]):
         yield "The annotations hold no object to find (crowds do not count), so AP is not defined."
     if ground_truth.get("dropped"):
-        yield f"{ground_truth['dropped']} bad boxes of the annotations were left out (`detection doctor` lists them)."
+        count = ground_truth["dropped"]
+        what = "bad box of the annotations was" if count == 1 else "bad boxes of the annotations were"
+        yield f"{count} {what} left out (`detection doctor` lists them)."
     unknown = len(results) - len(known_results(ground_truth, results))
     if unknown:
         yield (
