@@ -37,6 +37,7 @@ from detection.training.optim import (
     build_optimizer,
     build_scheduler,
     group_lines,
+    load_optimizer,
     require_sound_state,
     scaled_learning_rate,
 )
@@ -336,7 +337,7 @@ def _take_up(run: TrainingRun, state: Mapping[str, Any]) -> None:
     if state["scheduler"].keys() != run.scheduler.state_dict().keys():
         raise ValueError("the scheduler is another one")
     rates = run.scheduler.base_lrs
-    run.optimizer.load_state_dict(state["optimizer"])
+    load_optimizer(run.optimizer, state["optimizer"])
     require_sound_state(run.optimizer)
     run.scheduler.load_state_dict(state["scheduler"])
     run.scheduler.base_lrs = rates

@@ -135,6 +135,17 @@ def _begin_momentum(optimizer: torch.optim.Optimizer, *_: Any) -> None:
                     optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
+def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Load the state of an optimizer of the same groups, which keep their prefix, multiplier and kind.
+
+    Checkpoints from before these existed have none.
+    """
+    own = [{k: g[k] for k in ("prefix", "lr_multiplier", "kind") if k in g} for g in optimizer.param_groups]
+    optimizer.load_state_dict(dict(state))
+    for group, kept in zip(optimizer.param_groups, own, strict=True):
+        group.update(kept)
+
+
 def require_sound_state(optimizer: torch.optim.Optimizer) -> None:
     """Check that what an optimizer was loaded with is settings and moments of its parameters.
 

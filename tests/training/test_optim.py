@@ -16,6 +16,7 @@ from detection.training.optim import (
     group_lines,
     learning_rate_factor,
     learning_rates,
+    load_optimizer,
     scaled_learning_rate,
 )
 
@@ -156,6 +157,19 @@ def test_a_multiplied_layer_moves_that_much_further():
     optimizer.step()
     steps = {name: (before[name] - p).mean().item() for name, p in module.named_parameters()}
     assert steps["body.0.weight"] == pytest.approx(4 * steps["body2.weight"], rel=1e-3) and steps["body2.weight"] > 0
+
+
+def test_a_loaded_state_leaves_groups_their_prefix_and_multiplier():
+    module = parts()
+    config = OptimizerConfig(lr_multipliers={"body": 4.0})
+    optimizer, other = (build_optimizer(config, module, 16) for _ in range(2))
+    build_scheduler(ScheduleConfig(), optimizer, 1)
+    expected, state = (learning_rates(optimizer), group_lines(optimizer)), optimizer.state_dict()
+    for group in state["param_groups"]:
+        del group["prefix"], group["kind"]
+        group["lr_multiplier"] = 0.0
+    load_optimizer(other, state)
+    assert (learning_rates(other), group_lines(other)) == expected
 
 
 def test_groups_are_described_where_rates_differ():
