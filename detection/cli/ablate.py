@@ -64,7 +64,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--report-only", action="store_true", help="run nothing, write the report")
     budget = "of an ablation with a question: leave out variants, then epochs, until it is estimated to take H hours"
     parser.add_argument("--budget-hours", type=float, metavar="H", help=budget)
-    rounds = "rounds of measuring costs; 0: none (10; 3, and at least 1, with a question)"
+    rounds = "rounds of measuring costs; 0: none (10; 5, and at least 1, with a question)"
     parser.add_argument("--cost-rounds", type=int, metavar="N", help=rounds)
     parser.add_argument("--measure-costs", action="store_true", help="measure costs in this process, and nothing else")
     slurm = parser.add_argument_group("with --launcher slurm, of each run")
@@ -99,7 +99,7 @@ def open_ablation(args: argparse.Namespace) -> "tuple[Ablation, Ablation, Path]"
     elif args.budget_hours is not None:
         raise UserError(f"--budget-hours: {args.ablation} asks no question; own_data does. Leave it out.")
     if args.cost_rounds is None:
-        args.cost_rounds = 10 if complete.question is None else 3
+        args.cost_rounds = 10 if complete.question is None else 5
     elif complete.question is not None:
         args.cost_rounds = max(1, args.cost_rounds)
     return complete, complete.only(args.variants, args.data, args.seeds), base

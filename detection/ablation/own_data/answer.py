@@ -6,7 +6,8 @@ from typing import Literal
 from detection.evaluation.intervals import LEVEL, Interval, expected_half_width, format_interval
 
 MARGIN = 0.03
-"""Differences within ± this are level for a person who chooses a detector."""
+"""Differences within ± this are level for a person who chooses a detector, and no more than a quarter of the metric:
+detectors that have hardly learned are level by nothing that context does."""
 
 LEAST = 0.01
 """A difference below this is too small to be called a help, even where its interval excludes 0."""
@@ -23,7 +24,7 @@ class Answer:
 
     Attributes:
         outcome: `helps` and `hurts` where the difference is significant and not negligible, `level` where the interval
-            lies within ± `MARGIN`, `missing` where a run is; else `undetermined`.
+            lies within ± the margin, `missing` where a run is; else `undetermined`.
         text: the same in words with numbers.
     """
 
@@ -31,14 +32,16 @@ class Answer:
     text: str
 
 
-def judge(interval: Interval | None, p_value: float | None, metric: str) -> Answer:
+def judge(interval: Interval | None, p_value: float | None, metric: str, best: float = 1.0) -> Answer:
     """Decide on a difference.
 
     Args:
         interval: the difference with its interval; None where runs or the metric are missing.
         p_value: of the difference, adjusted for other comparisons; None where it is not tested.
         metric: its name, for the text.
+        best: the higher mean of the two that are compared.
     """
+    margin = min(MARGIN, best / 4)
     if interval is None:
         return Answer("missing", f"no {metric} to compare: runs are missing, or it is not defined")
     found = f"{metric} {format_interval(interval, mark=False)}"
@@ -47,14 +50,18 @@ def judge(interval: Interval | None, p_value: float | None, metric: str) -> Answ
         outcome = "helps" if interval.value > 0 else "hurts"
         return Answer(outcome, f"{outcome}, {found}")
     ends = max(abs(interval.low), abs(interval.high))
-    if ends <= MARGIN and p_value is not None:
+    if ends <= margin and p_value is not None:
         return Answer("level", f"level within ± {ends:.3f} {metric}, {found}")
-    return Answer("undetermined", f"cannot be determined with these seeds, {found}; {_remedy(interval)}")
+    return Answer(
+        "undetermined", f"cannot be determined with these seeds, {found}; {_remedy(interval, margin, metric)}"
+    )
 
 
-def _remedy(interval: Interval) -> str:
+def _remedy(interval: Interval, margin: float, metric: str) -> str:
     if interval.seeds < 2:
         return "one pair of seeds shows nothing of other seeds: run three or more"
+    if margin < MARGIN:
+        return f"both have so low an {metric} that they have hardly learned: train for more epochs first"
     more = more_seeds(interval)
     if more is None:
         return (

@@ -42,7 +42,7 @@ def leaks_and_remarks(data: DataConfig) -> list[str]:
     splits = open_splits(data)
     texts = [_size(name, index) for name, (index, _) in splits.items()]
     if "test" not in splits:
-        texts.append("test: none is given, so that the last checkpoint on val is what is reported")
+        texts.append("test: none is given, so the last checkpoint is reported, on val")
     texts += _leaks(splits)
     train, folder = splits["train"]
     for name in splits:

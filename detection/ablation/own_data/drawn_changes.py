@@ -61,10 +61,11 @@ def _figure(
     difference, (without, with_context) = of_seeds[seed], opened[seed]
     item = without.image_entry(difference.position)
     agreeing = sum([sign * gain for gain in d.gain] > [0, 0] for d in of_seeds)
+    gained = f"{len(difference.gained)} object{'s' * (len(difference.gained) != 1)} gained"
+    false_positives = f"{difference.false_positives[0]} → {difference.false_positives[1]}"
     caption = (
-        f"{kind}, {short_name(item['file_name'], 80)}: with {names[1]} {len(difference.gained)} objects gained, "
-        f"{len(difference.lost)} lost, false positives {difference.false_positives[0]} → "
-        f"{difference.false_positives[1]}; {'better' if sign > 0 else 'worse'} with {agreeing} of {len(of_seeds)} seeds"
+        f"{kind}, {short_name(item['file_name'], 80)}: with {names[1]} {gained}, {len(difference.lost)} lost, false "
+        f"positives {false_positives}; {'better' if sign > 0 else 'worse'} with {agreeing} of {len(of_seeds)} seeds"
     )
     image = draw_difference(without, with_context, difference)
     return Figure(f"{kind}-{item['id']}.png", caption, image_png(image))

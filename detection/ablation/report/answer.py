@@ -31,11 +31,9 @@ def answers(summary: AblationSummary) -> dict[str, Answer]:
     tested = verdicts(summary, data, ablation.metric)
     for rival in _rivals(summary):
         verdict = tested.get((default, rival))
-        found[rival] = (
-            judge(None, None, ablation.metric)
-            if verdict is None
-            else judge(verdict.interval, verdict.p_mean, ablation.metric)
-        )
+        best = _best(summary, ablation.metric, rival)
+        interval, p_value = (None, None) if verdict is None else (verdict.interval, verdict.p_mean)
+        found[rival] = judge(interval, p_value, ablation.metric, best)
     return {"": together(found, default, ablation.reference), **found}
 
 
@@ -53,6 +51,15 @@ def answer_blocks(summary: AblationSummary, costs: MeasuredCosts | None) -> list
     first, *parts = answer_text(summary)
     blocks: list[Block] = [Paragraph(first, warning=True), Bullets([*parts, *_basis(summary, costs)])]
     return [*blocks, *_by_part(summary), *_costs(summary, costs), *_images(summary)]
+
+
+def _best(summary: AblationSummary, metric: str, rival: str) -> float:
+    """The higher mean of the default and what it is compared with; 1 where one is missing."""
+    ablation = summary.plan.ablation
+    assert ablation.question is not None
+    (data,) = ablation.data
+    spreads = [summary.spread(data, name, metric) for name in (ablation.question.default, rival)]
+    return max((spread.mean if spread else 1.0) for spread in spreads)
 
 
 def data_blocks(remarks: Sequence[str]) -> list[Block]:
@@ -113,6 +120,8 @@ def _by_part(summary: AblationSummary) -> list[Block]:
     rows = {f"{metric}/{name}": short for (metric, name), short in zip(classes, shown, strict=True)}
     rows |= {key: text for key, text in _SIZES.items() if key in ablation.run_type.metrics}
     rivals = [rival for rival in _rivals(summary) if summary.spread(data, rival, ablation.metric)]
+    # Sizes that the data do not have are no rows.
+    rows = {key: text for key, text in rows.items() if summary.spread(data, default, key)}
     if not rows or not rivals:
         return []
     intervals = {(key, rival): summary.difference(data, default, key, rival) for key in rows for rival in rivals}
@@ -124,13 +133,13 @@ def _by_part(summary: AblationSummary) -> list[Block]:
         for name in (default, *rivals):
             cells.append(formatting.spread(summary, data, name, key))
         for rival in rivals:
-            answer = judge(intervals[key, rival], adjusted.get((key, rival)), ablation.metric)
+            answer = judge(intervals[key, rival], adjusted.get((key, rival)), key, _best(summary, key, rival))
             word = {"undetermined": "cannot be determined", "missing": "n/a"}.get(answer.outcome, answer.outcome)
             cells += [format_interval(intervals[key, rival], mark=False), word]
         lines.append(cells)
     head = ["", default, *rivals]
     for rival in rivals:
-        head += [f"difference to {rival}", "which"]
+        head += [f"difference to {rival}", f"against {rival}"]
     text = (
         f"{ablation.metric} by class and size of objects. The words hold together at 95 % (Holm, over all rows and "
         "columns of this table)."

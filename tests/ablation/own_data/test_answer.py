@@ -68,6 +68,12 @@ def test_words_have_the_numbers():
     assert judge(interval(0.0, 0.01, seeds=1), None, "AP").outcome == "undetermined"
 
 
+def test_what_has_hardly_learned_is_not_level():
+    low = judge(interval(-0.003, 0.018), 0.6, "AP", best=0.031)
+    assert low.outcome == "undetermined" and "hardly learned: train for more epochs first" in low.text
+    assert judge(interval(-0.003, 0.018), 0.6, "AP", best=0.2).outcome == "level"
+
+
 def test_how_many_seeds_more_would_decide_is_estimated():
     rng = np.random.default_rng(0)
     noise = rng.normal(0, 1, 3)

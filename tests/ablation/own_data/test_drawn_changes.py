@@ -49,10 +49,9 @@ def place(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("where", "split"), [("last", "val"), ("test", "test")])
 def test_images_are_chosen_over_all_seeds(place, where, split):
     pairs = [
-        tuple(write_run(Path("runs", name, f"seed-{seed}"), of_seed[seed], where)
-              for name, of_seed in (("none", PLAIN), ("context", CONTEXT)))
-        for seed in (0, 1)
-    ]  # fmt: skip
+        (write_run(Path(f"none/seed-{s}"), PLAIN[s], where), write_run(Path(f"context/seed-{s}"), CONTEXT[s], where))
+        for s in (0, 1)
+    ]
     changed = draw_changes(pairs, ("none", "context"), 4, split)
     assert [figure.name for figure in changed.saved] == ["saved-1.png"]
     assert [figure.name for figure in changed.broken] == ["broken-2.png"]
