@@ -70,6 +70,13 @@ def _(grad, out, weight, *_, **__) -> int:
     return 2 * _product(grad, weight)
 
 
-@register_flop_formula([ops.lstm_backward, ops.gru_backward])
-def _(grad, out, gates, kept, weight, *_, **__) -> int:
-    return 2 * _product(grad, weight)
+@register_flop_formula(ops.lstm_backward)
+def _(grad, out, c, x, weight, *_, **__) -> int:
+    """Count a product more: the gates are computed again."""
+    return 3 * _product(grad, weight)
+
+
+@register_flop_formula(ops.gru_backward)
+def _(grad, out, new, x, weight, *_, **__) -> int:
+    """Count two thirds of a product more: r and z are computed again."""
+    return 2 * _product(grad, weight) + 2 * _product(grad, weight) // 3

@@ -10,6 +10,7 @@ from detection.cells import GRU, IRNN, LSTM, Accumulator, IndRNN, TanhRNN
 from detection.ops.sweep.cudnn import cudnn_computes
 from detection.ops.sweep.directions import DIRECTIONS
 from detection.ops.sweep.dispatch import sweep, sweep_by_steps
+from detection.ops.sweep.lines import by_axis
 from tests.ops.sweeps import (
     LINEAR,
     PRODUCTS,
@@ -179,3 +180,15 @@ def test_coefficients_scanned_as_on_an_accelerator_equal_the_loop(cell, mask, mo
     x, grad = draw(cells)
     monkeypatch.setattr("detection.ops.sweep.dispatch._scans_gates", lambda x: False)
     assert_backends_agree(["auto"], cells, x, valid, DIRECTIONS, grad, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("cell", [LSTM, GRU], ids=name_of)
+@pytest.mark.parametrize("chunk", [8, 18, 1000])
+def test_directions_scanned_together_as_on_an_accelerator_equal_the_loop(cell, chunk, monkeypatch):
+    """The CPU scans one direction after the other; its last chunk may be shorter."""
+    torch.manual_seed(0)
+    cells = make(cell)
+    x, grad = draw(cells)
+    monkeypatch.setattr("detection.ops.sweep.autograd.groups", lambda directions, device: by_axis(directions))
+    monkeypatch.setattr("detection.ops.sweep.autograd.CHUNK", chunk)
+    assert_backends_agree(["auto"], cells, x, corner(), DIRECTIONS, grad, rtol=1e-10, atol=1e-10)

@@ -58,12 +58,6 @@ def add(lines: Tensor, views: Sequence[Tensor]) -> None:
         view.add_(line.view(view.shape))
 
 
-def add_views(lines: Tensor, views: Sequence[Tensor]) -> None:
-    """Add views (B, L, C) to lines (P, N, C)."""
-    for line, view in zip(lines.unbind(), views, strict=True):
-        line.view(view.shape).add_(view)
-
-
 def read_all(lines: Tensor, scan: Steps) -> Tensor:
     """Fill lines (P, T, N, C) from T tuples of views."""
     for lines_t, views in zip(lines.unbind(1), scan, strict=True):

@@ -1,25 +1,30 @@
 """Sweeps of the LSTM. A step is one product for all lines of both directions along an axis.
 
-The gates and the cell states are kept for the backward pass, whose gradient of U is one product after the scan. Outside
-the image the pre-activations of i and f are −∞, which makes c and h exactly 0 and lets no gradient through.
+The outputs and the cell states are kept for the backward pass, which computes the gates again (`autograd`). Outside the
+image the pre-activations of i and f are −∞, which makes c and h exactly 0 and lets no gradient through.
 """
 
-# B images, D hidden size, H×W map, K directions, P of them scanned together, T steps, N lines of all images.
+# B images, D hidden size, H×W map, K directions, P of them scanned together, T steps, L lines of an image, N of all,
+# S steps of a chunk.
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.library import custom_op
 
-from detection.ops.sweep.autograd import Triple, gated_sweep, gated_sweep_backward, register
+from detection.ops.sweep.autograd import Chunk, Triple, gated_sweep, gated_sweep_backward, register, split, squash
 from detection.ops.sweep.layout import as_map, as_rows, close
-from detection.ops.sweep.lines import Steps, add, add_views, read, read_all, write
+from detection.ops.sweep.lines import Steps
 
 _sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 _tanh_backward = torch.ops.aten.tanh_backward.grad_input
 
 
 @custom_op("detection::lstm", mutates_args=())
-def lstm(x: Tensor, weight: Tensor, bias: Tensor | None, valid: Tensor | None, directions: str, keep: bool) -> Triple:
+def lstm(
+    x: Tensor, weight: Tensor, bias: Tensor | None, valid: Tensor | None, directions: str, keep: bool
+) -> tuple[Tensor, Tensor]:
     """Compute K sweeps of an LSTM, gates in the order i, f, g, o.
 
     Args:
@@ -31,8 +36,8 @@ def lstm(x: Tensor, weight: Tensor, bias: Tensor | None, valid: Tensor | None, d
         keep: whether to keep what a backward pass needs.
 
     Returns:
-        The outputs (B, K·D, H, W) in channels-last memory, in the type of x; and, empty unless `keep`, the gates
-        (K, T·N, 4·D) and the cell states (K, T·N, D).
+        The outputs (B, K·D, H, W) in channels-last memory, in the type of x; and the cell states (K, T·N, D), empty
+        unless `keep`.
     """
     rows = close(as_rows(x), valid, -torch.inf, -torch.inf, 0, 0)
     return gated_sweep(_scan, rows, weight, bias, directions, keep)
@@ -40,58 +45,102 @@ def lstm(x: Tensor, weight: Tensor, bias: Tensor | None, valid: Tensor | None, d
 
 @custom_op("detection::lstm_backward", mutates_args=())
 def lstm_backward(
-    grad: Tensor, out: Tensor, all_gates: Tensor, all_c: Tensor, weight: Tensor, directions: str
+    grad: Tensor,
+    out: Tensor,
+    c: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    valid: Tensor | None,
+    directions: str,
 ) -> Triple:
     """Return the gradients of x (B, 4·D, H, W), the weight (K, 4·D, D) and the bias (K, 4·D)."""
-    total, grad_weight, grad_bias = gated_sweep_backward(_scan_back, grad, out, [all_gates, all_c], weight, directions)
+    total, grad_weight, grad_bias = gated_sweep_backward(_Back, grad, out, c, x, weight, bias, valid, directions)
     return as_map(total.to(grad.dtype)), grad_weight, grad_bias
 
 
-def _scan(xs: Steps, outs: Steps, weight: Tensor, bias: Tensor | None, kept: list[Tensor] | None) -> None:
-    """Write the outputs of pre-activations, both as views step by step, and gates and cell states to `kept`."""
+def _scan(xs: Steps, outs: Steps, weight: Tensor, bias: Tensor, kept: Sequence[Tensor] | None) -> None:
+    """Write the outputs of pre-activations, both as views step by step, and the cell states."""
     p, _, size = weight.shape
     transposed = weight.transpose(1, 2)
     h, c = weight.new_zeros(2, p, xs[0][0].shape[:2].numel(), size).unbind()
-    scratch = weight.new_empty(*h.shape[:2], 4 * size)
+    gates = weight.new_empty(*h.shape[:2], 4 * size)
+    i, f, g, o = gates.chunk(4, -1)
+    lines, outputs = split(gates, xs[0][0]), split(h, xs[0][0])
     for t, (views, targets) in enumerate(zip(xs, outs, strict=True)):
-        gates = read(scratch if kept is None else kept[0][:, t], views, bias)
+        for view, line, of_gates in zip(views, lines, bias, strict=True):
+            torch.add(view, of_gates, out=line)
         if t > 0:
             gates.baddbmm_(h, transposed)
+        _activate(gates, g)
+        c = torch.mul(c, f, out=c if kept is None else kept[t]).addcmul_(i, g)  # c = f·c + i·g
+        squash(c, out=h).mul_(o)  # h = o·tanh(c)
+        for output, target in zip(outputs, targets, strict=True):
+            target.copy_(output)
+
+
+def _activate(gates: Tensor, g: Tensor) -> None:
+    """Turn the pre-activations (…, 4·D), of which g are the third quarter, into gates."""
+    if gates.device.type == "cpu":
+        # As `squash` for g, with one logistic function for all.
+        g.mul_(2)
+        gates.sigmoid_()
+        g.mul_(2).sub_(1)
+    else:
+        size = g.shape[-1]
         gates[..., : 2 * size].sigmoid_()
-        i, f, g, o = gates.chunk(4, -1)
-        c.mul_(f).addcmul_(i, g.tanh_())  # c = f·c + i·g
-        if kept is not None:
-            kept[1][:, t] = c
-        torch.tanh(c, out=h).mul_(o.sigmoid_())  # h = o·tanh(c)
-        write(h, targets)
+        g.tanh_()
+        gates[..., 3 * size :].sigmoid_()
 
 
-def _scan_back(
-    grads: Steps, outs: Steps, gates: Tensor, c: Tensor, weight: Tensor, totals: Steps
-) -> tuple[Tensor, Tensor]:
-    """Return the gradients of pre-activations (P, T, N, 4·D) and the outputs; add the former to those of x, `totals`.
+class _Back:
+    """The way back over chunks: dh and dc are ∂L/∂h(t) and ∂L/∂c(t), with what comes from the steps after t."""
 
-    dh and dc are ∂L/∂h(t) and ∂L/∂c(t), with what comes from the steps after t.
-    """
-    grad = torch.empty_like(gates)
-    dh, dc = torch.zeros(2, *c[:, 0].shape, dtype=c.dtype, device=c.device).unbind()
-    for t in reversed(range(c.shape[1])):
-        i, f, g, o = gates[:, t].chunk(4, -1)
-        d_i, d_f, d_g, d_o = grad[:, t].chunk(4, -1)
-        add_views(dh, grads[t])
-        squashed = torch.tanh(c[:, t])  # cheaper to compute again than to keep
-        _sigmoid_backward(dh * squashed, o, grad_input=d_o)
-        dc.add_(torch.ops.aten.tanh_backward(dh.mul_(o), squashed))
-        _sigmoid_backward(dc * g, i, grad_input=d_i)
-        _tanh_backward(dc * i, g, grad_input=d_g)
-        if t > 0:
-            _sigmoid_backward(dc * c[:, t - 1], f, grad_input=d_f)
-            dc.mul_(f)
-            torch.bmm(grad[:, t], weight, out=dh)
+    def __init__(self, weight: Tensor, bias: Tensor, memory: Tensor, like: Tensor) -> None:
+        self.weight, self.bias, self.memory = weight, bias, memory
+        self.dh, self.dc = weight.new_zeros(2, len(weight), memory.shape[2], weight.shape[2]).unbind()
+        self.scratch = torch.empty_like(self.dh), torch.empty_like(self.dh), torch.empty_like(self.dh)
+        self.of_outputs = split(self.dh, like)
+        self.slots = [(step, step.chunk(4, -1), split(step, like)) for step in memory.unbind(1)]
+
+    def __call__(self, chunk: Chunk) -> Tensor:
+        gates = self.memory[:, : len(chunk.steps)]
+        for (_, _, lines), views in zip(self.slots, chunk.xs, strict=False):
+            for line, view, bias in zip(lines, views, self.bias, strict=True):
+                torch.add(view, bias, out=line)
+        gates.flatten(1, 2).baddbmm_(chunk.before.flatten(1, 2), self.weight.transpose(1, 2))
+        _activate(gates, gates[..., 2 * self.weight.shape[2] : 3 * self.weight.shape[2]])
+        if chunk.outside is not None:
+            gates.masked_fill_(chunk.outside, 0)
+        states = chunk.states.unbind(1)
+        for s, t in reversed(list(enumerate(chunk.steps))):
+            step, parts, lines = self.slots[s]
+            for own, view in zip(self.of_outputs, chunk.grads[s], strict=True):
+                own.add_(view)
+            self._step(parts, states[t], states[t - 1] if t > 0 else None)
+            if t > 0:
+                torch.bmm(step, self.weight, out=self.dh)
+            chunk.collect(s, lines)
+        return gates
+
+    def _step(self, gates: Sequence[Tensor], c: Tensor, before: Tensor | None) -> None:
+        """Turn gates (P, N, D) into the gradients of their pre-activations, for states c and the one before."""
+        i, f, g, o = gates
+        squashed, d, other = self.scratch
+        squash(c, out=squashed)  # cheaper to compute again than to keep
+        torch.mul(self.dh, squashed, out=d)
+        self.dc.add_(_tanh_backward(self.dh.mul_(o), squashed, grad_input=squashed))
+        _sigmoid_backward(d, o, grad_input=o)
+        torch.mul(self.dc, g, out=d)
+        torch.mul(self.dc, i, out=other)
+        _tanh_backward(other, g, grad_input=g)
+        _sigmoid_backward(d, i, grad_input=i)
+        if before is None:
+            f.zero_()
         else:
-            d_f.zero_()
-        add(grad[:, t], totals[t])
-    return grad, read_all(torch.empty_like(c), outs)
+            torch.mul(self.dc, before, out=d)
+            self.dc.mul_(f)
+            _sigmoid_backward(d, f, grad_input=f)
 
 
-register(lstm, lstm_backward, masked=False)
+register(lstm, lstm_backward)
