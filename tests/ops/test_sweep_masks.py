@@ -2,10 +2,9 @@
 
 import torch
 
-from detection.cells import Accumulator, IndRNN
 from detection.ops.sweep.directions import DIRECTIONS
 from detection.ops.sweep.dispatch import sweep
-from tests.ops.sweeps import H, W, corner, draw, every_cell, holes, make, with_gradients
+from tests.ops.sweeps import draw, every_cell, holes, make, with_gradients
 
 
 @every_cell
@@ -28,18 +27,3 @@ def test_what_lies_outside_is_not_read(cell):
         sweep(cells, x, holes(), DIRECTIONS)[holes().expand(-1, 12, -1, -1)],
         sweep(cells, other, holes(), DIRECTIONS)[holes().expand(-1, 12, -1, -1)],
     )
-
-
-@every_cell
-def test_alone_is_as_in_a_padded_batch(cell):
-    torch.manual_seed(0)
-    cells = make(cell, dtype=torch.float32)
-    x, _ = draw(cells, dtype=torch.float32)
-    valid = corner()
-    h, w = (H + 1) // 2, (W + 1) // 2
-    batched = sweep(cells, x, valid, DIRECTIONS)[:1, :, :h, :w]
-    alone = sweep(cells, x[:1, :, :h, :w], None, DIRECTIONS)
-    if cell in (Accumulator, IndRNN):
-        assert torch.equal(batched, alone)
-    else:
-        torch.testing.assert_close(batched, alone, rtol=1e-5, atol=1e-6)
