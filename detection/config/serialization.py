@@ -176,6 +176,8 @@ def _convert(value: Any, annotation: Any, key: str) -> Any:
     if origin is tuple:
         return _convert_tuple(value, arguments, key)
     if origin is dict and isinstance(value, Mapping):
+        if wrong := [k for k in value if arguments[0] is str and not isinstance(k, str)]:
+            raise UserError(f"{key}: has the key {wrong[0]!r}; keys must be texts.")
         return {k: _convert(v, arguments[1], _join(key, str(k))) for k, v in value.items()}
     if annotation is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)

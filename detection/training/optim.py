@@ -80,7 +80,7 @@ def _longest_prefixes(multipliers: Mapping[str, float], module: nn.Module) -> di
     names = [name for name, _ in module.named_parameters()]
     prefixes = {name: max((p for p in multipliers if _has_prefix(name, p)), key=len, default="") for name in names}
     for prefix in multipliers:
-        if prefix not in prefixes.values():
+        if not prefix or prefix not in prefixes.values():
             raise UserError(f"optimizer.lr_multipliers.{prefix}: {_why_none(prefix, names, module)}")
     return prefixes
 
@@ -90,6 +90,8 @@ def _has_prefix(name: str, prefix: str) -> bool:
 
 
 def _why_none(prefix: str, names: list[str], module: nn.Module) -> str:
+    if not prefix:
+        return "is no prefix; the rate of all parameters is optimizer.lr."
     if any(_has_prefix(name, prefix) for name in names):
         return "applies to no parameter, as each of its parameters has a longer prefix there; leave it out."
     modules = dict(module.named_modules())

@@ -74,6 +74,7 @@ def test_an_override_leaves_the_rest_alone():
         ("data.workers=65", "data.workers=65: must be at least 0 and at most 64, or auto."),
         ("data.workers=autos", "at most 64, or auto (did you mean auto?)."),
         ("freeze.stem=soon", "freeze.stem='soon': must be of type int, at least 0, or none."),
+        ("freeze={3: 1}", "freeze: has the key 3; keys must be texts."),
         ("optimizer.lr_multipliers.head=0", "optimizer.lr_multipliers.head=0.0: must be above 0."),
         ("optimizer.lr_multipliers.head=x", "optimizer.lr_multipliers.head='x': must be of type float, not str."),
     ],

@@ -1,11 +1,14 @@
 """The shipped ReInspect trains as its authors' code does (Stewart et al. 2016)."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from detection.cells import TiedLSTM
-from detection.config import base_config
+from detection.cells import LSTM, TiedLSTM
+from detection.config import base_config, override
 from detection.detector import build_detector
+from detection.heads import Lexicographic
 from detection.training.optim import build_optimizer, learning_rates
 
 
@@ -24,3 +27,12 @@ def test_the_head_and_the_rates_are_the_authors(name):
     assert head.postprocess(apart, torch.tensor([0.9, 0.7]), torch.ones(2), torch.arange(2)).tolist() == [0]
     rates = learning_rates(build_optimizer(config.optimizer, detector, config.batch_size))
     assert rates["lr_backbone"] == pytest.approx(4 * rates["lr"])
+
+
+def test_the_former_settings_of_the_results_build():
+    page = (Path(__file__).parents[2] / "docs/results/reinspect.md").read_text()
+    block = page.split("in place of `FORMER`:\n\n")[1].split("\n\n")[0]
+    config = override(base_config("reinspect_crowd"), block.split())
+    head = build_detector(config.detector, 1).head
+    assert head.postprocess.center_offset == 1.0 and isinstance(head.decoder.cells[0], LSTM)
+    assert type(head.cost) is Lexicographic and config.optimizer.lr_multipliers == {}

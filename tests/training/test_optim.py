@@ -193,6 +193,7 @@ def test_groups_are_described_where_rates_differ():
         ({"bod": 4.0}, "bod: the model has no parameter with this prefix; did you mean 'body'?"),
         ({"body.1.0.wait": 4.0}, "body.1.0.wait: the model has no parameter .* did you mean 'body.1.0.weight'?"),
         ({"Ω": 4.0}, "Ω: the model has no parameter with this prefix; known: body, body2."),
+        ({"": 4.0}, ": is no prefix; the rate of all parameters is optimizer.lr."),
         ({"flat": 4.0}, "flat: the model's flat has no parameters; leave it out."),
         ({"body2": 1.0, "body2.weight": 2.0, "body2.bias": 2.0}, "body2: applies to no parameter, as each of its"),
     ],
