@@ -77,11 +77,15 @@ def known_costs(args, plan, launcher):
         write_json(args.output / "costs.json", dataclasses.asdict(MeasuredCosts("here", 1, costs, {})))
 
 
+def make_fast(patch):
+    """Let runs and costs take no time."""
+    patch.setattr(ablate, "build_launcher", lambda args, runs, held: InThisProcess())
+    patch.setattr(ablate, "launch_cost_measurement", known_costs)
+
+
 @pytest.fixture
 def fast(monkeypatch):
-    """Runs and costs take no time."""
-    monkeypatch.setattr(ablate, "build_launcher", lambda args, runs, held: InThisProcess())
-    monkeypatch.setattr(ablate, "launch_cost_measurement", known_costs)
+    make_fast(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +93,7 @@ def finished(tmp_path_factory):
     """A folder with the finished ablation."""
     folder = tmp_path_factory.mktemp("question")
     with chdir(folder), pytest.MonkeyPatch.context() as patch:
-        fast.__wrapped__(patch)
+        make_fast(patch)
         write()
         assert run() == 0
     return folder

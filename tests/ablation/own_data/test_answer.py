@@ -31,6 +31,7 @@ def outcome(rng, none, wider, default, **law):
     for rival in ("none", "wider"):
         (a, resampled_a), (b, resampled_b) = runs["default"], runs[rival]
         interval = difference_interval(a - b, resampled_a - resampled_b)
+        assert interval is not None
         answers[rival] = judge(interval, interval.p_value, "AP")
     return together(answers, "default", "none").outcome
 
@@ -79,6 +80,7 @@ def test_how_many_seeds_more_would_decide_is_estimated():
     noise = rng.normal(0, 1, 3)
     differences = 0.1 + 0.05 * (noise - noise.mean()) / noise.std(ddof=1)
     found = difference_interval(differences, np.repeat(differences[:, None], 50, axis=1))
+    assert found is not None
     assert found.seed_variance == pytest.approx(0.0025) and found.low < 0
     # t 0.975 of 3 degrees of freedom is 3.18: 3.18 · 0.05 / 2 < 0.1, so that one seed more is enough.
     assert more_seeds(found) == 1
