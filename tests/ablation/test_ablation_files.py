@@ -9,6 +9,8 @@ import pytest
 from detection.ablation import load_ablation
 from detection.ablation.choosing import choice_ablation
 from detection.ablation.plan import make_plan
+from detection.cli import ablate
+from detection.config import to_plain
 from tests.markdown import python_blocks
 
 FILES = {path.stem: path for path in sorted((Path(__file__).parents[2] / "configs" / "ablations").glob("*.py"))}
@@ -16,8 +18,10 @@ FILES = {path.stem: path for path in sorted((Path(__file__).parents[2] / "config
 
 @functools.cache
 def plan_of(name):
-    ablation, base = load_ablation(FILES[name])
-    return make_plan(name, ablation, base, Path("out"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DATA", "music")
+        ablation, base = load_ablation(FILES[name])
+        return make_plan(name, ablation, base, Path("out"))
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -26,6 +30,22 @@ def test_an_ablation_resolves(name):
     ablation = plan.ablation
     assert len(plan.runs) == len(ablation.variants) * len(ablation.data) * len(ablation.seeds)
     assert f"detection ablate {name}" in ast.get_docstring(ast.parse(FILES[name].read_text()))
+
+
+def test_clef_asks_for_its_data(monkeypatch, capsys):
+    monkeypatch.delenv("DATA", raising=False)
+    assert ablate.main(["clef", "--dry-run"]) == 2
+    assert "clef.py: set DATA=FOLDER, with FOLDER/clef as `detection muscima" in capsys.readouterr().err
+
+
+def test_clef_is_that_of_the_recurrences():
+    """Both files train the same detector on the same data."""
+    ours, theirs = (
+        {run.variant: to_plain(run.config) for run in plan_of(name).runs if (run.data, run.seed) == ("clef", 0)}
+        for name in ("clef", "recurrences")
+    )
+    assert len(ours) == 8 and len(shared := ours.keys() & theirs.keys()) == 7
+    assert all(ours[variant] == theirs[variant] for variant in shared)
 
 
 def test_the_documented_example_resolves(tmp_path):
