@@ -1,4 +1,4 @@
-"""Recurrences as context modules against strong rivals, each with settings of its own, and on images twice as large.
+"""Recurrent contexts against strong rivals, each with settings of its own, and on images twice as large.
 
     detection ablate recurrences
     DATA=FOLDER detection ablate recurrences      with FOLDER/clef, real handwriting (`detection muscima`), too
