@@ -1,7 +1,9 @@
 """Which parts of an image decided the class of each detection: by occlusion (Zeiler, Fergus 2014), and by gradient.
 
 Boxes are held fixed, so that only their classes are asked for. Patches in a detection's own surroundings are kept apart
-from those far away.
+from those far away. A patch is covered by the image's mean color, and recolored, its color channels exchanged in both
+ways: one class is often what a detector answers without a cue, so that covering the cue does not change it, but another
+cue does.
 
 n detections, h×w patches, H×W pixels of the image inside of the detector, K classes.
 """
@@ -18,6 +20,9 @@ from detection.contracts import PooledRegions, RefinementHead
 from detection.detector import Detector
 from detection.errors import UserError
 
+COVERS = 3
+"""The mean color, and the two rotations of the color channels."""
+
 
 @dataclass(frozen=True)
 class Explanation:
@@ -25,7 +30,7 @@ class Explanation:
 
     Attributes:
         probabilities: (n,) of each detection's class, by the image as it is.
-        drops: (n, h, w) by how much that falls where a patch is covered by the image's mean color.
+        drops: (n, h, w) by how much that falls where a patch is covered or recolored, whichever is more.
         gradients: (n, h, w) mean absolute gradient of the class's logarithmic probability over a patch's pixels.
         far: (n, h, w) whether a patch is at least a patch away from the detection's box.
         side: pixels of a patch inside of the detector.
@@ -68,7 +73,7 @@ def require_fixed_boxes(detector: Detector) -> None:
 def explain_detections(
     detector: Detector, image: Tensor, boxes: Tensor, labels: Tensor, *, patch: int = 2, batch_size: int = 16
 ) -> Explanation:
-    """Cover patch by patch, and watch the probability of each detection's class; one more pass gives the gradients.
+    """Cover and recolor each patch, and watch the probability of each detection's class; one more pass for gradients.
 
     Args:
         detector: in evaluation mode, with a `RefinementHead`.
@@ -76,7 +81,7 @@ def explain_detections(
         boxes: (n, 4) xyxy in pixels of the image.
         labels: (n,), 1 … K.
         patch: side of a patch in locations of the feature map that the context reads, without one of the coarsest.
-        batch_size: covered images in one forward pass.
+        batch_size: changed images in one forward pass.
 
     Raises:
         UserError: another head.
@@ -95,10 +100,11 @@ def explain_detections(
     with torch.no_grad():
         base = _class_probabilities(detector, batch.tensors, batch.image_sizes[0], boxes, labels)[0]  # (n,)
         covered = [
-            base - _class_probabilities(detector, images, batch.image_sizes[0], boxes, labels)
+            _class_probabilities(detector, images, batch.image_sizes[0], boxes, labels)
             for images in _covered(batch.tensors[0], (height, width), side, batch_size)
         ]
-    drops = torch.cat(covered).T.unflatten(1, (rows, columns))  # (n, h, w)
+    least = torch.cat(covered).unflatten(0, (-1, COVERS)).amin(1)  # (h·w, n)
+    drops = (base - least).T.unflatten(1, (rows, columns))  # (n, h, w)
     gradients = _gradients(detector, batch, boxes, labels, side)[:, :rows, :columns]
     far = _far(boxes, rows, columns, side)
     return Explanation(base.cpu(), drops.cpu(), gradients.cpu(), far.cpu(), side, scale)
@@ -116,15 +122,17 @@ def _class_probabilities(
 
 
 def _covered(image: Tensor, size: tuple[int, int], side: int, batch_size: int) -> Iterator[Tensor]:
-    """Yield batches (at most `batch_size`, 3, H, W) of the image with one patch after the other in its mean color."""
+    """Yield batches (at most `batch_size`, 3, H, W) of the image with one patch after the other in each cover."""
     height, width = size
     mean = image[:, :height, :width].mean((1, 2))[:, None, None]
     corners = [(y, x) for y in range(0, height, side) for x in range(0, width, side)]
-    for first in range(0, len(corners), batch_size):
-        part = corners[first : first + batch_size]
+    places = [(*corner, cover) for corner in corners for cover in range(COVERS)]
+    for first in range(0, len(places), batch_size):
+        part = places[first : first + batch_size]
         images = image.repeat(len(part), 1, 1, 1)
-        for covered, (y, x) in zip(images, part, strict=True):
-            covered[:, y : min(y + side, height), x : min(x + side, width)] = mean
+        for covered, (y, x, cover) in zip(images, part, strict=True):
+            patch = covered[:, y : min(y + side, height), x : min(x + side, width)]
+            patch.copy_(patch.roll(cover, 0) if cover else mean.expand_as(patch))
         yield images
 
 

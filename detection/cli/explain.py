@@ -3,8 +3,9 @@
 detection explain RUN IMAGE|FOLDER|GLOB ... [--output DIR] [--score S] [--top N] [--patch N] [--device D]
 
 Writes into DIR (explanations, or the next free of explanations-2, -3, ...) for each image
-  NAME.png   a row for each of its N best detections: lit where covering the image with its mean color lowers the
-             probability of the detection's class, and next to it by the gradient of that probability
+  NAME.png   a row for each of its N best detections: lit where covering the image with its mean color, or exchanging
+             its color channels, lowers the probability of the detection's class, and next to it by the gradient of
+             that probability
   NAME.json  class, probability and box of these detections; of the patches at least a patch away from the box the one
              that lowers the probability most (far_patch, xyxy in pixels), and by how much (drop)
 """

@@ -83,8 +83,9 @@ def test_the_marker_s_patch_decides():
     mean = 64 / (64 * 96)
     gone = torch.sigmoid(torch.tensor(4 * mean - 2))
     expected = torch.zeros(2, 8, 12)
-    # Class 1 has the remaining probability: it gains what class 2 loses.
-    expected[:, 5, 9] = torch.tensor([sigmoid[0] - gone, gone - sigmoid[0]])
+    # Recolored, nothing red is left. Class 1 has the remaining probability: it gains at least what class 2 loses by the
+    # mean color.
+    expected[:, 5, 9] = torch.tensor([sigmoid[0] - sigmoid[1], gone - sigmoid[0]])
     torch.testing.assert_close(explanation.drops, expected)
     assert explanation.decisive()[0].tolist() == [5, 9]
     assert explanation.patch_box(5, 9) == (72, 40, 80, 48)
@@ -92,6 +93,17 @@ def test_the_marker_s_patch_decides():
     gradient = explanation.gradients[0]
     assert gradient[5, 9] > 0 and gradient.count_nonzero() == 1
     torch.testing.assert_close(gradient.sum() * 64, 4 * (1 - sigmoid[0]))
+
+
+def test_a_class_that_is_the_answer_without_a_cue_is_explained():
+    """The marker is green: covered, the class stays; recolored it is red, and tells the other class."""
+    image = image_with_marker()[[1, 0, 2]]
+    explanation = explain_detections(detector(), image, BOXES[:1], torch.tensor([1]))
+    sigmoid = torch.sigmoid(torch.tensor([2.0, -2.0]))
+    expected = torch.zeros(1, 8, 12)
+    expected[0, 5, 9] = sigmoid[0] - sigmoid[1]
+    torch.testing.assert_close(explanation.drops, expected)
+    assert explanation.decisive().tolist() == [[5, 9]]
 
 
 def test_far_is_a_patch_away_from_the_box():
