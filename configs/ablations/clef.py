@@ -1,6 +1,8 @@
 """Context on real handwriting: a note head's class is told only by the clef at the far left of its staff.
 
-    DATA=FOLDER detection ablate clef      with FOLDER/clef as `detection muscima ANNOTATIONS FOLDER/clef` writes it
+    detection ablate clef
+
+with DATA=FOLDER in the environment, and FOLDER/clef as `detection muscima ANNOTATIONS FOLDER/clef` writes it.
 
 MUSCIMA++ (Hajič, Pecina 2017; CC BY-NC-SA), one staff an image, three classes. The tiny detector of
 `ablations/recurrences`, whose head reads the context as strongly as local features, with the same 532 updates of 16
