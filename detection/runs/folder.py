@@ -160,7 +160,7 @@ def write_run_description(
     """
     now = environment(config, data, accelerator)
     if resumed is not None:
-        changed = differences(to_plain(read_config(folder, type(config))), to_plain(config))
+        changed = differences(to_plain(config), to_plain(read_config(folder, type(config))))
         first = read_environment(folder)
         entry = {"epoch": resumed, "changed": changed, **now}
         now = {**first, "config_hash": now["config_hash"], "history": [*first.get("history", ()), entry]}

@@ -25,7 +25,7 @@ from detection.runs.checkpoint import (
     newest_complete,
     save_checkpoint,
 )
-from detection.runs.folder import write_run_description
+from detection.runs.folder import read_config, write_run_description
 from detection.runs.logs import RunLog, progress
 from detection.runs.room import require_room
 from detection.system_errors import explain
@@ -365,10 +365,11 @@ def describe_run(run: TrainingRun, data: Mapping[str, Any]) -> None:
     if run.resumed:
         require_same_data(run.folder, data)
     if run.accelerator.is_main_process:
+        # Settings that nothing is trained with do not become those of the run.
+        ended = run.resumed and run.done.epoch >= run.config.schedule.epochs and not run.done.awaits_evaluation
+        config = read_config(run.folder, type(run.config)) if ended else run.config
         require_room(run.folder, run.model, run.optimizer, averaged=run.average is not None)
         with resumable(run), postponed():
-            write_run_description(
-                run.folder, run.config, data, run.accelerator, run.done.epoch if run.resumed else None
-            )
+            write_run_description(run.folder, config, data, run.accelerator, run.done.epoch if run.resumed else None)
     run.print_line(f"run       {run.folder}")
     run.accelerator.wait_for_everyone()

@@ -54,7 +54,7 @@ def test_rate_and_length_are_recomputed_from_here_on(run, blank_plots):
     assert len(rates) == 12 and rates[4:] == [0.005] * 8 and rates[:4] != [0.005] * 4
     assert json.loads((run / "config.json").read_text())["optimizer"]["lr"] == 0.005
     (entry,) = json.loads((run / "environment.json").read_text())["history"]
-    assert entry["epoch"] == 1 and "optimizer.lr=0.01 instead of 0.005" in entry["changed"] and entry["command"]
+    assert entry["epoch"] == 1 and "optimizer.lr=0.005 instead of 0.01" in entry["changed"] and entry["command"]
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_a_run_from_before_a_setting_existed_goes_on_with_its_default(run, blank
     (run / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="optimizer.lr_multipliers.backbone=null instead of 4.0"):
         resume(run, "optimizer.lr_multipliers.backbone=4")
-    resume(run, "schedule.epochs=1")
+    resume(run)
     assert json.loads((run / "environment.json").read_text())["history"][0]["changed"] == []
 
 
@@ -168,6 +168,11 @@ def test_half_a_line_is_trimmed_and_tensorboard_has_every_step_once(run, blank_p
     assert [event.step for event in board.Scalars("train/loss")] == list(range(1, 9))
 
 
-def test_a_finished_run_has_nothing_left_to_train(run, capsys, blank_plots):
-    resume(run)
+@pytest.mark.parametrize("changes", [[], ["optimizer.lr=0.5"]])
+def test_a_finished_run_has_nothing_left_to_train_and_keeps_its_settings(run, changes, capsys, blank_plots):
+    before = [(run / name).read_bytes() for name in ("config.json", "log.jsonl")]
+    resume(run, *changes)
+    assert before == [(run / name).read_bytes() for name in ("config.json", "log.jsonl")]
+    (entry,) = json.loads((run / "environment.json").read_text())["history"]
+    assert entry["changed"] == [] and entry["epoch"] == 1
     assert "nothing left to train: 1 of 1 epochs are done; more by schedule.epochs=N" in capsys.readouterr().out
