@@ -9,7 +9,12 @@ from typing import Any
 
 import torch
 
-from detection.ablation.own_data.detector_data import detector_effort, leaks_and_remarks, overlapping_objects
+from detection.ablation.own_data.detector_data import (
+    detector_effort,
+    leaks_and_remarks,
+    open_splits,
+    overlapping_objects,
+)
 from detection.ablation.own_data.drawn_changes import draw_changes
 from detection.ablation.run_types import ChangedImages, CorruptRun, RunType, StaleRun, epoch_progress, read_json
 from detection.ablation.workload import Effort, Workload, build_workload
@@ -68,8 +73,9 @@ class DetectorRuns(RunType):
         return count_flops(detector.eval(), [torch.rand(3, side, side, generator=torch.Generator().manual_seed(0))])
 
     def prepare(self, config: Config) -> None:
-        """Draw ContextScenes as the command would, so that no two runs draw the same set at once."""
+        """Draw ContextScenes as the command would, so that no two runs draw the same set at once, and open the data."""
         ensure_scenes(config.data)
+        open_splits(config.data)
 
     def evaluated_on(self, config: Config) -> str:
         """The last epoch on the validation split or, with a test split, the best checkpoint on that."""

@@ -105,7 +105,7 @@ class RunType(ABC):
 
     @abstractmethod
     def prepare(self, config: Any) -> None:
-        """Make the data if the config describes how; a `UserError` where that fails."""
+        """Make the data if the config describes how; a `UserError` where that fails, or runs could not use the data."""
 
     def evaluated_on(self, config: Any) -> str:
         """Weights and images that `read` reports of a run with this config, to end a sentence; empty if unknown.

@@ -130,6 +130,14 @@ def test_scenes_are_drawn_before_runs_that_share_them(tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_data_that_no_run_could_use_is_refused_before_the_first(shapes, tmp_path):
+    DETECTORS.prepare(tiny_config(shapes))
+    with pytest.raises(UserError, match=r"nowhere/val.json"):
+        DETECTORS.prepare(tiny_config(shapes, "data.val.annotations=nowhere/val.json"))
+    with pytest.raises(UserError, match="nowhere"):
+        DETECTORS.prepare(tiny_config(shapes, "data.train.images=nowhere"))
+
+
 def test_the_data_state_chance(tmp_path):
     assert DETECTORS.chance(tiny_config(tmp_path)) == {}
     assert DETECTORS.chance(tiny_config(tmp_path, "data.scenes={'task': 'beacon'}")) == {"AP50": 1 / 3}
