@@ -5,8 +5,8 @@ import sys
 import numpy as np
 import pytest
 
-from detection.data.box_readings import AS_GIVEN, Placement
-from detection.data.format_evidence import EdgeEvidence, find_reading, score_image
+from detection.data.box_readings import AS_GIVEN, Placement, Reading
+from detection.data.format_evidence import READINGS, EdgeEvidence, find_reading, score_image
 
 WIDTH, HEIGHT = 96, 64
 
@@ -120,3 +120,15 @@ def test_geometry_alone_finds_corners():
     finding = _find("xyxy", 40, content=False)
     assert finding is not None and finding.reading.name == "xyxy" and finding.images == 0
     assert AS_GIVEN.name == "xywh"
+
+
+@pytest.mark.parametrize(("gains", "found"), [([0.3] * 12, True), ([0.02] * 11 + [2.0], False), ([0.3] * 5, False)])
+def test_images_must_agree_significantly(gains, found):
+    """Scores by hand: the same in every image, in one image alone, and in too few images."""
+    scores = np.full((len(gains), len(READINGS) + 1), np.nan)
+    scores[:, 0], scores[:, READINGS.index(Reading("xyhw")) + 1] = 0.0, gains
+    boxes = np.tile([20.0, 20.0, 12.0, 14.0], (4 * len(gains), 1))
+    sizes = np.tile([WIDTH, HEIGHT], (len(boxes), 1))
+    rows = np.arange(len(boxes)) // 4
+    finding = find_reading(boxes, rows, Placement(sizes, sizes, np.ones(len(boxes))), EdgeEvidence(list(scores)))
+    assert (finding is not None and finding.reading.name == "xyhw") == found and (found or finding is None)
