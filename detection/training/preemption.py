@@ -7,11 +7,12 @@ training saves its state at the next update; signals that follow closely are one
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
+from types import FrameType, TracebackType
 
 from detection.errors import Interrupted
 
@@ -149,10 +150,19 @@ def outlive_signals(worker: int = 0) -> None:
     Args:
         worker: its number, which a DataLoader gives.
     """
+    sys.excepthook = _leave_out_lost_connections
     if not hasattr(signal, "sigwaitinfo"):
         return
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _leave_out_lost_connections(
+    kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+) -> None:
+    """Print an error unless the parent has gone while it was fetching a batch: multiprocessing prints that, too."""
+    if not isinstance(error, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, traceback)
 
 
 def _end_with_parent() -> None:

@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -302,6 +303,36 @@ def test_loading_processes_end_with_their_parent_and_by_no_signal_of_others(numb
         assert worker.exitcode == 0
     finally:
         os.kill(worker.pid, signal.SIGKILL) if worker.is_alive() else None
+
+
+ABANDONED = """
+import multiprocessing, socket, time
+from multiprocessing.reduction import DupFd
+from detection.training.preemption import outlive_signals
+
+def load():
+    outlive_signals()
+    (address, _) = DupFd(0)._id
+    with socket.socket(socket.AF_UNIX) as parent:
+        parent.connect(address)  # and ends before it has what is shared
+    time.sleep(0.3)
+
+process = multiprocessing.get_context("fork").Process(target=load)
+process.start()
+process.join(60)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="shares descriptors by Unix sockets")
+def test_a_loading_process_prints_no_traceback_when_its_parent_goes():
+    done = subprocess.run([sys.executable, "-c", ABANDONED], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(("error", "printed"), [(ConnectionResetError(104, "reset"), False), (ValueError("own"), True)])
+def test_other_errors_of_a_loading_process_are_printed(error, printed, capsys):
+    preemption._leave_out_lost_connections(type(error), error, None)
+    assert ("ValueError: own" in capsys.readouterr().err) == printed
 
 
 def test_the_whole_process_group_with_loading_processes(workplace):
