@@ -81,6 +81,14 @@ def measure_costs(
     return MeasuredCosts(_machine(), rounds, costs, failures)
 
 
+def cost_of(plan: Plan, costs: MeasuredCosts | None, data: str, variant: str) -> ArchitectureCost | None:
+    """Return the cost of a variant on a data set, None where it was not measured."""
+    if costs is None or data not in plan.trained_data:
+        return None
+    run_type, run = plan.ablation.run_type, plan.of(data, variant)[0]
+    return costs.architectures.get(run_type.digest(run_type.architecture(run.config)))
+
+
 def read_costs(path: Path) -> MeasuredCosts | None:
     """Costs measured before; None where there are none, or they cannot be read."""
     try:

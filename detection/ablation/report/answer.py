@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from detection.ablation.costs import ArchitectureCost, MeasuredCosts
+from detection.ablation.costs import MeasuredCosts, cost_of
 from detection.ablation.own_data.answer import Answer, judge, together
 from detection.ablation.own_data.question import WIDER
 from detection.ablation.report import formatting
@@ -90,7 +90,7 @@ def _basis(summary: AblationSummary, costs: MeasuredCosts | None) -> Iterator[st
     counted = f", {' or '.join(map(str, sorted(images)))} images" if images else ""
     seeds = ", ".join(map(str, ablation.seeds))
     yield f"Measured on {ablation.run_type.evaluated_on(run.config) or data}{counted}; seeds {seeds}."
-    own, plain = (_cost(summary, costs, name) for name in (ablation.question.default, ablation.reference))
+    own, plain = (cost_of(summary.plan, costs, data, name) for name in (ablation.question.default, ablation.reference))
     if own is not None and plain is not None:
         yield (
             f"Its costs against {ablation.reference}: {own.train_step_s / plain.train_step_s:.2f} × the time of a "
@@ -98,16 +98,6 @@ def _basis(summary: AblationSummary, costs: MeasuredCosts | None) -> Iterator[st
             f"{own.parameters / plain.parameters:.2f} × the parameters, "
             f"{own.train_bytes / max(1, plain.train_bytes):.2f} × the memory of training."
         )
-
-
-def _cost(summary: AblationSummary, costs: MeasuredCosts | None, variant: str) -> ArchitectureCost | None:
-    ablation = summary.plan.ablation
-    (data,) = ablation.data
-    runs = summary.plan.of(data, variant)
-    if costs is None or not runs:
-        return None
-    run_type = ablation.run_type
-    return costs.architectures.get(run_type.digest(run_type.architecture(runs[0].config)))
 
 
 def _by_part(summary: AblationSummary) -> list[Block]:
@@ -154,9 +144,10 @@ def _p(interval) -> float:
 def _costs(summary: AblationSummary, costs: MeasuredCosts | None) -> list[Block]:
     ablation = summary.plan.ablation
     assert ablation.question is not None
-    reference = _cost(summary, costs, ablation.reference)
+    (data,) = ablation.data
+    reference = cost_of(summary.plan, costs, data, ablation.reference)
     names = [*_rivals(summary), ablation.question.default]
-    rows = [[name, *formatting.cost(_cost(summary, costs, name), reference)] for name in names]
+    rows = [[name, *formatting.cost(cost_of(summary.plan, costs, data, name), reference)] for name in names]
     if reference is None:
         return []
     text = "Costs of the three that answer the question; how they were measured is described below, with the others'."

@@ -4,7 +4,7 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 
-from detection.ablation.costs import ArchitectureCost, MeasuredCosts
+from detection.ablation.costs import MeasuredCosts, cost_of
 from detection.ablation.plan import Plan
 from detection.ablation.report import figures, formatting
 from detection.ablation.report.answer import answer_blocks, answer_text, data_blocks
@@ -138,7 +138,7 @@ def _metrics(summary: AblationSummary, data: str, costs: MeasuredCosts | None) -
         Table(["variant", *columns], values),
         *difference_blocks(summary, data),
     ]
-    found = [(v, summary.spread(data, v, metric), cost_of(summary, costs, data, v)) for v in variants]
+    found = [(v, summary.spread(data, v, metric), cost_of(summary.plan, costs, data, v)) for v in variants]
     scatter = figures.plot_costs(found, metric, f"{metric} on {data} over costs")
     if scatter is not None:
         name = f"costs-{data}.png"
@@ -225,14 +225,6 @@ def _choice(plan: Plan) -> list[Block]:
     return [Heading(2, "Choice of settings"), Paragraph(text), Table(["variant", "chosen", *options], rows)]
 
 
-def cost_of(summary: AblationSummary, costs: MeasuredCosts | None, data: str, variant: str) -> ArchitectureCost | None:
-    """The cost of a variant on a data set, None where it was not measured."""
-    if costs is None or data not in summary.plan.trained_data:
-        return None
-    run_type, run = summary.plan.ablation.run_type, summary.plan.of(data, variant)[0]
-    return costs.architectures.get(run_type.digest(run_type.architecture(run.config)))
-
-
 def _costs(summary: AblationSummary, costs: MeasuredCosts | None) -> Iterator[Block]:
     yield Heading(2, "Costs")
     if costs is None:
@@ -240,8 +232,8 @@ def _costs(summary: AblationSummary, costs: MeasuredCosts | None) -> Iterator[Bl
         return
     ablation = summary.plan.ablation
     for data in summary.plan.trained_data:
-        reference = cost_of(summary, costs, data, ablation.reference)
-        found = [(v, cost_of(summary, costs, data, v)) for v in summary.plan.variants]
+        reference = cost_of(summary.plan, costs, data, ablation.reference)
+        found = [(v, cost_of(summary.plan, costs, data, v)) for v in summary.plan.variants]
         rows = [[v, *formatting.cost(cost, reference)] for v, cost in found]
         yield Table([f"on {data}", *formatting.COST_COLUMNS], rows)
     yield Paragraph(
