@@ -14,31 +14,19 @@ from detection.ablation.launch.launchers import Launcher, RunningProcess
 from detection.atomic_write import write_json
 from detection.cli import ablate
 from tests.ablation import coin_run
+from tests.cli import test_ablate
 
-ROOT = Path(__file__).parents[2]
-FILE = """
-import sys
-
-sys.path.append({root!r})
-from tests.ablation.coins import COINS, CoinConfig
-
-from detection.ablation import Ablation, Question
-
-config = CoinConfig()
-ablation = Ablation(
-    base=config,
-    variants={variants},
-    seeds=(0, 1, 2),
-    question=Question("context", drop={drop}, where_crowded={{"sequence": ["p=0.7"]}}),
-    run_type=COINS,
-)
-"""
 VARIANTS = {"none": [], "large": ["width=20"], "average": ["p=0.6"], "context": ["p=0.9", "width=12"]}
 DROP = ("sequence", "large", "average")
 
 
 def write(variants=VARIANTS, drop=DROP):
-    Path("coins.py").write_text(FILE.format(root=str(ROOT), variants=variants, drop=drop))
+    question = f"""Question("context", drop={drop}, where_crowded={{"sequence": ["p=0.7"]}})"""
+    changes = {
+        "import Ablation": "import Ablation, Question",
+        "seeds=(0, 1),": f"seeds=(0, 1, 2), question={question},",
+    }
+    test_ablate.write(variants, **changes)
 
 
 def run(*arguments):
