@@ -135,7 +135,7 @@ def loss_cost(
         (R, T, N) float64: the loss of a step that answers for a ground-truth box, less that of predicting background.
     """
     entropy = -logits.double().log_softmax(-1)
-    labels = region_targets.labels.where(region_targets.valid, 0)[:, None].expand(-1, logits.shape[1], -1)
+    labels = region_targets.labels.where(region_targets.valid, 0)[:, None].expand(-1, logits.shape[1], -1)  # (R, T, N)
     cost = classifier_weight * (entropy.gather(2, labels) - background_weight * entropy[..., :1])
     cost = cost + box_weight * torch.cdist(codes.double(), region_targets.codes.double(), p=1)
     if giou_weight:

@@ -152,7 +152,7 @@ def _scan_back(
         outputs = _before(before, outs, steps)
         chunk = Chunk(steps, xs[part], grads[part], totals[part], is_first, outputs, states, masks)
         g = go_back(chunk).flatten(1, 2)  # (P, S·N, G·D)
-        sums[0].baddbmm_(g.transpose(1, 2), outputs.flatten(1, 2))
+        sums[0].baddbmm_(g.transpose(1, 2), outputs.flatten(1, 2))  # (P, G·D, S·N) by (P, S·N, D)
         sums[1].add_(g.sum(1))
 
 

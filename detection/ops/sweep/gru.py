@@ -108,7 +108,7 @@ class _Back:
                 torch.add(view[..., : 2 * self.size], bias, out=lines)
                 n.copy_(view[..., 2 * self.size :])
         rz, n = gates[..., : 2 * self.size], gates[..., 3 * self.size :]
-        rz.flatten(1, 2).baddbmm_(chunk.before.flatten(1, 2), self.rz_weight)
+        rz.flatten(1, 2).baddbmm_(chunk.before.flatten(1, 2), self.rz_weight)  # (P, S·N, D) by (P, D, 2·D)
         rz.sigmoid_()
         n.addcmul_(rz[..., : self.size], chunk.states[:, chunk.steps.start : chunk.steps.stop])
         squash(n, out=n)

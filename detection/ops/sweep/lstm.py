@@ -108,6 +108,7 @@ class _Back:
         for (_, _, lines), views in zip(self.slots, chunk.xs, strict=False):
             for line, view, bias in zip(lines, views, self.bias, strict=True):
                 torch.add(view, bias, out=line)
+        # (P, S·N, D) by (P, D, 4·D)
         gates.flatten(1, 2).baddbmm_(chunk.before.flatten(1, 2), self.weight.transpose(1, 2))
         _activate(gates, gates[..., 2 * self.weight.shape[2] : 3 * self.weight.shape[2]])
         if chunk.outside is not None:
