@@ -137,11 +137,16 @@ def blocked() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    before, known = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS), _received.number
+    # Another thread may receive one, which Python then handles in this one.
+    is_postponed, _received.is_postponed = _received.is_postponed, True
     try:
         yield
     finally:
+        _received.is_postponed = is_postponed
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    if not known and not is_postponed:
+        _raise_if_requested()
 
 
 def outlive_signals(worker: int = 0) -> None:

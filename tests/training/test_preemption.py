@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -303,6 +304,20 @@ def test_loading_processes_end_with_their_parent_and_by_no_signal_of_others(numb
         assert worker.exitcode == 0
     finally:
         os.kill(worker.pid, signal.SIGKILL) if worker.is_alive() else None
+
+
+def test_a_signal_that_another_thread_receives_waits_for_the_end_of_a_block():
+    """The main thread keeps it off, the others do not, and Python handles it in the main thread."""
+    threading.Thread(target=time.sleep, args=(1,), daemon=True).start()
+    reached = []
+    with preemption.watch():
+        with pytest.raises(Interrupted), preemption.blocked():
+            os.kill(os.getpid(), signal.SIGUSR1)
+            time.sleep(0.1)
+            reached.append(True)
+        with preemption.blocked():  # it is known by now
+            reached.append(True)
+    assert reached == [True, True]
 
 
 ABANDONED = """
