@@ -1,25 +1,26 @@
-"""RoIAlign (He et al. 2017) over the levels of a pyramid: torchvision's forward, a backward of our own.
+"""RoIAlign (He et al. 2017) over the levels of a pyramid: torchvision's, or where gradients are needed one of our own.
 
-The backward is used where it is faster, on a CPU, and where a GPU must repeat to the bit: torchvision's adds with
-atomics in any order there, and under deterministic algorithms it replaces the operation by a composition of others,
-forward too, which holds all samples of all channels at once.
+Ours is used where it is faster, in training on a CPU; its backward also where a GPU must repeat to the bit:
+torchvision's adds with atomics in any order there, and under deterministic algorithms it replaces the operation by a
+composition of others, forward too, which holds all samples of all channels at once. Without gradients descriptors are
+torchvision's bit by bit; with them they are sums of the same terms in another order.
 
-torchvision's backward computes the bilinear weights of every sample again for every channel and scatters one by one.
-RoIAlign is linear in the map, out = W map, and a bin's weights are the product of its rows' and its columns'. Here W is
-built once, sorted by map location, and grad_map = Wᵀ grad_out is one `embedding_bag` with channels as columns: the bags
-are the locations of all levels, their entries the bins that read them. The order of sums is fixed, so results are
-repeatable.
+torchvision computes the bilinear weights of every sample again for every channel, reads or scatters one by one, and
+keeps channels first. RoIAlign is linear in the map, out = W map, and a bin's weights are the product of its rows' and
+its columns'. Here W is built once for both passes and all sources of a pool; out = W map and grad_map = Wᵀ grad_out are
+one `embedding_bag` each, with channels as columns. The order of sums is fixed, so results are repeatable.
 
-Ours / torchvision's in float32, medians of interleaved calls (2026-11-21, one thread on 2 shared cores, torch 2.15):
+Ours / torchvision's with backward in float32, medians of interleaved calls (2026-11-27, one thread on 2 shared cores,
+torch 2.14):
 
-    2 images, 1024 boxes on four levels 60x80 … 8x10, 256 channels, 7x7, S 2   backward 0.09, with forward 0.27
-    8 images, 256 boxes on one map 32x32, 64 channels, 7x7, S 1                backward 0.19, with forward 0.28
-    a training step of configs/finetune.py on two images 240x320               0.76 (with torchvision's backward: 1.00)
+    2 images, 1024 boxes on four levels 60x80 … 8x10, 256 channels, 7x7, S 2   0.10 (backward alone 0.06)
+    8 images, 256 boxes on one map 32x32, 64 channels, 7x7, S 1                0.16 to 0.23
+    2 images, 128 boxes on one map 24x24, 64 channels, 7x7, S 4                0.09
 
 Other methods to multiply by Wᵀ took longer: CSR 1.1 to 1.8 times, CSC 1.2 to 1.9, `index_add_` 1.1 to 6.4. Building W
-costs 0.6 ms and more whatever the channels: with 8 channels torchvision's backward was faster (tried up to 128
-boxes), with 16 or more it is so below about 25 000 output values (R·C·n·n). S above 4 was not measured, S 0
-differs by box: both are torchvision's.
+costs 0.6 ms and more whatever the channels: with 8 channels torchvision's was faster (1024 boxes: 1.1), with 16 or more
+it is so below about 25 000 output values (R·C·n·n). S above 4 was not measured, S 0 differs by box: both are
+torchvision's.
 """
 
 from collections.abc import Sequence
@@ -68,7 +69,7 @@ def _must_repeat(features: Sequence[Tensor], sampling_ratio: int) -> bool:
 
 
 def _pays(features: Sequence[Tensor], rois: Tensor, output_size: int, sampling_ratio: int) -> bool:
-    """Return whether a backward pass will follow that is faster here than in torchvision."""
+    """Return whether a backward pass will follow, and ours is faster."""
     channels = features[0].shape[1]
     return (
         torch.is_grad_enabled()
@@ -113,7 +114,13 @@ class _RoIAlign(torch.autograd.Function):
         ctx.save_for_backward(rois, levels)
         ctx.scales, ctx.samples = scales, samples
         ctx.shapes = [m.shape for m in features]
-        return _forward(features, rois, levels, scales, n, samples)
+        if features[0].device.type != "cpu":
+            return _forward(features, rois, levels, scales, n, samples)
+        dtype = torch.float64 if features[0].dtype == torch.float64 else torch.float32
+        weights = _last_weights(rois.to(dtype), levels, scales, ctx.shapes, n, samples)
+        rows = torch.cat([m.permute(0, 2, 3, 1).reshape(-1, m.shape[1]) for m in features]).to(dtype)
+        descriptors = weights.by_bin(rows).view(len(rois), n, n, rows.shape[1]).permute(0, 3, 1, 2)
+        return descriptors.to(features[0].dtype)
 
     @staticmethod
     @once_differentiable
@@ -121,14 +128,9 @@ class _RoIAlign(torch.autograd.Function):
         rois, levels = ctx.saved_tensors
         # Under autocast torchvision computes in float32; a double stays one.
         grad = grad if grad.dtype == torch.float64 else grad.float()
-        offsets, bins, weights = _last_weights(
-            rois.to(grad.dtype), levels, ctx.scales, ctx.shapes, grad.shape[-1], ctx.samples
-        )
-        rows = grad.flatten(2).transpose(1, 2).reshape(-1, grad.shape[1])  # (R n n, C)
-        locations = embedding_bag(
-            bins, rows, offsets, mode="sum", per_sample_weights=weights, include_last_offset=True
-        )  # (locations of all levels, C)
-        grads = locations.split([b * h * w for b, _, h, w in ctx.shapes])
+        weights = _last_weights(rois.to(grad.dtype), levels, ctx.scales, ctx.shapes, grad.shape[-1], ctx.samples)
+        rows = grad.permute(0, 2, 3, 1).reshape(-1, grad.shape[1])  # (R n n, C)
+        grads = weights.by_location(rows).split([b * h * w for b, _, h, w in ctx.shapes])
         # (B, C, H, W) each, in channels-last memory
         return (None,) * 5 + tuple(
             g.view(b, h, w, c).permute(0, 3, 1, 2) if needed else None
@@ -136,10 +138,48 @@ class _RoIAlign(torch.autograd.Function):
         )
 
 
-class _LastWeights:
-    """`_weights_by_location` with a cache of one: the sources of a `SkipPool` read equal boxes on maps of one size.
+class _Weights:
+    """W, of which row i holds the weights with which bin i reads the locations of all levels, without its zeros.
 
-    Each of them is pooled once or, with a norm, twice. Comparing boxes by value takes a hundredth of the time.
+    Args:
+        bins, locations, weights: of the entries, by increasing bin (each (entries,)).
+        shape: how many bins and how many locations there are.
+    """
+
+    def __init__(self, bins: Tensor, locations: Tensor, weights: Tensor, shape: tuple[int, int]) -> None:
+        self._bins, self._locations, self._weights, self._shape = bins, locations, weights, shape
+        self._first_of_bin: Tensor | None = None
+        self._sorted: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def by_bin(self, rows: Tensor) -> Tensor:
+        """Return W rows: the values (bins, C) of `rows` (locations, C)."""
+        if self._first_of_bin is None:
+            self._first_of_bin = _firsts(self._bins, self._shape[0])
+        return _sums(self._locations, rows, self._first_of_bin, self._weights)
+
+    def by_location(self, rows: Tensor) -> Tensor:
+        """Return Wᵀ rows: the gradients (locations, C) of `rows` (bins, C)."""
+        if self._sorted is None:
+            locations, order = self._locations.sort(stable=True)
+            self._sorted = self._bins[order], _firsts(locations, self._shape[1]), self._weights[order]
+        bins, firsts, weights = self._sorted
+        return _sums(bins, rows, firsts, weights)
+
+
+def _firsts(indices: Tensor, number: int) -> Tensor:
+    """Return where each of so many indices begins in sorted ones, and their number (number + 1,)."""
+    return torch.searchsorted(indices, torch.arange(number + 1, dtype=indices.dtype, device=indices.device)).int()
+
+
+def _sums(read: Tensor, rows: Tensor, firsts: Tensor, weights: Tensor) -> Tensor:
+    return embedding_bag(read, rows, firsts, mode="sum", per_sample_weights=weights, include_last_offset=True)
+
+
+class _LastWeights:
+    """`_weights` with a cache of one: a gradient needs its forward pass's.
+
+    So do sources of a `SkipPool`, pooled once or, with a norm, twice, that read equal boxes. Comparing boxes by value
+    takes a hundredth of the time.
     """
 
     def __init__(self) -> None:
@@ -147,13 +187,13 @@ class _LastWeights:
 
     def __call__(
         self, rois: Tensor, levels: Tensor, scales: Sequence[float], shapes: Sequence[torch.Size], n: int, samples: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> _Weights:
         settings = (tuple(scales), tuple((b, h, w) for b, _, h, w in shapes), n, samples, rois.dtype)
         if self._kept is not None:
             kept_settings, kept_rois, kept_levels, weights = self._kept
             if kept_settings == settings and torch.equal(kept_rois, rois) and torch.equal(kept_levels, levels):
                 return weights
-        weights = _weights_by_location(rois, levels, scales, shapes, n, samples)
+        weights = _weights(rois, levels, scales, shapes, n, samples)
         self._kept = (settings, rois.clone(), levels.clone(), weights)
         return weights
 
@@ -161,10 +201,10 @@ class _LastWeights:
 _last_weights = _LastWeights()
 
 
-def _weights_by_location(
+def _weights(
     rois: Tensor, levels: Tensor, scales: Sequence[float], shapes: Sequence[torch.Size], n: int, samples: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return Wᵀ by rows: offsets of each location's entries (locations + 1,), their bins, their weights."""
+) -> _Weights:
+    """Return the weights with which the bins of `rois` read maps of these shapes."""
     firsts = [0]
     for b, _, h, w in shapes:
         firsts.append(firsts[-1] + b * h * w)
@@ -179,15 +219,13 @@ def _weights_by_location(
     row_weights = torch.where(known[:, None, None], row_weights, 0)
     columns, column_weights = _axis(x1, x2, widths, n, samples)
     first = first_locations + rois[:, 0].long() * heights * widths
-    rows = first[:, None, None] + rows * widths[:, None, None]
+    # Half the width sorts in half the time; locations and bins are far fewer than 2**31.
+    rows, columns = (first[:, None, None] + rows * widths[:, None, None]).int(), columns.int()
     locations = rows[:, :, None, :, None] + columns[:, None, :, None, :]  # (R, n, n, 2S, 2S)
     weights = (row_weights[:, :, None, :, None] * column_weights[:, None, :, None, :]).flatten()  # (R·n·n·2S·2S,)
     kept = weights.nonzero().squeeze(1)
-    # Half the width sorts in half the time; locations and bins are far fewer than 2**31.
-    locations, order = locations.flatten()[kept].int().sort(stable=True)  # (kept,)
-    kept = kept[order]
-    offsets = torch.searchsorted(locations, torch.arange(firsts[-1] + 1, dtype=locations.dtype, device=rois.device))
-    return offsets, kept // (2 * samples) ** 2, weights[kept]
+    bins = (kept // (2 * samples) ** 2).int()
+    return _Weights(bins, locations.flatten()[kept], weights[kept], (len(rois) * n * n, firsts[-1]))
 
 
 def _axis(low: Tensor, high: Tensor, size: Tensor, n: int, samples: int) -> tuple[Tensor, Tensor]:

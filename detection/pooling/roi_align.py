@@ -29,7 +29,7 @@ def require_levels(key: str, feature_maps: tuple[str, ...], in_channels: Mapping
 
 
 class RoIAlign(Pool):
-    """torchvision's `MultiScaleRoIAlign`, bit by bit, with the true strides and a faster backward on the CPU.
+    """torchvision's `MultiScaleRoIAlign` with the true strides; in training on a CPU a faster one.
 
     Left alone, torchvision infers the scales from the first batch and keeps them; images much smaller than their
     padding (under about 1.4 strides of the coarsest map) give wrong ones.

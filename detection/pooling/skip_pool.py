@@ -136,7 +136,15 @@ class SkipPool(Pool):
         joined = next(shares) + self.reduce.bias[:, None, None]  # type: ignore[index]
         for share in shares:
             joined += share
-        return joined
+        return _transposes_gradient_once(joined)
+
+
+def _transposes_gradient_once(joined: Tensor) -> Tensor:
+    """Return the descriptors, whose gradient every source's RoIAlign reads with channels last on a CPU."""
+    compiling = torch.compiler.is_compiling()  # pyright: ignore[reportPrivateImportUsage]
+    if joined.requires_grad and joined.device.type == "cpu" and not compiling:
+        joined.register_hook(lambda grad: None if grad is None else grad.contiguous(memory_format=torch.channels_last))
+    return joined
 
 
 class _PooledSource(nn.Module):
