@@ -11,7 +11,7 @@ The differences to `finetune`, each of which can be left out:
 - Classes from the global branch alone: `detector.head.local=false`.
 
 BCCD train → test with `schedule.epochs=6`: AP 0.578 and 0.572 (seeds 0 and 1), level with the plain detector's 0.585
-and 0.564; a step takes 1.42 times as long (docs/results/accnn.md).
+and 0.564; a step takes 1.25 times as long (docs/results/accnn.md).
 """
 
 from dataclasses import replace

@@ -9,7 +9,7 @@ together with the pyramid's levels. The pool is initialized as an identity on th
 the plain detector.
 
 BCCD train → test with `schedule.epochs=6`: AP 0.586, 0.565 and 0.582 (seeds 0, 1 and 2), level with the plain
-detector's 0.585, 0.564 and 0.587; a step takes 1.28 times as long (docs/results/ion.md).
+detector's 0.585, 0.564 and 0.587; a step takes 1.18 times as long (docs/results/ion.md).
 """
 
 from dataclasses import replace
