@@ -19,6 +19,7 @@ from detection.data.images import read_image, to_rgb
 from detection.errors import UserError
 from detection.runs.folder import open_run
 from detection.runs.own_files import read_bounded_json
+from detection.tiles import Tiles, merge_tiles
 from detection.training.engine import coco_results
 
 if TYPE_CHECKING:
@@ -128,13 +129,20 @@ class Predictor:
         self.score, _ = choose_score(self.run, score)
 
     @overload
-    def __call__(self, images: ImageLike, batch_size: int | None = None) -> Detections: ...
+    def __call__(
+        self, images: ImageLike, batch_size: int | None = None, tiles: Tiles | int | None = None
+    ) -> Detections: ...
 
     @overload
-    def __call__(self, images: Sequence[ImageLike], batch_size: int | None = None) -> list[Detections]: ...
+    def __call__(
+        self, images: Sequence[ImageLike], batch_size: int | None = None, tiles: Tiles | int | None = None
+    ) -> list[Detections]: ...
 
     def __call__(
-        self, images: ImageLike | Sequence[ImageLike], batch_size: int | None = None
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        batch_size: int | None = None,
+        tiles: Tiles | int | None = None,
     ) -> Detections | list[Detections]:
         """Detect in one image, or in each of a list.
 
@@ -142,7 +150,9 @@ class Predictor:
             images: a path, a PIL image, an array (H, W, 3) of uint8, a tensor (3, H, W) of uint8 or of float in [0, 1],
                 or a list of these; arrays and tensors are RGB (OpenCV reads BGR: give `image[:, :, ::-1]`). Files and
                 PIL images are read as in training: EXIF orientation applied, any mode turned into 8-bit RGB.
-            batch_size: images of a list in one forward pass; None for the run's `eval_batch_size`.
+            batch_size: images of a list, or tiles of one, in one forward pass; None for the run's `eval_batch_size`.
+            tiles: detect in overlapping tiles of each image, with `Tiles`' defaults where it is their side in pixels;
+                for small objects in large images.
 
         Returns:
             The detections of the image, or a list of the detections of each image.
@@ -152,11 +162,15 @@ class Predictor:
             ValueError: a float tensor outside of [0, 1], or a batch size below 1.
             UserError: a file that cannot be read, or an image too thin to detect anything in.
         """
-        if isinstance(images, str) or not isinstance(images, Sequence):
-            return self._detect([_as_tensor(images, "the image")])[0]
         size = self.config.eval_batch_size if batch_size is None else batch_size
         if size < 1:
             raise ValueError(f"batch_size={size}: must be 1 or more.")
+        tiles = Tiles(tiles) if isinstance(tiles, int) else tiles
+        if isinstance(images, str) or not isinstance(images, Sequence):
+            image = _as_tensor(images, "the image")
+            return self._detect([image])[0] if tiles is None else self._detect_in_tiles(image, tiles, size)
+        if tiles is not None:
+            return [self._detect_in_tiles(_as_tensor(im, f"images[{i}]"), tiles, size) for i, im in enumerate(images)]
         found: list[Detections] = []
         for start in range(0, len(images), size):
             batch = enumerate(images[start : start + size], start)
@@ -171,6 +185,19 @@ class Predictor:
         with torch.autocast(self.device.type, dtype, enabled=mixed):
             found = self.detector.eval()([image.to(self.device) for image in images])
         return [self._select(f, image) for f, image in zip(found, images, strict=True)]
+
+    def _detect_in_tiles(self, image: Tensor, tiles: Tiles, batch_size: int) -> Detections:
+        """Detect in the tiles of an image (3, H, W), and merge what they find."""
+        height, width = image.shape[1:]
+        windows = tiles.windows(height, width)
+        found: list[Detections] = []
+        for start in range(0, len(windows), batch_size):
+            found += self._detect([image[:, y0:y1, x0:x1] for x0, y0, x1, y1 in windows[start : start + batch_size]])
+        moved = [f.boxes + torch.tensor(w[:2] * 2) for f, w in zip(found, windows, strict=True)]
+        scores, labels = torch.cat([f.scores for f in found]), torch.cat([f.labels for f in found])
+        positions = [number for number, f in enumerate(found) for _ in range(len(f))]
+        rows, boxes = merge_tiles(torch.cat(moved), scores, labels, positions, windows)
+        return Detections(boxes, scores[rows], labels[rows], (height, width), self.categories)
 
     def _select(self, found: dict[str, Tensor], image: Tensor) -> Detections:
         """Keep what reaches the score and move it to the CPU."""
