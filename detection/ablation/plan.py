@@ -11,6 +11,7 @@ from typing import Any
 from detection.ablation.ablation import Ablation
 from detection.ablation.choice import Chosen
 from detection.ablation.primary import Primary
+from detection.config.keys import full_overrides
 from detection.config.parts import trust_arguments
 from detection.errors import UserError
 
@@ -166,9 +167,12 @@ def make_plan(
     config, runs = ablation.run_type.load(base), []
     for data, of_data in ablation.data.items():
         resolved = {}
-        for variant, of_variant in variants.items():
+        for variant, of_variant in [*variants.items()]:
             changes = (*overrides, *of_data, *of_variant)
-            resolved[variant] = changes, _resolve(ablation, config, changes, f"{data}/{variant}")
+            resolved_config = _resolve(ablation, config, changes, f"{data}/{variant}")
+            changes = full_overrides(config, changes)
+            variants[variant] = changes[len(changes) - len(of_variant) :]
+            resolved[variant] = changes, resolved_config
         _require_different(ablation, data, {variant: config for variant, (_, config) in resolved.items()})
         runs += _runs(ablation, output / "runs" / data, data, resolved)
     plan = Plan(name, ablation, base, output, variants, {v: c for v, (c, _) in controls.items()}, tuple(runs))

@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 from detection.classification.augment import ImageAugmentation
 from detection.classification.network import Classifier
 from detection.config import OptimizerConfig, ScheduleConfig, from_plain
-from detection.config.files import apply_overrides, run_file
+from detection.config.files import run_file
+from detection.config.keys import apply_overrides
 from detection.errors import UserError
 from detection.ranges import ImagesAtOnce, Pixels, Positive, Range, Seed
 from detection.runs.folder import read_config, read_config_json

@@ -3,6 +3,9 @@
 import argparse
 from typing import Any
 
+CHANGES = "changes of settings; a key may be its shortest unique ending (epochs=2, context=NoContext)"
+"""Help on `key=value`."""
+
 
 def command_parser(name: str, description: str | None, *, trust: bool = False) -> argparse.ArgumentParser:
     """Return an empty parser of the command `detection NAME`.

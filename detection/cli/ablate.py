@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from detection.cli import command_parser
+from detection.cli import CHANGES, command_parser
 from detection.errors import UserError, command_line
 from detection.names import short_line
 from detection.training.preemption import watch
@@ -51,7 +51,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = command_parser("ablate", __doc__, trust=True)
     ends = "file that ends in ablation = Ablation(...), or a name"
     parser.add_argument("ablation", type=Path, metavar="ABLATION", help=ends)
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes of the base, for all runs")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help=f"of the base, for all runs: {CHANGES}")
     parser.add_argument("--output", type=Path, metavar="DIR", help="runs/ablations/NAME if left out")
     parser.add_argument("--launcher", choices=("local", "slurm"), default="local")
     parser.add_argument("--workers", type=int, metavar="N", help="runs at a time; local: one for each GPU, or core")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detection.atomic_write import atomic_write
-from detection.cli import command_parser
+from detection.cli import CHANGES, command_parser
 from detection.errors import UserError, command_line
 from detection.names import short_names, visible
 
@@ -36,7 +36,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line and refuse what does not go together."""
     parser = command_parser("browse", __doc__, trust=True)
     parser.add_argument("source", metavar="CONFIG|RUN", help="a config file or name, or the folder of a training run")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes, such as detector.min_size=480")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help=CHANGES)
     parser.add_argument("--augmented", action="store_true", help="training images with their augmentation")
     parser.add_argument("--split", choices=("train", "val"), default="train", help="train if left out")
     parser.add_argument("--count", type=int, default=8, metavar="N", help="images, spread over the split; 8")

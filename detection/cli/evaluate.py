@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from detection.cli import command_parser
+from detection.cli import CHANGES, command_parser
 from detection.errors import UserError, command_line
 from detection.names import visible
 
@@ -28,7 +28,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line and refuse what does not go together."""
     parser = command_parser("evaluate", __doc__, trust=True)
     parser.add_argument("run", nargs="?", metavar="RUN", help="folder of a training run")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the run's config")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help=f"of the run's config: {CHANGES}")
     parser.add_argument("--results", type=Path, help="COCO results of any detector, instead of a run")
     about = "of a run's own data: its validation set, or the test set that its data.test names (default val)"
     parser.add_argument("--split", choices=("val", "test"), help=about)

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from detection.cli import command_parser
+from detection.cli import CHANGES, command_parser
 from detection.errors import UserError, command_line
 from detection.names import plot_name
 
@@ -38,7 +38,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line, and check it."""
     parser = command_parser("reach", __doc__, trust=True)
     parser.add_argument("source", type=Path, metavar="RUN|CONFIG", help="folder of a training run, or a config")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes, such as data.val.images=DIR")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help=CHANGES)
     parser.add_argument("--cells", action=argparse.BooleanOptionalAction, help="measure every recurrent cell, too")
     size = f"locations of the random input; {SIZE[0]} {SIZE[1]} if left out"
     parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help=size)

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from detection.cli import command_parser
+from detection.cli import CHANGES, command_parser
 from detection.errors import UserError, command_line
 from detection.training.preemption import advised, watch
 
@@ -25,7 +25,7 @@ def training_parser(name: str, description: str | None) -> argparse.ArgumentPars
     """Return the parser of a command that trains."""
     parser = command_parser(name, description, trust=True)
     parser.add_argument("config", nargs="?", help="a config file or name, for a new run")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes, such as schedule.epochs=2")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help=CHANGES)
     parser.add_argument("--output", type=Path, help="the run folder; a new one under runs/ if left out")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --output, with its own config")
     go_on = "go on with --output (or the newest runs/NAME) if it has a checkpoint, begin there if it has none"

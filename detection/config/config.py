@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from detection.backbones.backbone import Backbone
-from detection.config.files import apply_overrides, find_config, run_file
+from detection.config.files import find_config, run_file
+from detection.config.keys import apply_overrides
 from detection.config.serialization import from_plain, to_plain
 from detection.contracts import Context, ContextLoss, Head, Pool, Regions
 from detection.data.transforms import Augmentation

@@ -4,14 +4,11 @@ import difflib
 import runpy
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from detection.config import serialization
 from detection.errors import UserError
-
-Settings = TypeVar("Settings")
 
 
 def run_file(path: Path, what: str, reason: Callable[[Exception], str] = str) -> dict[str, Any]:
@@ -74,20 +71,6 @@ def shipped_configs() -> dict[str, Path]:
         return {}
     files = sorted(folder.rglob("*.py"), key=lambda file: (len(file.parts), file))
     return {file.relative_to(folder).with_suffix("").as_posix(): file for file in files if file.name != "__init__.py"}
-
-
-def apply_overrides(config: Settings, overrides: Sequence[str]) -> Settings:
-    """Settings with `dotted.key=value` texts applied in order.
-
-    Raises:
-        UserError: an unknown key (names the nearest one), a value of the wrong type, or no `=`.
-    """
-    for item in overrides:
-        key, equals, text = item.partition("=")
-        if not equals or not key:
-            raise UserError(f"override {item!r}: write it as key=value, for example schedule.epochs=2.")
-        config = serialization.set_key(config, key, text)
-    return config
 
 
 def _similar_files(path: Path) -> list[Path]:

@@ -91,6 +91,43 @@ def find_class(name: str, key: str) -> Any:
     return found
 
 
+def find_by_name(name: str, contract: Any, key: str) -> Any:
+    """Return the one public class or function of this name that fits a slot: `LSTM`, `chrono`.
+
+    Raises:
+        UserError: none of this package or a trusted one, or several.
+    """
+    fitting = {class_name(found, key): found for found in _fitting(contract)}
+    named = [full for full in fitting if full.rpartition(".")[2] == name]
+    for package in sorted(_trusted):
+        if (found := getattr(_import(package, package), name, None)) is not None:
+            named.append(f"{package}.{name}")
+            fitting[named[-1]] = found
+    if len(named) == 1:
+        return fitting[named[0]]
+    if named:
+        raise UserError(f"{key}={name}: may be {' or '.join(named)}; write one of them.")
+    names = {full.rpartition(".")[2].lower(): full for full in fitting}
+    near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0)
+    # Every class of the package has a distance to any text: three of them are no guess where the slot takes them all.
+    hint = f"; such are {', '.join(names[n] for n in near)}" if near and isinstance(contract, type) else ""
+    what = contract.__name__ if isinstance(contract, type) else "class"
+    raise UserError(f"{key}={name}: is not the name of a public {what}{hint}.")
+
+
+def _fitting(contract: Any) -> Iterator[Any]:
+    """Yield the public classes and functions of the package that fit a slot; for a slot without a contract, all."""
+    for package in _PACKAGES:
+        importlib.import_module(f"detection.{package}")
+    if isinstance(contract, type):
+        yield from _implementations(contract)
+        return
+    for package in _PACKAGES:
+        module = sys.modules[f"detection.{package}"]
+        exported = (getattr(module, name) for name in getattr(module, "__all__", ()))
+        yield from (found for found in exported if isinstance(found, type) or inspect.isfunction(found))
+
+
 def _import(module: str, package: str):
     if package == "detection":
         return importlib.import_module(module)
@@ -115,9 +152,7 @@ def require_fitting(cls: Any, contract: Any, key: str) -> None:
     if isinstance(made, type) and issubclass(made, contract) and not (made is cls and issubclass(made, tuple)):
         return
     given = class_name(cls, key)
-    for package in _PACKAGES:
-        importlib.import_module(f"detection.{package}")
-    fitting = sorted(class_name(c, key) for c in _implementations(contract))
+    fitting = sorted(class_name(c, key) for c in _fitting(contract))
     nearest = difflib.get_close_matches(given, fitting, n=3, cutoff=0)
     article = "an" if contract.__name__[0] in "AEIOU" else "a"
     hint = f"; such are {', '.join(nearest)}" if nearest else ""

@@ -16,7 +16,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
-from detection.config.parts import class_name, find_class, require_fitting
+from detection.config.parts import class_name, find_by_name, find_class, require_fitting
 from detection.errors import UserError
 from detection.ranges import Range
 
@@ -85,8 +85,8 @@ def _parameters(cls: Any) -> dict[str, inspect.Parameter]:
     return dict(list(inspect.signature(cls.__init__).parameters.items())[1:])
 
 
-def _settings(node: Any) -> dict[str, Any]:
-    """The keys that may be set below a node, with their annotations."""
+def setting_types(node: Any) -> dict[str, Any]:
+    """Return the keys that may be set below a dataclass or part, with their annotations."""
     if isinstance(node, functools.partial):
         return _part_settings(node.func, node.keywords)
     hints = typing.get_type_hints(type(node), include_extras=True)
@@ -107,7 +107,8 @@ def _part_settings(cls: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _child(node: Any, name: str) -> Any:
+def child(node: Any, name: str) -> Any:
+    """Return the present value of a key below a dataclass or part."""
     if isinstance(node, functools.partial):
         return node.keywords[name] if name in node.keywords else _parameters(node.func)[name].default
     return getattr(node, name)
@@ -118,7 +119,7 @@ def _replace(node: Any, path: list[str], text: str, key: str) -> Any:
     if not (isinstance(node, functools.partial) or dataclasses.is_dataclass(node)):
         parent = key.removesuffix("." + ".".join(path))
         raise UserError(f"{key}: {parent} is {node!r} and has no settings of its own.")
-    settings = _settings(node)
+    settings = setting_types(node)
     if name not in settings:
         near = difflib.get_close_matches(name, settings, n=1, cutoff=0.4)
         prefix = key[: len(key) - len(".".join(path))]
@@ -126,11 +127,11 @@ def _replace(node: Any, path: list[str], text: str, key: str) -> Any:
             f"{key}: unknown config key; "
             + (f"did you mean {prefix}{near[0]}?" if near else f"known here: {', '.join(sorted(settings))}.")
         )
-    if rest and isinstance(child := _child(node, name), dict):
+    if rest and isinstance(present := child(node, name), dict):
         *_, annotation = typing.get_args(settings[name]) or (Any,)
-        value = {**child, ".".join(rest): _convert(_literal(text), annotation, key)}
+        value = {**present, ".".join(rest): _convert(_literal(text), annotation, key)}
     elif rest:
-        value = _replace(_child(node, name), rest, text, key)
+        value = _replace(child(node, name), rest, text, key)
     else:
         value = _convert(_parse(text, settings[name]), settings[name], key)
     if isinstance(node, functools.partial):
@@ -261,7 +262,9 @@ def _convert_dataclass(value: Any, annotation: Any, key: str) -> Any:
         kept = {f.name: getattr(value, f.name) for f in dataclasses.fields(annotation)}
         return dataclasses.replace(value, **{k: _convert(v, hints[k], _join(key, k)) for k, v in kept.items()})
     if not isinstance(value, Mapping):
-        raise UserError(f"{key}={value!r}: has settings below it; set them one by one as {key}.NAME=VALUE.")
+        chosen = [name for name, hint in hints.items() if value in typing.get_args(hint) and value is not None]
+        example = f"{key}.{chosen[0]}={value}" if chosen else f"{key}.NAME=VALUE"
+        raise UserError(f"{key}={value!r}: has settings below it; set them one by one as {example}.")
     unknown = [k for k in value if k not in hints]
     if unknown:
         at = f"{key}: " if key else ""
@@ -282,9 +285,9 @@ def _convert_part(value: Any, contract: Any, key: str) -> functools.partial:
     elif isinstance(value, type) or inspect.isfunction(value):
         cls, settings = value, {}
     elif isinstance(value, str):
-        cls, settings = find_class(value, key), {}
+        cls, settings = _named(value, contract, key), {}
     elif isinstance(value, Mapping) and isinstance(value.get("class"), str):
-        cls, settings = find_class(value["class"], key), {k: v for k, v in value.items() if k != "class"}
+        cls, settings = _named(value["class"], contract, key), {k: v for k, v in value.items() if k != "class"}
     else:
         raise UserError(f"{key}={value!r}: must be the name of a class, such as detection.context.SpatialRNN.")
     if inspect.isfunction(cls) or (contract is not Any and isinstance(contract, type)):
@@ -296,3 +299,8 @@ def _convert_part(value: Any, contract: Any, key: str) -> functools.partial:
             hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(hints))}."
             raise UserError(f"{_join(key, str(k))}: {class_name(cls, key)} has no such setting; {hint}")
     return functools.partial(cls, **{k: _convert(v, hints[k], _join(key, k)) for k, v in settings.items()})
+
+
+def _named(name: str, contract: Any, key: str) -> Any:
+    """Return a class by its full name, or by its bare one where that fits the slot."""
+    return find_class(name, key) if "." in name else find_by_name(name, contract, key)

@@ -51,7 +51,7 @@ def test_an_override_leaves_the_rest_alone():
     ("item", "sentence"),
     [
         ("schedule.epoch=2", "schedule.epoch: unknown config key; did you mean schedule.epochs?"),
-        ("shedule.epochs=2", "shedule.epochs: unknown config key; did you mean schedule?"),
+        ("shedule.epochs=2", "shedule.epochs: unknown config key; did you mean schedule.epochs?"),
         ("detector.head.hidden=2", "did you mean detector.head.hidden_channels?"),
         ("detector.head.in_channels=2", "unknown config key"),
         ("schedule.epochs=two", "schedule.epochs='two': must be of type int, not str."),
@@ -60,7 +60,7 @@ def test_an_override_leaves_the_rest_alone():
         ("schedule.epochs", "write it as key=value"),
         ("schedule.epochs=0", "schedule.epochs=0: must be at least 1 and at most 1000000."),
         ("optimizer.kind=adam", "must be one of sgd, adamw (did you mean adamw?)"),
-        ("optimizer=adamw", "has settings below it"),
+        ("optimizer=adamw", "has settings below it; set them one by one as optimizer.kind=adamw."),
         ("seed.x=1", "seed is 0 and has no settings of its own"),
         ("detector.backbone=os.system", "is not a class of the package"),
         ("detector.backbone=detection.config.files.runpy", "is not a class of the package"),

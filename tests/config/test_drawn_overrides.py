@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from detection.cells import CELLS
 from detection.config import Config, override, to_plain
-from detection.config.serialization import _settings
+from detection.config.serialization import setting_types
 from detection.context import AttentionLSTM, NonLocal, RecurrentConv, SpatialRNN
 from detection.detector import build_detector
 from detection.errors import UserError
@@ -63,7 +63,7 @@ def configs(shapes):
 def keys(node: Any, prefix: str = "") -> dict[str, Any]:
     """All dotted keys below a config with the type of each."""
     found = {}
-    for name, annotation in _settings(node).items():
+    for name, annotation in setting_types(node).items():
         child = node.keywords.get(name) if isinstance(node, functools.partial) else getattr(node, name)
         if isinstance(node, functools.partial) and name not in node.keywords:
             import inspect
