@@ -127,10 +127,11 @@ class Cell(nn.Module, ABC):
 
     def initial_state(self, x: Tensor) -> State:
         """Return the state before the first step (N, D), for inputs (N, …): zeros, or what was learned."""
-        zero = x.new_zeros(len(x), self.hidden_size)
+        count = x.shape[0]  # `len` would be a constant in a trace
+        zero = x.new_zeros(count, self.hidden_size)
         if self.initial is None:
             return (zero,) * self.num_states
-        return (*self.initial.to(x.dtype)[:, None].expand(-1, len(x), -1), *(zero,) * self.num_flags)
+        return (*self.initial.to(x.dtype)[:, None].expand(-1, count, -1), *(zero,) * self.num_flags)
 
     def forward(self, x: Tensor, state: State | None = None) -> State:
         """Compute one step; the state is kept in float32 (or wider) under autocast.

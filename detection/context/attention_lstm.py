@@ -94,7 +94,7 @@ class AttentionLSTM(Context):
         rows, columns = _shares(valid, self.size)
         _, weights = self._attend(x, rows, columns)
         weights = weights.unflatten(2, (rows.shape[1], columns.shape[1]))  # (B, T, k, k)
-        return rows.mT[:, None].to(weights) @ weights @ columns[:, None].to(weights)
+        return rows.transpose(1, 2)[:, None].to(weights) @ weights @ columns[:, None].to(weights)
 
     def _attend(self, x: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
         """Return g(T) (B, C) and the weights of all steps (B, T, k·k), given the pooling of rows and of columns."""
@@ -103,9 +103,9 @@ class AttentionLSTM(Context):
             rows, columns = rows.to(x.dtype), columns.to(x.dtype)
             # A weight of 0 alone would keep what is not finite outside of the valid rectangle.
             inside = (rows.sum(1) > 0)[:, None, :, None] & (columns.sum(1) > 0)[:, None, None, :]  # (B, 1, H, W)
-            pooled = rows[:, None] @ torch.where(inside, x, 0.0) @ columns.mT[:, None]  # (B, C, k, k)
+            pooled = rows[:, None] @ torch.where(inside, x, 0.0) @ columns.transpose(1, 2)[:, None]  # (B, C, k, k)
             exists = ((rows.sum(2) > 0)[:, :, None] & (columns.sum(2) > 0)[:, None]).flatten(1)  # (B, k·k)
-            pooled = pooled.flatten(2).mT  # (B, k·k, C)
+            pooled = pooled.flatten(2).transpose(1, 2)  # (B, k·k, C)
             score = self.score(pooled, rows, columns)
             states = self._initial_states(pooled.sum(1) / exists.sum(1, keepdim=True).clamp(min=1))
             attended, weights = pooled[:, :0].sum(1), []
@@ -179,7 +179,7 @@ def _shares_of_line(valid: Tensor, size: int) -> Tensor:
     positions = torch.arange(valid.shape[1], device=valid.device)
     count = valid.sum(1)[:, None, None]
     pooled = count.clamp(min=1, max=size)
-    index = positions[: min(size, len(positions)), None]
+    index = positions[:size, None]
     first, end = index * count // pooled, -(-(index + 1) * count // pooled)
     inside = (positions >= first) & (positions < end) & (index < pooled) & (positions < count)
     return inside / inside.sum(2, keepdim=True).clamp(min=1)

@@ -104,7 +104,7 @@ def rotate(x: Tensor, size: tuple[int, int] | torch.Size, base: float = 100.0) -
     height, width = size
     pairs = x.shape[-1] // 4
     rates = base ** -(torch.arange(pairs, device=x.device, dtype=torch.float32) / pairs)
-    rows = torch.arange(height, device=x.device).repeat_interleave(width)  # (L,)
+    rows = torch.arange(height, device=x.device)[:, None].expand(-1, width).flatten()  # (L,)
     columns = torch.arange(width, device=x.device).repeat(height)  # (L,)
     # In float32 at least: half precision has no exact integers of a long line times a rate.
     angles = torch.stack([rows, columns], 1)[..., None] * rates  # (L, 2, E / 4)

@@ -87,6 +87,8 @@ def _convolve_wide(conv: nn.Conv2d, x: Tensor) -> Tensor:
 
 def _over_rms(x: Tensor, scale: Tensor) -> Tensor:
     """Divide x (B, C, H, W) at each location by its root mean square over channels; zeros stay zeros."""
+    if torch.onnx.is_in_onnx_export():  # whose opset 17 has no such norm
+        return x * (x.square().mean(1, keepdim=True) + 1e-6).rsqrt() * scale[:, None, None]
     # (B, H, W, C) and back
     return F.rms_norm(x.permute(0, 2, 3, 1), scale.shape, scale.to(x.dtype), 1e-6).permute(0, 3, 1, 2)
 

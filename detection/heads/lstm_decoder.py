@@ -94,7 +94,9 @@ class LSTMDecoder(nn.Module):
         projected = first.project(x)  # the input is the same at every step
         states: list[State | None] = [None] * len(self.cells)
         steps: list[tuple[Tensor, Tensor, Tensor]] = []
-        going = torch.ones(len(x), dtype=torch.bool, device=x.device)
+        going = torch.ones(x.shape[0], dtype=torch.bool, device=x.device)
+        # A trace has every step: where its example stops, other regions may go on.
+        may_end = stop_below is not None and not torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
         for t in range(self.num_steps):
             states[0] = state = first.advance(projected, states[0])
             h = self._drop(state[0])
@@ -105,7 +107,7 @@ class LSTMDecoder(nn.Module):
             if stop_below is not None:
                 going = going & (read[:, 4:].softmax(-1)[:, 0] <= 1 - stop_below)
             steps.append((read, h, going))
-            if stop_below is not None and not going.any():
+            if may_end and not going.any():
                 break
         read, hidden, all_going = (torch.stack(seen, 1) for seen in zip(*steps, strict=True))
         return Decoded(read[..., :4], read[..., 4:], hidden, all_going)

@@ -8,6 +8,7 @@
     tanh RNN, IRNN, LSTM, GRU       `matrix_rnn`, `lstm`, `gru`: a product a step for all lines; `cudnn` on CUDA
     tied and peephole LSTM, GRU that resets before the product, MUT1–3, learned initial states, a cell
     from outside                    `sweep_by_lines`
+    any cell in an ONNX export      `traced_sweep`
 """
 
 # B images, C = G·D pre-activations, D hidden size, H×W map, K directions, L lines of an image, T steps.
@@ -50,6 +51,7 @@ from detection.ops.sweep.layout import as_map, as_rows, state_type
 from detection.ops.sweep.linear_scan import linear_scan
 from detection.ops.sweep.lstm import lstm
 from detection.ops.sweep.matrix_rnn import matrix_rnn
+from detection.ops.sweep.traced import traced_sweep
 
 Backend = Literal["auto", "ours", "cudnn", "lines", "steps"]
 
@@ -79,6 +81,8 @@ def sweep(
     Raises:
         NotImplementedError: forward-mode differentiation through `ours`, which has no such derivative.
     """
+    if torch.onnx.is_in_onnx_export():
+        return traced_sweep(cells, x, valid, directions, sweep_by_lines)
     if backend == "auto":
         backend = _fastest(cells, x, valid)
     with torch.autocast(x.device.type, enabled=False):
