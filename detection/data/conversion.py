@@ -1,14 +1,47 @@
 """A COCO file made from annotations of another format, and the report on it: what all converters share."""
 
+import argparse
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from detection.data.images import image_size
+from detection.data.importing.text import read_lines
 from detection.data.json_files import read_json
 from detection.errors import UserError
 from detection.names import short_line, short_names
+
+_LISTED = 50
+"""Most items of one list that a report prints."""
+
+_LISTS = (".txt", ".names")
+
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A file that a converter makes.
+
+    Attributes:
+        out: its path.
+        data: what is written.
+        report: what it holds, and everything that was left out or changed.
+        images: the folder that its file names are relative to; None where it is no COCO file.
+    """
+
+    out: Path
+    data: Any
+    report: str
+    images: Path | None = None
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of every format with one folder of images and one file to write."""
+    parser.add_argument("images", type=Path, metavar="IMAGES", help="folder of images")
+    parser.add_argument("out", type=Path, metavar="OUT.json", help="file to write")
 
 
 class CocoBuilder:
@@ -19,6 +52,7 @@ class CocoBuilder:
         folder: of the images.
         categories: id of each name.
         decimals: to which widths, heights and areas are rounded; None leaves them as they are.
+        slack: pixels by which a box may leave its image, as rounded shares do, without being counted as clipped.
 
     Attributes:
         coco: the data so far.
@@ -27,11 +61,16 @@ class CocoBuilder:
     """
 
     def __init__(
-        self, info: dict[str, object], folder: Path, categories: Mapping[str, int], decimals: int | None = None
+        self,
+        info: dict[str, object],
+        folder: Path,
+        categories: Mapping[str, int],
+        decimals: int | None = None,
+        slack: float = 0.0,
     ) -> None:
         entries = [{"id": id_, "name": name} for name, id_ in sorted(categories.items(), key=lambda item: item[1])]
         self.coco: dict[str, Any] = {"info": info, "images": [], "annotations": [], "categories": entries}
-        self.folder, self.decimals = folder, decimals
+        self.folder, self.decimals, self.slack = folder, decimals, slack
         self.clipped = 0
         self.without_size: list[str] = []
         self._sources: dict[str, str] = {}
@@ -51,7 +90,7 @@ class CocoBuilder:
         return width, height
 
     def add_box(
-        self, edges: Sequence[float], category: int, source: str, written: Sequence[float], **more: float
+        self, edges: Sequence[float], category: int, source: str, written: Sequence[float], **more: object
     ) -> None:
         """Add a box of the last image, clipped to it; one without size is noted and left out.
 
@@ -69,17 +108,39 @@ class CocoBuilder:
         if width <= 0 or height <= 0:
             self.without_size.append(f"{source} ({', '.join(f'{corner:g}' for corner in written)})")
             return
-        self.clipped += inside != list(edges)
+        moved = max(abs(edge - kept) for edge, kept in zip(edges, inside, strict=True))
+        self.clipped += moved > self.slack
         place = {"id": len(annotations) + 1, "image_id": image["id"], "category_id": category}
         box = {"bbox": [*inside[:2], width, height], "area": self._rounded(width * height), "iscrowd": 0}
         annotations.append(place | box | more)
+
+    def add_outlines(self, outlines: Sequence[Sequence[Point]], category: int, source: str, **more: object) -> None:
+        """Add the upright box around outlines of one object, which are kept as its polygons; the area is theirs."""
+        xs, ys = zip(*(point for outline in outlines for point in outline), strict=True)
+        edges = (min(xs), min(ys), max(xs), max(ys))
+        width, height = (self.coco["images"][-1][side] for side in ("width", "height"))
+        inside = [[(min(max(x, 0), width), min(max(y, 0), height)) for x, y in outline] for outline in outlines]
+        # An outline along a line is the mask of nothing.
+        solid = [outline for outline in inside if len(outline) > 2 and self._rounded(_area(outline)) > 0]
+        if solid:
+            polygons = [[round(value, 6) for point in outline for value in point] for outline in solid]
+            more = {"segmentation": polygons, "area": self._rounded(sum(map(_area, solid)))} | more
+        self.add_box(edges, category, source, edges, **more)
 
     def _rounded(self, value: float) -> float:
         return value if self.decimals is None else round(value, self.decimals)
 
 
+def _area(outline: Sequence[Point]) -> float:
+    following = [*outline[1:], outline[0]]
+    return abs(sum(x * v - u * y for (x, y), (u, v) in zip(outline, following, strict=True))) / 2
+
+
 def given_categories(given: str) -> dict[str, int]:
-    """Return the id of each class name of a COCO JSON file, or of names with commas between, which count from 1.
+    """Return the id of each class name.
+
+    Args:
+        given: a COCO JSON file, or names with commas between or a text file with one a line, which count from 1.
 
     Raises:
         UserError: it is neither, or names or ids repeat.
@@ -93,10 +154,33 @@ def given_categories(given: str) -> dict[str, int]:
                 f"{given} is no COCO file with categories ({error!r}); give another --categories"
             ) from error
     else:
-        entries = [name.strip() for name in given.split(",")]
+        listed = read_lines(Path(given), "a list of class names") if Path(given).suffix in _LISTS else given.split(",")
+        if Path(given).suffix in _LISTS:
+            # LabelMe's lists begin with two names that are no classes.
+            listed = [name for name in listed if name.strip() not in ("", "__ignore__", "_background_")]
+        entries = [name.strip() for name in listed]
         categories = {name: index for index, name in enumerate(entries, 1)}
     if len(set(categories.values())) < len(entries) or "" in categories:
         raise UserError(f"--categories {given}: every class needs its own name and id; correct the list")
+    return categories
+
+
+def named_categories(given: str | None, uses: Mapping[str, str]) -> dict[str, int]:
+    """Return the id of every class name: those of `given_categories`, or for None those in use, counted from 1.
+
+    Args:
+        given: what `--categories` was given.
+        uses: names in their order, with the file that has it first.
+
+    Raises:
+        UserError: a name in use is not among those given.
+    """
+    if given is None:
+        return {name: index for index, name in enumerate(uses, 1)}
+    categories = given_categories(given)
+    for name, source in uses.items():
+        if name not in categories:
+            raise UserError(f"{source}: class {name!r} is not among --categories {given}; add it there")
     return categories
 
 
@@ -118,5 +202,6 @@ def conversion_report(coco: dict, counts: Mapping[str, object], lists: Mapping[s
     lines += [f"  {title}: {count}" for title, count in {"images without any box": empty, **counts}.items() if count]
     for title, items in lists.items():
         if items:
-            lines += [f"  {title}: {len(items)}", *(f"    {short_line(item)}" for item in items)]
+            lines += [f"  {title}: {len(items)}", *(f"    {short_line(item)}" for item in items[:_LISTED])]
+            lines += [f"    … and {len(items) - _LISTED} more"] * (len(items) > _LISTED)
     return "\n".join(lines)

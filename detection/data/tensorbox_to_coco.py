@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from detection.data.checks import examine, read_annotations
-from detection.data.conversion import CocoBuilder, conversion_report, given_categories
+from detection.data.conversion import CocoBuilder, Conversion, add_common_arguments, conversion_report, given_categories
 from detection.data.json_files import read_json
 from detection.errors import UserError
 
@@ -170,13 +170,15 @@ def from_coco(source: Path, folder: Path, out: Path) -> tuple[list[dict], str]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this format."""
     parser.add_argument("source", type=Path, metavar="IN.json", help="TensorBox list, or with --back a COCO file")
+    add_common_arguments(parser)
     parser.add_argument("--back", action="store_true", help="convert COCO to TensorBox")
 
 
-def convert(options: argparse.Namespace) -> tuple[Any, str]:
+def convert(options: argparse.Namespace) -> list[Conversion]:
     """Return what is to be written, and the report on it."""
     if not options.back:
-        return to_coco(options.source, options.images, options.categories)
+        data, report = to_coco(options.source, options.images, options.categories)
+        return [Conversion(options.out, data, report, options.images)]
     if options.categories is not None:
         raise UserError("--categories is not for --back: COCO files name their categories themselves")
-    return from_coco(options.source, options.images, options.out)
+    return [Conversion(options.out, *from_coco(options.source, options.images, options.out))]

@@ -15,21 +15,17 @@ Three decisions, each where the two formats differ:
 """
 
 import argparse
-import codecs
 import math
-import re
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
 from pathlib import Path
 
-from detection.data.conversion import CocoBuilder, conversion_report, given_categories
+from detection.data.conversion import CocoBuilder, Conversion, add_common_arguments, conversion_report, named_categories
 from detection.data.image_paths import IMAGE_SUFFIXES
+from detection.data.xml_files import encoding_argument, parse_xml
 from detection.errors import UserError
 
 Corners = tuple[float, float, float, float]
-
-_DECLARED = re.compile(rb"<\?xml[^>]*?encoding\s*=\s*[\"']([A-Za-z0-9._-]+)[\"']")
-_DECLARATION = re.compile(r"<\?xml.*?\?>", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -61,11 +57,7 @@ def read_xml(path: Path, encoding: str | None = None) -> VocFile:
     Raises:
         UserError: the file is no XML, or a tag is missing or no number.
     """
-    text = _decoded(path, encoding)
-    try:
-        root = ElementTree.fromstring(_DECLARATION.sub("", text.lstrip("\ufeff").lstrip(), count=1))
-    except (ElementTree.ParseError, ValueError) as error:
-        raise UserError(f"{path} is no valid XML ({error}); repair or remove the file") from error
+    root = parse_xml(path, encoding)
     size = root.find("size")
     shape = None if size is None else (int(_number(path, size, "width")), int(_number(path, size, "height")))
     objects = []
@@ -77,29 +69,6 @@ def read_xml(path: Path, encoding: str | None = None) -> VocFile:
         difficult = (element.findtext("difficult") or "0").strip() == "1"
         objects.append(VocObject(_text(path, element, "name"), (x0, y0, x1, y1), difficult))
     return VocFile(path, (root.findtext("filename") or "").strip() or None, shape, objects)
-
-
-def _decoded(path: Path, encoding: str | None) -> str:
-    # Python's codecs, for expat knows few encodings, and none of several bytes but UTF-8 and UTF-16.
-    if not path.is_file():
-        what = "a folder" if path.is_dir() else "a pipe or device" if path.exists() else "not there"
-        raise UserError(f"{path} is {what}, not an XML file; move it out of the folder")
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); change its permissions or remove it") from error
-    if encoding is None:
-        starts = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
-        unmarked = ((b"<\0", "utf-16-le"), (b"\0<", "utf-16-be"))
-        declared = _DECLARED.match(content.lstrip())
-        known = next((name for start, name in starts + unmarked if content.startswith(start)), None)
-        encoding = known or (declared[1].decode("ascii") if declared else "utf-8")
-    for name in (str(encoding), "utf-8"):
-        try:
-            return content.decode(name)
-        except (UnicodeError, LookupError):
-            continue
-    raise UserError(f"{path} is not encoded in {encoding}; give its encoding, such as --encoding cp1252 or gbk")
 
 
 def _text(path: Path, element: ElementTree.Element, tag: str) -> str:
@@ -154,20 +123,12 @@ def read_ids(listing: Path, known: dict[str, VocFile]) -> list[str]:
 
 
 def read_categories(given: str | None, files: dict[str, VocFile]) -> dict[str, int]:
-    """Return the id of every class name: those of `given_categories`, or for None the names in all files.
-
-    Raises:
-        UserError: an annotation's class is not among those given.
-    """
-    if given is None:
-        names = sorted({item.name for file in files.values() for item in file.objects})
-        return {name: index for index, name in enumerate(names, 1)}
-    categories = given_categories(given)
+    """Return the id of every class name; see `named_categories`, names sorted."""
+    uses: dict[str, str] = {}
     for file in files.values():
         for item in file.objects:
-            if item.name not in categories:
-                raise UserError(f"{file.path}: class {item.name!r} is not among --categories {given}; add it there")
-    return categories
+            uses.setdefault(item.name, str(file.path))
+    return named_categories(given, dict(sorted(uses.items())))
 
 
 class ImageFolder:
@@ -204,27 +165,19 @@ def box_edges(corners: Corners, first_pixel: int) -> Corners:
     return x0 - first_pixel, y0 - first_pixel, x1 - first_pixel + 1, y1 - first_pixel + 1
 
 
-def _encoding(name: str) -> str:
-    try:
-        return codecs.lookup(name).name
-    except LookupError:
-        raise argparse.ArgumentTypeError(
-            f"Python knows no encoding {name!r}; try utf-8, cp1252, gbk or shift_jis"
-        ) from None
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this format."""
     parser.add_argument("source", type=Path, metavar="ANNOTATIONS", help="folder of XML files")
+    add_common_arguments(parser)
     ids_help = "XML stems to convert, one a line; VOC's class lists do too"
     parser.add_argument("--ids", type=Path, metavar="LIST.txt", help=ids_help)
     encoding_help = "encoding of the XML files (default: as each declares, else UTF-8)"
-    parser.add_argument("--encoding", type=_encoding, metavar="NAME", help=encoding_help)
+    parser.add_argument("--encoding", type=encoding_argument, metavar="NAME", help=encoding_help)
     pixel_help = "index of the leftmost pixel in the XML (default: 1, as in VOC and BCCD)"
     parser.add_argument("--first-pixel", type=int, choices=(0, 1), default=1, help=pixel_help)
 
 
-def convert(options: argparse.Namespace) -> tuple[dict, str]:
+def convert(options: argparse.Namespace) -> list[Conversion]:
     """Return the COCO data, and the report on it."""
     files = read_voc_folder(options.source, options.encoding)
     chosen = read_ids(options.ids, files) if options.ids else list(files)
@@ -246,4 +199,5 @@ def convert(options: argparse.Namespace) -> tuple[dict, str]:
         "boxes without size, left out": builder.without_size,
         "images of another size than in their annotation": sizes,
     }
-    return builder.coco, conversion_report(builder.coco, counts, lists)
+    report = conversion_report(builder.coco, counts, lists)
+    return [Conversion(options.out, builder.coco, report, options.images)]

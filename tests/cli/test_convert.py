@@ -36,7 +36,7 @@ def test_voc_and_tensorbox_there_and_back(folder, capsys):
 
 def test_help_is_that_of_the_format_where_one_is_given(capsys):
     helps = (
-        ([], "format to read: voc or tensorbox"),
+        ([], "format to read: yolo, cvat, labelme, dota, voc or tensorbox"),
         (["--from=voc"], "--first-pixel"),
         (["--from=tensorbox"], "--back"),
     )
@@ -48,14 +48,24 @@ def test_help_is_that_of_the_format_where_one_is_given(capsys):
 
 def test_mistakes_get_one_sentence(folder, capsys):
     for arguments, words in (
-        (["xml", "images", "coco.json"], "--from voc or --from tensorbox"),
-        (["--from", "yolo", "xml", "images", "coco.json"], "--from yolo: no such format"),
+        (["xml", "images", "coco.json"], "give the format to read: --from yolo, cvat"),
+        (["--from", "kitti", "xml", "images", "coco.json"], "--from kitti: no such format; choose yolo"),
         (["--from", "voc", "nothing", "images", "coco.json"], "nothing is no folder"),
     ):
         assert convert.main(arguments) == 2
         error = capsys.readouterr().err
         assert error.startswith("error: ") and words in error and error.count("\n") == 1
     assert not (folder / "coco.json").exists()
+
+
+def test_what_is_written_is_examined_unless_it_is_not_wanted(folder, capsys):
+    arguments = ["--from=voc", "xml", "images", "coco.json"]
+    assert convert.main(arguments) == 0
+    assert "1 images are nearly black" in (text := capsys.readouterr().out) and text.endswith("Fit for training.\n")
+    assert convert.main([*arguments, "--no-check"]) == 0
+    assert "training" not in capsys.readouterr().out
+    assert convert.main(["--from=tensorbox", "--back", "coco.json", "images", "box.json"]) == 0  # no COCO file
+    assert "training" not in capsys.readouterr().out
 
 
 def test_hostile_names_are_escaped(tmp_path, capsys):

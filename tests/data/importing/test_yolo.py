@@ -1,0 +1,233 @@
+"""YOLO data sets of all layouts, lines of all kinds, and what every kind of bad input gets."""
+
+import json
+
+import pytest
+
+from tests.data.importing.formats import (
+    HEIGHT,
+    WIDTH,
+    add_image,
+    add_text,
+    boxes_of,
+    converted,
+    fails,
+    read,
+    same_boxes,
+    sample,
+)
+
+BOX = "0 0.5 0.5 0.25 0.5\n"
+ITS_BOX = [30, 10, 20, 20]
+
+
+def small(root, line=BOX, yaml="names: [cat, dog]\ntrain: images\n"):
+    add_image(root / "images/a.jpg")
+    add_text(root / "labels/a.txt", line)
+    add_text(root / "data.yaml", yaml)
+    return root
+
+
+@pytest.mark.parametrize("layout", ["{kind}/{split}/{name}", "{split}/{kind}/{name}"])
+def test_all_splits_of_a_folder_are_converted_and_examined(tmp_path, capsys, layout):
+    yaml = "path: ../nowhere\nnc: 2\nnames:\n- cat\n- 'no'\n"
+    for key, split in (("train", "train"), ("val", "valid"), ("test", "test")):
+        add_image(tmp_path / layout.format(kind="images", split=split, name=f"{split}.jpg"))
+        add_text(tmp_path / layout.format(kind="labels", split=split, name=f"{split}.txt"), BOX)
+        yaml += f"{key}: ../{layout.format(kind='images', split=split, name='').rstrip('/')}\n"
+    add_image(tmp_path / layout.format(kind="images", split="train", name="negative.jpg"))
+    add_image(tmp_path / layout.format(kind="images", split="train", name="empty.jpg"))
+    add_text(tmp_path / layout.format(kind="labels", split="train", name="empty.txt"), "\n")
+    add_text(tmp_path / layout.format(kind="labels", split="train", name="orphan.txt"), BOX)
+    add_text(tmp_path / "data.yaml", yaml)
+    assert converted("yolo", tmp_path) == 0
+    for split in ("train", "val", "test"):
+        data = read(tmp_path / f"annotations/{split}.json")
+        assert data["categories"] == [{"id": 1, "name": "cat"}, {"id": 2, "name": "no"}]
+        assert data["annotations"][0]["bbox"] == ITS_BOX and data["annotations"][0]["id"] == 1
+    assert len(read(tmp_path / "annotations/train.json")["images"]) == 3
+    text = capsys.readouterr().out
+    for words in (
+        "3 images, 1 boxes (cat 1, no 0)", "without a label file, negatives: 1", "empty label file, negatives: 1",
+        "belong to no image, not read: 1", "path: ../nowhere is not there", "Worth checking", "Fit for training.",
+    ):  # fmt: skip
+        assert words in text, words
+
+
+@pytest.mark.parametrize(
+    "line, encoding, boxes",
+    [
+        ("0.0 0.5 0.5 0.25 0.5", "utf-8", [("cat", ITS_BOX)]),
+        ("0 0.5 0.5 0.25 0.5\r\n1 0.5 0.5 0.25 0.5  \r\n\r\n", "utf-8", [("cat", ITS_BOX), ("dog", ITS_BOX)]),
+        ("1\t0.5\t0.5\t0.25\t0.5\t", "utf-8-sig", [("dog", ITS_BOX)]),
+        (BOX, "utf-16", [("cat", ITS_BOX)]),
+        ("0 0 0 0.5 0.5", "utf-8", [("cat", [0, 0, 20, 10])]),
+        ("0 0.25 0.25 0.75 0.25 0.5 0.75", "utf-8", [("cat", [20, 10, 40, 20])]),
+        ("0 0.5 0 1.02 0.5 0.5 1.02 0 0.5", "utf-8", [("cat", [0, 0, 80, 40])]),
+        ("0 0.5 0.5 0 0.5\n" + BOX, "utf-8", [("cat", ITS_BOX)]),
+    ],
+)
+def test_lines_of_all_kinds(tmp_path, line, encoding, boxes):
+    add_text(small(tmp_path) / "labels/a.txt", line, encoding)
+    assert converted("yolo", tmp_path, "--no-check") == 0
+    assert boxes_of(read(tmp_path / "annotations/train.json")) == {"a": boxes}
+
+
+def test_what_is_changed_or_left_out_is_counted(tmp_path, capsys):
+    lines = ["0 0 0 0.5 0.5", "0 0.25 0.25 0.75 0.25 0.5 0.75", "0 0.5 0 1 0.5 0.5 1 0 0.5", "0 0.5 0.5 0 0.5"]
+    small(tmp_path, "\n".join(lines))
+    assert converted("yolo", tmp_path, "--no-check") == 0
+    text = capsys.readouterr().out
+    for words in (
+        "rotated boxes, or outlines of four points, as the upright boxes around them: 1",
+        "outlines, as the upright boxes around them: 1", "clipped to their image: 1", "without size, left out: 1",
+        "a.txt, line 4",
+    ):  # fmt: skip
+        assert words in text, words
+    outline, rotated = read(tmp_path / "annotations/train.json")["annotations"][1:]
+    assert outline["segmentation"] == [[20, 10, 60, 10, 40, 30]] and outline["area"] == 400
+    assert rotated["bbox"] == [0, 0, 80, 40] and rotated["area"] == 1600
+
+
+def test_keypoints_are_left_out_where_the_yaml_has_them(tmp_path, capsys):
+    small(tmp_path, "0 0.5 0.5 0.25 0.5 0.1 0.1 2 0.2 0.2 1", "names: [cat]\ntrain: images\nkpt_shape: [2, 3]\n")
+    assert converted("yolo", tmp_path, "--no-check") == 0
+    assert read(tmp_path / "annotations/train.json")["annotations"][0]["bbox"] == ITS_BOX
+    assert "keypoints of boxes, left out: 1" in capsys.readouterr().out
+
+
+def test_shares_are_of_the_image_as_it_is_shown(tmp_path):
+    small(tmp_path)
+    add_image(tmp_path / "images/a.jpg", WIDTH, HEIGHT, orientation=6)
+    assert converted("yolo", tmp_path) == 0
+    data = read(tmp_path / "annotations/train.json")
+    assert (data["images"][0]["width"], data["images"][0]["height"]) == (HEIGHT, WIDTH)
+    assert data["annotations"][0]["bbox"] == [15, 20, 10, 40]
+
+
+@pytest.mark.parametrize(
+    "names, expected",
+    [
+        ("{1: dog, 0: cat}", ["cat", "dog"]),
+        ("\n  0: cat\n  5: dog\n", ["cat", "dog"]),
+        ("['yes', 1.0]", ["yes", "1.0"]),
+        ("\n- cat # a comment\n- 'big: dog'", ["cat", "big: dog"]),
+    ],
+)
+def test_names_are_a_list_or_numbered(tmp_path, names, expected):
+    small(tmp_path, yaml=f"train: images\nnames: {names}\n")
+    assert converted("yolo", tmp_path, "--no-check") == 0
+    categories = read(tmp_path / "annotations/train.json")["categories"]
+    assert categories == [{"id": i, "name": name} for i, name in enumerate(expected, 1)]
+
+
+def test_splits_may_be_lists_of_images_and_several_folders(tmp_path):
+    for folder, name in (("images/one", "a"), ("images/two", "b"), ("images/two", "c")):
+        add_image(tmp_path / folder / f"{name}.jpg")
+        add_text(tmp_path / folder.replace("images", "labels") / f"{name}.txt", BOX)
+    add_text(tmp_path / "val.txt", "./images/two/c.jpg\r\n/content/data/images/two/b.jpg\n")
+    add_text(tmp_path / "my.yaml", "train:\n  - images/one\n  - images/two\nval: val.txt\nnames: {0: cat}\n")
+    assert converted("yolo", tmp_path / "my.yaml", tmp_path / "out", "--no-check") == 0
+    train, val = read(tmp_path / "out/train.json"), read(tmp_path / "out/val.json")
+    assert [image["file_name"] for image in train["images"]] == ["one/a.jpg", "two/b.jpg", "two/c.jpg"]
+    assert [image["file_name"] for image in val["images"]] == ["c.jpg", "b.jpg"]
+
+
+def test_labels_may_be_next_to_images_and_classes_in_a_list(tmp_path):
+    add_image(tmp_path / "a.jpg")
+    add_text(tmp_path / "a.txt", BOX)
+    add_text(tmp_path / "classes.txt", "big cat\r\ndog\r\n\r\n")
+    assert converted("yolo", tmp_path, "--no-check") == 0
+    data = read(tmp_path / "annotations/all.json")
+    assert [c["name"] for c in data["categories"]] == ["big cat", "dog"] and len(data["annotations"]) == 1
+
+
+def test_two_folders_make_one_file(tmp_path, capsys):
+    add_image(tmp_path / "photos/sub/a.jpg")
+    add_text(tmp_path / "texts/sub/a.txt", "1 0.5 0.5 0.25 0.5")
+    arguments = (tmp_path / "texts", tmp_path / "photos", tmp_path / "out.json")
+    fails(capsys, ("no class names", "--categories"), "yolo", *arguments)
+    assert converted("yolo", *arguments, "--categories=cat,dog") == 0
+    assert boxes_of(read(tmp_path / "out.json")) == {"a": [("dog", ITS_BOX)]}
+    (tmp_path / "other.json").write_text(
+        json.dumps({"categories": [{"id": 9, "name": "dog"}, {"id": 4, "name": "cat"}]})
+    )
+    add_text(tmp_path / "texts/classes.txt", "cat\ndog\n")
+    assert converted("yolo", *arguments, f"--categories={tmp_path / 'other.json'}") == 0
+    assert read(tmp_path / "out.json")["annotations"][0]["category_id"] == 9
+    assert converted("yolo", *arguments, f"--categories={tmp_path / 'texts/classes.txt'}") == 0
+
+
+@pytest.mark.parametrize(
+    "line, words",
+    [
+        ("0 0.5 0.5 0.5", ("a.txt, line 2", "4 values")),
+        ("0 0.5 0.5 0.5 0.5 0.9", ("line 2", "confidence")),
+        ("2 0.5 0.5 0.5 0.5", ("line 2", "class 2", "data.yaml", "0, 1")),
+        ("0.5 0.5 0.5 0.5 0.5", ("line 2", "class 0.5")),
+        ("-1 0.5 0.5 0.5 0.5", ("line 2", "class -1")),
+        ("cat 0.5 0.5 0.5 0.5", ("line 2", "'cat' is not a number")),
+        ("0 nan 0.5 0.5 0.5", ("line 2", "'nan'")),
+        ("0 320 240 100 80", ("line 2", "320 is no share", "divide pixels")),
+        ("0,0.5,0.5,0.5,0.5", ("line 2", "not a number")),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path, capsys, line, words):
+    small(tmp_path, f"{BOX}{line}\n")
+    fails(capsys, words, "yolo", tmp_path)
+    assert not (tmp_path / "annotations").exists()
+
+
+@pytest.mark.parametrize(
+    "yaml, words",
+    [
+        ("names: [cat\ntrain: images\n", ("data.yaml, line 2", "no valid YAML")),
+        ("names: [cat, cat]\ntrain: images\n", ("both called 'cat'",)),
+        ("names: cat\ntrain: images\n", ("names must be a list",)),
+        ("names: [cat, '']\ntrain: images\n", ("class 1", "not a name")),
+        ("names: [cat]\nnc: 2\ntrain: images\n", ("nc is 2", "1 classes")),
+        ("names: [cat]\n", ("names no images",)),
+        ("names: [cat]\ntrain: pictures\n", ("train is pictures", "correct the path")),
+        ("names: [cat]\ntrain: images\nval: x\nvalid: y\n", ("both val and valid",)),
+        ("names: [cat]\ntrain: labels\n", ("no image", "train")),
+        ("names: [cat]\ntrain: list.txt\n", ("list.txt, line 2", "b.jpg")),
+        ("- cat\n", ("no data.yaml",)),
+        ("train: images\n", ("no class names",)),
+    ],
+)
+def test_a_bad_yaml_is_named(tmp_path, capsys, yaml, words):
+    add_text(small(tmp_path, yaml=yaml) / "list.txt", "images/a.jpg\nimages/b.jpg\n")
+    fails(capsys, words, "yolo", tmp_path)
+    assert not (tmp_path / "annotations").exists()
+
+
+def test_bad_folders_and_images_are_named(tmp_path, capsys):
+    fails(capsys, ("no such folder",), "yolo", tmp_path / "nothing")
+    small(tmp_path)
+    fails(capsys, ("OUT_FOLDER",), "yolo", tmp_path, tmp_path / "out.json")
+    fails(capsys, ("at most",), "yolo", tmp_path, tmp_path, tmp_path, tmp_path)
+    fails(capsys, ("is no folder", "LABELS"), "yolo", tmp_path / "x", tmp_path / "images", tmp_path / "out.json")
+    (tmp_path / "labels/a.txt").unlink()
+    fails(capsys, ("none of the 1 images has a label file", "labels"), "yolo", tmp_path)
+    add_text(tmp_path / "labels/a.txt", "0 \xe9", "latin-1")
+    fails(capsys, ("a.txt", "not encoded in UTF-8"), "yolo", tmp_path)
+    (tmp_path / "images/a.jpg").write_bytes(b"")
+    fails(capsys, ("a.jpg", "is empty"), "yolo", tmp_path)
+
+
+def test_two_yaml_files_need_a_choice_and_other_ones_do_not_count(tmp_path, capsys):
+    small(tmp_path)
+    (tmp_path / "data.yaml").rename(tmp_path / "one.yaml")
+    add_text(tmp_path / "settings.yaml", "epochs: 3\n")
+    assert converted("yolo", tmp_path, "--no-check") == 0
+    add_text(tmp_path / "two.yaml", "names: [x]\ntrain: images\n")
+    fails(capsys, ("one.yaml, two.yaml",), "yolo", tmp_path)
+
+
+def test_there_and_back(tmp_path):
+    hotcoco = pytest.importorskip("hotcoco")
+    coco = sample(tmp_path / "images")
+    (tmp_path / "coco.json").write_text(json.dumps(coco))
+    hotcoco.COCO(str(tmp_path / "coco.json")).to_yolo(str(tmp_path / "labels"))
+    assert converted("yolo", tmp_path / "labels", tmp_path / "images", tmp_path / "again.json") == 0
+    assert same_boxes(read(tmp_path / "again.json"), coco)
