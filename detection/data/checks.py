@@ -59,6 +59,7 @@ class Tables:
         boxes: (M, 4) float64 xywh as in the file.
         areas: (M,) float64 square pixels; width times height where the file has none.
         iscrowd: (M,) bool.
+        placeholders: Positions of the categories of `placeholder_rows`.
     """
 
     category_ids: np.ndarray
@@ -73,6 +74,7 @@ class Tables:
     boxes: np.ndarray
     areas: np.ndarray
     iscrowd: np.ndarray
+    placeholders: tuple[int, ...] = ()
 
 
 def shortened(items: Sequence[object], most: int = 10) -> str:
@@ -118,6 +120,20 @@ def require_coco(data: Any, path: Path) -> dict:
             row = next(row for row, entry in enumerate(data[key]) if type(entry) is not dict)
             raise UserError(f"{path}: entry {row} of '{key}' is {data[key][row]!r:.40}, but must be an object.")
     return data
+
+
+def placeholder_rows(categories: Sequence[dict]) -> tuple[int, ...]:
+    """Return the positions of categories that are, if nothing has them, no classes.
+
+    Roboflow writes one above the real ones: id 0, named after the project, which is the supercategory of the others.
+    """
+    return tuple(
+        row
+        for row, entry in enumerate(categories)
+        if entry.get("id") == 0
+        and entry.get("supercategory") == "none"
+        and any(other is not entry and other.get("supercategory") == entry.get("name") for other in categories)
+    )
 
 
 def repeated(ids: np.ndarray) -> np.ndarray:
@@ -169,7 +185,8 @@ def examine(data: dict, path: Path) -> tuple[Tables, list[Problem]]:
     categories = Section(path, "categories", data["categories"])
     category_ids = categories.ids()
     category_names = categories.column("name", {str}, "a text", "")
-    categories.unique(category_names, "name")
+    placeholders = placeholder_rows(categories.entries)
+    categories.unique(category_names, "name", besides=placeholders)
 
     images = Section(path, "images", data["images"])
     image_ids = images.ids()
@@ -199,7 +216,7 @@ def examine(data: dict, path: Path) -> tuple[Tables, list[Problem]]:
 
     tables = Tables(
         category_ids, category_names, image_ids, widths, heights, file_names,
-        annotation_ids, image_rows, category_rows, boxes, areas, iscrowd,
+        annotation_ids, image_rows, category_rows, boxes, areas, iscrowd, placeholders,
     )  # fmt: skip
     return tables, categories.problems + images.problems + annotations.problems
 
@@ -262,10 +279,10 @@ class Section:
         self.unique(ids, "id")
         return ids
 
-    def unique(self, values: Sequence | np.ndarray, key: str) -> None:
-        """Report rows whose value another row has too (all of them: nobody knows which one is meant)."""
+    def unique(self, values: Sequence | np.ndarray, key: str, besides: Sequence[int] = ()) -> None:
+        """Report rows whose value another row has too (all of them: nobody knows which one is meant), but `besides`."""
         # Placeholders are reported already as missing or of a wrong type, and may be another's value.
-        rows = np.delete(np.arange(len(values)), list(self._reported(key)))
+        rows = np.delete(np.arange(len(values)), [*self._reported(key), *besides])
         merge = self.fix.removesuffix("`") + " --merge-categories`"
         self.report(
             f"duplicate {key}",

@@ -28,7 +28,7 @@ from detection.errors import UserError
 LARGE_BYTES = 1 << 26
 """Annotation files from this size on are read in pieces."""
 
-_FORMAT = 1
+_FORMAT = 2
 _BLOCK = 1 << 20  # boxes that are compared at once
 
 BadBoxes = Literal["error", "drop"]
@@ -61,6 +61,7 @@ class CocoIndex:
         annotation_ids: (M,) int64.
         counts: `images`; `boxes` (crowd regions included); `crowd`; `images_without_boxes` (none but crowd regions);
             `clipped` (boxes partly outside their image); `dropped` (bad boxes left out).
+        left_out: Categories that nothing has and that are no classes: see `placeholder_rows`.
     """
 
     path: Path
@@ -79,6 +80,7 @@ class CocoIndex:
     _names: np.ndarray = field(repr=False)
     _name_offsets: np.ndarray = field(repr=False)
     _folder: Path | None = field(default=None, repr=False)
+    left_out: tuple[Category, ...] = ()
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -187,8 +189,11 @@ def _arrange(columns: dict[str, Any], path: Path, digest: str, dropped: np.ndarr
     order = np.flatnonzero(kept)
     order = order[np.argsort(columns["image_rows"][order], kind="stable")]
     category_ids, category_names = columns["category_ids"], columns["category_names"]
+    unused = np.setdiff1d(columns["placeholders"], columns["category_rows"][order]).astype(np.int64)
     by_id = np.argsort(category_ids)
-    label_of_row = np.empty(len(by_id), dtype=np.int32)
+    by_id = by_id[~np.isin(by_id, unused)]
+    _require_own_names([category_names[row] for row in by_id], path)
+    label_of_row = np.zeros(len(category_ids), dtype=np.int32)
     label_of_row[by_id] = np.arange(1, len(by_id) + 1)
     image_rows, boxes, areas, annotation_ids = (
         columns.pop(name)[order] for name in ("image_rows", "boxes", "areas", "annotation_ids")
@@ -223,9 +228,19 @@ def _arrange(columns: dict[str, Any], path: Path, digest: str, dropped: np.ndarr
             "clipped": clipped,
             "dropped": len(dropped),
         },
+        left_out=tuple(Category(int(category_ids[row]), category_names[row]) for row in unused),
         _names=np.frombuffer(b"".join(names), dtype=np.uint8),
         _name_offsets=offsets_of(np.array([len(name) for name in names], dtype=np.int64)),
     )
+
+
+def _require_own_names(names: list[str], path: Path) -> None:
+    """Refuse a placeholder that has boxes and another category's name."""
+    if len(set(names)) < len(names):
+        raise UserError(
+            f"{path}: category 0 has boxes and the name of another category: give it another name, or run `detection "
+            f"doctor {path} IMAGES --fix OUT.json --merge-categories`."
+        )
 
 
 def offsets_of(lengths: np.ndarray) -> np.ndarray:
@@ -234,7 +249,9 @@ def offsets_of(lengths: np.ndarray) -> np.ndarray:
 
 
 def _packed(index: CocoIndex) -> Content:
-    meta = {"categories": [[category.id, category.name] for category in index.categories], "counts": index.counts}
+    lists = {"categories": index.categories, "left_out": index.left_out}
+    meta = {key: [[category.id, category.name] for category in listed] for key, listed in lists.items()}
+    meta["counts"] = index.counts
     return {name: getattr(index, name) for name in _ARRAYS}, meta
 
 
@@ -253,15 +270,16 @@ def _is_sound(arrays: dict[str, np.ndarray], meta: dict) -> bool:
         if offsets[0] != 0 or offsets[-1] != end or (np.diff(offsets) < 0).any():
             return False
     labels = arrays["labels"]
-    plain = [[int(id_), str(name)] for id_, name in meta["categories"]] == meta["categories"]
+    plain = all(meta[key] == [[int(id_), str(name)] for id_, name in meta[key]] for key in ("categories", "left_out"))
     plain = plain and {key: int(value) for key, value in meta["counts"].items()} == meta["counts"]
     return plain and set(meta["counts"]) == set(_COUNTS) and (m == 0 or (labels.min() >= 1 and labels.max() <= k))
 
 
 def _from_content(path: Path, digest: str, content: Content, folder: Path | None) -> CocoIndex:
     arrays, meta = content
-    categories = tuple(Category(id_, name) for id_, name in meta["categories"])
-    return CocoIndex(path, digest, categories=categories, counts=meta["counts"], _folder=folder, **arrays)
+    categories, left_out = (tuple(Category(*pair) for pair in meta[key]) for key in ("categories", "left_out"))
+    counts = meta["counts"]
+    return CocoIndex(path, digest, categories=categories, counts=counts, left_out=left_out, _folder=folder, **arrays)
 
 
 def _reopen(path: Path, digest: str, folder: Path) -> CocoIndex:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from detection.data.checks import Tables, partly_outside, repeated, shortened
+from detection.data.checks import Tables, partly_outside, placeholder_rows, repeated, shortened
 from detection.data.format_evidence import RAW, Finding, find_reading
 from detection.data.image_checks import ImageFacts
 from detection.data.image_paths import IMAGE_SUFFIXES
-from detection.data.remarks import counted, object_remarks, objects_of_tables
+from detection.data.remarks import counted, object_remarks, objects_of_tables, placeholder_remark
 
 DARK = 20
 """An image whose brightest pixel, of 255, is below this is nearly black."""
@@ -48,15 +48,10 @@ def data_set_remarks(data: dict, tables: Tables, facts: ImageFacts, folder: Path
 def _empty_categories(entries: list[dict], tables: Tables, category_rows: np.ndarray) -> list[str]:
     used = np.bincount(category_rows, minlength=len(entries))
     empty = np.flatnonzero(used == 0).tolist()
-    placeholders = [row for row in empty if entries[row].get("supercategory") == "none" and entries[row].get("id") == 0]
+    placeholders = [row for row in empty if row in placeholder_rows(entries)]
     named = [tables.category_names[row] for row in empty if row not in placeholders]
     remarks = counted(named, "categories have no box", "name")
-    for row in placeholders:
-        remarks.append(
-            f"category 0, {tables.category_names[row]!r}, is the placeholder that Roboflow writes above the real ones: "
-            "harmless, it is one class more that nothing has"
-        )
-    return remarks
+    return remarks + [placeholder_remark(tables.category_names[row]) for row in placeholders]
 
 
 def _image_remarks(tables: Tables, facts: ImageFacts, finding: Finding | None) -> list[str]:

@@ -109,7 +109,7 @@ def _judge(sections: Sections, drop: bool) -> Judgement | None:
             break
     tables = Tables(
         examined.category_ids, examined.category_names, image_ids, widths, heights, names,
-        ids, image_rows, category_rows, boxes, areas, crowd == 1,
+        ids, image_rows, category_rows, boxes, areas, crowd == 1, examined.placeholders,
     )  # fmt: skip
     return tables, problems, np.unique(np.concatenate([np.zeros(0, np.int64), *dropped]))
 

@@ -92,6 +92,13 @@ def object_remarks(objects: Objects) -> list[str]:
     )
 
 
+def placeholder_remark(name: str) -> str:
+    """Return the sentence about a category that is no class."""
+    return (
+        f"category 0, {name!r}, which Roboflow writes above the real ones and nothing has, is left out of the classes"
+    )
+
+
 def _repeats(rows: np.ndarray) -> np.ndarray:
     """Return the positions of rows that an earlier row equals."""
     if len(rows) == 0:
@@ -112,6 +119,7 @@ def training_remarks(train: CocoIndex, val: CocoIndex, train_images: Path, val_i
         if finding := find_reading(objects.boxes, objects.image_rows, placement):
             remarks.append(f"{index.path}: {finding.sentence}; {doctor} examines it with the images, and converts")
         remarks += [f"{index.path}: {remark}" for remark in object_remarks(objects)]
+        remarks += [f"{index.path}: {placeholder_remark(category.name)}" for category in index.left_out]
         if val.digest == train.digest:
             break
     return remarks + _shared_names(train, val, train_images, val_images) + _lacking(train, val)

@@ -311,9 +311,10 @@ def test_a_placeholder_without_boxes_merges_by_itself(tmp_path, capsys):
     path, images, fixed = write(tmp_path, data), tmp_path / "images", tmp_path / "fixed.json"
     _run(capsys, path, images, "--fix", fixed)
     assert [c["id"] for c in json.loads(fixed.read_text())["categories"]] == [9, 3]
-    data["categories"][0]["name"] = "animals"
+    data["categories"] = [{**c, "supercategory": "animals"} for c in data["categories"]]
+    data["categories"][0] |= {"name": "animals", "supercategory": "none"}
     code, report, _ = _run(capsys, write(tmp_path, data), images)
-    assert code == 0 and "placeholder that Roboflow writes" in report and "no box: name animals" not in report
+    assert code == 0 and "'animals', which Roboflow writes above" in report and "no box: name animals" not in report
 
 
 def test_categories_take_the_ids_of_another_file(tmp_path, capsys):

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detection.data.coco_index import Category, load_index
+from detection.errors import UserError
 from tests.coco_files import small, write
 
 
@@ -139,3 +140,32 @@ def test_it_pickles_small_and_opens_memory_mapped(tmp_path, monkeypatch):
 def test_no_torch_is_imported():
     code = "import sys, detection.data.coco_index; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("name", ["animals", "dog"])  # a project may be named as its class is
+def test_the_placeholder_of_roboflow_is_no_class(tmp_path, monkeypatch, large, name):
+    if large:
+        monkeypatch.setattr("detection.data.coco_index.LARGE_BYTES", 0)
+    data = small()
+    data["categories"] = [{**category, "supercategory": name} for category in data["categories"]]
+    data["categories"].insert(0, {"id": 0, "name": name, "supercategory": "none"})
+    for _ in range(2):  # from the file, then from the cache
+        index = load_index(write(tmp_path, data), cache_dir=tmp_path / "cache")
+        assert index.categories == (Category(3, "cat"), Category(9, "dog")) and index.left_out == (Category(0, name),)
+        assert index.labels.tolist() == load_index(write(tmp_path, small(), "b.json")).labels.tolist()
+    used = {**data["annotations"][0], "id": 99, "category_id": 0}
+    data["annotations"].append(used)
+    if name == "dog":
+        with pytest.raises(UserError, match="category 0 has boxes and the name of another"):
+            load_index(write(tmp_path, data), cache_dir=tmp_path / "cache")
+        return
+    index = load_index(write(tmp_path, data), cache_dir=tmp_path / "cache")
+    assert [category.id for category in index.categories] == [0, 3, 9] and not index.left_out
+
+
+def test_a_class_of_id_0_or_another_supercategory_stays(tmp_path):
+    data = small()
+    data["categories"] += [{"id": 0, "name": "bird", "supercategory": "none"}]
+    data["categories"] += [{"id": 1, "name": "pet"}, {"id": 2, "name": "cow", "supercategory": "pet"}]
+    assert [c.id for c in load_index(write(tmp_path, data)).categories] == [0, 1, 2, 3, 9]
