@@ -15,6 +15,7 @@ import numpy as np
 
 from detection.data.image_paths import leaves_folder
 from detection.data.json_files import read_json, require_file, unreadable
+from detection.data.placeholders import placeholder_rows
 from detection.errors import UserError
 
 BOX_KINDS = frozenset({"malformed box", "non-finite box", "box without area", "box outside its image"})
@@ -120,20 +121,6 @@ def require_coco(data: Any, path: Path) -> dict:
             row = next(row for row, entry in enumerate(data[key]) if type(entry) is not dict)
             raise UserError(f"{path}: entry {row} of '{key}' is {data[key][row]!r:.40}, but must be an object.")
     return data
-
-
-def placeholder_rows(categories: Sequence[dict]) -> tuple[int, ...]:
-    """Return the positions of categories that are, if nothing has them, no classes.
-
-    Roboflow writes one above the real ones: id 0, named after the project, which is the supercategory of the others.
-    """
-    return tuple(
-        row
-        for row, entry in enumerate(categories)
-        if entry.get("id") == 0
-        and entry.get("supercategory") == "none"
-        and any(other is not entry and other.get("supercategory") == entry.get("name") for other in categories)
-    )
 
 
 def repeated(ids: np.ndarray) -> np.ndarray:

@@ -61,7 +61,7 @@ class CocoIndex:
         annotation_ids: (M,) int64.
         counts: `images`; `boxes` (crowd regions included); `crowd`; `images_without_boxes` (none but crowd regions);
             `clipped` (boxes partly outside their image); `dropped` (bad boxes left out).
-        left_out: Categories that nothing has and that are no classes: see `placeholder_rows`.
+        left_out: Categories that nothing has and that are no classes: see `detection.data.placeholders`.
     """
 
     path: Path
@@ -250,7 +250,7 @@ def offsets_of(lengths: np.ndarray) -> np.ndarray:
 
 def _packed(index: CocoIndex) -> Content:
     lists = {"categories": index.categories, "left_out": index.left_out}
-    meta = {key: [[category.id, category.name] for category in listed] for key, listed in lists.items()}
+    meta: dict[str, Any] = {key: [[c.id, c.name] for c in listed] for key, listed in lists.items()}
     meta["counts"] = index.counts
     return {name: getattr(index, name) for name in _ARRAYS}, meta
 

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from detection.data.checks import Tables, partly_outside, placeholder_rows, repeated, shortened
+from detection.data.checks import Tables, partly_outside, repeated, shortened
 from detection.data.format_evidence import RAW, Finding, find_reading
 from detection.data.image_checks import ImageFacts
 from detection.data.image_paths import IMAGE_SUFFIXES
-from detection.data.remarks import counted, object_remarks, objects_of_tables, placeholder_remark
+from detection.data.placeholders import placeholder_remark, placeholder_rows
+from detection.data.remarks import counted, object_remarks, objects_of_tables
 
 DARK = 20
 """An image whose brightest pixel, of 255, is below this is nearly black."""

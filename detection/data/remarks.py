@@ -13,6 +13,7 @@ from detection.data.box_readings import Placement
 from detection.data.checks import Tables, shortened
 from detection.data.coco_index import CocoIndex
 from detection.data.format_evidence import find_reading
+from detection.data.placeholders import placeholder_remark
 
 MAX_DETECTIONS = 100
 """Of an image, which COCO's AP counts."""
@@ -89,13 +90,6 @@ def object_remarks(objects: Objects) -> list[str]:
         larger = np.flatnonzero(objects.areas > 1.02 * products + 1)
     return remarks + counted(
         objects.ids[larger].tolist(), "areas are larger than their box (COCO's size classes go by area)"
-    )
-
-
-def placeholder_remark(name: str) -> str:
-    """Return the sentence about a category that is no class."""
-    return (
-        f"category 0, {name!r}, which Roboflow writes above the real ones and nothing has, is left out of the classes"
     )
 
 

@@ -314,7 +314,7 @@ def test_a_placeholder_without_boxes_merges_by_itself(tmp_path, capsys):
     data["categories"] = [{**c, "supercategory": "animals"} for c in data["categories"]]
     data["categories"][0] |= {"name": "animals", "supercategory": "none"}
     code, report, _ = _run(capsys, write(tmp_path, data), images)
-    assert code == 0 and "'animals', which Roboflow writes above" in report and "no box: name animals" not in report
+    assert code == 0 and "'animals', is no class: Roboflow" in report and "no box: name animals" not in report
 
 
 def test_categories_take_the_ids_of_another_file(tmp_path, capsys):

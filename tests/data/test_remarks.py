@@ -4,7 +4,7 @@ from pathlib import Path
 
 from detection.data.coco_index import load_index
 from detection.data.remarks import training_remarks
-from tests.coco_files import write
+from tests.coco_files import small, write
 from tests.data.mutations import draw_set
 
 
@@ -30,3 +30,12 @@ def test_shared_names_missing_classes_and_corners(tmp_path):
     corners, shared, lacking = _remarks(tmp_path, train, val)
     assert "look like corners" in corners and "detection doctor" in corners
     assert shared.startswith("12 of 12 images of") and "v.json has no box of 1 categories: blue" in lacking
+
+
+def test_a_placeholder_is_named(tmp_path):
+    data = small()
+    data["categories"] = [{**category, "supercategory": "animals"} for category in data["categories"]]
+    data["categories"].append({"id": 0, "name": "animals", "supercategory": "none"})
+    index = load_index(write(tmp_path, data))
+    remarks = training_remarks(index, index, tmp_path, tmp_path)
+    assert sum("category 0, 'animals', is no class" in remark for remark in remarks) == 1
