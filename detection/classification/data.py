@@ -87,20 +87,32 @@ class Batches:
         self, images: Images, order: TrainBatches, augmentation: ImageAugmentation | None, crop: int | None
     ) -> None:
         self.images, self.order, self.augmentation, self.crop = images, order, augmentation, crop
+        self._epoch, self._tables = -1, dict[int, Tensor]()
 
     def __len__(self) -> int:
         return len(self.order)
 
     def __iter__(self) -> Iterator[tuple[list[Tensor], list[dict[str, Any]]]]:
-        # The third number makes it another stream than that of the order.
-        rng = np.random.default_rng([self.order.seed, self.order.epoch, 1])
-        numbers = torch.from_numpy(rng.random((len(self.images), NUMBERS), np.float32))
         labels = self.images.labels.tolist()
         for keys in self.order:
-            positions = torch.tensor([position for _, position in keys])
+            positions = torch.tensor([position for _, position, _ in keys])
             batch = self.images.batch(positions)
             if self.augmentation is None:
                 batch = middle(batch, self.crop)
             else:
-                batch = augment(batch, self.augmentation, numbers[positions].to(batch.device), self.crop)
+                batch = augment(batch, self.augmentation, self._numbers(keys).to(batch.device), self.crop)
             yield list(batch), [{"label": labels[p], "image_id": p} for p in positions.tolist()]
+
+    def _numbers(self, keys: list[tuple[int, int, int]]) -> Tensor:
+        """Return the random numbers (B, NUMBERS) of a batch; an image has others each time that it is seen."""
+        return torch.stack([self._table(epoch, repeat)[position] for epoch, position, repeat in keys])
+
+    def _table(self, epoch: int, repeat: int) -> Tensor:
+        """Return the random numbers (n, NUMBERS) of all images, as they are seen for the (repeat + 1)-th time."""
+        if self._epoch != epoch:
+            self._epoch, self._tables = epoch, {}
+        if repeat not in self._tables:
+            # The third number makes it another stream than that of the order.
+            rng = np.random.default_rng([self.order.seed, epoch, 1 + repeat])
+            self._tables[repeat] = torch.from_numpy(rng.random((len(self.images), NUMBERS), np.float32))
+        return self._tables[repeat]

@@ -17,6 +17,7 @@ from detection.config.files import find_config, run_file
 from detection.config.keys import apply_overrides
 from detection.config.serialization import from_plain, to_plain
 from detection.contracts import Context, ContextLoss, Head, Pool, Regions
+from detection.data.folder_layout import data_overrides
 from detection.data.transforms import Augmentation
 from detection.errors import UserError
 from detection.evaluation.coco import METRICS
@@ -74,7 +75,7 @@ class SplitConfig:
 
     Attributes:
         annotations: the COCO JSON file.
-        images: the folder that its `file_name`s are relative to.
+        images: the folder that each `file_name` in it is relative to.
         empty_images: keep or drop training images without boxes; counted either way.
         bad_boxes: what to do with boxes that no training can use: stop, or drop and count them.
     """
@@ -133,6 +134,8 @@ class DataConfig:
             cores but one on a GPU, at most 8; on a CPU up to 2, and 0 where the images are kept in memory.
         cache_megabytes: decoded images of a split, and its painted masks, are kept in memory where all fit into this.
         aspect_grouping: batch wide images with wide ones and tall with tall, which saves padding.
+        repeat_threshold: repeat-factor sampling (Gupta et al. 2019): images of a class that fewer than this share of
+            the training images has are seen more often; 0.001 there. None: each image once an epoch.
         scenes: draw this ContextScenes set into the folder of `train.annotations` when that file is missing.
     """
 
@@ -144,6 +147,7 @@ class DataConfig:
     workers: Annotated[int, Range(0, 64)] | Literal["auto"] = "auto"
     cache_megabytes: Annotated[int, Range(0, 10_000_000)] = 512
     aspect_grouping: bool = True
+    repeat_threshold: PositiveFraction | None = None
     scenes: ScenesConfig | None = None
 
 
@@ -273,12 +277,12 @@ def base_config(name: str) -> Config:
 
 
 def override(config: Config, overrides: Sequence[str]) -> Config:
-    """Return `config` with `dotted.key=value` strings applied in order, and the result checked.
+    """Return `config` with `dotted.key=value` strings applied in order, `data=FOLDER` too, and the result checked.
 
     Raises:
         UserError: an unknown key (names the nearest one) or a value of the wrong type.
     """
-    changed = apply_overrides(config, overrides)
+    changed = apply_overrides(config, data_overrides(overrides))
     validate(changed)
     if config.note and changed.note == config.note and to_plain(changed) != to_plain(config):
         return dataclasses.replace(changed, note="")

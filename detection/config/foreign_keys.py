@@ -35,6 +35,7 @@ _KEYS = {
     "data.workers": "num_workers workers_per_gpu n_workers dataloader_num_workers",
     "data.cache_megabytes": "cache cache_images",
     "data.aspect_grouping": "aspect_ratio_group_factor aspect_ratio_grouping rect",
+    "data.repeat_threshold": "repeat_thr oversample_thr repeat_factor sampler_train repeat_factor_threshold",
     "data.augmentation": "augment augmentations transforms data_augmentation hyp",
     "data.augmentation.horizontal_flip": "fliplr random_flip hflip flip_prob hflip_prob",
     "data.augmentation.vertical_flip": "flipud vflip",

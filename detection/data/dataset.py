@@ -1,4 +1,4 @@
-"""Images and training targets as tensors, one item a pure function of (seed, epoch, image id)."""
+"""Images and training targets as tensors, one item a pure function of (seed, epoch, image id, repeat)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +15,7 @@ from detection.data.image_paths import missing_and_escaping
 from detection.data.images import read_image
 from detection.data.masks import Masks
 from detection.data.pixel_cache import PixelCache
+from detection.data.repeat_factors import repeat_factors
 from detection.data.semantic import IGNORED, semantic_map
 from detection.data.transforms import Transform
 from detection.errors import UserError
@@ -107,11 +108,20 @@ class DetectionDataset(Dataset):
     def __len__(self) -> int:
         return len(self._kept)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, dict]:
+    def repeat_factors(self, threshold: float) -> np.ndarray:
+        """Compute the factors (n,) of repeat-factor sampling; objects that are no crowd regions count."""
+        index, rows = self.index, np.repeat(np.arange(len(self.index)), np.diff(self.index.box_offsets))
+        position = np.full(len(index), -1)
+        position[self._kept] = np.arange(len(self))
+        objects = ~np.asarray(index.iscrowd) & (position[rows] >= 0)
+        return repeat_factors(position[rows[objects]], np.asarray(index.labels)[objects], len(self), threshold)
+
+    def __getitem__(self, key: int | tuple[int, ...]) -> tuple[Tensor, dict]:
         """Load one image.
 
         Args:
-            key: Position among the kept images, or (epoch, position); a plain position means epoch 0.
+            key: Position among the kept images, (epoch, position), or (epoch, position, repeat) with the number of
+                times that the image was seen in the epoch before; what is left out is 0.
 
         Returns:
             The image, (3, H', W') uint8 RGB, and its target: `boxes` (N, 4) float32 xyxy in the image's pixels,
@@ -122,7 +132,7 @@ class DetectionDataset(Dataset):
         Raises:
             UserError: The image cannot be read, or its size is not the annotations'.
         """
-        epoch, position = key if isinstance(key, tuple) else (0, key)
+        epoch, position, *repeats = key if isinstance(key, tuple) else (0, key)
         row = int(self._kept[position])
         image_id = int(self.index.image_ids[row])
         image = self._image(position, row)
@@ -135,7 +145,7 @@ class DetectionDataset(Dataset):
         if self._label_of is not None:
             labels = self._label_of[labels]
         if self.transform is not None:
-            seed = item_seed(self.seed, epoch, image_id)
+            seed = item_seed(self.seed, epoch, image_id, *repeats)
             image, boxes, labels, semantic, ignored = self.transform(image, boxes, labels, seed, semantic, ignored)
         target: dict = {"boxes": torch.from_numpy(boxes), "labels": torch.from_numpy(labels)}
         target |= {"image_id": image_id, "size": (height, width)}
@@ -199,9 +209,12 @@ class DetectionDataset(Dataset):
             )
 
 
-def item_seed(seed: int, epoch: int, image_id: int) -> int:
-    """Return the seed of one image in one epoch, whatever its place in the data set, the worker or the process."""
-    words = (seed, epoch, image_id % 2**64)
+def item_seed(seed: int, epoch: int, image_id: int, repeat: int = 0) -> int:
+    """Return the seed of one image in one epoch, whatever its place in the data set, the worker or the process.
+
+    Each `repeat` of the image in the epoch has a seed of its own.
+    """
+    words = (seed, epoch, image_id % 2**64, *((repeat,) if repeat else ()))
     return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0])
 
 

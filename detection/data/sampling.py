@@ -7,12 +7,15 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from detection.data.repeat_factors import draw_repeats, epoch_length
+
 
 class TrainBatches:
-    """Shuffled batches of images of like orientation; a batch sampler of (epoch, position) keys.
+    """Shuffled batches of images of like orientation; a batch sampler of (epoch, position, repeat) keys.
 
-    Every image appears in every epoch. All batches have the same size on all processes, so the last global batch is
-    filled up with images from the epoch's other batches: fewer than `batch_size * num_processes` are seen twice.
+    Every image appears in every epoch, and again as often as its repeat factor asks for. All batches have the same size
+    on all processes, so the last global batch is filled up with images from the epoch's other batches, fewer than
+    `batch_size * num_processes`. The number `repeat`, from 0, tells an image's appearances in the epoch apart.
     Wide and tall images go to separate batches (less padding), except for what remains of each group at the end.
     The global batches depend on `batch_size * num_processes` only, not on how it is divided.
 
@@ -21,6 +24,8 @@ class TrainBatches:
         batch_size: Images a batch on one process.
         seed: Of the shuffling.
         aspect_ratios: (num_images,) width / height, to group wide (at least 1) and tall images; None: no groups.
+        factors: (num_images,) by `repeat_factors`; None: each image once.
+        image_ids: (num_images,), by which the fraction of a factor is drawn; None: the positions.
         num_processes: Processes that train together.
         rank: This process's number among them.
     """
@@ -32,6 +37,8 @@ class TrainBatches:
         *,
         seed: int = 0,
         aspect_ratios: np.ndarray | None = None,
+        factors: np.ndarray | None = None,
+        image_ids: np.ndarray | None = None,
         num_processes: int = 1,
         rank: int = 0,
     ) -> None:
@@ -40,8 +47,12 @@ class TrainBatches:
         self.batch_size = batch_size
         self.seed = seed
         self.wide = None if aspect_ratios is None else np.asarray(aspect_ratios) >= 1
-        if self.wide is not None and len(self.wide) != num_images:
-            raise ValueError(f"{len(self.wide)} aspect ratios for {num_images} images")
+        self.factors = factors
+        self.image_ids = np.arange(num_images) if image_ids is None else image_ids
+        for name, values in (("aspect ratios", self.wide), ("factors", factors), ("image ids", self.image_ids)):
+            if values is not None and len(values) != num_images:
+                raise ValueError(f"{len(values)} {name} for {num_images} images")
+        self.epoch_images = num_images if factors is None else epoch_length(factors)
         self.global_size = batch_size * num_processes
         self.rank = rank
         self.set_epoch(0)
@@ -58,37 +69,62 @@ class TrainBatches:
         self.epoch, self.skip, self.formed_by = epoch, skip, formed_by or self.global_size
 
     def __len__(self) -> int:
-        formed = -(-self.num_images // self.formed_by) * self.formed_by
+        formed = -(-self.epoch_images // self.formed_by) * self.formed_by
         return max(0, -(-formed // self.global_size) - self.skip)
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
         start = self.rank * self.batch_size
         for batch in self._global_batches():
-            yield [(self.epoch, position) for position in batch[start : start + self.batch_size].tolist()]
+            own = batch[start : start + self.batch_size].tolist()
+            yield [(self.epoch, position, repeat) for position, repeat in own]
 
     def _global_batches(self) -> np.ndarray:
-        """Return (len(self), global_size) positions of this epoch."""
+        """Return (len(self), global_size, 2) positions and repeats of this epoch."""
         batches = self._formed_batches()
         if self.formed_by != self.global_size:
-            order = batches.flatten()
-            filled = np.resize(order, -len(order) % self.global_size)
-            batches = np.concatenate([order, filled]).reshape(-1, self.global_size)
+            batches = _filled(batches.reshape(-1, 2), self.global_size)
         return batches[self.skip :]
 
     def _formed_batches(self) -> np.ndarray:
-        """Return the positions of the complete epoch, (number of batches, formed_by)."""
+        """Return positions and repeats of the complete epoch, (number of batches, formed_by, 2)."""
         size = self.formed_by
         if self.num_images == 0:
-            return np.empty((0, size), dtype=np.int64)
+            return np.empty((0, size, 2), dtype=np.int64)
         rng = np.random.default_rng([self.seed, self.epoch])
-        order = rng.permutation(self.num_images)
+        order = rng.permutation(self._images())
         groups = [order] if self.wide is None else [order[self.wide[order]], order[~self.wide[order]]]
         splits = [np.split(group, [len(group) // size * size]) for group in groups]
         once = np.concatenate([full for full, _ in splits] + [rest for _, rest in splits])
-        # From the start, so that the last batch holds no image twice (unless the data set is smaller than a batch).
-        filled = np.resize(once, -len(once) % size)
-        batches = np.concatenate([once, filled]).reshape(-1, size)
+        batches = _filled(np.stack([once, _occurrence(once)], axis=1), size, self.epoch_images)
         return batches[rng.permutation(len(batches))]
+
+    def _images(self) -> np.ndarray:
+        """Return the positions that an epoch has, each as often as it is seen."""
+        every = np.arange(self.num_images)
+        if self.factors is None:
+            return every
+        return np.repeat(every, draw_repeats(self.factors, self.image_ids, self.seed, self.epoch))
+
+
+def _filled(entries: np.ndarray, size: int, at_least: int = 0) -> np.ndarray:
+    """Fill (position, repeat) entries (M, 2) up to complete batches (…, size, 2), `at_least` so many entries.
+
+    From the start, so that the last batch holds no image twice (unless images repeat, or are fewer than a batch).
+    """
+    total = -(-max(len(entries), at_least) // size) * size
+    positions = np.resize(entries[:, 0], total)
+    repeats = np.concatenate([entries[:, 1], _occurrence(positions)[len(entries) :]])
+    return np.stack([positions, repeats], axis=1).reshape(-1, size, 2)
+
+
+def _occurrence(positions: np.ndarray) -> np.ndarray:
+    """Count for each of (M,) positions how often it has come before."""
+    order = np.argsort(positions, kind="stable")
+    ordered = positions[order]
+    first = np.searchsorted(ordered, ordered)  # where the run of each begins
+    counts = np.empty_like(order)
+    counts[order] = np.arange(len(order)) - first
+    return counts
 
 
 def _require_share(batch_size: int, num_processes: int, rank: int) -> None:

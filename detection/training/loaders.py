@@ -41,12 +41,13 @@ def open_split(key: str, split: SplitConfig) -> CocoIndex:
     return load_index(split.annotations, bad_boxes=split.bad_boxes)
 
 
-def train_batches(
-    num_images: int, config: Any, accelerator: Accelerator, aspect_ratios: np.ndarray | None = None
-) -> TrainBatches:
-    """Draw this process's share of the batches by the seed and batch size of a detector's or classifier's config."""
+def train_batches(num_images: int, config: Any, accelerator: Accelerator, **images: np.ndarray | None) -> TrainBatches:
+    """Draw this process's share of the batches by the seed and batch size of a detector's or classifier's config.
+
+    `images` are `aspect_ratios`, `factors` and `image_ids` of `TrainBatches`.
+    """
     share = {"num_processes": accelerator.num_processes, "rank": accelerator.process_index}
-    return TrainBatches(num_images, config.batch_size, seed=config.seed, aspect_ratios=aspect_ratios, **share)
+    return TrainBatches(num_images, config.batch_size, seed=config.seed, **images, **share)
 
 
 def eval_loader(dataset: DetectionDataset, config: Config, accelerator: Accelerator) -> DataLoader:

@@ -93,8 +93,15 @@ def open_data(config: Config, accelerator: Accelerator) -> Data:
     val_masks = load_masks(val_index, source) if segmented and _needs_validation_loss(config) else None
     val_images, categories = Path(config.data.val.images), train_index.categories
     val = DetectionDataset(val_index, val_images, masks=val_masks, categories=categories, cache_bytes=kept)
-    aspect_ratios = train.aspect_ratios if config.data.aspect_grouping else None
-    batches = train_batches(len(train), config, accelerator, aspect_ratios)
+    threshold = config.data.repeat_threshold
+    batches = train_batches(
+        len(train),
+        config,
+        accelerator,
+        aspect_ratios=train.aspect_ratios if config.data.aspect_grouping else None,
+        factors=None if threshold is None else train.repeat_factors(threshold),
+        image_ids=train.image_ids,
+    )
     loader = build_loader(train, batches, config.data.workers, accelerator)
     test_loader = None if test is None else eval_loader(test, config, accelerator)
     return Data(train, val, batches, loader, eval_loader(val, config, accelerator), test, test_loader)
@@ -346,6 +353,12 @@ def print_data(run: DetectorRun) -> None:
         if (listed := len(dataset.index.categories)) < len(run.categories):
             notes += f", measured on the {listed} of {len(run.categories)} categories that it lists"
         run.print_line(f"{name:9} {counts['images']} images, {counts['boxes']} boxes{notes} ({dataset.index.path})")
+    if (factors := data.train_batches.factors) is not None:
+        repeated = (
+            f"{(factors > 1).sum()} of {len(factors)} images, those of rare classes, up to {factors.max():.3g} times"
+        )
+        expected = f"{factors.sum():.1f} images expected an epoch"
+        run.print_line(f"repeats   {repeated}: {expected}, {len(data.train_batches)} batches in each")
     workers, kept = data.train_loader.num_workers, sum(dataset.cached_bytes for dataset in data.splits.values()) / 1e6
     memory = f", images stay in memory, {kept:.0f} MB at most" if kept else ""
     run.print_line(f"loading   {f'{workers} processes' if workers else 'in the training process'}{memory}")

@@ -100,3 +100,13 @@ def test_a_digest_tells_pixels_and_labels_apart():
     digests = [i.digest() for i in (images, same, other, images[torch.arange(5)])]
     assert digests[0] == digests[1] and len(set(digests)) == 3
     assert np.array_equal(images.labels, same.labels)
+
+
+def test_an_image_that_fills_up_the_last_batch_is_changed_otherwise():
+    images = Images(torch.randint(0, 256, (3, 1, 8, 8), dtype=torch.uint8), torch.zeros(3, dtype=int), ("a",))
+    augmentation = ImageAugmentation(shift=3, rotation=20.0, scale=0.2, flip=True)
+    batches = list(Batches(images, TrainBatches(3, 6), augmentation, None))
+    (pixels, targets), *_ = batches
+    for number in range(3):
+        first, second = (p for p, t in zip(pixels, targets, strict=True) if t["image_id"] == number)
+        assert not first.equal(second)

@@ -133,6 +133,9 @@ def test_an_image_has_its_stream_wherever_it_stands(tmp_path):
     dataset = _many(tmp_path)
     assert _equal(_flat([collate([dataset[4]])]), _flat([collate([dataset[(0, 4)]])]))
     assert len({item_seed(s, e, i) for s in range(4) for e in range(4) for i in range(-4, 4)}) == 128
+    assert len({item_seed(0, 1, i, repeat) for i in range(-4, 4) for repeat in range(4)}) == 32
+    once, first, again = (_flat([collate([dataset[key]])]) for key in ((2, 4), (2, 4, 0), (2, 4, 1)))
+    assert _equal(once, first) and not _equal(once, again)
     kept = pickle.loads(pickle.dumps(dataset))
     kept._kept = kept._kept[::-1]
     assert _equal(_flat([collate([dataset[(2, 1)]])]), _flat([collate([kept[(2, 7)]])]))

@@ -23,7 +23,7 @@ def test_every_image_in_every_epoch_in_equal_batches(num_images, batch_size, num
         assert len(listed) == len(batches) == -(-num_images // (batch_size * num_processes))
         assert all(len(batch) == batch_size for batch in listed)
         assert all(key[0] == epoch for batch in listed for key in batch)
-        seen.update(position for batch in listed for _, position in batch)
+        seen.update(position for batch in listed for _, position, _ in batch)
     assert set(seen) == set(range(num_images))
     repeats = sum(seen.values()) - num_images
     assert repeats < batch_size * num_processes
@@ -34,7 +34,7 @@ def test_every_image_in_every_epoch_in_equal_batches(num_images, batch_size, num
 @given(st.integers(1, 8), st.integers(0, 32), st.integers(0, 3))
 def test_no_batch_holds_an_image_twice_where_there_are_enough(batch_size, more, seed):
     for batch in TrainBatches(batch_size + more, batch_size, seed=seed):
-        assert len(set(batch)) == batch_size
+        assert len({position for _, position, _ in batch}) == batch_size
 
 
 @given(**sizes, skip=st.integers(0, 9), seed=st.integers(0, 5))
@@ -50,9 +50,9 @@ def test_batches_of_the_start_are_left_out(num_images, batch_size, num_processes
 def test_an_epoch_goes_on_in_batches_of_another_size_with_the_images_that_are_left(size, steps):
     ratios = np.random.default_rng(0).uniform(0.5, 2, 50)
     before, after = (TrainBatches(50, s, aspect_ratios=ratios) for s in (4, size))
-    used = [key for batch in list(before)[:6] for key in batch]  # two updates of three batches
+    used = [key[:2] for batch in list(before)[:6] for key in batch]  # two updates of three batches
     after.set_epoch(0, 2 * steps, formed_by=4)
-    left = [key for batch in after for key in batch]
+    left = [key[:2] for batch in after for key in batch]
     assert len(left) == len(after) * size and set(used) | set(left) == {(0, p) for p in range(50)}
     assert len(set(used) & set(left)) <= 2 + size  # what fills up the last batches
 
@@ -61,7 +61,7 @@ def test_epochs_and_seeds_differ_and_repeat():
     def order(seed, epoch):
         batches = TrainBatches(50, 4, seed=seed)
         batches.set_epoch(epoch)
-        return [position for batch in batches for _, position in batch]
+        return [position for batch in batches for _, position, _ in batch]
 
     assert order(0, 1) == order(0, 1)
     assert len({tuple(order(seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}) == 4
@@ -70,7 +70,7 @@ def test_epochs_and_seeds_differ_and_repeat():
 def test_orientations_are_kept_apart():
     ratios = np.array([1.5, 0.5] * 21)
     batches = TrainBatches(42, 4, aspect_ratios=ratios)
-    mixed = [batch for batch in batches if len({ratios[position] >= 1 for _, position in batch}) > 1]
+    mixed = [batch for batch in batches if len({ratios[position] >= 1 for _, position, _ in batch}) > 1]
     # 21 of each: five whole batches of each, and one wide and one tall image remain.
     assert len(batches) == 11 and len(mixed) <= 1
 
@@ -80,7 +80,7 @@ def test_squares_go_with_wide_images_and_either_kind_may_come_first():
     batches, first = TrainBatches(16, 4, aspect_ratios=ratios), set()
     for epoch in range(12):
         batches.set_epoch(epoch)
-        listed = [sorted({ratios[position] >= 1 for _, position in batch}) for batch in batches]
+        listed = [sorted({ratios[position] >= 1 for _, position, _ in batch}) for batch in batches]
         assert sorted(listed) == [[False]] * 2 + [[True]] * 2
         first.add(listed[0][0])
     assert first == {True, False}

@@ -87,7 +87,7 @@ def test_processes_see_different_images(shapes):
     for rank in (0, 1):
         accelerator = SimpleNamespace(num_processes=2, process_index=rank, device=torch.device("cpu"))
         batches = open_data(tiny_config(shapes, "batch_size=1"), accelerator).train_batches
-        seen.append([position for batch in batches for _, position in batch])
+        seen.append([position for batch in batches for _, position, _ in batch])
     assert len(seen[0]) == len(seen[1]) == 4 and set(seen[0] + seen[1]) == set(range(7))
 
 

@@ -130,14 +130,28 @@ def test_another_split_of_the_same_images_an_update_goes_on(run, blank_plots):
     assert [line["step"] for line in log(run) if "lr" in line] == list(range(1, 9))
 
 
-def test_with_loading_processes_it_ends_as_an_uninterrupted_run(shapes, tmp_path, blank_plots):
+def test_with_loading_processes_and_repeated_images_it_ends_as_an_uninterrupted_run(shapes, tmp_path, blank_plots):
     settings = ("data.workers=2", "schedule.epochs=2", "schedule.kind=constant", "schedule.warmup=0")
+    settings += ("data.repeat_threshold=1.0", "data.augmentation.jitter=1")
     train(tiny_config(shapes, *settings), tmp_path / "whole", Accelerator(cpu=True))
     train(tiny_config(shapes, *settings, "schedule.epochs=1"), tmp_path / "parts", Accelerator(cpu=True))
     resume(tmp_path / "parts", "schedule.epochs=2")
     expected, found = weights(tmp_path / "whole"), weights(tmp_path / "parts")
     assert all(torch.equal(found[name], weight) for name, weight in expected.items())
     assert log(tmp_path / "whole") == log(tmp_path / "parts")
+    assert sum("lr" in line for line in log(tmp_path / "whole")) > 2 * 4
+
+
+def test_the_schedule_counts_the_updates_of_repeated_images(shapes, tmp_path, capsys):
+    config = tiny_config(shapes, "data.repeat_threshold=1.0", "schedule.kind=cosine", "schedule.warmup=0")
+    run = training.prepare(config, tmp_path / "run", Accelerator(cpu=True), resume=False)
+    updates = [sum(1 for _ in run.order)]
+    run.order.set_epoch(1)
+    updates.append(sum(1 for _ in run.order))
+    assert updates[0] == updates[1] > 4
+    factor = run.scheduler.lr_lambdas[0]
+    assert factor(updates[0]) == pytest.approx(0.5) and factor(sum(updates)) == pytest.approx(0)
+    assert f"images expected an epoch, {updates[0]} batches in each" in capsys.readouterr().out
 
 
 def test_an_epoch_whose_evaluation_breaks_is_kept(shapes, tmp_path, monkeypatch, blank_plots):

@@ -13,6 +13,7 @@ from detection.data.coco_index import CocoIndex
 from detection.data.dataset import DetectionDataset, match_categories
 from detection.data.image_identity import file_digests
 from detection.data.remarks import training_remarks
+from detection.data.repeat_factors import epoch_length
 from detection.data.transforms import Transform
 from detection.evaluation.columns import BoxColumns, GroundTruthColumns
 from detection.evaluation.matching import overlapping_pairs
@@ -99,7 +100,9 @@ def detector_effort(config: Config) -> Effort:
     evaluations = epochs // every + (epochs % every > 0) + config.validation_loss * epochs // every
     # The best checkpoint's results on val are those of its own evaluation.
     evaluated = evaluations * len(splits["val"][0]) + (len(splits["test"][0]) if "test" in splits else 0)
-    steps = epochs * -(-len(train) // config.batch_size)
+    threshold = config.data.repeat_threshold
+    images = len(train) if threshold is None else epoch_length(train.repeat_factors(threshold))
+    steps = epochs * -(-images // config.batch_size)
     return Effort(epochs, steps, evaluated, config.batch_size, _load_seconds(train))
 
 
