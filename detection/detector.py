@@ -119,21 +119,25 @@ class Detector(nn.Module):
                 require_visible(height, width, self.min_size, self.max_size)
         dtype = torch.promote_types(next(self.parameters()).dtype, torch.float32)
         batch, targets = self.transform(images, targets, dtype)
+        if not self.training:
+            return self.transform.postprocess(self.detect(batch), batch.image_sizes, original_sizes)
+        assert targets is not None
         features = self.extract_features(batch)
         boxes, losses = self.regions(batch, features, targets)
-        if self.training:
-            assert targets is not None
-            if self.segmentation is not None:
-                semantic = semantic_maps(targets, original_sizes, batch.image_sizes)
-                losses = {**losses, **self.segmentation(features["context"], semantic)}
-            boxes, samples = self.head.sample(boxes, targets)
-            _, head_losses = self.head(self._pooled(features, boxes, batch.image_sizes), samples)
-            return {**losses, **head_losses}
+        if self.segmentation is not None:
+            semantic = semantic_maps(targets, original_sizes, batch.image_sizes)
+            losses = {**losses, **self.segmentation(features["context"], semantic)}
+        boxes, samples = self.head.sample(boxes, targets)
+        _, head_losses = self.head(self._pooled(features, boxes, batch.image_sizes), samples)
+        return {**losses, **head_losses}
+
+    def detect(self, batch: ImageList) -> Detections:
+        """Return detections, with `boxes` in pixels of the padded batch of normalized images."""
+        features = self.extract_features(batch)
+        boxes, _ = self.regions(batch, features, None)
         if self.inference == PLAIN:
-            detections, _ = self.head(self._pooled(features, boxes, batch.image_sizes))
-        else:
-            detections = self._refine(batch, features, boxes)
-        return self.transform.postprocess(detections, batch.image_sizes, original_sizes)
+            return self.head(self._pooled(features, boxes, batch.image_sizes))[0]
+        return self._refine(batch, features, boxes)
 
     def _require_inputs(self, images: Sequence[Tensor], targets: Targets | None) -> None:
         # Values are checked once where that waits for a GPU, and always on a CPU; never in a trace.

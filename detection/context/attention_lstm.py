@@ -180,6 +180,7 @@ def _shares_of_line(valid: Tensor, size: int) -> Tensor:
     count = valid.sum(1)[:, None, None]
     pooled = count.clamp(min=1, max=size)
     index = positions[:size, None]
-    first, end = index * count // pooled, -(-(index + 1) * count // pooled)
+    # Rounded up by a sum: an ONNX export would truncate the quotient of negative numbers.
+    first, end = index * count // pooled, ((index + 1) * count + pooled - 1) // pooled
     inside = (positions >= first) & (positions < end) & (index < pooled) & (positions < count)
     return inside / inside.sum(2, keepdim=True).clamp(min=1)

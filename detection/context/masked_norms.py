@@ -56,7 +56,9 @@ class MaskedGroupNorm(nn.GroupNorm):
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:  # type: ignore[override]
         """Normalize each image of x (B, C, H, W) under booleans `valid` (B, 1, H, W)."""
-        exact = at_least_float32(x).unflatten(1, (self.num_groups, -1))  # (B, groups, C / groups, H, W)
+        # A reshape and not `unflatten`, which an ONNX export would fix at the example's size.
+        shape = (x.shape[0], self.num_groups, self.num_channels // self.num_groups, *x.shape[2:])
+        exact = at_least_float32(x).reshape(shape)  # (B, groups, C / groups, H, W)
         mean, variance = _moments(exact, valid[:, None], (2, 3, 4))
         y = ((exact - mean) * (variance + self.eps).rsqrt()).flatten(1, 2)  # (B, C, H, W)
         return (y * self.weight[:, None, None] + self.bias[:, None, None]).to(x.dtype)

@@ -44,7 +44,7 @@ def write_onnx(
     *,
     opset: int,
     dynamic: Mapping[str, Mapping[int, str]] | None = None,
-    defaults: Mapping[str, Tensor] | None = None,
+    constants: Sequence[str] = (),
     metadata: Mapping[str, Any] | None = None,
 ) -> None:
     """Trace a module and write it.
@@ -56,8 +56,8 @@ def write_onnx(
         path: the file.
         opset: version of ONNX's operators.
         dynamic: names of the axes of any size, of inputs and outputs.
-        defaults: values of inputs that a caller may leave out.
-        metadata: written as text, what is no text as JSON.
+        constants: inputs that become initializers with the example's values.
+        metadata: written as JSON.
 
     Raises:
         UserError: the weights do not fit into one file.
@@ -86,11 +86,11 @@ def write_onnx(
     model = onnx.load(path)
     used = {node.op_type for node in model.graph.node if node.domain == DOMAIN}
     model.functions.extend(functions(used, opset))
-    for name, value in (defaults or {}).items():
-        # An input with an initializer of its name is optional.
-        model.graph.initializer.append(onnx.numpy_helper.from_array(value.numpy(), name))
+    for name in constants:
+        model.graph.initializer.append(onnx.numpy_helper.from_array(inputs[name].numpy(), name))
+        model.graph.input.remove(next(value for value in model.graph.input if value.name == name))
     onnx.helper.set_model_props(
-        model, {k: v if isinstance(v, str) else json.dumps(v) for k, v in (metadata or {}).items()}
+        model, {k: json.dumps(v) for k, v in (metadata or {}).items()}
     )
     onnx.checker.check_model(model)
     onnx.save(model, path)

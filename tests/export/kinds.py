@@ -1,0 +1,101 @@
+"""Kinds of detectors that are exported, with random weights that detect: small ones, and the shipped configs."""
+
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from detection.config import base_config, override
+from detection.detector import Detector, build_detector
+from detection.heads import SequenceHead
+
+SMALL = [
+    "detector.backbone.channels=(8, 16)",
+    "detector.backbone.stem_channels=8",
+    "detector.context.hidden_channels=8",
+    "detector.head.hidden_channels=32",
+    "detector.min_size=64",
+    "detector.max_size=96",
+]
+CELLS = (
+    "TanhRNN", "IRNN", "IndRNN", "Accumulator", "LSTM", "PeepholeLSTM", "TiedLSTM", "GRU", "MUT1", "MUT2", "MUT3",
+    "MinGRU", "MinLSTM", "GatedLinear", "RGLRU",
+)  # fmt: skip
+UNROLLED = ("TiedLSTM", "MUT1", "MUT2", "MUT3")
+CONTEXTS = {
+    "NoContext": [],
+    "ConvStack": ["hidden_channels=8"],
+    "GlobalAverage": ["hidden_channels=8"],
+    "NonLocal": ["hidden_channels=8"],
+    "LargeKernel": ["hidden_channels=8", "kernel_size=7"],
+    "SelfAttention": ["num_heads=2"],
+    "RecurrentConv": ["norm=lrn"],
+    "AttentionLSTM": ["hidden_channels=8", "size=6"],
+}
+
+
+def spatial_rnn(cell: str) -> list[str]:
+    """The quick start with another cell."""
+    return [*SMALL, f"detector.context.cell=detection.cells.{cell}"]
+
+
+def context(name: str) -> list[str]:
+    """The quick start with another context."""
+    rest = [text for text in SMALL if "context" not in text]
+    settings = [f"detector.context.{text}" for text in CONTEXTS[name]]
+    return [*rest, f"detector.context=detection.context.{name}", *settings]
+
+
+def build(config: str, overrides: list[str], seed: int = 0) -> Detector:
+    """Build a detector of a shipped config, in evaluation mode, whose random weights find different things."""
+    torch.manual_seed(seed)
+    settings = override(base_config(config), overrides)
+    detector = build_detector(settings.detector, 3, resize_in_training=False)
+    return lively(detector.eval())
+
+
+@torch.no_grad()
+def lively(detector: Detector) -> Detector:
+    """Scale predictions to a spread of about 2, and fit batch norms to what they see."""
+    images = [torch.from_numpy(image).permute(2, 0, 1) for image in pictures(4)]
+    norms = [m for m in detector.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        norm.train()
+        norm.momentum = None
+    detector(images)
+    for norm in norms:
+        norm.eval()
+    for module, spread in _predictions(detector):
+        handle = module.register_forward_hook(partial(_spread, spread))
+        detector(images)
+        handle.remove()
+    if isinstance(detector.head, SequenceHead):
+        detector.head.decoder.weight *= 4
+        detector.head.decoder.weight[:, 4:] *= 6
+    return detector
+
+
+def _predictions(detector: Detector) -> list[tuple[nn.Module, float]]:
+    spreads = {"cls_logits": 2.0, "bbox_pred": 0.3, "cls_score": 3.0}
+    return [(m, spreads[n.split(".")[-1]]) for n, m in detector.named_modules() if n.split(".")[-1] in spreads]
+
+
+def _spread(spread: float, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    if output.std() > 0:
+        module.weight *= spread / output.std()
+        module.bias -= output.mean() if spread > 1 and module.bias.ndim == 1 else 0
+
+
+def pictures(count: int, height: int = 72, width: int = 96) -> list[np.ndarray]:
+    """Draw images of colored rectangles."""
+    generator = np.random.default_rng(0)
+    images = []
+    for _ in range(count):
+        image = generator.integers(0, 60, (height, width, 3), dtype=np.uint8)
+        for _ in range(6):
+            top, left = generator.integers(0, height - 12), generator.integers(0, width - 12)
+            rows, columns = generator.integers(8, 30, 2)
+            image[top : top + rows, left : left + columns] = generator.integers(0, 256, 3)
+        images.append(image)
+    return images
