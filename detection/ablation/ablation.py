@@ -24,8 +24,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 class Ablation:
     """Variants to compare: every variant is trained on every data set with every seed.
 
-    Changes are `key=value` texts, or a mapping from dotted keys to values and parts (`partial`s of classes), which are
-    converted to such texts: each run is a command that can be pasted.
+    Changes are `key=value` texts, or a mapping from dotted keys to values and parts (each a `partial` of a class),
+    which are converted to such texts: each run is a command that can be pasted.
 
     Attributes:
         base: a config file, relative to the ablation's folder, or a shipped config's name; or a config, which the same

@@ -49,7 +49,7 @@ class IndRNN(Cell):
 
     Args:
         hidden_size, input_size, bias, init, learned_initial_state: as in `Cell`; only the input side has a bias.
-        bound_length: T, which bounds |u| by 2^(1/T), so that a state at most doubles over T steps by itself. A weight
+        bound_length: T, which bounds `|u|` by 2^(1/T), so that a state at most doubles over T steps by itself. A weight
             beyond the bound is used as the bound and gets no gradient. None for no bound.
     """
 
