@@ -18,9 +18,10 @@ ROOT = Path(__file__).parent.parent
 
 project, author, release = "context-detection", "The detection authors", __version__
 copyright = f"2026, {author}"
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx-mathjax-offline"]
 html_theme = "furo"
 html_title = f"context-detection {release}"
+default_role = "code"
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 4
 autodoc_member_order = "bysource"

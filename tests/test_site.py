@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_the_site_builds_without_a_warning(tmp_path):
-    for module in ("sphinx", "furo", "myst_parser"):
+    for module in ("sphinx", "furo", "myst_parser", "sphinx-mathjax-offline"):
         pytest.importorskip(module)
     command = [sys.executable, "-m", "sphinx", "-n", "-W", "--keep-going", "-q", "-d", tmp_path / "trees"]
     built = subprocess.run([*command, ROOT / "docs", tmp_path / "site"], capture_output=True, text=True, cwd=tmp_path)
