@@ -123,7 +123,7 @@ class Predictor:
     ) -> None:
         if score is not None and not 0 <= score <= 1:
             raise ValueError(f"score={score}: must be between 0 and 1.")
-        self.run, checkpoint = _split(Path(run_or_checkpoint))
+        self.run, checkpoint = split_run(Path(run_or_checkpoint))
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.detector, self.categories, self.config = open_run(self.run, self.device, checkpoint, trust=trust)
         self.score, _ = choose_score(self.run, score)
@@ -221,8 +221,8 @@ def choose_score(run: Path, asked: float | None) -> tuple[float, str]:
     return (best, f"of the best F1 in {path}") if best >= 0 else (0.5, f"the best F1 in {path} is 0")
 
 
-def _split(path: Path) -> tuple[Path, str | None]:
-    """A run folder and the name of the checkpoint in it, None for the best there is."""
+def split_run(path: Path) -> tuple[Path, str | None]:
+    """Return a run folder and the name of the checkpoint in it, None for the best there is."""
     inner = path.absolute()
     if inner.name == "model.safetensors":
         inner = inner.parent

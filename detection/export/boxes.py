@@ -114,6 +114,4 @@ class _Settle(torch.autograd.Function):
 
     @staticmethod
     def symbolic(g: Any, over: Any) -> Any:
-        sizes = over.type().sizes()
-        found = g.op(f"{DOMAIN}::Settle", over)
-        return found.setType(over.type().with_sizes(sizes[:2])) if sizes else found
+        return g.op(f"{DOMAIN}::Settle", over).setType(over.type().with_sizes([None, None]))

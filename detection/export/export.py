@@ -1,6 +1,6 @@
 """Export of a trained detector: the graph, its metadata, and the check of both before a file appears."""
 
-import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +70,9 @@ def export(
         UserError: a part that has no ONNX form, or not for any size, or a file that differs from the detector.
     """
     require_onnx()
+    script, source = path.with_name("predict_onnx.py"), Path(predict_onnx.__file__).read_bytes()
+    if os.path.lexists(script) and not (script.is_file() and script.read_bytes() == source):
+        raise UserError(f"{script}: is another file; move it away, or choose another folder for the export.")
     graph = DetectorGraph(detector).eval()
     meta = metadata(detector, categories, settings)
     found: list[Verification] = []
@@ -79,8 +82,7 @@ def export(
         found.append(verify(detector, temporary, images, meta))
 
     atomic_write(path, write)
-    script = Path(predict_onnx.__file__).read_text(encoding="utf-8")
-    atomic_write(path.with_name("predict_onnx.py"), lambda temporary: temporary.write_text(script, encoding="utf-8"))
+    atomic_write(script, lambda temporary: temporary.write_bytes(source))
     return found[0]
 
 

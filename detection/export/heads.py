@@ -52,7 +52,9 @@ def require_exportable(head: nn.Module) -> None:
     """
     if isinstance(head, SequenceHead) and not isinstance(head.postprocess, NMS | SetNMS):
         kind = type(head.postprocess).__name__
-        why = "solves an assignment problem for each region in turn" if isinstance(head.postprocess, Stitch) else "is new"
+        why = (
+            "solves an assignment problem for each region in turn" if isinstance(head.postprocess, Stitch) else "is new"
+        )
         raise UserError(
             f"detector.head.postprocess: {kind} {why}, and ONNX has no operator for it; export with "
             "detector.head.postprocess=detection.heads.stitching.NMS, and measure what that changes by `detection "
@@ -61,9 +63,7 @@ def require_exportable(head: nn.Module) -> None:
 
 
 @singledispatch
-def detect(
-    head: nn.Module, images: Images, boxes: Tensor, valid: Tensor, inference: InferenceConfig
-) -> Candidates:
+def detect(head: nn.Module, images: Images, boxes: Tensor, valid: Tensor, inference: InferenceConfig) -> Candidates:
     """Return the detections of each image, best first.
 
     Args:
@@ -144,9 +144,7 @@ def _vote(chosen: Candidates, candidates: Candidates, iou: float) -> Tensor:
 
 
 @detect.register
-def _(
-    head: SequenceHead, images: Images, boxes: Tensor, valid: Tensor, inference: InferenceConfig
-) -> Candidates:
+def _(head: SequenceHead, images: Images, boxes: Tensor, valid: Tensor, inference: InferenceConfig) -> Candidates:
     regions, steps, classes = images.regions(boxes), head.decoder.num_steps, head.num_classes
     stop_below = images.threshold if head.early_stop else None
     decoded = head.decoder(head.embed(regions.descriptors.flatten(1)), stop_below)  # type: ignore[arg-type]

@@ -89,9 +89,7 @@ def write_onnx(
     for name in constants:
         model.graph.initializer.append(onnx.numpy_helper.from_array(inputs[name].numpy(), name))
         model.graph.input.remove(next(value for value in model.graph.input if value.name == name))
-    onnx.helper.set_model_props(
-        model, {k: json.dumps(v) for k, v in (metadata or {}).items()}
-    )
+    onnx.helper.set_model_props(model, {k: json.dumps(v) for k, v in (metadata or {}).items()})
     onnx.checker.check_model(model)
     onnx.save(model, path)
 
@@ -101,12 +99,12 @@ def _symbolics() -> Iterator[None]:
     """Give torch's exporter the functions that it lacks, or computes with fewer digits, while it runs."""
     added = {"aten::expm1": _expm1, "aten::log_sigmoid": _log_sigmoid}
     for name, function in added.items():
-        torch.onnx.register_custom_op_symbolic(name, function, OLDEST_OPSET)
+        torch.onnx.register_custom_op_symbolic(name, function, OLDEST_OPSET)  # pyright: ignore[reportPrivateImportUsage]
     try:
         yield
     finally:
         for name in added:
-            torch.onnx.unregister_custom_op_symbolic(name, OLDEST_OPSET)
+            torch.onnx.unregister_custom_op_symbolic(name, OLDEST_OPSET)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def _expm1(g: Any, x: Any) -> Any:

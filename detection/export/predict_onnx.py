@@ -12,7 +12,8 @@ def prepare(image, meta):
     """Return RGB (H, W, 3) uint8 as (3, h, w) floats in [0, 1], resized as the detector resizes: bilinear, no blur."""
     sides, x = image.shape[:2], image.astype(np.float32) / 255
     scale = min(meta["min_size"] / min(sides), meta["max_size"] / max(sides))
-    scale = min(scale, *(most / side for most, side in zip(meta["size"] or (), sides))) if meta["size"] else scale
+    if meta["size"]:
+        scale = min(scale, meta["size"][0] / sides[0], meta["size"][1] / sides[1])
     for axis, side in enumerate(sides):
         new = max(1, int(side * scale))
         at = np.maximum((np.arange(new) + 0.5) * side / new - 0.5, 0)
@@ -26,7 +27,7 @@ def batched(images, meta):
     """Return images (3, h, w) as one batch, each in the top left, and their heights and widths."""
     sizes = np.array([image.shape[1:] for image in images], np.int64)
     batch = np.zeros((len(images), 3, *(meta["size"] or sizes.max(0))), np.float32)
-    for place, image in zip(batch, images):
+    for place, image in zip(batch, images, strict=True):
         place[:, : image.shape[1], : image.shape[2]] = image
     return {"images": batch, "sizes": sizes}
 
@@ -38,9 +39,9 @@ def main(model, *files):
     for file in files:
         image = np.asarray(ImageOps.exif_transpose(Image.open(file)).convert("RGB"))
         inputs = batched([prepare(image, meta)], meta)
-        boxes, labels, scores, _ = (output[0] for output in session.run(None, inputs))
+        boxes, labels, scores, _ = (np.asarray(output)[0] for output in session.run(None, inputs))
         boxes = boxes * np.tile(np.array(image.shape[1::-1]) / inputs["sizes"][0, ::-1], 2)
-        for box, label, score in zip(boxes, labels, scores):
+        for box, label, score in zip(boxes, labels, scores, strict=True):
             if score >= meta["score"]:
                 print(file, meta["categories"][label - 1]["name"], f"{score:.3f}", *(f"{side:.1f}" for side in box))
 

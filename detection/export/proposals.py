@@ -36,7 +36,9 @@ def _(regions: RPN, batch: Tensor, sizes: Tensor, features: Features) -> tuple[T
     rpn = regions.rpn
     maps = [features[stage] for stage in regions.stages]
     parts = []
-    for level, (scores, deltas, anchors) in enumerate(zip(*rpn.head(maps), _anchors(regions, batch, maps), strict=True)):
+    for level, (scores, deltas, anchors) in enumerate(
+        zip(*rpn.head(maps), _anchors(regions, batch, maps), strict=True)
+    ):
         scores = scores.permute(0, 2, 3, 1).flatten(1)  # (B, A)
         deltas = deltas.unflatten(1, (-1, 4)).permute(0, 3, 4, 1, 2).flatten(1, 3)  # (B, A, 4)
         scores, index = scores.topk(_topk_min(scores, rpn.pre_nms_top_n(), 1), 1)

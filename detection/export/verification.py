@@ -41,22 +41,26 @@ class Verification:
 
     Attributes:
         threshold: score that they are above.
+        lowered: whether that is less than the detector's own, above which nothing was found.
         images: how many there were.
         compared: pairs of detections.
         undecided: detections left out, because less than `MAX_SCORE` decided about them.
         pixels: largest difference of two boxes.
         score: largest difference of two scores.
         batches: shapes of the batches.
-        torch_seconds, onnx_seconds: of all batches but the first, which warms up.
+        timed: images of all batches but the first, which warms up.
+        torch_seconds, onnx_seconds: time for these.
     """
 
     threshold: float
+    lowered: bool = False
     images: int = 0
     compared: int = 0
     undecided: int = 0
     pixels: float = 0.0
     score: float = 0.0
     batches: list[tuple[int, ...]] = field(default_factory=list)
+    timed: int = 0
     torch_seconds: float = 0.0
     onnx_seconds: float = 0.0
 
@@ -75,7 +79,7 @@ def verify(detector: Detector, path: Path, images: Sequence[np.ndarray], meta: d
     """
     batches = list(_batches(images, meta))
     threshold = _visible_threshold(detector, batches)
-    session, found = _session(path, threshold), Verification(threshold)
+    session, found = _session(path, threshold), Verification(threshold, threshold < score_threshold(detector))
     with _settings(detector, threshold):
         for number, inputs in enumerate(batches):
             began = time.perf_counter()
@@ -85,6 +89,7 @@ def verify(detector: Detector, path: Path, images: Sequence[np.ndarray], meta: d
             end = time.perf_counter()
             found.batches.append(inputs["images"].shape)
             if number or len(batches) == 1:
+                found.timed += len(inputs["sizes"])
                 found.torch_seconds += middle - began
                 found.onnx_seconds += end - middle
             candidates = _candidates(detector, inputs, threshold)
@@ -100,11 +105,11 @@ def verify(detector: Detector, path: Path, images: Sequence[np.ndarray], meta: d
 
 
 def _batches(images: Sequence[np.ndarray], meta: dict[str, Any]) -> Iterator[dict[str, np.ndarray]]:
-    """Yield inputs; for any size each image also comes cropped, so that sizes differ inside of a batch, too."""
-    if meta["size"]:
-        yield from (predict_onnx.batched([predict_onnx.prepare(image, meta)], meta) for image in images)
-        return
+    """Yield inputs; each image also comes cropped, so that not every image fills its batch."""
     every = [predict_onnx.prepare(own, meta) for n, image in enumerate(images) for own in (_cropped(image, n), image)]
+    if meta["size"]:
+        yield from (predict_onnx.batched([image], meta) for image in every)
+        return
     number = 0
     while every:
         size = BATCHES[number % len(BATCHES)]
@@ -272,7 +277,9 @@ def _difference(
     origin: str, own: dict[str, Tensor], row: int, other: dict[str, Tensor], threshold: float, box: Tensor
 ) -> str:
     corners = ", ".join(f"{side:.2f}" for side in box.tolist())
-    text = f"the {origin} has a detection of class {int(own['labels'][row])}, score {own['scores'][row]:.5f}, at {corners}"
+    text = (
+        f"the {origin} has a detection of class {int(own['labels'][row])}, score {own['scores'][row]:.5f}, at {corners}"
+    )
     overlap = pairwise_iou(box[None], other["boxes"])[0][0] * (other["labels"] == own["labels"][row])
     if not len(overlap) or overlap.max() < 0.5:
         return f"the file differs from the detector: {text}, which the other lacks; no file was written."
@@ -280,6 +287,6 @@ def _difference(
     pixels = float((other["boxes"][nearest] - box).abs().max())
     score = float((other["scores"][nearest] - own["scores"][row]).abs())
     return (
-        f"the file differs from the detector: {text}, and the other's is {pixels:.3g} pixels and a score of {score:.2g} "
-        f"away (allowed: {MAX_PIXELS:g} and {MAX_SCORE:g}); no file was written."
+        f"the file differs from the detector: {text}, and the other's is {pixels:.3g} pixels and a score of "
+        f"{score:.2g} away (allowed: {MAX_PIXELS:g} and {MAX_SCORE:g}); no file was written."
     )

@@ -75,7 +75,7 @@ def _by_image(boxes: Tensor, scores: Tensor, levels: Sequence[int], iou: float, 
                 chosen = chosen[: int((score[chosen] >= 0).sum())]
         kept.append(chosen[:most])
     counts = [len(rows) for rows in kept]
-    return _shifted(torch.cat(kept), counts, np.arange(len(kept)) * scores.shape[1]), counts
+    return _shifted(torch.cat(kept), counts, np.arange(len(kept)) * int(scores.shape[1])), counts
 
 
 def _apart(boxes: Tensor, groups: Tensor, scores: Tensor) -> Tensor:

@@ -2,12 +2,12 @@
 
 from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from detection.config import base_config, override
 from detection.detector import Detector, build_detector
+from detection.export.drawn_images import drawn_images
 from detection.heads import SequenceHead
 
 SMALL = [
@@ -58,7 +58,7 @@ def build(config: str, overrides: list[str], seed: int = 0) -> Detector:
 @torch.no_grad()
 def lively(detector: Detector) -> Detector:
     """Scale predictions to a spread of about 2, and fit batch norms to what they see."""
-    images = [torch.from_numpy(image).permute(2, 0, 1) for image in pictures(4)]
+    images = [torch.from_numpy(image).permute(2, 0, 1) for image in drawn_images(4, 72, 96)]
     norms = [m for m in detector.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     for norm in norms:
         norm.train()
@@ -77,7 +77,7 @@ def lively(detector: Detector) -> Detector:
 
 
 def _predictions(detector: Detector) -> list[tuple[nn.Module, float]]:
-    spreads = {"cls_logits": 2.0, "bbox_pred": 0.3, "cls_score": 3.0}
+    spreads = {"cls_logits": 2.0, "bbox_pred": 0.3, "cls_score": 1.5}
     return [(m, spreads[n.split(".")[-1]]) for n, m in detector.named_modules() if n.split(".")[-1] in spreads]
 
 
@@ -85,17 +85,3 @@ def _spread(spread: float, module: nn.Module, inputs: tuple[Tensor, ...], output
     if output.std() > 0:
         module.weight *= spread / output.std()
         module.bias -= output.mean() if spread > 1 and module.bias.ndim == 1 else 0
-
-
-def pictures(count: int, height: int = 72, width: int = 96) -> list[np.ndarray]:
-    """Draw images of colored rectangles."""
-    generator = np.random.default_rng(0)
-    images = []
-    for _ in range(count):
-        image = generator.integers(0, 60, (height, width, 3), dtype=np.uint8)
-        for _ in range(6):
-            top, left = generator.integers(0, height - 12), generator.integers(0, width - 12)
-            rows, columns = generator.integers(8, 30, 2)
-            image[top : top + rows, left : left + columns] = generator.integers(0, 256, 3)
-        images.append(image)
-    return images

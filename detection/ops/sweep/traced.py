@@ -74,7 +74,10 @@ def traced_sweep(
     """Compute `sweep` by operators of an ONNX graph, or by `unrolled` where there are none.
 
     Args:
-        cells, x, valid, directions: as in `sweep`; `valid` is a rectangle from the top left of each image.
+        cells: as in `sweep`.
+        x: as in `sweep`.
+        valid: as in `sweep`, and a rectangle from the top left of each image.
+        directions: as in `sweep`.
         unrolled: `sweep` step by step.
 
     Raises:
