@@ -13,6 +13,7 @@ from detection.ablation.choice import Chosen
 from detection.ablation.primary import Primary
 from detection.config.keys import full_overrides
 from detection.config.parts import trust_arguments
+from detection.data.folder_layout import data_overrides
 from detection.errors import UserError
 
 
@@ -168,7 +169,7 @@ def make_plan(
     for data, of_data in ablation.data.items():
         resolved = {}
         for variant, of_variant in [*variants.items()]:
-            changes = (*overrides, *of_data, *of_variant)
+            changes = (*data_overrides((*overrides, *of_data)), *of_variant)
             resolved_config = _resolve(ablation, config, changes, f"{data}/{variant}")
             changes = full_overrides(config, changes)
             variants[variant] = changes[len(changes) - len(of_variant) :]
