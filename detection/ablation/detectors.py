@@ -28,6 +28,7 @@ from detection.errors import UserError
 from detection.evaluation.bootstrap import DetectionResults, detection_results
 from detection.evaluation.coco import AP_METRICS, METRICS
 from detection.evaluation.results import read_ground_truth, read_results
+from detection.heads import name_classes
 from detection.runs.records import data_key, read_record
 from detection.scenes.ensure import ensure_scenes
 from detection.scenes.tasks import TASKS
@@ -149,6 +150,7 @@ class DetectorRuns(RunType):
         accelerator = build_accelerator(config.precision)
         data = open_data(dataclasses.replace(config, data=dataclasses.replace(config.data, workers=0)), accelerator)
         detector = _initialize(config, len(data.train.categories))
+        name_classes(detector, [category.name for category in data.train.categories])
         image, _ = data.val[0]
         images, targets = zip(*(data.train[i] for i in range(min(config.batch_size, len(data.train)))), strict=True)
         return build_workload(detector, config, accelerator, (list(images), list(targets)), image, config.freeze)

@@ -2,6 +2,7 @@
 
 from detection.contracts import Head
 from detection.heads.box_codes import Deltas, PixelOffsets
+from detection.heads.classifier_loss import name_classes
 from detection.heads.costs import Lexicographic, ReInspectCost, SetCost
 from detection.heads.fast_rcnn import FastRCNN
 from detection.heads.local_global import LocalGlobal
@@ -12,4 +13,5 @@ from detection.heads.stitching import NMS, SetNMS, Stitch
 __all__ = [
     "NMS", "Deltas", "Embed", "FastRCNN", "Head", "LSTMDecoder", "Lexicographic", "LocalGlobal", "MeetsWindow",
     "Overlaps", "PixelOffsets", "ReInspectCost", "SequenceHead", "SetCost", "SetNMS", "Stitch",
+    "name_classes",
 ]  # fmt: skip

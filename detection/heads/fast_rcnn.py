@@ -20,13 +20,14 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from detection.contracts import Detections, PooledRegions, RefinementHead, Targets, at_least_float32
 from detection.errors import UserError
 from detection.heads.candidates import by_image, find_candidates
+from detection.heads.classifier_loss import NO_WEIGHTS, ClassifierLoss
 from detection.inference import vote
 from detection.ops.box_deltas import decode_deltas, encode_deltas
 from detection.ops.box_matching import NEITHER, POSITIVE, best_matches, ignored_regions, match_boxes
 from detection.ops.nms import select_by_class
 from detection.ops.ragged import Ragged, positions
 from detection.ops.sampling import sample_boxes
-from detection.ranges import BoxCount, Channels, Fraction, PositiveFraction, ProperFraction
+from detection.ranges import BoxCount, Channels, Fraction, NonNegative, PositiveFraction, ProperFraction
 from detection.weights import LoadReport, load_state, read_state
 
 # torchvision's names of the two layers in its VGGs.
@@ -66,6 +67,10 @@ class FastRCNN(RefinementHead):
         background_iou: a box below it is background.
         batch_size_per_image: boxes that the loss samples.
         positive_fraction: most of them that may be foreground.
+        class_weights: weights of classes in the classifier's loss by class name, such as `{"clef": 3}`, and of
+            `background`; 1 for the others. The loss is the weighted mean over the sampled boxes.
+        focal_gamma: γ of the focal loss in its softmax form (`heads.classifier_loss`), 2 in the paper; 0 is cross
+            entropy.
         ignore_crowd: a background box is in no loss if a crowd region has at least this share of its area; None: it is.
         score_threshold: detections below are dropped.
         nms_threshold: IoU over which the lower-scored detection of a class is dropped.
@@ -86,6 +91,8 @@ class FastRCNN(RefinementHead):
         background_iou: Fraction = 0.5,
         batch_size_per_image: BoxCount = 512,
         positive_fraction: Fraction = 0.25,
+        class_weights: dict[str, NonNegative] = NO_WEIGHTS,
+        focal_gamma: NonNegative = 0.0,
         ignore_crowd: PositiveFraction | None = 0.7,
         score_threshold: ProperFraction = 0.05,
         nms_threshold: Fraction = 0.5,
@@ -97,6 +104,7 @@ class FastRCNN(RefinementHead):
                 f"head.weights={weights!r}: two fully connected layers have them; set head.convs=() or none."
             )
         self.weights, self.ignore_crowd = weights, ignore_crowd
+        self.classifier_loss = ClassifierLoss(num_classes, focal_gamma, class_weights)
         if convs:
             layer = partial(nn.BatchNorm2d) if norm == "batch" else None
             box_head = FastRCNNConvFCHead((in_channels, size, size), list(convs), [hidden_channels], norm_layer=layer)
@@ -160,7 +168,7 @@ class FastRCNN(RefinementHead):
             found = deltas.unflatten(1, (-1, 4)).gather(1, own)[:, 0]  # (R, 4), of each box's class
             distance = F.smooth_l1_loss(found, samples.deltas.where(positive, 0), beta=1 / 9, reduction="none")
             return [], {
-                "loss_classifier": F.cross_entropy(logits, samples.labels),
+                "loss_classifier": self.classifier_loss(logits, samples.labels),
                 "loss_box_reg": distance.where(positive, 0).sum() / len(logits),
             }
         candidates = self.decode(*as_probabilities(logits, deltas), regions.boxes, regions.image_sizes)

@@ -19,6 +19,7 @@ from detection.config.parts import trusting
 from detection.data.coco_index import Category
 from detection.detector import Detector, build_detector, require_buildable
 from detection.errors import UserError
+from detection.heads import name_classes
 from detection.runs.checkpoint import load_meta, load_weights, newest_complete, require_fitting_weights
 from detection.runs.environment import environment
 from detection.runs.lock import LOCK, remove_empty
@@ -145,6 +146,7 @@ def open_run(
     # A stranger's config may ask for any amount of memory: it is compared with the weights before that is taken.
     require_fitting_weights(folder, require_buildable(config.detector, len(categories)))
     detector = build_detector(config.detector, len(categories), resize_in_training=False)
+    name_classes(detector, [category.name for category in categories])
     load_weights(folder, detector)
     # The layout that it was trained in: sums have the same order.
     to_channels_last(detector.to(device))

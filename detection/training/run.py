@@ -24,6 +24,7 @@ from detection.data.sampling import TrainBatches
 from detection.data.transforms import Transform
 from detection.detector import Detector, build_detector
 from detection.evaluation import evaluate_detections, is_defined, metrics_table, write_evaluation, write_metrics
+from detection.heads import name_classes
 from detection.names import short_name
 from detection.pretrained import load_pretrained
 from detection.runs.checkpoint import load_meta, load_weights, newest_complete, save_checkpoint
@@ -171,6 +172,7 @@ def prepare(config: Config, folder: Path, accelerator: Accelerator, resume: bool
     data = open_data(config, accelerator)
     detector = build_detector(config.detector, len(data.train.categories), resize_in_training=False)
     names = [category.name for category in data.train.categories]
+    name_classes(detector, names)
     reports = [] if resume else load_pretrained(detector, config.detector.weights, names)
     freeze(detector, config.freeze, 0)
     # Convolutions compute in this layout; the others' maps would be transposed for each.
