@@ -13,7 +13,7 @@ __all__ = [
     "DetectionDataset", "Detections", "Detector", "DetectorConfig", "FastRCNN", "GatedLinear", "GoogLeNet", "GridCells",
     "Head", "IndRNN", "InferenceConfig", "LocalGlobal", "MinGRU", "MinLSTM", "PeepholeLSTM", "Pool", "Predictor",
     "RecurrentConv", "RecurrentStages", "Regions", "ResNet", "RoIAlign", "SegmentationLoss", "SequenceHead", "SkipPool",
-    "Source", "SpatialRNN", "TanhRNN", "TiedLSTM", "Timm", "Tiny", "UserError", "add_context", "build_detector",
+    "Source", "SpatialRNN", "TanhRNN", "TiedLSTM", "Tiles", "Timm", "Tiny", "UserError", "add_context", "build_detector",
     "evaluate", "evaluate_detections", "load_config", "load_index", "load_pretrained", "open_run", "train",
     "train_one_epoch",
 ]  # fmt: skip
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from detection.regions import RPN, GridCells
     from detection.runs.folder import open_run
     from detection.segmentation import SegmentationLoss
+    from detection.tiles import Tiles
     from detection.training.engine import evaluate, train_one_epoch
     from detection.training.run import train
 else:

@@ -60,6 +60,7 @@ from detection import (
     SpatialRNN,
     TanhRNN,
     TiedLSTM,
+    Tiles,
     Timm,
     Tiny,
     UserError,
@@ -98,6 +99,8 @@ def predict(run: Path, photo: np.ndarray[Any, np.dtype[np.uint8]], tensor: Tenso
     assert_type(predictor(photo), Detections)
     assert_type(predictor(tensor), Detections)
     assert_type(predictor([run, image, photo], batch_size=8), list[Detections])
+    assert_type(predictor([photo], tiles=Tiles(640, overlap=0.3)), list[Detections])
+    assert_type(predictor(photo, tiles=640), Detections)
     assert_type(predictor(["a.jpg", "b.jpg"]), list[Detections])
     assert_type(found.boxes, Tensor)
     assert_type(found.scores, Tensor)

@@ -19,7 +19,7 @@ _ARCHIVES = (b"PK\3\4", b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"Rar!"
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 _HEIF = "needs the package pillow-heif (pip install pillow-heif)"
-_FRAMES = "extract its frames and give their folder (ffmpeg -i VIDEO FOLDER/%06d.png)"
+_FRAMES = "`detection predict` takes it by its name; elsewhere give its frames (ffmpeg -i VIDEO FOLDER/%06d.png)"
 _UNKNOWN = "no image format that is read"
 _FOLDERS, _HIDDEN, _ODD, _BARE = "folder", "hidden file", "broken link or pipe", "file without suffix"
 
@@ -69,6 +69,42 @@ def find_images(arguments: Sequence[str]) -> FoundImages:
     return FoundImages(
         list(found.values()), Counter(k for p, k in left_out.items() if p not in found and p not in searched)
     )
+
+
+def find_videos(arguments: Sequence[str]) -> list[Path]:
+    """Find the videos that arguments name, each once: files, and all that patterns match where none of it is an image.
+
+    Raises:
+        UserError: there are videos, and an argument that stands for something else.
+    """
+    videos: dict[str, Path] = {}
+    others = []
+    for argument in arguments:
+        found = _videos(argument)
+        videos |= {os.path.abspath(path): path for path in found}
+        others += [] if found else [argument]
+    if videos and others:
+        first = next(iter(videos.values()))
+        raise UserError(
+            f"{first} is a video, {others[0]} is none: detect on videos and on images in separate commands."
+        )
+    return list(videos.values())
+
+
+def _videos(argument: str) -> list[Path]:
+    if os.path.isfile(argument):
+        return [Path(argument)] if _is_video(Path(argument)) else []
+    if not glob.has_magic(argument) or os.path.isdir(argument):
+        return []
+    matches = [path for path in map(Path, sorted(glob.glob(argument, recursive=True))) if path.is_file()]
+    videos = [path for path in matches if path.suffix.lower() in _VIDEOS]
+    return [] if any(_kind(path) is None for path in matches) else videos
+
+
+def _is_video(path: Path) -> bool:
+    if path.suffix.lower() in readable_suffixes():
+        return False
+    return path.suffix.lower() in _VIDEOS or "is a video" in (describe_other(path) or "")
 
 
 def _entries(argument: str) -> tuple[list[Path], list[Path]]:

@@ -10,9 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from detection.atomic_write import atomic_write, naming
+from detection.names import short_name
 
 _SECONDS_BETWEEN_LINES = 20
 
@@ -118,6 +126,14 @@ def _log_line(text: str) -> dict[str, Any] | None:
         return None
 
 
+def duration(seconds: float) -> str:
+    """Return a time for people: `45 s`, `13 min`, `2 h 05 min`."""
+    minutes = round(seconds / 60)
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
 class Bar:
     """Progress of one pass over data; made by `progress`."""
 
@@ -125,7 +141,7 @@ class Bar:
         self.label, self.total, self.rich_bar, self.silent = label, total, rich_bar, silent
         self.done, self.began = 0, time.perf_counter()
         self.printed = self.began
-        self.task = rich_bar.add_task(label, total=total, note="") if rich_bar else None
+        self.task = rich_bar.add_task(label, total=total or None, note="") if rich_bar else None
 
     def advance(self, amount: int = 1, note: str = "") -> None:
         """Count `amount` more as done."""
@@ -134,16 +150,27 @@ class Bar:
             self.rich_bar.update(self.task, advance=amount, note=note)
         elif not self.silent and time.perf_counter() - self.printed > _SECONDS_BETWEEN_LINES:
             self.printed = time.perf_counter()
-            left = (self.printed - self.began) / self.done * (self.total - self.done)
-            print(f"{self.label}: {self.done}/{self.total}, {left:.0f} s left  {note}", flush=True)
+            print(f"{self.label}: {self._state()}  {note}".rstrip(), flush=True)
+
+    def _state(self) -> str:
+        """What is done of how much, and the time left; a total that is unknown or passed gives none."""
+        if self.done > self.total:
+            return f"{self.done}"
+        left = (self.printed - self.began) / self.done * (self.total - self.done)
+        return f"{self.done}/{self.total}, {duration(left)} left"
 
 
 @contextmanager
 def progress(label: str, total: int, main: bool = True) -> Iterator[Bar]:
-    """Show a bar with the time left on a terminal, a plain line now and then in a pipe, nothing on other processes."""
+    """Show a bar with the time left on a terminal, a plain line now and then in a pipe, nothing on other processes.
+
+    A total of 0 is unknown.
+    """
+    label = short_name(label)
     if not (main and sys.stdout.isatty()):
         yield Bar(label, total, None, silent=not main)
         return
-    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), "left")
-    with Progress(*columns, TimeRemainingColumn(), "{task.fields[note]}", transient=True) as rich_bar:
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    left = ("left", TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False))
+    with Progress(*columns, *left, transient=True) as rich_bar:
         yield Bar(label, total, rich_bar, silent=False)

@@ -24,6 +24,8 @@ from detection.detector import Detector, require_visible
 from detection.errors import UserError
 from detection.names import csv_name, unique_stems
 from detection.runs.image_files import describe_other
+from detection.tiles import Tiles
+from detection.training.workers import usable_cores
 
 if TYPE_CHECKING:
     from detection.predictor import Detections, Predictor
@@ -73,11 +75,12 @@ class PredictionSummary:
 class ImageFiles(Dataset):
     """Decodes image files; one that cannot be used becomes an `ImageFile` with a problem, and the others go on.
 
-    The detector resizes images to `min_size` pixels of the shorter side, and `max_size` at most of the longer.
+    The detector resizes images, or their `tiles`, to `min_size` pixels of the shorter side, and `max_size` at most of
+    the longer.
     """
 
-    def __init__(self, paths: Sequence[Path], min_size: int, max_size: int) -> None:
-        self.paths, self.min_size, self.max_size = paths, min_size, max_size
+    def __init__(self, paths: Sequence[Path], min_size: int, max_size: int, tiles: Tiles | None = None) -> None:
+        self.paths, self.min_size, self.max_size, self.tiles = paths, min_size, max_size, tiles
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -91,23 +94,28 @@ class ImageFiles(Dataset):
         except UserError as error:
             other = describe_other(path) if os.path.isfile(path) else None
             return ImageFile(path, None, f"image {path} {other}." if other else str(error))
+        if self.tiles is not None:
+            height, width = min(height, self.tiles.size), min(width, self.tiles.size)
         shrinking = max(height, width) / max(resized_shape(height, width, self.min_size, self.max_size))
         return ImageFile(path, image, shrinking=shrinking)
 
 
 def image_batches(files: ImageFiles, batch_size: int) -> DataLoader:
     """Load lists of `batch_size` images in order, decoded ahead by up to two processes if there are enough of them."""
-    workers = min(2, len(files) // 8, (os.cpu_count() or 1) - 1) if has_shared_memory() else 0
+    workers = min(2, len(files) // 8, usable_cores() - 1) if has_shared_memory() else 0
     return DataLoader(files, batch_size=batch_size, num_workers=workers, collate_fn=SharedCollate(list))
 
 
 def detect(
-    predictor: "Predictor", batches: Iterable[Sequence[ImageFile]]
+    predictor: "Predictor", batches: Iterable[Sequence[ImageFile]], tiles: Tiles | None = None, tile_batch: int = 1
 ) -> "Iterator[tuple[ImageFile, Detections | None]]":
-    """Detect on batches of images; yields each with its detections, or None where it has a problem."""
+    """Detect on batches of images; yields each with its detections, or None where it has a problem.
+
+    With `tiles`, `tile_batch` of them are in one forward pass.
+    """
     for batch in batches:
         images = [file.image for file in batch if file.image is not None]
-        detections = iter(predictor(images, batch_size=len(batch)))
+        detections = iter(predictor(images, len(batch)) if tiles is None else predictor(images, tile_batch, tiles))
         for file in batch:
             yield file, None if file.image is None else next(detections)
 

@@ -5,6 +5,10 @@ import dataclasses
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 import warnings
 from contextlib import redirect_stdout
 from functools import partial
@@ -26,7 +30,7 @@ from detection.data.coco_index import Category
 from detection.data.images import read_image
 from detection.detector import build_detector
 from detection.errors import UserError
-from detection.predictor import Detections
+from detection.predictor import Detections, Predictor
 from detection.runs.checkpoint import save_checkpoint
 from detection.runs.folder import config_json, open_run
 from detection.runs.image_files import find_images
@@ -35,6 +39,7 @@ from detection.training.engine import coco_results
 from tests.coco_files import write_image
 from tests.hostile_names import KINDS, hostile_names
 from tests.tiny_runs import DETECTOR
+from tests.video.films import write_film
 
 CATEGORIES = (Category(3, "cat"), Category(9, "dog"))
 
@@ -437,3 +442,63 @@ def _is_file_name(name):
         return bool(name) and "\0" not in name and bool(os.fsencode(name))
     except UnicodeEncodeError:
         return False
+
+
+def test_a_film_is_drawn_and_tabled(run, photos, capsys):
+    write_film(Path("film.mp4"), 5, 64, 48)
+    code, out, err = _main(capsys, run, "film.mp4", "--score", 0.3, "--device", "cpu", "--batch-size", 2)
+    assert (code, err) == (0, "") and "frames      5 of 5 announced, all drawn in videos/film.mp4" in out
+    assert sorted(os.listdir("predictions")) == ["detections.csv", "videos"]
+    with open("predictions/detections.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert f"detections  {len(rows)}\n" in out and {row["frame"] for row in rows} <= {"0", "1", "2", "3", "4"}
+    short = Path("film.mp4").read_bytes()[:-100]
+    Path("short.mp4").write_bytes(short)
+    code, out, err = _main(capsys, run, "*.mp4", "--score", 0.3, "--output", "o")
+    assert code == 1 and "1; 1 of 2 could not be read" in out and "short.mp4 is cut short" in err
+    code, _, err = _main(capsys, run, "short.mp4", "--output", "o2")
+    assert code == 2 and "short.mp4 is cut short" in err and err.count("\n") == 1 and not Path("o2").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["photos", "film.mp4"], "film.mp4 is a video, photos is none"),
+        (["film.mp4", "--attention"], "--attention: is drawn in images alone"),
+        (["photos", "--tiles", "64", "--attention"], "leave out --tiles"),
+        (["photos", "--overlap", "0.3"], "give their size, too: --tiles 640"),
+        (["photos", "--tiles", "8"], "tiles of 8 pixels"),
+        (["photos", "--tiles", "64", "--overlap", "1"], "overlap=1.0: must be between 0 and 0.9"),
+    ],
+)
+def test_what_does_not_go_together_is_named(run, photos, capsys, arguments, words):
+    write_film(Path("film.mp4"), 2, 64, 48)
+    code, _, err = _main(capsys, run, *arguments)
+    assert code == 2 and words in err and err.count("\n") == 1 and not Path("predictions").exists()
+
+
+def test_tiles_are_detected_in_and_merged(run, photos, capsys):
+    write_image(Path("large/a.png"), 600, 300, 3)
+    code, out, _ = _main(capsys, run, "large", "--score", 0.3, "--device", "cpu", "--tiles", 100, "--output", "o")
+    assert code == 0 and "shrunk" not in out
+    _, results, table = _written(Path("o"))
+    found = Predictor(run, "cpu", 0.3)("large/a.png", tiles=100)
+    assert len(results) == len(table) == len(found) > 0
+    assert found.to_coco(1) == results
+    code, out, _ = _main(capsys, run, "large", "--device", "cpu", "--output", "o2")
+    assert "--tiles 640" in out  # a hint, where small objects are lost
+
+
+def test_sigterm_leaves_nothing_behind(run, photos):
+    """A signal ends a film that is at work, and its hidden folder goes with it."""
+    write_film(Path("film.mp4"), 3000, 64, 48)
+    command = [sys.executable, "-m", "detection.cli.predict", run, "film.mp4", "--device", "cpu", "--batch-size", "1"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list(Path().glob(".predictions.*/videos/.writing*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.terminate()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM and err == "interrupted by SIGTERM\n"
+    assert sorted(os.listdir()) == ["film.mp4", "photos"]
