@@ -34,6 +34,16 @@ CONTEXTS = {
     "AttentionLSTM": ["hidden_channels=8", "size=6"],
 }
 
+LITE0 = ["detector.min_size=96", "detector.max_size=128", "detector.regions.post_nms_top_n=(100, 100)"]
+SHIPPED = {
+    "faster_rcnn_crowd": [],
+    "sequence_head_crowd": [],
+    "reinspect_crowd": ["detector.head.postprocess=detection.heads.stitching.NMS"],
+    "recurrent_surround": [],
+    **dict.fromkeys(("finetune", "ion_lite0_finetune", "accnn_lite0_finetune", "recurrent_lite0_finetune",
+                     "sequence_head_lite0_finetune"), LITE0),
+}  # fmt: skip
+
 
 def spatial_rnn(cell: str) -> list[str]:
     """The quick start with another cell."""
@@ -47,11 +57,13 @@ def context(name: str) -> list[str]:
     return [*rest, f"detector.context=detection.context.{name}", *settings]
 
 
-def build(config: str, overrides: list[str], seed: int = 0) -> Detector:
+def build(config: str, overrides: list[str], pretrained: bool = False) -> Detector:
     """Build a detector of a shipped config, in evaluation mode, whose random weights find different things."""
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     settings = override(base_config(config), overrides)
     detector = build_detector(settings.detector, 3, resize_in_training=False)
+    if pretrained:
+        detector.backbone.load_pretrained()
     return lively(detector.eval())
 
 

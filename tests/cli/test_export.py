@@ -1,0 +1,61 @@
+"""`detection export` on a run: what is written and printed, and mistakes."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from detection.cli import export
+from tests.coco_files import write_image
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+
+def error(arguments, capsys):
+    assert export.main([str(argument) for argument in arguments]) == 2
+    text = capsys.readouterr().err
+    assert text.startswith("error: ") and text.count("\n") == 1
+    return text
+
+
+def test_a_run_is_exported_and_compared(finished_run, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for number in range(3):
+        write_image(Path(f"images/{number}.png"), 60, 40, number)
+    arguments = [finished_run, "--images", "images", "--output", "a/x.onnx", "--dynamic"]
+    assert export.main([str(argument) for argument in arguments]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"compared    \d+ detections on 6 images of --images\n", printed)
+    assert re.search(r"an image    [\d.]+ ms by torch, [\d.]+ ms by ONNX Runtime", printed)
+    assert "batches of any size" in printed and sorted(os.listdir("a")) == ["predict_onnx.py", "x.onnx"]
+    assert "exists already" in error(arguments, capsys)
+    Path("a/predict_onnx.py").write_text("mine")
+    assert "predict_onnx.py: is another file" in error([*arguments[:4], "a/y.onnx"], capsys)
+    assert Path("a/predict_onnx.py").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--size", "64", "64", "--dynamic"], "--size is for a file of one size"),
+        (["--size", "64", "8"], "--size 64 8: both must be 32 or more"),
+        (["--opset", "9"], "--opset 9: must be between 17 and 20"),
+        (["--images", "nothing"], "nothing"),
+        (["head=1.5"], "head"),
+    ],
+)
+def test_mistakes_are_one_sentence(finished_run, tmp_path, arguments, message, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert message in error([finished_run, "--output", tmp_path / "out" / "x.onnx", *arguments], capsys)
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_the_validation_set_images_are_drawn(finished_run, capsys):
+    from detection.runs.folder import open_config
+
+    images, origin = export.comparison_images(None, open_config(finished_run, ["data.val.images=nowhere"]))
+    assert "drawn" in origin and len(images) == export.COMPARED
+    images, origin = export.comparison_images(None, open_config(finished_run))
+    assert origin == "of the validation set" and len(images) == 3
