@@ -15,10 +15,13 @@ counted, nothing is written unless all is read, and what is written is examined 
 import argparse
 import importlib
 import sys
+from pathlib import Path
 
 from detection.atomic_write import write_json
 from detection.cli import command_parser
 from detection.data.conversion import Conversion
+from detection.data.folder_layout import find_splits
+from detection.data.importing.yolo_layout import SPLITS
 from detection.errors import UserError, command_line
 from detection.names import short_line
 
@@ -53,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
     categories_help = "categories of a COCO file, or names with commas between or in a text file, numbered from 1"
     parser.add_argument("--categories", metavar="A.json|LIST.txt|NAMES", help=f"{categories_help} (default: see above)")
     parser.add_argument("--no-check", action="store_true", help="do not examine what was written")
-    options = parser.parse_args(rest)
+    options = parser.parse_intermixed_args(rest)
     if hasattr(options, "images") and not options.images.is_dir():
         raise UserError(f"{options.images} is no folder; give the folder of images as IMAGES")
     conversions = converter.convert(options)
@@ -62,12 +65,30 @@ def main(argv: list[str] | None = None) -> None:
             raise UserError(f"{conversion.out} cannot be written: it is a folder; name a file as OUT.json")
     for conversion in conversions:
         _write(conversion)
+    if isinstance(paths := getattr(options, "paths", None), list) and len(paths) < 3:
+        print(_how_to_train(conversions, paths[0] if paths[0].is_dir() else paths[0].parent))
     examined = [(conversion.out, conversion.images) for conversion in conversions if conversion.images is not None]
     if examined and not options.no_check:
         from detection.data.doctor import diagnose
 
         print()
         diagnose(examined)
+
+
+def _how_to_train(conversions: list[Conversion], folder: Path) -> str:
+    """Return how training finds what was made of a data set's folder."""
+    made = {(conversion.out.resolve(), Path(str(conversion.images)).resolve()) for conversion in conversions}
+    try:
+        found = {(files.annotations.resolve(), files.images.resolve()) for files in find_splits(folder).values()}
+    except UserError:
+        found = None
+    if found == made:
+        return short_line(f"train on it by data={folder}")
+    keys = (f"data.{c.out.stem}.annotations={c.out} data.{c.out.stem}.images={c.images}" for c in conversions)
+    named = [key for key, c in zip(keys, conversions, strict=True) if c.out.stem in SPLITS]
+    if not named:
+        return short_line(f"split it by detection split {conversions[0].out} --fractions train=0.8 val=0.2 --stratify")
+    return short_line(f"train on it by {' '.join(named)}")
 
 
 def _write(conversion: Conversion) -> None:

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from detection.data.folder_layout import SplitFiles, find_splits
 from tests.data.importing.formats import (
     HEIGHT,
     WIDTH,
@@ -231,3 +232,23 @@ def test_there_and_back(tmp_path):
     hotcoco.COCO(str(tmp_path / "coco.json")).to_yolo(str(tmp_path / "labels"))
     assert converted("yolo", tmp_path / "labels", tmp_path / "images", tmp_path / "again.json") == 0
     assert same_boxes(read(tmp_path / "again.json"), coco)
+
+
+def test_how_to_train_is_printed_and_true(tmp_path, capsys):
+    for split in ("train", "val"):
+        add_image(tmp_path / f"images/{split}/{split}.jpg")
+        add_text(tmp_path / f"labels/{split}/{split}.txt", BOX)
+    add_text(tmp_path / "classes.txt", "cat\n")
+    assert converted("yolo", tmp_path, "--no-check", tmp_path / "out") == 0
+    key = f"data.val.annotations={tmp_path}/out/val.json data.val.images={tmp_path}/images/val"
+    assert key in capsys.readouterr().out
+    assert converted("yolo", tmp_path, "--no-check") == 0
+    assert f"train on it by data={tmp_path}\n" in capsys.readouterr().out
+    found = find_splits(tmp_path)
+    assert found["val"] == SplitFiles(tmp_path / "annotations/val.json", tmp_path / "images/val")
+    for split in ("train", "val"):
+        (tmp_path / f"images/{split}/{split}.jpg").rename(tmp_path / f"images/{split}.jpg")
+        (tmp_path / f"labels/{split}/{split}.txt").rename(tmp_path / f"labels/{split}.txt")
+        (tmp_path / f"images/{split}").rmdir()
+    assert converted("yolo", tmp_path, tmp_path / "all", "--no-check") == 0
+    assert f"detection split {tmp_path}/all/all.json --fractions" in capsys.readouterr().out
