@@ -41,6 +41,8 @@ def _decoded(path: Path, encoding: str | None) -> str:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); change its permissions or remove it") from error
+    if content.startswith(b"PK\x03\x04"):
+        raise UserError(f"{path} is a zip archive; unpack it, and give what was in it")
     if encoding is None:
         starts = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
         unmarked = ((b"<\0", "utf-16-le"), (b"\0<", "utf-16-be"))

@@ -22,6 +22,8 @@ def read_lines(path: Path, what: str) -> list[str]:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); it must be {what}") from None
+    if content.startswith(b"PK\x03\x04"):
+        raise UserError(f"{path} is a zip archive; unpack it, and give what was in it")
     encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     try:
         text = content.decode(encoding)

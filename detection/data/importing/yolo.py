@@ -41,6 +41,7 @@ from detection.names import short_line
 
 _SLACK = 0.01
 """Pixels by which shares rounded to six digits leave an image."""
+_DESCRIPTION = "converted from YOLO"
 _FOUR = "rotated boxes, or outlines of four points, as the upright boxes around them"
 _OUTLINE = "outlines, as the upright boxes around them"
 
@@ -76,7 +77,11 @@ def _outs(found: YoloSet, paths: list[Path]) -> list[Path]:
     folder = paths[1] if len(paths) == 2 else _shown(found.root, paths[0]) / "annotations"
     if folder.suffix == ".json" or folder.is_file():
         raise UserError(f"{folder}: every split becomes a file; give a folder as OUT_FOLDER")
-    return [folder / f"{split.name}.json" for split in found.splits]
+    outs = [folder / f"{split.name}.json" for split in found.splits]
+    for out in outs if len(paths) == 1 else []:
+        if out.is_file() and _DESCRIPTION.encode() not in out.read_bytes()[:200]:
+            raise UserError(f"{out} is there already, not converted from YOLO; give another folder as OUT_FOLDER")
+    return outs
 
 
 def _shown(path: Path, given: Path) -> Path:
@@ -135,7 +140,7 @@ class _Reader:
     ) -> None:
         self.found, self.split, self.labels = found, split, labels
         self.categories, self.ids = classes
-        info: dict[str, object] = {"description": "converted from YOLO"}
+        info: dict[str, object] = {"description": _DESCRIPTION}
         self.builder = CocoBuilder(info, split.folder, self.categories, decimals=6, slack=_SLACK)
         self.counts: Counter[str] = Counter()
         self.used: set[Path] = set()

@@ -109,6 +109,8 @@ def test_tracks_and_files_without_images_get_a_sentence(cvat, capsys, tmp_path):
     arguments = cvat("")
     add_text(tmp_path / "a.xml", "<annotations/>")
     fails(capsys, ("no <image>",), "cvat", *arguments)
+    (tmp_path / "a.xml").write_bytes(b"PK\x03\x04")
+    fails(capsys, ("a.xml is a zip archive", "unpack"), "cvat", *arguments)
     fails(capsys, ("not there",), "cvat", tmp_path / "b.xml", *arguments[1:])
 
 

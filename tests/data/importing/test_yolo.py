@@ -225,6 +225,16 @@ def test_two_yaml_files_need_a_choice_and_other_ones_do_not_count(tmp_path, caps
     fails(capsys, ("one.yaml, two.yaml",), "yolo", tmp_path)
 
 
+def test_annotations_of_another_origin_are_not_overwritten(tmp_path, capsys):
+    small(tmp_path)
+    for _ in range(2):
+        assert converted("yolo", tmp_path, "--no-check") == 0
+    add_text(tmp_path / "annotations/train.json", "{}")
+    fails(capsys, ("train.json is there already", "OUT_FOLDER"), "yolo", tmp_path)
+    (tmp_path / "data.yaml").write_bytes(b"PK\x03\x04")
+    fails(capsys, ("data.yaml is a zip archive",), "yolo", tmp_path)
+
+
 def test_there_and_back(tmp_path):
     hotcoco = pytest.importorskip("hotcoco")
     coco = sample(tmp_path / "images")
