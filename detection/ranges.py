@@ -3,8 +3,9 @@
 A config is checked against these annotations where it is read, so that a typing error is one sentence there.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,17 @@ class Range:
         if self.high is None:
             return low
         return f"{low} and {'below' if self.open_high else 'at most'} {self.high}"
+
+
+@dataclass(frozen=True)
+class ReadAs:
+    """How a setting of a kind of its own is read: `Annotated[partial, ReadAs(read)]`.
+
+    Attributes:
+        read: from a value or plain data, and the key for errors, to the value; raises `UserError`.
+    """
+
+    read: Callable[[Any, str], Any]
 
 
 Channels = Annotated[int, Range(1, 65_536)]

@@ -42,6 +42,7 @@ _KEYS = {
     "data.augmentation.photometric": "hsv_h hsv_s hsv_v color_jitter photometric_distortion",
     "data.augmentation.jitter": "translate random_affine shear degrees",
     "data.augmentation.crop": "random_crop crop_prob",
+    "data.augmentation.extra (any albumentations transform)": "mosaic mixup copy_paste erasing cutout cutmix albu",
     "data.train.annotations": "ann_file train_ann train_annotations annotation_file annotations_file train_json",
     "data.train.images": "train_images train_dir img_prefix data_prefix image_dir images_dir data_root",
     "data.val.annotations": "val_ann val_annotations val_json",

@@ -63,6 +63,8 @@ def class_name(cls: Any, key: str) -> str:
             "into a module in the folder of the config file and import it there."
         )
     folders = module.split(".")
+    if folders[0] == "albumentations":  # all its transforms are names of the package
+        return f"albumentations.{name}"
     for depth in range(2, len(folders)):
         package = ".".join(folders[:depth])
         if name in getattr(sys.modules.get(package), "__all__", ()):

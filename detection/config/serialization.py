@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from detection.config.parts import class_name, find_by_name, find_class, require_fitting
 from detection.errors import UserError
-from detection.ranges import Range
+from detection.ranges import Range, ReadAs
 
 Part = functools.partial
 Settings = TypeVar("Settings")
@@ -190,6 +190,9 @@ def _convert(value: Any, annotation: Any, key: str) -> Any:
 
 
 def _convert_range(value: Any, arguments: tuple[Any, ...], key: str) -> Any:
+    for reading in arguments[1:]:
+        if isinstance(reading, ReadAs):
+            return reading.read(value, key)
     value = _convert(value, arguments[0], key)
     for limits in arguments[1:]:
         if isinstance(limits, Range) and value not in limits:

@@ -12,16 +12,19 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.random import Generator
+from torch.utils.data import get_worker_info
 
 from detection.data.crop import crop_window
+from detection.data.extra_augmentation import VISIBLE, Counts, Sample, Step, StepSetting, build_steps, seed_parts
 from detection.data.semantic import IGNORED, nearest
 from detection.ranges import Fraction, Pixels
 
+_WORKERS = 64
+"""Most loading processes of a run."""
 _JITTER_SHIFT = 0.1
 _JITTER_SCALE = (0.9, 1.1)
-_VISIBLE = 0.25
-"""A box is left out if less of its area is still inside the image after a jitter."""
 _FILL = (124, 116, 104)
 """The ImageNet mean: near zero once normalized."""
 _PROBES = np.array([[0.25, 0.25, 0.5, 0.5], [0.5, 0.5, 0.75, 0.75]])
@@ -41,6 +44,8 @@ class Augmentation:
         crop: Probability of a random crop (sides 30 to 100 %) that leaves no object half seen.
         photometric: Probability of a change of brightness, contrast, saturation (each ±30 %) and hue (±5 %).
         jitter: Probability of a shift by up to 10 % of each side and a scaling by 0.9 to 1.1 of image and boxes.
+        extra: Further steps before the resize, partials: of albumentations transforms and groups, or of your own
+            functions `(image, boxes, labels) → (image, boxes, labels)` (`data.extra_augmentation`).
     """
 
     horizontal_flip: Fraction = 0.5
@@ -49,6 +54,7 @@ class Augmentation:
     crop: Fraction = 0.0
     photometric: Fraction = 0.0
     jitter: Fraction = 0.0
+    extra: tuple[StepSetting, ...] = ()
 
 
 def resized_shape(height: int, width: int, min_size: int, max_size: int) -> tuple[int, int]:
@@ -73,6 +79,18 @@ class Transform:
         self.augmentation = augmentation or Augmentation(horizontal_flip=0.0)
         self.min_sizes = self.augmentation.min_sizes or (min_size,)
         self.max_size = max_size
+        build_steps(self.augmentation.extra)  # what cannot be built is reported before loading processes start
+        # Of the loading processes and this one; shared, so that one line can report them.
+        counts = torch.zeros(_WORKERS + 1, 3, dtype=torch.int64) if self.augmentation.extra else None
+        self._counts = None if counts is None else counts.share_memory_()
+
+    def take_counts(self) -> Counts | None:
+        """Return what extra steps did to boxes since the last call, in all loading processes; None without such."""
+        if self._counts is None:
+            return None
+        counts = Counts(*self._counts.sum(0).tolist())
+        self._counts.zero_()
+        return counts
 
     def __call__(
         self,
@@ -116,6 +134,8 @@ class Transform:
             image, boxes, labels, semantic, ignored = _augment(
                 self._pipeline, image, boxes, labels, semantic, ignored, rng
             )
+        if self._steps:
+            image, boxes, labels, semantic, ignored = self._extra(Sample(image, boxes, labels, semantic, ignored), rng)
         image, scale = _resize(image, min_size, self.max_size)
         height, width = image.shape[:2]
         if semantic is not None and semantic.shape != (height, width):
@@ -127,6 +147,24 @@ class Transform:
         )
         valid, visible = ((own[:, 2:] > own[:, :2]).all(axis=1) for own in (boxes, ignored))
         return image, boxes[valid], labels[valid], semantic, ignored[visible]
+
+    def _extra(self, sample: Sample, rng: Generator) -> tuple:
+        """Take the extra steps and count what they did."""
+        counts = Counts()
+        for step in self._steps:
+            sample = step(sample, rng, counts)
+        worker = get_worker_info()
+        slot = -1 if worker is None else worker.id % _WORKERS
+        assert self._counts is not None
+        self._counts[slot] += torch.tensor([counts.boxes, counts.clipped, counts.left_out])
+        return sample.image, sample.boxes, sample.labels, sample.semantic, sample.ignored
+
+    @cached_property
+    def _steps(self) -> list[Step]:
+        """The extra steps, built in the worker that uses them."""
+        if self.augmentation.extra:
+            _one_opencv_thread()
+        return build_steps(self.augmentation.extra)
 
     @property
     def _flips(self) -> dict[int, float] | None:
@@ -160,11 +198,11 @@ class Transform:
         }
         active = [make(getattr(chosen, name)) for name, make in parts.items() if getattr(chosen, name)]
         moving = chosen.jitter or chosen.horizontal_flip or chosen.vertical_flip
-        boxes = albumentations.BboxParams("albumentations", min_visibility=_VISIBLE, clip=True) if moving else None
+        boxes = albumentations.BboxParams("albumentations", min_visibility=VISIBLE, clip=True) if moving else None
         return albumentations.Compose(active, bbox_params=boxes)
 
     def __getstate__(self) -> dict:
-        return {name: value for name, value in self.__dict__.items() if name != "_pipeline"}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_pipeline", "_steps")}
 
 
 def _flip(
@@ -203,10 +241,7 @@ def _augment(
     # from pixels is float32, and its label fields are slow.
     shares = np.concatenate([boxes / size, _PROBES[: 2 * bool(len(ignored))]])
     rows = np.concatenate([shares, np.arange(len(shares))[:, None]], axis=1)
-    pipeline.set_random_seed(int(rng.integers(2**32)))
-    # `Compose` hands one seed to all its parts, so that, say, both flips would always happen together.
-    for part in pipeline.transforms:
-        part.set_random_seed(int(rng.integers(2**32)))
+    seed_parts(pipeline, rng)
     moved = {} if semantic is None else {"mask": np.ascontiguousarray(semantic)}
     # A copy: the pixels may be kept for the epochs that follow.
     result = pipeline(image=np.array(image, order="C"), bboxes=rows, **moved)

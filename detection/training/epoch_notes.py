@@ -19,6 +19,14 @@ def print_epoch_notes(run: "DetectorRun") -> None:
         run.print_line(f"note      {note}")
     if first and (peak := peak_memory(run.accelerator.device)):
         run.print_line(f"memory    {peak} at most in the first epoch")
+    transform = run.data.train.transform
+    if transform is not None and (counts := transform.take_counts()) and (counts.clipped or counts.left_out):
+        several = " on the first process" if run.accelerator.num_processes > 1 else ""
+        clipped = f", {counts.clipped} that callables gave clipped to the image" if counts.clipped else ""
+        run.print_line(
+            f"augmented {counts.boxes} boxes by data.augmentation.extra{several}: {counts.left_out} left out, too "
+            f"little of them being left in the image{clipped}"
+        )
     if run.compiled is not None and (new := run.compiled.graphs - run.graphs):
         again = "" if first else ", for images of other shapes or another mode"
         run.print_line(f"compile   {new} graphs in epoch {run.done.epoch}, {run.compiled.graphs} in all{again}")
