@@ -13,9 +13,9 @@ __all__ = [
     "DetectionDataset", "Detections", "Detector", "DetectorConfig", "FastRCNN", "GatedLinear", "GoogLeNet", "GridCells",
     "Head", "IndRNN", "InferenceConfig", "LocalGlobal", "MinGRU", "MinLSTM", "PeepholeLSTM", "Pool", "Predictor",
     "RecurrentConv", "RecurrentStages", "Regions", "ResNet", "RoIAlign", "SegmentationLoss", "SequenceHead", "SkipPool",
-    "Source", "SpatialRNN", "TanhRNN", "TiedLSTM", "Tiles", "Timm", "Tiny", "UserError", "add_context", "build_detector",
-    "evaluate", "evaluate_detections", "load_config", "load_index", "load_pretrained", "open_run", "train",
-    "train_one_epoch",
+    "Source", "SpatialRNN", "TanhRNN", "TiedLSTM", "Tiles", "Timm", "Tiny", "UserError", "add_context",
+    "build_detector", "evaluate", "evaluate_detections", "load_config", "load_index", "load_pretrained", "open_run",
+    "train", "train_one_epoch",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -62,5 +62,5 @@ else:
         import ast
         from pathlib import Path
 
-        nodes = ast.walk(ast.parse(Path(__file__).read_text()))
+        nodes = ast.walk(ast.parse(Path(__file__).read_text(encoding="utf-8")))
         return {alias.name: node.module for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names}

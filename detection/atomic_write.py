@@ -37,7 +37,7 @@ def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
 def write_json(path: Path, data: Any, indent: int | None = 2) -> None:
     """Write JSON by `atomic_write`; compact where `indent` is None."""
     text = json.dumps(data, indent=indent) + "\n"
-    atomic_write(path, lambda temporary: temporary.write_text(text))
+    atomic_write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 @contextmanager
@@ -121,7 +121,8 @@ def synchronize(path: Path) -> None:
     """Wait until a file's content, or a folder's names, are on the disk; some file systems know no such folders."""
     unknown = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EBADF) if path.is_dir() else ()
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        # Windows synchronizes only what is open for writing.
+        descriptor = os.open(path, os.O_RDWR if os.name == "nt" and not path.is_dir() else os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:

@@ -55,7 +55,7 @@ def command_line(main: Callable[..., int | None]) -> Callable[..., int]:
             return _refused(str(error))
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes once more at its end
-            return 128 + signal.SIGPIPE
+            return 128 + getattr(signal, "SIGPIPE", 13)  # Windows has none
         except Interrupted as interrupt:
             if os.environ.get("RANK", "0") == "0":  # one of several processes is enough
                 print(interrupt, file=sys.stderr)

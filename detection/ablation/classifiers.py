@@ -109,7 +109,7 @@ class ClassifierRuns(RunType):
     def progress(self, folder: Path) -> str:
         """Read the epoch from the last checkpoint."""
         meta = folder / "checkpoints" / "last" / "meta.json"
-        return epoch_progress(folder, lambda _: json.loads(meta.read_text())["epoch"])
+        return epoch_progress(folder, lambda _: json.loads(meta.read_text(encoding="utf-8"))["epoch"])
 
 
 CLASSIFIERS = ClassifierRuns()

@@ -92,7 +92,7 @@ def cost_of(plan: Plan, costs: MeasuredCosts | None, data: str, variant: str) ->
 def read_costs(path: Path) -> MeasuredCosts | None:
     """Costs measured before; None where there are none, or they cannot be read."""
     try:
-        plain = json.loads(path.read_text())
+        plain = json.loads(path.read_text(encoding="utf-8"))
         costs = {digest: ArchitectureCost(**cost) for digest, cost in plain["architectures"].items()}
         return MeasuredCosts(plain["machine"], plain["rounds"], costs, plain["failures"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

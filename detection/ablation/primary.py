@@ -39,7 +39,7 @@ def registered(output: Path, named: Iterable[Primary]) -> tuple[Primary, ...]:
     if not any((output / "runs").glob("*/*/*/")):
         return tuple(named)
     try:
-        plain: Any = json.loads((output / "ablation.json").read_text())
+        plain: Any = json.loads((output / "ablation.json").read_text(encoding="utf-8"))
         return tuple(Primary(*map(str, names)) for names in plain.get("primary", ()))
     except (OSError, ValueError, TypeError, AttributeError):
         return ()

@@ -121,7 +121,7 @@ class RunType(ABC):
     def updates(self, folder: Path) -> int | None:
         """Updates of the weights in a finished run, from its `log.jsonl`; None if unknown."""
         try:
-            return int(json.loads((folder / "log.jsonl").read_text().splitlines()[-1])["step"])
+            return int(json.loads((folder / "log.jsonl").read_text(encoding="utf-8").splitlines()[-1])["step"])
         except (OSError, ValueError, KeyError, TypeError, IndexError):
             return None
 
@@ -214,7 +214,7 @@ class RunType(ABC):
 def epoch_progress(folder: Path, epochs_done: Callable[[Path], int]) -> str:
     """`epoch N of M` of a run that trains, empty while that cannot be read; `epochs_done` reads N from its folder."""
     try:
-        epochs = json.loads((folder / "config.json").read_text())["schedule"]["epochs"]
+        epochs = json.loads((folder / "config.json").read_text(encoding="utf-8"))["schedule"]["epochs"]
         return f"epoch {epochs_done(folder)} of {epochs}"
     except (OSError, ValueError, KeyError, TypeError, IndexError):
         return ""
@@ -228,7 +228,7 @@ def read_json(path: Path, kind: type, name: str = "") -> Any:
     """
     name = name or path.name
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CorruptRun(f"{name} is missing") from None
     except (OSError, ValueError) as error:

@@ -87,7 +87,7 @@ def save_controls(path: Path, controls: dict[str, Control], digest: str) -> None
 
 def _load_controls(path: Path, digest: str) -> dict[str, Control] | None:
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         if content["digest"] != digest:
             return None
         controls = {name: Control(**plain) for name, plain in content["controls"].items()}

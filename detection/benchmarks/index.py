@@ -69,7 +69,7 @@ def _run(code: str) -> list[float]:
 def synthetic_coco(path: Path, images: int = 118_000, boxes: int = 860_000, categories: int = 80) -> None:
     """Write an annotation file without masks, as large as wanted."""
     rng = np.random.default_rng(0)
-    with path.open("w") as file:
+    with path.open("w", encoding="utf-8") as file:
         file.write('{"images": [')
         for i in range(1, images + 1):
             entry = {"id": i, "file_name": f"{i:012d}.jpg", "width": 640, "height": 480}

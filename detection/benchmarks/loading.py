@@ -54,7 +54,7 @@ def _write_images(folder: Path, kind: str, number: int) -> list[Path]:
     ]
     listed = [{"id": n + 1, "file_name": p.name, "width": width, "height": height} for n, p in enumerate(paths)]
     content = {"images": listed, "annotations": boxes, "categories": [{"id": 1, "name": "thing"}]}
-    (folder / f"{kind}.json").write_text(json.dumps(content))
+    (folder / f"{kind}.json").write_text(json.dumps(content), encoding="utf-8")
     return paths
 
 

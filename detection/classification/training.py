@@ -102,11 +102,12 @@ def _require_fitting(network: Classifier, config: ClassifierConfig, images: Imag
 
 def _after_epoch(run: ClassifierRun, log: RunLog) -> bool:
     """Evaluate between epochs where that is asked for; no run ends early."""
-    epoch, every = run.done.epoch, run.config.evaluate_every
+    epoch, every, measured = run.done.epoch, run.config.evaluate_every, {}
     if run.accelerator.is_main_process and every is not None and epoch % every == 0:
         metrics = _classify(run, run.measured).metrics()
         log.evaluation(epoch - 1, metrics)
-        run.print_line(f"epoch {epoch:3d}  accuracy {metrics['accuracy']:.4f}  loss {metrics['loss']:.4f}")
+        measured = {name: metrics[name] for name in ("accuracy", "loss")}
+    run.print_epoch(measured, digits=4)
     return False
 
 

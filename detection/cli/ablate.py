@@ -16,7 +16,6 @@ its time; --budget-hours leaves out variants, then epochs, until that fits.
 
 import argparse
 import dataclasses
-import os
 import sys
 import time
 from pathlib import Path
@@ -233,7 +232,9 @@ def build_launcher(args: argparse.Namespace, runs: int, held: int) -> "Launcher"
         return SlurmLauncher(options, args.output / "slurm", args.workers)
     import torch
 
-    cores, gpus = len(os.sched_getaffinity(0)), torch.cuda.device_count()
+    from detection.training.workers import usable_cores
+
+    cores, gpus = usable_cores(), torch.cuda.device_count()
     return LocalLauncher(args.workers or min(gpus or cores, runs), cores, gpus, (held,))
 
 
@@ -257,7 +258,7 @@ def run(args: argparse.Namespace, plan: "Plan", controls: "dict[str, Control]", 
         if others := unplanned_runs(plan):
             shown = ", ".join(map(str, others[:3])) + (", …" if len(others) > 3 else "")
             print(short_line(f"note     {len(others)} other runs are kept and not counted: {shown}"))
-        table = ProgressTable(plan)
+        table = ProgressTable(plan, slots=launcher.slots)
         try:
             with table:
                 run_plan(plan, inspect_all(plan), launcher, args.resume, table)

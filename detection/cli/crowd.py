@@ -64,7 +64,7 @@ def run_annotations(run: Path) -> str:
     """Read the validation annotations that a run's config.json names, without a slow import of the config."""
     path = run / "config.json"
     try:
-        annotations = str(json.loads(path.read_text())["data"]["val"]["annotations"])
+        annotations = str(json.loads(path.read_text(encoding="utf-8"))["data"]["val"]["annotations"])
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             f"{run}: not a run folder, there is no config.json in it; give a run's folder, or --results R.json."

@@ -70,7 +70,7 @@ def open_finished(folder: Path, name: str, split: str = "val", *, last: bool = F
         UserError: one of them is missing or cannot be read, or annotations or images have changed since the run.
     """
     try:
-        config = json.loads((folder / "config.json").read_text())
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         named = config["data"].get(split) or {}
         if split == "test" and not named.get("annotations"):
             raise UserError(f"--split test: {folder} has no test split; compare on --split val.")

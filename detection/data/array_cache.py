@@ -108,7 +108,7 @@ def _save_arrays(folder: Path, arrays: dict[str, np.ndarray], meta: dict, is_sou
             for name, array in arrays.items():
                 np.save(temporary / f"{name}.npy", array)
                 checksums[name] = _checksum(temporary / f"{name}.npy")
-            (temporary / "meta.json").write_text(json.dumps({"meta": meta, "checksums": checksums}))
+            (temporary / "meta.json").write_text(json.dumps({"meta": meta, "checksums": checksums}), encoding="utf-8")
             for path in temporary.iterdir():
                 path.chmod(0o600)
             if _open_sound(folder, is_sound) is None:

@@ -155,7 +155,7 @@ def _read_log(log: Path) -> tuple[dict[str, list], dict[str, list]]:
     losses: dict[str, list] = {}
     scores: dict[str, list] = {}
     step = 0
-    for text in log.read_text(errors="replace").splitlines() if log.is_file() else []:
+    for text in log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []:
         try:
             line = json.loads(text)
         except ValueError:

@@ -52,11 +52,14 @@ def writing(folder: Path, main: bool = True) -> Iterator[None]:
         yield
     finally:
         del _held[key]
+        if fcntl is None:  # Windows does not remove an open file
+            os.close(file)
         with suppress(OSError):  # a folder that became read-only keeps the file, which locks nothing
-            if _is_same(file, folder / LOCK):
+            if fcntl is None or _is_same(file, folder / LOCK):
                 (folder / LOCK).unlink()
         remove_empty(made)
-        os.close(file)
+        if fcntl is not None:
+            os.close(file)
 
 
 def require_present(folder: Path) -> None:

@@ -59,8 +59,8 @@ class RunLog:
         kept += [line for line in complete if line["epoch"] == keep_epochs and "lr" in line][:keep_updates]
         self.step = max((line.get("step", 0) for line in kept), default=0)
         text = "".join(json.dumps(line) + "\n" for line in kept)
-        atomic_write(path, lambda temporary: temporary.write_text(text))
-        self.file = path.open("a", buffering=1)
+        atomic_write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        self.file = path.open("a", buffering=1, encoding="utf-8")
         begun = (folder / "tensorboard").exists()
         # TensorBoard drops events from this step on: the last one that is kept must stay.
         self.board = SummaryWriter(folder / "tensorboard", purge_step=self.step + 1 if kept or begun else None)
@@ -109,7 +109,7 @@ class RunLog:
 
 def _complete_lines(path: Path) -> list[dict[str, Any]]:
     """The lines of a log without those that are damaged, as a kill or a power cut leaves the last one."""
-    texts = path.read_text(errors="replace").splitlines() if path.exists() else []
+    texts = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
     lines = [_log_line(text) for text in texts]
     complete = [line for line in lines if line is not None]
     damaged = len(lines) - len(complete) - (bool(lines) and lines[-1] is None)

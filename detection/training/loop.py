@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
@@ -29,6 +30,7 @@ from detection.runs.folder import read_config, write_run_description
 from detection.runs.logs import RunLog, progress
 from detection.runs.room import require_room
 from detection.system_errors import explain
+from detection.training.clock import RunClock
 from detection.training.device_batches import DeviceBatches
 from detection.training.engine import seed_epoch, train_one_epoch
 from detection.training.freezing import freeze
@@ -93,6 +95,8 @@ class TrainingRun(Generic[Model]):
         saved: how far the last checkpoint is, empty where there is none.
         saved_at: when it was written, or the run began, by the monotonic clock.
         waiting: share of its time in which each epoch trained here waited for data.
+        losses: sum and number of the losses of the updates of an epoch that were done here.
+        clock: time that the run takes here, and still will.
         command: that trains such runs.
     """
 
@@ -114,12 +118,27 @@ class TrainingRun(Generic[Model]):
     saved: str = ""
     saved_at: float = field(default_factory=time.monotonic)
     waiting: list[float] = field(default_factory=list)
+    losses: tuple[float, int] = (0.0, 0)
+    clock: RunClock = field(default_factory=RunClock)
 
     def __post_init__(self) -> None:
-        updates_per_epoch = -(-len(self.order) // self.gradient_accumulation_steps)
         fused = self.accelerator.scaler is None
         self.optimizer = build_optimizer(self.config.optimizer, self.model, self.images_per_update, fused=fused)
-        self.scheduler = build_scheduler(self.config.schedule, self.optimizer, updates_per_epoch)
+        self.scheduler = build_scheduler(self.config.schedule, self.optimizer, self.updates_per_epoch)
+
+    @property
+    def updates_per_epoch(self) -> int:
+        """Updates of an epoch."""
+        return -(-len(self.order) // self.gradient_accumulation_steps)
+
+    def print_epoch(self, values: Mapping[str, float] = MappingProxyType({}), digits: int = 3) -> None:
+        """Print the line of the epoch that is done: its mean loss, what an evaluation measured, and the time left."""
+        number, total = self.done.epoch, self.config.schedule.epochs
+        texts = [f"{name} {value:.{digits}f}" for name, value in values.items()]
+        if self.losses[1]:
+            texts.insert(0, f"train loss {self.losses[0] / self.losses[1]:.3f}")
+        note = self.clock.note()
+        self.print_line("  ".join([f"epoch {number:3d} of {total}", *texts, *([note] if note else [])]))
 
     @property
     def images_per_update(self) -> int:
@@ -232,11 +251,16 @@ def _train_epoch(run: TrainingRun, model: nn.Module, log: RunLog) -> None:
     batches = DeviceBatches(run.batches, run.accelerator.device)
     began = start = time.perf_counter()
     label = f"epoch {epoch + 1}/{run.config.schedule.epochs}"
+    run.losses, clock = (0.0, 0), run.clock
+    clock.began = time.monotonic() if clock.began is None else clock.began
+    clock.left = (run.config.schedule.epochs - epoch) * run.updates_per_epoch - run.done.updates
     with progress(label, len(batches), run.accelerator.is_main_process) as bar:
 
         def log_update(line: dict[str, float]) -> None:
             log.update(epoch, line)
-            bar.advance(min(steps, bar.total - bar.done), f"loss {line['loss']:.3f}")
+            run.losses = run.losses[0] + line["loss"], run.losses[1] + 1
+            clock.updates, clock.left = clock.updates + 1, clock.left - 1
+            bar.advance(min(steps, bar.total - bar.done), f"loss {line['loss']:.3f}  {clock.note()}")
             nonlocal began
             now = time.perf_counter()
             run.done.seconds, began = run.done.seconds + now - began, now

@@ -16,7 +16,10 @@ from types import FrameType, TracebackType
 
 from detection.errors import Interrupted
 
-SIGNALS = tuple(getattr(signal, n) for n in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2") if hasattr(signal, n))
+# SIGBREAK is how Windows asks a group of processes to end.
+SIGNALS = tuple(
+    getattr(signal, n) for n in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2", "SIGBREAK") if hasattr(signal, n)
+)
 
 _TOGETHER = 1.0
 """Seconds in which signals count as one: a launcher hands on what the process group has received, too."""
@@ -156,7 +159,10 @@ def outlive_signals(worker: int = 0) -> None:
         worker: its number, which a DataLoader gives.
     """
     sys.excepthook = _leave_out_lost_connections
-    if not hasattr(signal, "sigwaitinfo"):
+    if not hasattr(signal, "sigwaitinfo"):  # macOS and Windows
+        for number in SIGNALS:
+            if number != signal.SIGTERM:  # by which the parent ends its loading processes
+                signal.signal(number, signal.SIG_IGN)
         return
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -227,6 +227,8 @@ def after_epoch(run: DetectorRun, log: RunLog) -> bool:
     last = done.epoch == config.schedule.epochs
     if last or done.epoch % config.evaluate_every == 0:
         evaluate_epoch(run, log)
+    else:
+        run.print_epoch()
     without = done.evaluations_without_best
     if last or config.early_stopping is None or without < config.early_stopping:
         return False
@@ -250,7 +252,7 @@ def evaluate_epoch(run: DetectorRun, log: RunLog) -> None:
             log.image("samples", contact_sheet(list(images.values()), columns=2))
         shared = [{k: v for k, v in metrics.items() if isinstance(v, int | float)}]
         printed = {k: metrics[k] for k in ("AP", "AP50", "AP75", *extra)}
-        run.print_line(f"epoch {done.epoch:3d} " + "".join(f" {k} {v:.3f} " for k, v in printed.items()))
+        run.print_epoch(printed)
         for note in metrics["notes"] if metrics["AP"] <= 0 else []:
             run.print_line(f"note      {note}")
     if accelerator.num_processes > 1:

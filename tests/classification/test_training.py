@@ -172,7 +172,11 @@ def test_evaluations_between_epochs_are_logged_and_change_nothing(run, config, t
     train_classifier(dataclasses.replace(config, evaluate_every=2), tmp_path, accelerator())
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     evaluations = [line for line in lines if "accuracy" in line]
-    assert [line["epoch"] for line in evaluations] == [1, 3] and "epoch   2  accuracy" in capsys.readouterr().out
+    assert [line["epoch"] for line in evaluations] == [1, 3]
+    printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")]
+    assert [line.split("  train loss ")[0] for line in printed] == [f"epoch   {n} of 4" for n in (1, 2, 3, 4)]
+    assert ["accuracy" in line for line in printed] == [False, True, False, True], "every epoch has a line"
+    assert [line.endswith(" s left of the run") for line in printed] == [True, True, True, False]
     assert evaluations[-1]["loss"] == read(tmp_path, "metrics.json")["loss"] == read(run, "metrics.json")["loss"]
 
 

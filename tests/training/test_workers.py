@@ -58,6 +58,21 @@ def test_cores_of_a_control_group_of_version_1(tmp_path, monkeypatch):
     assert usable_cores(tmp_path / "none") == 12
 
 
+@pytest.mark.parametrize("line, folder", [("0::/jobs/7", ""), ("4:cpu,cpuacct:/jobs/7", "cpu")])
+def test_the_quota_of_a_group_around_the_own_one_counts(tmp_path, monkeypatch, line, folder):
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)  # as on macOS and Windows
+    monkeypatch.setattr(os, "cpu_count", lambda: 12)
+    groups, jobs = tmp_path / "cgroup", tmp_path / folder / "jobs"
+    groups.write_text(f"1:name=systemd:/elsewhere\n{line}\n")
+    (jobs / "7").mkdir(parents=True)
+    assert usable_cores(tmp_path, groups) == 12
+    (jobs / "cpu.max").write_text("400000 100000")
+    assert usable_cores(tmp_path, groups) == 4
+    (jobs / "7" / "cpu.max").write_text("200000 100000")
+    assert usable_cores(tmp_path, groups) == 2
+    assert usable_cores(tmp_path, tmp_path / "none") == 12
+
+
 def test_a_run_of_an_ablation_has_its_share_of_the_cores(cores, monkeypatch):
     for name, value in LocalLauncher(4, 24).environment(1).items():
         monkeypatch.setenv(name, value)

@@ -9,11 +9,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from detection.training.preemption import postponed, requested
 
 STOP_SECONDS = 60
 """In which an interrupted run ends its update and saves its state."""
+
+
+_KILL = getattr(signal, "SIGKILL", 9)
+"""Number of the signal that ends a process at once, also where signals have no such name."""
 
 
 class RunningProcess(ABC):
@@ -77,8 +82,7 @@ class LocalLauncher(Launcher):
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=environment,
-                start_new_session=True,
-                pass_fds=self.held,
+                **_separate(self.held),
             )
         self.processes[slot] = LocalProcess(process)
         return self.processes[slot]
@@ -103,8 +107,13 @@ class LocalProcess(RunningProcess):
     def interrupt(self, number: int) -> None:
         """Send a signal to all processes of the session."""
         self.interrupted = True
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, number)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if hasattr(os, "killpg"):
+                os.killpg(self.process.pid, number)
+            elif number == _KILL:
+                self.process.kill()
+            else:  # Windows hands nothing else to a group of processes
+                self.process.send_signal(signal.CTRL_BREAK_EVENT)  # pyright: ignore[reportAttributeAccessIssue]
 
     def stop(self) -> None:
         """Terminate the session unless it was interrupted, and kill it if it does not end in time."""
@@ -115,8 +124,15 @@ class LocalProcess(RunningProcess):
         except subprocess.TimeoutExpired:
             pass
         finally:
-            self.interrupt(signal.SIGKILL)  # what is left of the session, such as its loading processes
+            self.interrupt(_KILL)  # what is left of the session, such as its loading processes
             self.process.wait()
+
+
+def _separate(held: Sequence[int]) -> dict[str, Any]:
+    """Arguments of `Popen` for a separate group of processes that inherits open files."""
+    if hasattr(os, "killpg"):
+        return {"start_new_session": True, "pass_fds": held}
+    return {"creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)}
 
 
 def _visible_gpus(number: int) -> list[str]:

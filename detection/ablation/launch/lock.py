@@ -1,11 +1,17 @@
 """A lock on a folder, for one process at a time."""
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from detection.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 
 @contextmanager
@@ -17,15 +23,16 @@ def locked(folder: Path) -> Iterator[int]:
     Raises:
         UserError: another process holds the lock, or the folder cannot be written.
     """
-    import fcntl
-
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another --output.") from None
+    if fcntl is None:
+        print(f"note: {folder}: cannot be locked here: take care that one ablation runs in it", file=sys.stderr)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(file)
         raise UserError(

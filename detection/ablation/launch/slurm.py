@@ -209,7 +209,7 @@ class SlurmJob(RunningProcess):
         return self._failed(errors[-1] if errors else "it has left the queue and wrote nothing")
 
     def _failed(self, reason: str) -> int:
-        with self.log.open("a") as log:
+        with self.log.open("a", encoding="utf-8") as log:
             log.write(f"\nSlurm job {self.job.job_id} ended without a result: {reason}\n")
         return 1
 

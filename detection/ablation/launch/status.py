@@ -41,7 +41,7 @@ def inspect_run(run: Run, run_type: RunType) -> RunStatus:
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return RunStatus("absent", f"it ended with {line}" if (line := _last_line(run.log)) else "not run yet")
     try:
-        plain = json.loads((folder / "config.json").read_text())
+        plain = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         if not any((folder / name).exists() for name in _RUN_FILES):
             raise UserError(
@@ -98,7 +98,7 @@ def set_aside(run: Run, output: Path) -> Path:
 def _last_line(log: Path) -> str:
     """The last line of a log, in quotes: why the run was refused or crashed; empty where there is none."""
     try:
-        lines = log.read_text(errors="replace").strip().splitlines()
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     except OSError:
         return ""
     return f"“{lines[-1].strip()[:200]}”" if lines else ""

@@ -25,7 +25,7 @@ def save_scope(output: Path, scope: Scope, digest: str) -> None:
 def read_scope(output: Path, digest: str) -> Scope | None:
     """What was decided before for the same runs and budget; None where nothing was."""
     try:
-        plain = json.loads((output / FILE).read_text())
+        plain = json.loads((output / FILE).read_text(encoding="utf-8"))
         if plain.pop("digest") != digest:
             return None
         return Scope(tuple(plain.pop("dropped")), plain.pop("epochs"), plain.pop("hours"), tuple(plain.pop("texts")))

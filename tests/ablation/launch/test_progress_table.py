@@ -46,3 +46,21 @@ def test_a_terminal_gets_one_table_with_how_far_each_run_is(plan):
     assert r"[red]\x1b[1m" in middle
     last = text[text.rindex("variant") :]
     assert "finished in 1 min" in last and "epoch 3 of 9" not in last and r"failed: [x] \x1b[1m" in last
+
+
+def test_the_time_left_is_that_of_runs_that_ended_here(plan, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("detection.ablation.launch.progress_table.time.monotonic", lambda: now[0])
+    buffer = io.StringIO()
+    table = ProgressTable(plan, Console(file=buffer, width=200), slots=2)
+    first, second, third, _ = plan.runs
+    table.update(first, "finished before")
+    table.update(second, "running")
+    now[0] += 60
+    table.update(third, "running")
+    assert table.times() == "60 s elapsed", "nothing has ended here"
+    now[0] += 240
+    table.update(second, "finished in 5.0 min")
+    assert table.done == 2 and table.times() == "5 min elapsed, about 3 min left"  # (60 s + 300 s) / 2 at a time
+    lines = buffer.getvalue().splitlines()
+    assert lines[0].endswith("finished before") and lines[-1].endswith("5.0 min; 5 min elapsed, about 3 min left")
