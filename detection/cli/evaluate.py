@@ -7,6 +7,11 @@ detection evaluate --results R.json --annotations A.json [--output DIR]
 --ignore-classes measures the finding alone: all classes are one, and of detections of an image that overlap with an
 IoU over 0.5, whatever their classes, the one with the best score is kept.
 
+Where hotcoco is installed (`pip install 'context-detection[fast-eval]'`), what keeps AP50 from 1 is listed by kind of
+error (TIDE), with the calibration of the scores, AP by how many objects an image has, and label_errors.csv, annotations
+that may be wrong or missing, the most confident first. --slice-by KEY gives AP by the values of a key of the images in
+the annotations, such as weather.
+
 --context-from evaluates twice, as it is and with the context's feature map replaced: by that of the image before
 (other; resized where sizes differ, the first image gets the last one's), by its own mean over the image (mean), or by
 zeros (none). The drop is what the detector takes from the context.
@@ -42,6 +47,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--ignore-classes", action="store_true", help=about)
     about = "replace a run's context by the image before's, by its own mean, or by zeros, and print the drop by class"
     parser.add_argument("--context-from", choices=CONTEXT_SOURCES, help=about)
+    about = "AP by the values of this key of the images in the annotations"
+    parser.add_argument("--slice-by", metavar="KEY", help=about)
     args = parser.parse_intermixed_args(argv)
     if args.results is None and args.run is None:
         raise UserError("Name a run folder, or a results file by --results R.json --annotations A.json.")
@@ -58,17 +65,24 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def evaluate_results(
-    results_file: Path, annotations: str, output: Path | None, classes_ignored: bool = False
+    results_file: Path,
+    annotations: str,
+    output: Path | None,
+    classes_ignored: bool = False,
+    slice_by: str | None = None,
 ) -> dict[str, Any]:
     """Evaluate COCO results by COCO annotations of the same images; without an `output` folder nothing is written."""
     from detection.evaluation import read_ground_truth, read_results, write_evaluation
     from detection.evaluation.class_agnostic import measure
+    from detection.evaluation.results import add_attribute
 
     if output is not None and output.exists() and not output.is_dir():
         raise UserError(f"{output}: --output must be a folder, and this is a file.")
     ground_truth = read_ground_truth(annotations)
+    if slice_by is not None:
+        add_attribute(ground_truth, annotations, slice_by)
     results = read_results(results_file, ground_truth)
-    ground_truth, results, metrics = measure(ground_truth, results, classes_ignored)
+    ground_truth, results, metrics = measure(ground_truth, results, classes_ignored, slice_by)
     if output is not None:
         write_evaluation(output, ground_truth, results, metrics)
     return metrics
@@ -79,14 +93,24 @@ def main(argv: list[str] | None = None) -> None:
     """Evaluate and print a table, then notes on what is odd."""
     args = parse(argv)
     if args.results is not None:
-        metrics = evaluate_results(args.results, args.annotations, args.output, args.ignore_classes)
+        metrics = evaluate_results(args.results, args.annotations, args.output, args.ignore_classes, args.slice_by)
     else:
         from detection.training.evaluate import evaluate_run, evaluation_folder
 
         args.split = args.split or "val"
         kinds = args.checkpoint, args.context_from, args.ignore_classes
         args.output = args.output or evaluation_folder(Path(args.run), args.annotations, args.split, *kinds)
-        keys = ("split", "annotations", "images", "output", "device", "checkpoint", "overrides", "context_from")
+        keys = (
+            "split",
+            "annotations",
+            "images",
+            "output",
+            "device",
+            "checkpoint",
+            "overrides",
+            "context_from",
+            "slice_by",
+        )
         metrics = evaluate_run(args.run, **{k: getattr(args, k) for k in keys}, classes_ignored=args.ignore_classes)
         if metrics is None:  # of several processes only the first has the metrics
             return

@@ -15,9 +15,9 @@ NAME = "object"
 
 
 def measure(
-    ground_truth: CocoDataset, results: CocoResults, classes_ignored: bool = False
+    ground_truth: CocoDataset, results: CocoResults, classes_ignored: bool = False, slice_by: str | None = None
 ) -> tuple[CocoDataset, CocoResults, dict[str, Any]]:
-    """Compute metrics by `evaluate_detections`, of all classes as one if they are ignored.
+    """Compute metrics and errors by `evaluate_detections`, of all classes as one if they are ignored.
 
     Returns:
         Ground truth and results as they were measured, and the metrics; these have `classes_ignored` and
@@ -25,7 +25,7 @@ def measure(
     """
     if classes_ignored:
         ground_truth, results = ignore_classes(ground_truth, results)
-    metrics = evaluate_detections(ground_truth, results)
+    metrics = evaluate_detections(ground_truth, results, errors=True, slice_by=slice_by)
     ignored = {"classes_ignored": True, "class_agnostic_nms_iou": NMS_IOU} if classes_ignored else {}
     return ground_truth, results, {**metrics, **ignored}
 

@@ -35,7 +35,7 @@ def coco_metrics(ground_truth: CocoDataset, results: CocoResults, backend: Backe
     """
     if backend == "auto":
         backend = "hotcoco" if importlib.util.find_spec("hotcoco") else "pycocotools"
-    precision, recall = BACKENDS[backend](*_renumbered(ground_truth, results))
+    precision, recall = BACKENDS[backend](*renumbered(ground_truth, results))
     metrics = dict(zip(METRICS, _summary(precision, recall), strict=True))
     per_class = {
         name: {"AP": _mean(precision[:, :, k, 0, -1]), "AP50": _mean(precision[0, :, k, 0, -1])}
@@ -44,7 +44,7 @@ def coco_metrics(ground_truth: CocoDataset, results: CocoResults, backend: Backe
     return {**metrics, "per_class": per_class, "backend": backend}
 
 
-def _renumbered(ground_truth: CocoDataset, results: CocoResults) -> tuple[CocoDataset, CocoDataset]:
+def renumbered(ground_truth: CocoDataset, results: CocoResults) -> tuple[CocoDataset, CocoDataset]:
     """Convert ground truth and results to COCO dataset dicts with all ids counted from 1, in the same order."""
     images, categories = positions(ground_truth["images"]), positions(ground_truth["categories"])
     shared = {
@@ -69,7 +69,7 @@ def _renumbered(ground_truth: CocoDataset, results: CocoResults) -> tuple[CocoDa
 
 def match_images(ground_truth: CocoDataset, results: CocoResults) -> Any:
     """Run pycocotools' `COCOeval` up to `evalImgs`, the matches of each image, without accumulating them."""
-    return _evaluated(*_renumbered(ground_truth, results))
+    return _evaluated(*renumbered(ground_truth, results))
 
 
 def _pycocotools(ground_truth: CocoDataset, detections: CocoDataset) -> Arrays:

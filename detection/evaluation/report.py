@@ -10,6 +10,7 @@ from detection.evaluation.coco import METRICS, BackendName, coco_metrics
 from detection.evaluation.columns import CocoDataset, CocoResults
 from detection.evaluation.confusion import confusion_csv
 from detection.evaluation.curves import best_f1, match_results, precision_recall
+from detection.evaluation.errors import analyze_errors, errors_table, label_errors_csv
 from detection.evaluation.reasons import find_notes
 from detection.evaluation.voc import voc_metrics
 from detection.names import short_name, short_names
@@ -22,15 +23,28 @@ SIZED = ("APs", "APm", "APl", "ARs", "ARm", "ARl")
 
 
 def evaluate_detections(
-    ground_truth: CocoDataset, results: CocoResults, backend: BackendName = "auto"
+    ground_truth: CocoDataset,
+    results: CocoResults,
+    backend: BackendName = "auto",
+    *,
+    errors: bool = False,
+    slice_by: str | None = None,
 ) -> dict[str, Any]:
     """Compute every metric, COCO's by the `backend`.
+
+    Args:
+        ground_truth: the data set.
+        results: the detections.
+        backend: pycocotools, hotcoco, or the faster that is installed; the metrics are the same.
+        errors: also analyze why detections are wrong, where hotcoco is installed.
+        slice_by: a key of the ground truth's images by whose values that analysis gives metrics.
 
     Returns:
         Plain data for `metrics.json`: `METRICS`, `VOC07_AP50`, `VOC_AP50`, `best_f1` over all classes under one score
         (`score`, `f1`, `precision`, `recall` at IoU 0.5), `per_class` by name (`AP`, `AP50`, `best_f1`,
         `ground_truth`), the numbers of `images`, `ground_truth` boxes (crowds left out) and `detections`, the `backend`
-        and `notes`, sentences about what is odd. -1 stands for a metric that is not defined.
+        and `notes`, sentences about what is odd, and with `errors` what `errors.analyze_errors` returns. -1 stands for
+        a metric that is not defined.
     """
     coco = coco_metrics(ground_truth, results, backend)
     matching = match_results(ground_truth, results)
@@ -39,6 +53,7 @@ def evaluate_detections(
         curve = precision_recall(matching, category)
         per_class[name] = {**metrics, "best_f1": best_f1(curve), "ground_truth": curve.num_ground_truth}
     overall = precision_recall(matching)
+    analysis = analyze_errors(ground_truth, results, slice_by) if errors or slice_by is not None else None
     return {
         **{name: coco[name] for name in METRICS},
         **voc_metrics(ground_truth, results),
@@ -49,6 +64,7 @@ def evaluate_detections(
         "detections": len(results),
         "backend": coco["backend"],
         "notes": find_notes(ground_truth, results, coco["AP"]),
+        **({} if analysis is None else {"errors": analysis}),
     }
 
 
@@ -74,6 +90,8 @@ def write_evaluation(
 ) -> None:
     """Write `metrics.json`, `results.json`, `confusion.csv` and `plots/`; a reader never sees half a file.
 
+    Where the metrics have `errors`, `label_errors.csv` too.
+
     The metrics are there before a plot is drawn, and a plot that fails is a warning on stderr.
 
     Args:
@@ -86,14 +104,19 @@ def write_evaluation(
     Raises:
         UserError: The folder cannot be made or written.
     """
+    from detection.evaluation.error_plots import plot_errors
     from detection.evaluation.plots import plot_confusion, plot_losses, plot_precision_recall
 
     write_metrics(output, results, metrics)
     matching, score = match_results(ground_truth, results), metrics["best_f1"]["score"]
     write_files(Path(output), {"confusion.csv": confusion_csv(matching, score).encode()})
+    errors = metrics.get("errors")
+    if errors is not None:
+        write_files(Path(output), {"label_errors.csv": label_errors_csv(errors).encode()})
     plots = {
         "precision_recall": lambda: plot_precision_recall(matching, metrics),
         "confusion": lambda: plot_confusion(matching, score),
+        "errors": lambda: None if errors is None else plot_errors(errors),
         "losses": lambda: None if losses_log is None else plot_losses(losses_log),
     }
     for name, draw in plots.items():
@@ -133,6 +156,8 @@ def metrics_table(metrics: dict[str, Any]) -> str:
         tables.append(
             f"{len(listed)} of {len(per_class)} classes, those with the most ground truth; metrics.json has all of them"
         )
+    if metrics.get("errors") is not None:
+        tables.append(errors_table(metrics["errors"]))
     return "\n\n".join(tables)
 
 

@@ -31,6 +31,23 @@ def read_ground_truth(path: str | Path) -> CocoDataset:
     return index.to_coco()
 
 
+def add_attribute(ground_truth: CocoDataset, path: str | Path, key: str) -> None:
+    """Give the ground truth's images this key of theirs in its annotations file, which an index does not hold.
+
+    Raises:
+        UserError: no image has it.
+    """
+    from detection.data.json_files import read_json
+
+    images = {image.get("id"): image for image in read_json(Path(path))["images"]}
+    if not any(key in image for image in images.values()):
+        keys = ", ".join(sorted({k for image in images.values() for k in image} - {"id", "file_name"})[:20])
+        raise UserError(f"{path}: no image has the key {key!r}; their keys are {keys or 'none'}.")
+    for image in ground_truth["images"]:
+        if key in images.get(image["id"], {}):
+            image[key] = images[image["id"]][key]
+
+
 def read_results(path: str | Path, ground_truth: CocoDataset) -> CocoResults:
     """Read and check a COCO results file.
 

@@ -18,6 +18,7 @@ from detection.errors import UserError
 from detection.evaluation.class_agnostic import measure
 from detection.evaluation.columns import CocoDataset, CocoResults
 from detection.evaluation.report import write_evaluation
+from detection.evaluation.results import add_attribute
 from detection.runs.data_identity import describe_splits
 from detection.runs.folder import config_json, open_run
 from detection.runs.logs import progress
@@ -130,6 +131,7 @@ def evaluate_run(
     overrides: Sequence[str] = (),
     classes_ignored: bool = False,
     context_from: ContextSource | None = None,
+    slice_by: str | None = None,
 ) -> dict[str, Any] | None:
     """Evaluate a finished run on its validation or test data, or on other data with the same categories.
 
@@ -144,6 +146,7 @@ def evaluate_run(
         overrides: `key=value` changes of the run's config.
         classes_ignored: measure the finding alone, by `detection.evaluation.class_agnostic`.
         context_from: evaluate as it is, and then with the context replaced by this.
+        slice_by: a key of the annotations' images, by whose values metrics are given, too.
 
     Returns:
         The metrics, on the main process; None on the others. With `context_from` they are those with the replaced
@@ -163,10 +166,13 @@ def evaluate_run(
     if not opened.accelerator.is_main_process:
         return None
     index = opened.dataset.index
-    ground_truth, results, metrics = measure(index.to_coco(), results, classes_ignored)
+    targets = index.to_coco()
+    if slice_by is not None:
+        add_attribute(targets, index.path, slice_by)
+    ground_truth, results, metrics = measure(targets, results, classes_ignored, slice_by)
     if replaced is not None:
         as_it_is = metrics
-        ground_truth, results, metrics = measure(index.to_coco(), replaced, classes_ignored)
+        ground_truth, results, metrics = measure(targets, replaced, classes_ignored, slice_by)
         metrics |= {"context_from": context_from, "context_use": context_use(as_it_is, metrics)}
     named = evaluation_folder(Path(run), annotations, split, checkpoint, context_from, classes_ignored)
     _write(Path(output or named), record, ground_truth, results, metrics)

@@ -24,6 +24,7 @@ from detection.data.sampling import TrainBatches
 from detection.data.transforms import Transform
 from detection.detector import Detector, build_detector
 from detection.evaluation import evaluate_detections, is_defined, metrics_table, write_evaluation, write_metrics
+from detection.evaluation.columns import CocoDataset, CocoResults
 from detection.heads import name_classes
 from detection.names import short_name
 from detection.pretrained import load_pretrained
@@ -307,8 +308,8 @@ def finish(run: DetectorRun) -> dict[str, Any]:
     if not accelerator.is_main_process:
         return {}
     ground_truth = data.val.index.to_coco()
-    metrics = {**evaluate_detections(ground_truth, results), "epoch": run.done.best_epoch, "split": "val"}
-    of_last = metrics if results is last else {**metrics, **evaluate_detections(ground_truth, last)}
+    metrics = {**_measured(ground_truth, results), "epoch": run.done.best_epoch, "split": "val"}
+    of_last = metrics if results is last else {**metrics, **_measured(ground_truth, last)}
     write_metrics(folder / "last", last, {**of_last, "epoch": run.done.epoch})
     tested = None if data.test is None or on_test is None else _write_test(run, data.test, on_test)
     # Last, because a folder with metrics.json is a finished run.
@@ -320,10 +321,14 @@ def finish(run: DetectorRun) -> dict[str, Any]:
     return metrics
 
 
+def _measured(ground_truth: CocoDataset, results: CocoResults) -> dict[str, Any]:
+    return evaluate_detections(ground_truth, results, errors=True)
+
+
 def _write_test(run: DetectorRun, test: DetectionDataset, results: list[dict[str, Any]]) -> dict[str, Any]:
     """Write metrics, results and plots of the best checkpoint on the test split."""
     ground_truth = test.index.to_coco()
-    metrics = {**evaluate_detections(ground_truth, results), "epoch": run.done.best_epoch, "split": "test"}
+    metrics = {**_measured(ground_truth, results), "epoch": run.done.best_epoch, "split": "test"}
     write_evaluation(run.folder / "test", ground_truth, results, metrics)
     return metrics
 

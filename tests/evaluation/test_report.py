@@ -174,7 +174,7 @@ class TestCommand:
         before = {path.name for path in files["folder"].iterdir()}
         assert evaluate.main(["--results", files["results"], "--annotations", files["annotations"]]) == 0
         out = capsys.readouterr().out
-        assert out.strip() == metrics_table(evaluate_detections(TRUTH, RESULTS))
+        assert out.strip() == metrics_table(evaluate_detections(TRUTH, RESULTS, errors=True))
         assert {path.name for path in files["folder"].iterdir()} - {"cache"} == before
 
     def test_output_and_notes(self, files, capsys):
@@ -231,7 +231,7 @@ class TestCommand:
         monkeypatch.setattr(detection.training.evaluate, "evaluate_run", evaluate_run)
         assert evaluate.main(["runs/one", "--device", "cpu", "a.b=1", "--output", "out", "c=2"]) == 0
         nothing = {"annotations": None, "images": None, "split": "val", "checkpoint": None}
-        nothing |= {"context_from": None, "classes_ignored": False}
+        nothing |= {"context_from": None, "classes_ignored": False, "slice_by": None}
         assert (
             seen == {"run": "runs/one", "device": "cpu", "output": Path("out"), "overrides": ["a.b=1", "c=2"]} | nothing
         )

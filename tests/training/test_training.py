@@ -160,7 +160,7 @@ def test_the_best_is_measured_once_and_after_a_resume_again(shapes, tmp_path, mo
     asked, real, evaluate = [], training.detect_split, training.evaluate_detections
     monkeypatch.setattr(training, "detect_split", lambda *args: (asked.append(args[-1]), real(*args))[1])
     # Every evaluation is worse than the one before, so that the first epoch is the best.
-    monkeypatch.setattr(training, "evaluate_detections", lambda *args: {**evaluate(*args), "AP": 1 / (1 + len(asked))})
+    monkeypatch.setattr(training, "evaluate_detections", lambda *args, **more: {**evaluate(*args), "AP": 1 / (1 + len(asked))})
     train(config, tmp_path / "unbroken", Accelerator(cpu=True))
     assert asked == ["evaluating"] * 3
     metrics = json.loads((tmp_path / "unbroken/metrics.json").read_text())

@@ -1,0 +1,180 @@
+"""Why a detector is wrong: TIDE's kinds of error, calibration, subsets of images and likely label errors, by hotcoco.
+
+Bolya et al., "TIDE: A General Toolbox for Identifying Object Detection Errors", ECCV 2020. Matches are COCO's at an IoU
+of 0.5; a detection that overlaps every box by less than 0.1 is background.
+"""
+
+import csv
+import importlib.util
+import io
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from detection.errors import UserError
+from detection.evaluation.coco import renumbered
+from detection.evaluation.columns import CocoDataset, CocoResults, class_names, known_results, positions
+from detection.names import short_names
+from detection.reports.document import markdown_table
+
+KINDS = {
+    "Cls": "wrong class",
+    "Loc": "poor box",
+    "Both": "wrong class and poor box",
+    "Dupe": "duplicate",
+    "Bkg": "background",
+    "Miss": "missed",
+}
+"""TIDE's kinds of error, as hotcoco and here."""
+OBJECTS = {"no objects": 0, "1 object": 1, "2 to 4 objects": 4, "5 to 9 objects": 9, "10 objects or more": 1 << 30}
+"""Subsets of images by their most ground-truth boxes, crowds left out."""
+OVERLAP = 0.3
+"""IoU from which two ground-truth boxes overlap."""
+LISTED_VALUES = 50
+"""Most values of an attribute by which images are divided."""
+
+
+def analyze_errors(
+    ground_truth: CocoDataset, results: CocoResults, slice_by: str | None = None
+) -> dict[str, Any] | None:
+    """Analyze what keeps detections from an AP50 of 1; None where hotcoco is not installed.
+
+    Args:
+        ground_truth: the data set.
+        results: detections; those on unknown images or categories are left out.
+        slice_by: a key of the ground truth's images, such as `weather`, by whose values metrics are given, too.
+
+    Returns:
+        Plain data: `delta_AP50` (what AP50 would gain if all errors of a kind were mended, by kind, and `all false
+        positives`, `all missed`), `counts` by kind, `calibration` (`error`, the expected calibration error, `largest`
+        and `bins`), `subsets` (`images`, `AP` and `AP50` of images by number of objects, with and without overlapping
+        ones, and by `slice_by`) and `label_errors` (`file_name`, `image_id`, `kind`, `class`, `box` xywh, `score`,
+        and of a wrong label `annotation_id` and `annotated`), the most confident first.
+
+    Raises:
+        UserError: hotcoco is needed for `slice_by`, or that has too many values.
+    """
+    if not importlib.util.find_spec("hotcoco"):
+        if slice_by is not None:
+            raise UserError(f"--slice-by {slice_by} needs hotcoco: pip install 'context-detection[fast-eval]'.")
+        return None
+    import hotcoco
+
+    subsets = {**_by_objects(ground_truth), **({} if slice_by is None else _by_attribute(ground_truth, slice_by))}
+    targets, detections = renumbered(ground_truth, results)
+    evaluation: Any = hotcoco.COCOeval(hotcoco.COCO(targets), hotcoco.COCO(detections), "bbox")
+    evaluation.evaluate()
+    found = evaluation.tide_errors()
+    calibration = evaluation.calibration()
+    candidates = evaluation.image_diagnostics()["label_errors"]
+    evaluation.accumulate()
+    places = positions(ground_truth["images"])
+    sliced = evaluation.slice_by({name: [places[i] + 1 for i in ids] for name, ids in subsets.items() if ids})
+    gains = {**{KINDS[kind]: found["delta_ap"][kind] for kind in KINDS}}
+    gains |= {"all false positives": found["delta_ap"]["FP"], "all missed": found["delta_ap"]["FN"]}
+    return {
+        "delta_AP50": gains,
+        "counts": {name: found["counts"][kind] for kind, name in KINDS.items()},
+        "calibration": {"error": calibration["ece"], "largest": calibration["mce"], "bins": calibration["bins"]},
+        "subsets": {
+            name: {"images": len(ids), "AP": sliced[name]["AP"], "AP50": sliced[name]["AP50"]}
+            for name, ids in subsets.items()
+            if ids
+        },
+        "label_errors": _label_errors(ground_truth, known_results(ground_truth, results), candidates),
+    }
+
+
+def errors_table(errors: dict[str, Any]) -> str:
+    """Format what `analyze_errors` returned as Markdown tables; label errors are only counted."""
+    counts = errors["counts"]
+    rows = [[kind, f"{gain:+.3f}", str(counts.get(kind, ""))] for kind, gain in errors["delta_AP50"].items()]
+    tables = [markdown_table(["error", "AP50 gained without it", "errors"], rows)]
+    subsets = errors["subsets"]
+    shown = short_names(list(subsets))
+    rows = [
+        [name, str(s["images"]), _text(s["AP"]), _text(s["AP50"])]
+        for name, s in zip(shown, subsets.values(), strict=True)
+    ]
+    tables.append(markdown_table(["images with", "images", "AP", "AP50"], rows))
+    calibration, number = errors["calibration"], len(errors["label_errors"])
+    tables.append(
+        f"calibration error {calibration['error']:.3f} (a score is off by so much on average); "
+        f"{number} annotation{'s' if number != 1 else ''} that may be wrong or missing"
+    )
+    return "\n\n".join(tables)
+
+
+def label_errors_csv(errors: dict[str, Any]) -> str:
+    """Format likely label errors, one a line, the most confident first."""
+    columns = ["file_name", "image_id", "kind", "class", "annotated", "annotation_id", "score", "x", "y", "w", "h"]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    for row in errors["label_errors"]:
+        writer.writerow({**row, **dict(zip("xywh", row["box"], strict=True))})
+    return text.getvalue()
+
+
+def _by_objects(ground_truth: CocoDataset) -> dict[str, list[int]]:
+    boxes: dict[int, list[list[float]]] = {image["id"]: [] for image in ground_truth["images"]}
+    for annotation in ground_truth["annotations"]:
+        if not annotation.get("iscrowd", 0):
+            boxes[annotation["image_id"]].append(annotation["bbox"])
+    subsets: dict[str, list[int]] = {name: [] for name in OBJECTS}
+    for image, found in boxes.items():
+        subsets[next(name for name, most in OBJECTS.items() if len(found) <= most)].append(image)
+    overlapping = {image for image, found in boxes.items() if _overlap(np.array(found, float).reshape(-1, 4))}
+    subsets["overlapping objects"] = [image for image in boxes if image in overlapping]
+    subsets["no overlapping objects"] = [image for image in boxes if boxes[image] and image not in overlapping]
+    return subsets
+
+
+def _overlap(boxes: np.ndarray) -> bool:
+    """Whether any two boxes xywh (N, 4) have an IoU of `OVERLAP`."""
+    low, high, area = boxes[:, :2], boxes[:, :2] + boxes[:, 2:], boxes[:, 2:].prod(1)
+    for i in range(len(boxes) - 1):
+        others = slice(i + 1, None)
+        common = (np.minimum(high[i], high[others]) - np.maximum(low[i], low[others])).clip(min=0).prod(1)
+        if (common >= OVERLAP * np.maximum(area[i] + area[others] - common, 1e-9)).any():
+            return True
+    return False
+
+
+def _by_attribute(ground_truth: CocoDataset, key: str) -> dict[str, list[int]]:
+    images = ground_truth["images"]
+    found = Counter(str(image[key]) for image in images if key in image)
+    if len(found) > LISTED_VALUES:
+        raise UserError(f"--slice-by {key}: {len(found)} values, more than {LISTED_VALUES}; name another key.")
+    subsets = {f"{key} {value}": [i["id"] for i in images if str(i.get(key)) == value] for value in sorted(found)}
+    return subsets | {f"no {key}": [image["id"] for image in images if key not in image]}
+
+
+def _label_errors(
+    ground_truth: CocoDataset, results: CocoResults, candidates: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Name what hotcoco found by the ids and names of the ground truth."""
+    ids = {place + 1: key for key, place in positions(ground_truth["images"]).items()}
+    files = {image["id"]: image.get("file_name", "") for image in ground_truth["images"]}
+    names, annotations = class_names(ground_truth), ground_truth["annotations"]
+    rows = []
+    for candidate in sorted(candidates, key=lambda c: -c["dt_score"]):
+        image, result = ids[candidate["image_id"]], results[candidate["dt_id"] - 1]
+        row = {
+            "file_name": files[image],
+            "image_id": image,
+            "kind": candidate["type"].replace("_", " "),
+            "class": names[result["category_id"]],
+            "box": [float(value) for value in result["bbox"]],
+            "score": float(result["score"]),
+        }
+        if candidate["gt_id"] is not None:
+            annotation = annotations[candidate["gt_id"] - 1]
+            row |= {"annotation_id": annotation["id"], "annotated": names[annotation["category_id"]]}
+        rows.append(row)
+    return rows
+
+
+def _text(value: float) -> str:
+    return "n/a" if value == -1 else f"{value:.3f}"
