@@ -84,7 +84,8 @@ def _given_sets(args: argparse.Namespace) -> list[tuple[Path, Path]]:
     splits = (getattr(data, name, None) for name in ("train", "val", "test"))
     sets = [(Path(s.annotations), Path(s.images)) for s in splits if s is not None and s.annotations and s.images]
     if not sets:
-        raise UserError(f"{args.source} names no data: add data.train.annotations=TRAIN.json data.train.images=FOLDER.")
+        keys = "data=FOLDER, or data.train.annotations=TRAIN.json data.train.images=FOLDER"
+        raise UserError(f"{args.source} names no data: add {keys}.")
     return sets
 
 
