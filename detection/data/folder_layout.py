@@ -107,7 +107,7 @@ def _is_coco(path: Path) -> bool:
     head = _head(path)
     if head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] != b"{":
         return False
-    return bool(re.search(rb'"(images|annotations|categories)"\s*:\s*\[', head))
+    return bool(re.search(rb'"(images|annotations)"\s*:\s*\[', head))
 
 
 def _head(path: Path) -> bytes:

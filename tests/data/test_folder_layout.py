@@ -109,6 +109,7 @@ def test_a_yolo_folder_gets_the_command_that_converts_it(tmp_path):
     folder = tmp_path / "my set"
     write_image(folder / "train/images/a.png", 8, 8)
     (folder / "data.yaml").write_text("names: [cat]\ntrain: train/images\n")
+    (folder / "notes.json").write_text('{"categories": []}')  # as Label Studio has it
     fails(folder, "YOLO", f"`detection convert --from yolo '{folder}'`")
 
 
