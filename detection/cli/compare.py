@@ -52,13 +52,13 @@ def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     names = run_names(args.runs)
     from detection.comparison.comparison import open_finished, require_same_images
-    from detection.comparison.report import build_comparison, metric_tables, version_warning
+    from detection.comparison.report import build_comparison, summary_blocks
     from detection.reports.document import to_markdown
     from detection.reports.files import write_report
 
     runs = [open_finished(folder, name, args.split) for folder, name in zip(args.runs, names, strict=True)]
     require_same_images(runs)
-    print(to_markdown([*metric_tables(runs), *version_warning(runs)]), end="")
+    print(to_markdown(summary_blocks(runs)), end="")
     if args.output is not None:
         written = write_report(args.output, "comparison", build_comparison(runs, args.images))
         print(f"written to {visible(str(written[-1]))}")

@@ -20,6 +20,7 @@ from detection.data.image_paths import resolve_image
 from detection.data.images import read_image
 from detection.evaluation.coco import AP_METRICS
 from detection.evaluation.columns import class_names
+from detection.evaluation.errors import analyze_errors
 from detection.evaluation.intervals import format_interval
 from detection.names import file_stem, short_name
 from detection.reports.document import Block, Bullets, Figure, Heading, Paragraph, Table
@@ -40,12 +41,17 @@ def build_comparison(runs: Sequence[FinishedRun], images: int) -> list[Block]:
         UserError: an image to be drawn is missing.
     """
     first, *others = runs
-    blocks: list[Block] = [Heading(1, "Comparison of runs"), *metric_tables(runs), *version_warning(runs)]
+    blocks: list[Block] = [Heading(1, "Comparison of runs"), *summary_blocks(runs)]
     for run in others:
         ranked = image_differences(first, run)
         blocks += [Heading(2, f"{run.name} against {first.name}"), *_settings(first, run)]
         blocks += [_counts(first, run, ranked), *_figures(first, run, ranked, images)]
     return blocks
+
+
+def summary_blocks(runs: Sequence[FinishedRun]) -> list[Block]:
+    """Tables of metrics and errors, and a warning where versions differ."""
+    return [*metric_tables(runs), *error_table(runs), *version_warning(runs)]
 
 
 def metric_tables(runs: Sequence[FinishedRun]) -> list[Block]:
@@ -71,6 +77,18 @@ def metric_tables(runs: Sequence[FinishedRun]) -> list[Block]:
         Table(["metric", *head], [row(metric, metric) for metric in AP_METRICS]),
         Table(["AP50 of class", *head], [row(short_name(key.partition("/")[2]), key) for key in classes]),
     ]
+
+
+def error_table(runs: Sequence[FinishedRun]) -> list[Block]:
+    """Table of what each kind of error costs each run; nothing without hotcoco."""
+    analyses = [analyze_errors(run.ground_truth, run.results) for run in runs]
+    found = [a["delta_AP50"] for a in analyses if a is not None]
+    if not found:
+        return []
+    calibration = [a["calibration"]["error"] for a in analyses if a is not None]
+    rows = [[kind, *(f"{gains[kind]:+.3f}" for gains in found)] for kind in found[0]]
+    rows.append(["calibration error", *(f"{error:.3f}" for error in calibration)])
+    return [Table(["AP50 gained without errors of the kind", *(run.name for run in runs)], rows)]
 
 
 def version_warning(runs: Sequence[FinishedRun]) -> list[Block]:

@@ -2,6 +2,9 @@
 
 Bolya et al., "TIDE: A General Toolbox for Identifying Object Detection Errors", ECCV 2020. Matches are COCO's at an IoU
 of 0.5; a detection that overlaps every box by less than 0.1 is background.
+
+On 300 images drawn at random all counts were those of the paper's program (tidecv 1.0.1), but for background on images
+without ground truth, which it leaves out, and gains of AP50 within 0.003 of its (2026-11-27, hotcoco 1.3.0).
 """
 
 import csv

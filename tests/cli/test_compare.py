@@ -79,6 +79,16 @@ def test_figures_next_to_each_other(capsys):
     assert "about these trained networks" in text
 
 
+def test_kinds_of_error(capsys):
+    """`plain` calls one object by the wrong class, `context` misses one."""
+    pytest.importorskip("hotcoco")
+    assert compare.main(["a/plain", "a/context"]) == 0
+    table = rows(capsys.readouterr().out)
+    assert table["AP50 gained without errors of the kind"] == ["plain", "context"]
+    assert float(table["wrong class"][0]) > 0.1 and table["wrong class"][1] == "+0.000"
+    assert table["missed"][0] == "+0.000" and float(table["missed"][1]) > 0.1
+
+
 def test_a_run_and_its_copy_do_not_differ(capsys):
     shutil.copytree("a/plain", "b/plain")
     assert compare.main(["a/plain", "b/plain", "--output=out"]) == 0
