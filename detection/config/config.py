@@ -166,6 +166,9 @@ class OptimizerConfig:
         clip_norm: largest gradient norm, None for no clipping.
         lr_multipliers: prefix of parameters' names, such as `backbone`, → factor of their learning rate; the longest
             prefix of a name counts.
+        layer_decay: factor of the learning rate from each stage of the backbone to the one before it (Bao et al. 2022,
+            by stages as in Liu et al. 2022): its last stage has the factor itself, the stem its highest power, all
+            else 1; multiplies `lr_multipliers`. None for none.
     """
 
     kind: Literal["sgd", "adamw"] = "sgd"
@@ -176,6 +179,7 @@ class OptimizerConfig:
     norm_weight_decay: NonNegative = 1e-4
     clip_norm: Positive | None = None
     lr_multipliers: dict[str, Positive] = dataclasses.field(default_factory=dict)
+    layer_decay: PositiveFraction | None = None
 
 
 @dataclasses.dataclass(frozen=True)

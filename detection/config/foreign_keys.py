@@ -26,6 +26,7 @@ _KEYS = {
     "optimizer.norm_weight_decay": "norm_weight_decay_rate weight_decay_norm weight_decay_bias",
     "optimizer.clip_norm": "grad_clip clip_grad gradient_clip max_grad_norm clip_gradients clip_value max_norm",
     "optimizer.lr_multipliers": "paramwise_cfg backbone_multiplier lr_backbone bias_lr_factor",
+    "optimizer.layer_decay": "layer_decay_rate lr_decay_rate layerwise_decay layer_decay_factor",
     "precision": "amp half fp16 bf16 mixed_precision use_amp autocast",
     "ema": "model_ema ema_decay use_ema",
     "early_stopping": "patience early_stop early_stopping_patience",

@@ -2,6 +2,7 @@
 
 import copy
 import difflib
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -12,6 +13,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
+from detection.backbones import Backbone
 from detection.config import OptimizerConfig, ScheduleConfig
 from detection.errors import UserError
 
@@ -36,13 +38,13 @@ def build_optimizer(
     Args:
         config: its kind and settings.
         module: the model to train; weights form one group, biases, norms and scales another, and so do those of each
-            prefix in `lr_multipliers`, whose groups have the `prefix`.
+            prefix in `lr_multipliers`, whose groups have the `prefix`, and with `layer_decay` those of each stage.
         images_per_update: real images an update, over all processes and accumulation.
         fused: False for the gradient scaler of fp16, which cannot report from inside of the operation that it skipped
             an update.
 
     Raises:
-        UserError: a prefix of `lr_multipliers` that no parameter has.
+        UserError: a prefix of `lr_multipliers` that no parameter has, or `layer_decay` without stages.
     """
     rate = scaled_learning_rate(config, images_per_update)
     groups = list(_groups(config, module, rate))
@@ -57,18 +59,41 @@ def build_optimizer(
 
 def _groups(config: OptimizerConfig, module: nn.Module, rate: float) -> Iterator[dict[str, Any]]:
     prefixes = _longest_prefixes(config.lr_multipliers, module)
-    for prefix, factor in {"": 1.0, **config.lr_multipliers}.items():
+    stages = {} if config.layer_decay is None else _backbone_stages(module)
+    powers = {stage: (config.layer_decay or 1.0) ** (len(stages) - depth) for depth, stage in enumerate(stages)}
+    stage_of = {id(p): stage for stage, parameters in stages.items() for p in parameters}
+    for (prefix, multiplier), (stage, power) in itertools.product(
+        {"": 1.0, **config.lr_multipliers}.items(), {"": 1.0, **powers}.items()
+    ):
         weights, others = list[nn.Parameter](), list[nn.Parameter]()
         for name, parameter in module.named_parameters():
-            if prefixes[name] == prefix:
+            if prefixes[name] == prefix and stage_of.get(id(parameter), "") == stage:
                 owner, _, own_name = name.rpartition(".")
                 (weights if _is_weight(module.get_submodule(owner), own_name, parameter) else others).append(parameter)
-        common = {"lr": factor * rate, "prefix": prefix, "lr_multiplier": factor}
+        factor = multiplier * power
+        label = f"{prefix or 'backbone'}.{stage}" if stage else prefix
+        common = {"lr": factor * rate, "prefix": label, "lr_multiplier": factor}
         if weights:
             yield {"params": weights, "weight_decay": config.weight_decay, "kind": "weights", **common}
         if others:
             kind = "biases, norms and scales"
             yield {"params": others, "weight_decay": config.norm_weight_decay, "kind": kind, **common}
+
+
+def _backbone_stages(module: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """Return the parameters of the backbone's stages, the stem first; a pyramid around them is no stage.
+
+    Raises:
+        UserError: the model has no stages.
+    """
+    backbone = getattr(module, "backbone", None)
+    if not isinstance(backbone, Backbone):
+        raise UserError("optimizer.layer_decay: the model has no backbone of several stages; set it to none.")
+    return {
+        name: [parameter for part in parts for parameter in part.parameters()]
+        for name, parts in backbone.stages().items()
+        if name == "stem" or name in backbone.strides
+    }
 
 
 def _longest_prefixes(multipliers: Mapping[str, float], module: nn.Module) -> dict[str, str]:
@@ -106,7 +131,8 @@ def _why_none(prefix: str, names: list[str], module: nn.Module) -> str:
 def learning_rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:
     """Return the present learning rates by the names under which they are logged.
 
-    They are `lr`, without a multiplier, and `lr_PREFIX` of each prefix in `OptimizerConfig.lr_multipliers`.
+    They are `lr`, without a multiplier, `lr_PREFIX` of each prefix in `OptimizerConfig.lr_multipliers`, and with a
+    `layer_decay` `lr_PREFIX.STAGE`, such as `lr_backbone.c3`.
     """
     first, *_ = groups = optimizer.param_groups
     prefixed = {f"lr_{group['prefix']}": group["lr"] for group in groups if group.get("prefix")}

@@ -1,10 +1,12 @@
 import itertools
 import math
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
+from detection.backbones import FPN, ResNet, Tiny
 from detection.cells import CELLS
 from detection.config import OptimizerConfig, ScheduleConfig
 from detection.errors import UserError
@@ -185,6 +187,44 @@ def test_groups_are_described_where_rates_differ():
     ]
     plain = build_optimizer(OptimizerConfig(), module, 16)
     assert group_lines(plain) == [] and list(learning_rates(plain)) == ["lr"] and len(plain.param_groups) == 2
+
+
+class Staged(nn.Module):
+    def __init__(self, body):
+        super().__init__()
+        self.backbone = FPN(body, out_channels=8, stages=("c3", "c4"))
+        self.head = nn.Linear(4, 2)
+
+
+@pytest.mark.parametrize("body", [partial(Tiny, channels=(8, 16, 24), stem_channels=8), partial(ResNet, weights=None)])
+@pytest.mark.parametrize("multipliers", [{}, {"backbone": 0.5, "head": 3.0}])
+def test_each_stage_of_the_backbone_decays_further(body, multipliers):
+    module = Staged(body)
+    config = OptimizerConfig(lr=0.1, layer_decay=0.8, lr_multipliers=multipliers)
+    optimizer = build_optimizer(config, module, 16)
+    build_scheduler(ScheduleConfig(warmup=0), optimizer, 1)
+    groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    assert len(groups) == sum(len(g["params"]) for g in optimizer.param_groups) == len(list(module.parameters()))
+    stages = ["stem", *sorted(module.backbone.body.out_channels)]
+    inside = {}
+    for name, parts in module.backbone.body.stages().items():
+        for part in parts:
+            inside |= dict.fromkeys(map(id, part.parameters()), 0.8 ** (len(stages) - stages.index(name)))
+    for name, parameter in module.named_parameters():
+        expected = 0.1 * naive_factor(multipliers, name) * inside.get(id(parameter), 1.0)
+        assert groups[id(parameter)]["initial_lr"] == pytest.approx(expected)
+    last = stages[-1]
+    rates = learning_rates(optimizer)
+    assert rates["lr"] == pytest.approx(0.1)
+    assert rates[f"lr_backbone.{last}"] / rates["lr_backbone.stem"] == pytest.approx(0.8 ** -(len(stages) - 1))
+    assert any(line.startswith("weights of backbone.c3: rate 0.0") for line in group_lines(optimizer))
+    module.backbone.requires_grad_(False)  # frozen stages stay in their groups
+    assert len(build_optimizer(config, module, 16).param_groups) == len(optimizer.param_groups)
+
+
+def test_a_model_without_stages_has_no_layer_decay():
+    with pytest.raises(UserError, match="^optimizer.layer_decay: the model has no backbone of several stages"):
+        build_optimizer(OptimizerConfig(layer_decay=0.9), parts(), 16)
 
 
 @pytest.mark.parametrize(
