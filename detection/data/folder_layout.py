@@ -174,6 +174,8 @@ def _images_of(path: Path, split: str, folder: Path) -> Path:
         if all(_is_file(candidate / name) for name in names):
             return candidate
     others = [place for place in _folders(folder) if all(_is_file(place / name) for name in names)]
+    # Exporters number the images of each split from 1.
+    others = [place for place in others if split in map(_split_of, place.relative_to(folder).parts)] or others
     if len(others) == 1:
         return others[0]
     if others:

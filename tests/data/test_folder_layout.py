@@ -37,9 +37,10 @@ def make(root, annotations, images, splits=("train", "val", "test"), names=("x.p
 
 @pytest.mark.parametrize("name", LAYOUTS)
 @pytest.mark.parametrize("splits", [("train", "val", "test"), ("train", "valid")])
-def test_layouts(tmp_path, name, splits):
+@pytest.mark.parametrize("file_name", [None, "000001.png"])  # the same in all splits
+def test_layouts(tmp_path, name, splits, file_name):
     annotations, images = LAYOUTS[name]
-    make(tmp_path, annotations, images, splits)
+    make(tmp_path, annotations, images, splits, file_name=file_name)
     found = find_splits(tmp_path)
     assert list(found) == ["train", "val", "test"][: len(splits)]
     for split, files in zip(splits, found.values(), strict=True):
