@@ -2,7 +2,7 @@
 
 detection merge A.json IMAGES_A B.json IMAGES_B [C.json IMAGES_C …] OUT.json [--ignore-case]
 
-Images, boxes and categories are numbered anew from 1; categories of one name are one class, in the order of the files.
+Images, boxes and categories get new numbers from 1; categories of one name are one class, in the order of the files.
 File names become relative to the deepest folder that holds all IMAGES, so images of one name in different folders stay
 two images; a file that several annotation files list is one image with the boxes of all, equal boxes once. Licenses and
 infos are kept. What is written is examined as by `detection doctor`.

@@ -28,7 +28,7 @@ _CHECKED = 3
 _DEPTH = 3
 _NAME = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
 _OTHER_TASKS = ("captions", "person_keypoints", "panoptic", "stuff", "image_info")
-_LOOKED_FOR = (
+_EXPECTED = (
     "annotations/instances_train2017.json with train2017/, annotations/train.json with images/, train.json, or "
     "train/_annotations.coco.json"
 )
@@ -46,7 +46,7 @@ def data_overrides(overrides: Iterable[str]) -> list[str]:
     """Replace `data=FOLDER` by the keys of the splits that are there.
 
     Raises:
-        UserError: there is no such folder, no data set in it, or several; it lists what was looked for and found.
+        UserError: there is no such folder, no data set in it, or several; it lists what was expected and found.
     """
     expanded: list[str] = []
     for item in overrides:
@@ -162,7 +162,7 @@ def _none_found(folder: Path, files: list[Path]) -> UserError:
     names = [str(path.relative_to(folder)) for path in files] or sorted(path.name for path in folder.iterdir())
     there = f"{', '.join(names[:10])}{', …' if len(names) > 10 else ''}" if names else "nothing"
     what = "only COCO files without a train split" if files else "no COCO file"
-    return UserError(f"data={folder}: {what} (there is: {there}); looked for {_LOOKED_FOR}.")
+    return UserError(f"data={folder}: {what} (there is: {there}); expected {_EXPECTED}.")
 
 
 def _images_of(path: Path, split: str, folder: Path) -> Path:

@@ -46,14 +46,14 @@ def classes(data):
 def test_every_image_is_in_one_part_with_its_annotations(tmp_path, capsys):
     path = make(tmp_path, [[1, 1], [1], [], [2], [1, 2]] * 8)
     assert split.main([str(path), *FRACTIONS]) == 0
-    whole, parts = json.loads(path.read_text()), read(tmp_path)
+    complete, parts = json.loads(path.read_text()), read(tmp_path)
     assert [len(parts[part]["images"]) for part in PARTS] == [32, 4, 4]
     for section in ("images", "annotations"):
         entries = [entry for part in parts.values() for entry in part[section]]
-        assert sorted(entries, key=lambda e: e["id"]) == sorted(whole[section], key=lambda e: e["id"])
+        assert sorted(entries, key=lambda e: e["id"]) == sorted(complete[section], key=lambda e: e["id"])
     for data in parts.values():
         assert {item["image_id"] for item in data["annotations"]} <= {image["id"] for image in data["images"]}
-        assert data["categories"] == whole["categories"] and data["info"] == {"year": 1} and data["licenses"]
+        assert data["categories"] == complete["categories"] and data["info"] == {"year": 1} and data["licenses"]
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("40 images, split with seed 0")
     assert lines[2].split() == list(PARTS) and lines[3].split() == ["images", "32", "4", "4"]

@@ -132,7 +132,7 @@ class _Reader:
 
     Attributes:
         used: label files that were read.
-        folders: where label files were looked for.
+        folders: where label files were searched.
     """
 
     def __init__(

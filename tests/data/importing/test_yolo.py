@@ -188,7 +188,7 @@ def test_a_bad_line_is_named(tmp_path, capsys, line, words):
         ("names: [cat, '']\ntrain: images\n", ("class 1", "not a name")),
         ("names: [cat]\nnc: 2\ntrain: images\n", ("nc is 2", "1 classes")),
         ("names: [cat]\n", ("names no images",)),
-        ("names: [cat]\ntrain: pictures\n", ("train is pictures", "correct the path")),
+        ("names: [cat]\ntrain: photos\n", ("train is photos", "correct the path")),
         ("names: [cat]\ntrain: images\nval: x\nvalid: y\n", ("both val and valid",)),
         ("names: [cat]\ntrain: labels\n", ("no image", "train")),
         ("names: [cat]\ntrain: list.txt\n", ("list.txt, line 2", "b.jpg")),
