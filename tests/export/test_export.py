@@ -180,6 +180,20 @@ def test_parts_without_a_form_are_refused(accumulator):
             DetectorGraph(detector)(*inputs)
 
 
+def test_weights_that_fit_into_no_file_are_refused(accumulator, tmp_path, monkeypatch):
+    monkeypatch.setattr("detection.export.onnx_file.MAX_BYTES", 1000)
+    with pytest.raises(UserError, match="the weights are .* GB and an ONNX file can hold"):
+        write(accumulator, tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_box_iterations_voting_and_mirrored_images_are_exported(tmp_path):
+    more = ["flip=true", "num_box_iterations=2", "voting_iou=0.8"]
+    detector = build("quickstart", [*SMALL, FEW, *(f"detector.inference.{text}" for text in more)])
+    assert write(detector, tmp_path / "model.onnx").compared > 20
+
+
 def test_a_library_that_is_missing_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
     with pytest.raises(UserError, match=r"onnxruntime is not installed: pip install 'context-detection\[onnx\]'"):
