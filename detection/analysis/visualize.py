@@ -14,6 +14,7 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont
 from detection.names import short_name
 
 Color = tuple[int, int, int]
+Mark = tuple[str, Color]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 Rectangle = tuple[int, int, int, int]
 
@@ -58,6 +59,7 @@ def draw_boxes(
     *,
     colors: Mapping[str, Color] | None = None,
     min_side: int = 384,
+    marks: Sequence[Mark | None] | None = None,
 ) -> np.ndarray:
     """Draw labeled boxes on a copy of an image.
 
@@ -65,9 +67,10 @@ def draw_boxes(
         image: (H, W, 3) uint8 RGB; left as it is.
         boxes: (N, 4) xyxy in pixels of `image`; parts outside it are not drawn.
         labels: N class names.
-        scores: N scores in 0..1, printed behind the names; the highest is drawn on top.
+        scores: N scores in 0..1, printed behind the names, NaN is not; the highest is drawn on top.
         colors: RGB color by class name; a name not in it gets its `class_color`.
         min_side: an image whose shorter side is below this many pixels is first enlarged by an integer factor f.
+        marks: for each box a word in front of its label and the color of a frame around it, or None.
 
     Returns:
         The drawn image (f·H, f·W, 3) uint8.
@@ -76,7 +79,8 @@ def draw_boxes(
         ValueError: the numbers of boxes, labels and scores differ.
     """
     boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)  # (N, 4), also of an empty list
-    if len(labels) != len(boxes) or (scores is not None and len(scores) != len(boxes)):
+    marks = [None] * len(boxes) if marks is None else marks
+    if len(labels) != len(boxes) or len(marks) != len(boxes) or (scores is not None and len(scores) != len(boxes)):
         raise ValueError(f"{len(boxes)} boxes, {len(labels)} labels, {None if scores is None else len(scores)} scores")
     factor = max(1, min(math.ceil(min_side / min(image.shape[:2])), _MOST_ENLARGED // max(image.shape[:2])))
     drawing = Image.fromarray(image.repeat(factor, 0).repeat(factor, 1))
@@ -91,12 +95,17 @@ def draw_boxes(
     for index in order:
         # A dark rim keeps a box visible on a background of the same color.
         x0, y0, x1, y1 = corners[index]
+        if (mark := marks[index]) is not None:
+            far = 2 * width + 1
+            draw.rectangle((x0 - far, y0 - far, x1 + far, y1 + far), outline=mark[1], width=2 * width + 2)
         draw.rectangle((x0 - 1, y0 - 1, x1 + 1, y1 + 1), outline=(0, 0, 0), width=width + 2)
         draw.rectangle(corners[index], outline=palette[labels[index]], width=width)
     occupied: list[Rectangle] = []
     # The best detection takes its place first, so it is the last to be moved aside.
     for index in reversed(order):
-        text = short_name(labels[index]) + ("" if scores is None else f" {scores[index]:.2f}")
+        mark, score = marks[index], math.nan if scores is None else scores[index]
+        word = f"{mark[0]}: " if mark is not None and mark[0] else ""
+        text = word + short_name(labels[index]) + ("" if math.isnan(score) else f" {score:.2f}")
         occupied.append(_draw_label(draw, text, corners[index], font, palette[labels[index]], occupied))
     return np.array(drawing)
 
@@ -153,6 +162,19 @@ def _text_color(background: Color) -> Color:
     """Return black or white, whichever stands out from the background (luminance as of ITU-R BT.601)."""
     red, green, blue = background
     return (0, 0, 0) if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else (255, 255, 255)
+
+
+def with_legend(image: np.ndarray, entries: Sequence[Mark]) -> np.ndarray:
+    """Add a line below an image (H, W, 3) uint8 that explains colors: a square of each, and its word behind it."""
+    font = ImageFont.load_default(max(11, min(image.shape[:2]) / 24))
+    line = math.ceil(font.getbbox("Ag", anchor="la")[3]) + 8
+    strip = Image.new("RGB", (image.shape[1], line), "white")
+    draw, x = ImageDraw.Draw(strip), 8
+    for word, color in entries:
+        draw.rectangle((x, 4, x + line - 9, line - 5), fill=color, outline=(0, 0, 0))
+        draw.text((x + line - 2, 2), word, fill=(0, 0, 0), font=font)
+        x += line + math.ceil(font.getlength(word)) + 12
+    return np.concatenate([image, np.array(strip)])
 
 
 def contact_sheet(

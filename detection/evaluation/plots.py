@@ -123,7 +123,7 @@ def plot_losses(log: str | Path) -> Figure | None:
             axes.set_yscale("log")
         axes.set(xlabel="step", ylabel="loss", title="Losses")
         axes.grid(alpha=0.3, which="both")
-        axes.legend(fontsize=8)
+        _legend_below(axes)
     if scores:
         axes = panels.pop(0)
         for name, points in scores.items():
@@ -131,8 +131,13 @@ def plot_losses(log: str | Path) -> Figure | None:
         axes.set(xlabel="epochs trained", ylabel="AP", ylim=(0, 1), title="Validation")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
+        _legend_below(axes)
     return figure
+
+
+def _legend_below(axes: Any) -> None:
+    """Explain the curves below the axes, where none is covered."""
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3, fontsize=8, frameon=False)
 
 
 def _plot_loss(axes: Any, name: str, points: np.ndarray, color: Any) -> None:

@@ -20,7 +20,7 @@ from rich.progress import (
 )
 
 from detection.atomic_write import atomic_write, naming
-from detection.names import short_name
+from detection.names import file_stem, short_name
 
 _SECONDS_BETWEEN_LINES = 20
 
@@ -63,7 +63,7 @@ class RunLog:
         self.file = path.open("a", buffering=1, encoding="utf-8")
         begun = (folder / "tensorboard").exists()
         # TensorBoard drops events from this step on: the last one that is kept must stay.
-        self.board = SummaryWriter(folder / "tensorboard", purge_step=self.step + 1 if kept or begun else None)
+        self.board = SummaryWriter(_board_folder(folder), purge_step=self.step + 1 if kept or begun else None)
 
     def update(self, epoch: int, line: Mapping[str, float]) -> None:
         """Write losses, learning rate and the like of one update of the weights."""
@@ -85,6 +85,9 @@ class RunLog:
             for name, value in scalars.items():
                 if value != -1:
                     self.board.add_scalar(f"val/{name}", value, self.step)
+            for name, of_class in metrics.get("per_class", {}).items():
+                if of_class["AP"] != -1:
+                    self.board.add_scalar(f"val_AP_of_class/{short_name(name)}", of_class["AP"], self.step)
             self.board.flush()
 
     def image(self, name: str, image: np.ndarray) -> None:
@@ -105,6 +108,18 @@ class RunLog:
         if self.main:
             with naming(self.path), closing(self.board):
                 self.file.close()
+
+
+def _board_folder(folder: Path) -> Path:
+    """The folder of a run's events, named as the run, since TensorBoard shows a folder's name; an older one stays."""
+    boards = folder / "tensorboard"
+    if any(path.is_file() for path in (boards.iterdir() if boards.is_dir() else ())):
+        return boards  # of a run from before events had a folder of the run's name
+    older = sorted(path for path in boards.iterdir() if path.is_dir()) if boards.is_dir() else []
+    parts = folder.resolve().parts
+    # A run of an ablation is OUTPUT/runs/DATA/VARIANT/seed-N.
+    name = "-".join(parts[-3:]) if parts[-1].startswith("seed-") else parts[-1]
+    return older[0] if older else boards / file_stem(name)
 
 
 def _complete_lines(path: Path) -> list[dict[str, Any]]:

@@ -285,7 +285,8 @@ def _keep_if_best(run: DetectorRun, results: list[dict[str, Any]]) -> None:
 def _draw(run: DetectorRun, results: list[dict[str, Any]], metrics: dict[str, Any]) -> dict[str, np.ndarray]:
     """Draw ground truth next to detections from the score of the best F1 on, 0.5 where nothing was found."""
     data, best = run.data, metrics["best_f1"]["score"]
-    return draw_samples(data.val.index, data.val.images, results, run.config.samples, best if best > 0 else 0.5)
+    names = [category.name for category in run.categories]
+    return draw_samples(data.val.index, data.val.images, results, run.config.samples, best if best > 0 else 0.5, names)
 
 
 def finish(run: DetectorRun) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import errno
 import json
+from contextlib import closing
 
 import pytest
 
@@ -59,3 +60,15 @@ def test_a_full_disk_is_named_and_everything_is_closed(tmp_path):
             write()
         assert error.value.filename == str(tmp_path / "log.jsonl")
     assert log.board.all_writers is None
+
+
+def test_events_stay_in_the_folder_that_they_began_in(tmp_path):
+    run = tmp_path / "data" / "none" / "seed-3"
+    run.mkdir(parents=True)
+    with closing(RunLog(run)):
+        pass
+    assert [path.name for path in (run / "tensorboard").iterdir()] == ["data-none-seed-3"]
+    moved = run.rename(tmp_path / "other")
+    with closing(RunLog(moved)):
+        pass
+    assert [path.name for path in (moved / "tensorboard").iterdir()] == ["data-none-seed-3"]

@@ -178,7 +178,7 @@ def test_half_a_line_is_trimmed_and_tensorboard_has_every_step_once(run, blank_p
         file.write('{"step": 5, "epoch": 1, "lo')
     resume(run, "schedule.epochs=2")
     assert [line["step"] for line in log(run) if "lr" in line] == list(range(1, 9))
-    board = EventAccumulator(str(run / "tensorboard")).Reload()
+    board = EventAccumulator(str(next((run / "tensorboard").iterdir()))).Reload()
     assert [event.step for event in board.Scalars("train/loss")] == list(range(1, 9))
 
 

@@ -75,9 +75,12 @@ def test_the_log_has_a_line_an_update_and_an_evaluation_an_epoch(finished_run):
 def test_tensorboard_has_scalars_and_images(finished_run):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events = EventAccumulator(str(finished_run / "tensorboard"))
+    (board,) = (finished_run / "tensorboard").iterdir()
+    assert board.name == "finished", "TensorBoard shows this name, which is the run's"
+    events = EventAccumulator(str(board))
     events.Reload()
     tags = events.Tags()
+    assert any(tag.startswith("val_AP_of_class/") for tag in tags["scalars"])
     wanted = {"train/loss", "train/loss_box_reg", "train/lr", "train/grad_norm", "train/images_per_s", "val/AP"}
     assert wanted <= set(tags["scalars"])
     assert tags["images"] == ["samples"]
@@ -160,7 +163,9 @@ def test_the_best_is_measured_once_and_after_a_resume_again(shapes, tmp_path, mo
     asked, real, evaluate = [], training.detect_split, training.evaluate_detections
     monkeypatch.setattr(training, "detect_split", lambda *args: (asked.append(args[-1]), real(*args))[1])
     # Every evaluation is worse than the one before, so that the first epoch is the best.
-    monkeypatch.setattr(training, "evaluate_detections", lambda *args, **more: {**evaluate(*args), "AP": 1 / (1 + len(asked))})
+    monkeypatch.setattr(
+        training, "evaluate_detections", lambda *args, **more: {**evaluate(*args), "AP": 1 / (1 + len(asked))}
+    )
     train(config, tmp_path / "unbroken", Accelerator(cpu=True))
     assert asked == ["evaluating"] * 3
     metrics = json.loads((tmp_path / "unbroken/metrics.json").read_text())
