@@ -72,9 +72,6 @@ def draw_samples(
         titles = "ground truth", f"detections, score from {score:.2f}"
         entries = [(kind, color) for kind, (_, color) in MARKS.items()]
         sheet = with_legend(contact_sheet([left, right], columns=2, titles=titles), entries)
-            contact_sheet([left, right], columns=2, titles=titles),
-            [(kind, color) for kind, (_, color) in MARKS.items()],
-        )
         drawings[stem] = sheet
     return drawings
 
