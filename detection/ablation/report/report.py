@@ -9,6 +9,7 @@ from detection.ablation.plan import Plan
 from detection.ablation.report import figures, formatting
 from detection.ablation.report.answer import answer_blocks, answer_text, data_blocks
 from detection.ablation.report.comparisons import difference_blocks, primary_comparisons
+from detection.ablation.report.learning_curves import plot_learning, read_curve
 from detection.ablation.report.provenance import describe_runs
 from detection.ablation.report.seeds import seed_blocks
 from detection.ablation.report.suite import suite_blocks
@@ -143,7 +144,19 @@ def _metrics(summary: AblationSummary, data: str, costs: MeasuredCosts | None) -
     if scatter is not None:
         name = f"costs-{data}.png"
         blocks.append(Figure(name, f"{metric} on {data} over the costs of each variant.", to_png(scatter)))
-    return blocks
+    return [*blocks, *_learning_curves(summary.plan, data)]
+
+
+def _learning_curves(plan: Plan, data: str) -> list[Block]:
+    metric = plan.ablation.metric
+    curves = {v: [read_curve(run.folder, metric) for run in plan.of(data, v)] for v in plan.variants}
+    figure = plot_learning(curves, metric, f"{metric} on {data} while training")
+    if figure is None:
+        return []
+    caption = (
+        f"{metric} on the validation images of {data} after each evaluated epoch: the mean of the seeds of a variant"
+    )
+    return [Figure(f"learning-{data}.png", f"{caption}, and each seed as a pale line.", to_png(figure))]
 
 
 def _of_learned(summary: AblationSummary, data: str) -> str:
