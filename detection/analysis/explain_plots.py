@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from detection.analysis.explain import Explanation
-from detection.analysis.visualize import contact_sheet, draw_boxes
+from detection.analysis.visualize import contact_sheet, distinct_colors, draw_boxes
 
 # H×W pixels of the image, n detections, h×w patches.
 
@@ -34,24 +34,27 @@ def describe(explanation: Explanation, names: Sequence[str], boxes: np.ndarray) 
     return described
 
 
-def draw_explanation(image: np.ndarray, explanation: Explanation, described: Sequence[dict[str, Any]]) -> np.ndarray:
+def draw_explanation(
+    image: np.ndarray, explanation: Explanation, described: Sequence[dict[str, Any]], classes: Sequence[str] = ()
+) -> np.ndarray:
     """Draw two panels a detection: lit by the drop of its class's probability, and by the gradient.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         explanation: of this image.
         described: of `describe`; as many detections as are drawn.
+        classes: names of all classes of the detector, by which each has the color that it has elsewhere.
 
     Returns:
         One (H', W', 3) uint8 image with titles.
     """
-    panels, titles = [], []
+    panels, titles, colors = [], [], distinct_colors(classes)
     for i, entry in enumerate(described):
         drops, gradients = explanation.drops[i].clamp(min=0).numpy(), explanation.gradients[i].numpy()
         name = entry["class"]
         for values, top in ((drops, max(drops.max(), 0.05)), (gradients, max(gradients.max(), 1e-12))):
             lit = _lit(image, values / top, explanation)
-            panels.append(draw_boxes(lit, np.array([entry["box"]]), [name], [entry["probability"]]))
+            panels.append(draw_boxes(lit, np.array([entry["box"]]), [name], [entry["probability"]], colors=colors))
         far = f", {entry['drop']:.2f} by a patch far away" if "drop" in entry else ""
         titles += [f"{name}: lit where covering costs up to {drops.max():.2f}{far}", f"{name}: gradient"]
     return contact_sheet(panels, columns=2, titles=titles)
@@ -70,9 +73,15 @@ def _lit(image: np.ndarray, values: np.ndarray, explanation: Explanation) -> np.
 
 
 def write_explanation(
-    folder: Path, stem: str, image: np.ndarray, explanation: Explanation, described: list[dict[str, Any]]
+    folder: Path,
+    stem: str,
+    image: np.ndarray,
+    explanation: Explanation,
+    described: list[dict[str, Any]],
+    classes: Sequence[str] = (),
 ) -> None:
-    """Write `STEM.png` and `STEM.json` into a folder."""
-    Image.fromarray(draw_explanation(image, explanation, described)).save(folder / f"{stem}.png", compress_level=3)
+    """Write `STEM.png` and `STEM.json` into a folder; `classes` are as in `draw_explanation`."""
+    drawn = draw_explanation(image, explanation, described, classes)
+    Image.fromarray(drawn).save(folder / f"{stem}.png", compress_level=3)
     text = json.dumps({"patch_side": explanation.side / max(explanation.scale), "detections": described}, indent=1)
     (folder / f"{stem}.json").write_text(text + "\n", encoding="utf-8")

@@ -55,13 +55,18 @@ def main(argv: list[str] | None = None) -> None:
     from detection.predictor import Predictor
     from detection.runs.image_files import find_images
     from detection.training.loaders import require_device
+    from detection.training.preemption import watch
 
     require_device(args.device)
     found = find_images(args.images)
     predictor = Predictor(args.run, args.device, args.score, trust=args.trust)
     require_fixed_boxes(predictor.detector)
     paths = list(found.paths)
-    with output_folder(args.output, "explanations") as output, atomic_folder(output.resolve()) as folder:
+    with (
+        watch(until_exit=True),
+        output_folder(args.output, "explanations") as output,
+        atomic_folder(output.resolve()) as folder,
+    ):
         for path, stem in zip(paths, unique_stems(paths), strict=True):
             detections = predictor(path)
             if not len(detections):
@@ -72,7 +77,8 @@ def main(argv: list[str] | None = None) -> None:
             pixels = torch.from_numpy(image).permute(2, 0, 1).to(predictor.device)  # (3, H, W)
             explanation = explain_detections(predictor.detector, pixels, boxes, labels, patch=args.patch)
             described = describe(explanation, detections.names[: args.top], boxes.numpy())
-            write_explanation(folder, stem, image, explanation, described)
+            classes = [category.name for category in predictor.categories]
+            write_explanation(folder, stem, image, explanation, described, classes)
             for entry in described:
                 where = "no patch is far from it" if "drop" not in entry else (
                     f"{entry['drop']:+.2f} by the patch at {entry['far_patch'][0]:.0f}, {entry['far_patch'][1]:.0f}"

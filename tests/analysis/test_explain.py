@@ -9,6 +9,7 @@ from torch.nn.functional import avg_pool2d
 
 from detection.analysis.explain import explain_detections, require_fixed_boxes
 from detection.analysis.explain_plots import describe, draw_explanation
+from detection.analysis.visualize import distinct_colors
 from detection.backbones.backbone import Backbone
 from detection.context import AttentionLSTM
 from detection.contracts import Context, RefinementHead
@@ -145,6 +146,8 @@ def test_described_and_drawn():
     drawn = draw_explanation(image, explanation, described)
     lit = (drawn == [226, 134, 22]).all(-1)  # 0.2 · (0.7 · 100 + 38.25) + 0.8 · (255, 140, 0), rounded
     assert drawn.dtype == np.uint8 and lit.sum() >= 3 * 8 * 8, "two rows of two panels, enlarged"
+    colored = draw_explanation(image, explanation, described, ["a", "b", "c"])
+    assert all((colored == distinct_colors(["a", "b", "c"])[name]).all(-1).any() for name in ("a", "b"))
 
 
 def test_a_head_that_finds_boxes_and_classes_together_is_refused():
