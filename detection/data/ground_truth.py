@@ -24,12 +24,14 @@ def load_ground_truth(path: Path) -> dict[str, Any]:
 
     Returns:
         A COCO data set with original ids where they are integers; `width` and `height` of images that have both;
-        annotations numbered from 1; and `dropped`, the number of annotations left out, if there are any.
+        annotations numbered from 1; `dropped`, the number of annotations left out, if there are any; and `text_ids`,
+        the ids here of images and categories by those of the file that are texts, if there are any.
 
     Raises:
         UserError: Images or categories have no ids of their own, or the file is no COCO annotation file.
     """
-    data, _ = read_values(read_annotations(path))
+    raw = read_annotations(path)
+    data, _ = read_values(raw)
     for name in ("images", "categories"):
         section = Section(path, name, data[name])
         section.ids()
@@ -57,4 +59,15 @@ def load_ground_truth(path: Path) -> dict[str, Any]:
     names = zip(tables.category_ids.tolist(), tables.category_names, strict=True)
     categories = [{"id": id_, "name": name or str(id_)} for id_, name in names]
     found = {"images": images, "annotations": annotations, "categories": categories}
-    return found | ({"dropped": len(lost)} if lost else {})
+    return found | ({"dropped": len(lost)} if lost else {}) | _text_ids(raw, found)
+
+
+def _text_ids(raw: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """Return the ids that stand for each id that is a text, under `text_ids`; nothing where all are numbers."""
+    ids = {
+        key: {
+            old["id"]: new["id"] for old, new in zip(raw[name], found[name], strict=True) if isinstance(old["id"], str)
+        }
+        for key, name in (("image_id", "images"), ("category_id", "categories"))
+    }
+    return {"text_ids": ids} if any(ids.values()) else {}

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from detection.errors import UserError
 from detection.evaluation.columns import CocoDataset, CocoResults, GroundTruthColumns, detection_columns, known_results
 from detection.evaluation.matching import overlapping_pairs
 from detection.evaluation.report import evaluate_detections
@@ -37,7 +38,15 @@ def ignore_classes(ground_truth: CocoDataset, results: CocoResults) -> tuple[Coc
 
     Returns:
         Ground truth and results of the category `object`, under the lowest id of all categories.
+
+    Raises:
+        UserError: the ground truth has not all classes annotated in each image.
     """
+    if ground_truth.get("judged") is not None:
+        raise UserError(
+            "--ignore-classes: the annotations list classes that are not annotated in every image "
+            "(neg_category_ids); without classes there is no telling which detections are judged: leave it out."
+        )
     ids = [category["id"] for category in ground_truth["categories"]]
     one = {"category_id": min(ids, default=1)}
     merged = {

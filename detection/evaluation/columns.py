@@ -73,9 +73,14 @@ def class_names(ground_truth: CocoDataset) -> dict[int, str]:
 
 
 def known_results(ground_truth: CocoDataset, results: CocoResults) -> CocoResults:
-    """Select results whose image and category are in the ground truth; the others are neither right nor wrong."""
+    """Select results whose image and category are in the ground truth; the others are neither right nor wrong.
+
+    Nor are those of categories on which an image is not judged (`data.federated`).
+    """
     images, categories = positions(ground_truth["images"]), positions(ground_truth["categories"])
-    return [r for r in results if r["image_id"] in images and r["category_id"] in categories]
+    known = [r for r in results if r["image_id"] in images and r["category_id"] in categories]
+    judged = ground_truth.get("judged")
+    return known if judged is None else [r for r in known if r["category_id"] in judged[r["image_id"]]]
 
 
 def ground_truth_columns(ground_truth: CocoDataset) -> GroundTruthColumns:

@@ -72,7 +72,15 @@ def _always(ground_truth: CocoDataset, results: CocoResults) -> Iterator[str]:
         count = ground_truth["dropped"]
         what = "bad box of the annotations was" if count == 1 else "bad boxes of the annotations were"
         yield f"{count} {what} left out (`detection doctor` lists them)."
-    unknown = len(results) - len(known_results(ground_truth, results))
+    named = known_results({**ground_truth, "judged": None}, results)
+    if ground_truth.get("judged") is not None:
+        count = len(named) - len(known_results(ground_truth, results))
+        yield (
+            f"{count} of {len(results)} detections are of classes that are neither annotated in their image nor listed "
+            "in neg_category_ids, and were left out; those of not_exhaustive_category_ids that match no box count as "
+            "neither right nor wrong."
+        )
+    unknown = len(results) - len(named)
     if unknown:
         yield (
             f"{unknown} of {len(results)} detections name an image or a category that the annotations lack and were "

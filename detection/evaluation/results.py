@@ -15,20 +15,27 @@ def read_ground_truth(path: str | Path) -> CocoDataset:
     """Read an annotations file without needing its images; boxes that cannot be trained on are dropped and counted.
 
     Returns:
-        COCO dataset dict with original ids, and with `dropped`, the number of boxes left out, if there are any.
+        COCO dataset dict with original ids, and with `dropped`, the number of boxes left out, if there are any; with
+        `judged` where not all classes are annotated in each image (`data.federated`), and `text_ids` as in
+        `load_ground_truth`.
 
     Raises:
         UserError: The file is missing or is no COCO annotations file.
     """
+    from detection.data.checks import read_annotations
     from detection.data.coco_index import load_index
+    from detection.data.federated import add_federated, is_federated
     from detection.data.ground_truth import load_ground_truth
+    from detection.data.readable_values import read_values
 
     try:
-        index = load_index(path)
+        ground_truth = load_index(path).to_coco()
     except UserError:
         # What training refuses may do for measuring.
-        return load_ground_truth(Path(path))
-    return index.to_coco()
+        ground_truth = load_ground_truth(Path(path))
+    if is_federated(path):
+        add_federated(ground_truth, read_values(read_annotations(Path(path)))[0]["images"], path)
+    return ground_truth
 
 
 def add_attribute(ground_truth: CocoDataset, path: str | Path, key: str) -> None:
@@ -52,11 +59,13 @@ def read_results(path: str | Path, ground_truth: CocoDataset) -> CocoResults:
     """Read and check a COCO results file.
 
     Args:
-        path: JSON list of `{"image_id", "category_id", "bbox": [x, y, width, height], "score"}`, boxes in pixels.
+        path: JSON list of `{"image_id", "category_id", "bbox": [x, y, width, height], "score"}`, boxes in pixels; an
+            entry with `segmentation`, a mask as RLE, in place of `bbox` has the mask's box.
         ground_truth: Data set whose images and categories the results name.
 
     Returns:
-        The entries with these four keys, ids as int, the rest as float; other keys are left out.
+        The entries with these four keys, ids as int, the rest as float; other keys are left out. Categories that the
+        annotations lack stay, unless there are no others, or the ids look as if they were counted from 0.
 
     Raises:
         UserError: Anything is wrong with the file; the sentence names the entry, counted from 0.
@@ -64,11 +73,16 @@ def read_results(path: str | Path, ground_truth: CocoDataset) -> CocoResults:
     entries = _read_list(Path(path))
     images = {image["id"] for image in ground_truth["images"]}
     categories = {category["id"] for category in ground_truth["categories"]}
+    unknown = {e.get("category_id") for e in entries if isinstance(e, dict) and _is_number(e.get("category_id"))}
+    some_known, unknown = bool(unknown & categories), unknown - categories
     results = []
     for number, entry in enumerate(entries):
         try:
-            result = _checked(entry)
+            result = _checked(_with_numbers(entry, ground_truth.get("text_ids", {})))
             for key, known in (("image_id", images), ("category_id", categories)):
+                # As pycocotools, which measures the categories of the annotations.
+                if key == "category_id" and some_known and 0 not in unknown:
+                    continue
                 if result[key] not in known:
                     raise ValueError(f"{key} {result[key]} is not in the annotations{_how_many(entries, key, known)}")
         except ValueError as error:
@@ -76,6 +90,39 @@ def read_results(path: str | Path, ground_truth: CocoDataset) -> CocoResults:
             raise UserError(f"{path}: entry {number} (counted from 0): {error}{hint}.") from None
         results.append(result)
     return results
+
+
+def _with_numbers(entry: Any, text_ids: dict[str, dict[str, int]]) -> Any:
+    """Replace ids that are texts, in the annotations too, by those that stand for them."""
+    if not isinstance(entry, dict):
+        return entry
+    ids = {
+        key: ids[entry[key]] for key, ids in text_ids.items() if isinstance(entry.get(key), str) and entry[key] in ids
+    }
+    return {**entry, **ids}
+
+
+def _box_of_mask(mask: Any) -> list[float] | None:
+    """Return the box of a mask in RLE, None where it is no sound one."""
+    from pycocotools.mask import toBbox
+
+    from detection.data.run_lengths import decode_runs, encode_runs
+
+    if not isinstance(mask, dict) or not isinstance(mask.get("counts"), str | list):
+        return None
+    size, counts = mask.get("size"), mask["counts"]
+    if not isinstance(size, list) or len(size) != 2 or not all(type(n) is int and 0 < n < 2**16 for n in size):
+        return None
+    if isinstance(counts, list):
+        runs = counts if all(type(n) is int and n >= 0 for n in counts) else None
+    else:
+        # Checked before pycocotools reads it, which a damaged text leads beyond its memory.
+        found = decode_runs(counts.encode()) if counts.isascii() else None
+        runs = None if found is None else found.tolist()
+    if runs is None or sum(runs) != size[0] * size[1]:
+        return None
+    rle: Any = {"counts": encode_runs(runs, *size), "size": size}
+    return toBbox(rle).tolist()
 
 
 def _text_id_hint(entry: Any, ground_truth: CocoDataset) -> str:
@@ -130,12 +177,15 @@ def _checked(entry: Any) -> dict[str, Any]:
     """Check an entry and convert its types; a `ValueError` is the rest of a sentence that names it."""
     if not isinstance(entry, dict):
         raise ValueError(f"it is {_kind(entry)}, not an object with {', '.join(KEYS)}")
+    if "bbox" not in entry and "segmentation" in entry:
+        box = _box_of_mask(entry["segmentation"])
+        if box is None:
+            raise ValueError("bbox is missing, and segmentation is no sound RLE whose box could stand for it")
+        entry = {**entry, "bbox": box}
     missing = [key for key in KEYS if key not in entry]
     if missing:
         annotation = missing == ["score"] and ("iscrowd" in entry or "area" in entry)
         hint = " (it looks like an annotation; results carry a score)" if annotation else ""
-        if missing == ["bbox"] and "segmentation" in entry:
-            hint = " (these are results of masks: give the box of each, as pycocotools.mask.toBbox does)"
         raise ValueError(f"{', '.join(missing)} is missing{hint}")
     box = entry["bbox"]
     if not isinstance(box, list) or len(box) != 4 or not all(_is_number(value) for value in box):

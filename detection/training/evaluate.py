@@ -13,6 +13,7 @@ from detection.atomic_write import write_json
 from detection.config import Config, SplitConfig
 from detection.data.coco_index import Category, CocoIndex
 from detection.data.dataset import DetectionDataset
+from detection.data.federated import federated_remark
 from detection.detector import Detector
 from detection.errors import UserError
 from detection.evaluation.class_agnostic import measure
@@ -174,6 +175,7 @@ def evaluate_run(
         as_it_is = metrics
         ground_truth, results, metrics = measure(targets, replaced, classes_ignored, slice_by)
         metrics |= {"context_from": context_from, "context_use": context_use(as_it_is, metrics)}
+    metrics["notes"] += filter(None, [federated_remark(index.path)])
     named = evaluation_folder(Path(run), annotations, split, checkpoint, context_from, classes_ignored)
     _write(Path(output or named), record, ground_truth, results, metrics)
     return metrics

@@ -18,6 +18,7 @@ from detection.analysis.visualize import contact_sheet
 from detection.channels_last import to_channels_last
 from detection.config import Config
 from detection.data.dataset import DetectionDataset, match_categories, require_training_boxes
+from detection.data.federated import federated_remark
 from detection.data.masks import load_masks
 from detection.data.remarks import training_remarks
 from detection.data.sampling import TrainBatches
@@ -202,6 +203,8 @@ def prepare(config: Config, folder: Path, accelerator: Accelerator, resume: bool
     print_data(run)
     if accelerator.is_main_process:
         for remark in training_remarks(data.train.index, data.val.index, data.train.images, data.val.images):
+            run.print_line(f"check     {remark}")
+        if remark := federated_remark(data.val.index.path):
             run.print_line(f"check     {remark}")
     print_model(run, reports)
     if amplitude is not None:

@@ -129,7 +129,7 @@ def test_helper_results_are_valid(tmp_path):
         ({"image_id": "none"}, 'image_id is "none", not an integer; write the id that the annotations give it.'),
         ({"category_id": "dog"}, 'not an integer; the annotations have "dog" under the id 2: write that'),
         ({"score": "0.5"}, 'score is "0.5", not a number; write numbers without quotes'),
-        ({"bbox": None, "segmentation": {"counts": "abc"}}, "bbox is missing (these are results of masks: give the"),
+        ({"bbox": None, "segmentation": {"counts": "abc"}}, "bbox is missing, and segmentation is no sound RLE"),
     ],
 )
 def test_an_entry_of_another_kind_gets_its_remedy(tmp_path, change, words):
