@@ -1,7 +1,8 @@
-"""Time left of a run."""
+"""Time left of a run, and the mean loss of its epoch."""
 
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from detection.runs.logs import duration
 
@@ -14,14 +15,32 @@ class RunClock:
         began: when the first update began, by the monotonic clock; None before.
         updates: done since then.
         left: updates still to do.
+        losses: of the updates of the epoch that were done here.
     """
 
     began: float | None = None
     updates: int = 0
     left: int = 0
+    losses: list[float] = field(default_factory=list)
+
+    def begin_epoch(self, left: int) -> None:
+        """Begin an epoch, with so many updates left of the run."""
+        self.began = time.monotonic() if self.began is None else self.began
+        self.left, self.losses = left, []
+
+    def update(self, loss: float) -> None:
+        """Count an update."""
+        self.updates, self.left = self.updates + 1, self.left - 1
+        self.losses.append(loss)
 
     def note(self) -> str:
         """The time left in words, empty where nothing is left or known."""
         if self.began is None or not self.updates or not self.left:
             return ""
         return f"{duration((time.monotonic() - self.began) / self.updates * self.left)} left of the run"
+
+    def texts(self, values: Mapping[str, float], digits: int) -> list[str]:
+        """What the line of an epoch states: its mean loss, measured values, and the time left."""
+        loss = [f"train loss {sum(self.losses) / len(self.losses):.3f}"] if self.losses else []
+        measured = [f"{name} {value:.{digits}f}" for name, value in values.items()]
+        return [*loss, *measured, *filter(None, [self.note()])]

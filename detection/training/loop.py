@@ -95,8 +95,7 @@ class TrainingRun(Generic[Model]):
         saved: how far the last checkpoint is, empty where there is none.
         saved_at: when it was written, or the run began, by the monotonic clock.
         waiting: share of its time in which each epoch trained here waited for data.
-        losses: sum and number of the losses of the updates of an epoch that were done here.
-        clock: time that the run takes here, and still will.
+        clock: time that the run takes here, and still will, and the mean loss of the epoch.
         command: that trains such runs.
     """
 
@@ -118,7 +117,6 @@ class TrainingRun(Generic[Model]):
     saved: str = ""
     saved_at: float = field(default_factory=time.monotonic)
     waiting: list[float] = field(default_factory=list)
-    losses: tuple[float, int] = (0.0, 0)
     clock: RunClock = field(default_factory=RunClock)
 
     def __post_init__(self) -> None:
@@ -132,13 +130,9 @@ class TrainingRun(Generic[Model]):
         return -(-len(self.order) // self.gradient_accumulation_steps)
 
     def print_epoch(self, values: Mapping[str, float] = MappingProxyType({}), digits: int = 3) -> None:
-        """Print the line of the epoch that is done: its mean loss, what an evaluation measured, and the time left."""
-        number, total = self.done.epoch, self.config.schedule.epochs
-        texts = [f"{name} {value:.{digits}f}" for name, value in values.items()]
-        if self.losses[1]:
-            texts.insert(0, f"train loss {self.losses[0] / self.losses[1]:.3f}")
-        note = self.clock.note()
-        self.print_line("  ".join([f"epoch {number:3d} of {total}", *texts, *([note] if note else [])]))
+        """Print the line of the epoch that is done, with what an evaluation measured, if there was one."""
+        place = f"epoch {self.done.epoch:3d} of {self.config.schedule.epochs}"
+        self.print_line("  ".join([place, *self.clock.texts(values, digits)]))
 
     @property
     def images_per_update(self) -> int:
@@ -251,16 +245,13 @@ def _train_epoch(run: TrainingRun, model: nn.Module, log: RunLog) -> None:
     batches = DeviceBatches(run.batches, run.accelerator.device)
     began = start = time.perf_counter()
     label = f"epoch {epoch + 1}/{run.config.schedule.epochs}"
-    run.losses, clock = (0.0, 0), run.clock
-    clock.began = time.monotonic() if clock.began is None else clock.began
-    clock.left = (run.config.schedule.epochs - epoch) * run.updates_per_epoch - run.done.updates
+    run.clock.begin_epoch((run.config.schedule.epochs - epoch) * run.updates_per_epoch - run.done.updates)
     with progress(label, len(batches), run.accelerator.is_main_process) as bar:
 
         def log_update(line: dict[str, float]) -> None:
             log.update(epoch, line)
-            run.losses = run.losses[0] + line["loss"], run.losses[1] + 1
-            clock.updates, clock.left = clock.updates + 1, clock.left - 1
-            bar.advance(min(steps, bar.total - bar.done), f"loss {line['loss']:.3f}  {clock.note()}")
+            run.clock.update(line["loss"])
+            bar.advance(min(steps, bar.total - bar.done), f"loss {line['loss']:.3f}  {run.clock.note()}")
             nonlocal began
             now = time.perf_counter()
             run.done.seconds, began = run.done.seconds + now - began, now

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from detection.names import plot_name
 
@@ -47,7 +48,7 @@ def plot_learning(variants: Mapping[str, Sequence[Curve]], metric: str, title: s
         means = [sum(curve[epoch] for curve in drawn) / len(drawn) for epoch in shared]
         axes.plot(shared, means, linewidth=1.8, marker="." if len(shared) < 30 else "", label=plot_name(name), **style)
     axes.set(xlabel="epochs trained", ylabel=metric, title=plot_name(title, 120))
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", fontsize=8, frameon=False)
     return figure
