@@ -14,6 +14,7 @@ from detection.config.keys import apply_overrides
 from detection.errors import UserError
 from detection.ranges import ImagesAtOnce, Pixels, Positive, Range, Seed
 from detection.runs.folder import read_config, read_config_json
+from detection.runs.trackers import TrackerName
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +60,7 @@ class ClassifierConfig:
         evaluate_every: epochs between the evaluations that are logged, None for none. They choose nothing: the last
             epoch is reported.
         checkpoint_minutes: minutes after which the state is saved within an epoch, too, to resume from; None for never.
+        trackers: experiment trackers that get losses and metrics, too: `wandb`, `mlflow`.
         precision: `no` for float32, or mixed precision in `bf16` or `fp16`.
         seed: random seed of weights, order, augmentation and dropout.
     """
@@ -71,6 +73,7 @@ class ClassifierConfig:
     eval_batch_size: ImagesAtOnce = 256
     evaluate_every: Annotated[int, Range(1, 1_000_000)] | None = None
     checkpoint_minutes: Positive | None = None
+    trackers: tuple[TrackerName, ...] = ()
     precision: Literal["no", "bf16", "fp16"] = "no"
     seed: Seed = 0
 

@@ -34,6 +34,7 @@ from detection.ranges import (
     Range,
     Seed,
 )
+from detection.runs.trackers import TrackerName
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,6 +231,7 @@ class Config:
         early_stopping: evaluations without a new best after which training stops; None for never.
         checkpoint_minutes: minutes after which the state is saved within an epoch, too, to resume from; None for never.
         samples: validation images that are drawn.
+        trackers: experiment trackers that get losses, metrics and samples, too: `wandb`, `mlflow`.
         seed: of weights, order, augmentation and sampling.
         note: a sentence printed when the run has finished: what to compare its metrics with. Overrides of other keys
             remove it, because it is about the config as it stands.
@@ -254,6 +256,7 @@ class Config:
     early_stopping: Annotated[int, Range(1, 1_000_000)] | None = None
     checkpoint_minutes: Positive | None = None
     samples: Annotated[int, Range(0, 10_000)] = 8
+    trackers: tuple[TrackerName, ...] = ()
     seed: Seed = 0
     note: str = ""
 

@@ -21,6 +21,7 @@ from rich.progress import (
 
 from detection.atomic_write import atomic_write, naming
 from detection.names import file_stem, short_name
+from detection.runs.trackers import Trackers
 
 _SECONDS_BETWEEN_LINES = 20
 
@@ -31,6 +32,8 @@ class RunLog:
     Of a resumed run the lines of the first `keep_epochs` stay; later epochs are done again, and with `evaluate_last`
     the evaluation of the last of them; of the epoch that follows, `keep_updates` updates stay. A line that was cut off
     is left out, and so are damaged ones, with a note of their number.
+
+    What is written goes to the `trackers`, too.
 
     Raises:
         OSError: a line or file cannot be written, by any method; with the path of the log.
@@ -44,8 +47,10 @@ class RunLog:
         *,
         evaluate_last: bool = False,
         keep_updates: int = 0,
+        trackers: Trackers | None = None,
     ) -> None:
         self.main = main
+        self.trackers = trackers
         self.step = 0
         if not main:
             return
@@ -74,6 +79,8 @@ class RunLog:
             self.file.write(json.dumps({"step": self.step, "epoch": epoch, **line}) + "\n")
             for name, value in line.items():
                 self.board.add_scalar(f"train/{name}", value, self.step)
+        if self.trackers is not None:
+            self.trackers.log({f"train/{name}": value for name, value in line.items()}, self.step)
 
     def evaluation(self, epoch: int, metrics: Mapping[str, Any]) -> None:
         """Write the metrics of an evaluation after an epoch, those that are numbers."""
@@ -82,19 +89,23 @@ class RunLog:
         scalars = {k: v for k, v in metrics.items() if isinstance(v, int | float)}
         with naming(self.path):
             self.file.write(json.dumps({"step": self.step, "epoch": epoch, **scalars}) + "\n")
-            for name, value in scalars.items():
-                if value != -1:
-                    self.board.add_scalar(f"val/{name}", value, self.step)
-            for name, of_class in metrics.get("per_class", {}).items():
-                if of_class["AP"] != -1:
-                    self.board.add_scalar(f"val_AP_of_class/{short_name(name)}", of_class["AP"], self.step)
+            of_classes = metrics.get("per_class", {}).items()
+            shown = {f"val/{name}": value for name, value in scalars.items()}
+            shown |= {f"val_AP_of_class/{short_name(name)}": of_class["AP"] for name, of_class in of_classes}
+            shown = {name: value for name, value in shown.items() if value != -1}
+            for name, value in shown.items():
+                self.board.add_scalar(name, value, self.step)
             self.board.flush()
+        if self.trackers is not None:
+            self.trackers.log({**shown, "epoch": epoch}, self.step)
 
     def image(self, name: str, image: np.ndarray) -> None:
         """Show an image (H, W, 3) uint8 in TensorBoard."""
         if self.main:
             with naming(self.path):
                 self.board.add_image(name, image, self.step, dataformats="HWC")
+            if self.trackers is not None:
+                self.trackers.image(name, image, self.step)
 
     def synchronize(self) -> None:
         """Have all lines on the disk, before the checkpoint that they lead to."""

@@ -26,9 +26,10 @@ from detection.runs.checkpoint import (
     newest_complete,
     save_checkpoint,
 )
-from detection.runs.folder import read_config, write_run_description
+from detection.runs.folder import config_json, read_config, write_run_description
 from detection.runs.logs import RunLog, progress
 from detection.runs.room import require_room
+from detection.runs.trackers import Trackers, require_trackers
 from detection.system_errors import explain
 from detection.training.clock import RunClock
 from detection.training.device_batches import DeviceBatches
@@ -120,6 +121,7 @@ class TrainingRun(Generic[Model]):
     clock: RunClock = field(default_factory=RunClock)
 
     def __post_init__(self) -> None:
+        require_trackers(self.config.trackers)
         fused = self.accelerator.scaler is None
         self.optimizer = build_optimizer(self.config.optimizer, self.model, self.images_per_update, fused=fused)
         self.scheduler = build_scheduler(self.config.schedule, self.optimizer, self.updates_per_epoch)
@@ -165,7 +167,12 @@ def run_epochs(run: TrainingRun, after_epoch: Callable[[Any, RunLog], bool]) -> 
     """
     done, main = run.done, run.accelerator.is_main_process
     kept = {"evaluate_last": done.awaits_evaluation, "keep_updates": done.updates}
-    with postponed(), closing(RunLog(run.folder, main, done.epoch, **kept)) as log:
+    trackers = Trackers(run.config.trackers if main else (), run.folder, config_json(run.config))
+    with (
+        postponed(),
+        closing(trackers),
+        closing(RunLog(run.folder, main, done.epoch, trackers=trackers, **kept)) as log,
+    ):
         _run_epochs(run, log, after_epoch)
 
 

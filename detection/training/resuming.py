@@ -83,7 +83,7 @@ _MAY_CHANGE = (
     "best_metric", "early_stopping", "samples", "validation_loss", "note", "detector.inference", "batch_size",
     "gradient_accumulation_steps", "data.train.annotations", "data.train.images", "data.val.annotations",
     "data.val.images", "data.test", "data.root", "data.scenes", "checkpoint_minutes",
-    "data.cache_megabytes", "compile", "deterministic", "checkpoint_backbone",
+    "data.cache_megabytes", "trackers", "compile", "deterministic", "checkpoint_backbone",
 )  # fmt: skip
 
 
