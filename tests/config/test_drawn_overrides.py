@@ -79,6 +79,8 @@ def values(annotation: Any) -> st.SearchStrategy[str]:
     """Texts that are values of a type: inside its range, at its edges and just outside; and now and then nonsense."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
+        if not any(isinstance(a, Range) for a in arguments[1:]):  # a step of augmentation
+            return st.sampled_from(["GaussNoise", "D4", "NoSuchStep", "os.system", "albumentations.Blur"])
         (limits,) = [a for a in arguments[1:] if isinstance(a, Range)]
         high = limits.high if limits.high is not None else 10 * abs(limits.low) + 10
         edges = [limits.low, limits.low - 1, limits.low + 1, high, high + 1, high - 1]
