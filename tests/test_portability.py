@@ -61,16 +61,12 @@ def run(code, folder, start):
     return done
 
 
-@pytest.mark.parametrize("start", ["spawn"])
+@pytest.mark.slow
+@pytest.mark.parametrize("start", ["spawn", "forkserver"])
 def test_a_run_is_trained_and_predicts_where_there_is_no_posix(shapes, tmp_path, start):
     write_config(tmp_path / "config.py", shapes)
     done = run(TRAIN.replace("VAL", repr(str(shapes / "val"))), tmp_path, start)
     assert "cannot be locked here" in done.stderr and (tmp_path / "run/metrics.json").is_file()
-
-
-@pytest.mark.slow
-def test_loading_processes_may_come_from_a_fork_server(shapes, tmp_path):
-    test_a_run_is_trained_and_predicts_where_there_is_no_posix(shapes, tmp_path, "forkserver")
 
 
 def test_an_ablation_starts_and_ends_processes_where_there_is_no_posix(tmp_path):

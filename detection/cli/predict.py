@@ -108,8 +108,8 @@ def output_folder(output: Path | None, name: str = "predictions") -> Iterator[Pa
         raise
 
 
-def print_summary(summary: "PredictionSummary", categories: "Sequence[Category]", output: Path) -> None:
-    """Print what was detected, and which images could not be read or have shrunk a lot."""
+def print_summary(summary: "PredictionSummary", categories: "Sequence[Category]", output: Path, tiles: bool) -> None:
+    """Print what was detected, and which images, or their `tiles`, could not be read or have shrunk a lot."""
     for problem in summary.problems:
         print(f"error: {short_line(problem)}", file=sys.stderr)
     total = summary.images + len(summary.problems)
@@ -117,9 +117,10 @@ def print_summary(summary: "PredictionSummary", categories: "Sequence[Category]"
     print(f"images      {summary.images}{unread}")
     if summary.shrunk:
         path, factor = max(summary.shrunk.items(), key=lambda item: item[1])
+        what, remedy = ("its tiles to", "smaller tiles") if tiles else ("to", "tiles (--tiles 640)")
         print(
-            f"shrunk      {len(summary.shrunk)} of them a lot for the detector, {short_name(str(path), 80)} to 1/"
-            f"{factor:.0f} of its width: small objects are lost; detect in tiles (--tiles 640), or train with a larger "
+            f"shrunk      {len(summary.shrunk)} of them a lot for the detector, {short_name(str(path), 80)} {what} 1/"
+            f"{factor:.0f} of the width: small objects are lost; detect in {remedy}, or train with a larger "
             "detector.max_size"
         )
     _print_classes(summary.detections, categories)
@@ -190,7 +191,7 @@ def main(argv: list[str] | None = None) -> int:
             print_films(films, predictor.categories, output)
             return 1 if any(film.problem for film in films) else 0
         summary = predict(predictor, found.paths, output, args.batch_size, args.attention, tiles)
-        print_summary(summary, predictor.categories, output)
+        print_summary(summary, predictor.categories, output, tiles is not None)
     return 1 if summary.problems else 0
 
 

@@ -394,7 +394,7 @@ def test_images_that_shrink_a_lot_are_reported(run, photos, capsys, monkeypatch)
     monkeypatch.setattr("detection.runs.prediction.LARGEST_DRAWN", 500)
     write_image(photos / "large.png", 1280, 640)
     code, out, _ = _main(capsys, run, "photos", "--score", 0.3)
-    assert code == 0 and "shrunk      1 of them a lot for the detector, photos/large.png to 1/20 of its width" in out
+    assert code == 0 and "shrunk      1 of them a lot for the detector, photos/large.png to 1/20 of the width" in out
     assert Image.open("predictions/images/large.png").size == (500 * 2, 250 * 2)
     (entry,) = (i for i in _written(Path("predictions"))[0]["images"] if i["file_name"].endswith("large.png"))
     assert (entry["width"], entry["height"]) == (1280, 640)
