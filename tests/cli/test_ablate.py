@@ -239,7 +239,7 @@ def test_an_interrupt_ends_all_runs_and_says_what_is_left(place, number, capsys)
     process.send_signal(number)
     text, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + number
-    assert lines(text, " left") == [f"data/{name}" for name in ("slow/seed-0", "waiting/seed-0", "fair/seed-1",
+    assert lines(text, "  left") == [f"data/{name}" for name in ("slow/seed-0", "waiting/seed-0", "fair/seed-1",
                                                                 "slow/seed-1", "waiting/seed-1")]  # fmt: skip
     assert "5 of 6 runs are left" in text
     assert processes_of(place / "out/runs") == []
@@ -314,7 +314,7 @@ def test_real_detectors(shapes, place, capsys, blank_plots):
     assert ablate.main([*arguments, "--cost-rounds=0"]) == 0
     text = capsys.readouterr().out
     assert lines(text, "finished before") == ["data/plain/seed-0"], text
-    assert lines(text, "finished in") == ["data/narrow/seed-0"] and "missing" not in text, text
+    assert lines(text, "finished in") == ["data/narrow/seed-0"] and not lines(text, "missing"), text
     environment = json.loads(Path("out/runs/data/narrow/seed-0/environment.json").read_text())
     assert "detector.head.hidden_channels=8" in environment["command"]
     assert ablate.main([*arguments, "--cost-rounds=1", "--measure-costs"]) == 0

@@ -65,7 +65,7 @@ def test_without_room_for_a_lock_no_process_is_started(monkeypatch):
 
 def test_images_are_predicted_without_processes_where_there_is_little_of_it(tmp_path, monkeypatch):
     files = prediction.ImageFiles([tmp_path] * 16, 64, 64)
-    monkeypatch.setattr(prediction.os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(prediction, "usable_cores", lambda: 4)
     for free, workers in ((64_000_000, 0), (8_000_000_000, 2)):
         monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: shutil._ntuple_diskusage(9, 9, free))
         assert prediction.image_batches(files, 2).num_workers == workers
