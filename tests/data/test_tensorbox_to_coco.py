@@ -68,7 +68,11 @@ def test_a_small_set_is_converted(box, capsys):
         {"id": 2, "bbox": [1.5, 2, 9, 7], "area": 63, **shared},
     ]
     text = capsys.readouterr().out
-    assert "2 images, 2 boxes (object 2)" in text and "images without any box: 1" in text and text.split("\n\n")[0].count("\n") == 1
+    assert (
+        "2 images, 2 boxes (object 2)" in text
+        and "images without any box: 1" in text
+        and text.split("\n\n")[0].count("\n") == 1
+    )
     assert len(COCO(box.out).anns) == 2 and doctor.main([str(box.out), str(box.images)]) == 0
 
 

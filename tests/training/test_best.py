@@ -23,7 +23,9 @@ def metric_by_epoch(monkeypatch, blank_plots):
     def set_values(*values):
         evaluate, left = training.evaluate_detections, list(values)
         next_value = lambda: left.pop(0) if len(left) > 1 else left[0]  # noqa: E731
-        monkeypatch.setattr(training, "evaluate_detections", lambda *args, **more: {**evaluate(*args), "AP": next_value()})
+        monkeypatch.setattr(
+            training, "evaluate_detections", lambda *args, **more: {**evaluate(*args), "AP": next_value()}
+        )
 
     return set_values
 
