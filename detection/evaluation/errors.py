@@ -39,7 +39,7 @@ LISTED_VALUES = 50
 
 
 def analyze_errors(
-    ground_truth: CocoDataset, results: CocoResults, slice_by: str | None = None
+    ground_truth: CocoDataset, results: CocoResults, slice_by: str | None = None, confident: float = 0.5
 ) -> dict[str, Any] | None:
     """Analyze what keeps detections from an AP50 of 1; None where hotcoco is not installed.
 
@@ -47,6 +47,7 @@ def analyze_errors(
         ground_truth: the data set.
         results: detections; those on unknown images or categories are left out.
         slice_by: a key of the ground truth's images, such as `weather`, by whose values metrics are given, too.
+        confident: score from which a detection that fits no annotation makes the annotations doubtful.
 
     Returns:
         Plain data: `delta_AP50` (what AP50 would gain if all errors of a kind were mended, by kind, and `all false
@@ -70,7 +71,7 @@ def analyze_errors(
     evaluation.evaluate()
     found = evaluation.tide_errors()
     calibration = evaluation.calibration()
-    candidates = evaluation.image_diagnostics()["label_errors"]
+    candidates = evaluation.image_diagnostics(score_thr=confident)["label_errors"]
     evaluation.accumulate()
     places = positions(ground_truth["images"])
     sliced = evaluation.slice_by({name: [places[i] + 1 for i in ids] for name, ids in subsets.items() if ids})
@@ -102,9 +103,10 @@ def errors_table(errors: dict[str, Any]) -> str:
     ]
     tables.append(markdown_table(["images with", "images", "AP", "AP50"], rows))
     calibration, number = errors["calibration"], len(errors["label_errors"])
+    fit = "detections fit" if number != 1 else "detection fits"
     tables.append(
         f"calibration error {calibration['error']:.3f} (a score is off by so much on average); "
-        f"{number} annotation{'s' if number != 1 else ''} that may be wrong or missing"
+        f"{number} confident {fit} no annotation, which may be wrong or missing"
     )
     return "\n\n".join(tables)
 

@@ -53,11 +53,13 @@ def evaluate_detections(
         curve = precision_recall(matching, category)
         per_class[name] = {**metrics, "best_f1": best_f1(curve), "ground_truth": curve.num_ground_truth}
     overall = precision_recall(matching)
-    analysis = analyze_errors(ground_truth, results, slice_by) if errors or slice_by is not None else None
+    best, analysis = best_f1(overall), None
+    if errors or slice_by is not None:
+        analysis = analyze_errors(ground_truth, results, slice_by, max(0.5, best["score"]))
     return {
         **{name: coco[name] for name in METRICS},
         **voc_metrics(ground_truth, results),
-        "best_f1": best_f1(overall),
+        "best_f1": best,
         "per_class": per_class,
         "images": len(ground_truth["images"]),
         "ground_truth": overall.num_ground_truth,

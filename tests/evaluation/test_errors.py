@@ -138,3 +138,13 @@ def test_too_many_values():
     truth = data({i: {"minute": i} for i in range(1, 60)}, [])
     with pytest.raises(UserError, match="59 values"):
         analyze_errors(truth, [], "minute")
+
+
+def test_only_confident_detections_make_annotations_doubtful():
+    """From the score of the best F1 on, here that of what is right."""
+    truth = data({i: {} for i in range(1, 6)}, [(i, 1, BOX) for i in range(1, 6)])
+    found = results(*((i, 1, BOX, 0.9) for i in range(1, 6)), (1, 1, FAR, 0.8), (2, 1, FAR, 0.95))
+    errors = evaluate_detections(truth, found, errors=True)["errors"]
+    assert [row["score"] for row in errors["label_errors"]] == [0.95]
+    assert [row["score"] for row in analyze_errors(truth, found)["label_errors"]] == [0.95, 0.8]
+    assert "1 confident detection fits no annotation" in metrics_table(evaluate_detections(truth, found, errors=True))
