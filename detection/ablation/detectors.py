@@ -22,6 +22,7 @@ from detection.analysis.complexity import count_flops, count_parameters
 from detection.config import Config, load_config, override
 from detection.config.differences import differences
 from detection.data.checks import file_digest
+from detection.data.folder_layout import data_overrides
 from detection.data.image_identity import images_changed
 from detection.detector import Detector, build_detector
 from detection.errors import UserError
@@ -57,6 +58,10 @@ class DetectorRuns(RunType):
     def override(self, config: Config, overrides: Sequence[str]) -> Config:
         """Apply overrides to a detector's config."""
         return override(config, overrides)
+
+    def expand(self, overrides: Sequence[str]) -> Sequence[str]:
+        """Replace `data=FOLDER` by the files that it holds."""
+        return data_overrides(overrides)
 
     def architecture(self, config: Config) -> Any:
         """The detector but for its initial weights, the settings of a training step, and the data."""

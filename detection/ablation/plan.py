@@ -11,10 +11,8 @@ from typing import Any
 from detection.ablation.ablation import Ablation
 from detection.ablation.choice import Chosen
 from detection.ablation.primary import Primary
-from detection.config.config import DataConfig
 from detection.config.keys import full_overrides
 from detection.config.parts import trust_arguments
-from detection.data.folder_layout import data_overrides
 from detection.errors import UserError
 
 
@@ -167,12 +165,10 @@ def make_plan(
     controls = controls or {}
     variants = {**ablation.variants, **dict(controls.values())}
     config, runs = ablation.run_type.load(base), []
-    # Of a detector `data` may be a folder; other types of run may have a key of that name.
-    expanded = data_overrides if isinstance(getattr(config, "data", None), DataConfig) else tuple
     for data, of_data in ablation.data.items():
         resolved = {}
         for variant, of_variant in [*variants.items()]:
-            changes = (*expanded((*overrides, *of_data)), *of_variant)
+            changes = (*ablation.run_type.expand((*overrides, *of_data)), *of_variant)
             resolved_config = _resolve(ablation, config, changes, f"{data}/{variant}")
             changes = full_overrides(config, changes)
             variants[variant] = changes[len(changes) - len(of_variant) :]

@@ -91,6 +91,10 @@ class RunType(ABC):
     def override(self, config: Any, overrides: Sequence[str]) -> Any:
         """Apply `key=value` changes to a config; a `UserError` names the nearest key where one is unknown."""
 
+    def expand(self, overrides: Sequence[str]) -> Sequence[str]:
+        """Replace changes that stand for several, such as a folder of data, by those."""
+        return overrides
+
     def plain(self, config: Any) -> dict[str, Any]:
         """Serialize a config as its run's `config.json` does."""
         return config_json(config)

@@ -15,13 +15,13 @@ Three decisions, each where the two formats differ:
 """
 
 import argparse
-import math
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
 from pathlib import Path
 
 from detection.data.conversion import CocoBuilder, Conversion, add_common_arguments, conversion_report, named_categories
 from detection.data.image_paths import IMAGE_SUFFIXES
+from detection.data.importing.text import finite_number
 from detection.data.xml_files import encoding_argument, parse_xml
 from detection.errors import UserError
 
@@ -79,14 +79,7 @@ def _text(path: Path, element: ElementTree.Element, tag: str) -> str:
 
 
 def _number(path: Path, element: ElementTree.Element, tag: str) -> float:
-    text = _text(path, element, tag)
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise UserError(f"{path}: <{tag}> is {text!r}, not a number; correct it or remove the <{element.tag}>")
-    return number
+    return finite_number(_text(path, element, tag), str(path), f"<{tag}>", f"correct it or remove the <{element.tag}>")
 
 
 def read_voc_folder(annotations: Path, encoding: str | None = None) -> dict[str, VocFile]:

@@ -4,7 +4,6 @@ import json
 import sys
 
 import numpy as np
-import onnxruntime
 from PIL import Image, ImageOps
 
 
@@ -34,6 +33,8 @@ def batched(images, meta):
 
 def main(model, *files):
     """Print file, class, score and box (x1, y1, x2, y2, in pixels of the upright image) of each detection."""
+    import onnxruntime
+
     session = onnxruntime.InferenceSession(model)
     meta = {key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()}
     for file in files:

@@ -2,6 +2,8 @@
 
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,3 +61,11 @@ def test_without_the_validation_set_images_are_drawn(finished_run, capsys):
     assert "drawn" in origin and len(images) == export.COMPARED
     images, origin = export.comparison_images(None, open_config(finished_run))
     assert origin == "of the validation set" and len(images) == 3
+
+
+def test_without_onnxruntime():
+    """Nothing of it is imported before the sentence."""
+    code = "import sys; sys.modules['onnxruntime'] = None; from detection.cli.export import main; sys.exit(main(['a']))"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    sentence = "error: onnxruntime is not installed: pip install 'context-detection[onnx]'.\n"
+    assert (ended.returncode, ended.stderr) == (2, sentence)

@@ -17,6 +17,7 @@ from detection.config import Config, from_plain, to_plain, validate
 from detection.contracts import Context
 from detection.detector import build_detector
 from detection.errors import UserError
+from detection.ops import roi_align as roi_align_module
 from detection.pooling import RoIAlign, SkipPool, Source
 from detection.pooling.skip_pool import _NormalizedSource, _PooledSource, scale_boxes
 from tests.tiny_runs import DETECTOR
@@ -192,6 +193,22 @@ def test_the_convolution_goes_where_it_has_fewer_cells(monkeypatch):
     pool(features, make_boxes((50, 50)), SIZES)  # 900 cells of descriptors against 2 · (384 + 96 + 24) and 2 · 24
     pool(features, make_boxes((80, 80)), SIZES)
     assert seen == [(3, 3), (4, 6), (16, 24), (8, 12), (4, 6), (4, 6)]
+
+
+def test_the_gradient_is_transposed_once(monkeypatch):
+    """Each source's RoIAlign gets it with channels last, as it reads it."""
+    seen, backward = [], roi_align_module._RoIAlign.backward
+
+    def record(ctx, grad):
+        seen.append(grad.is_contiguous(memory_format=torch.channels_last))
+        return backward(ctx, grad)
+
+    monkeypatch.setattr(roi_align_module, "MIN_CHANNELS", 0)
+    monkeypatch.setattr(roi_align_module, "MIN_VALUES", 0)
+    monkeypatch.setattr(roi_align_module._RoIAlign, "backward", staticmethod(record))
+    maps = {name: m.requires_grad_() for name, m in make_maps().items()}
+    make_pool(*FPN_AND_CONTEXT)(maps, make_boxes(), SIZES).flatten(1).square().sum().backward()
+    assert seen == [True] * 3
 
 
 @pytest.mark.parametrize("norm", [None, "channels", "region"])

@@ -28,6 +28,7 @@ from detection.data.conversion import (
     named_categories,
 )
 from detection.data.importing.images import ImageFinder, add_skip_missing
+from detection.data.importing.text import finite_number
 from detection.data.xml_files import parse_xml
 from detection.errors import UserError
 
@@ -184,11 +185,4 @@ def _points(shape: ElementTree.Element, where: str) -> list[Point]:
 
 
 def _number(shape: ElementTree.Element, key: str, where: str) -> float:
-    text = _attribute(shape, key, where)
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise UserError(f"{where}: {key} is {text[:40]!r}, not a number; correct it or remove the <{shape.tag}>")
-    return value
+    return finite_number(_attribute(shape, key, where), where, key, f"correct it or remove the <{shape.tag}>")

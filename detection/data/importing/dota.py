@@ -24,7 +24,7 @@ from detection.data.conversion import (
     named_categories,
 )
 from detection.data.importing.images import ImageFinder, add_skip_missing
-from detection.data.importing.text import number, read_lines
+from detection.data.importing.text import finite_number, read_lines
 from detection.errors import UserError
 
 _HEADERS = ("imagesource:", "gsd:", "acquisition")
@@ -87,7 +87,7 @@ def read_labels(path: Path) -> list[Label]:
                 f"{where}: {len(words)} words, but an object has 8 coordinates, a class and maybe difficult; correct "
                 "or remove the line"
             )
-        x1, y1, x2, y2, x3, y3, x4, y4 = (number(word, where) for word in words[:8])
+        x1, y1, x2, y2, x3, y3, x4, y4 = (finite_number(word, where) for word in words[:8])
         difficult = words[9] if len(words) == 10 else "0"
         if difficult not in ("0", "1", "2"):
             raise UserError(f"{where}: difficult is {difficult[:40]!r}, not 0, 1 or 2; correct the line")

@@ -32,12 +32,13 @@ def read_lines(path: Path, what: str) -> list[str]:
     return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
 
-def number(word: str, where: str) -> float:
-    """Return a finite number; a `UserError` that begins with `where` for anything else."""
+def finite_number(word: str, where: str, name: str = "", remedy: str = "correct or remove the line") -> float:
+    """Return a finite number; a `UserError` for anything else: `where`, the number's name, and the remedy."""
     try:
         value = float(word)
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise UserError(f"{where}: {word[:40]!r} is not a number; correct or remove the line")
+        what = f"{name} is {word[:40]!r}, not a number" if name else f"{word[:40]!r} is not a number"
+        raise UserError(f"{where}: {what}; {remedy}")
     return value

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from detection.data.checks import shortened
 from detection.data.conversion import CocoBuilder, Conversion, conversion_report, given_categories, named_categories
-from detection.data.importing.text import number, read_lines
+from detection.data.importing.text import finite_number, read_lines
 from detection.data.importing.yolo_layout import (
     NO_LABELS,
     YoloSet,
@@ -181,14 +181,14 @@ class _Reader:
         return next((path for path in candidates if path.is_file()), None)
 
     def _add(self, words: list[str], where: str, size: tuple[int, int]) -> None:
-        class_ = number(words[0], where)
+        class_ = finite_number(words[0], where)
         if class_ not in self.ids:
             numbers = ", ".join(map(str, list(self.ids)[:10])) + (", …" if len(self.ids) > 10 else "")
             raise UserError(
                 f"{where}: class {words[0]}, but {self.found.source} has the classes {numbers}; correct the line or "
                 "add the class"
             )
-        values = [number(word, where) for word in words[1:]]
+        values = [finite_number(word, where) for word in words[1:]]
         if self.found.has_keypoints and len(values) > 4:
             self.counts["keypoints of boxes, left out"] += 1
             values = values[:4]
