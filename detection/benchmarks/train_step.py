@@ -19,23 +19,36 @@ from detection.training.engine import train_one_epoch
 from detection.training.freezing import freeze
 from detection.weights import load_state
 
+Batch = tuple[list[torch.Tensor], list[dict[str, Any]]]
+"""Images (3, H, W) uint8 and their targets."""
+
 
 def benchmark_train_step(device: str) -> Measurements:
-    """Measure one update on two 240x320 images with 14 boxes each, by our loop and by a plain one."""
-    ours, our_step = our_train_step(device, "finetune")
-    plain_step = torchvision_step(torchvision_twin(ours).to(device).train(), two_images(), device)
-    settle = settle_on(device)
-    return interleaved({"our step": our_step, "plain torchvision step": plain_step}, 25, settle)
+    """Measure one update by our loop and by a plain one: two images of 240x320, and 16 of 128x128; 14 boxes each."""
+    found = _against_torchvision(device, noise_images(), 25)
+    small = _against_torchvision(device, noise_images(16, 128, 128), 9)
+    return found | {f"{name}, 16x128x128": value for name, value in small.items()}
+
+
+def _against_torchvision(device: str, batch: Batch, rounds: int) -> Measurements:
+    ours, our_step = our_train_step(device, "finetune", batch)
+    height, width = batch[0][0].shape[1:]
+    twin = torchvision_twin(ours, min(height, width), max(height, width))
+    plain_step = torchvision_step(twin.to(device).train(), batch, device)
+    return interleaved({"our step": our_step, "plain torchvision step": plain_step}, rounds, settle_on(device))
 
 
 def benchmark_config_step(name: str, device: str) -> Measurements:
-    """Measure one update on two 240x320 images with 14 boxes each of a config's detector and of `finetune`'s."""
+    """Measure one update on `noise_images` of a config's detector and of `finetune`'s."""
     steps = {config: our_train_step(device, config)[1] for config in (name, "finetune")}
     return interleaved(steps, 15, settle_on(device))
 
 
-def our_train_step(device: str, name: str) -> tuple[Detector, Callable[[], None]]:
-    """Return the detector of a config, with its weights, and a function that updates it once on `two_images`."""
+def our_train_step(device: str, name: str, batch: Batch | None = None) -> tuple[Detector, Callable[[], None]]:
+    """Return the detector of a config, with its weights, and a function that updates it once on a batch.
+
+    The batch is `noise_images` where none is given.
+    """
     config = load_config(find_config(name))
     torch.manual_seed(0)
     detector = build_detector(config.detector, 3, resize_in_training=False)
@@ -47,7 +60,7 @@ def our_train_step(device: str, name: str) -> tuple[Detector, Callable[[], None]
     optimizer = torch.optim.SGD(detector.parameters(), lr=1e-9, momentum=0.9, weight_decay=1e-4, fused=True)
     scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)
     model, optimizer = accelerator.prepare(detector, optimizer)
-    images, targets = two_images()
+    images, targets = noise_images() if batch is None else batch
     lines: list[dict[str, float]] = []
 
     def step() -> None:
@@ -85,20 +98,23 @@ def torchvision_step(detector: nn.Module, batch: tuple, device: str, bf16: bool 
     return step
 
 
-def two_images() -> tuple[list[torch.Tensor], list[dict]]:
-    """Return two images (3, 240, 320) of noise and targets of 14 boxes each, always the same."""
+def noise_images(number: int = 2, height: int = 240, width: int = 320) -> Batch:
+    """Return images (3, height, width) of noise and targets of 14 boxes each, always the same."""
     generator = torch.Generator().manual_seed(0)
-    images = [torch.randint(0, 256, (3, 240, 320), dtype=torch.uint8, generator=generator) for _ in range(2)]
-    corners = torch.rand(2, 14, 2, generator=generator) * torch.tensor([260.0, 180.0])
-    boxes = torch.cat([corners, corners + 20 + torch.rand(2, 14, 2, generator=generator) * 40], dim=2)
-    labels = torch.randint(1, 4, (2, 14), generator=generator)
+    images = [torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator) for _ in range(number)]
+    corners = torch.rand(number, 14, 2, generator=generator) * torch.tensor([width - 60.0, height - 60.0])
+    boxes = torch.cat([corners, corners + 20 + torch.rand(number, 14, 2, generator=generator) * 40], dim=2)
+    labels = torch.randint(1, 4, (number, 14), generator=generator)
     return images, [
         {"boxes": b, "labels": k, "image_id": i} for i, (b, k) in enumerate(zip(boxes, labels, strict=True))
     ]
 
 
-def torchvision_twin(detector: Detector) -> FasterRCNN:
-    """Return torchvision's `FasterRCNN` with the backbone, pyramid and weights of a detector of `finetune`."""
+def torchvision_twin(detector: Detector, min_size: int, max_size: int) -> FasterRCNN:
+    """Return torchvision's `FasterRCNN` with the backbone, pyramid and weights of a detector of `finetune`.
+
+    It resizes to `min_size` pixels of the shorter side, and `max_size` at most of the longer.
+    """
     import timm
     import timm.layers
 
@@ -115,7 +131,7 @@ def torchvision_twin(detector: Detector) -> FasterRCNN:
             return self.fpn({str(i): y for i, y in enumerate(self.body(x))})
 
     anchors = AnchorGenerator(((32,), (64,), (128,), (256,), (512,)), ((0.5, 1.0, 2.0),) * 5)
-    sizes = {"min_size": 240, "max_size": 320, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    sizes = {"min_size": min_size, "max_size": max_size, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
     twin = FasterRCNN(Backbone(), num_classes=4, rpn_anchor_generator=anchors, **sizes)
     names = (("backbone.body.body.", "backbone.body."), ("regions.rpn.", "rpn."), ("head.roi_heads.", "roi_heads."))
     state = detector.state_dict()
