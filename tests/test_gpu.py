@@ -62,7 +62,7 @@ def test_sweeps_agree_with_the_cpu(cell, dtype, masked, backend, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     torch.manual_seed(0)
     cells = torch.nn.ModuleList(cell(20) for _ in DIRECTIONS)
-    x = torch.randn(2, cells[0].gates * 20, 7, 9).to(dtype)
+    x = torch.randn(2, cells[0].projection_channels, 7, 9).to(dtype)
     valid = torch.ones(2, 1, 7, 9, dtype=torch.bool)
     valid[1, :, 5:] = valid[1, :, :, 6:] = False
     grad = torch.randn(2, 80, 7, 9).to(dtype)
@@ -100,6 +100,6 @@ def test_contexts_agree_with_the_cpu(context, score, monkeypatch):
 def test_sweeps_compile_on_the_device(cell):
     torch.manual_seed(0)
     cells = [cell(20).cuda() for _ in DIRECTIONS]
-    x = torch.randn(2, cells[0].gates * 20, 7, 9, device="cuda", requires_grad=True)
+    x = torch.randn(2, cells[0].projection_channels, 7, 9, device="cuda", requires_grad=True)
     run = torch.compile(lambda m: sweep(cells, m, None, DIRECTIONS), fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(run(x), sweep(cells, x, None, DIRECTIONS), rtol=1e-3, atol=1e-3)

@@ -44,7 +44,8 @@ def _of_cell(
     torch.manual_seed(0)
     batch, size, height, width = shape
     cells = nn.ModuleList(kind(size) for _ in DIRECTIONS).to(device)
-    x = channels_last(torch.randn(batch, kind.gates * size, height, width, device=device, dtype=dtype)).requires_grad_()
+    read = kind(size).projection_channels
+    x = channels_last(torch.randn(batch, read, height, width, device=device, dtype=dtype)).requires_grad_()
     grad = channels_last(torch.randn(batch, len(DIRECTIONS) * size, height, width, device=device, dtype=dtype))
 
     def forward() -> Tensor:

@@ -31,8 +31,8 @@ def measure_cell(kind: type[Cell], shape: tuple[int, int, int, int], rounds: int
     torch.manual_seed(0)
     b, size, h, w = shape
     cells = nn.ModuleList(kind(size) for _ in DIRECTIONS).to(device)
-    last = torch.channels_last
-    x = torch.randn(b, kind.gates * size, h, w, device=device).contiguous(memory_format=last).requires_grad_()
+    last, read = torch.channels_last, kind(size).projection_channels
+    x = torch.randn(b, read, h, w, device=device).contiguous(memory_format=last).requires_grad_()
     grad = torch.randn(b, len(DIRECTIONS) * size, h, w, device=device).contiguous(memory_format=last)
 
     def run(backend: Backend) -> tuple[Tensor, ...]:

@@ -8,7 +8,8 @@ Gates are in PyTorch's order and parameters have the names of `nn.RNNCell`, `nn.
 weights load. A cell has no matrices but these; σ is the logistic function, · is the element-wise product.
 """
 
-# N lines (or regions) at once, I input size, D hidden size, G gates of the input side.
+# N lines (or regions) at once, B·L of a map, I input size, D hidden size, G gates of the input side, T steps,
+# P pre-activations of a step, G·D for most cells.
 
 import math
 from abc import ABC, abstractmethod
@@ -30,7 +31,7 @@ class Cell(nn.Module, ABC):
     """x (N, I) and a state of tensors (N, D) → the next state; its first tensor is the output.
 
     Attributes:
-        gates: G, the pre-activations of size D that a step reads from the input.
+        gates: G, the pre-activations of size D that a step reads from the input, if all are of size D.
         recurrent_gates: products of size D with the last state, the rows of `weight_hh` over D.
         num_states: tensors in a state.
         num_flags: how many of them, the last, are 0 before the first step and nothing that could be learned.
@@ -40,14 +41,14 @@ class Cell(nn.Module, ABC):
 
     Args:
         hidden_size: D.
-        input_size: I; None for no input side: inputs are pre-activations (N, G·D).
+        input_size: I; None for no input side: inputs are pre-activations (N, P).
         bias: whether there are bias vectors.
         init: a function of `detection.cells.initialization`; None for the class's own, for scans of long lines. Without
             bias vectors it sets recurrent matrices alone.
         learned_initial_state: learn the state before the first step, zeros at first, instead of keeping it at 0.
 
     Raises:
-        UserError: the class has nothing that `init` sets.
+        UserError: the class has nothing that `init` sets, or no initial state that could be learned.
     """
 
     gates: ClassVar[int] = 1
@@ -73,12 +74,31 @@ class Cell(nn.Module, ABC):
         self.hidden_size, self.input_size = hidden_size, input_size
         self.init = init or self.default_init
         if input_size is not None:
-            self.weight_ih = nn.Parameter(torch.empty(self.gates * hidden_size, input_size))
-            self.bias_ih = nn.Parameter(torch.empty(self.gates * hidden_size)) if bias else None
+            self.weight_ih = nn.Parameter(torch.empty(self.projection_channels, input_size))
+            self.bias_ih = nn.Parameter(torch.empty(self.projection_channels)) if bias else None
         self._add_recurrent_side(bias)
+        if learned_initial_state and set(self.state_sizes) != {hidden_size}:
+            raise UserError(
+                f"cell.learned_initial_state=True: {type(self).__name__} begins with an empty memory; leave it out."
+            )
         learned = torch.empty(self.num_states - self.num_flags, hidden_size) if learned_initial_state else None
         self.initial = None if learned is None else nn.Parameter(learned)
         self.reset_parameters()
+
+    @property
+    def projection_sizes(self) -> tuple[int, ...]:
+        """Channels of each part of the pre-activations P, which is initialized as a matrix of its own: D for a gate."""
+        return (self.hidden_size,) * self.gates
+
+    @property
+    def projection_channels(self) -> int:
+        """Channels P of the pre-activations that a step reads."""
+        return sum(self.projection_sizes)
+
+    @property
+    def state_sizes(self) -> tuple[int, ...]:
+        """Channels of each tensor of a state: D, and what a cell needs after the first."""
+        return (self.hidden_size,) * self.num_states
 
     def _add_recurrent_side(self, bias: bool) -> None:
         if self.recurrent_gates:
@@ -118,32 +138,32 @@ class Cell(nn.Module, ABC):
             self.bias_ih[gate * self.hidden_size : (gate + 1) * self.hidden_size] = 0
 
     def project(self, x: Tensor) -> Tensor:
-        """Return the pre-activations (…, G·D) of x (…, I), which is x itself without an input side."""
+        """Return the pre-activations (…, P) of x (…, I), which is x itself without an input side."""
         return x if self.input_size is None else linear(x, self.weight_ih, self.bias_ih)
 
     @abstractmethod
     def step(self, x: Tensor, state: State) -> State:
-        """Return the next state from pre-activations (N, G·D) and the state before."""
+        """Return the next state from pre-activations (N, P) and the state before."""
 
     def initial_state(self, x: Tensor) -> State:
         """Return the state before the first step (N, D), for inputs (N, …): zeros, or what was learned."""
         count = x.shape[0]  # `len` would be a constant in a trace
-        zero = x.new_zeros(count, self.hidden_size)
         if self.initial is None:
-            return (zero,) * self.num_states
-        return (*self.initial.to(x.dtype)[:, None].expand(-1, count, -1), *(zero,) * self.num_flags)
+            return tuple(x.new_zeros(count, size) for size in self.state_sizes)
+        flags = (x.new_zeros(count, self.hidden_size),) * self.num_flags
+        return (*self.initial.to(x.dtype)[:, None].expand(-1, count, -1), *flags)
 
     def forward(self, x: Tensor, state: State | None = None) -> State:
         """Compute one step; the state is kept in float32 (or wider) under autocast.
 
         Args:
-            x: (N, I), or pre-activations (N, G·D) when the cell has no input side.
+            x: (N, I), or pre-activations (N, P) when the cell has no input side.
             state: before the step; None for the initial one.
         """
         return self.advance(self.project(x), state)
 
     def advance(self, x: Tensor, state: State | None = None) -> State:
-        """Compute one step from pre-activations (N, G·D): `forward` for a caller that projects once and steps often."""
+        """Compute one step from pre-activations (N, P): `forward` for a caller that projects once and steps often."""
         with torch.autocast(x.device.type, enabled=False):
             x = x.to(torch.promote_types(x.dtype, torch.float32))
             return self.step(x, self.initial_state(x) if state is None else state)
@@ -155,6 +175,24 @@ class Cell(nn.Module, ABC):
         """Return U h + b of the recurrent gates `first` … `end` − 1: (N, (end − first)·D)."""
         rows = slice(first * self.hidden_size, end * self.hidden_size)
         return linear(h, self.weight_hh[rows], None if self.bias_hh is None else self.bias_hh[rows])
+
+
+class ScannedCell(Cell):
+    """A cell with an operation of its own for whole lines, which computes what its `step` computes one after another.
+
+    Its states may be larger than its outputs, and need not reach memory.
+    """
+
+    @abstractmethod
+    def scan(self, lines: Tensor, inside: Tensor | None, reverse: bool) -> Tensor:
+        """Return the outputs (B, L, T, D) of all steps of L lines of each image, in float32 or wider.
+
+        Args:
+            lines: pre-activations (B, L, T, P), a view with any strides, in float32 or wider.
+            inside: (B, L, T) booleans, the locations inside each image; None for all. Outside outputs are 0, and the
+                next location inside begins a line.
+            reverse: scan from the last step to the first.
+        """
 
 
 def with_short_memory(cell: Callable[..., Cell]) -> Callable[..., Cell]:

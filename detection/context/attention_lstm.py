@@ -12,7 +12,7 @@ last layer is not needed once g(T) is known, so the layers run T − 1 times.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -66,11 +66,11 @@ class AttentionLSTM(Context):
             raise UserError(
                 "cell.learned_initial_state=True: AttentionLSTM computes initial states of the features; leave it out."
             )
-        self.states = [c.num_states for c in self.cells] or [1]  # type: ignore[misc]
+        self.states = [cast(Cell, c).state_sizes for c in self.cells] or [(hidden_channels,)]
         self.initial_state = nn.Sequential(
             nn.Linear(in_channels, hidden_channels),
             nn.Tanh(),
-            nn.Linear(hidden_channels, sum(self.states) * hidden_channels),  # type: ignore[arg-type]
+            nn.Linear(hidden_channels, sum(map(sum, self.states))),
             nn.Tanh(),
         )
         scores = {"linear": partial(_LinearScore, size=size), "additive": partial(_AdditiveScore, in_channels)}
@@ -120,8 +120,8 @@ class AttentionLSTM(Context):
 
     def _initial_states(self, mean: Tensor) -> list[State]:
         """Return the states of each layer (B, D) for the mean of the pooled map (B, C)."""
-        chunks = iter(self.initial_state(mean).chunk(sum(self.states), 1))  # type: ignore[arg-type]
-        return [tuple(next(chunks) for _ in range(count)) for count in self.states]  # type: ignore[arg-type]
+        layers = self.initial_state(mean).split([sum(sizes) for sizes in self.states], 1)
+        return [layer.split(sizes, 1) for layer, sizes in zip(layers, self.states, strict=True)]
 
     def _advance(self, x: Tensor, states: list[State]) -> list[State]:
         advanced = []

@@ -8,6 +8,7 @@ before. After one layer of four directions a location depends on its row and its
 
 from contextlib import nullcontext
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -52,13 +53,13 @@ class SpatialRNN(Context):
         self.layers = layers
         self.out_channels = out_channels or hidden_channels
         self.cells = nn.ModuleList(nn.ModuleList(cell(hidden_channels) for _ in layer) for layer in layers)
-        gates = self.cells[0][0].gates  # type: ignore[index]
+        parts = cast(Cell, self.cells[0][0]).projection_sizes  # type: ignore[index]
         widths = [in_channels, *(len(layer) * hidden_channels for layer in layers)]
-        heights = [gates * hidden_channels] * len(layers) + [self.out_channels]
-        self.convs = nn.ModuleList(nn.Conv2d(i, o, 1) for i, o in zip(widths, heights, strict=True))
+        outputs = [parts] * len(layers) + [(self.out_channels,)]
+        self.convs = nn.ModuleList(nn.Conv2d(i, sum(o), 1) for i, o in zip(widths, outputs, strict=True))
         self.scales = nn.ParameterList(torch.ones(width) for width in widths[1:]) if rms_norm else None
-        for conv, parts in zip(self.convs, [gates] * len(layers) + [1], strict=True):
-            _initialize(conv, parts)  # type: ignore[arg-type]
+        for conv, sizes in zip(self.convs, outputs, strict=True):
+            _initialize(conv, sizes)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
         """Return the context (B, `out_channels`, H, W) of x (B, C, H, W), at least 0; `valid` is (B, 1, H, W).
@@ -93,9 +94,9 @@ def _over_rms(x: Tensor, scale: Tensor) -> Tensor:
     return F.rms_norm(x.permute(0, 2, 3, 1), scale.shape, scale.to(x.dtype), 1e-6).permute(0, 3, 1, 2)
 
 
-def _initialize(conv: nn.Conv2d, parts: int) -> None:
+def _initialize(conv: nn.Conv2d, sizes: tuple[int, ...]) -> None:
     """Initialize as Glorot and Bengio, each gate separately."""
-    for gate in conv.weight.data.chunk(parts):
+    for gate in conv.weight.data.split(sizes):
         nn.init.xavier_uniform_(gate)
     nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
 

@@ -46,7 +46,7 @@ class Sweep(nn.Module):
         return sweep(list(self.cells), x, valid, DIRECTIONS)
 
     def inputs(self, size, inside):
-        x = torch.randn(len(inside), 4 * self.cells[0].gates, *size)
+        x = torch.randn(len(inside), self.cells[0].projection_channels, *size)
         valid = torch.zeros(len(inside), 1, *size, dtype=torch.bool)
         for own, (height, width) in zip(valid, inside, strict=True):
             own[:, :height, :width] = True

@@ -38,7 +38,7 @@ def make(cell, directions=DIRECTIONS, dtype=torch.float64, **settings):
 
 def draw(cells, shape=(B, H, W), dtype=torch.float64):
     b, h, w = shape
-    x = torch.randn(b, cells[0].gates * SIZE, h, w, dtype=dtype, requires_grad=True)
+    x = torch.randn(b, cells[0].projection_channels, h, w, dtype=dtype, requires_grad=True)
     return x, torch.randn(b, len(cells) * SIZE, h, w, dtype=dtype)
 
 

@@ -32,7 +32,7 @@ from tests.ops.sweeps import LINEAR, SIZE, B, H, W, name_of
 )
 def test_operations_are_counted(cell, forward, backward):
     cells = [cell(SIZE) for _ in DIRECTIONS]
-    x = torch.randn(B, cells[0].gates * SIZE, H, W, requires_grad=True)
+    x = torch.randn(B, cells[0].projection_channels, H, W, requires_grad=True)
     with FlopCounterMode(display=False) as counter:
         y = sweep(cells, x, None, DIRECTIONS)
     assert counter.get_total_flops() == forward
@@ -59,7 +59,7 @@ class _Returned(TorchDispatchMode):
 def test_states_are_kept_for_a_backward_pass_only(cell):
     """A state at each location and direction, where something learns and gradients are on."""
     cells = nn.ModuleList(cell(SIZE) for _ in DIRECTIONS)
-    x = torch.randn(B, cells[0].gates * SIZE, H, W)
+    x = torch.randn(B, cells[0].projection_channels, H, W)
     output = len(DIRECTIONS) * B * SIZE * H * W
 
     def returned(x):
@@ -79,7 +79,11 @@ def test_scratch_is_small(cell, monkeypatch):
     """Beyond input, output and their gradients at most two maps a direction, of both passes together."""
     monkeypatch.setattr("detection.ops.sweep.autograd.CHUNK", 100)  # as small a part of the map as of a large one
     cells = nn.ModuleList(cell(32) for _ in DIRECTIONS)
-    x = torch.randn(2, cells[0].gates * 32, 20, 24).contiguous(memory_format=torch.channels_last).requires_grad_()
+    x = (
+        torch.randn(2, cells[0].projection_channels, 20, 24)
+        .contiguous(memory_format=torch.channels_last)
+        .requires_grad_()
+    )
     grad = torch.randn(2, 128, 20, 24).contiguous(memory_format=torch.channels_last)
     held = peak_bytes(lambda: torch.autograd.grad(sweep(list(cells), x, None, DIRECTIONS), [x], grad), "cpu")
     assert (held - grad.nbytes - x.nbytes) / grad.nbytes <= 2

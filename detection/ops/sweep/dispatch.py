@@ -5,6 +5,7 @@
     accumulator, IndRNN             `accumulate`: sums of contiguous runs of channels; Triton on CUDA
     minGRU, minLSTM, gated linear, RG-LRU
                                     `gated_scan` on a CPU, `linear_scan` elsewhere
+    S6, SSD, mLSTM                  `ScannedCell.scan`, an operation for whole lines
     tanh RNN, IRNN, LSTM, GRU       `matrix_rnn`, `lstm`, `gru`: a product a step for all lines; `cudnn` on CUDA
     tied and peephole LSTM, GRU that resets before the product, MUT1–3, learned initial states, a cell
     from outside                    `sweep_by_lines`
@@ -32,6 +33,7 @@ from detection.cells import (
     LinearCell,
     MinGRU,
     MinLSTM,
+    ScannedCell,
     State,
     TanhRNN,
 )
@@ -47,7 +49,7 @@ from detection.ops.sweep.directions import (
 )
 from detection.ops.sweep.gated_scan import gated_scan
 from detection.ops.sweep.gru import gru
-from detection.ops.sweep.layout import as_map, as_rows, state_type
+from detection.ops.sweep.layout import as_map, as_rows, close, state_type
 from detection.ops.sweep.linear_scan import linear_scan
 from detection.ops.sweep.lstm import lstm
 from detection.ops.sweep.matrix_rnn import matrix_rnn
@@ -107,12 +109,14 @@ def _is_ours(cells: Sequence[Cell]) -> bool:
     if any(cell.initial is not None or (isinstance(cell, GRU) and cell.reset == "before") for cell in cells):
         return False
     kinds = {type(cell) for cell in cells}
-    return len(kinds) == 1 and kinds < _OURS
+    return len(kinds) == 1 and (kinds < _OURS or isinstance(cells[0], ScannedCell))
 
 
 def _sweep(cells: Sequence[Cell], x: Tensor, valid: Tensor | None, directions: str, backend: Backend) -> Tensor:
     kind, wide = type(cells[0]), state_type(x)
     _refuse_forward_mode(x, *(parameter for cell in cells for parameter in cell.parameters()))
+    if isinstance(cells[0], ScannedCell):
+        return _scan_whole_lines(cast(Sequence[ScannedCell], cells), x, valid, directions.split())
     if kind is Accumulator:
         return accumulate(x, None, valid, directions)
     if isinstance(cells[0], LinearCell) and _scans_gates(x):
@@ -151,6 +155,20 @@ def _refuse_forward_mode(*tensors: Tensor) -> None:
         raise NotImplementedError(
             "sweep: its operations have no forward-mode derivative; use backend='lines', or reverse mode."
         )
+
+
+def _scan_whole_lines(
+    cells: Sequence[ScannedCell], x: Tensor, valid: Tensor | None, directions: Sequence[str]
+) -> Tensor:
+    rows = close(as_rows(x), valid, 0).to(state_type(x))  # (B, H, W, P)
+    inside = None if valid is None else as_rows(valid)[..., 0]  # (B, H, W)
+    outputs = []
+    for cell, direction in zip(cells, directions, strict=True):
+        across = not is_horizontal(direction)
+        lines, mask = (t.transpose(1, 2) if across and t is not None else t for t in (rows, inside))
+        found = cell.scan(cast(Tensor, lines), mask, is_reversed(direction))
+        outputs.append(found.transpose(1, 2) if across else found)
+    return as_map(torch.cat(outputs, 3)).to(x.dtype)
 
 
 def sweep_by_lines(cells: Sequence[Cell], x: Tensor, valid: Tensor | None, directions: Sequence[Direction]) -> Tensor:
