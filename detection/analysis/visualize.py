@@ -140,7 +140,7 @@ def _draw_label(
     places = [(x, y, min(x + wide, width) - 1, min(y + high, height) - 1) for y in ys]
     place = next((place for place in places if not any(_touch(place, other) for other in occupied)), places[0])
     draw.rectangle(place, fill=color)
-    draw.text((place[0] + 2 - left, place[1] + 2 - top), text, fill=_text_color(color), font=font)
+    draw.text((place[0] + 2 - left, place[1] + 2 - top), text, fill=text_color(color), font=font)
     return place
 
 
@@ -158,7 +158,7 @@ def _shorten(text: str, font: Font, width: int) -> str:
     return kept
 
 
-def _text_color(background: Color) -> Color:
+def text_color(background: Color) -> Color:
     """Return black or white, whichever stands out from the background (luminance as of ITU-R BT.601)."""
     red, green, blue = background
     return (0, 0, 0) if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else (255, 255, 255)

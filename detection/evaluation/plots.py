@@ -2,13 +2,16 @@
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
+from detection.analysis.visualize import distinct_colors, text_color
 from detection.evaluation.curves import Matching, confusion_counts, precision_recall
 from detection.names import plot_name
 
@@ -17,13 +20,19 @@ MOST_LINES = 100
 """Classes in the figure of precision and recall."""
 MOST_CONFUSED = 50
 """Classes in the confusion matrix where there are more than `MOST_LINES`."""
+RIM = [withStroke(linewidth=2.4, foreground="black")]
+"""Dark edge of a line: the colors of classes are for boxes on images, and a yellow line on white is hard to see."""
 
 
-def plot_precision_recall(matching: Matching, metrics: dict[str, Any]) -> Figure:
+def plot_precision_recall(
+    matching: Matching, metrics: dict[str, Any], all_classes: Sequence[str] | None = None
+) -> Figure:
     """Draw precision over recall at IoU 0.5, a line per class of the `metrics`, best AP50 first in the legend.
 
-    Of more than `MOST_LINES` classes those with the most ground truth are drawn.
+    Of more than `MOST_LINES` classes those with the most ground truth are drawn. Colors are those of the detections
+    that are drawn by a detector of `all_classes`, None for the classes of the `metrics`.
     """
+    colors = plot_colors(all_classes or list(metrics["per_class"]))
     classes = [c for c in enumerate(metrics["per_class"].items()) if c[1][1]["ground_truth"]]
     frequent = sorted(classes, key=lambda c: -c[1][1]["ground_truth"])[:MOST_LINES]
     drawn = sorted(frequent, key=lambda c: (-c[1][1]["AP50"], c[0]))
@@ -36,7 +45,8 @@ def plot_precision_recall(matching: Matching, metrics: dict[str, Any]) -> Figure
         style = ("-", "--", ":", "-.")[place // 20 % 4] if len(drawn) > 10 else "-"
         recall, precision = from_no_recall(curve.recall, curve.precision)
         label = f"{plot_name(name)}  {metrics_of_class['AP50']:.3f}"
-        axes.plot(recall, precision, color=_color(place, len(drawn)), linestyle=style, linewidth=1.6, label=label)
+        line = {"color": colors[name], "linestyle": style, "linewidth": 1.6, "path_effects": RIM}
+        axes.plot(recall, precision, **line, label=label)
     axes.set(xlim=(0, 1.01), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
     some = "" if len(drawn) == len(classes) else f"\n{len(drawn)} of {len(classes)} classes, with the most ground truth"
     axes.set_title(f"Precision and recall at IoU 0.5{some}")
@@ -54,13 +64,19 @@ def from_no_recall(recall: np.ndarray, precision: np.ndarray) -> tuple[np.ndarra
     return np.append(recall[:1] * 0, recall), np.append(precision[:1], precision)
 
 
-def plot_confusion(matching: Matching, score: float) -> Figure:
+def plot_colors(classes: Sequence[str]) -> dict[str, tuple[float, ...]]:
+    """Return the `distinct_colors` of all classes of a detector as Matplotlib takes them, RGB in 0..1."""
+    return {name: tuple(value / 255 for value in color) for name, color in distinct_colors(classes).items()}
+
+
+def plot_confusion(matching: Matching, score: float, all_classes: Sequence[str] | None = None) -> Figure:
     """Draw the confusion matrix of detections from a score on (-1: all).
 
     Colors are shares of a row, texts (up to 20 classes) are counts. Of more than `MOST_LINES` classes the
-    `MOST_CONFUSED` have a row each, and the others one together.
+    `MOST_CONFUSED` have a row each, and the others one together. Names are on the colors of the detections that are
+    drawn by a detector of `all_classes`, None for the data set's.
     """
-    counts, names = _confusion(matching, score if score != -1 else -math.inf)
+    counts, classes, names = _confusion(matching, score if score != -1 else -math.inf)
     shares = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
     size = len(names)
     # Without texts 0.18 inch is enough for a name.
@@ -72,6 +88,11 @@ def plot_confusion(matching: Matching, score: float) -> Figure:
     font = 9 if size <= 21 else 7
     axes.set_xticks(range(size), names, rotation=0 if label < side / size else 90, fontsize=font)
     axes.set_yticks(range(size), names, fontsize=font)
+    colors = distinct_colors(all_classes or matching.targets.names)
+    for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
+        for label_of_class, name in zip(labels, classes, strict=False):  # the last are of no single class
+            plain, text = ([value / 255 for value in c] for c in (colors[name], text_color(colors[name])))
+            label_of_class.set(color=text, bbox={"facecolor": plain, "linewidth": 0, "boxstyle": "square,pad=0.15"})
     above = "all scores" if score == -1 else f"score ≥ {score:.2f}"
     axes.set(xlabel="predicted", ylabel="ground truth", title=f"Confusion at IoU 0.5, {above}")
     if size <= 21:
@@ -83,13 +104,16 @@ def plot_confusion(matching: Matching, score: float) -> Figure:
     return figure
 
 
-def _confusion(matching: Matching, score: float) -> tuple[np.ndarray, list[str]]:
-    """The matrix to draw, true by predicted class, and the names of its rows; the last is background."""
+def _confusion(matching: Matching, score: float) -> tuple[np.ndarray, list[str], list[str]]:
+    """The matrix to draw, true by predicted class, the classes that have a row, and the text of every row.
+
+    Rows of the other classes together and of background follow those of classes.
+    """
     true, predicted, number = confusion_counts(matching, score)
     names = matching.targets.names
     classes = len(names)
     row = np.arange(classes + 1)
-    shown = [plot_name(name) for name in names] if classes <= MOST_LINES else []
+    single, others = names, list[str]()
     if classes > MOST_LINES:
         wrong = np.where(true != predicted, number, 0)
         # Taken for another class counts first, then missed or found where nothing is.
@@ -98,10 +122,11 @@ def _confusion(matching: Matching, score: float) -> tuple[np.ndarray, list[str]]
         chosen = np.sort(np.argsort(-confused, kind="stable")[:MOST_CONFUSED])
         row[:] = MOST_CONFUSED
         row[chosen], row[classes] = np.arange(MOST_CONFUSED), MOST_CONFUSED + 1
-        shown = [*(plot_name(names[c]) for c in chosen), f"{classes - MOST_CONFUSED} others"]
-    counts = np.zeros((len(shown) + 1, len(shown) + 1), dtype=np.int64)
+        single, others = [names[c] for c in chosen], [f"{classes - MOST_CONFUSED} others"]
+    shown = [*map(plot_name, single), *others, "background"]
+    counts = np.zeros((len(shown), len(shown)), dtype=np.int64)
     np.add.at(counts, (row[true], row[predicted]), number)
-    return counts, [*shown, "background"]
+    return counts, single, shown
 
 
 def plot_losses(log: str | Path) -> Figure | None:

@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,7 @@ def write_evaluation(
     metrics: dict[str, Any],
     *,
     losses_log: str | Path | None = None,
+    all_classes: Sequence[str] | None = None,
 ) -> None:
     """Write `metrics.json`, `results.json`, `confusion.csv` and `plots/`; a reader never sees half a file.
 
@@ -102,6 +104,7 @@ def write_evaluation(
         results: The detections.
         metrics: Metrics of both, from `evaluate_detections`.
         losses_log: `log.jsonl` of the training run, for `plots/losses.png`.
+        all_classes: Names of the detector's classes, by which those of the plots are colored; None for the data set's.
 
     Raises:
         UserError: The folder cannot be made or written.
@@ -116,8 +119,8 @@ def write_evaluation(
     if errors is not None:
         write_files(Path(output), {"label_errors.csv": label_errors_csv(errors).encode()})
     plots = {
-        "precision_recall": lambda: plot_precision_recall(matching, metrics),
-        "confusion": lambda: plot_confusion(matching, score),
+        "precision_recall": lambda: plot_precision_recall(matching, metrics, all_classes),
+        "confusion": lambda: plot_confusion(matching, score, all_classes),
         "errors": lambda: None if errors is None else plot_errors(errors),
         "losses": lambda: None if losses_log is None else plot_losses(losses_log),
     }

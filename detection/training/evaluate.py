@@ -177,7 +177,8 @@ def evaluate_run(
         metrics |= {"context_from": context_from, "context_use": context_use(as_it_is, metrics)}
     metrics["notes"] += filter(None, [federated_remark(index.path)])
     named = evaluation_folder(Path(run), annotations, split, checkpoint, context_from, classes_ignored)
-    _write(Path(output or named), record, ground_truth, results, metrics)
+    classes = None if classes_ignored else [category.name for category in opened.categories]
+    _write(Path(output or named), record, ground_truth, results, metrics, classes)
     return metrics
 
 
@@ -213,11 +214,16 @@ def _with_predecessors(opened: OpenEvaluation) -> Iterator[Batch]:
 
 
 def _write(
-    folder: Path, record: dict[str, Any], ground_truth: CocoDataset, results: CocoResults, metrics: dict[str, Any]
+    folder: Path,
+    record: dict[str, Any],
+    ground_truth: CocoDataset,
+    results: CocoResults,
+    metrics: dict[str, Any],
+    classes: list[str] | None,
 ) -> None:
     # Written last and removed first: where it is, all files belong together.
     (folder / "evaluation.json").unlink(missing_ok=True)
-    write_evaluation(folder, ground_truth, results, metrics)
+    write_evaluation(folder, ground_truth, results, metrics, all_classes=classes)
     write_json(folder / "evaluation.json", record)
 
 

@@ -317,7 +317,8 @@ def finish(run: DetectorRun) -> dict[str, Any]:
     write_metrics(folder / "last", last, {**of_last, "epoch": run.done.epoch})
     tested = None if data.test is None or on_test is None else _write_test(run, data.test, on_test)
     # Last, because a folder with metrics.json is a finished run.
-    write_evaluation(folder, ground_truth, results, metrics, losses_log=folder / "log.jsonl")
+    names = [category.name for category in categories]
+    write_evaluation(folder, ground_truth, results, metrics, losses_log=folder / "log.jsonl", all_classes=names)
     (folder / "samples").mkdir(exist_ok=True)
     for name, image in _draw(run, results, metrics).items():
         Image.fromarray(image).save(folder / "samples" / f"{name}.png")
@@ -333,7 +334,8 @@ def _write_test(run: DetectorRun, test: DetectionDataset, results: list[dict[str
     """Write metrics, results and plots of the best checkpoint on the test split."""
     ground_truth = test.index.to_coco()
     metrics = {**_measured(ground_truth, results), "epoch": run.done.best_epoch, "split": "test"}
-    write_evaluation(run.folder / "test", ground_truth, results, metrics)
+    names = [category.name for category in run.categories]
+    write_evaluation(run.folder / "test", ground_truth, results, metrics, all_classes=names)
     return metrics
 
 

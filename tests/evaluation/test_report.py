@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from detection.analysis.visualize import distinct_colors
 from detection.cli import evaluate
 from detection.errors import UserError
 from detection.evaluation import METRICS, evaluate_detections, metrics_table, write_evaluation
@@ -124,6 +125,19 @@ class TestPlots:
         figure = plot_confusion(match_results(TRUTH, RESULTS), 0.0)
         assert figure.axes[0].images[0].get_array().tolist()[:2] == [[1, 0, 0, 0], [1, 0, 0, 0]]
         assert [text.get_text() for text in figure.axes[0].texts] == ["2", "1"]
+
+    @pytest.mark.parametrize("all_classes", [None, ["ant", "a|b", "cat", "dog"]])
+    def test_a_class_has_its_color_on_images_in_every_figure(self, all_classes):
+        matching, metrics = match_results(TRUTH, RESULTS), evaluate_detections(TRUTH, RESULTS)
+        curves = plot_precision_recall(matching, metrics, all_classes).axes[0].get_lines()
+        matrix = plot_confusion(matching, 0.0, all_classes).axes[0]
+        expected = distinct_colors(all_classes or ["a|b", "cat", "dog"])
+        for number, name in enumerate(("cat", "dog")):
+            labels = matrix.get_xticklabels()[number], matrix.get_yticklabels()[number]
+            assert [label.get_text() for label in labels] == [name, name]
+            drawn = curves[number].get_color(), *(label.get_bbox_patch().get_facecolor() for label in labels)
+            assert {tuple(round(value * 255) for value in color[:3]) for color in drawn} == {expected[name]}
+        assert matrix.get_xticklabels()[-1].get_bbox_patch() is None, "background has no color"
 
     @pytest.mark.parametrize("num_classes", [0, 1, 21, 80])
     def test_any_number_of_classes(self, tmp_path, num_classes):
