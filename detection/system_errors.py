@@ -48,6 +48,10 @@ def explain(error: BaseException) -> str | None:
             return shared_memory_full()
         if isinstance(cause, RuntimeError) and "DataLoader worker (pid" in text:
             return _killed_worker(text)
+        if isinstance(cause, NotImplementedError) and (found := re.search(r"'(\S+)'.* for the MPS device", text)):
+            return (
+                f"--device mps: torch has no {found[1]} there; set PYTORCH_ENABLE_MPS_FALLBACK=1, or use --device cpu."
+            )
         if isinstance(cause, MemoryError) or "DefaultCPUAllocator" in text:
             return "the memory is used up: end other processes, or lower batch_size or the size of images."
         if type(cause).__name__ == "OutOfMemoryError":

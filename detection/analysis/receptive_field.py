@@ -74,7 +74,7 @@ def _squared_gradient(
         direction = normalize(torch.randn(len(output), generator=generator), dim=0)
         (gradient,) = torch.autograd.grad(output @ direction.to(output), x)
     # In float64, for after a hundred steps the square may be 0 in float32.
-    return gradient[0].double().square().sum(0).cpu()
+    return gradient[0].cpu().double().square().sum(0)
 
 
 def random_inputs(in_channels: int, height: int, width: int, count: int, seed: int = 0) -> Inputs:

@@ -41,7 +41,7 @@ class ClassifierResults:
             "accuracy": right / count,
             "errors": count - right,
             "images": count,
-            "loss": self.losses.double().mean().item(),
+            "loss": self.losses.cpu().double().mean().item(),
         }
 
 
@@ -100,7 +100,7 @@ def evaluate_classifier(
     Args:
         run: the run folder.
         output: where they go; None for `RUN/evaluation`.
-        device: `cpu`, `cuda`, or None for the best there is.
+        device: `cpu`, `cuda`, `mps`, or None for a GPU of CUDA if there is one.
         overrides: `key=value` changes of its config, such as `network.backbone.inference_steps=5`.
 
     Returns:

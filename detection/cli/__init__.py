@@ -6,6 +6,10 @@ from typing import Any
 CHANGES = "changes of settings; a key may be its shortest unique ending (epochs=2, context=NoContext)"
 """Help on `key=value`."""
 
+DEVICES = ("cpu", "cuda", "mps")
+DEVICE = "CUDA's GPU if left out, else the CPU; the GPU of a Mac, mps, only if it is named"
+"""Help on `--device`."""
+
 
 def command_parser(name: str, description: str | None, *, trust: bool = False) -> argparse.ArgumentParser:
     """Return an empty parser of the command `detection NAME`.

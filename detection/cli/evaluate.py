@@ -22,7 +22,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from detection.cli import CHANGES, command_parser
+from detection.cli import CHANGES, DEVICE, DEVICES, command_parser
 from detection.errors import UserError, command_line
 from detection.names import visible
 
@@ -40,7 +40,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--annotations", help="COCO annotations; for a run its validation set if left out")
     parser.add_argument("--images", help="folder of the images, for a run")
     parser.add_argument("--output", type=Path, help="folder for metrics.json, results.json and plots/")
-    parser.add_argument("--device", help="cpu or cuda for a run; the best available if left out")
+    parser.add_argument("--device", help=f"{', '.join(DEVICES)}, for a run: {DEVICE}")
     about = "of a run; the best if left out"
     parser.add_argument("--checkpoint", choices=("best", "last"), help=about)
     about = "all classes as one, with class-agnostic NMS at an IoU of 0.5: the finding alone"

@@ -14,7 +14,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from detection.cli import command_parser
+from detection.cli import DEVICE, DEVICES, command_parser
 from detection.errors import UserError, command_line
 
 
@@ -30,7 +30,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--patch", type=int, default=2, metavar="N", help="side of a patch, in locations of the feature map that the "
         "context reads (default 2)"
     )  # fmt: skip
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="the best there is if left out")
+    parser.add_argument("--device", choices=DEVICES, help=DEVICE)
     args = parser.parse_args(argv)
     for name in ("top", "patch"):
         if getattr(args, name) < 1:

@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detection.atomic_write import atomic_folder, make_free
-from detection.cli import command_parser
+from detection.cli import DEVICE, DEVICES, command_parser
 from detection.errors import UserError, command_line
 from detection.names import short_line, short_name, visible
 
@@ -64,7 +64,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "detector.head.score_threshold (0.05 unless set) is a lower limit",
     )
     parser.add_argument("--attention", action="store_true", help="draw the attention of the context, too")
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="the best there is if left out")
+    parser.add_argument("--device", choices=DEVICES, help=DEVICE)
     parser.add_argument("--batch-size", type=int, metavar="N", help="images at once; the run's eval_batch_size")
     parser.add_argument("--tiles", type=int, metavar="N", help="detect in tiles of NxN pixels, too")
     parser.add_argument("--overlap", type=float, metavar="S", help="share of a tile in its neighbor; 0.2 if left out")

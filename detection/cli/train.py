@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from detection.cli import CHANGES, command_parser
+from detection.cli import CHANGES, DEVICE, DEVICES, command_parser
 from detection.errors import UserError, command_line
 from detection.training.preemption import advised, watch
 
@@ -30,7 +30,7 @@ def training_parser(name: str, description: str | None) -> argparse.ArgumentPars
     parser.add_argument("--resume", action="store_true", help="go on with the run in --output, with its own config")
     go_on = "go on with --output (or the newest runs/NAME) if it has a checkpoint, begin there if it has none"
     parser.add_argument("--resume-or-start", action="store_true", help=go_on)
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="the best there is if left out")
+    parser.add_argument("--device", choices=DEVICES, help=DEVICE)
     return parser
 
 

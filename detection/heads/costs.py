@@ -15,11 +15,12 @@ from torchvision.ops import box_convert
 from detection.errors import UserError
 from detection.heads.region_targets import RegionTargets
 from detection.ops.box_iou import pairwise_iou
+from detection.ops.double import widen, widest
 from detection.ranges import NonNegative, Positive, PositiveFraction
 
 
 class MatchingCost(ABC):
-    """Cost of matching a step with a ground-truth box; in float64, without gradient."""
+    """Cost of matching a step with a ground-truth box; in float64 where the device has it, without gradient."""
 
     @abstractmethod
     def cost(self, boxes: Tensor, codes: Tensor, logits: Tensor, region_targets: RegionTargets) -> Tensor:
@@ -65,9 +66,9 @@ class Lexicographic(MatchingCost):
         # are scaled, region by region, to a sum of at most 1/2, and ranks are integers with a sum below T², the price
         # of one step off. The authors' 100, 1 and 1/2000 fail once distances sum to 2000 pixels.
         own = F.pad(distance.masked_fill(~region_targets.valid[:, None], 0).flatten(1), (0, 1))  # one more, for N = 0
-        scale = 2 * steps * own.amax(1).clamp(min=1e-300)
-        rank = torch.arange(steps, device=boxes.device, dtype=torch.float64)
-        off = self._off(boxes.double(), region_targets.boxes.double())
+        scale = 2 * steps * own.amax(1).clamp(min=torch.finfo(distance.dtype).tiny)
+        rank = torch.arange(steps, device=boxes.device, dtype=widest(boxes.device))
+        off = self._off(widen(boxes), widen(region_targets.boxes))
         return steps**2 * off + rank[:, None] + distance / scale[:, None, None]
 
     def _off(self, boxes: Tensor, region_targets: Tensor) -> Tensor:
@@ -99,8 +100,8 @@ class ReInspectCost(Lexicographic):
     @torch.no_grad()
     def cost(self, boxes: Tensor, codes: Tensor, logits: Tensor, region_targets: RegionTargets) -> Tensor:
         """Return the sums (R, T, N)."""
-        off = self._off(boxes.double(), region_targets.boxes.double())
-        rank = torch.arange(boxes.shape[1], device=boxes.device, dtype=torch.float64)
+        off = self._off(widen(boxes), widen(region_targets.boxes))
+        rank = torch.arange(boxes.shape[1], device=boxes.device, dtype=widest(boxes.device))
         distance = self.distance_weight * _l1(codes, region_targets.codes)
         return self.off_weight * off + self.rank_weight * rank[:, None] + distance
 
@@ -123,13 +124,13 @@ class SetCost(MatchingCost):
     def cost(self, boxes: Tensor, codes: Tensor, logits: Tensor, region_targets: RegionTargets) -> Tensor:
         """Return the weighted sums (R, T, N)."""
         labels = region_targets.labels.where(region_targets.valid, 0)[:, None].expand(-1, boxes.shape[1], -1)
-        probability = logits.double().softmax(-1).gather(2, labels)
-        giou = pairwise_giou(boxes.double(), region_targets.boxes.double())
+        probability = widen(logits).softmax(-1).gather(2, labels)
+        giou = pairwise_giou(widen(boxes), widen(region_targets.boxes))
         return self.l1 * _l1(codes, region_targets.codes) - self.giou * giou - self.label * probability
 
 
 def _l1(codes: Tensor, region_targets: Tensor) -> Tensor:
-    return torch.cdist(codes.double(), region_targets.double(), p=1)  # (R, T, N); autocast leaves float64 alone
+    return torch.cdist(widen(codes), widen(region_targets), p=1)  # (R, T, N); autocast leaves float64 alone
 
 
 def pairwise_giou(boxes: Tensor, others: Tensor) -> Tensor:

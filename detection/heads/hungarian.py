@@ -23,6 +23,7 @@ from detection.contracts import at_least_float32
 from detection.heads.costs import pairwise_giou
 from detection.heads.region_targets import RegionTargets
 from detection.ops.box_iou import pairwise_iou
+from detection.ops.double import widen, widest
 
 Strategy = Literal["hungarian", "first_k", "fixed", "emd", "by_iou"]
 
@@ -55,7 +56,7 @@ def match(
         columns = _in_order(_reading_keys(boxes) if strategy == "fixed" else _iou_keys(boxes, regions), valid)
     else:
         # Padding is free for all steps, and values that are not finite are too: the loss shall report these.
-        cost = F.pad(cost.double(), (0, steps - count)).nan_to_num(0, 0, 0).masked_fill(~valid[:, None], 0)
+        cost = F.pad(widen(cost), (0, steps - count)).nan_to_num(0, 0, 0).masked_fill(~valid[:, None], 0)
         if strategy == "first_k":
             late = torch.arange(steps, device=cost.device) >= valid.sum(1, keepdim=True)  # (R, T)
             # More than any matching without it; infinity would turn the zeros of a matrix product into NaN.
@@ -71,7 +72,7 @@ def _reading_keys(boxes: Tensor) -> list[Tensor]:
 
 def _iou_keys(boxes: Tensor, regions: Tensor | None) -> list[Tensor]:
     assert regions is not None, "the IoU is with the regions"
-    return [-pairwise_iou(regions[:, None].double(), boxes.double())[0][:, 0]]
+    return [-pairwise_iou(widen(regions[:, None]), widen(boxes))[0][:, 0]]
 
 
 def _in_order(keys: list[Tensor], valid: Tensor) -> Tensor:
@@ -83,7 +84,7 @@ def _in_order(keys: list[Tensor], valid: Tensor) -> Tensor:
 
 
 def by_permutations(cost: Tensor) -> Tensor:
-    """Return the cheapest assignments of costs (R, T, T) float64, all T! of each region tried at once: columns (R, T).
+    """Return the cheapest assignments of costs (R, T, T), all T! of each region tried at once: columns (R, T).
 
     Of equal ones the first in the order of `itertools.permutations`, in which the first step has the earliest column.
     """
@@ -94,7 +95,9 @@ def by_permutations(cost: Tensor) -> Tensor:
 @cache
 def _permutations(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
     columns = torch.tensor(list(permutations(range(size))))  # (T!, T)
-    chosen = F.one_hot(columns, size).flatten(1).T.double()  # (T·T, T!): its product with costs sums each permutation
+    chosen = (
+        F.one_hot(columns, size).flatten(1).T.to(widest(device))
+    )  # (T·T, T!): its product with costs sums each permutation
     return columns.to(device), chosen.contiguous().to(device)
 
 
@@ -132,15 +135,16 @@ def loss_cost(
         boxes: (R, T, 4) xyxy.
 
     Returns:
-        (R, T, N) float64: the loss of a step that answers for a ground-truth box, less that of predicting background.
+        (R, T, N), float64 where the device has it: the loss of a step that answers for a ground-truth box, less that of
+        predicting background.
     """
-    entropy = -logits.double().log_softmax(-1)
+    entropy = -widen(logits).log_softmax(-1)
     labels = region_targets.labels.where(region_targets.valid, 0)[:, None].expand(-1, logits.shape[1], -1)  # (R, T, N)
     cost = classifier_weight * (entropy.gather(2, labels) - background_weight * entropy[..., :1])
-    cost = cost + box_weight * torch.cdist(codes.double(), region_targets.codes.double(), p=1)
+    cost = cost + box_weight * torch.cdist(widen(codes), widen(region_targets.codes), p=1)
     if giou_weight:
         assert boxes is not None, "the GIoU is of boxes, not of codes"
-        cost = cost + giou_weight * (1 - pairwise_giou(boxes.double(), region_targets.boxes.double()))
+        cost = cost + giou_weight * (1 - pairwise_giou(widen(boxes), widen(region_targets.boxes)))
     return cost
 
 

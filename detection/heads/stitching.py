@@ -20,6 +20,7 @@ from torchvision.ops import batched_nms, box_convert
 from detection.contracts import at_least_float32
 from detection.errors import UserError
 from detection.ops.box_iou import pairwise_iou
+from detection.ops.double import widen
 from detection.ranges import Fraction, Positive
 
 _DEFAULT_IOU = 0.5
@@ -71,7 +72,7 @@ class SetNMS(Postprocess):
         boxes, labels, regions = at_least_float32(boxes)[order], labels[order], regions[order]
         competing = (labels[:, None] == labels) & (regions[:, None] != regions)
         # In float64, as torchvision's NMS compares an IoU with its threshold.
-        over = competing & (pairwise_iou(boxes, boxes)[0].double() > self.iou)
+        over = competing & (widen(pairwise_iou(boxes, boxes)[0]) > self.iou)
         over = over.triu(1).float()  # (M, M): the row would suppress the column
         keep = torch.ones_like(order, dtype=torch.bool)
         # Each round settles at least one more box from the top: this ends, and only the greedy answer repeats itself.
@@ -120,11 +121,11 @@ class Stitch(Postprocess):
     def __call__(self, boxes: Tensor, scores: Tensor, labels: Tensor, regions: Tensor) -> Tensor:
         """Return the indices of the kept boxes by falling score; takes memory for M² values, and loops on the CPU."""
         boxes = at_least_float32(boxes)
-        iou = pairwise_iou(boxes, boxes)[0].double()
+        iou = widen(pairwise_iou(boxes, boxes)[0])
         over = self._overlap(boxes, iou) & (labels[:, None] == labels) & (regions[:, None] != regions)
         same = torch.zeros_like(over) if self.replace_iou is None else iou > self.replace_iou
         groups = torch.stack([labels, regions]).unique(dim=1, return_inverse=True)[1]
-        arrays = [t.detach().cpu().numpy() for t in (boxes.double(), scores.float(), groups, over, same)]
+        arrays = [t.detach().cpu().numpy() for t in (widen(boxes), scores.float(), groups, over, same)]
         kept = torch.tensor(sorted(self._merge(*arrays)), dtype=torch.long, device=boxes.device)
         return kept[scores[kept].argsort(descending=True, stable=True)]
 

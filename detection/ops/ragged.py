@@ -14,9 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from detection.ops.double import widest
+
 
 def to_device(values: np.ndarray, device: torch.device) -> Tensor:
     """Copy values of the host to a device without waiting for it, as `torch.tensor(values, device=…)` would."""
+    if values.dtype == np.float64 and widest(device) != torch.float64:
+        values = values.astype(np.float32)
     return torch.from_numpy(values).to(device, non_blocking=True)
 
 

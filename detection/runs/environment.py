@@ -28,7 +28,10 @@ _NAMES = (
 
 def environment(config: Any, data: Mapping[str, Any], accelerator: Accelerator) -> dict[str, Any]:
     """Collect `environment.json`, with what is recorded of each split of the `data`."""
-    device = torch.cuda.get_device_name() if accelerator.device.type == "cuda" else platform.processor() or "cpu"
+    kind = accelerator.device.type
+    device = (
+        torch.cuda.get_device_name() if kind == "cuda" else "mps" if kind == "mps" else platform.processor() or kind
+    )
     return {
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": [sys.executable, *sys.argv],

@@ -17,6 +17,7 @@ from detection.contracts import require_feature_maps
 from detection.data.dataset import DetectionDataset, collate
 from detection.detector import Detector
 from detection.errors import UserError
+from detection.ops.double import widen
 from detection.pooling import RoIAlign, SkipPool
 from detection.training.engine import Batch, to_device
 from detection.weights import LoadReport
@@ -88,7 +89,7 @@ def measure_amplitude(detector: Detector, batches: Iterable[Batch], reference: t
             batch, targets = detector.transform([convert_image_dtype(image) for image in images], targets)
             boxes = [target["boxes"] for target in targets]
             descriptors = align(backbone(batch.tensors), boxes, batch.image_sizes)
-            found.append(descriptors.double().square().mean((1, 2, 3)).sqrt())
+            found.append(widen(descriptors).square().mean((1, 2, 3)).sqrt())
     finally:
         detector.eval()
         for module in was_training:

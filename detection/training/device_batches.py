@@ -64,10 +64,11 @@ class DeviceBatches:
 
 def to_device(images: Sequence[Tensor], targets: Sequence[dict[str, Any]], device: torch.device) -> Batch:
     """Move a batch to a device; copies from pinned memory overlap with computation."""
+    overlap = device.type != "cpu"  # on the host a copy would be read before it is complete
     moved = [
-        {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in t.items()} for t in targets
+        {k: v.to(device, non_blocking=overlap) if isinstance(v, Tensor) else v for k, v in t.items()} for t in targets
     ]
-    return [image.to(device, non_blocking=True) for image in images], moved
+    return [image.to(device, non_blocking=overlap) for image in images], moved
 
 
 def _tensors(batch: Batch) -> Iterator[Tensor]:

@@ -21,6 +21,7 @@ from detection.detector import Detector
 from detection.errors import UserError
 from detection.training.device_batches import Batch, to_device
 from detection.training.optim import WeightAverage, learning_rates
+from detection.training.random_state import kept_random_state
 
 
 def seed_epoch(seed: int, epoch: int, rank: int) -> None:
@@ -156,7 +157,7 @@ def validation_loss(detector: Detector, batches: Iterable[Batch], accelerator: A
     the images of its batch nor on the number of processes, and samples the same regions in every epoch.
     """
     image_ids, losses = [], []
-    with torch.random.fork_rng(), _loss_mode(detector):
+    with kept_random_state(accelerator.device), _loss_mode(detector):
         for images, targets in batches:
             images, targets = to_device(images, targets, accelerator.device)
             for image, target in zip(images, targets, strict=True):
@@ -164,7 +165,7 @@ def validation_loss(detector: Detector, batches: Iterable[Batch], accelerator: A
                 torch.manual_seed(item_seed(seed, 0, image_ids[-1]))
                 with accelerator.autocast():
                     terms = detector([image], [target])
-                losses.append(torch.stack(list(terms.values())).sum().double())
+                losses.append(torch.stack(list(terms.values())).sum())
     of_images = list(zip(image_ids, torch.stack(losses).tolist() if losses else [], strict=True))
     if accelerator.num_processes > 1:
         of_images = gather_object(of_images)
@@ -178,7 +179,7 @@ def coco_results(detection: dict[str, Tensor], image_id: int, categories: Sequen
     that two detections have equal scores in a file only if they have in the detector.
     """
     scores = detection["scores"].float().cpu().numpy().astype(str).astype(float)
-    boxes = detection["boxes"].to(torch.float64, copy=True)
+    boxes = detection["boxes"].cpu().to(torch.float64, copy=True)
     boxes[:, 2:] -= boxes[:, :2]
     rows = zip(boxes.tolist(), detection["labels"].tolist(), scores.tolist(), strict=True)
     return [

@@ -142,7 +142,7 @@ def evaluate_run(
         annotations: another COCO file; needs `images` with it.
         images: its folder.
         output: where metrics, results and plots go; None for `evaluation_folder`.
-        device: `cpu`, `cuda`, or None for the best there is.
+        device: `cpu`, `cuda`, `mps`, or None for a GPU of CUDA if there is one.
         checkpoint: `best` or `last`; None for the best there is.
         overrides: `key=value` changes of the run's config.
         classes_ignored: measure the finding alone, by `detection.evaluation.class_agnostic`.

@@ -84,14 +84,19 @@ def build_accelerator(precision: str, device: str | None = None, *, inference: b
 
     Args:
         precision: `no`, `bf16` or `fp16`.
-        device: `cpu`, `cuda`, or None for the best there is.
+        device: `cpu`, `cuda`, `mps`, or None for a GPU of CUDA if there is one.
         inference: whether nothing is trained; fp16 then becomes float32 on a CPU.
 
     Raises:
         UserError: a device that is not there, or a precision that it cannot train in.
     """
     require_device(device)
-    cpu = device == "cpu" or not torch.cuda.is_available()
+    cpu = device == "cpu" or (device != "mps" and not torch.cuda.is_available())
+    if device == "mps" and precision != "no":
+        # Nobody has tried whether autocast there leaves float32 to what needs it.
+        if not inference:
+            raise UserError(f"precision={precision}: is for CUDA and CPUs; use precision=no with --device mps.")
+        precision = "no"
     if cpu and precision == "fp16" and inference:
         precision = "no"
     if cpu and precision == "fp16":
@@ -100,8 +105,12 @@ def build_accelerator(precision: str, device: str | None = None, *, inference: b
 
 
 def require_device(device: str | None) -> None:
-    """Check a `--device`: `cpu`, `cuda` or None; a `UserError` where it is another, or there is no GPU."""
-    if device not in (None, "cpu", "cuda"):
-        raise UserError(f"--device {device}: must be cpu or cuda; choose among several GPUs by CUDA_VISIBLE_DEVICES.")
+    """Check a `--device`: `cpu`, `cuda`, `mps` or None; a `UserError` where it is another, or there is none here."""
+    if device not in (None, "cpu", "cuda", "mps"):
+        raise UserError(
+            f"--device {device}: must be cpu, cuda or mps; choose among several GPUs by CUDA_VISIBLE_DEVICES."
+        )
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: no CUDA device is available here; use --device cpu.")
+    if device == "mps" and not torch.backends.mps.is_available():
+        raise UserError("--device mps: torch finds no GPU of a Mac here; use --device cpu.")

@@ -73,7 +73,8 @@ def resume_command(run: "TrainingRun") -> str:
     start = ["detection", run.command]
     if number > 1:
         start = ["torchrun", "--nproc-per-node", str(number), "-m", f"detection.cli.{run.command}"]
-    device = ["--device", "cpu"] if accelerator.device.type == "cpu" and torch.cuda.is_available() else []
+    kind = accelerator.device.type
+    device = ["--device", kind] if kind == "mps" or (kind == "cpu" and torch.cuda.is_available()) else []
     return shlex.join([*start, "--output", str(run.folder), "--resume", *device, *trust_arguments()])
 
 
