@@ -232,7 +232,7 @@ def build_launcher(args: argparse.Namespace, runs: int, held: int) -> "Launcher"
         return SlurmLauncher(options, args.output / "slurm", args.workers)
     import torch
 
-    from detection.training.workers import usable_cores
+    from detection.cores import usable_cores
 
     cores, gpus = usable_cores(), torch.cuda.device_count()
     return LocalLauncher(args.workers or min(gpus or cores, runs), cores, gpus, (held,))

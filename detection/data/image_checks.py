@@ -1,7 +1,6 @@
 """Checks of the image files that an annotation file names: there, inside the folder, readable, of the listed size."""
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from detection.cores import usable_cores
 from detection.data.box_readings import Placement
 from detection.data.checks import Problem, Tables
 from detection.data.format_evidence import EdgeEvidence, sample_images, score_image
@@ -135,7 +135,7 @@ def _decode(tables: Tables, folder: Path, rows: list[int]) -> Iterator[tuple[int
         brightest = int(image.pixels.max(initial=0))
         return row, _Found((width, height), image.orientation, image.depth, brightest, _digest(image), scores)
 
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
+    with ThreadPoolExecutor(usable_cores()) as threads:
         yield from threads.map(examined, rows)
 
 

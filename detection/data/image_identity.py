@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from detection.cache import note_rebuilt, private_root, read_private, write_private
+from detection.cores import usable_cores
 from detection.data.coco_index import load_index
 from detection.data.image_paths import leaves_folder
 from detection.errors import UserError
@@ -76,7 +77,7 @@ def file_digests(
     known = {} if kept is None else _read_known(kept)
     states = {name: state for name in file_names if (state := _state(folder, name))}
     changed = [name for name, state in states.items() if known.get(name, ())[:2] != state]
-    with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as threads:
+    with ThreadPoolExecutor(min(16, 2 * usable_cores())) as threads:
         for start in range(0, len(changed), _FILES_AT_ONCE):
             some = changed[start : start + _FILES_AT_ONCE]
             for name, digest in zip(some, threads.map(_digest, [folder] * len(some), some), strict=True):

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from detection.analysis.attention import attention_over_pixels, write_attention_image
 from detection.analysis.visualize import shrink
 from detection.atomic_write import write_json
+from detection.cores import usable_cores
 from detection.data.coco_index import Category
 from detection.data.images import read_image
 from detection.data.shared_batches import SharedCollate, has_shared_memory
@@ -25,7 +26,6 @@ from detection.errors import UserError
 from detection.names import csv_name, unique_stems
 from detection.runs.image_files import describe_other
 from detection.tiles import Tiles
-from detection.training.workers import usable_cores
 
 if TYPE_CHECKING:
     from detection.predictor import Detections, Predictor

@@ -47,6 +47,15 @@ def started(code, folder, *arguments, before=()):
     return subprocess.Popen([*before, sys.executable, "-c", code, *arguments, "--device=cpu"], cwd=folder, **pipes)
 
 
+def wait_for_checkpoint(process, run):
+    """Wait until a training has saved its state, and return where; one that ended before shows its output."""
+    last = run / "checkpoints" / "last"
+    while not last.exists():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.1)
+    return last
+
+
 def refused(process, words):
     """Wait for a command's end, check that it was one sentence, and return it."""
     output = process.communicate(timeout=90)[0]
@@ -96,8 +105,7 @@ def test_small_shared_memory(config, tmp_path, size):
 
 def test_a_killed_loading_process(config, tmp_path):
     process = started(TRAIN, tmp_path, config, "--output", "run", "data.workers=2", "schedule.epochs=2000")
-    while not (tmp_path / "run" / "checkpoints" / "last").exists():
-        time.sleep(0.1)
+    wait_for_checkpoint(process, tmp_path / "run")
     children = call("ps", "-o", "pid=", "--ppid", str(process.pid)).stdout.split()
     os.kill(int(children[0]), signal.SIGKILL)
     sentence = refused(process, ("a process that loads data",))
@@ -107,8 +115,7 @@ def test_a_killed_loading_process(config, tmp_path):
 @pytest.mark.parametrize("how", ["deleted", "moved"])
 def test_a_vanished_folder(config, tmp_path, how):
     process = started(TRAIN, tmp_path, config, "--output", "run", "schedule.epochs=2000")
-    while not (tmp_path / "run" / "checkpoints" / "last").exists():
-        time.sleep(0.1)
+    wait_for_checkpoint(process, tmp_path / "run")
     (tmp_path / "run").rename(tmp_path / "moved")
     if how == "deleted":
         shutil.rmtree(tmp_path / "moved")
@@ -125,9 +132,7 @@ def test_power_cuts(config, tmp_path):
     announced = []
     with mounted(tmp_path / "mounted", "-o", "loop", str(backing)) as disk:
         process = started(TRAIN, tmp_path, config, "--output", str(disk / "run"), "schedule.epochs=100000", "samples=0")
-        last = disk / "run" / "checkpoints" / "last"
-        while not last.exists():
-            time.sleep(0.1)
+        last = wait_for_checkpoint(process, disk / "run")
         for copy in copies:
             time.sleep(random.uniform(0.05, 0.5))
             process.send_signal(signal.SIGSTOP)
