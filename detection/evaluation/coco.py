@@ -100,7 +100,9 @@ def _hotcoco(ground_truth: CocoDataset, detections: CocoDataset) -> Arrays:
     try:
         import hotcoco
     except ImportError:
-        raise UserError("The backend hotcoco is not installed: pip install hotcoco, or use pycocotools.") from None
+        raise UserError(
+            "The backend hotcoco is not installed: pip install 'context-detection[fast-eval]', or use pycocotools."
+        ) from None
 
     evaluation = hotcoco.COCOeval(hotcoco.COCO(ground_truth), hotcoco.COCO(detections), "bbox")
     evaluation.evaluate()

@@ -68,18 +68,38 @@ class ClassifierLoss(nn.Module):
         Raises:
             UserError: weights of classes without `set_class_names`.
         """
+        if self.weights is None:
+            return self.each(logits, labels).mean() if self.focal_gamma else F.cross_entropy(logits, labels)
+        loss = self.each(logits, labels)
+        return loss.sum() / self.weights[labels].sum().clamp(min=torch.finfo(loss.dtype).tiny)
+
+    def each(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of each region (R,) times the weight of its class.
+
+        Raises:
+            UserError: weights of classes without `set_class_names`.
+        """
+        self._require_names()
+        if self.focal_gamma:
+            loss = self._focal(logits.log_softmax(-1).gather(1, labels[:, None])[:, 0])
+        else:
+            loss = F.cross_entropy(logits, labels, reduction="none")
+        return loss if self.weights is None else loss * self.weights[labels]
+
+    def of_every_label(self, logits: Tensor) -> Tensor:
+        """Return what `each` would be by every label: (…, 1 + K) of logits (…, 1 + K)."""
+        self._require_names()
+        log_p = logits.log_softmax(-1)
+        loss = self._focal(log_p) if self.focal_gamma else -log_p
+        return loss if self.weights is None else loss * self.weights
+
+    def _focal(self, log_p: Tensor) -> Tensor:
+        # 1 − p above 0, where the power with γ < 1 has an infinite slope.
+        return -(-torch.expm1(log_p)).clamp(min=1e-12).pow(self.focal_gamma) * log_p
+
+    def _require_names(self) -> None:
         if not self.named:
             raise UserError("head.class_weights: classes have no names yet; call detection.heads.name_classes first.")
-        if not self.focal_gamma:
-            loss = F.cross_entropy(logits, labels, reduction="mean" if self.weights is None else "none")
-        else:
-            log_p = logits.log_softmax(-1).gather(1, labels[:, None])[:, 0]
-            # 1 − p above 0, where the power with γ < 1 has an infinite slope.
-            loss = -(-torch.expm1(log_p)).clamp(min=1e-12).pow(self.focal_gamma) * log_p
-        if self.weights is None:
-            return loss.mean()
-        weights = self.weights[labels]
-        return (loss * weights).sum() / weights.sum().clamp(min=torch.finfo(loss.dtype).tiny)
 
 
 def name_classes(model: nn.Module, names: Sequence[str]) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from detection.contracts import at_least_float32
+from detection.heads.classifier_loss import ClassifierLoss
 from detection.heads.costs import pairwise_giou
 from detection.heads.region_targets import RegionTargets
 from detection.ops.box_iou import pairwise_iou
@@ -121,6 +122,7 @@ def loss_cost(
     background_weight: float = 1.0,
     giou_weight: float = 0.0,
     boxes: Tensor | None = None,
+    classifier_loss: ClassifierLoss | None = None,
 ) -> Tensor:
     """Compute the cost by which the cheapest matching is that of the least `set_loss`, CrowdDet's (Chu et al. 2020).
 
@@ -133,12 +135,14 @@ def loss_cost(
         background_weight: of the cross-entropy of the other steps.
         giou_weight: of 1 − GIoU; needs `boxes`.
         boxes: (R, T, 4) xyxy.
+        classifier_loss: in place of cross-entropy.
 
     Returns:
         (R, T, N), float64 where the device has it: the loss of a step that answers for a ground-truth box, less that of
         predicting background.
     """
-    entropy = -widen(logits).log_softmax(-1)
+    wide = widen(logits)
+    entropy = -wide.log_softmax(-1) if classifier_loss is None else classifier_loss.of_every_label(wide)
     labels = region_targets.labels.where(region_targets.valid, 0)[:, None].expand(-1, logits.shape[1], -1)  # (R, T, N)
     cost = classifier_weight * (entropy.gather(2, labels) - background_weight * entropy[..., :1])
     cost = cost + box_weight * torch.cdist(widen(codes), widen(region_targets.codes), p=1)
@@ -159,6 +163,7 @@ def set_loss(
     background_weight: float = 1.0,
     giou_weight: float = 0.0,
     boxes: Tensor | None = None,
+    classifier_loss: ClassifierLoss | None = None,
 ) -> dict[str, Tensor]:
     """Compute the loss of a matching, summed over steps and divided by the number of regions, as TensorBox does.
 
@@ -172,6 +177,7 @@ def set_loss(
         background_weight: of the cross-entropy of the other steps.
         giou_weight: of 1 − GIoU of matched steps, part of the box loss (Carion et al. 2020); needs `boxes`.
         boxes: (R, T, 4) xyxy with their gradient.
+        classifier_loss: in place of cross-entropy.
 
     Returns:
         `loss_classifier` and `loss_box_reg`; both 0 without regions, the second without ground-truth boxes.
@@ -193,6 +199,9 @@ def set_loss(
         )
         giou = pairwise_giou(at_least_float32(boxes)[:, :, None], target[:, :, None])[..., 0, 0]  # (R, T)
         box_loss = box_loss + giou_weight * (1 - giou).where(answers, 0).sum()
-    entropy = F.cross_entropy(at_least_float32(logits).flatten(0, 1), labels.flatten(), reduction="none")
+    of_steps = at_least_float32(logits).flatten(0, 1), labels.flatten()
+    entropy = (
+        F.cross_entropy(*of_steps, reduction="none") if classifier_loss is None else classifier_loss.each(*of_steps)
+    )
     entropy = torch.where(answers.flatten(), entropy, background_weight * entropy)
     return {"loss_classifier": classifier_weight * entropy.sum() / regions, "loss_box_reg": box_loss / regions}

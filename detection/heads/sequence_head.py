@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from detection.contracts import Detections, Head, Pool, PooledRegions, Targets, at_least_float32
 from detection.heads.box_codes import BoxCoder, Deltas
 from detection.heads.candidates import by_image, find_candidates
+from detection.heads.classifier_loss import NO_WEIGHTS, ClassifierLoss
 from detection.heads.costs import Lexicographic, MatchingCost
 from detection.heads.hungarian import Strategy, loss_cost, match, set_loss
 from detection.heads.lstm_decoder import Decoded, LSTMDecoder
@@ -118,6 +119,9 @@ class SequenceHead(Head):
         box_weight: of the box loss; 0.03 for ReInspect's pixels.
         giou_weight: weight of 1 − GIoU added to it.
         background_weight: weight of steps that should predict background.
+        class_weights: weights of classes in the classes' loss by name, and of `background`, times `background_weight`;
+            1 for the others. Each step's term is weighted; the sum is not divided by the weights.
+        focal_gamma: γ of the focal loss in its softmax form (`heads.classifier_loss`); 0 is cross entropy.
         batch_size_per_image: regions that the loss samples; None for all.
         positive_fraction: most of them that may have a ground truth.
         ignore_crowd: a region without a ground truth is in no loss if a crowd region has at least this share of its
@@ -150,6 +154,8 @@ class SequenceHead(Head):
         box_weight: NonNegative = 1.0,
         giou_weight: NonNegative = 0.0,
         background_weight: NonNegative = 1.0,
+        class_weights: dict[str, NonNegative] = NO_WEIGHTS,
+        focal_gamma: NonNegative = 0.0,
         batch_size_per_image: BoxCount | None = 512,
         positive_fraction: Fraction = 0.25,
         ignore_crowd: PositiveFraction | None = 0.7,
@@ -174,6 +180,7 @@ class SequenceHead(Head):
             "giou_weight": giou_weight,
             "background_weight": background_weight,
         }
+        self.classifier_loss = ClassifierLoss(num_classes, focal_gamma, class_weights)
         self.sampler = None
         if batch_size_per_image is not None:
             self.sampler = (batch_size_per_image, positive_fraction)
@@ -293,16 +300,19 @@ class SequenceHead(Head):
         corrections: tuple[Tensor, Tensor] | None,
     ) -> dict[str, Tensor]:
         if self.strategy == "emd":
-            cost = loss_cost(codes, logits, region_targets, boxes=found, **self.loss_weights)
+            cost = loss_cost(
+                codes, logits, region_targets, boxes=found, classifier_loss=self.classifier_loss, **self.loss_weights
+            )
         else:
             cost = self.cost.cost(found, codes, logits, region_targets)
         matched = match(cost, region_targets, self.strategy, regions)
-        losses = set_loss(codes, logits, matched, region_targets, boxes=found, **self.loss_weights)
+        loss = partial(set_loss, **self.loss_weights, classifier_loss=self.classifier_loss)
+        losses = loss(codes, logits, matched, region_targets, boxes=found)
         if corrections is not None:
             # The corrections learn what the decoder left over; the decoder learns from its own loss alone.
             codes, logits = codes.detach() + corrections[0], logits.detach() + corrections[1]
             boxes = self.box_coder.decode(codes, regions)
-            second = set_loss(codes, logits, matched, region_targets, boxes=boxes, **self.loss_weights)
+            second = loss(codes, logits, matched, region_targets, boxes=boxes)
             losses |= {name.replace("loss_", "loss_rezoom_"): loss for name, loss in second.items()}
         return losses
 

@@ -1,5 +1,6 @@
 """One contract for all backbones, then what is special to each."""
 
+import sys
 from functools import partial
 
 import pytest
@@ -266,3 +267,9 @@ def test_tiny_has_no_1x1_convolution_with_a_stride():
     features = backbone(torch.rand(2, 3, 128, 96).to(memory_format=torch.channels_last))
     sum(feature.square().mean() for feature in features.values()).backward()
     assert all(p.grad.isfinite().all() for p in backbone.parameters())
+
+
+def test_without_timm_its_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(UserError, match=r"a timm backbone needs timm: pip install 'context-detection\[timm\]'\."):
+        Timm("resnet10t", weights=None)

@@ -11,8 +11,10 @@ from accelerate import Accelerator
 import detection.training.run as training
 from detection.config import override
 from detection.errors import UserError
-from detection.heads import FastRCNN, LocalGlobal, name_classes
+from detection.heads import FastRCNN, LocalGlobal, SequenceHead, name_classes
 from detection.heads.classifier_loss import ClassifierLoss
+from detection.heads.hungarian import loss_cost, match, set_loss
+from tests.heads.matching_cases import random_case
 from tests.tiny_runs import tiny_config
 
 NAMES = ["cat", "dog", "traffic light", "dog"]
@@ -106,3 +108,41 @@ def test_the_local_and_global_head_has_the_same_loss():
     head = LocalGlobal(1, 1, 4, fast_rcnn=partial(FastRCNN, hidden_channels=2, class_weights={"cat": 2.0}))
     name_classes(head, NAMES)
     assert head.fast_rcnn.classifier_loss.weights.tolist() == [1, 2, 1, 1, 1]
+
+
+@pytest.mark.parametrize("gamma", [0.0, 2.0])
+@pytest.mark.parametrize("weights", [{}, {"cat": 3.0, "background": 0.25}])
+def test_the_loss_of_a_matching_is_a_loop_over_steps(gamma, weights):
+    _, codes, logits, targets = random_case(3, classes=4)
+    loss = ClassifierLoss(4, gamma, weights)
+    loss.set_class_names(NAMES)
+    matched = match(loss_cost(codes, logits, targets, classifier_loss=loss), targets, "emd")
+    row_weights, total = [weights.get(name, 1.0) for name in ["background", *NAMES]], 0.0
+    for region, steps in enumerate(logits.softmax(-1).tolist()):
+        for p, answer in zip(steps, matched[region].tolist(), strict=True):
+            label = int(targets.labels[region, answer]) if answer >= 0 else 0
+            background = 0.5 if answer < 0 else 1.0
+            total -= background * row_weights[label] * (1 - p[label]) ** gamma * math.log(p[label])
+    found = set_loss(codes, logits, matched, targets, background_weight=0.5, classifier_loss=loss)
+    assert found["loss_classifier"].item() == pytest.approx(total / len(logits), rel=1e-5)
+
+
+def test_the_matching_of_least_loss_knows_the_weights():
+    """Step 1 would pay more for background, step 0 is surer of the class, which decides where that weighs more."""
+    targets = random_case(0, regions=1, steps=1)[3]
+    targets = type(targets)(targets.boxes, targets.codes, torch.tensor([[1]]), torch.tensor([[True]]))
+    codes, logits = targets.codes[:, [0, 0]], torch.tensor([[[0.1, 0.5, 0.4], [0.01, 0.2, 0.79]]]).log()
+    answers = []
+    for weights in ({}, {"cat": 3.0}):
+        loss = ClassifierLoss(2, class_weights=weights)
+        loss.set_class_names(["cat", "dog"])
+        answers.append(match(loss_cost(codes, logits, targets, classifier_loss=loss), targets, "emd").tolist())
+    assert answers == [[[-1, 0]], [[0, -1]]]
+
+
+def test_the_sequence_head_has_the_same_loss(shapes, tmp_path):
+    head = "head={'class': 'SequenceHead', 'focal_gamma': 2, 'class_weights': {'circle': 3}}"
+    run = training.prepare(tiny_config(shapes, head), tmp_path / "run", Accelerator(cpu=True), resume=False)
+    assert isinstance(run.model.head, SequenceHead)
+    loss = run.model.head.classifier_loss
+    assert loss.focal_gamma == 2 and loss.weights.sort().values.tolist()[-2:] == [1, 3]
