@@ -57,7 +57,10 @@ def pack_masks(entries: list[dict], widths: np.ndarray, heights: np.ndarray, pat
     section = Section(path, "annotations", entries)
     raw = [entry.get("segmentation") for entry in entries]
     absent = [row for row, value in enumerate(raw) if not value]
-    remedy = _REMEDY.replace("correct it", "give its polygons or RLE")
+    remedy = (
+        "give its polygons or RLE, or set data.masks=boxes to take every box for its mask, or detector.segmentation=none "
+        "to train without masks"
+    )
     _refuse(section, absent, lambda _: "has no 'segmentation'", remedy)
     unknown = [row for row, value in enumerate(raw) if not (type(value) is list or _is_rle(value))]
     _refuse_value(section, unknown, ", which is neither polygons nor an RLE of 'size' and 'counts'")

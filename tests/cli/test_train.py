@@ -199,3 +199,17 @@ def test_a_detector_that_cannot_be_built_is_refused_before_images_are_drawn(tmp_
     assert train.main(["quickstart", "detector.context.hidden_channels=60000", "--device=cpu"]) == 2
     error = capsys.readouterr().err
     assert "G parameters, more than 2 G" in error and error.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+def test_data_without_masks_names_both_ways_to_train(workplace, capsys, monkeypatch):
+    """The quick start has a segmentation loss, and most exports have boxes alone."""
+    for name in ("train.json", "val.json"):
+        change(workplace, lambda data: [item.pop("segmentation") for item in data["annotations"]], name)
+    arguments = ["quickstart", "data=data", "schedule.epochs=1", "samples=0", "batch_size=7"]
+    error = refused(capsys, *arguments)
+    remedies = ("data.masks=boxes", "detector.segmentation=none")
+    assert "has no 'segmentation' (and " in error and all(remedy in error for remedy in remedies)
+    for remedy in remedies:
+        assert train.main([*arguments, remedy, "--device=cpu", f"--output={remedy}"]) == 0
+        log = Path(remedy, "log.jsonl").read_text(encoding="utf-8")
+        assert ("loss_segmentation" in log) == ("masks" in remedy)
