@@ -77,7 +77,7 @@ class Cell(nn.Module, ABC):
             self.weight_ih = nn.Parameter(torch.empty(self.projection_channels, input_size))
             self.bias_ih = nn.Parameter(torch.empty(self.projection_channels)) if bias else None
         self._add_recurrent_side(bias)
-        if learned_initial_state and set(self.state_sizes) != {hidden_size}:
+        if learned_initial_state and (isinstance(self, ScannedCell) or set(self.state_sizes) != {hidden_size}):
             raise UserError(
                 f"cell.learned_initial_state=True: {type(self).__name__} begins with an empty memory; leave it out."
             )
@@ -181,7 +181,13 @@ class ScannedCell(Cell):
     """A cell with an operation of its own for whole lines, which computes what its `step` computes one after another.
 
     Its states may be larger than its outputs, and need not reach memory.
+
+    Attributes:
+        identity_step: a value for each part of `projection_sizes` with which a step leaves every state as it is; None
+            if there is none. `CrossScan` passes over locations outside of an image with it.
     """
+
+    identity_step: ClassVar[tuple[float, ...] | None] = None
 
     @abstractmethod
     def scan(self, lines: Tensor, inside: Tensor | None, reverse: bool) -> Tensor:
