@@ -58,8 +58,8 @@ def pack_masks(entries: list[dict], widths: np.ndarray, heights: np.ndarray, pat
     raw = [entry.get("segmentation") for entry in entries]
     absent = [row for row, value in enumerate(raw) if not value]
     remedy = (
-        "give its polygons or RLE, or set data.masks=boxes to take every box for its mask, or detector.segmentation=none "
-        "to train without masks"
+        "give its polygons or RLE, or set data.masks=boxes to take every box for its mask, or "
+        "detector.segmentation=none to train without masks"
     )
     _refuse(section, absent, lambda _: "has no 'segmentation'", remedy)
     unknown = [row for row, value in enumerate(raw) if not (type(value) is list or _is_rle(value))]
