@@ -9,13 +9,14 @@ Three decisions, each where the two formats differ:
   clipped, and counted. A box whose xmax is not above its xmin (or y) is a slip of the mouse, not one pixel: it is named
   and left out.
 - VOC's evaluation neither rewards nor punishes finding a `difficult` object; its equivalent in COCO is `iscrowd` 1,
-  which training ignores too.
+  which training ignores too. `truncated` and `occluded` objects are objects in both; they are counted.
 - Category ids count from 1 over the sorted names in *all* XML files, so that the splits of one data set agree even
   where one of them lacks a class.
 """
 
 import argparse
 import xml.etree.ElementTree as ElementTree
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,15 +27,16 @@ from detection.data.xml_files import encoding_argument, parse_xml
 from detection.errors import UserError
 
 Corners = tuple[float, float, float, float]
+FLAGS = ("difficult", "truncated", "occluded")
 
 
 @dataclass(frozen=True)
 class VocObject:
-    """One `<object>`: its class, its corners (xmin, ymin, xmax, ymax) as written, and whether it is `difficult`."""
+    """One `<object>`: its class, its corners (xmin, ymin, xmax, ymax) as written, and which of `FLAGS` it has."""
 
     name: str
     corners: Corners
-    difficult: bool
+    flags: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,8 @@ def read_xml(path: Path, encoding: str | None = None) -> VocFile:
         if box is None:
             raise UserError(f"{path}: <object> {len(objects) + 1} has no <bndbox>; add it or remove the object")
         x0, y0, x1, y1 = (_number(path, box, tag) for tag in ("xmin", "ymin", "xmax", "ymax"))
-        difficult = (element.findtext("difficult") or "0").strip() == "1"
-        objects.append(VocObject(_text(path, element, "name"), (x0, y0, x1, y1), difficult))
+        flags = frozenset(flag for flag in FLAGS if (element.findtext(flag) or "").strip().lower() in ("1", "true"))
+        objects.append(VocObject(_text(path, element, "name"), (x0, y0, x1, y1), flags))
     return VocFile(path, (root.findtext("filename") or "").strip() or None, shape, objects)
 
 
@@ -177,6 +179,7 @@ def convert(options: argparse.Namespace) -> list[Conversion]:
     categories, first_pixel = read_categories(options.categories, files), options.first_pixel
     info = {"description": "converted from Pascal VOC", "first_pixel": first_pixel}
     builder, images, sizes = CocoBuilder(info, options.images, categories), ImageFolder(options.images), []
+    flagged = Counter[str]()
     for file in (files[stem] for stem in chosen):
         name = images.find(file)
         size = builder.add_image(name, str(file.path), "leave one of them out")
@@ -184,10 +187,17 @@ def convert(options: argparse.Namespace) -> list[Conversion]:
             sizes.append(f"{file.path.name} has {file.size}, {name} is {size}: the image's size is used")
         for number, item in enumerate(file.objects, 1):
             edges, source = box_edges(item.corners, first_pixel), f"{file.path.name}, object {number}, {item.name}"
-            builder.add_box(edges, categories[item.name], source, item.corners, iscrowd=int(item.difficult))
+            before = len(builder.coco["annotations"])
+            builder.add_box(edges, categories[item.name], source, item.corners, iscrowd=int("difficult" in item.flags))
+            if len(builder.coco["annotations"]) > before:
+                flagged.update(item.flags)
     clipped = f"{builder.clipped} (if many, try --first-pixel {1 - first_pixel})" if builder.clipped else 0
-    crowds = sum(item["iscrowd"] for item in builder.coco["annotations"])
-    counts = {"difficult boxes, written as iscrowd 1": crowds, "boxes clipped to their image": clipped}
+    counts = {
+        "difficult boxes, written as iscrowd 1": flagged["difficult"],
+        "truncated boxes, taken as any other": flagged["truncated"],
+        "occluded boxes, taken as any other": flagged["occluded"],
+        "boxes clipped to their image": clipped,
+    }
     lists = {
         "boxes without size, left out": builder.without_size,
         "images of another size than in their annotation": sizes,

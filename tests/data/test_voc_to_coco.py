@@ -9,6 +9,7 @@ from PIL import ExifTags, Image
 from pycocotools.coco import COCO
 
 from detection.cli import convert, doctor
+from tests.data.importing.formats import same_boxes, sample
 
 WIDTH, HEIGHT = 60, 40
 
@@ -115,6 +116,41 @@ def test_difficult_becomes_crowd(voc, capsys):
     assert voc.run() == 0
     assert [item["iscrowd"] for item in voc.read()["annotations"]] == [1, 0]
     assert "iscrowd 1: 1" in capsys.readouterr().out
+
+
+def test_flags_are_counted(voc, capsys):
+    flags = "<truncated>1</truncated><occluded>1</occluded>"
+    voc.add("a", thing("dog", (1, 1, 9, 9), flags), thing("dog", (2, 2, 9, 9), "<truncated>1</truncated>"))
+    voc.add("c", thing("dog", (5, 5, 5, 5), flags + "<difficult>1</difficult>"))
+    voc.add("b", thing("dog", (1, 1, 9, 9), "<truncated>0</truncated><difficult> True </difficult>"))
+    assert voc.run() == 0
+    text = capsys.readouterr().out
+    for line in (
+        "difficult boxes, written as iscrowd 1: 1",
+        "truncated boxes, taken as any other: 2",
+        "occluded boxes, ta",
+    ):
+        assert line in text
+    assert [item["iscrowd"] for item in voc.read()["annotations"]] == [0, 0, 1]
+
+
+def test_there_and_back(tmp_path, capsys):
+    """By hotcoco's writer, which rounds to pixels and makes crowds difficult; some of its objects are truncated."""
+    hotcoco = pytest.importorskip("hotcoco")
+    coco = sample(tmp_path / "images")
+    coco["annotations"][2]["iscrowd"] = 1
+    (tmp_path / "coco.json").write_text(json.dumps(coco))
+    hotcoco.COCO(str(tmp_path / "coco.json")).to_voc(str(tmp_path / "voc"))
+    (written,) = (tmp_path / "voc" / "Annotations").glob("a.xml")
+    written.write_text(written.read_text().replace("<truncated>0", "<truncated>1"))
+    annotations, out = tmp_path / "voc" / "Annotations", tmp_path / "again.json"
+    arguments = [str(annotations), str(tmp_path / "images"), str(out), f"--categories={tmp_path / 'coco.json'}"]
+    assert convert.main(["--from=voc", *arguments]) == 0
+    again, text = json.loads(out.read_text()), capsys.readouterr().out
+    assert same_boxes(again, coco, within=1.0)
+    crowds = [[a["bbox"] for a in data["annotations"] if a["iscrowd"]] for data in (again, coco)]
+    assert crowds[0] == crowds[1] == [[0, 50, 33, 7]]
+    assert "iscrowd 1: 1" in text and "truncated boxes, taken as any other: 2" in text and "left out" not in text
 
 
 def test_parts_of_an_object_are_no_objects(voc):
