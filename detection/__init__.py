@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 __version__ = "0.2.0"
 
 __all__ = [
-    "FPN", "GRU", "IRNN", "LSTM", "MUT1", "MUT2", "MUT3", "RCNN", "RGLRU", "RPN", "VGG16", "Accumulator",
-    "AttentionLSTM", "Augmentation", "Backbone", "Cell", "CenterCell", "CocoIndex", "Config", "Context",
-    "DetectionDataset", "Detections", "Detector", "DetectorConfig", "FastRCNN", "GatedLinear", "GoogLeNet", "GridCells",
-    "Head", "IndRNN", "InferenceConfig", "LocalGlobal", "MinGRU", "MinLSTM", "PeepholeLSTM", "Pool", "Predictor",
-    "RecurrentConv", "RecurrentStages", "Regions", "ResNet", "RoIAlign", "SegmentationLoss", "SequenceHead", "SkipPool",
-    "Source", "SpatialRNN", "TanhRNN", "TiedLSTM", "Tiles", "Timm", "Tiny", "UserError", "add_context",
-    "build_detector", "evaluate", "evaluate_detections", "load_config", "load_index", "load_pretrained", "open_run",
-    "train", "train_one_epoch",
+    "FPN", "GRU", "IRNN", "LSTM", "MLSTM", "MUT1", "MUT2", "MUT3", "RCNN", "RGLRU", "RPN", "S6", "SLSTM", "SSD",
+    "VGG16", "Accumulator", "AttentionLSTM", "Augmentation", "Backbone", "Cell", "CenterCell", "CocoIndex", "Config",
+    "Context", "DetectionDataset", "Detections", "Detector", "DetectorConfig", "FastRCNN", "GatedLinear", "GoogLeNet",
+    "GridCells", "Head", "IndRNN", "InferenceConfig", "LocalGlobal", "MinGRU", "MinLSTM", "PeepholeLSTM", "Pool",
+    "Predictor", "RecurrentConv", "RecurrentStages", "Regions", "ResNet", "RoIAlign", "SegmentationLoss",
+    "SequenceHead", "SkipPool", "Source", "SpatialRNN", "TanhRNN", "TiedLSTM", "Tiles", "Timm", "Tiny", "UserError",
+    "add_context", "build_detector", "evaluate", "evaluate_detections", "load_config", "load_index", "load_pretrained",
+    "open_run", "train", "train_one_epoch",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from detection.cells.cell import Cell
     from detection.cells.gated import GRU, LSTM, MUT1, MUT2, MUT3, PeepholeLSTM, TiedLSTM
     from detection.cells.linear import RGLRU, GatedLinear, MinGRU, MinLSTM
+    from detection.cells.matrix_memory import MLSTM, SLSTM
     from detection.cells.recurrent import IRNN, Accumulator, IndRNN, TanhRNN
+    from detection.cells.state_space import S6, SSD
     from detection.config import Augmentation, Config, DetectorConfig, InferenceConfig, load_config
     from detection.context import AttentionLSTM, RecurrentConv, SpatialRNN
     from detection.contracts import Context, Head, Pool, Regions

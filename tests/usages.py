@@ -15,12 +15,16 @@ from detection import (
     GRU,
     IRNN,
     LSTM,
+    MLSTM,
     MUT1,
     MUT2,
     MUT3,
     RCNN,
     RGLRU,
     RPN,
+    S6,
+    SLSTM,
+    SSD,
     VGG16,
     Accumulator,
     AttentionLSTM,
@@ -85,7 +89,7 @@ POOLS: list[type[Pool]] = [CenterCell, RoIAlign, SkipPool]
 HEADS: list[type[Head]] = [FastRCNN, LocalGlobal, SequenceHead]
 CELLS: list[type[Cell]] = [
     GRU, IRNN, LSTM, MUT1, MUT2, MUT3, RGLRU, Accumulator, GatedLinear, IndRNN, MinGRU, MinLSTM, PeepholeLSTM, TanhRNN,
-    TiedLSTM,
+    TiedLSTM, S6, SSD, MLSTM, SLSTM,
 ]  # fmt: skip
 MODULES: list[type[nn.Module]] = [Detector, SegmentationLoss]
 

@@ -6,7 +6,7 @@ exception are the sweeps of cells without a product, see `detection.ops.flops`. 
 choice of boxes are 0.
 """
 
-# I input size, D hidden size, G gates of the input side, T steps, B lines.
+# I input size, D hidden size, P pre-activations of a step, N states of a channel, T steps, B lines.
 
 import math
 from collections.abc import Callable, Container, Sequence
@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import detection.ops.flops  # noqa: F401 - registers the operations of sweeps
-from detection.cells import Accumulator, Cell, IndRNN, LinearCell
+from detection.cells import MLSTM, Accumulator, Cell, IndRNN, LinearCell, StateSpace
 from detection.errors import UserError
 from detection.ops.sweep.cudnn import without_cudnn
 
@@ -80,21 +80,33 @@ class _Uncounted(TorchDispatchMode):
 def step_flops(cell: Cell) -> int:
     """Count the operations of one step of a cell on one line of a scan.
 
-    The input side, where there is one, is 2·G·D·I. The recurrent side is 2·D·D, a product with the last state, times
+    The input side, where there is one, is 2·P·I. The recurrent side is 2·D·D, a product with the last state, times
 
         1  TanhRNN, IRNN
         2  MUT1: r and the new state; z reads the input alone
         3  GRU, whether it resets before or after, TiedLSTM, MUT2, MUT3
-        4  LSTM, PeepholeLSTM, whose peepholes are pointwise
+        4  LSTM, PeepholeLSTM, whose peepholes are pointwise; SLSTM, divided by its heads
 
     and without a product D times
 
         2  Accumulator: a sum and a maximum; MinGRU, MinLSTM: a multiplication and a sum
         3  IndRNN: a multiplication, a sum and a maximum
+        4·N  S6, SSD: as MinGRU for each of N states, and their product with C
+        4·E + 4  MLSTM: so for each of the E keys of a head, and for n
+
+    A sweep of SSD or MLSTM computes lines of T steps by products of matrices, which cost 2·T·(N + D) and 4·T·D a step.
     """
     size = cell.hidden_size
-    scanned = next((count for kind, count in _POINTWISE if isinstance(cell, kind)), 0)
-    return size * (2 * cell.gates * (cell.input_size or 0) + 2 * cell.recurrent_gates * size + scanned)
+    recurrent = 2 * cell.weight_hh.numel() if cell.recurrent_gates else size * _scanned(cell)
+    return 2 * cell.projection_channels * (cell.input_size or 0) + recurrent
+
+
+def _scanned(cell: Cell) -> int:
+    if isinstance(cell, StateSpace):
+        return 4 * cell.state_size
+    if isinstance(cell, MLSTM):
+        return 4 * cell.hidden_size // cell.num_heads + 4
+    return next((count for kind, count in _POINTWISE if isinstance(cell, kind)), 0)
 
 
 def _cudnn_rnn_flops(x: Shape, weights: Sequence[Shape], *_: Any, **__: Any) -> int:

@@ -13,17 +13,19 @@ from detection.cells.initialization import (
     uniform_gate,
 )
 from detection.cells.linear import RGLRU, GatedLinear, LinearCell, MinGRU, MinLSTM
+from detection.cells.matrix_memory import MLSTM, SLSTM
 from detection.cells.recurrent import IRNN, Accumulator, IndRNN, TanhRNN
+from detection.cells.state_space import S6, SSD, StateSpace
 
 CELLS: tuple[type[Cell], ...] = (
     TanhRNN, IRNN, IndRNN, Accumulator, LSTM, PeepholeLSTM, TiedLSTM, GRU, MUT1, MUT2, MUT3, MinGRU, MinLSTM,
-    GatedLinear, RGLRU,
+    GatedLinear, RGLRU, S6, SSD, MLSTM, SLSTM,
 )  # fmt: skip
 """Cells that are compared with each other in a spatial RNN."""
 
 __all__ = [
-    "CELLS", "GRU", "IRNN", "LSTM", "MUT1", "MUT2", "MUT3", "RGLRU", "Accumulator", "Cell", "GatedLinear", "IndRNN",
-    "Initialization", "LinearCell", "MinGRU", "MinLSTM", "PeepholeLSTM", "ScannedCell", "State", "TanhRNN", "TiedLSTM",
-    "chrono", "forget_bias", "framework_default", "orthogonal", "scaled_identity", "uniform_decay", "uniform_gate",
-    "with_short_memory",
+    "CELLS", "GRU", "IRNN", "LSTM", "MLSTM", "MUT1", "MUT2", "MUT3", "RGLRU", "S6", "SLSTM", "SSD", "Accumulator",
+    "Cell", "GatedLinear", "IndRNN", "Initialization", "LinearCell", "MinGRU", "MinLSTM", "PeepholeLSTM",
+    "ScannedCell", "State", "StateSpace", "TanhRNN", "TiedLSTM", "chrono", "forget_bias", "framework_default",
+    "orthogonal", "scaled_identity", "uniform_decay", "uniform_gate", "with_short_memory",
 ]  # fmt: skip

@@ -5,7 +5,7 @@ maximum of the scan counts 1. Pointwise work next to a product and the gates of 
 pointwise work does in PyTorch. Importing this module registers the formulas.
 """
 
-# B images, D hidden size, H×W map, K directions.
+# B images, D hidden size, H×W map, K directions, N states of a channel.
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,15 @@ from collections.abc import Sequence
 import torch
 from torch.utils.flop_counter import register_flop_formula
 
-from detection.ops.sweep import accumulate, gated_scan, gru, linear_scan, lstm, matrix_rnn  # noqa: F401 - defines the operations
+from detection.ops.sweep import (  # noqa: F401 - defines the operations
+    accumulate,
+    gated_scan,
+    gru,
+    linear_scan,
+    lstm,
+    matrix_rnn,
+    selective_scan,
+)
 
 ops = torch.ops.detection
 
@@ -56,6 +64,18 @@ def _(a, *_, **__) -> int:
 def _(grad, *_, **__) -> int:
     """Count a sum and two products."""
     return 3 * math.prod(grad)
+
+
+@register_flop_formula(ops.selective_scan)
+def _(lines, decay, *_, **__) -> int:
+    """Count a product and a sum for each of N states, and their product with C."""
+    return 4 * math.prod(lines[:3]) * math.prod(decay)
+
+
+@register_flop_formula(ops.selective_scan_backward)
+def _(grad, lines, decay, *_, **__) -> int:
+    """Count the states again, their gradients, and a product and a sum for each of u, B, C and A."""
+    return 12 * math.prod(lines[:3]) * math.prod(decay)
 
 
 @register_flop_formula([ops.matrix_rnn, ops.lstm, ops.gru])

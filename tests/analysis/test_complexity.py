@@ -71,6 +71,31 @@ def test_a_spatial_rnn(cell, products, others, bias):
     assert recurrent == step_flops(context.cells[0][0])
 
 
+# Multiplications and sums of a step for each of D values, and what a sweep of lines of T steps computes instead.
+LARGE = {
+    partial(cells.S6, state_size=5): (4 * 5, lambda t: 4 * 5 * HIDDEN),
+    partial(cells.SSD, state_size=5, num_heads=2): (4 * 5, lambda t: 2 * t * (5 + HIDDEN)),
+    partial(cells.MLSTM, num_heads=2): (4 * HIDDEN // 2 + 4, lambda t: 4 * t * HIDDEN),
+}
+
+
+@pytest.mark.parametrize(("cell", "others", "swept"), [(c, *n) for c, n in LARGE.items()], ids=str)
+def test_a_large_memory(cell, others, swept):
+    made = cell(HIDDEN)
+    assert step_flops(made) == others * HIDDEN
+    assert step_flops(cell(HIDDEN, CHANNELS)) == others * HIDDEN + 2 * CHANNELS * made.projection_channels
+    context = SpatialRNN(CHANNELS, cell=cell, hidden_channels=HIDDEN, out_channels=OUT)
+    read = made.projection_channels
+    convolutions = CHANNELS * read + 4 * HIDDEN * read + 4 * HIDDEN * OUT
+    sweeps = 2 * (2 * swept(WIDTH) + 2 * swept(HEIGHT))  # two layers
+    assert count_flops(context, *a_map()) == (2 * convolutions + sweeps) * LOCATIONS
+
+
+def test_heads_divide_the_matrix_of_an_slstm():
+    assert step_flops(cells.SLSTM(HIDDEN, num_heads=2)) == 2 * 4 * HIDDEN * HIDDEN // 2
+    assert count_flops(cells.SLSTM(HIDDEN, num_heads=2), torch.randn(5, 4 * HIDDEN)) == 5 * 4 * HIDDEN * HIDDEN
+
+
 def test_a_spatial_rnn_of_two_directions_a_layer():
     layers = (("right", "left"), ("down", "up"))
     context = SpatialRNN(CHANNELS, cell=partial(cells.LSTM), hidden_channels=HIDDEN, layers=layers)

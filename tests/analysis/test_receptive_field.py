@@ -226,7 +226,7 @@ def test_the_table():
 def test_each_cell_replaces_the_contexts():
     context = partial(SpatialRNN, hidden_channels=4, cell=partial(GRU, reset="before"), layers=(("down",),))
     parts = with_each_cell(context)
-    assert list(parts) == [cell.__name__ for cell in CELLS] and len(parts) == 15
+    assert list(parts) == [cell.__name__ for cell in CELLS] and len(parts) == 19
     for cell in CELLS:
         (made,) = build_context(parts[cell.__name__], 2).cells[0]
         assert type(made) is cell and made.hidden_size == 4

@@ -24,6 +24,14 @@ CELLS = {
     "min_lstm": cells.MinLSTM,
     "gated_linear": cells.GatedLinear,
     "rg_lru": cells.RGLRU,
+    "s6": cells.S6,
+    "s6_of_one": partial(cells.S6, state_size=1),
+    "ssd": partial(cells.SSD, state_size=3),
+    "ssd_of_one_head": partial(cells.SSD, state_size=2, num_heads=1),
+    "mlstm": cells.MLSTM,
+    "mlstm_of_one_head": partial(cells.MLSTM, num_heads=1),
+    "slstm": cells.SLSTM,
+    "slstm_of_one_head": partial(cells.SLSTM, num_heads=1),
 }
 
 
@@ -39,8 +47,69 @@ def relu(x):
     return x * (x > 0)
 
 
+def state_space_step(cell, x, state):
+    """Channel by channel, state by state."""
+    size, heads, count = cell.hidden_size, cell.num_heads, cell.state_size
+    new, step, b, c = x[:, :size], x[:, size : size + heads], x[:, -2 * count : -count], x[:, -count:]
+    step = torch.log(1 + torch.exp(step + cell.bias_hh))
+    rates = torch.exp(cell.decay_log).expand(heads, count)
+    h, y = [], []
+    for d in range(size):
+        head = d * heads // size
+        own = []
+        for n in range(count):
+            a = torch.exp(-step[:, head] * rates[head, n])
+            own.append(a * state[1][:, d * count + n] + step[:, head] * b[:, n] * new[:, d])
+        y.append(sum(c[:, n] * h_n for n, h_n in enumerate(own)) + cell.skip[head] * new[:, d])
+        h += own
+    return torch.stack(y, 1), torch.stack(h, 1)
+
+
+def mlstm_step(cell, x, state):
+    """Head by head, with scaled sums as the paper has them, m at least 0."""
+    size, heads = cell.hidden_size, cell.num_heads
+    width = size // heads
+    q, k, v, o = x[:, : 4 * size].split(size, 1)
+    i, f = (gate + bias for gate, bias in zip(x[:, 4 * size :].split(heads, 1), cell.bias_hh, strict=True))
+    outputs, memories, totals, exponents = [], [], [], []
+    for head in range(heads):
+        part = slice(head * width, (head + 1) * width)
+        log_f, before = torch.log(sigma(f[:, head])), state[3][:, head]
+        m = torch.stack([log_f + before, i[:, head], 0 * before], 1).amax(1)
+        keep, take = torch.exp(log_f + before - m)[:, None], torch.exp(i[:, head] - m)[:, None]
+        key = k[:, part] / width**0.5
+        memory = state[1].view(-1, heads, width, width)[:, head]
+        memory = keep[..., None] * memory + torch.einsum("nv,nk->nvk", take * v[:, part], key)
+        total = keep * state[2][:, part] + take * key
+        floor = torch.maximum((total * q[:, part]).sum(1).abs(), torch.exp(-m))
+        outputs.append(sigma(o[:, part]) * torch.einsum("nvk,nk->nv", memory, q[:, part]) / floor[:, None])
+        memories.append(memory.flatten(1))
+        totals.append(total)
+        exponents.append(m)
+    return torch.cat(outputs, 1), torch.cat(memories, 1), torch.cat(totals, 1), torch.stack(exponents, 1)
+
+
+def slstm_step(cell, x, state):
+    h, c, n, m = state
+    size, width = cell.hidden_size, cell.weight_hh.shape[1]
+    rows = cell.weight_hh.view(4, size // width, width, width)
+    read = [torch.cat([part @ u.T for part, u in zip(h.split(width, 1), gate, strict=True)], 1) for gate in rows]
+    i, f, z, o = (w + u + b for w, u, b in zip(x.split(size, 1), read, cell.bias_hh.split(size), strict=True))
+    begins = n == 0
+    kept = torch.log(sigma(f)) + m
+    m = torch.where(begins, i, torch.maximum(kept, i))
+    keep = torch.where(begins, 0, torch.exp(kept - m))
+    c, n = keep * c + torch.exp(i - m) * tanh(z), keep * n + torch.exp(i - m)
+    return sigma(o) * c / n, c, n, m
+
+
+OWN = {"s6": state_space_step, "ssd": state_space_step, "mlstm": mlstm_step, "slstm": slstm_step}
+
+
 def naive_step(name, cell, x, state):
-    """One step from pre-activations (N, G·D), gate by gate, with the cell's parameters."""
+    """One step from pre-activations (N, P), gate by gate, with the cell's parameters."""
+    if own := OWN.get(name.split("_")[0]):
+        return own(cell, x, state)
     h, size = state[0], cell.hidden_size
     w = x.split(size, -1)
     rows = cell.weight_hh.split(size) if cell.recurrent_gates else ()

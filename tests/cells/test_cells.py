@@ -25,15 +25,15 @@ def make(name, **settings):
 
 def case(cell):
     x = torch.randn(N, INPUT, dtype=torch.float64, requires_grad=True)
-    return x, tuple(torch.randn(N, SIZE, dtype=torch.float64, requires_grad=True) for _ in range(cell.num_states))
+    return x, tuple(torch.randn(N, size, dtype=torch.float64, requires_grad=True) for size in cell.state_sizes)
 
 
 @pytest.mark.parametrize("name", CELLS)
 def test_a_step_equals_the_formula(name):
     cell = make(name)
     x, state = case(cell)
-    projected = [x @ m.T + b for m, b in zip(cell.weight_ih.split(SIZE), cell.bias_ih.split(SIZE), strict=True)]
-    found, expected = cell(x, state), naive_step(name, cell, torch.cat(projected, 1), state)
+    projected = [x @ m + b for m, b in zip(cell.weight_ih, cell.bias_ih, strict=True)]
+    found, expected = cell(x, state), naive_step(name, cell, torch.stack(projected, 1), state)
     assert len(found) == cell.num_states
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b)
@@ -57,7 +57,7 @@ def test_the_sides_make_a_step_and_rows_are_independent(name):
     cell = make(name)
     x, state = case(cell)
     together = cell(x, state)
-    assert cell.project(x).shape == (N, cell.gates * SIZE)
+    assert cell.project(x).shape == (N, cell.projection_channels)
     for a, b in zip(cell.step(cell.project(x), state), together, strict=True):
         assert torch.equal(a, b)
     for row in range(N):
@@ -72,10 +72,10 @@ def test_without_an_input_side_and_from_zeros(name, bias):
     cell = CELLS[name](SIZE, bias=bias)
     assert not hasattr(cell, "weight_ih")
     assert bias or not any("bias" in n for n, _ in cell.named_parameters())
-    x = torch.randn(N, cell.gates * SIZE)
+    x = torch.randn(N, cell.projection_channels)
     state = cell(x)
-    assert all(s.shape == (N, SIZE) for s in state)
-    for a, b in zip(cell(x, tuple(torch.zeros(N, SIZE) for _ in state)), state, strict=True):
+    assert [s.shape for s in state] == [(N, size) for size in cell.state_sizes]
+    for a, b in zip(cell(x, tuple(torch.zeros(N, size) for size in cell.state_sizes)), state, strict=True):
         assert torch.equal(a, b)
 
 
@@ -144,7 +144,7 @@ def test_reset_parameters_gives_the_weights_of_construction(name):
 
 def test_the_list_of_cells_is_complete():
     classes = {v for v in vars(cells).values() if isinstance(v, type) and issubclass(v, cells.Cell)}
-    assert set(cells.CELLS) == classes - {cells.Cell, cells.LinearCell, cells.ScannedCell}
+    assert set(cells.CELLS) == classes - {cells.Cell, cells.LinearCell, cells.ScannedCell, cells.StateSpace}
 
 
 @pytest.mark.parametrize("bound_length", [1, 3, 50])

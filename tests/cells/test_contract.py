@@ -17,8 +17,10 @@ every_cell = pytest.mark.parametrize("name", CELLS)
 
 @pytest.fixture(autouse=True)
 def short_chunks(monkeypatch):
-    """Backward passes go over several chunks, the last of which is shorter than the others."""
+    """Passes go over several pieces, the last of which is shorter than the others."""
     monkeypatch.setattr("detection.ops.sweep.autograd.CHUNK", 18)
+    monkeypatch.setattr("detection.ops.sweep.selective_scan.PIECE", 14)
+    monkeypatch.setattr("detection.ops.sweep.decay_matrix.PIECE", 3)
 
 
 def make(name, directions=DIRECTIONS):
@@ -32,7 +34,7 @@ def make(name, directions=DIRECTIONS):
 
 def draw(made, shape=SHAPE):
     b, h, w = shape
-    x = torch.randn(b, made[0].gates * SIZE, h, w, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(b, made[0].projection_channels, h, w, dtype=torch.float64, requires_grad=True)
     return x, torch.randn(b, len(made) * SIZE, h, w, dtype=torch.float64)
 
 
@@ -50,7 +52,7 @@ def naive_sweep(name, made, x, valid):
             for i in range(h)[:: -1 if direction == "up" else 1]:
                 for j in range(w)[:: -1 if direction == "left" else 1]:
                     di, dj = {"right": (0, -1), "left": (0, 1), "down": (-1, 0), "up": (1, 0)}[direction]
-                    zeros = (torch.zeros(1, SIZE, dtype=x.dtype),) * cell.num_states
+                    zeros = tuple(torch.zeros(1, size, dtype=x.dtype) for size in cell.state_sizes)
                     if valid is None or valid[n, 0, i, j]:
                         before = states.get((n, i + di, j + dj), zeros)
                         states[n, i, j] = naive_step(name, cell, x[n : n + 1, :, i, j], before)

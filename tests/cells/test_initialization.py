@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from functools import partial
 
 import pytest
@@ -12,9 +13,13 @@ from detection.cells import (
     GRU,
     IRNN,
     LSTM,
+    MLSTM,
     MUT1,
     MUT2,
     RGLRU,
+    S6,
+    SLSTM,
+    SSD,
     Accumulator,
     Cell,
     GatedLinear,
@@ -22,8 +27,10 @@ from detection.cells import (
     MinGRU,
     MinLSTM,
     PeepholeLSTM,
+    ScannedCell,
     TanhRNN,
     TiedLSTM,
+    framework_default,
     initialization,
     with_short_memory,
 )
@@ -84,6 +91,73 @@ def test_an_lstm_takes_in_what_it_does_not_keep(init):
     for cell in (LSTM(SIZE, 3, init=init), LSTM(SIZE, init=init)):
         i, f = sum(b for n, b in cell.named_parameters() if n.startswith("bias")).split(SIZE)[:2]
         assert f.std() > 0.1 and torch.equal(i, -f)
+
+
+@pytest.mark.parametrize("cell", [S6, SSD])
+def test_a_state_space_keeps_what_its_initialization_asks_for(cell):
+    torch.manual_seed(0)
+
+    def parts(**settings):
+        made = cell(SIZE, **settings)
+        keep, taken = made.coefficients(torch.zeros(1, made.projection_channels))
+        assert not taken.any()
+        return keep.unflatten(1, (SIZE, -1))[0], made.parts(torch.zeros(1, made.projection_channels))[1][0]
+
+    share = torch.sigmoid(torch.tensor(3.0))
+    keep, step = parts(init=partial(initialization.forget_bias, value=3.0))
+    torch.testing.assert_close(keep, share.expand_as(keep))
+    torch.testing.assert_close(step, torch.ones_like(step))
+    keep, step = parts(init=partial(initialization.forget_bias, value=3.0), bias=False)
+    torch.testing.assert_close(keep, share.expand_as(keep))
+    keep, step = parts(init=partial(initialization.chrono, longest=11))
+    heads = keep[:: SIZE // len(step), 0]
+    torch.testing.assert_close(step, 1 - heads)  # takes in what it does not keep
+    assert keep.min() > 0.49 and keep.max() < 10.01 / 11 and heads.std() > 0.03
+
+
+def test_the_papers_starts_of_state_spaces():
+    torch.manual_seed(0)
+    start = partial(framework_default)
+    for cell, rates in ((S6(1000, init=start), [1, 2, 3, 4]), (SSD(1000, num_heads=1000, init=start), None)):
+        step = torch.nn.functional.softplus(cell.bias_hh)
+        assert step.min() >= 0.001 - 1e-6 and step.max() <= 0.1 + 1e-6
+        assert step.log().mean().item() == pytest.approx(math.log(0.01), rel=0.03)
+        assert torch.equal(cell.skip, torch.ones(1000))
+        if rates:
+            torch.testing.assert_close(-cell.decay(), torch.tensor([rates] * 1000).float())
+        else:
+            assert (-cell.decay()).min() >= 1 and (-cell.decay()).max() <= 16
+
+
+@pytest.mark.parametrize("cell", [MLSTM, SLSTM])
+def test_an_exponential_gate_keeps_what_its_initialization_asks_for(cell):
+    torch.manual_seed(0)
+    made = cell(SIZE, init=partial(initialization.forget_bias, value=3.0))
+    if cell is SLSTM:
+        made.weight_hh.data.zero_()
+        made.bias_hh.data[:SIZE] = 0  # i, which would change the scale
+        made.bias_hh.data[2 * SIZE : 3 * SIZE] = 0  # z
+    h, c, n, m = (torch.ones(1, size) for size in made.state_sizes)
+    _, after, *_ = made(torch.zeros(1, made.projection_channels), (h, c, n, 0 * m))
+    share = torch.sigmoid(torch.tensor(3.0))
+    torch.testing.assert_close(after, share.expand_as(after))
+    made = cell(SIZE, init=partial(initialization.chrono, longest=9))
+    biases = made.bias_hh if cell is MLSTM else made.bias_hh.split(SIZE)
+    assert torch.equal(biases[0], -biases[1]) and biases[1].std() > 0.1
+
+
+def test_an_slstm_has_a_recurrent_matrix_a_head():
+    blocks = SLSTM(SIZE, num_heads=4, init=partial(initialization.orthogonal)).weight_hh.split(SIZE // 4)
+    assert len(blocks) == 16
+    for block in blocks:
+        torch.testing.assert_close(block @ block.T, torch.eye(SIZE // 4), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("cell", [SSD, MLSTM, SLSTM])
+def test_heads_share_the_channels(cell):
+    assert [cell(size).num_heads for size in (64, 6, 5)] == [4, 2, 1]
+    with pytest.raises(UserError, match="cell.num_heads=3: must divide the cell's hidden size, 64"):
+        cell(64, num_heads=3)
 
 
 def test_uniform_gate_and_decay_are_uniform():
@@ -163,14 +237,14 @@ def test_without_biases_the_default_leaves_matrices_alone():
 def test_default_cells_remember_a_line_of_40_locations(cell):
     """The gradient of the last output by the first input against that by the last, through random pre-activations."""
     torch.manual_seed(0)
-    x = torch.randn(8, cell.gates * SIZE, 1, 41, requires_grad=True)
+    x = torch.randn(8, cell(SIZE).projection_channels, 1, 41, requires_grad=True)
     y = sweep([cell(SIZE)], 0.5 * x, None, ["right"])
     (gradient,) = torch.autograd.grad(y[..., -1], x, torch.randn(8, SIZE, 1))
     far, near = (gradient[..., t].square().sum().sqrt() for t in (0, 40))
     assert (far / near >= 0.1) == (cell not in SHORT), far / near
 
 
-@pytest.mark.parametrize("cell", CELLS, ids=lambda c: c.__name__)
+@pytest.mark.parametrize("cell", [c for c in CELLS if not issubclass(c, ScannedCell)], ids=lambda c: c.__name__)
 @pytest.mark.parametrize("masked", [False, True])
 def test_a_learned_initial_state(cell, masked):
     """At every location whose predecessor is outside the image, whether a line begins in the padding or at its edge."""
@@ -179,7 +253,7 @@ def test_a_learned_initial_state(cell, masked):
     assert not made.initial.any() and made.initial.shape == (cell.num_states - cell.num_flags, 3)
     with torch.no_grad():
         made.initial.normal_()
-    x = torch.randn(2, cell.gates * 3, 2, 5, dtype=torch.float64)
+    x = torch.randn(2, made.projection_channels, 2, 5, dtype=torch.float64)
     valid = torch.ones(2, 1, 2, 5, dtype=torch.bool)
     valid[0, :, :, 3:] = False
     for direction in ("right", "left"):
@@ -195,6 +269,13 @@ def test_a_learned_initial_state(cell, masked):
         torch.testing.assert_close(y, steps, rtol=1e-10, atol=1e-10)
         (gradient,) = torch.autograd.grad(y.square().sum(), [made.initial])
         assert gradient.abs().sum(1).min() > 0
+
+
+@pytest.mark.parametrize("cell", [S6, SSD, MLSTM])
+def test_a_large_memory_begins_empty(cell):
+    for settings in ({}, {"state_size": 1} if cell is not MLSTM else {"num_heads": 1}):
+        with pytest.raises(UserError, match=f"{cell.__name__} begins with an empty memory; leave it out"):
+            cell(1, learned_initial_state=True, **settings)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,9 +20,9 @@ SMALL = [
 ]
 CELLS = (
     "TanhRNN", "IRNN", "IndRNN", "Accumulator", "LSTM", "PeepholeLSTM", "TiedLSTM", "GRU", "MUT1", "MUT2", "MUT3",
-    "MinGRU", "MinLSTM", "GatedLinear", "RGLRU",
+    "MinGRU", "MinLSTM", "GatedLinear", "RGLRU", "S6", "SSD", "MLSTM", "SLSTM",
 )  # fmt: skip
-UNROLLED = ("TiedLSTM", "MUT1", "MUT2", "MUT3")
+UNROLLED = ("TiedLSTM", "MUT1", "MUT2", "MUT3", "SLSTM")
 CONTEXTS = {
     "NoContext": [],
     "ConvStack": ["hidden_channels=8"],

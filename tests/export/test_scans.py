@@ -7,7 +7,22 @@ import pytest
 import torch
 from torch import nn
 
-from detection.cells import CELLS, GRU, IRNN, LSTM, MUT1, RGLRU, Accumulator, IndRNN, MinLSTM, PeepholeLSTM, TanhRNN
+from detection.cells import (
+    CELLS,
+    GRU,
+    IRNN,
+    LSTM,
+    MLSTM,
+    MUT1,
+    RGLRU,
+    S6,
+    SSD,
+    Accumulator,
+    IndRNN,
+    MinLSTM,
+    PeepholeLSTM,
+    TanhRNN,
+)
 from detection.errors import UserError
 from detection.export.boxes import settled
 from detection.export.onnx_file import write_onnx
@@ -30,8 +45,11 @@ KINDS = {
     "peephole": PeepholeLSTM,
     "GRU": GRU,
     "GRU, before": partial(GRU, reset="before"),
+    "S6": S6,
+    "SSD": SSD,
+    "mLSTM": MLSTM,
 }
-EVERY = [kind for kind in CELLS if kind not in (MinLSTM, RGLRU, Accumulator, LSTM, PeepholeLSTM, GRU)]
+EVERY = [kind for kind in CELLS if kind not in KINDS.values()]
 
 
 class Sweep(nn.Module):
@@ -60,7 +78,7 @@ def differences(module, path, sizes, dynamic):
         inputs = module.inputs(size, inside)
         expected = sweep_by_steps(list(module.cells), inputs["x"], inputs["valid"], DIRECTIONS).detach().numpy()
         (found,) = session.run(None, {name: t.numpy() for name, t in inputs.items()})
-        yield np.abs(found - expected).max()
+        yield np.abs(found - expected).max() / max(1, np.abs(expected).max())
 
 
 ANY = {name: {0: "batch", 2: "height", 3: "width"} for name in ("x", "valid")}

@@ -15,17 +15,21 @@ LINEAR = [kinds.MinGRU, kinds.MinLSTM, kinds.GatedLinear, kinds.RGLRU]
 POINTWISE = [kinds.Accumulator, kinds.IndRNN, *LINEAR]
 PRODUCTS = [kinds.TanhRNN, kinds.IRNN, kinds.LSTM, kinds.GRU]
 OTHERS = [
-    kinds.TiedLSTM, kinds.PeepholeLSTM, partial(kinds.GRU, reset="before"), kinds.MUT1, kinds.MUT2, kinds.MUT3
+    kinds.TiedLSTM, kinds.PeepholeLSTM, partial(kinds.GRU, reset="before"), kinds.MUT1, kinds.MUT2, kinds.MUT3,
+    kinds.SLSTM,
 ]  # fmt: skip
-CELLS = POINTWISE + PRODUCTS + OTHERS
+SCANNED = [partial(kinds.S6, state_size=2), partial(kinds.SSD, num_heads=3), partial(kinds.MLSTM, num_heads=3)]
+CELLS = POINTWISE + PRODUCTS + OTHERS + SCANNED
 
 
 def name_of(value):
-    return getattr(value, "__name__", None) or (f"{value.func.__name__}_before" if callable(value) else str(value))
+    if isinstance(value, partial):
+        return "_".join([value.func.__name__, *map(str, value.keywords.values())])
+    return getattr(value, "__name__", None) or str(value)
 
 
 every_cell = pytest.mark.parametrize("cell", CELLS, ids=name_of)
-fast_cells = pytest.mark.parametrize("cell", POINTWISE + PRODUCTS, ids=name_of)
+fast_cells = pytest.mark.parametrize("cell", POINTWISE + PRODUCTS + SCANNED, ids=name_of)
 
 
 def make(cell, directions=DIRECTIONS, dtype=torch.float64, **settings):

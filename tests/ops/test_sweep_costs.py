@@ -1,5 +1,7 @@
 """What sweeps cost: FLOPs, states that are kept, scratch memory, scans that go together."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -8,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import detection.ops.flops  # noqa: F401 - registers the formulas
 from detection.analysis.timing import peak_bytes
-from detection.cells import GRU, IRNN, LSTM, Accumulator, IndRNN, MinGRU
+from detection.cells import GRU, IRNN, LSTM, S6, Accumulator, IndRNN, MinGRU
 from detection.ops.sweep.directions import DIRECTIONS
 from detection.ops.sweep.dispatch import sweep
 from detection.ops.sweep.lines import by_axis
@@ -22,6 +24,7 @@ from tests.ops.sweeps import LINEAR, SIZE, B, H, W, name_of
         (Accumulator, 4 * 72 * 2, 4 * 72 * 3),
         (IndRNN, 4 * 72 * 3, 4 * 72 * 6),
         (MinGRU, 4 * 72 * 2, 4 * 72 * 3),
+        (partial(S6, state_size=2), 4 * 72 * 2 * 4, 4 * 72 * 2 * 12),
         # 4 directions x 24 locations x 3·3 products of 2, for each gate; and twice in the backward pass, which computes
         # the LSTM's four gates and two of the GRU's again.
         (IRNN, 4 * 24 * 9 * 2, 4 * 24 * 9 * 4),
@@ -87,6 +90,19 @@ def test_scratch_is_small(cell, monkeypatch):
     grad = torch.randn(2, 128, 20, 24).contiguous(memory_format=torch.channels_last)
     held = peak_bytes(lambda: torch.autograd.grad(sweep(list(cells), x, None, DIRECTIONS), [x], grad), "cpu")
     assert (held - grad.nbytes - x.nbytes) / grad.nbytes <= 2
+
+
+@pytest.mark.parametrize("count", [1, 16])
+def test_scratch_of_a_selective_scan_does_not_grow_with_its_states(count, monkeypatch):
+    """Beyond input, output and their gradients at most three maps a direction, of both passes together."""
+    monkeypatch.setattr(
+        "detection.ops.sweep.selective_scan.PIECE", 8000
+    )  # as small a part of the map as of a large one
+    cells = nn.ModuleList(S6(64, state_size=count) for _ in DIRECTIONS)
+    x = torch.randn(2, cells[0].projection_channels, 20, 24).contiguous(memory_format=torch.channels_last)
+    x, grad = x.requires_grad_(), torch.randn(2, 256, 20, 24).contiguous(memory_format=torch.channels_last)
+    held = peak_bytes(lambda: torch.autograd.grad(sweep(list(cells), x, None, DIRECTIONS), [x], grad), "cpu")
+    assert (held - grad.nbytes - x.nbytes) / grad.nbytes <= 3
 
 
 def test_neighbors_along_an_axis_are_scanned_together():

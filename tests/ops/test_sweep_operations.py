@@ -16,6 +16,7 @@ from detection.ops.sweep.gru import gru
 from detection.ops.sweep.linear_scan import linear_scan
 from detection.ops.sweep.lstm import lstm
 from detection.ops.sweep.matrix_rnn import matrix_rnn
+from detection.ops.sweep.selective_scan import selective_scan
 from tests.ops.sweeps import (
     CELLS,
     PRODUCTS,
@@ -72,10 +73,12 @@ def test_compiles_without_graph_breaks(cell):
         torch.testing.assert_close(a, b)
 
 
-@pytest.mark.parametrize("op", [accumulate, gated_scan, linear_scan, matrix_rnn, lstm, gru], ids=lambda op: op._name)
+@pytest.mark.parametrize(
+    "op", [accumulate, gated_scan, linear_scan, matrix_rnn, lstm, gru, selective_scan], ids=lambda op: op._name
+)
 def test_operations_are_what_pytorch_asks_of_them(op):
     torch.manual_seed(0)
-    gates = {lstm: 4, gru: 3, linear_scan: 2, gated_scan: 3}
+    gates = {lstm: 4, gru: 3, linear_scan: 2, gated_scan: 3, selective_scan: 2}
     rows = gates.get(op, 1) * SIZE
     x = torch.randn(B, rows, H, W, requires_grad=True)
     weight = torch.randn(2, rows, SIZE, requires_grad=True)
@@ -87,6 +90,8 @@ def test_operations_are_what_pytorch_asks_of_them(op):
         matrix_rnn: (x, weight, bias, holes(), "right up", False),
         lstm: (x, weight, bias, holes(), "right up", True),
         gru: (x, weight, bias, holes(), "right up", True),
+        # Two channels of one state.
+        selective_scan: (x.permute(0, 2, 3, 1), -weight[0, :2, :1].exp(), *bias[:, :2], holes()[:, 0], True),
     }
     torch.library.opcheck(op, arguments[op])
 

@@ -49,7 +49,7 @@ from detection.ops.sweep.directions import (
 )
 from detection.ops.sweep.gated_scan import gated_scan
 from detection.ops.sweep.gru import gru
-from detection.ops.sweep.layout import as_map, as_rows, close, state_type
+from detection.ops.sweep.layout import as_map, as_rows, state_type
 from detection.ops.sweep.linear_scan import linear_scan
 from detection.ops.sweep.lstm import lstm
 from detection.ops.sweep.matrix_rnn import matrix_rnn
@@ -161,8 +161,10 @@ def _refuse_forward_mode(*tensors: Tensor) -> None:
 def _scan_whole_lines(
     cells: Sequence[ScannedCell], x: Tensor, valid: Tensor | None, directions: Sequence[str]
 ) -> Tensor:
-    rows = close(as_rows(x), valid, 0).to(state_type(x))  # (B, H, W, P)
+    rows = as_rows(x).to(state_type(x))  # (B, H, W, P)
     inside = None if valid is None else as_rows(valid)[..., 0]  # (B, H, W)
+    # Whether anything is outside is not asked, which a compiler could not.
+    rows = rows if inside is None else rows.where(inside[..., None], 0)
     outputs = []
     for cell, direction in zip(cells, directions, strict=True):
         across = not is_horizontal(direction)

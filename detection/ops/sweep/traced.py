@@ -1,6 +1,7 @@
 """Sweeps in an ONNX export: lines of any length, by operators that ONNX has or that a local function composes.
 
-    linear cells                    `LinearScan`, h = a·h + b, in ⌈log₂ L⌉ doubling steps
+    linear cells, S6                `LinearScan`, h = a·h + b, in ⌈log₂ L⌉ doubling steps
+    SSD, MLSTM                      the products of matrices of their own scan
     accumulator, IndRNN             `MaxAffineScan`, h = max(s·h + a, b) with s ≥ 0, which is closed under composition
     tanh RNN, IRNN, LSTM with and without peepholes, GRU
                                     ONNX's `RNN`, `LSTM` and `GRU`, whose input side is the identity
@@ -23,7 +24,10 @@ from detection.cells import (
     GRU,
     IRNN,
     LSTM,
+    MLSTM,
     RGLRU,
+    S6,
+    SSD,
     Accumulator,
     Cell,
     GatedLinear,
@@ -32,6 +36,7 @@ from detection.cells import (
     MinGRU,
     MinLSTM,
     PeepholeLSTM,
+    ScannedCell,
     TanhRNN,
 )
 from detection.errors import UserError
@@ -64,12 +69,22 @@ def lines_of_any_length() -> Iterator[None]:
         _any_length.reset(token)
 
 
+def refuse_any_length(reason: str) -> None:
+    """Raise a `UserError` with a reason, a clause, where lines of any length are wanted."""
+    if _any_length.get():
+        raise UserError(
+            f"--dynamic: {reason}, so that its steps are written out for lines of one length; leave --dynamic out, for "
+            "a file of one size."
+        )
+
+
 def traced_sweep(
     cells: Sequence[Cell],
     x: Tensor,
     valid: Tensor | None,
     directions: Sequence[Direction],
     unrolled: Callable[..., Tensor],
+    is_sheared: bool = False,
 ) -> Tensor:
     """Compute `sweep` by operators of an ONNX graph, or by `unrolled` where there are none.
 
@@ -79,17 +94,16 @@ def traced_sweep(
         valid: as in `sweep`, and a rectangle from the top left of each image.
         directions: as in `sweep`.
         unrolled: `sweep` step by step.
+        is_sheared: whether the lines are diagonals, so that `valid` is no rectangle. ONNX's recurrent operators begin
+            at the first step of each line, and are not for them.
 
     Raises:
         UserError: lines of any length are wanted of a cell that could only be unrolled.
     """
     scan = _scan_of(cells)
-    if scan is None:
-        if _any_length.get():
-            raise UserError(
-                f"--dynamic: {type(cells[0]).__name__} has no ONNX operator and no associative form, so that its steps "
-                "are written out for lines of one length; leave --dynamic out, for a file of one size."
-            )
+    if scan is None or (is_sheared and scan is _by_operator):
+        along = " along diagonals" if is_sheared else ""
+        refuse_any_length(f"{type(cells[0]).__name__}{along} has no ONNX operator and no associative form")
         return unrolled(cells, x, valid, directions)
     outputs = [_along(scan, cell, x.float(), valid, name) for cell, name in zip(cells, directions, strict=True)]
     out = torch.cat(outputs, 1)
@@ -110,6 +124,10 @@ def _scan_of(cells: Sequence[Cell]) -> Scan | None:
         return _by_operator
     if kind in _LINEAR:
         return _in_order(_linear)
+    if kind is S6:
+        return _in_order(_selective)
+    if kind in (SSD, MLSTM):
+        return _by_pairs
     if kind is Accumulator or (kind is IndRNN and all(_is_monotone(cell) for cell in cells)):
         return _in_order(_max_affine)
     return None
@@ -154,6 +172,18 @@ def _linear(cell: Cell, x: Tensor, inside: Tensor) -> Tensor:
         b = torch.where(first, b + a * cell.initial[0], b)
     a = torch.where(inside & ~first, a, 0.0)
     return _LinearScan.apply(a, torch.where(inside, b, 0.0))  # type: ignore[return-value]
+
+
+def _selective(cell: Cell, x: Tensor, inside: Tensor) -> Tensor:
+    a, b = cast(S6, cell).coefficients(x)  # (T, N, D·states)
+    a = torch.where(inside & ~_first(inside), a, 0.0)
+    h = _LinearScan.apply(a, torch.where(inside, b, 0.0))
+    return cast(S6, cell).read(x, h)  # type: ignore[arg-type]
+
+
+def _by_pairs(cell: Cell, x: Tensor, inside: Tensor, is_reversed: bool) -> Tensor:
+    lines, kept = x.transpose(0, 1)[None], inside[..., 0].transpose(0, 1)[None]  # (1, N, T, P)
+    return cast(ScannedCell, cell).scan(lines, kept, is_reversed)[0].transpose(0, 1)
 
 
 def _max_affine(cell: Cell, x: Tensor, inside: Tensor) -> Tensor:

@@ -17,3 +17,10 @@ def triton_kernels() -> ModuleType:
     from detection.ops.sweep import triton_scan
 
     return triton_scan
+
+
+def selective_kernels() -> ModuleType:
+    """Return the module of the selective scan's kernels."""
+    from detection.ops.sweep import triton_selective_scan
+
+    return triton_selective_scan

@@ -1,0 +1,25 @@
+"""Heads of a cell: groups of channels with a memory of their own."""
+
+import math
+from typing import Annotated
+
+from detection.errors import UserError
+from detection.ranges import Range
+
+HeadCount = Annotated[int, Range(1, 1_000)] | None
+"""Heads of a cell; None for 4, or for 2 or 1 where the hidden size asks for it."""
+
+DEFAULT_HEADS = 4
+
+
+def head_count(hidden_size: int, num_heads: int | None) -> int:
+    """Return the heads of a cell of so many channels.
+
+    Raises:
+        UserError: they cannot be divided among the heads.
+    """
+    if num_heads is None:
+        return math.gcd(DEFAULT_HEADS, hidden_size)
+    if hidden_size % num_heads:
+        raise UserError(f"cell.num_heads={num_heads}: must divide the cell's hidden size, {hidden_size}.")
+    return num_heads

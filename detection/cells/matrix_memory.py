@@ -1,0 +1,164 @@
+"""The cells of xLSTM (Beck et al. 2024): exponential gates, kept in range by a running maximum m of their exponents.
+
+From the paper's formulas, without its blocks, norms and convolutions.
+"""
+
+# N lines, D hidden size, K heads of E channels, L lines of an image, T steps.
+
+import math
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
+
+from detection.cells.cell import Cell, ScannedCell, State
+from detection.cells.heads import HeadCount, head_count
+from detection.cells.initialization import Initialization, forget_bias
+from detection.ops.sweep.decay_matrix import matrix_memory
+
+
+class MLSTM(ScannedCell):
+    """C = f·C + i·v kᵀ, n = f·n + i·k, h = o·C q / max(|nᵀ q|, 1) in each head, a matrix memory.
+
+    q, k, v and o = σ(·) are of D channels, i = exp(·) and f = σ(·) of one a head; k is scaled by 1/√E. A state has h,
+    C and n scaled by exp(−m), and m = max(log f + m, log i, 0). Lines are computed as products of matrices, T×T for
+    each head. `bias_hh` (2, K) is added to i and f.
+
+    Args:
+        hidden_size, input_size, bias, init: as in `Cell`; `init` is a forget bias of 5.
+        learned_initial_state: False, for the memory is empty at first.
+        num_heads: K; None for 4, or for 2 or 1 where `hidden_size` asks for it.
+    """
+
+    recurrent_gates = 0
+    num_states = 4
+    has_keep_gate = True
+    default_init = partial(forget_bias)
+    short_init = partial(forget_bias, value=1.0)
+    bias_hh: Tensor | None
+
+    def __init__(
+        self,
+        hidden_size: int,
+        input_size: int | None = None,
+        bias: bool = True,
+        init: partial[Initialization] | None = None,
+        learned_initial_state: bool = False,
+        num_heads: HeadCount = None,
+    ) -> None:
+        self.num_heads = head_count(hidden_size, num_heads)
+        super().__init__(hidden_size, input_size, bias, init, learned_initial_state)
+
+    @property
+    def projection_sizes(self) -> tuple[int, ...]:
+        """Channels of q, k, v, o, i and f."""
+        return (self.hidden_size,) * 4 + (self.num_heads,) * 2
+
+    @property
+    def state_sizes(self) -> tuple[int, ...]:
+        """Channels of h, of C with the key's channel last, of n, and of m."""
+        return self.hidden_size, self.hidden_size**2 // self.num_heads, self.hidden_size, self.num_heads
+
+    def _add_recurrent_side(self, bias: bool) -> None:
+        self.bias_hh = nn.Parameter(torch.empty(2, self.num_heads)) if bias else None
+
+    def _initialize(self, init: Initialization) -> None:
+        super()._initialize(init)
+        if self.bias_hh is None:
+            return
+        nn.init.zeros_(self.bias_hh)
+        width = self.hidden_size // self.num_heads
+        for bias, logits in zip(self.bias_hh, (init.take, init.keep), strict=True):
+            if logits is not None:
+                bias.copy_(logits[::width])  # of a head's first channel
+
+    def _gates(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Return q, k, v and o (…, D), log i and log f (…, K)."""
+        q, k, v, o, i, f = x.split(self.projection_sizes, -1)
+        if self.bias_hh is not None:
+            i, f = (gate + bias for gate, bias in zip((i, f), self.bias_hh.to(x.dtype).unbind(), strict=True))
+        return q, k / math.sqrt(self.hidden_size // self.num_heads), v, torch.sigmoid(o), i, logsigmoid(f)
+
+    def step(self, x: Tensor, state: State) -> State:
+        """Return h, C, n and m."""
+        q, k, v, o, log_i, log_f = self._gates(x)
+        q, k, v, o, n = (t.unflatten(-1, (self.num_heads, -1)) for t in (q, k, v, o, state[2]))  # (N, K, E)
+        memory = state[1].unflatten(-1, (*v.shape[1:], -1))  # (N, K, E, E)
+        m = torch.maximum(log_f + state[3], log_i).clamp(min=0)
+        keep, take = ((t - m).exp()[..., None] for t in (log_f + state[3], log_i))  # (N, K, 1)
+        memory = keep[..., None] * memory + (take * v)[..., None] * k[..., None, :]
+        n = keep * n + take * k
+        total = torch.maximum((n * q).sum(-1, keepdim=True).abs(), (-m).exp()[..., None])
+        h = o * (memory @ q[..., None])[..., 0] / total
+        return h.flatten(1), memory.flatten(1), n.flatten(1), m
+
+    def scan(self, lines: Tensor, inside: Tensor | None, reverse: bool) -> Tensor:
+        """Scan by products of matrices."""
+        q, k, v, o, log_i, log_f = self._gates(lines)
+        return o * matrix_memory(q, k, v, log_i, log_f, inside, reverse)
+
+
+class SLSTM(Cell):
+    """z = tanh(·), c = f·c + i·z, n = f·n + i, h = o·c/n; i = exp(·), f, o = σ(·) of W x + U h + b; gates i, f, z, o.
+
+    An LSTM that can revise what it stored, for i has no upper bound. c and n are scaled by exp(−m), and
+    m = max(log f + m, log i), which is log i at the first location of a line, so that n is at least 1. U mixes the
+    channels of a head only: `weight_hh` (4·D, E).
+
+    Args:
+        hidden_size, input_size, bias, init, learned_initial_state: as in `Cell`; `init` is a forget bias of 5.
+        num_heads: K; None for 4, or for 2 or 1 where `hidden_size` asks for it.
+    """
+
+    gates = 4
+    recurrent_gates = 4
+    num_states = 4
+    num_flags = 3
+    has_keep_gate = True
+    default_init = partial(forget_bias)
+    short_init = partial(forget_bias, value=1.0)
+
+    def __init__(
+        self,
+        hidden_size: int,
+        input_size: int | None = None,
+        bias: bool = True,
+        init: partial[Initialization] | None = None,
+        learned_initial_state: bool = False,
+        num_heads: HeadCount = None,
+    ) -> None:
+        self.num_heads = head_count(hidden_size, num_heads)
+        super().__init__(hidden_size, input_size, bias, init, learned_initial_state)
+
+    def _add_recurrent_side(self, bias: bool) -> None:
+        rows = self.recurrent_gates * self.hidden_size
+        self.weight_hh = nn.Parameter(torch.empty(rows, self.hidden_size // self.num_heads))
+        self.bias_hh = nn.Parameter(torch.empty(rows)) if bias else None
+
+    def _initialize(self, init: Initialization) -> None:
+        if init.recurrent is not None:
+            size = self.hidden_size // self.num_heads
+            blocks = [self.init(size).recurrent for _ in range(4 * self.num_heads)]
+            self.weight_hh.copy_(torch.cat(blocks))  # type: ignore[arg-type]
+        else:
+            super()._initialize(init)
+        self._set_gate(0, init.take)
+        self._set_gate(1, init.keep)
+
+    def _recur(self, h: Tensor) -> Tensor:
+        heads = h.unflatten(1, (self.num_heads, -1)).transpose(0, 1)  # (K, N, E)
+        weight = self.weight_hh.unflatten(0, (4, self.num_heads, -1)).transpose(0, 1).flatten(1, 2)  # (K, 4·E, E)
+        found = (heads @ weight.mT).unflatten(2, (4, -1)).permute(1, 2, 0, 3).flatten(1)  # (N, 4·D)
+        return found if self.bias_hh is None else found + self.bias_hh
+
+    def step(self, x: Tensor, state: State) -> State:
+        """Return h, c, n and m."""
+        h, c, n, m = state
+        log_i, f, z, o = (x + self._recur(h)).chunk(4, -1)
+        # Where a line begins nothing is kept, however small the first i is.
+        log_f = torch.where(n == 0, -math.inf, logsigmoid(f) + m)
+        m = torch.maximum(log_f, log_i)
+        keep, take = (log_f - m).exp(), (log_i - m).exp()
+        c, n = keep * c + take * torch.tanh(z), keep * n + take
+        return torch.sigmoid(o) * c / n, c, n, m
