@@ -2,6 +2,7 @@
 
 from detection.context.attention_lstm import AttentionLSTM
 from detection.context.baselines import ConvStack, GlobalAverage, NoContext, NonLocal
+from detection.context.grid_lstm import GridLSTM
 from detection.context.large_kernel import LargeKernel
 from detection.context.recurrent_conv import RecurrentConv
 from detection.context.self_attention import SelfAttention
@@ -11,6 +12,7 @@ __all__ = [
     "AttentionLSTM",
     "ConvStack",
     "GlobalAverage",
+    "GridLSTM",
     "LargeKernel",
     "NoContext",
     "NonLocal",

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detection.cells import Accumulator, Cell
+from detection.context.by_location import initialize_parts, over_rms
 from detection.contracts import Context
 from detection.errors import UserError
 from detection.ops.sweep.directions import DIRECTIONS, Direction
@@ -59,7 +60,7 @@ class SpatialRNN(Context):
         self.convs = nn.ModuleList(nn.Conv2d(i, sum(o), 1) for i, o in zip(widths, outputs, strict=True))
         self.scales = nn.ParameterList(torch.ones(width) for width in widths[1:]) if rms_norm else None
         for conv, sizes in zip(self.convs, outputs, strict=True):
-            _initialize(conv, sizes)  # type: ignore[arg-type]
+            initialize_parts(conv, sizes)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
         """Return the context (B, `out_channels`, H, W) of x (B, C, H, W), at least 0; `valid` is (B, 1, H, W).
@@ -75,7 +76,7 @@ class SpatialRNN(Context):
             for index, (cells, layer, conv) in enumerate(zip(self.cells, self.layers, others, strict=True)):
                 x = sweep(list(cells), x, valid, layer)  # type: ignore[arg-type]
                 if self.scales is not None:
-                    x = _over_rms(x, self.scales[index])
+                    x = over_rms(x, self.scales[index])
                 x = _convolve_wide(conv, x) if overflows else conv(x)  # type: ignore[arg-type]
         return torch.relu(x) * valid
 
@@ -84,21 +85,6 @@ def _convolve_wide(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """Convolve x (B, C, H, W) in float32, also where the weights are in half precision."""
     bias = None if conv.bias is None else conv.bias.float()
     return F.conv2d(x, conv.weight.float(), bias)
-
-
-def _over_rms(x: Tensor, scale: Tensor) -> Tensor:
-    """Divide x (B, C, H, W) at each location by its root mean square over channels; zeros stay zeros."""
-    if torch.onnx.is_in_onnx_export():  # whose opset 17 has no such norm
-        return x * (x.square().mean(1, keepdim=True) + 1e-6).rsqrt() * scale[:, None, None]
-    # (B, H, W, C) and back
-    return F.rms_norm(x.permute(0, 2, 3, 1), scale.shape, scale.to(x.dtype), 1e-6).permute(0, 3, 1, 2)
-
-
-def _initialize(conv: nn.Conv2d, sizes: tuple[int, ...]) -> None:
-    """Initialize as Glorot and Bengio, each gate separately."""
-    for gate in conv.weight.data.split(sizes):
-        nn.init.xavier_uniform_(gate)
-    nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
 
 
 def _check_layers(layers: tuple[tuple[Direction, ...], ...]) -> None:

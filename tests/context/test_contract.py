@@ -13,6 +13,7 @@ from detection.context import (
     AttentionLSTM,
     ConvStack,
     GlobalAverage,
+    GridLSTM,
     LargeKernel,
     NoContext,
     NonLocal,
@@ -30,6 +31,10 @@ CONTEXTS = {
     "one layer, two directions": partial(SpatialRNN, hidden_channels=5, layers=(("left", "up"),)),
     "rows, then columns": partial(SpatialRNN, hidden_channels=5, layers=(("right", "left"), ("down", "up"))),
     "normalized": partial(SpatialRNN, hidden_channels=5, rms_norm=True),
+    "grid LSTM": partial(GridLSTM, hidden_channels=5, out_channels=7),
+    "grid LSTM, two layers": partial(
+        GridLSTM, hidden_channels=5, layers=(("top_left", "bottom_right"), ("top_right",))
+    ),
     "two 3x3": partial(ConvStack, hidden_channels=5),
     "two 5x5": partial(ConvStack, hidden_channels=5, kernel_size=5),
     "global average": partial(GlobalAverage, hidden_channels=5),
@@ -57,6 +62,7 @@ COMPILED = {
     "Accumulator",
     "MinGRU",
     "normalized",
+    "grid LSTM",
     "two 3x3",
     "non-local",
     "self-attention",

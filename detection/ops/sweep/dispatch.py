@@ -115,7 +115,7 @@ def _is_ours(cells: Sequence[Cell]) -> bool:
 
 def _sweep(cells: Sequence[Cell], x: Tensor, valid: Tensor | None, directions: str, backend: Backend) -> Tensor:
     kind, wide = type(cells[0]), state_type(x)
-    _refuse_forward_mode(x, *(parameter for cell in cells for parameter in cell.parameters()))
+    refuse_forward_mode(x, *(parameter for cell in cells for parameter in cell.parameters()))
     if isinstance(cells[0], ScannedCell):
         return _scan_whole_lines(cast(Sequence[ScannedCell], cells), x, valid, directions.split())
     if kind is Accumulator:
@@ -150,7 +150,8 @@ def _scans_gates(x: Tensor) -> bool:
     return x.device.type == "cpu"
 
 
-def _refuse_forward_mode(*tensors: Tensor) -> None:
+def refuse_forward_mode(*tensors: Tensor) -> None:
+    """Raise a `NotImplementedError` where a tensor has a tangent."""
     # PyTorch takes the tangent of a custom operation for 0 without a word.
     if not torch.compiler.is_compiling() and any(forward_ad.unpack_dual(t).tangent is not None for t in tensors):
         raise NotImplementedError(

@@ -1,0 +1,20 @@
+"""Parts of contexts that read one location at a time: the root mean square over channels, and 1×1 convolutions."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def over_rms(x: Tensor, scale: Tensor) -> Tensor:
+    """Divide x (B, C, H, W) at each location by its root mean square over channels; zeros stay zeros."""
+    if torch.onnx.is_in_onnx_export():  # whose opset 17 has no such norm
+        return x * (x.square().mean(1, keepdim=True) + 1e-6).rsqrt() * scale[:, None, None]
+    # (B, H, W, C) and back
+    return F.rms_norm(x.permute(0, 2, 3, 1), scale.shape, scale.to(x.dtype), 1e-6).permute(0, 3, 1, 2)
+
+
+def initialize_parts(conv: nn.Conv2d, sizes: tuple[int, ...]) -> None:
+    """Initialize as Glorot and Bengio, each part of the output, such as a gate, separately."""
+    for part in conv.weight.data.split(sizes):
+        nn.init.xavier_uniform_(part)
+    nn.init.zeros_(conv.bias)  # type: ignore[arg-type]

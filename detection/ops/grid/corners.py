@@ -1,0 +1,112 @@
+"""The four corners from which a two-dimensional recurrence scans a feature map, and its anti-diagonals.
+
+A scan from the top left takes the state of location (i, j) from (i − 1, j) and (i, j − 1). All locations with the same
+i + j, an anti-diagonal, depend on the one before only, so that a scan has H + W − 1 steps; from another corner it is
+that of the mirrored map.
+"""
+
+# B images, C channels, H×W map, n locations of a diagonal, T = H + W − 1 diagonals.
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+Corner = Literal["top_left", "top_right", "bottom_left", "bottom_right"]
+CORNERS: tuple[Corner, ...] = get_args(Corner)
+
+
+def is_from_below(corner: str) -> bool:
+    """Return whether the vertical neighbor is the one below."""
+    return corner.startswith("bottom")
+
+
+def is_from_right(corner: str) -> bool:
+    """Return whether the horizontal neighbor is the one to the right."""
+    return corner.endswith("right")
+
+
+@dataclass(frozen=True)
+class Diagonal:
+    """Locations (`row` + k, `column` + k·`turn`) of a map, k = 0 … `count` − 1, which one step of a scan computes.
+
+    Attributes:
+        row: of the first location, the topmost.
+        column: of the first location.
+        count: n, how many there are.
+        turn: 1 where columns rise with rows, else −1.
+        vertical: 1 where the vertical neighbor is below, else −1.
+        start: how many locations the steps before have computed.
+    """
+
+    row: int
+    column: int
+    count: int
+    turn: int
+    vertical: int
+    start: int
+
+    @property
+    def own(self) -> slice:
+        """Rows of its locations in lines with one row more above and below the map, and those of horizontal neighbors.
+
+        A diagonal has at most one location of a row, so that a state is kept by row: (H + 2, B, D).
+        """
+        return slice(self.row + 1, self.row + 1 + self.count)
+
+    @property
+    def above(self) -> slice:
+        """Rows of the vertical neighbors in the same lines."""
+        return slice(self.own.start + self.vertical, self.own.stop + self.vertical)
+
+    def places(self, images: int) -> slice:
+        """Return its rows among the locations of all images in the order of the scan, H·W·B of them."""
+        return slice(self.start * images, (self.start + self.count) * images)
+
+    def of(self, rows: Tensor) -> Tensor:
+        """Return its locations of a map (B, H, W, C), any strides, as a view (n, B, C)."""
+        image, down, right, channel = rows.stride()
+        offset = rows.storage_offset() + self.row * down + self.column * right
+        size = (self.count, rows.shape[0], rows.shape[3])
+        return rows.as_strided(size, (down + self.turn * right, image, channel), offset)
+
+
+def diagonals(height: int, width: int, corner: str) -> list[Diagonal]:
+    """Return the anti-diagonals of a map in the order of a scan."""
+    found, start = [], 0
+    below, right = is_from_below(corner), is_from_right(corner)
+    for t in range(height + width - 1):
+        low, high = max(0, t - width + 1), min(height - 1, t)
+        i = high if below else low  # of the topmost location, seen from the corner
+        row = height - 1 - i if below else i
+        column = width - 1 - (t - i) if right else t - i
+        found.append(Diagonal(row, column, high - low + 1, 1 if below != right else -1, 1 if below else -1, start))
+        start += high - low + 1
+    return found
+
+
+def mirrored(x: Tensor, corner: str) -> Tensor:
+    """Return a map (…, H, W) as seen from a corner; twice is the map itself."""
+    dims = [dim for dim, is_mirrored in ((-2, is_from_below(corner)), (-1, is_from_right(corner))) if is_mirrored]
+    return x.flip(dims) if dims else x
+
+
+def sheared(x: Tensor) -> Tensor:
+    """Move row i of a map (B, C, H, W) by i to the right, zeros around: columns are anti-diagonals (B, C, H, T)."""
+    b, c, height, width = x.shape
+    rows = pad(x, (0, height)).flatten(2)  # (B, C, H·(W + H))
+    return rows[..., : height * (width + height - 1)].reshape(b, c, height, width + height - 1)
+
+
+def straightened(x: Tensor, width: int) -> Tensor:
+    """Undo `sheared`: (B, C, H, T) → (B, C, H, W)."""
+    b, c, height, length = x.shape
+    rows = pad(x.flatten(2), (0, height))
+    return rows.reshape(b, c, height, length + 1)[..., :width]
+
+
+def shifted(lines: Tensor) -> Tensor:
+    """Return lines (B, H, D) with each row at the place of the next, zeros first: the vertical neighbors' values."""
+    return torch.cat([torch.zeros_like(lines[:, :1]), lines[:, :-1]], 1)

@@ -1,0 +1,69 @@
+"""What a location sees through a two-dimensional LSTM, how far its start reaches, and settings that are refused."""
+
+import pytest
+import torch
+
+from detection.analysis.receptive_field import decay, effective_receptive_field, random_inputs
+from detection.context import GridLSTM
+from detection.errors import UserError
+from detection.ops.grid.corners import CORNERS
+
+
+def seen(context, size, at):
+    """Return the locations (H, W) whose input changes the output at a location: the support of the Jacobian."""
+    x = torch.randn(1, 2, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    y = context.double()(x, torch.ones(1, 1, *size, dtype=torch.bool))
+    found = torch.zeros(size, dtype=torch.bool)
+    for value in y[0, :, at[0], at[1]]:
+        (gradient,) = torch.autograd.grad(value, x, retain_graph=True)
+        found |= (gradient[0] != 0).any(0)
+    return found
+
+
+def quadrant(corner, size, at):
+    found = torch.zeros(size, dtype=torch.bool)
+    rows = slice(None, at[0] + 1) if corner.startswith("top") else slice(at[0], None)
+    columns = slice(None, at[1] + 1) if corner.endswith("left") else slice(at[1], None)
+    found[rows, columns] = True
+    return found
+
+
+@pytest.mark.parametrize("corner", CORNERS)
+def test_one_corner_sees_its_quadrant_and_no_more(corner):
+    torch.manual_seed(0)
+    context = GridLSTM(2, hidden_channels=3, out_channels=8, layers=((corner,),))
+    for at in ((2, 3), (0, 0), (4, 1)):
+        assert torch.equal(seen(context, (5, 6), at), quadrant(corner, (5, 6), at))
+
+
+def test_four_corners_see_the_whole_map_in_one_layer():
+    torch.manual_seed(0)
+    assert seen(GridLSTM(2, hidden_channels=3, out_channels=8), (5, 6), (2, 3)).all()
+
+
+def test_at_the_start_a_line_of_40_is_remembered_and_nothing_explodes():
+    """With gates of 1/2 a memory of 2⁻¹⁶ is left after 16 steps along a row; with both near 1 it doubles at each."""
+    torch.manual_seed(0)
+    context = GridLSTM(4, hidden_channels=16)
+    _, values = decay(effective_receptive_field(context, random_inputs(4, 1, 81, 1)))
+    assert 0.1 < values[40] < 1.1
+    _, values = decay(effective_receptive_field(context, random_inputs(4, 41, 41, 1)))
+    assert 0.1 < values[20] < 1.1
+    bias = context.biases[0].view(4, 5, 16)
+    torch.testing.assert_close(bias[:, 1:3].sigmoid().sum(1), torch.ones(4, 16))
+    context = GridLSTM(4, hidden_channels=16, forget_bias=0.0)
+    _, values = decay(effective_receptive_field(context, random_inputs(4, 33, 33, 1)))
+    assert values[16] < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("layers", "sentence"),
+    [
+        ((), "at least one layer"),
+        (((),), "each at least one corner"),
+        ((("top_left", "top_left"),), "names a corner twice"),
+    ],
+)
+def test_layers_without_corners_are_refused(layers, sentence):
+    with pytest.raises(UserError, match=sentence):
+        GridLSTM(4, layers=layers)

@@ -1,0 +1,34 @@
+"""Two-dimensional recurrences location by location, as references."""
+
+import torch
+
+
+def at_each(height, width, corner, step, zero):
+    """Call step(row, column, state of the vertical neighbor, of the horizontal one) in order; return the first parts.
+
+    `zero` is the state (a tuple) beyond the border.
+    """
+    from_below, from_right = corner.startswith("bottom"), corner.endswith("right")
+    rows, columns = range(height), range(width)
+    states = {}
+    for r in reversed(rows) if from_below else rows:
+        for c in reversed(columns) if from_right else columns:
+            vertical = states.get((r + 1 if from_below else r - 1, c), zero)
+            horizontal = states.get((r, c + 1 if from_right else c - 1), zero)
+            states[r, c] = step(r, c, vertical, horizontal)
+    return torch.stack([torch.stack([states[r, c][0] for c in columns], -1) for r in rows], -2)
+
+
+def naive_grid_lstm(x, weight, bias, valid, corner):
+    """MDLSTM by its formulas: x (B, 5·D, H, W), weight (5·D, 2·D), bias (5·D)."""
+    size = weight.shape[1] // 2
+
+    def step(r, c, vertical, horizontal):
+        products = vertical[0] @ weight[:, :size].T + horizontal[0] @ weight[:, size:].T
+        i, f, other_f, o, g = (x[:, :, r, c] + products + bias).chunk(5, 1)
+        cell = f.sigmoid() * vertical[1] + other_f.sigmoid() * horizontal[1] + i.sigmoid() * g.tanh()
+        cell = cell * valid[:, :, r, c]
+        return o.sigmoid() * cell.tanh(), cell
+
+    zero = x.new_zeros(len(x), size)
+    return at_each(*x.shape[2:], corner, step, (zero, zero))

@@ -1,0 +1,114 @@
+"""The two-dimensional LSTM against location by location, by hand, and what its gradient holds."""
+
+import math
+
+import pytest
+import torch
+from torch.autograd import forward_ad
+
+from detection.ops.grid.corners import CORNERS
+from detection.ops.grid.lstm import GATES, scan_grid_lstm
+from detection.ops.sweep.traced import lines_of_any_length
+from tests.ops.grid.naive import naive_grid_lstm
+
+B, D = 2, 3
+
+
+def drawn(height, width, corners=CORNERS, dtype=torch.float64, size=D):
+    torch.manual_seed(0)
+    x = torch.randn(B, GATES * size, height, width, dtype=dtype, requires_grad=True)
+    weight = torch.randn(len(corners), GATES * size, 2 * size, dtype=torch.promote_types(dtype, torch.float32)) / 2
+    bias = torch.randn(len(corners), GATES * size, dtype=weight.dtype)
+    valid = torch.rand(B, 1, height, width) > 0.3
+    return x, weight.requires_grad_(), bias.requires_grad_(), valid
+
+
+def with_gradients(y, *leaves):
+    weights = torch.arange(y.numel(), dtype=torch.float64).view_as(y).sin().to(y.dtype)
+    return [y, *torch.autograd.grad((y * weights).sum(), leaves)]
+
+
+@pytest.mark.parametrize("backend", ["ours", "steps"])
+@pytest.mark.parametrize("size", [(1, 1), (4, 7), (6, 3), (1, 5), (5, 1)])
+def test_it_is_the_naive_scan(size, backend):
+    x, weight, bias, valid = drawn(*size)
+    found = scan_grid_lstm(x, weight, bias, valid, CORNERS, backend=backend)
+    expected = torch.cat([naive_grid_lstm(x, weight[k], bias[k], valid, c) for k, c in enumerate(CORNERS)], 1)
+    for a, b in zip(*(with_gradients(y, x, weight, bias) for y in (found, expected)), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_map_of_more_locations_than_a_chunk():
+    x, weight, bias, _ = drawn(20, 30, ("bottom_right", "top_left"), size=1)
+    found, expected = (
+        scan_grid_lstm(x, weight, bias, None, ("bottom_right", "top_left"), backend=b) for b in ("ours", "steps")
+    )
+    for a, b in zip(*(with_gradients(y, x, weight, bias) for y in (found, expected)), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_by_hand():
+    """Gates of 1/2 and g = tanh(1) at the top left alone: c is halved at every step of every path.
+
+    c(1, 1) is that of (0, 0) times 1/4 by each of two paths; from the bottom right only the top left sees anything.
+    """
+    x = torch.zeros(1, GATES, 2, 2, dtype=torch.float64)
+    x[0, 4, 0, 0] = 1
+    weight, bias = x.new_zeros(2, GATES, 2), x.new_zeros(2, GATES)
+    first, last = scan_grid_lstm(x, weight, bias, None, ("top_left", "bottom_right"))[0]
+    c = math.tanh(1) / 2
+    torch.testing.assert_close(first, torch.tensor([[c, c / 2], [c / 2, c / 2]], dtype=x.dtype).tanh() / 2)
+    torch.testing.assert_close(last, torch.tensor([[c, 0], [0, 0]], dtype=x.dtype).tanh() / 2)
+
+
+@pytest.mark.parametrize("corner", CORNERS)
+def test_gradcheck(corner):
+    x, weight, bias, valid = drawn(3, 2, (corner,), size=2)
+    assert torch.autograd.gradcheck(lambda *t: scan_grid_lstm(*t, valid, (corner,), backend="ours"), (x, weight, bias))
+
+
+def test_nothing_is_kept_without_a_gradient():
+    x, weight, bias, valid = drawn(4, 5)
+    expected = scan_grid_lstm(x, weight, bias, valid, CORNERS)
+    with torch.no_grad():
+        assert torch.equal(scan_grid_lstm(x, weight, bias, valid, CORNERS), expected)
+        _, gates, states = torch.ops.detection.grid_lstm(x, weight, bias, valid, " ".join(CORNERS), False)
+    assert gates.numel() == states.numel() == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_keeps_states_in_float32(dtype):
+    x, weight, bias, valid = drawn(4, 5, dtype=dtype)
+    found = with_gradients(scan_grid_lstm(x, weight, bias, valid, CORNERS), x, weight)
+    exact = with_gradients(scan_grid_lstm(x.float(), weight, bias, valid, CORNERS), x, weight)
+    assert found[0].dtype == found[1].dtype == dtype and found[2].dtype == torch.float32
+    for a, b in zip(found, exact, strict=True):
+        torch.testing.assert_close(a.float(), b.float(), rtol=0.05, atol=0.05)
+
+
+def test_operations_are_registered_right():
+    x, weight, bias, valid = drawn(3, 4, dtype=torch.float32)
+    arguments = (x, weight, bias, valid, " ".join(CORNERS), True)
+    utils = ("test_schema", "test_autograd_registration", "test_faketensor")
+    torch.library.opcheck(torch.ops.detection.grid_lstm, arguments, test_utils=utils)
+
+
+def test_forward_mode_is_refused_and_steps_have_it():
+    x, weight, bias, valid = drawn(3, 3)
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(x, torch.ones_like(x))
+        with pytest.raises(NotImplementedError, match="no forward-mode derivative"):
+            scan_grid_lstm(dual, weight, bias, valid, CORNERS)
+        y = scan_grid_lstm(dual, weight, bias, valid, CORNERS, backend="steps")
+        assert forward_ad.unpack_dual(y).tangent.abs().sum() > 0
+
+
+def test_an_export_of_any_size_is_refused(monkeypatch):
+    from detection.errors import UserError
+
+    monkeypatch.setattr(torch.onnx, "is_in_onnx_export", lambda: True)
+    x, weight, bias, valid = drawn(3, 4)
+    expected = scan_grid_lstm(x, weight, bias, valid, CORNERS, backend="steps")
+    assert torch.equal(scan_grid_lstm(x, weight, bias, valid, CORNERS), expected)
+    with lines_of_any_length(), pytest.raises(UserError, match="--dynamic: GridLSTM has no ONNX operator"):
+        scan_grid_lstm(x, weight, bias, valid, CORNERS)
