@@ -3,7 +3,8 @@
     in ─ 1×1 ─► pre-activations ─ 4 sweeps ─► concat ─ 1×1 ─► pre-activations ─ 4 sweeps ─► concat ─ 1×1, ReLU ─► out
 
 A 1×1 convolution is the input side of a layer's cells, shared by its directions, and the output side of the layer
-before. After one layer of four directions a location depends on its row and its column, after two on the whole image.
+before. After one layer of four directions a location depends on its row and its column, after two on the whole image;
+one layer of all eight directions adds its two diagonals. Every direction reads the part of a line that is behind it.
 """
 
 from contextlib import nullcontext
@@ -31,7 +32,8 @@ class SpatialRNN(Context):
         cell: the recurrent cell, a partial of a `Cell`; each direction of each layer has separate weights.
         hidden_channels: channels of a cell's state.
         layers: directions of each layer; ION's "left/right first, up/down second" is
-            `(("right", "left"), ("down", "up"))`.
+            `(("right", "left"), ("down", "up"))`. Diagonals are `"down_right"`, `"down_left"`, `"up_right"` and
+            `"up_left"`, each named by where its scan goes.
         out_channels: channels of the output; None for `hidden_channels`.
         rms_norm: divide the sweeps at each location by their root mean square over channels, and multiply by a
             learned vector that is 1 at first, before the convolution that reads them. The paper does not. Sums along a

@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 
-from detection.cells import CELLS, GRU, PeepholeLSTM
+from detection.cells import CELLS, GRU, LSTM, PeepholeLSTM
 from detection.config.serialization import from_plain, to_plain
 from detection.context import (
     AttentionLSTM,
@@ -22,6 +22,7 @@ from detection.context import (
     SpatialRNN,
 )
 from detection.contracts import Context
+from detection.ops.sweep.directions import DIAGONALS
 from detection.testing import check_context, padded_batch
 
 IN = 6
@@ -30,6 +31,8 @@ CONTEXTS = {
     "GRU, reset before": partial(SpatialRNN, cell=partial(GRU, reset="before"), hidden_channels=5),
     "one layer, two directions": partial(SpatialRNN, hidden_channels=5, layers=(("left", "up"),)),
     "rows, then columns": partial(SpatialRNN, hidden_channels=5, layers=(("right", "left"), ("down", "up"))),
+    "rows and diagonals": partial(SpatialRNN, hidden_channels=5, layers=(("right", "up_left", "down_left"), ("left",))),
+    "LSTM, diagonals": partial(SpatialRNN, cell=partial(LSTM), hidden_channels=5, layers=(DIAGONALS,)),
     "normalized": partial(SpatialRNN, hidden_channels=5, rms_norm=True),
     "grid LSTM": partial(GridLSTM, hidden_channels=5, out_channels=7),
     "grid LSTM, two layers": partial(
@@ -70,7 +73,7 @@ COMPILED = {
     "attention, one attention step",
     "none",
 }
-COMPILED |= {"recurrent conv", "recurrent conv, batch norm", "attention, GRU"}
+COMPILED |= {"rows and diagonals", "recurrent conv", "recurrent conv, batch norm", "attention, GRU"}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ from detection.cells import IRNN, LSTM, Accumulator, TanhRNN
 from detection.config.serialization import from_plain
 from detection.context import SpatialRNN
 from detection.errors import UserError
-from detection.ops.sweep.directions import DIRECTIONS
+from detection.ops.sweep.directions import DIAGONALS, DIRECTIONS
 
 
 def all_valid(x):
@@ -39,6 +39,13 @@ def test_one_layer_depends_on_its_row_and_column_only(cell):
     assert torch.equal(dependencies_of(context, 2, 4), expected)
 
 
+def test_one_layer_of_eight_directions_depends_on_four_lines():
+    context = positive(SpatialRNN(3, hidden_channels=4, layers=((*DIRECTIONS, *DIAGONALS),)))
+    rows, columns = torch.meshgrid(torch.arange(5), torch.arange(6), indexing="ij")
+    lines = torch.stack([rows == 2, columns == 4, rows - columns == -2, rows + columns == 6])
+    assert torch.equal(dependencies_of(context, 2, 4), lines.any(0))
+
+
 @pytest.mark.parametrize("layers", [(DIRECTIONS, DIRECTIONS), (("right", "left"), ("down", "up"))])
 @pytest.mark.parametrize("cell", [Accumulator, TanhRNN, LSTM])
 def test_two_layers_depend_on_every_valid_location_and_no_other(cell, layers):
@@ -55,6 +62,10 @@ def test_directions_are_those_of_the_scan():
         "left": (slice(2, 3), slice(3, 6)),
         "down": (slice(0, 3), slice(3, 4)),
         "up": (slice(2, 5), slice(3, 4)),
+        "down_right": ((0, 1, 2), (1, 2, 3)),
+        "down_left": ((0, 1, 2), (5, 4, 3)),
+        "up_right": ((4, 3, 2), (1, 2, 3)),
+        "up_left": ((4, 3, 2), (5, 4, 3)),
     }.items():
         context = positive(SpatialRNN(3, hidden_channels=4, layers=((direction,),)))
         expected = torch.zeros(5, 6, dtype=torch.bool)

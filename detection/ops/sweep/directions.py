@@ -1,4 +1,4 @@
-"""The four directions in which a cell can scan a feature map."""
+"""The directions in which a cell can scan a feature map: along rows, columns and diagonals."""
 
 # B images, C channels, H×W map, T steps of a scan, L lines of one image that are scanned at once.
 
@@ -7,8 +7,21 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-Direction = Literal["right", "left", "down", "up"]
-DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
+Straight = Literal["right", "left", "down", "up"]
+Diagonal = Literal["down_right", "down_left", "up_right", "up_left"]
+Direction = Literal[Straight, Diagonal]
+DIRECTIONS: tuple[Straight, ...] = get_args(Straight)
+DIAGONALS: tuple[Diagonal, ...] = get_args(Diagonal)
+
+
+def is_diagonal(direction: str) -> bool:
+    """Return whether the scan is along diagonals, as Octopus 2026 has them next to rows and columns."""
+    return direction in DIAGONALS
+
+
+def is_falling(direction: str) -> bool:
+    """Return whether the scan is along diagonals from the top left to the bottom right, or against them."""
+    return direction in ("down_right", "up_left")
 
 
 def is_horizontal(direction: str) -> bool:

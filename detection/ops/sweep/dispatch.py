@@ -15,6 +15,7 @@
 # B images, C = G·D pre-activations, D hidden size, H×W map, K directions, L lines of an image, T steps.
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal, cast
 
 import torch
@@ -39,10 +40,12 @@ from detection.cells import (
 )
 from detection.ops.sweep.accumulate import accumulate
 from detection.ops.sweep.cudnn import cudnn_computes, cudnn_is_allowed, cudnn_sweep
+from detection.ops.sweep.diagonals import sweep_by_shear
 from detection.ops.sweep.directions import (
     Direction,
     first_locations,
     from_lines,
+    is_diagonal,
     is_horizontal,
     is_reversed,
     steps,
@@ -74,7 +77,7 @@ def sweep(
         cells: one for each direction, without an input side, all of one class.
         x: pre-activations (B, G·D, H, W) that all directions share.
         valid: (B, 1, H, W) booleans, the locations inside each image; None for all. Outside of it states are 0.
-        directions: `right` takes its state from the left neighbor, and so on.
+        directions: `right` takes its state from the left neighbor, `down_right` from the one above it, and so on.
         backend: `ours`, `cudnn`, `lines` or `steps` (see the module), where the cell has it; `auto` for the fastest.
 
     Returns:
@@ -83,8 +86,22 @@ def sweep(
     Raises:
         NotImplementedError: forward-mode differentiation through `ours`, which has no such derivative.
     """
+    if any(is_diagonal(direction) for direction in directions):
+        return sweep_by_shear(partial(_sweep_straight, backend=backend), cells, x, valid, directions)
+    return _sweep_straight(cells, x, valid, directions, False, backend)
+
+
+def _sweep_straight(
+    cells: Sequence[Cell],
+    x: Tensor,
+    valid: Tensor | None,
+    directions: Sequence[Direction],
+    is_sheared: bool,
+    backend: Backend,
+) -> Tensor:
+    """Compute `sweep` along rows and columns of a map, or of a sheared one, whose mask is no rectangle."""
     if torch.onnx.is_in_onnx_export():
-        return traced_sweep(cells, x, valid, directions, sweep_by_lines)
+        return traced_sweep(cells, x, valid, directions, sweep_by_lines, is_sheared)
     if backend == "auto":
         backend = _fastest(cells, x, valid)
     with torch.autocast(x.device.type, enabled=False):
