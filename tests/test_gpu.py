@@ -6,7 +6,21 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from detection.cells import GRU, IRNN, LSTM, RGLRU, Accumulator, GatedLinear, IndRNN, MinGRU, MinLSTM, TanhRNN
+from detection.cells import (
+    GRU,
+    IRNN,
+    LSTM,
+    MLSTM,
+    RGLRU,
+    S6,
+    SSD,
+    Accumulator,
+    GatedLinear,
+    IndRNN,
+    MinGRU,
+    MinLSTM,
+    TanhRNN,
+)
 from detection.context import AttentionLSTM, RecurrentConv
 from detection.detector import build_detector, valid_mask
 from detection.ops.sweep.directions import DIRECTIONS
@@ -54,7 +68,9 @@ def test_valid_mask_stays_on_the_device():
     assert mask.is_cuda and mask.sum() == 6
 
 
-@pytest.mark.parametrize("cell", [Accumulator, IndRNN, MinGRU, MinLSTM, GatedLinear, RGLRU, TanhRNN, IRNN, LSTM, GRU])
+@pytest.mark.parametrize(
+    "cell", [Accumulator, IndRNN, MinGRU, MinLSTM, GatedLinear, RGLRU, TanhRNN, IRNN, LSTM, GRU, S6, SSD, MLSTM]
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("backend", ["auto", "ours"])

@@ -46,6 +46,8 @@ class StateSpace(ScannedCell):
     has_keep_gate = True
     default_init = partial(forget_bias)
     short_init = partial(forget_bias, value=1.0)
+    # softplus(−∞) = 0: nothing decays and nothing enters.
+    identity_step = (0.0, -math.inf, 0.0, 0.0)
     state_size: int
     num_heads: int
     bias_hh: Tensor | None

@@ -142,6 +142,18 @@ def test_reset_parameters_gives_the_weights_of_construction(name):
         assert torch.equal(again.state_dict()[key], value), key
 
 
+@pytest.mark.parametrize("name", ["s6", "ssd"])
+def test_an_identity_step_changes_no_state(name):
+    cell = make(name)
+    _, state = case(cell)
+    values = zip(cell.projection_sizes, cell.identity_step, strict=True)
+    x = torch.cat([torch.full((N, size), value, dtype=torch.float64) for size, value in values], 1).requires_grad_()
+    found = cell.step(x, state)
+    assert torch.equal(found[1], state[1])
+    gradients = torch.autograd.grad(found[1].sum(), [x, *cell.parameters()], allow_unused=True)
+    assert all(g is None or g.isfinite().all() for g in gradients)
+
+
 def test_the_list_of_cells_is_complete():
     classes = {v for v in vars(cells).values() if isinstance(v, type) and issubclass(v, cells.Cell)}
     assert set(cells.CELLS) == classes - {cells.Cell, cells.LinearCell, cells.ScannedCell, cells.StateSpace}
