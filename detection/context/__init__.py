@@ -5,6 +5,7 @@ from detection.context.baselines import ConvStack, GlobalAverage, NoContext, Non
 from detection.context.grid_lstm import GridLSTM
 from detection.context.large_kernel import LargeKernel
 from detection.context.recurrent_conv import RecurrentConv
+from detection.context.scan_block import ScanBlock
 from detection.context.self_attention import SelfAttention
 from detection.context.spatial_rnn import SpatialRNN
 
@@ -17,6 +18,7 @@ __all__ = [
     "NoContext",
     "NonLocal",
     "RecurrentConv",
+    "ScanBlock",
     "SelfAttention",
     "SpatialRNN",
 ]
