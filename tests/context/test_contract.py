@@ -56,10 +56,12 @@ CONTEXTS = {
     "recurrent conv, batch norm": partial(RecurrentConv, hidden_channels=5, norm="batch"),
     "recurrent conv, residual": partial(RecurrentConv, norm="group", residual=True, init="zero"),
     "recurrent conv, fed once": partial(RecurrentConv, norm="none", feed="first", num_steps=2),
+    "recurrent conv, gated": partial(RecurrentConv, hidden_channels=5, norm="batch", gated=True),
+    "recurrent conv, gated residual": partial(RecurrentConv, norm="group", residual=True, init="zero", gated=True),
     "none": partial(NoContext),
 }
 # In training its statistics are those of the batch, so that an image alone is not as in a batch.
-IN_EVALUATION_MODE = {"recurrent conv, batch norm"}
+IN_EVALUATION_MODE = {"recurrent conv, batch norm", "recurrent conv, gated"}
 # Quick to compile, one of each kind; that each cell's sweep compiles is tested with the sweeps.
 COMPILED = {
     "Accumulator",
