@@ -1,12 +1,13 @@
 """Sphinx configuration: `sphinx-build -n -W docs OUT` builds the site, without a network.
 
-The page of the command line is made of the commands' own help, and names in docstrings' types are found wherever the
-API page has them.
+The page of the command line is made of the commands' own help, a notebook's page of its cells, and names in
+docstrings' types are found wherever the API page has them.
 """
 
 import contextlib
 import importlib
 import io
+import json
 import os
 import re
 from pathlib import Path
@@ -19,6 +20,7 @@ ROOT = Path(__file__).parent.parent
 project, author, release = "context-detection", "The detection authors", __version__
 copyright = f"2026, {author}"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx-mathjax-offline"]
+source_suffix = {".md": "markdown", ".ipynb": "markdown"}
 html_theme = "furo"
 html_title = f"context-detection {release}"
 default_role = "code"
@@ -36,10 +38,18 @@ exclude_patterns = ["_build"]
 
 
 def compose(app, docname: str, source: list[str]) -> None:
-    """Put sections of the READMEs where a page names them, and the help of every command on its page."""
+    """Put sections of the READMEs where a page names them, the help of every command on its page, and cells on theirs."""
+    if app.env.doc2path(docname).suffix == ".ipynb":
+        source[0] = cells(source[0])
     source[0] = re.sub(r"^<!-- (\S+): (.*) -->$", lambda found: section(*found.groups()), source[0], flags=re.MULTILINE)
     if docname == "command_line":
         source[0] += "".join(map(help_text, commands()))
+
+
+def cells(notebook: str) -> str:
+    """Return the text and the code of a notebook, which has no stored outputs; nothing is run."""
+    parts = [(cell["cell_type"], "".join(cell["source"])) for cell in json.loads(notebook)["cells"]]
+    return "\n\n".join(text if kind == "markdown" else f"```python\n{text}\n```" for kind, text in parts)
 
 
 def section(file: str, heading: str) -> str:

@@ -21,12 +21,15 @@ def test_the_site_builds_without_a_warning(tmp_path):
     assert not built.stderr
     lines = (tmp_path / "site/command_line.html").read_text(encoding="utf-8")
     assert all(f"usage: detection {name}" in lines for name in commands())
+    notebook = (tmp_path / "site/notebooks/context.html").read_text(encoding="utf-8")
+    assert "highlight-python" in notebook and "cell_type" not in notebook
     api = (tmp_path / "site/api/index.html").read_text(encoding="utf-8")
     assert not [name for name in public if f'.{name}"' not in api]
 
 
 def test_every_page_is_in_the_table_of_contents():
-    pages = {path.relative_to(ROOT / "docs").with_suffix("").as_posix() for path in ROOT.glob("docs/**/*.md")}
+    files = (path for pattern in ("*.md", "*.ipynb") for path in ROOT.glob(f"docs/**/{pattern}"))
+    pages = {path.relative_to(ROOT / "docs").with_suffix("").as_posix() for path in files}
     listed = set()
     for path in ROOT.glob("docs/**/index.md"):
         folder = path.parent.relative_to(ROOT / "docs").as_posix()
