@@ -38,7 +38,7 @@ exclude_patterns = ["_build"]
 
 
 def compose(app, docname: str, source: list[str]) -> None:
-    """Put sections of the READMEs where a page names them, the help of every command on its page, and cells on theirs."""
+    """Put sections of the READMEs where a page names them, commands' help on its page, and cells on a notebook's."""
     if app.env.doc2path(docname).suffix == ".ipynb":
         source[0] = cells(source[0])
     source[0] = re.sub(r"^<!-- (\S+): (.*) -->$", lambda found: section(*found.groups()), source[0], flags=re.MULTILINE)
