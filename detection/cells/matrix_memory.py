@@ -23,7 +23,11 @@ class MLSTM(ScannedCell):
 
     q, k, v and o = σ(·) are of D channels, i = exp(·) and f = σ(·) of one a head; k is scaled by 1/√E. A state has h,
     C and n scaled by exp(−m), and m = max(log f + m, log i, 0). Lines are computed as products of matrices, T×T for
-    each head. `bias_hh` (2, K) is added to i and f.
+    each head. `bias_hh` (2·D + 2·K) is added to q, k, i and f.
+
+    The paper starts without biases of q and k, so that a memory is read through products of pre-activations, which are
+    small at first. Here they start at E^(−1/4), where ⟨q, k⟩ is about 1: h is an average of v along the line.
+    `init=partial(framework_default)` leaves them, and the gates', at 0.
 
     Args:
         hidden_size, input_size, bias, init: as in `Cell`; `init` is a forget bias of 5.
@@ -61,23 +65,23 @@ class MLSTM(ScannedCell):
         return self.hidden_size, self.hidden_size**2 // self.num_heads, self.hidden_size, self.num_heads
 
     def _add_recurrent_side(self, bias: bool) -> None:
-        self.bias_hh = nn.Parameter(torch.empty(2, self.num_heads)) if bias else None
+        self.bias_hh = nn.Parameter(torch.empty(2 * self.hidden_size + 2 * self.num_heads)) if bias else None
 
     def _initialize(self, init: Initialization) -> None:
         super()._initialize(init)
         if self.bias_hh is None:
             return
-        nn.init.zeros_(self.bias_hh)
         width = self.hidden_size // self.num_heads
-        for bias, logits in zip(self.bias_hh, (init.take, init.keep), strict=True):
-            if logits is not None:
-                bias.copy_(logits[::width])  # of a head's first channel
+        nn.init.constant_(self.bias_hh, 0.0 if init.keep is None else width**-0.25)
+        for bias, logits in zip(self.bias_hh[2 * self.hidden_size :].chunk(2), (init.take, init.keep), strict=True):
+            bias.copy_(torch.zeros_like(bias) if logits is None else logits[::width])  # of a head's first channel
 
     def _gates(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Return q, k, v and o (…, D), log i and log f (…, K)."""
         q, k, v, o, i, f = x.split(self.projection_sizes, -1)
         if self.bias_hh is not None:
-            i, f = (gate + bias for gate, bias in zip((i, f), self.bias_hh.to(x.dtype).unbind(), strict=True))
+            biases = self.bias_hh.to(x.dtype).split(self.projection_sizes[:2] + self.projection_sizes[4:])
+            q, k, i, f = (part + bias for part, bias in zip((q, k, i, f), biases, strict=True))
         return q, k / math.sqrt(self.hidden_size // self.num_heads), v, torch.sigmoid(o), i, logsigmoid(f)
 
     def step(self, x: Tensor, state: State) -> State:

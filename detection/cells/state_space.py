@@ -33,12 +33,13 @@ FASTEST, SLOWEST = 0.1, 0.001
 class StateSpace(ScannedCell):
     """What S6 and SSD share: parts x (D), Δ (K), B (N) and C (N) of the pre-activations, and a state (D·N).
 
-    `decay_log` is log(−A), `bias_hh` (K) is added to Δ before the softplus, `skip` (K) is d.
+    `decay_log` is log(−A), `skip` (K) is d, and `bias_hh` (K + 2·N) is added to Δ before the softplus, to B and to C.
 
-    The papers start with Δ log-uniform in [0.001, 0.1], A = −1 … −N or in [−16, −1], and d = 1: the input enters with a
-    weight of Δ and is hardly seen over a line of 40 locations. Here Δ starts at 1 and A at a decay that `init` gives,
-    so that a location enters with its full weight and 0.77 of it is left after 40 locations; with an `init` that has
-    an input gate, as `chrono`, Δ starts at what that gate takes in. `init=partial(framework_default)` is the papers'.
+    The papers start with Δ log-uniform in [0.001, 0.1], A = −1 … −N or in [−16, −1], d = 1, and without biases of B and
+    C: the input enters with a weight of Δ, and is read through products of pre-activations, which are small at first.
+    Here Δ starts at 1, A at a decay that `init` gives, and the biases of B and C at 1/√N, so that ⟨C, B⟩ is about 1: y
+    is a sum of x along the line, of which a location has 0.77 of its weight after 40 others. With an `init` that has an
+    input gate, as `chrono`, Δ starts at what that gate takes in. `init=partial(framework_default)` is the papers'.
     """
 
     recurrent_gates = 0
@@ -65,7 +66,7 @@ class StateSpace(ScannedCell):
     def _add_recurrent_side(self, bias: bool) -> None:
         self.decay_log = nn.Parameter(torch.empty(self.num_heads, self._rates()))
         self.skip = nn.Parameter(torch.empty(self.num_heads))
-        self.bias_hh = nn.Parameter(torch.empty(self.num_heads)) if bias else None
+        self.bias_hh = nn.Parameter(torch.empty(self.num_heads + 2 * self.state_size)) if bias else None
 
     def _rates(self) -> int:
         """Return how many decays a head has: 1, or N."""
@@ -89,7 +90,8 @@ class StateSpace(ScannedCell):
         nn.init.ones_(self.skip)
         self.decay_log.copy_(rates.log())
         if self.bias_hh is not None:
-            self.bias_hh.copy_(step + torch.log(-torch.expm1(-step)))  # the inverse of softplus
+            self.bias_hh.fill_(0 if init.keep is None else self.state_size**-0.5)
+            self.bias_hh[: self.num_heads] = step + torch.log(-torch.expm1(-step))  # the inverse of softplus
 
     def decay(self) -> Tensor:
         """Return A (K, 1 or N), below 0."""
@@ -97,8 +99,12 @@ class StateSpace(ScannedCell):
 
     def parts(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return x (…, D), Δ (…, K), B and C (…, N) of pre-activations (…, P)."""
-        new, step, b, c = x.split(self.projection_sizes, -1)
-        return new, softplus(step if self.bias_hh is None else step + self.bias_hh.to(x.dtype)), b, c
+        new, *others = x.split(self.projection_sizes, -1)
+        if self.bias_hh is not None:
+            biases = self.bias_hh.to(x.dtype).split(self.projection_sizes[1:])
+            others = [part + bias for part, bias in zip(others, biases, strict=True)]
+        step, b, c = others
+        return new, softplus(step), b, c
 
     def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return what a step keeps of h and what it takes in, (…, D·N) each, of pre-activations (…, P)."""
@@ -110,7 +116,7 @@ class StateSpace(ScannedCell):
 
     def read(self, x: Tensor, h: Tensor) -> Tensor:
         """Return y (…, D) of pre-activations (…, P) and the states after the step (…, D·N)."""
-        new, _, _, c = x.split(self.projection_sizes, -1)
+        new, _, _, c = self.parts(x)
         read = (h.unflatten(-1, (self.hidden_size, self.state_size)) * c[..., None, :]).sum(-1)
         return read + self.skip.to(x.dtype).repeat_interleave(self.hidden_size // self.num_heads) * new
 
@@ -150,7 +156,8 @@ class S6(StateSpace):
 
     def scan(self, lines: Tensor, inside: Tensor | None, reverse: bool) -> Tensor:
         """Scan by an operation in which states stay in the cache."""
-        bias = torch.zeros_like(self.skip) if self.bias_hh is None else self.bias_hh
+        others = self.projection_channels - self.hidden_size
+        bias = self.skip.new_zeros(others) if self.bias_hh is None else self.bias_hh
         vectors = (v.to(lines.dtype) for v in (self.decay(), bias, self.skip))
         return cast(Tensor, selective_scan(lines, *vectors, inside, reverse))
 

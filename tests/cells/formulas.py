@@ -51,7 +51,8 @@ def state_space_step(cell, x, state):
     """Channel by channel, state by state."""
     size, heads, count = cell.hidden_size, cell.num_heads, cell.state_size
     new, step, b, c = x[:, :size], x[:, size : size + heads], x[:, -2 * count : -count], x[:, -count:]
-    step = torch.log(1 + torch.exp(step + cell.bias_hh))
+    step = torch.log(1 + torch.exp(step + cell.bias_hh[:heads]))
+    b, c = b + cell.bias_hh[heads : heads + count], c + cell.bias_hh[heads + count :]
     rates = torch.exp(cell.decay_log).expand(heads, count)
     h, y = [], []
     for d in range(size):
@@ -70,7 +71,8 @@ def mlstm_step(cell, x, state):
     size, heads = cell.hidden_size, cell.num_heads
     width = size // heads
     q, k, v, o = x[:, : 4 * size].split(size, 1)
-    i, f = (gate + bias for gate, bias in zip(x[:, 4 * size :].split(heads, 1), cell.bias_hh, strict=True))
+    q, k = q + cell.bias_hh[:size], k + cell.bias_hh[size : 2 * size]
+    i, f = (x[:, 4 * size :] + cell.bias_hh[2 * size :]).split(heads, 1)
     outputs, memories, totals, exponents = [], [], [], []
     for head in range(heads):
         part = slice(head * width, (head + 1) * width)

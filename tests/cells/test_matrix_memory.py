@@ -27,7 +27,8 @@ def test_an_mlstm_equals_its_sums_without_a_scale_and_a_floor_of_1(backend, shif
     below = 0
     for t in range(LENGTH):
         q, k, v, o = x[:, : 4 * SIZE, 0, t].view(2, 4, 2, 2).unbind(1)  # (images, heads, 2)
-        i, f = (x[:, 4 * SIZE :, 0, t].view(2, 2, 2) + cell.bias_hh).unbind(1)
+        q, k = q + cell.bias_hh[:SIZE].view(2, 2), k + cell.bias_hh[SIZE : 2 * SIZE].view(2, 2)
+        i, f = (x[:, 4 * SIZE :, 0, t] + cell.bias_hh[2 * SIZE :]).view(2, 2, 2).unbind(1)
         i, f = i.exp()[..., None], f.sigmoid()[..., None]
         k = k / 2**0.5
         memory, total = f[..., None] * memory + (i * v)[..., None] * k[..., None, :], f * total + i * k

@@ -91,7 +91,14 @@ def test_operations_are_what_pytorch_asks_of_them(op):
         lstm: (x, weight, bias, holes(), "right up", True),
         gru: (x, weight, bias, holes(), "right up", True),
         # Two channels of one state.
-        selective_scan: (x.permute(0, 2, 3, 1), -weight[0, :2, :1].exp(), *bias[:, :2], holes()[:, 0], True),
+        selective_scan: (
+            x.permute(0, 2, 3, 1),
+            -weight[0, :2, :1].exp(),
+            bias[0, :4],
+            bias[1, :2],
+            holes()[:, 0],
+            True,
+        ),
     }
     torch.library.opcheck(op, arguments[op])
 

@@ -29,7 +29,7 @@ def compare(shape, size, states, masked, reverse, columns):
         lines = lines.transpose(1, 2).contiguous().transpose(1, 2)
     inside = torch.rand(shape) > 0.3 if masked else None
     lines = lines if inside is None else lines.where(inside[..., None], 0)
-    vectors = -torch.rand(size, states) - 0.01, torch.randn(size), torch.randn(size)
+    vectors = -torch.rand(size, states) - 0.01, torch.randn(size + 2 * states), torch.randn(size)
     grad = torch.randn(*shape, size)
     arguments = lines, *vectors, inside, reverse
     torch.testing.assert_close(kernels.launch_selective_scan(*arguments), selective_scan(*arguments))
@@ -46,10 +46,10 @@ def count_launches():
     kernels._launch = lambda kernel, *a: (launched.append(kernel.fn.__name__), launch(kernel, *a))
     operation.use_triton = lambda x: True
     lines = torch.randn(2, 2, 3, 8, requires_grad=True)
-    selective_scan(lines, -torch.ones(3, 1), torch.zeros(3), torch.ones(3), None, True).sum().backward()
+    selective_scan(lines, -torch.ones(3, 1), torch.zeros(5), torch.ones(3), None, True).sum().backward()
     assert launched == ["_forward", "_backward"], launched
     long = torch.randn(1, 1, kernels.MAX_STEPS + 1, 4)
-    selective_scan(long, -torch.ones(1, 1), torch.zeros(1), torch.ones(1), None, False)
+    selective_scan(long, -torch.ones(1, 1), torch.zeros(3), torch.ones(1), None, False)
     assert len(launched) == 2  # a line too long for a tile is scanned by PyTorch's operations
     kernels._launch = launch
 

@@ -39,7 +39,7 @@ def selective_scan(
     Args:
         lines: (B, L, T, P), x, Δ before the softplus, B and C; 0 outside the image.
         decay: (D, N), A.
-        bias: (D,), added to Δ before the softplus.
+        bias: (D + 2·N,), added to Δ before the softplus, to B and to C.
         skip: (D,), d.
         inside: (B, L, T) booleans; None for all.
         reverse: scan from the last step to the first.
@@ -71,7 +71,7 @@ def _(lines: Tensor, decay: Tensor, *_: object) -> Tensor:
 def selective_scan_backward(
     grad: Tensor, lines: Tensor, decay: Tensor, bias: Tensor, skip: Tensor, inside: Tensor | None, reverse: bool
 ) -> Gradients:
-    """Return the gradients of lines (B, L, T, P), decay (D, N), bias (D,) and skip (D,)."""
+    """Return the gradients of lines (B, L, T, P), decay (D, N), bias (D + 2·N,) and skip (D,)."""
     if _has_kernel(lines):
         return selective_kernels().launch_selective_scan_backward(grad, lines, decay, bias, skip, inside, reverse)
     sizes = [len(decay)] * 2 + [decay.shape[1]] * 2
@@ -88,7 +88,7 @@ def selective_scan_backward(
         found = (t if keeps is None else t.mul_(keeps) for t in (dx, dz, db, dc))
         for view, part in zip(grad_lines[piece].transpose(0, 1).split(sizes, 2), found, strict=True):
             view.copy_(part)
-        grad_bias.add_(dz.sum((0, 1)))
+        grad_bias.add_(torch.cat([t.sum((0, 1)) for t in (dz, db, dc)]))
     return grad_lines, grad_decay, grad_bias, grad_skip
 
 
@@ -190,9 +190,9 @@ def _kept(inside: Tensor | None, piece: Place, like: Tensor) -> Tensor | None:
 def _read(lines: Tensor, bias: Tensor, decay: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return x, Δ before and after the softplus (T, M, D), B and C (T, M, N) of lines (M, T, P)."""
     size, states = decay.shape
-    x, z, b, c = lines.transpose(0, 1).split([size, size, states, states], 2)
-    z = z + bias
-    return x.contiguous(), z, _softplus(z), b.contiguous(), c.contiguous()
+    x, *others = lines.transpose(0, 1).split([size, size, states, states], 2)
+    z, b, c = (part + own for part, own in zip(others, bias.split([size, states, states]), strict=True))
+    return x.contiguous(), z, _softplus(z), b, c
 
 
 def _softplus(z: Tensor) -> Tensor:

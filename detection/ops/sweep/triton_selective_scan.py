@@ -75,8 +75,8 @@ def _forward(
     for n in range(0, N):
         a = tl.exp(step * tl.load(decay + d * N + n, d < D, 0.0)[None, :])
         a = tl.where(open_[:, None], a, 0.0)
-        b = tl.load(vectors + n, place < T, 0.0)
-        c = tl.load(vectors + N + n, place < T, 0.0)
+        b = tl.load(vectors + n, place < T, 0.0) + tl.load(bias + D + n)
+        c = tl.load(vectors + N + n, place < T, 0.0) + tl.load(bias + D + N + n)
         _, h = tl.associative_scan((a, u * b[:, None]), 0, _compose)
         y += h * c[:, None]
     target = out + (line * T + place[:, None]) * D + d[None, :]
@@ -137,8 +137,8 @@ def _backward(
     for n in range(0, N):
         rate = tl.load(decay + d * N + n, d < D, 0.0)
         a = tl.where(open_[:, None], tl.exp(step * rate[None, :]), 0.0)
-        b = tl.load(vectors + n, place < T, 0.0)
-        c = tl.load(vectors + N + n, place < T, 0.0)
+        b = tl.load(vectors + n, place < T, 0.0) + tl.load(bias + D + n)
+        c = tl.load(vectors + N + n, place < T, 0.0) + tl.load(bias + D + N + n)
         taken = u * b[:, None]
         _, h = tl.associative_scan((a, taken), 0, _compose)
         a_after = tl.where(has_after[:, None], tl.exp(step_after * rate[None, :]), 0.0)
@@ -187,12 +187,13 @@ def launch_selective_scan_backward(
     images, count, length = lines.shape[:3]
     found = torch.empty(lines.shape, dtype=lines.dtype, device=lines.device)
     pairs = lines.new_empty(grid[1], images, count, length, 2 * states)
-    sums = [lines.new_empty(images * count, *v.shape) for v in (decay, bias, skip)]
+    sums = [lines.new_empty(images * count, *v.shape) for v in (decay, skip, skip)]
     vectors = (v.contiguous() for v in (decay, bias, skip))
     pointers = grad.contiguous(), lines, *vectors, _mask(inside, lines), found, pairs, *sums
     _launch(_backward, grid, *pointers, *sizes, *flags)
     found[..., 2 * size :] = pairs.sum(0)
-    return found, sums[0].sum(0), sums[1].sum(0), sums[2].sum(0)
+    grad_bias = torch.cat([sums[1].sum(0), found[..., 2 * size :].sum((0, 1, 2))])
+    return found, sums[0].sum(0), grad_bias, sums[2].sum(0)
 
 
 def _by_location(lines: Tensor) -> Tensor:
