@@ -1,4 +1,4 @@
-"""The two-dimensional LSTM (MDLSTM; Graves, Fernández, Schmidhuber 2007) as a context, from the corners of the map.
+"""Two-dimensional recurrences as a context: the MDLSTM (Graves, Fernández, Schmidhuber 2007), and pLSTM's linear form.
 
     in ─ 1×1 ─► pre-activations ─ 4 corners ─► concat ─ 1×1, ReLU ─► out
 
@@ -7,14 +7,17 @@ between the location and that corner, itself included: after one layer of four c
 map.
 """
 
+from functools import partial
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
 from detection.context.by_location import initialize_parts
+from detection.context.grid_layers import GridLayer, LinearLayer, LSTMLayer, Mode
 from detection.contracts import Context
 from detection.errors import UserError
 from detection.ops.grid.corners import CORNERS, Corner
-from detection.ops.grid.lstm import GATES, scan_grid_lstm
 from detection.ranges import Channels
 
 
@@ -33,9 +36,12 @@ class GridLSTM(Context):
             by the corners of a layer.
         out_channels: channels of the output; None for `hidden_channels`.
         forget_bias: b.
+        linear: pLSTM's form in the place of the LSTM (Pöppel et al. 2025): states on the edges between locations, whose
+            gates read the input alone, so that a step is linear in them.
+        mode: of the linear form: `P`, directed propagation, the default there, or `D`, diffusion over the quadrant.
 
     Raises:
-        UserError: a layer without a corner, or with one twice.
+        UserError: a layer without a corner, or with one twice; a mode without `linear`.
     """
 
     def __init__(
@@ -46,37 +52,32 @@ class GridLSTM(Context):
         layers: tuple[tuple[Corner, ...], ...] = (CORNERS,),
         out_channels: Channels | None = None,
         forget_bias: float = 5.0,
+        linear: bool = False,
+        mode: Mode | None = None,
     ) -> None:
         super().__init__()
-        check_corners(layers)
-        self.layers = layers
+        _check_corners(layers)
+        if mode is not None and not linear:
+            raise UserError(f"context.mode={mode}: is of the linear form; set linear=true, or leave mode out.")
         self.out_channels = out_channels or hidden_channels
-        size = hidden_channels
-        self.weights = nn.ParameterList(torch.empty(len(layer), GATES * size, 2 * size) for layer in layers)
-        self.biases = nn.ParameterList(torch.zeros(len(layer), GATES * size) for layer in layers)
-        widths = [in_channels, *(len(layer) * size for layer in layers)]
-        outputs = [(size,) * GATES] * len(layers) + [(self.out_channels,)]
-        self.convs = nn.ModuleList(nn.Conv2d(i, sum(o), 1) for i, o in zip(widths, outputs, strict=True))
-        for conv, sizes in zip(self.convs, outputs, strict=True):
-            initialize_parts(conv, sizes)  # type: ignore[arg-type]
-        with torch.no_grad():
-            for weight, bias in zip(self.weights, self.biases, strict=True):
-                weight.uniform_(-((2 * size) ** -0.5), (2 * size) ** -0.5)
-                logits = torch.full((size,), forget_bias)
-                logits[1::2] *= -1
-                bias[:, size : 2 * size], bias[:, 2 * size : 3 * size] = logits, -logits
+        layer: GridLayer = partial(LinearLayer, mode=mode or "P") if linear else LSTMLayer
+        widths = [in_channels, *(len(corners) * hidden_channels for corners in layers)]
+        self.layers = nn.ModuleList(
+            layer(width, hidden_channels, corners, forget_bias)
+            for width, corners in zip(widths[:-1], layers, strict=True)
+        )
+        self.output = nn.Conv2d(widths[-1], self.out_channels, 1)
+        initialize_parts(self.output, (self.out_channels,))
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
         """Return the context (B, `out_channels`, H, W) of x (B, C, H, W), at least 0; `valid` is (B, 1, H, W)."""
-        first, *others = self.convs
-        x = first(x.contiguous(memory_format=torch.channels_last))
-        for weight, bias, layer, conv in zip(self.weights, self.biases, self.layers, others, strict=True):
-            x = conv(scan_grid_lstm(x, weight, bias, valid, layer))
-        return torch.relu(x) * valid
+        x = x.contiguous(memory_format=torch.channels_last)
+        for layer in self.layers:
+            x = cast(Tensor, layer(x, valid))
+        return torch.relu(self.output(x)) * valid
 
 
-def check_corners(layers: tuple[tuple[Corner, ...], ...]) -> None:
-    """Check that each layer has at least one corner and none twice."""
+def _check_corners(layers: tuple[tuple[Corner, ...], ...]) -> None:
     if not layers or not all(layers):
         raise UserError(f"context.layers={layers}: give at least one layer, and each at least one corner.")
     for layer in layers:

@@ -28,17 +28,35 @@ def quadrant(corner, size, at):
     return found
 
 
+FORMS = [{}, {"linear": True}, {"linear": True, "mode": "D"}]
+
+
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("corner", CORNERS)
-def test_one_corner_sees_its_quadrant_and_no_more(corner):
+def test_one_corner_sees_its_quadrant_and_no_more(corner, form):
     torch.manual_seed(0)
-    context = GridLSTM(2, hidden_channels=3, out_channels=8, layers=((corner,),))
+    context = GridLSTM(2, hidden_channels=3, out_channels=8, layers=((corner,),), **form)
     for at in ((2, 3), (0, 0), (4, 1)):
         assert torch.equal(seen(context, (5, 6), at), quadrant(corner, (5, 6), at))
 
 
-def test_four_corners_see_the_whole_map_in_one_layer():
+@pytest.mark.parametrize("form", FORMS)
+def test_four_corners_see_the_whole_map_in_one_layer(form):
     torch.manual_seed(0)
-    assert seen(GridLSTM(2, hidden_channels=3, out_channels=8), (5, 6), (2, 3)).all()
+    assert seen(GridLSTM(2, hidden_channels=3, out_channels=8, **form), (5, 6), (2, 3)).all()
+
+
+@pytest.mark.parametrize("mode", ["P", "D"])
+def test_at_the_start_the_linear_form_remembers_a_line_of_40(mode):
+    torch.manual_seed(0)
+    context = GridLSTM(4, hidden_channels=16, linear=True, mode=mode)
+    _, values = decay(effective_receptive_field(context, random_inputs(4, 1, 81, 1)))
+    assert 0.1 < values[40] < 1.1
+
+
+def test_a_mode_is_of_the_linear_form():
+    with pytest.raises(UserError, match="context.mode=D: is of the linear form"):
+        GridLSTM(4, mode="D")
 
 
 def test_at_the_start_a_line_of_40_is_remembered_and_nothing_explodes():
@@ -49,7 +67,7 @@ def test_at_the_start_a_line_of_40_is_remembered_and_nothing_explodes():
     assert 0.1 < values[40] < 1.1
     _, values = decay(effective_receptive_field(context, random_inputs(4, 41, 41, 1)))
     assert 0.1 < values[20] < 1.1
-    bias = context.biases[0].view(4, 5, 16)
+    bias = context.layers[0].bias.view(4, 5, 16)
     torch.testing.assert_close(bias[:, 1:3].sigmoid().sum(1), torch.ones(4, 16))
     context = GridLSTM(4, hidden_channels=16, forget_bias=0.0)
     _, values = decay(effective_receptive_field(context, random_inputs(4, 33, 33, 1)))

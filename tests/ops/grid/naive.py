@@ -32,3 +32,18 @@ def naive_grid_lstm(x, weight, bias, valid, corner):
 
     zero = x.new_zeros(len(x), size)
     return at_each(*x.shape[2:], corner, step, (zero, zero))
+
+
+def naive_grid_linear(value, gates, valid, corner):
+    """pLSTM's form by its formulas: value (B, D, H, W), gates of one corner (B, D, H, W)."""
+
+    def step(r, c, vertical, horizontal):
+        v, inside = value[:, :, r, c], valid[:, :, r, c]
+        g = type(gates)(*(gate[:, :, r, c] * inside for gate in gates))
+        h, u = horizontal[1], vertical[2]
+        right = g.source_h * v + g.hh * h + g.vh * u
+        down = g.source_v * v + g.hv * h + g.vv * u
+        return g.mark_h * h + g.mark_v * u + g.mark * v, right, down
+
+    zero = torch.zeros_like(value[:, :, 0, 0])
+    return at_each(*value.shape[2:], corner, step, (zero, zero, zero))
