@@ -6,11 +6,27 @@ import torch
 from torch import Tensor, nn
 
 from detection.analysis.timing import Measurements, interleaved, peak_bytes, settle_on
-from detection.cells import GRU, IRNN, LSTM, RGLRU, Accumulator, Cell, GatedLinear, IndRNN, MinGRU, MinLSTM
+from detection.cells import (
+    GRU,
+    IRNN,
+    LSTM,
+    MLSTM,
+    RGLRU,
+    S6,
+    SSD,
+    Accumulator,
+    Cell,
+    GatedLinear,
+    IndRNN,
+    MinGRU,
+    MinLSTM,
+)
 from detection.ops.sweep.directions import DIRECTIONS
 from detection.ops.sweep.dispatch import Backend, sweep
 
-KINDS: tuple[type[Cell], ...] = (Accumulator, IndRNN, MinGRU, MinLSTM, GatedLinear, RGLRU, IRNN, LSTM, GRU)
+KINDS: tuple[type[Cell], ...] = (
+    Accumulator, IndRNN, MinGRU, MinLSTM, GatedLinear, RGLRU, IRNN, LSTM, GRU, S6, SSD, MLSTM,
+)  # fmt: skip
 ROUNDS = 5
 
 
