@@ -86,8 +86,9 @@ def draw_boxes(
     drawing = Image.fromarray(image.repeat(factor, 0).repeat(factor, 1))
     draw = ImageDraw.Draw(drawing)
     side = min(drawing.size)
-    font = ImageFont.load_default(max(11, side / 36))
-    width = max(1, round(side / 250))
+    letters = _letters(boxes * factor, side)
+    font = ImageFont.load_default(letters)
+    width = max(1, round(min(side, 36 * letters) / 250))
 
     order = range(len(boxes)) if scores is None else np.argsort(scores, kind="stable").tolist()
     palette = {name: (colors or {}).get(name) or class_color(name) for name in labels}
@@ -108,6 +109,18 @@ def draw_boxes(
         text = word + short_name(labels[index]) + ("" if math.isnan(score) else f" {score:.2f}")
         occupied.append(_draw_label(draw, text, corners[index], font, palette[labels[index]], occupied))
     return np.array(drawing)
+
+
+def _letters(boxes: np.ndarray, side: int) -> float:
+    """Return the size in pixels of the letters on an image with this shorter side.
+
+    It is halved until it fits most boxes (N, 4): on a large photograph of many small objects labels would hide all.
+    Halved, so that frames of a film mostly have the same.
+    """
+    size, sides = max(11.0, side / 36), (boxes[:, 2:] - boxes[:, :2]).min(1)
+    while size >= 22 and len(sides) and np.median(sides) < 3 * size:
+        size /= 2
+    return size
 
 
 def shrink(image: np.ndarray, longest: int) -> tuple[np.ndarray, float]:

@@ -104,6 +104,18 @@ def test_the_best_score_is_drawn_on_top():
     assert tuple(drawn[199, 200]) == colors["good"]
 
 
+def test_labels_of_many_small_boxes_on_a_large_image_hide_little():
+    """A photograph of 12 megapixels with 200 objects of 50 pixels, and one with a large object."""
+    corners = np.random.default_rng(0).integers(0, (3900, 2900), (200, 2))
+    image, colors = np.full((3000, 4000, 3), 128, np.uint8), {"a": (255, 0, 0)}
+    drawn = draw_boxes(image, np.concatenate([corners, corners + 50], 1), ["a"] * 200, [0.5] * 200, colors=colors)
+    assert has_color(drawn, (255, 0, 0)).mean() < 0.05 and has_color(drawn, (128, 128, 128)).mean() > 0.9
+    small, large = (
+        draw_boxes(image, np.array([b]), ["a"], colors=colors) for b in ([9, 999, 59, 1049], [9, 999, 2e3, 2e3])
+    )
+    assert has_color(large, (255, 0, 0))[:990].sum() > 4 * has_color(small, (255, 0, 0))[:990].sum()
+
+
 def test_a_class_named_after_a_color_has_it():
     assert class_color("red") == (255, 0, 0) and class_color("Blue") == (0, 0, 255)
     Image.new("RGB", (1, 1), "red")  # Pillow replaces the text of a color that it has used by numbers
