@@ -15,8 +15,10 @@ from detection.analysis.timing import Measurements
 from detection.benchmarks.detector_step import benchmark_detector_step
 from detection.benchmarks.dispatch import benchmark_dispatch
 from detection.benchmarks.evaluation import benchmark_evaluation
+from detection.benchmarks.grid import benchmark_grid
 from detection.benchmarks.index import benchmark_index
 from detection.benchmarks.kernels import benchmark_kernels
+from detection.benchmarks.line_propagation import benchmark_line_propagation
 from detection.benchmarks.loading import benchmark_loading
 from detection.benchmarks.local_response import benchmark_local_response
 from detection.benchmarks.matching import benchmark_matching
@@ -31,6 +33,8 @@ BENCHMARKS: dict[str, Callable[[str], Measurements]] = {
     "dispatch": benchmark_dispatch,
     "sweep": benchmark_sweep,
     "recurrences": benchmark_recurrences,
+    "grid": benchmark_grid,
+    "line-propagation": benchmark_line_propagation,
     "kernels": benchmark_kernels,
     "matching": benchmark_matching,
     "ion-step": partial(benchmark_config_step, "ion_lite0_finetune"),

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch.utils.flop_counter import register_flop_formula
 
+from detection.ops import line_propagation  # noqa: F401 - defines the operation
+from detection.ops.grid import lstm as grid  # noqa: F401
 from detection.ops.sweep import (  # noqa: F401 - defines the operations
     accumulate,
     gated_scan,
@@ -78,6 +80,18 @@ def _(grad, lines, decay, *_, **__) -> int:
     return 12 * math.prod(lines[:3]) * math.prod(decay)
 
 
+@register_flop_formula(ops.line_propagation)
+def _(x, weight, directions, *_, **__) -> int:
+    """Count a product and a sum for each of three neighbors."""
+    return 6 * len(directions.split()) * math.prod(x)
+
+
+@register_flop_formula(ops.line_propagation_backward)
+def _(grad, *_, **__) -> int:
+    """Count them for the gradients of states and of weights, and the sum over directions."""
+    return 13 * math.prod(grad)
+
+
 @register_flop_formula([ops.matrix_rnn, ops.lstm, ops.gru])
 def _(x, weight, *_, **__) -> int:
     """Count the states' product with U."""
@@ -100,3 +114,14 @@ def _(grad, out, c, x, weight, *_, **__) -> int:
 def _(grad, out, new, x, weight, *_, **__) -> int:
     """Count two thirds of a product more: r and z are computed again."""
     return 2 * _product(grad, weight) + 2 * _product(grad, weight) // 3
+
+
+@register_flop_formula(ops.grid_lstm)
+def _(x, weight, *_, **__) -> int:
+    """Count the product of both neighbors' states with U."""
+    return _product(x, weight)
+
+
+@register_flop_formula(ops.grid_lstm_backward)
+def _(grad, out, gates, states, weight, *_, **__) -> int:
+    return 2 * _product(grad, weight)

@@ -112,3 +112,18 @@ def test_an_export_of_any_size_is_refused(monkeypatch):
     assert torch.equal(scan_grid_lstm(x, weight, bias, valid, CORNERS), expected)
     with lines_of_any_length(), pytest.raises(UserError, match="--dynamic: GridLSTM has no ONNX operator"):
         scan_grid_lstm(x, weight, bias, valid, CORNERS)
+
+
+def test_flops_are_those_of_the_products():
+    """A multiply-add counts 2: 5·D by 2·D at each location and corner, and twice that on the way back."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    import detection.ops.flops  # noqa: F401 - registers the formulas
+
+    x, weight, bias, _ = drawn(4, 5, dtype=torch.float32)
+    with FlopCounterMode(display=False) as counter:
+        y = scan_grid_lstm(x, weight, bias, None, CORNERS)
+        forward = counter.get_total_flops()
+        y.sum().backward()
+    assert forward == 2 * B * 4 * 5 * 4 * (5 * D) * (2 * D)
+    assert counter.get_total_flops() == 3 * forward
