@@ -4,6 +4,7 @@ from detection.context.attention_lstm import AttentionLSTM
 from detection.context.baselines import ConvStack, GlobalAverage, NoContext, NonLocal
 from detection.context.grid_lstm import GridLSTM
 from detection.context.large_kernel import LargeKernel
+from detection.context.line_propagation import LinePropagation
 from detection.context.recurrent_conv import RecurrentConv
 from detection.context.scan_block import ScanBlock
 from detection.context.self_attention import SelfAttention
@@ -15,6 +16,7 @@ __all__ = [
     "GlobalAverage",
     "GridLSTM",
     "LargeKernel",
+    "LinePropagation",
     "NoContext",
     "NonLocal",
     "RecurrentConv",

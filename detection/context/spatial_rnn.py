@@ -52,7 +52,7 @@ class SpatialRNN(Context):
         rms_norm: bool = False,
     ) -> None:
         super().__init__()
-        _check_layers(layers)
+        check_layers(layers)
         self.layers = layers
         self.out_channels = out_channels or hidden_channels
         self.cells = nn.ModuleList(nn.ModuleList(cell(hidden_channels) for _ in layer) for layer in layers)
@@ -79,17 +79,18 @@ class SpatialRNN(Context):
                 x = sweep(list(cells), x, valid, layer)  # type: ignore[arg-type]
                 if self.scales is not None:
                     x = over_rms(x, self.scales[index])
-                x = _convolve_wide(conv, x) if overflows else conv(x)  # type: ignore[arg-type]
+                x = convolve_wide(conv, x) if overflows else conv(x)  # type: ignore[arg-type]
         return torch.relu(x) * valid
 
 
-def _convolve_wide(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """Convolve x (B, C, H, W) in float32, also where the weights are in half precision."""
-    bias = None if conv.bias is None else conv.bias.float()
-    return F.conv2d(x, conv.weight.float(), bias)
+def convolve_wide(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """Convolve x (B, C, H, W), in float32 or wider, in its own type, also where the weights are in half precision."""
+    bias = None if conv.bias is None else conv.bias.to(x.dtype)
+    return F.conv2d(x, conv.weight.to(x.dtype), bias)
 
 
-def _check_layers(layers: tuple[tuple[Direction, ...], ...]) -> None:
+def check_layers(layers: tuple[tuple[Direction, ...], ...]) -> None:
+    """Raise a `UserError` unless there are layers, each with at least one direction and none of them twice."""
     if not layers or not all(layers):
         raise UserError(f"context.layers={layers}: give at least one layer, and each at least one direction.")
     for layer in layers:

@@ -22,7 +22,7 @@ CELLS = (
     "TanhRNN", "IRNN", "IndRNN", "Accumulator", "LSTM", "PeepholeLSTM", "TiedLSTM", "GRU", "MUT1", "MUT2", "MUT3",
     "MinGRU", "MinLSTM", "GatedLinear", "RGLRU", "S6", "SSD", "MLSTM", "SLSTM",
 )  # fmt: skip
-UNROLLED = ("TiedLSTM", "MUT1", "MUT2", "MUT3", "GridLSTM", "SLSTM")
+UNROLLED = ("TiedLSTM", "MUT1", "MUT2", "MUT3", "GridLSTM", "LinePropagation", "SLSTM")
 CONTEXTS = {
     "NoContext": [],
     "ConvStack": ["hidden_channels=8"],
@@ -32,6 +32,7 @@ CONTEXTS = {
     "SelfAttention": ["num_heads=2"],
     "RecurrentConv": ["norm=lrn"],
     "GridLSTM": ["hidden_channels=8"],
+    "LinePropagation": ["hidden_channels=8"],
     "ScanBlock": ["mixer.hidden_channels=8"],
     "AttentionLSTM": ["hidden_channels=8", "size=6"],
 }

@@ -24,3 +24,10 @@ def selective_kernels() -> ModuleType:
     from detection.ops.sweep import triton_selective_scan
 
     return triton_selective_scan
+
+
+def line_kernels() -> ModuleType:
+    """Return the module of line propagation's kernels."""
+    from detection.ops import triton_line_propagation
+
+    return triton_line_propagation
