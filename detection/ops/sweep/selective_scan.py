@@ -7,7 +7,9 @@ that D·N states never reach memory; the backward pass computes them again. With
     ∂L/∂u = Σ_n B·g,   ∂L/∂B = Σ_d u·g,   ∂L/∂C = Σ_d h·∂L/∂y                   (2)
     q(t) = a(t)·h(t − 1)·g(t),   ∂L/∂Δ = x·∂L/∂u + Σ_n A·q,   ∂L/∂A = Σ_t Δ·q   (3)
 
-Outside the image a and u are 0, and so is h.
+Outside the image a and u are 0, and so is h. Four directions over 2×256×38×50 with N = 4, forward and backward, take
+about 2/7 of the time of steps in autograd (CPU, one thread): most of it in some twenty passes over the map of each
+state, the rest in copies and in Δ.
 """
 
 # B images, L lines, T steps, D channels, N states of a channel, P = 2·D + 2·N pre-activations, M lines of a piece.
