@@ -19,7 +19,7 @@ from detection.ops.sweep.decay_matrix import matrix_memory
 
 
 class MLSTM(ScannedCell):
-    """C = f·C + i·v kᵀ, n = f·n + i·k, h = o·C q / max(|nᵀ q|, 1) in each head, a matrix memory.
+    """C = f·C + i·v kᵀ, n = f·n + i·k, h = o·C q / max(abs(nᵀ q), 1) in each head, a matrix memory.
 
     q, k, v and o = σ(·) are of D channels, i = exp(·) and f = σ(·) of one a head; k is scaled by 1/√E. A state has h,
     C and n scaled by exp(−m), and m = max(log f + m, log i, 0). Lines are computed as products of matrices, T×T for
@@ -153,7 +153,7 @@ class SLSTM(Cell):
     def _recur(self, h: Tensor) -> Tensor:
         heads = h.unflatten(1, (self.num_heads, -1)).transpose(0, 1)  # (K, N, E)
         weight = self.weight_hh.unflatten(0, (4, self.num_heads, -1)).transpose(0, 1).flatten(1, 2)  # (K, 4·E, E)
-        found = (heads @ weight.mT).unflatten(2, (4, -1)).permute(1, 2, 0, 3).flatten(1)  # (N, 4·D)
+        found = (heads @ weight.transpose(-1, -2)).unflatten(2, (4, -1)).permute(1, 2, 0, 3).flatten(1)  # (N, 4·D)
         return found if self.bias_hh is None else found + self.bias_hh
 
     def step(self, x: Tensor, state: State) -> State:
