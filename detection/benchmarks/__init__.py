@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from detection.analysis.timing import Measurements
+from detection.benchmarks.cross_scan import benchmark_cross_scan
 from detection.benchmarks.detector_step import benchmark_detector_step
 from detection.benchmarks.dispatch import benchmark_dispatch
 from detection.benchmarks.evaluation import benchmark_evaluation
@@ -34,6 +35,7 @@ BENCHMARKS: dict[str, Callable[[str], Measurements]] = {
     "sweep": benchmark_sweep,
     "recurrences": benchmark_recurrences,
     "grid": benchmark_grid,
+    "cross-scan": benchmark_cross_scan,
     "line-propagation": benchmark_line_propagation,
     "kernels": benchmark_kernels,
     "matching": benchmark_matching,

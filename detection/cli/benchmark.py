@@ -7,6 +7,7 @@ detection benchmark [NAME ...] [--device cpu|cuda] [--output FILE.json]
   dispatch     operations and time an image of a training forward of the quick start, at 2 and at 32 images
   sweep        four directions of recurrent cells against a plain loop and PyTorch's RNNs; memory; on CUDA bandwidth too
   recurrences  sweeps of every cell with an operation against the cell step by step; scratch memory
+  cross-scan   routes over a complete map against one step after another in autograd
   line-propagation  lines that read the line before against the same in autograd
   grid         the two-dimensional LSTM against the same by diagonals, and by locations, in autograd
   kernels      time in kernels of every cell's sweeps, how many they are, and their rate of memory against a copy's

@@ -2,6 +2,7 @@
 
 from detection.context.attention_lstm import AttentionLSTM
 from detection.context.baselines import ConvStack, GlobalAverage, NoContext, NonLocal
+from detection.context.cross_scan import CrossScan
 from detection.context.grid_lstm import GridLSTM
 from detection.context.large_kernel import LargeKernel
 from detection.context.line_propagation import LinePropagation
@@ -13,6 +14,7 @@ from detection.context.spatial_rnn import SpatialRNN
 __all__ = [
     "AttentionLSTM",
     "ConvStack",
+    "CrossScan",
     "GlobalAverage",
     "GridLSTM",
     "LargeKernel",

@@ -28,6 +28,7 @@ from detection.ops.line_propagation import (
     neighbor_weights,
 )
 from detection.ops.sweep.directions import DIRECTIONS, Straight
+from detection.ops.sweep.dispatch import refuse_forward_mode
 from detection.ops.sweep.layout import state_type
 from detection.ops.sweep.traced import refuse_any_length
 from detection.ranges import Channels
@@ -107,6 +108,7 @@ class LinePropagation(Context):
             refuse_any_length("LinePropagation has no ONNX operator")
             h = line_propagation_by_steps(taken, weight, names)
         else:
+            refuse_forward_mode(taken, weight, name="line_propagation", instead="reverse mode")
             h = line_propagation(taken, weight, names)
         return h * torch.cat([read] * len(layer), 1)
 

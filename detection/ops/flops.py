@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch.utils.flop_counter import register_flop_formula
 
-from detection.ops import line_propagation  # noqa: F401 - defines the operation
+from detection.ops import cross_scan, line_propagation  # noqa: F401 - defines the operations
 from detection.ops.grid import lstm as grid  # noqa: F401
 from detection.ops.sweep import (  # noqa: F401 - defines the operations
     accumulate,
@@ -78,6 +78,18 @@ def _(lines, decay, *_, **__) -> int:
 def _(grad, lines, decay, *_, **__) -> int:
     """Count the states again, their gradients, and a product and a sum for each of u, B, C and A."""
     return 12 * math.prod(lines[:3]) * math.prod(decay)
+
+
+@register_flop_formula(ops.route_scan)
+def _(a, *_, **__) -> int:
+    """Count a product and a sum, twice, and the product of what is kept along each line."""
+    return 5 * math.prod(a)
+
+
+@register_flop_formula(ops.route_scan_backward)
+def _(grad, *_, **__) -> int:
+    """Count the same against the route, and the product for the gradient of what is kept."""
+    return 6 * math.prod(grad)
 
 
 @register_flop_formula(ops.line_propagation)

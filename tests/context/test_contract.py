@@ -7,11 +7,12 @@ from functools import partial
 import pytest
 import torch
 
-from detection.cells import CELLS, GRU, LSTM, PeepholeLSTM, ScannedCell
+from detection.cells import CELLS, GRU, LSTM, S6, LinearCell, PeepholeLSTM, ScannedCell
 from detection.config.serialization import from_plain, to_plain
 from detection.context import (
     AttentionLSTM,
     ConvStack,
+    CrossScan,
     GlobalAverage,
     GridLSTM,
     LargeKernel,
@@ -55,6 +56,15 @@ CONTEXTS = {
     "self-attention": partial(SelfAttention, hidden_channels=8, num_heads=2, num_layers=2),
     "self-attention alone": partial(SelfAttention, hidden_channels=8, num_heads=1, expansion=0),
     "large kernel": partial(LargeKernel, hidden_channels=5),
+    "cross-scan": partial(CrossScan, hidden_channels=5),
+    "cross-scan, S6": partial(
+        CrossScan, cell=partial(S6), hidden_channels=4, num_layers=2, rms_norm=True, out_channels=3
+    ),
+    **{
+        f"cross-scan, {c.__name__}": partial(CrossScan, cell=partial(c), hidden_channels=5)
+        for c in CELLS
+        if issubclass(c, LinearCell)
+    },
     "line propagation": partial(LinePropagation, hidden_channels=5),
     "line propagation, groups": partial(
         LinePropagation,
@@ -94,7 +104,14 @@ COMPILED = {
     "attention, one attention step",
     "none",
 }
-COMPILED |= {"line propagation", "rows and diagonals", "recurrent conv", "recurrent conv, batch norm", "attention, GRU"}
+COMPILED |= {
+    "cross-scan",
+    "line propagation",
+    "rows and diagonals",
+    "recurrent conv",
+    "recurrent conv, batch norm",
+    "attention, GRU",
+}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -32,6 +32,7 @@ CONTEXTS = {
     "SelfAttention": ["num_heads=2"],
     "RecurrentConv": ["norm=lrn"],
     "GridLSTM": ["hidden_channels=8"],
+    "CrossScan": ["hidden_channels=8"],
     "LinePropagation": ["hidden_channels=8"],
     "ScanBlock": ["mixer.hidden_channels=8"],
     "AttentionLSTM": ["hidden_channels=8", "size=6"],

@@ -167,13 +167,13 @@ def _scans_gates(x: Tensor) -> bool:
     return x.device.type == "cpu"
 
 
-def refuse_forward_mode(*tensors: Tensor) -> None:
+def refuse_forward_mode(
+    *tensors: Tensor, name: str = "sweep", instead: str = "backend='lines', or reverse mode"
+) -> None:
     """Raise a `NotImplementedError` where a tensor has a tangent."""
     # PyTorch takes the tangent of a custom operation for 0 without a word.
     if not torch.compiler.is_compiling() and any(forward_ad.unpack_dual(t).tangent is not None for t in tensors):
-        raise NotImplementedError(
-            "sweep: its operations have no forward-mode derivative; use backend='lines', or reverse mode."
-        )
+        raise NotImplementedError(f"{name}: its operations have no forward-mode derivative; use {instead}.")
 
 
 def _scan_whole_lines(

@@ -219,6 +219,11 @@ def _by_operator(cell: Cell, x: Tensor, inside: Tensor, is_reversed: bool) -> Te
     return _Recurrence.apply(operator, settings, *inputs)[:, 0]  # type: ignore[index]
 
 
+def traced_linear_scan(a: Tensor, b: Tensor) -> Tensor:
+    """Compute h = a·h + b over the first axis of (T, N, D), in the graph."""
+    return _LinearScan.apply(a, b)  # type: ignore[return-value]
+
+
 # The graph is made of shapes: what these operations return in a trace is read by nothing.
 
 
