@@ -196,7 +196,8 @@ def _is_weight(owner: nn.Module, name: str, parameter: nn.Parameter) -> bool:
     """Whether a parameter mixes channels or pixels: a matrix or kernel of `owner`, whatever its number of dimensions.
 
     One number a channel (scales, amplitudes, recurrent weights of independent channels) is no such weight, nor is a
-    bias, a peephole, a decay or an initial state, even where those of several gates or box heads are stacked to a matrix.
+    bias, a peephole, a decay or an initial state, even where those of several gates or box heads are stacked to a
+    matrix.
     """
     stacked = "bias" in name or name in ("peephole", "initial", "decay_log")
     return parameter.ndim > 1 and not isinstance(owner, _NORMS) and not stacked
