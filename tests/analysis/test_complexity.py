@@ -79,7 +79,7 @@ LARGE = {
 }
 
 
-@pytest.mark.parametrize(("cell", "others", "swept"), [(c, *n) for c, n in LARGE.items()], ids=str)
+@pytest.mark.parametrize(("cell", "others", "swept"), [(c, *n) for c, n in LARGE.items()], ids=["S6", "SSD", "MLSTM"])
 def test_a_large_memory(cell, others, swept):
     made = cell(HIDDEN)
     assert step_flops(made) == others * HIDDEN
