@@ -35,9 +35,25 @@ def class_color(name: str) -> Color:
 
 
 def distinct_colors(names: Sequence[str]) -> dict[str, Color]:
-    """Return colors for all classes of a data set that are as far apart as their number allows, for `draw_boxes`."""
+    """Return colors for all classes of a data set that are as far apart as their number allows, for `draw_boxes`.
+
+    A class with the name of a color has that color, and no other class has its hue.
+    """
     ordered = sorted(set(names))
-    return {name: _named(name) or _vivid(index / len(ordered), index % 3) for index, name in enumerate(ordered)}
+    named = {name: color for name in ordered if (color := _named(name)) is not None}
+    free = list(range(len(ordered)))
+    for color in named.values():
+        hue, saturation, _ = colorsys.rgb_to_hsv(*color)
+        if saturation:
+            free.remove(min(free, key=lambda place: _distance(place / len(ordered), hue)))
+    others = (name for name in ordered if name not in named)
+    # Grays take no hue, so that some may be left over.
+    return named | {name: _vivid(place / len(ordered), place % 3) for name, place in zip(others, free, strict=False)}
+
+
+def _distance(hue: float, other: float) -> float:
+    """Return how far two hues (0..1) are apart on their circle."""
+    return abs((hue - other + 0.5) % 1 - 0.5)
 
 
 def _named(name: str) -> Color | None:

@@ -1,5 +1,6 @@
 """Drawing: images keep their content and their size, labels stay inside, colors follow names."""
 
+import colorsys
 import subprocess
 import sys
 
@@ -164,3 +165,13 @@ def test_contact_sheet_holds_every_image_in_order():
 def test_importing_it_loads_no_torch():
     script = "import sys, detection.analysis.visualize; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_no_other_class_has_the_hue_of_a_class_named_by_a_color():
+    names = ["RBC", "WBC", "Platelets", "dog", "cat", "person", "red", "bus", "gray"]
+    colors = distinct_colors(names)
+    assert set(colors) == set(names) and colors["red"] == (255, 0, 0) and colors["gray"] == (128, 128, 128)
+    hues = {name: colorsys.rgb_to_hsv(*color)[0] for name, color in colors.items() if name not in ("red", "gray")}
+    assert min(min(hue, 1 - hue) for hue in hues.values()) > 0.05
+    ordered = sorted(hues.values())
+    assert min(b - a for a, b in zip(ordered, ordered[1:], strict=False)) > 0.05
