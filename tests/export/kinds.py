@@ -50,8 +50,9 @@ SHIPPED = {
 
 
 def spatial_rnn(cell: str) -> list[str]:
-    """The quick start with another cell."""
-    return [*SMALL, f"detector.context.cell=detection.cells.{cell}"]
+    """The quick start with another cell; without the norm, float32 is not exact enough for two layers of an mLSTM."""
+    norm = [f"detector.context.rms_norm={cell == 'MLSTM'}".lower()]
+    return [*SMALL, f"detector.context.cell=detection.cells.{cell}", *norm]
 
 
 def context(name: str) -> list[str]:
