@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from detection.analysis.timing import Measurements, interleaved, settle_on
-from detection.ops.grid.corners import CORNERS, diagonals
+from detection.ops.grid.corners import CORNERS, anti_diagonals
 from detection.ops.grid.lstm import GATES, Backend, scan_grid_lstm
 
 ROUNDS = 3
@@ -54,7 +54,7 @@ def _by_location(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     zero = x.new_zeros(b, size)
     states: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
     inputs = x.flatten(2).unbind(2)  # a selection of each would add gradients of the size of the map
-    for step in diagonals(height, width, "top_left"):
+    for step in anti_diagonals(height, width, "top_left"):
         for k in range(step.count):
             row, column = step.row + k, step.column - k
             (h, c), (other_h, other_c) = (

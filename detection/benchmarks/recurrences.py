@@ -5,27 +5,15 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from detection import cells as kinds
 from detection.analysis.timing import Measurements, interleaved, peak_bytes, settle_on
-from detection.cells import (
-    GRU,
-    IRNN,
-    LSTM,
-    MLSTM,
-    RGLRU,
-    S6,
-    SSD,
-    Accumulator,
-    Cell,
-    GatedLinear,
-    IndRNN,
-    MinGRU,
-    MinLSTM,
-)
+from detection.cells import Cell
 from detection.ops.sweep.directions import DIRECTIONS
 from detection.ops.sweep.dispatch import Backend, sweep
 
 KINDS: tuple[type[Cell], ...] = (
-    Accumulator, IndRNN, MinGRU, MinLSTM, GatedLinear, RGLRU, IRNN, LSTM, GRU, S6, SSD, MLSTM,
+    kinds.Accumulator, kinds.IndRNN, kinds.MinGRU, kinds.MinLSTM, kinds.GatedLinear, kinds.RGLRU, kinds.IRNN,
+    kinds.LSTM, kinds.GRU, kinds.S6, kinds.SSD, kinds.MLSTM,
 )  # fmt: skip
 ROUNDS = 5
 

@@ -1,8 +1,11 @@
 """Heads of a cell: groups of channels with a memory of their own."""
 
 import math
+from functools import partial
 from typing import Annotated
 
+from detection.cells.cell import Cell
+from detection.cells.initialization import Initialization
 from detection.errors import UserError
 from detection.ranges import Range
 
@@ -23,3 +26,24 @@ def head_count(hidden_size: int, num_heads: int | None) -> int:
     if hidden_size % num_heads:
         raise UserError(f"cell.num_heads={num_heads}: must divide the cell's hidden size, {hidden_size}.")
     return num_heads
+
+
+class HeadedCell(Cell):
+    """A cell of K heads.
+
+    Args:
+        hidden_size, input_size, bias, init, learned_initial_state: as in `Cell`.
+        num_heads: K; None for 4, or for 2 or 1 where `hidden_size` asks for it.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        input_size: int | None = None,
+        bias: bool = True,
+        init: partial[Initialization] | None = None,
+        learned_initial_state: bool = False,
+        num_heads: HeadCount = None,
+    ) -> None:
+        self.num_heads = head_count(hidden_size, num_heads)
+        super().__init__(hidden_size, input_size, bias, init, learned_initial_state)

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from detection.cells.cell import Cell, ScannedCell, State
-from detection.cells.heads import HeadCount, head_count
+from detection.cells.cell import ScannedCell, State
+from detection.cells.heads import HeadedCell
 from detection.cells.initialization import Initialization, forget_bias
 from detection.ops.sweep.decay_matrix import matrix_memory
 
 
-class MLSTM(ScannedCell):
+class MLSTM(HeadedCell, ScannedCell):
     """C = f·C + i·v kᵀ, n = f·n + i·k, h = o·C q / max(abs(nᵀ q), 1) in each head, a matrix memory.
 
     q, k, v and o = σ(·) are of D channels, i = exp(·) and f = σ(·) of one a head; k is scaled by 1/√E. A state has h,
@@ -41,18 +41,6 @@ class MLSTM(ScannedCell):
     default_init = partial(forget_bias)
     short_init = partial(forget_bias, value=1.0)
     bias_hh: Tensor | None
-
-    def __init__(
-        self,
-        hidden_size: int,
-        input_size: int | None = None,
-        bias: bool = True,
-        init: partial[Initialization] | None = None,
-        learned_initial_state: bool = False,
-        num_heads: HeadCount = None,
-    ) -> None:
-        self.num_heads = head_count(hidden_size, num_heads)
-        super().__init__(hidden_size, input_size, bias, init, learned_initial_state)
 
     @property
     def projection_sizes(self) -> tuple[int, ...]:
@@ -103,7 +91,7 @@ class MLSTM(ScannedCell):
         return o * matrix_memory(q, k, v, log_i, log_f, inside, reverse)
 
 
-class SLSTM(Cell):
+class SLSTM(HeadedCell):
     """z = tanh(·), c = f·c + i·z, n = f·n + i, h = o·c/n; i = exp(·), f, o = σ(·) of W x + U h + b; gates i, f, z, o.
 
     An LSTM that can revise what it stored, for i has no upper bound. c and n are scaled by exp(−m), and
@@ -122,18 +110,6 @@ class SLSTM(Cell):
     has_keep_gate = True
     default_init = partial(forget_bias)
     short_init = partial(forget_bias, value=1.0)
-
-    def __init__(
-        self,
-        hidden_size: int,
-        input_size: int | None = None,
-        bias: bool = True,
-        init: partial[Initialization] | None = None,
-        learned_initial_state: bool = False,
-        num_heads: HeadCount = None,
-    ) -> None:
-        self.num_heads = head_count(hidden_size, num_heads)
-        super().__init__(hidden_size, input_size, bias, init, learned_initial_state)
 
     def _add_recurrent_side(self, bias: bool) -> None:
         rows = self.recurrent_gates * self.hidden_size

@@ -9,6 +9,7 @@ A < 0 is learned, B and C (N) are parts of the pre-activations that all channels
 # N states of a channel, D hidden size, K heads of E channels (S6: of one), P = D + K + 2·N pre-activations, T steps.
 
 import math
+from abc import abstractmethod
 from functools import partial
 from typing import Annotated, cast
 
@@ -68,13 +69,13 @@ class StateSpace(ScannedCell):
         self.skip = nn.Parameter(torch.empty(self.num_heads))
         self.bias_hh = nn.Parameter(torch.empty(self.num_heads + 2 * self.state_size)) if bias else None
 
+    @abstractmethod
     def _rates(self) -> int:
         """Return how many decays a head has: 1, or N."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _papers_rates(self) -> Tensor:
         """Return −A (K, 1 or N) of the paper's start."""
-        raise NotImplementedError
 
     def _initialize(self, init: Initialization) -> None:
         super()._initialize(init)

@@ -18,3 +18,9 @@ def initialize_parts(conv: nn.Conv2d, sizes: tuple[int, ...]) -> None:
     for part in conv.weight.data.split(sizes):
         nn.init.xavier_uniform_(part)
     nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+
+
+def convolve_wide(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """Convolve x (B, C, H, W), in float32 or wider, in its own type, also where the weights are in half precision."""
+    bias = None if conv.bias is None else conv.bias.to(x.dtype)
+    return F.conv2d(x, conv.weight.to(x.dtype), bias)

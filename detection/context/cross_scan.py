@@ -17,8 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from detection.cells import RGLRU, Cell, LinearCell
-from detection.context.by_location import initialize_parts, over_rms
-from detection.context.spatial_rnn import convolve_wide
+from detection.context.by_location import convolve_wide, initialize_parts, over_rms
 from detection.contracts import Context, at_least_float32
 from detection.errors import UserError
 from detection.ops.cross_scan import cross_scan

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from detection.context.by_location import initialize_parts
 from detection.context.grid_layers import GridLayer, LinearLayer, LSTMLayer, Mode
+from detection.context.spatial_rnn import check_layers
 from detection.contracts import Context
 from detection.errors import UserError
 from detection.ops.grid.corners import CORNERS, Corner
@@ -56,7 +57,7 @@ class GridLSTM(Context):
         mode: Mode | None = None,
     ) -> None:
         super().__init__()
-        _check_corners(layers)
+        check_layers(layers, "corner")
         if mode is not None and not linear:
             raise UserError(f"context.mode={mode}: is of the linear form; set linear=true, or leave mode out.")
         self.out_channels = out_channels or hidden_channels
@@ -75,11 +76,3 @@ class GridLSTM(Context):
         for layer in self.layers:
             x = cast(Tensor, layer(x, valid))
         return torch.relu(self.output(x)) * valid
-
-
-def _check_corners(layers: tuple[tuple[Corner, ...], ...]) -> None:
-    if not layers or not all(layers):
-        raise UserError(f"context.layers={layers}: give at least one layer, and each at least one corner.")
-    for layer in layers:
-        if len(set(layer)) < len(layer):
-            raise UserError(f"context.layers: {layer} names a corner twice.")

@@ -17,8 +17,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from detection.context.by_location import over_rms
-from detection.context.spatial_rnn import check_layers, convolve_wide
+from detection.context.by_location import convolve_wide, initialize_parts, over_rms
+from detection.context.spatial_rnn import check_layers
 from detection.contracts import Context
 from detection.errors import UserError
 from detection.ops.line_propagation import (
@@ -64,7 +64,7 @@ class LinePropagation(Context):
         rms_norm: bool = False,
     ) -> None:
         super().__init__()
-        check_layers(layers)
+        check_layers(layers, "direction")
         if hidden_channels % groups:
             raise UserError(f"context.groups={groups}: must divide hidden_channels={hidden_channels}.")
         self.layers = layers
@@ -79,8 +79,7 @@ class LinePropagation(Context):
         widths = [len(layer) * hidden_channels for layer in layers]
         self.scales = nn.ParameterList(torch.ones(width) for width in widths) if rms_norm else None
         self.out = nn.Conv2d(widths[-1], self.out_channels, 1)
-        nn.init.xavier_uniform_(self.out.weight)
-        nn.init.zeros_(cast(Tensor, self.out.bias))
+        initialize_parts(self.out, (self.out_channels,))
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
         """Return the context (B, `out_channels`, H, W) of x (B, C, H, W), at least 0; `valid` is (B, 1, H, W).

@@ -13,10 +13,9 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from detection.cells import Accumulator, Cell
-from detection.context.by_location import initialize_parts, over_rms
+from detection.context.by_location import convolve_wide, initialize_parts, over_rms
 from detection.contracts import Context
 from detection.errors import UserError
 from detection.ops.sweep.directions import DIRECTIONS, Direction
@@ -52,7 +51,7 @@ class SpatialRNN(Context):
         rms_norm: bool = False,
     ) -> None:
         super().__init__()
-        check_layers(layers)
+        check_layers(layers, "direction")
         self.layers = layers
         self.out_channels = out_channels or hidden_channels
         self.cells = nn.ModuleList(nn.ModuleList(cell(hidden_channels) for _ in layer) for layer in layers)
@@ -83,16 +82,15 @@ class SpatialRNN(Context):
         return torch.relu(x) * valid
 
 
-def convolve_wide(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """Convolve x (B, C, H, W), in float32 or wider, in its own type, also where the weights are in half precision."""
-    bias = None if conv.bias is None else conv.bias.to(x.dtype)
-    return F.conv2d(x, conv.weight.to(x.dtype), bias)
+def check_layers(layers: tuple[tuple[str, ...], ...], what: str) -> None:
+    """Raise a `UserError` unless there are layers, each with at least one direction or corner and none of them twice.
 
-
-def check_layers(layers: tuple[tuple[Direction, ...], ...]) -> None:
-    """Raise a `UserError` unless there are layers, each with at least one direction and none of them twice."""
+    Args:
+        layers: names.
+        what: `direction` or `corner`.
+    """
     if not layers or not all(layers):
-        raise UserError(f"context.layers={layers}: give at least one layer, and each at least one direction.")
+        raise UserError(f"context.layers={layers}: give at least one layer, and each at least one {what}.")
     for layer in layers:
         if len(set(layer)) < len(layer):
-            raise UserError(f"context.layers: {layer} names a direction twice.")
+            raise UserError(f"context.layers: {layer} names a {what} twice.")

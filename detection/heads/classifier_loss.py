@@ -102,6 +102,10 @@ class ClassifierLoss(nn.Module):
             raise UserError("head.class_weights: classes have no names yet; call detection.heads.name_classes first.")
 
 
+CROSS_ENTROPY = ClassifierLoss(0)
+"""Cross entropy, of any number of classes."""
+
+
 def name_classes(model: nn.Module, names: Sequence[str]) -> None:
     """Hand the names of classes, in the order of labels, to the losses of a detector that have weights for them.
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from detection.contracts import at_least_float32
-from detection.heads.classifier_loss import ClassifierLoss
+from detection.heads.classifier_loss import CROSS_ENTROPY, ClassifierLoss
 from detection.heads.costs import pairwise_giou
 from detection.heads.region_targets import RegionTargets
 from detection.ops.box_iou import pairwise_iou
@@ -96,9 +96,8 @@ def by_permutations(cost: Tensor) -> Tensor:
 @cache
 def _permutations(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
     columns = torch.tensor(list(permutations(range(size))))  # (T!, T)
-    chosen = (
-        F.one_hot(columns, size).flatten(1).T.to(widest(device))
-    )  # (T·T, T!): its product with costs sums each permutation
+    chosen = F.one_hot(columns, size).flatten(1).T.to(widest(device))  # (T·T, T!)
+    # Its product with costs sums each permutation.
     return columns.to(device), chosen.contiguous().to(device)
 
 
@@ -122,7 +121,7 @@ def loss_cost(
     background_weight: float = 1.0,
     giou_weight: float = 0.0,
     boxes: Tensor | None = None,
-    classifier_loss: ClassifierLoss | None = None,
+    classifier_loss: ClassifierLoss = CROSS_ENTROPY,
 ) -> Tensor:
     """Compute the cost by which the cheapest matching is that of the least `set_loss`, CrowdDet's (Chu et al. 2020).
 
@@ -135,14 +134,13 @@ def loss_cost(
         background_weight: of the cross-entropy of the other steps.
         giou_weight: of 1 − GIoU; needs `boxes`.
         boxes: (R, T, 4) xyxy.
-        classifier_loss: in place of cross-entropy.
+        classifier_loss: of a step's class.
 
     Returns:
         (R, T, N), float64 where the device has it: the loss of a step that answers for a ground-truth box, less that of
         predicting background.
     """
-    wide = widen(logits)
-    entropy = -wide.log_softmax(-1) if classifier_loss is None else classifier_loss.of_every_label(wide)
+    entropy = classifier_loss.of_every_label(widen(logits))
     labels = region_targets.labels.where(region_targets.valid, 0)[:, None].expand(-1, logits.shape[1], -1)  # (R, T, N)
     cost = classifier_weight * (entropy.gather(2, labels) - background_weight * entropy[..., :1])
     cost = cost + box_weight * torch.cdist(widen(codes), widen(region_targets.codes), p=1)
@@ -163,7 +161,7 @@ def set_loss(
     background_weight: float = 1.0,
     giou_weight: float = 0.0,
     boxes: Tensor | None = None,
-    classifier_loss: ClassifierLoss | None = None,
+    classifier_loss: ClassifierLoss = CROSS_ENTROPY,
 ) -> dict[str, Tensor]:
     """Compute the loss of a matching, summed over steps and divided by the number of regions, as TensorBox does.
 
@@ -177,7 +175,7 @@ def set_loss(
         background_weight: of the cross-entropy of the other steps.
         giou_weight: of 1 − GIoU of matched steps, part of the box loss (Carion et al. 2020); needs `boxes`.
         boxes: (R, T, 4) xyxy with their gradient.
-        classifier_loss: in place of cross-entropy.
+        classifier_loss: of a step's class.
 
     Returns:
         `loss_classifier` and `loss_box_reg`; both 0 without regions, the second without ground-truth boxes.
@@ -199,9 +197,6 @@ def set_loss(
         )
         giou = pairwise_giou(at_least_float32(boxes)[:, :, None], target[:, :, None])[..., 0, 0]  # (R, T)
         box_loss = box_loss + giou_weight * (1 - giou).where(answers, 0).sum()
-    of_steps = at_least_float32(logits).flatten(0, 1), labels.flatten()
-    entropy = (
-        F.cross_entropy(*of_steps, reduction="none") if classifier_loss is None else classifier_loss.each(*of_steps)
-    )
+    entropy = classifier_loss.each(at_least_float32(logits).flatten(0, 1), labels.flatten())
     entropy = torch.where(answers.flatten(), entropy, background_weight * entropy)
     return {"loss_classifier": classifier_weight * entropy.sum() / regions, "loss_box_reg": box_loss / regions}

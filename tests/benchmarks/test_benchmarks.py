@@ -10,6 +10,7 @@ import torch
 from detection import benchmarks
 from detection.analysis import timing
 from detection.benchmarks import index, kernels, local_response, matching, recurrences, roi_align, sweep, train_step
+from detection.cells import MinGRU
 from detection.cli import benchmark
 
 
@@ -42,7 +43,7 @@ def test_an_unknown_name_gets_one_sentence(capsys):
 
 
 def test_recurrences_are_measured_against_their_steps():
-    found = recurrences.measure_cell(recurrences.MinGRU, (1, 8, 3, 4), 1, "cpu")
+    found = recurrences.measure_cell(MinGRU, (1, 8, 3, 4), 1, "cpu")
     assert list(found)[2:] == [
         "MinGRU by steps / MinGRU ours (median of 1 ratios)",
         "MinGRU: scratch (feature maps a direction)",

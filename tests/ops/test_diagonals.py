@@ -8,9 +8,9 @@ from torch import nn
 from detection.cells import LSTM, RGLRU, Accumulator, IndRNN, MinGRU
 from detection.errors import UserError
 from detection.export.onnx_file import write_onnx
-from detection.ops.sweep.diagonals import shear, unshear
 from detection.ops.sweep.directions import DIAGONALS
 from detection.ops.sweep.dispatch import sweep
+from detection.ops.sweep.shear import shear, unshear
 from detection.ops.sweep.traced import lines_of_any_length
 from tests.ops.sweeps import corner, draw, every_cell, holes, make, with_gradients
 
@@ -79,8 +79,18 @@ def test_no_images():
 def test_diagonals_are_columns_of_the_sheared_map():
     x = torch.arange(1, 7).view(1, 2, 3, 1)  # 1 2 3 above 4 5 6
     assert shear(x, False)[0, :, :, 0].tolist() == [[1, 2, 3, 0], [0, 4, 5, 6]]
-    assert shear(x, True)[0, :, :, 0].tolist() == [[0, 1, 2, 3], [4, 5, 6, 0]]
+    assert shear(x, True)[0, :, :, 0].tolist() == [[3, 2, 1, 0], [0, 6, 5, 4]]
     assert all(torch.equal(unshear(shear(x, falling), falling), x) for falling in (False, True))
+
+
+@pytest.mark.parametrize("falling", [False, True])
+def test_a_gradient_that_is_part_of_another_tensor(falling):
+    """Of a stack, whose gradient each of its parts reads in place."""
+    x = torch.randn(1, 2, 3, 2, dtype=torch.float64, requires_grad=True)
+    grad = torch.randn(2, 1, 2, 4, 2, dtype=torch.float64)
+    stacked = torch.stack([shear(x, falling), shear(3 * x, falling)])
+    expected = unshear(grad[0], falling) + 3 * unshear(grad[1], falling)
+    torch.testing.assert_close(torch.autograd.grad(stacked, x, grad)[0], expected)
 
 
 def test_memory_layouts_types_and_no_mask():

@@ -1,11 +1,8 @@
 """The kernels of line propagation equal the CPU's operation in Triton's interpreter."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
+
+from tests.ops.interpreted import prints_equal
 
 pytest.importorskip("triton")
 
@@ -66,8 +63,4 @@ print("equal")
 
 
 def test_interpreted_kernels_equal_the_cpus():
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    root = str(Path(__file__).parents[2])
-    environment["PYTHONPATH"] = os.pathsep.join([root, environment.get("PYTHONPATH", "")])
-    done = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0 and done.stdout == "equal\n", done.stderr[-2000:]
+    assert prints_equal(PROGRAM)

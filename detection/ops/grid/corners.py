@@ -12,7 +12,8 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
+
+from detection.ops.sweep.shear import shear, unshear
 
 Corner = Literal["top_left", "top_right", "bottom_left", "bottom_right"]
 CORNERS: tuple[Corner, ...] = get_args(Corner)
@@ -29,7 +30,7 @@ def is_from_right(corner: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Diagonal:
+class AntiDiagonal:
     """Locations (`row` + k, `column` + k·`turn`) of a map, k = 0 … `count` − 1, which one step of a scan computes.
 
     Attributes:
@@ -73,7 +74,7 @@ class Diagonal:
         return rows.as_strided(size, (down + self.turn * right, image, channel), offset)
 
 
-def diagonals(height: int, width: int, corner: str) -> list[Diagonal]:
+def anti_diagonals(height: int, width: int, corner: str) -> list[AntiDiagonal]:
     """Return the anti-diagonals of a map in the order of a scan."""
     found, start = [], 0
     below, right = is_from_below(corner), is_from_right(corner)
@@ -82,7 +83,7 @@ def diagonals(height: int, width: int, corner: str) -> list[Diagonal]:
         i = high if below else low  # of the topmost location, seen from the corner
         row = height - 1 - i if below else i
         column = width - 1 - (t - i) if right else t - i
-        found.append(Diagonal(row, column, high - low + 1, 1 if below != right else -1, 1 if below else -1, start))
+        found.append(AntiDiagonal(row, column, high - low + 1, 1 if below != right else -1, 1 if below else -1, start))
         start += high - low + 1
     return found
 
@@ -93,18 +94,14 @@ def mirrored(x: Tensor, corner: str) -> Tensor:
     return x.flip(dims) if dims else x
 
 
-def sheared(x: Tensor) -> Tensor:
-    """Move row i of a map (B, C, H, W) by i to the right, zeros around: columns are anti-diagonals (B, C, H, T)."""
-    b, c, height, width = x.shape
-    rows = pad(x, (0, height)).flatten(2)  # (B, C, H·(W + H))
-    return rows[..., : height * (width + height - 1)].reshape(b, c, height, width + height - 1)
+def by_anti_diagonal(x: Tensor, corner: str) -> Tensor:
+    """Return a map (B, C, H, W) as seen from a corner, step by step of its scan, zeros around: (T, B, H, C)."""
+    return shear(mirrored(x, corner).permute(0, 2, 3, 1), falling=False).permute(2, 0, 1, 3)
 
 
-def straightened(x: Tensor, width: int) -> Tensor:
-    """Undo `sheared`: (B, C, H, T) → (B, C, H, W)."""
-    b, c, height, length = x.shape
-    rows = pad(x.flatten(2), (0, height))
-    return rows.reshape(b, c, height, length + 1)[..., :width]
+def from_anti_diagonals(steps: Tensor, corner: str) -> Tensor:
+    """Undo `by_anti_diagonal`: (T, B, H, C) → (B, C, H, W)."""
+    return mirrored(unshear(steps.permute(1, 2, 0, 3), falling=False).permute(0, 3, 1, 2), corner)
 
 
 def shifted(lines: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from detection.ops.grid.corners import mirrored, sheared, straightened
+from detection.ops.grid.corners import by_anti_diagonal, from_anti_diagonals
 from detection.ops.sweep.layout import state_type
 from detection.ops.sweep.traced import refuse_any_length
 
@@ -56,27 +56,21 @@ def scan_grid_linear(value: Tensor, gates: EdgeGates, valid: Tensor | None, corn
     """
     if torch.onnx.is_in_onnx_export():
         refuse_any_length("the linear GridLSTM has no ONNX operator and is not computed by an associative scan")
-    b, size, height, width = value.shape
-    wide = state_type(value)
+    size, wide = value.shape[1], state_type(value)
     with torch.autocast(value.device.type, enabled=False):
         stacked = torch.stack([gate.to(wide) for gate in gates], 2)  # (B, K, 9, G, H, W)
         exact = value.to(wide)
         if valid is not None:
             stacked, exact = torch.where(valid[:, None, None], stacked, 0.0), torch.where(valid, exact, 0.0)
         heads = stacked.shape[3]
-        seen = [_by_diagonal(stacked[:, k].flatten(1, 2), corner) for k, corner in enumerate(corners)]
+        seen = [by_anti_diagonal(stacked[:, k].flatten(1, 2), corner) for k, corner in enumerate(corners)]
         gate = torch.stack(seen, 1).unflatten(4, (len(EdgeGates._fields), heads, 1))  # (T, K, B, H, 9, G, 1)
-        values = torch.stack([_by_diagonal(exact, corner) for corner in corners], 1)
+        values = torch.stack([by_anti_diagonal(exact, corner) for corner in corners], 1)
         values = values.unflatten(4, (heads, size // heads))  # (T, K, B, H, G, d)
         out = _steps(values, EdgeGates(*gate.unbind(4)))
-        out = out.flatten(4).permute(1, 2, 4, 3, 0)  # (K, B, D, H, T)
-        maps = [mirrored(straightened(own, width), corner) for own, corner in zip(out, corners, strict=True)]
+        out = out.flatten(4).unbind(1)  # K of (T, B, H, D)
+        maps = [from_anti_diagonals(own, corner) for own, corner in zip(out, corners, strict=True)]
         return torch.cat(maps, 1).to(value.dtype)
-
-
-def _by_diagonal(x: Tensor, corner: str) -> Tensor:
-    """Return a map (B, C, H, W) as seen from a corner, diagonal by diagonal: (T, B, H, C)."""
-    return sheared(mirrored(x, corner)).permute(3, 0, 2, 1)
 
 
 def _steps(v: Tensor, gates: EdgeGates) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.library import custom_op
 
-from detection.ops.grid.corners import Diagonal, diagonals, mirrored, sheared, shifted, straightened
+from detection.ops.grid.corners import AntiDiagonal, anti_diagonals, by_anti_diagonal, from_anti_diagonals, shifted
 from detection.ops.sweep.autograd import CHUNK, squash
 from detection.ops.sweep.dispatch import refuse_forward_mode
 from detection.ops.sweep.layout import as_map, as_rows, close, empty_map, state_type
@@ -60,7 +60,7 @@ def scan_grid_lstm(
     with torch.autocast(x.device.type, enabled=False):
         if backend == "steps":
             return grid_lstm_by_steps(x, weight, bias, valid, corners)
-        refuse_forward_mode(x, weight, bias)
+        refuse_forward_mode(x, weight, bias, name="grid_lstm", instead="backend='steps', or reverse mode")
         keep = torch.is_grad_enabled() and any(t.requires_grad for t in (x, weight, bias))
         return grid_lstm(x, weight, bias, valid, " ".join(corners), keep)[0]
 
@@ -78,14 +78,13 @@ def grid_lstm_by_steps(x: Tensor, weight: Tensor, bias: Tensor, valid: Tensor | 
     Returns:
         The outputs (B, K·D, H, W) in the type of x.
     """
-    wide, width = x.to(state_type(x)), x.shape[3]
+    wide = x.to(state_type(x))
     inside = torch.ones_like(x[:, :1], dtype=torch.bool) if valid is None else valid
     outputs = []
     for corner, own_weight, own_bias in zip(corners, weight, bias, strict=True):
-        seen = sheared(mirrored(torch.where(inside, wide, 0.0), corner)).permute(3, 0, 2, 1)  # (T, B, H, 5·D)
-        mask = sheared(mirrored(inside, corner).to(wide.dtype)).permute(3, 0, 2, 1)  # (T, B, H, 1)
-        out = _steps(seen, mask, own_weight, own_bias)  # (B, D, H, T)
-        outputs.append(mirrored(straightened(out, width), corner))
+        seen = by_anti_diagonal(torch.where(inside, wide, 0.0), corner)  # (T, B, H, 5·D)
+        mask = by_anti_diagonal(inside.to(wide.dtype), corner)  # (T, B, H, 1)
+        outputs.append(from_anti_diagonals(_steps(seen, mask, own_weight, own_bias), corner))
     return torch.cat(outputs, 1).to(x.dtype)
 
 
@@ -100,7 +99,7 @@ def _steps(x: Tensor, mask: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         c = c * inside
         h = torch.sigmoid(o) * torch.tanh(c)
         outputs.append(h)
-    return torch.stack(outputs, -1).permute(0, 2, 1, 3)  # (B, H, D, T) → (B, D, H, T)
+    return torch.stack(outputs)  # (T, B, H, D)
 
 
 @custom_op("detection::grid_lstm", mutates_args=())
@@ -147,7 +146,7 @@ def _scan(
     h, c = weight.new_zeros(2, height + 2, images, size).unbind()
     most = min(height, width) * images
     scratch = (weight.new_empty(most, weight.shape[0]), weight.new_empty(most, size)) if kept is None else kept
-    for step in diagonals(height, width, corner):
+    for step in anti_diagonals(height, width, corner):
         places = step.places(images) if kept else slice(0, step.count * images)
         gates, state = (part[places] for part in scratch)
         torch.add(step.of(rows), bias, out=gates.view(step.count, images, -1))
@@ -185,7 +184,7 @@ def grid_lstm_backward(
     grad_weight, grad_bias = torch.zeros_like(weight), weight.new_zeros(weight.shape[:2])
     for k, corner in enumerate(corners.split()):
         back = _Back(outs[:, :, :, k], gates[k], states[k], weight[k], (grad_weight[k], grad_bias[k]))
-        steps = diagonals(grads.shape[1], grads.shape[2], corner)
+        steps = anti_diagonals(grads.shape[1], grads.shape[2], corner)
         for step, before in zip(reversed(steps), [*reversed(steps[:-1]), None], strict=True):
             back(step, before, step.of(grads[:, :, :, k]), step.of(total))
         back.collect()
@@ -208,7 +207,7 @@ class _Back:
         self.neighbors = weight.new_zeros(max(CHUNK, most), 2 * size)
         self.filled = 0
 
-    def __call__(self, step: Diagonal, before: Diagonal | None, grad: Tensor, total: Tensor) -> None:
+    def __call__(self, step: AntiDiagonal, before: AntiDiagonal | None, grad: Tensor, total: Tensor) -> None:
         """Go back over a diagonal: gradient (n, B, D) of its outputs; add to that of its inputs (n, B, 5·D)."""
         count, size = step.count * self.images, self.size
         if self.filled + count > len(self.memory):
@@ -230,7 +229,7 @@ class _Back:
         total.add_(g.view(total.shape))
         self.filled += count
 
-    def _gradients(self, step: Diagonal, before: Diagonal | None, grad: Tensor, g: Tensor) -> Tensor:
+    def _gradients(self, step: AntiDiagonal, before: AntiDiagonal | None, grad: Tensor, g: Tensor) -> Tensor:
         """Fill g (n·B, 5·D) with the gradients of the pre-activations, empty dh and dc, and return ∂L/∂c (n·B, D)."""
         self._read(before)
         i, f, other_f, o, new = self.gates[step.places(self.images)].chunk(GATES, 1)
@@ -249,7 +248,7 @@ class _Back:
             _sigmoid_backward(torch.mul(dc, self.c[own].view(-1, self.size), out=d), gate, grad_input=gradient)
         return dc
 
-    def _read(self, before: Diagonal | None) -> None:
+    def _read(self, before: AntiDiagonal | None) -> None:
         """Put outputs and states of a diagonal in their rows, zeros elsewhere."""
         self.h.zero_()
         self.c.zero_()

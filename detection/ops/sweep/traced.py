@@ -171,14 +171,13 @@ def _linear(cell: Cell, x: Tensor, inside: Tensor) -> Tensor:
     if cell.initial is not None:
         b = torch.where(first, b + a * cell.initial[0], b)
     a = torch.where(inside & ~first, a, 0.0)
-    return _LinearScan.apply(a, torch.where(inside, b, 0.0))  # type: ignore[return-value]
+    return traced_linear_scan(a, torch.where(inside, b, 0.0))
 
 
 def _selective(cell: Cell, x: Tensor, inside: Tensor) -> Tensor:
     a, b = cast(S6, cell).coefficients(x)  # (T, N, D·states)
     a = torch.where(inside & ~_first(inside), a, 0.0)
-    h = _LinearScan.apply(a, torch.where(inside, b, 0.0))
-    return cast(S6, cell).read(x, h)  # type: ignore[arg-type]
+    return cast(S6, cell).read(x, traced_linear_scan(a, torch.where(inside, b, 0.0)))
 
 
 def _by_pairs(cell: Cell, x: Tensor, inside: Tensor, is_reversed: bool) -> Tensor:

@@ -40,6 +40,25 @@ def _tile(T, D, REVERSE: tl.constexpr, STEPS: tl.constexpr, BLOCK: tl.constexpr)
 
 
 @triton.jit
+def _read(lines, bias, line, place, d, known, L, D, stride_b, stride_l, stride_t):
+    """Return a pointer to the line, x, and Δ before the softplus."""
+    base = lines + (line // L) * stride_b + (line % L) * stride_l
+    rows = base + place[:, None].to(tl.int64) * stride_t
+    x = tl.load(rows + d[None, :], known, 0.0)
+    z = tl.load(rows + D + d[None, :], known, 0.0) + tl.load(bias + d, d < D, 0.0)[None, :]
+    return base, x, z
+
+
+@triton.jit
+def _vectors(base, bias, place, n, T, D, stride_t, N: tl.constexpr):
+    """Return B and C of a state at each step."""
+    vectors = base + place.to(tl.int64) * stride_t + 2 * D + n
+    b = tl.load(vectors, place < T, 0.0) + tl.load(bias + D + n)
+    c = tl.load(vectors + N, place < T, 0.0) + tl.load(bias + D + N + n)
+    return b, c
+
+
+@triton.jit
 def _forward(
     lines,
     decay,
@@ -61,22 +80,17 @@ def _forward(
 ):
     line = tl.program_id(0).to(tl.int64)
     place, d, known = _tile(T, D, REVERSE, STEPS, BLOCK)
-    base = lines + (line // L) * stride_b + (line % L) * stride_l
-    rows = base + place[:, None].to(tl.int64) * stride_t
-    x = tl.load(rows + d[None, :], known, 0.0)
-    z = tl.load(rows + D + d[None, :], known, 0.0) + tl.load(bias + d, d < D, 0.0)[None, :]
+    base, x, z = _read(lines, bias, line, place, d, known, L, D, stride_b, stride_l, stride_t)
     step = _softplus(z)
     u = step * x
     open_ = place < T
     if MASKED:
         open_ = tl.load(inside + line * T + place, open_, 0) != 0
     y = x * tl.load(skip + d, d < D, 0.0)[None, :]
-    vectors = base + place.to(tl.int64) * stride_t + 2 * D
     for n in range(0, N):
         a = tl.exp(step * tl.load(decay + d * N + n, d < D, 0.0)[None, :])
         a = tl.where(open_[:, None], a, 0.0)
-        b = tl.load(vectors + n, place < T, 0.0) + tl.load(bias + D + n)
-        c = tl.load(vectors + N + n, place < T, 0.0) + tl.load(bias + D + N + n)
+        b, c = _vectors(base, bias, place, n, T, D, stride_t, N)
         _, h = tl.associative_scan((a, u * b[:, None]), 0, _compose)
         y += h * c[:, None]
     target = out + (line * T + place[:, None]) * D + d[None, :]
@@ -111,18 +125,15 @@ def _backward(
     line = tl.program_id(0).to(tl.int64)
     lines_in_all = tl.num_programs(0)
     place, d, known = _tile(T, D, REVERSE, STEPS, BLOCK)
-    base = lines + (line // L) * stride_b + (line % L) * stride_l
-    rows = base + place[:, None].to(tl.int64) * stride_t
-    x = tl.load(rows + d[None, :], known, 0.0)
-    shift = tl.load(bias + d, d < D, 0.0)
-    z = tl.load(rows + D + d[None, :], known, 0.0) + shift[None, :]
+    base, x, z = _read(lines, bias, line, place, d, known, L, D, stride_b, stride_l, stride_t)
     step = _softplus(z)
     u = step * x
     # The step after each one in the scan, whose decay carries the gradient back; there is none after the last.
     after = place - 1 if REVERSE else place + 1
     has_after = (place < T) & (after >= 0) & (after < T)
     later = base + after[:, None].to(tl.int64) * stride_t + D + d[None, :]
-    step_after = _softplus(tl.load(later, known & has_after[:, None], 0.0) + shift[None, :])
+    shift = tl.load(bias + d, d < D, 0.0)[None, :]
+    step_after = _softplus(tl.load(later, known & has_after[:, None], 0.0) + shift)
     open_ = place < T
     if MASKED:
         open_ = tl.load(inside + line * T + place, open_, 0) != 0
@@ -131,14 +142,12 @@ def _backward(
     dy = tl.load(grad + location[:, None] * D + d[None, :], known & open_[:, None], 0.0)
     du = tl.zeros((STEPS, BLOCK), tl.float32)
     dstep = tl.zeros((STEPS, BLOCK), tl.float32)
-    vectors = base + place.to(tl.int64) * stride_t + 2 * D
     # (blocks, B·L·T, 2·N)
     pairs = grad_pairs + (tl.program_id(1).to(tl.int64) * lines_in_all * T + location) * (2 * N)
     for n in range(0, N):
         rate = tl.load(decay + d * N + n, d < D, 0.0)
         a = tl.where(open_[:, None], tl.exp(step * rate[None, :]), 0.0)
-        b = tl.load(vectors + n, place < T, 0.0) + tl.load(bias + D + n)
-        c = tl.load(vectors + N + n, place < T, 0.0) + tl.load(bias + D + N + n)
+        b, c = _vectors(base, bias, place, n, T, D, stride_t, N)
         taken = u * b[:, None]
         _, h = tl.associative_scan((a, taken), 0, _compose)
         a_after = tl.where(has_after[:, None], tl.exp(step_after * rate[None, :]), 0.0)

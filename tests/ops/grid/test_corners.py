@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from detection.ops.grid.corners import CORNERS, diagonals, mirrored, sheared, shifted, straightened
+from detection.ops.grid.corners import CORNERS, anti_diagonals, by_anti_diagonal, from_anti_diagonals, shifted
 
 SIZES = [(1, 1), (1, 4), (5, 1), (2, 3), (4, 3)]
 
@@ -11,8 +11,8 @@ SIZES = [(1, 1), (1, 4), (5, 1), (2, 3), (4, 3)]
 def test_diagonals_by_hand():
     """Of 0 1 2 / 3 4 5, from the top left and from the bottom left."""
     rows = torch.arange(6).view(1, 2, 3, 1)
-    assert [d.of(rows).flatten().tolist() for d in diagonals(2, 3, "top_left")] == [[0], [1, 3], [2, 4], [5]]
-    assert [d.of(rows).flatten().tolist() for d in diagonals(2, 3, "bottom_left")] == [[3], [0, 4], [1, 5], [2]]
+    assert [d.of(rows).flatten().tolist() for d in anti_diagonals(2, 3, "top_left")] == [[0], [1, 3], [2, 4], [5]]
+    assert [d.of(rows).flatten().tolist() for d in anti_diagonals(2, 3, "bottom_left")] == [[3], [0, 4], [1, 5], [2]]
 
 
 @pytest.mark.parametrize("corner", CORNERS)
@@ -20,7 +20,7 @@ def test_diagonals_by_hand():
 def test_every_location_is_on_one_diagonal_after_its_neighbors(size, corner):
     height, width = size
     place = {}
-    for t, d in enumerate(diagonals(*size, corner)):
+    for t, d in enumerate(anti_diagonals(*size, corner)):
         assert len(place) == d.start and d.own.start == d.row + 1
         place |= {(d.row + k, d.column + k * d.turn): t for k in range(d.count)}
     assert len(place) == height * width
@@ -33,22 +33,23 @@ def test_every_location_is_on_one_diagonal_after_its_neighbors(size, corner):
 def test_a_diagonal_is_a_view_of_a_map_of_any_strides(corner):
     x = torch.randn(2, 3, 4, 5)
     for rows in (x.permute(0, 2, 3, 1), x.permute(0, 2, 3, 1).contiguous(), x[:, :2].permute(0, 2, 3, 1)):
-        for d in diagonals(4, 5, corner):
+        for d in anti_diagonals(4, 5, corner):
             at = [rows[:, d.row + k, d.column + k * d.turn] for k in range(d.count)]
             assert torch.equal(d.of(rows), torch.stack(at))
 
 
+@pytest.mark.parametrize("corner", CORNERS)
 @pytest.mark.parametrize("size", SIZES)
-def test_shearing_there_and_back(size):
+def test_steps_are_the_anti_diagonals(size, corner):
     x = torch.randn(2, 3, *size)
-    columns = sheared(x)
-    assert columns.shape == (2, 3, size[0], sum(size) - 1)
-    assert torch.equal(straightened(columns, size[1]), x)
-    for t, d in enumerate(diagonals(*size, "top_left")):
-        at = torch.stack([x[:, :, d.row + k, d.column - k] for k in range(d.count)], -1)
-        assert torch.equal(columns[:, :, d.row : d.row + d.count, t], at)
-    assert sheared(torch.ones(1, 1, *size)).sum() == size[0] * size[1]
-    assert all(torch.equal(mirrored(mirrored(x, corner), corner), x) for corner in CORNERS)
+    steps = by_anti_diagonal(x, corner)
+    assert steps.shape == (sum(size) - 1, 2, size[0], 3)
+    assert torch.equal(from_anti_diagonals(steps, corner), x)
+    rows = x.permute(0, 2, 3, 1)
+    for step, d in zip(steps, anti_diagonals(*size, corner), strict=True):
+        found = step.flip(1) if corner.startswith("bottom") else step  # rows as those of the map
+        assert torch.equal(found[:, d.row : d.row + d.count].transpose(0, 1), d.of(rows))
+        assert found.count_nonzero() == d.count * 6
 
 
 def test_shifted_by_hand():
