@@ -10,7 +10,7 @@ from detection.cli import evaluate, explain, predict, train
 from detection.errors import UserError
 from detection.ops.sweep.dispatch import _fastest
 from detection.system_errors import explain as explain_error
-from detection.training import loaders, random_state
+from detection.training import device_batches, loaders, random_state
 from detection.training.loaders import build_accelerator, require_device
 from detection.training.random_state import kept_random_state, set_random_state
 from detection.training.resuming import resume_command
@@ -90,3 +90,16 @@ def test_an_operation_that_torch_lacks_there_is_one_sentence():
         "--device mps: torch has no aten::_unique2 there; set PYTORCH_ENABLE_MPS_FALLBACK=1, or use --device cpu."
     )
     assert explain_error(NotImplementedError("elsewhere")) is None
+
+
+@pytest.mark.parametrize(("device", "waits"), [("cpu", True), ("meta", False)])
+def test_only_copies_to_the_host_are_waited_for(device, waits, monkeypatch):
+    """A copy from a GPU that nobody waits for would be read before it is complete."""
+    seen, to = [], torch.Tensor.to
+    monkeypatch.setattr(
+        torch.Tensor, "to", lambda x, *args, **kwargs: seen.append(kwargs["non_blocking"]) or to(x, *args, **kwargs)
+    )
+    device_batches.to_device(
+        [torch.zeros(3, 2, 2)], [{"boxes": torch.zeros(1, 4), "image_id": 1}], torch.device(device)
+    )
+    assert seen == [not waits] * 2

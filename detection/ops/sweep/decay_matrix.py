@@ -26,9 +26,8 @@ def log_decays(log_keep: Tensor, inside: Tensor | None, reverse: bool) -> tuple[
         inside: (B, L, T) booleans; None for all.
         reverse: steps follow each other from the last to the first.
     """
-    kept = log_keep if inside is None else log_keep.where(inside[..., None], 0)
     # Sums of a long line are large, and it is their differences that count.
-    sums = _running(kept.double(), reverse).transpose(2, 3)  # (B, L, K, T)
+    sums = _running(log_keep.double(), reverse).transpose(2, 3)  # (B, L, K, T)
     between = (sums[..., :, None] - sums[..., None, :]).to(log_keep.dtype)  # (B, L, K, T, T)
     places = torch.arange(log_keep.shape[2], device=log_keep.device)
     connected = places[:, None] <= places if reverse else places[:, None] >= places  # (T, T)
