@@ -1,6 +1,7 @@
-"""Recurrent contexts against strong rivals, each with settings of its own, and on images twice as large.
+"""Recurrences of 1990 to 2026 against strong rivals, each with settings of its own, and on images twice as large.
 
     detection ablate recurrences
+    detection ablate recurrences --variants none,lstm,s6      some of the 25
     DATA=FOLDER detection ablate recurrences      with FOLDER/clef, real handwriting (`detection muscima`), too
 
 Which recurrence carries what a far object tells? `row`: the marker in a ring's own row; `count`: how many patches there
@@ -11,13 +12,14 @@ with objects as large as before and farther apart.
 Equal chances: every context has four options, tried on `distance-6` and `row` with a seed that is not reported: its
 learning rate, half and twice that, and another start: chrono where gates have a bias to set, elsewhere a context that
 the head reads four times as strongly, as the quick start's. `wider` is the detector without context, its backbone
-widened to the accumulator's FLOPs. 112 runs of the choice and 350 others take about 40 seconds of CPU time each.
+widened to the accumulator's FLOPs. 200 runs of the choice and 625 others take about a minute of CPU time each.
 """
 
 import os
 
 from detection.ablation import Ablation, Choice, scenes
 from detection.config import base_config, override
+from detection.ops.sweep.directions import DIAGONALS, DIRECTIONS
 
 CONTEXT = "detector.context"
 CHRONO = [f"{CONTEXT}.cell.init=detection.cells.chrono", f"{CONTEXT}.cell.init.longest=40"]
@@ -50,6 +52,12 @@ def context(name: str, **settings: object) -> list[str]:
 def cell(name: str) -> list[str]:
     """Sweeps of a cell of `detection.cells`, as it is initialized by default."""
     return [f"{CONTEXT}.cell=detection.cells.{name}"]
+
+
+def block(name: str) -> list[str]:
+    """A `ScanBlock` around sweeps of a cell."""
+    sweeps = [f"{CONTEXT}.mixer=detection.context.SpatialRNN", f"{CONTEXT}.mixer.hidden_channels=64"]
+    return [*context("ScanBlock"), *sweeps, f"{CONTEXT}.mixer.cell=detection.cells.{name}"]
 
 
 def options(*start: str) -> dict[str, list[str]]:
@@ -106,8 +114,19 @@ VARIANTS = {
     "gatedlinear": cell("GatedLinear"),
     "attention": context("AttentionLSTM", hidden_channels=64, score="additive"),
     "rcl": context("RecurrentConv", hidden_channels=64, num_steps=3),
+    "gatedrcl": context("RecurrentConv", hidden_channels=64, num_steps=3, norm="batch", gated=True),
+    "s6": cell("S6"),
+    "ssd": cell("SSD"),
+    "mlstm": cell("MLSTM"),
+    "slstm": cell("SLSTM"),
+    "diagonals": [*cell("RGLRU"), f"{CONTEXT}.layers={(DIRECTIONS + DIAGONALS,) * 2}"],
+    "crossscan": [*context("CrossScan", hidden_channels=64), *cell("RGLRU")],
+    "linepropagation": context("LinePropagation", hidden_channels=64),
+    "gridlstm": context("GridLSTM", hidden_channels=64),
+    "plstm": context("GridLSTM", hidden_channels=64, linear=True),
+    "scanblock": block("RGLRU"),
 }
-GATED = ("lstm", "gru", "minlstm", "rglru", "gatedlinear")
+GATED = ("lstm", "gru", "minlstm", "rglru", "gatedlinear", "s6", "ssd", "mlstm", "slstm", "diagonals", "crossscan")
 DRAWN = {
     "row": ("row", {}),
     "count": ("count", {}),
