@@ -100,6 +100,7 @@ CONTEXTS = {
     "CrossScan": partial(CrossScan, hidden_channels=8),
     "LinePropagation": partial(LinePropagation, hidden_channels=8, groups=2),
     "GridLSTM": partial(GridLSTM, hidden_channels=8),
+    "GridLSTM, stable": partial(GridLSTM, hidden_channels=8, stable=True),
     "GridLSTM, linear": partial(GridLSTM, hidden_channels=8, linear=True),
     "ScanBlock": partial(ScanBlock, mixer=partial(SpatialRNN, hidden_channels=8)),
 }

@@ -26,9 +26,11 @@ GridLayer = Callable[[int, int, tuple[Corner, ...], float], nn.Module]
 class LSTMLayer(nn.Module):
     """Scans of a two-dimensional LSTM. Half of its channels start as memories of rows, half of columns."""
 
-    def __init__(self, in_channels: int, size: int, corners: tuple[Corner, ...], forget_bias: float) -> None:
+    def __init__(
+        self, in_channels: int, size: int, corners: tuple[Corner, ...], forget_bias: float, stable: bool = False
+    ) -> None:
         super().__init__()
-        self.corners = corners
+        self.corners, self.stable = corners, stable
         self.conv = nn.Conv2d(in_channels, GATES * size, 1)
         initialize_parts(self.conv, (size,) * GATES)
         self.weight = nn.Parameter(torch.empty(len(corners), GATES * size, 2 * size))
@@ -36,12 +38,12 @@ class LSTMLayer(nn.Module):
         logits = torch.full((size,), forget_bias)
         logits[1::2] *= -1
         bias = torch.zeros(len(corners), GATES, size)
-        bias[:, 1], bias[:, 2] = logits, -logits
+        bias[:, 1], bias[:, 2] = (forget_bias, logits) if stable else (logits, -logits)
         self.bias = nn.Parameter(bias.flatten(1))
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
         """Return the scans (B, K·D, H, W) of x (B, C, H, W) under `valid` (B, 1, H, W)."""
-        return scan_grid_lstm(self.conv(x), self.weight, self.bias, valid, self.corners)
+        return scan_grid_lstm(self.conv(x), self.weight, self.bias, valid, self.corners, stable=self.stable)
 
 
 class LinearLayer(nn.Module):

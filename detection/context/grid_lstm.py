@@ -28,7 +28,8 @@ class GridLSTM(Context):
     Both forget gates together keep Σ over paths of their products: with each near 1 a memory doubles at every step, and
     with each at 1/2 only 2^−t is left after t steps along a row. So half of the channels start as memories of columns,
     with biases (b, −b) of the vertical and the horizontal forget gate, and half as memories of rows, with (−b, b):
-    σ(b) + σ(−b) = 1, and with b = 5 there are 0.77 left after 40 steps along the line.
+    σ(b) + σ(−b) = 1, and with b = 5 there are 0.77 left after 40 steps along the line. Nothing keeps them there while
+    they learn; in the stable form their sum is at most 1, whatever they learn, and there are 0.59 left at the start.
 
     Args:
         in_channels: channels of the input.
@@ -37,12 +38,13 @@ class GridLSTM(Context):
             by the corners of a layer.
         out_channels: channels of the output; None for `hidden_channels`.
         forget_bias: b.
+        stable: one gate for how much is kept, one for how that is divided between both neighbors (Leifert et al. 2016).
         linear: pLSTM's form in the place of the LSTM (Pöppel et al. 2025): states on the edges between locations, whose
             gates read the input alone, so that a step is linear in them.
         mode: of the linear form: `P`, directed propagation, the default there, or `D`, diffusion over the quadrant.
 
     Raises:
-        UserError: a layer without a corner, or with one twice; a mode without `linear`.
+        UserError: a layer without a corner, or with one twice; a mode without `linear`, or `stable` with it.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class GridLSTM(Context):
         layers: tuple[tuple[Corner, ...], ...] = (CORNERS,),
         out_channels: Channels | None = None,
         forget_bias: float = 5.0,
+        stable: bool = False,
         linear: bool = False,
         mode: Mode | None = None,
     ) -> None:
@@ -60,8 +63,10 @@ class GridLSTM(Context):
         check_layers(layers, "corner")
         if mode is not None and not linear:
             raise UserError(f"context.mode={mode}: is of the linear form; set linear=true, or leave mode out.")
+        if stable and linear:
+            raise UserError("context.stable=true: is of the LSTM; the linear form always is, so leave it out.")
         self.out_channels = out_channels or hidden_channels
-        layer: GridLayer = partial(LinearLayer, mode=mode or "P") if linear else LSTMLayer
+        layer: GridLayer = partial(LinearLayer, mode=mode or "P") if linear else partial(LSTMLayer, stable=stable)
         widths = [in_channels, *(len(corners) * hidden_channels for corners in layers)]
         self.layers = nn.ModuleList(
             layer(width, hidden_channels, corners, forget_bias)

@@ -28,7 +28,7 @@ def quadrant(corner, size, at):
     return found
 
 
-FORMS = [{}, {"linear": True}, {"linear": True, "mode": "D"}]
+FORMS = [{}, {"stable": True}, {"linear": True}, {"linear": True, "mode": "D"}]
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -54,9 +54,20 @@ def test_at_the_start_the_linear_form_remembers_a_line_of_40(mode):
     assert 0.1 < values[40] < 1.1
 
 
-def test_a_mode_is_of_the_linear_form():
+def test_at_the_start_the_stable_form_remembers_a_line_of_40():
+    torch.manual_seed(0)
+    context = GridLSTM(4, hidden_channels=16, stable=True)
+    _, values = decay(effective_receptive_field(context, random_inputs(4, 1, 81, 1)))
+    assert 0.1 < values[40] < 1.1
+    bias = context.layers[0].bias.view(4, 5, 16)
+    assert (bias[:, 1] == 5).all() and bias[0, 2].tolist() == [5, -5] * 8
+
+
+def test_forms_that_exclude_each_other_are_refused():
     with pytest.raises(UserError, match="context.mode=D: is of the linear form"):
         GridLSTM(4, mode="D")
+    with pytest.raises(UserError, match="context.stable=true: is of the LSTM"):
+        GridLSTM(4, stable=True, linear=True)
 
 
 def test_at_the_start_a_line_of_40_is_remembered_and_nothing_explodes():

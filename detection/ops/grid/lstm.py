@@ -3,8 +3,12 @@
     i, f, f', o = σ(x + U h + U' h' + b),  g = tanh(likewise),
     c = f·c + f'·c' + i·g,  h = o·tanh(c)       of the vertical neighbor h, c and the horizontal one h', c'
 
-Without the peepholes of that paper. By anti-diagonals: a step is two products for all its locations of all images. The
-operation keeps gates and cell states in the order of the scan; its backward pass sums the gradient of U in chunks.
+and in its stable form (Leifert et al. 2016; recalled), where f is how much is kept and f' which neighbor's,
+
+    c = f·(f'·c + (1 − f')·c') + i·g.
+
+Without the peepholes of the first paper. By anti-diagonals: a step is two products for all its locations of all images.
+The operation keeps gates and cell states in the order of the scan; its backward pass sums the gradient of U in chunks.
 Outside the image the pre-activations of i, f and f' are −∞, which makes c and h exactly 0 and lets no gradient through.
 """
 
@@ -34,7 +38,14 @@ _tanh_backward = torch.ops.aten.tanh_backward.grad_input
 
 
 def scan_grid_lstm(
-    x: Tensor, weight: Tensor, bias: Tensor, valid: Tensor | None, corners: Sequence[str], *, backend: Backend = "auto"
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    valid: Tensor | None,
+    corners: Sequence[str],
+    *,
+    stable: bool = False,
+    backend: Backend = "auto",
 ) -> Tensor:
     """Compute `grid_lstm` by the operation, or `grid_lstm_by_steps` where it cannot be: in a trace, on a Mac's GPU.
 
@@ -44,6 +55,7 @@ def scan_grid_lstm(
         bias: as there.
         valid: as there.
         corners: K names.
+        stable: as there.
         backend: `ours` or `steps`; `auto` for the fastest.
 
     Raises:
@@ -59,13 +71,15 @@ def scan_grid_lstm(
     weight, bias = weight.to(wide), bias.to(wide)
     with torch.autocast(x.device.type, enabled=False):
         if backend == "steps":
-            return grid_lstm_by_steps(x, weight, bias, valid, corners)
+            return grid_lstm_by_steps(x, weight, bias, valid, corners, stable)
         refuse_forward_mode(x, weight, bias, name="grid_lstm", instead="backend='steps', or reverse mode")
         keep = torch.is_grad_enabled() and any(t.requires_grad for t in (x, weight, bias))
-        return grid_lstm(x, weight, bias, valid, " ".join(corners), keep)[0]
+        return grid_lstm(x, weight, bias, valid, " ".join(corners), stable, keep)[0]
 
 
-def grid_lstm_by_steps(x: Tensor, weight: Tensor, bias: Tensor, valid: Tensor | None, corners: Sequence[str]) -> Tensor:
+def grid_lstm_by_steps(
+    x: Tensor, weight: Tensor, bias: Tensor, valid: Tensor | None, corners: Sequence[str], stable: bool = False
+) -> Tensor:
     """Compute `grid_lstm` diagonal by diagonal in autograd, from the sheared map: its reference.
 
     Args:
@@ -74,6 +88,7 @@ def grid_lstm_by_steps(x: Tensor, weight: Tensor, bias: Tensor, valid: Tensor | 
         bias: (K, 5·D).
         valid: (B, 1, H, W) booleans; None for all.
         corners: K names.
+        stable: whether both neighbors' states are averaged, so that c stays in range over any map.
 
     Returns:
         The outputs (B, K·D, H, W) in the type of x.
@@ -84,18 +99,21 @@ def grid_lstm_by_steps(x: Tensor, weight: Tensor, bias: Tensor, valid: Tensor | 
     for corner, own_weight, own_bias in zip(corners, weight, bias, strict=True):
         seen = by_anti_diagonal(torch.where(inside, wide, 0.0), corner)  # (T, B, H, 5·D)
         mask = by_anti_diagonal(inside.to(wide.dtype), corner)  # (T, B, H, 1)
-        outputs.append(from_anti_diagonals(_steps(seen, mask, own_weight, own_bias), corner))
+        outputs.append(from_anti_diagonals(_steps(seen, mask, own_weight, own_bias, stable), corner))
     return torch.cat(outputs, 1).to(x.dtype)
 
 
-def _steps(x: Tensor, mask: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def _steps(x: Tensor, mask: Tensor, weight: Tensor, bias: Tensor, stable: bool) -> Tensor:
     h = c = x.new_zeros(*x.shape[1:3], weight.shape[1] // 2)  # (B, H, D)
     outputs = []
     for x_t, inside in zip(x.unbind(), mask.unbind(), strict=True):
         both = torch.cat([shifted(h), h], -1)
         gates = x_t + torch.nn.functional.linear(both, weight, bias)
         i, f, other_f, o, g = gates.chunk(GATES, -1)
-        c = torch.sigmoid(f) * shifted(c) + torch.sigmoid(other_f) * c + torch.sigmoid(i) * torch.tanh(g)
+        f, other_f = torch.sigmoid(f), torch.sigmoid(other_f)
+        if stable:
+            f, other_f = f * other_f, f * (1 - other_f)
+        c = f * shifted(c) + other_f * c + torch.sigmoid(i) * torch.tanh(g)
         c = c * inside
         h = torch.sigmoid(o) * torch.tanh(c)
         outputs.append(h)
@@ -104,7 +122,7 @@ def _steps(x: Tensor, mask: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 @custom_op("detection::grid_lstm", mutates_args=())
 def grid_lstm(
-    x: Tensor, weight: Tensor, bias: Tensor, valid: Tensor | None, corners: str, keep: bool
+    x: Tensor, weight: Tensor, bias: Tensor, valid: Tensor | None, corners: str, stable: bool, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute the scans of a two-dimensional LSTM, gates in the order i, f (vertical), f' (horizontal), o, g.
 
@@ -114,6 +132,7 @@ def grid_lstm(
         bias: (K, 5·D), likewise.
         valid: (B, 1, H, W) booleans; None for all.
         corners: K names separated by spaces.
+        stable: whether both neighbors' states are averaged.
         keep: whether to keep what a backward pass needs.
 
     Returns:
@@ -125,7 +144,8 @@ def grid_lstm(
     out = rows.new_empty(*rows.shape[:3], len(weight), size)  # (B, H, W, K, D)
     gates, states = _allocate(x, weight, keep)
     for k, corner in enumerate(corners.split()):
-        _scan(rows, out[:, :, :, k], weight[k], bias[k], corner, (gates[k], states[k]) if keep else None)
+        kept = (gates[k], states[k]) if keep else None
+        _scan(rows, out[:, :, :, k], weight[k], bias[k], corner, stable, kept)
     return as_map(out.flatten(3)), gates, states
 
 
@@ -137,7 +157,13 @@ def _allocate(x: Tensor, weight: Tensor, keep: bool) -> tuple[Tensor, Tensor]:
 
 
 def _scan(
-    rows: Tensor, out: Tensor, weight: Tensor, bias: Tensor, corner: str, kept: tuple[Tensor, Tensor] | None
+    rows: Tensor,
+    out: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    corner: str,
+    stable: bool,
+    kept: tuple[Tensor, Tensor] | None,
 ) -> None:
     """Write the outputs (B, H, W, D) of pre-activations (B, H, W, 5·D), and what is kept."""
     images, height, width, _ = rows.shape
@@ -146,6 +172,7 @@ def _scan(
     h, c = weight.new_zeros(2, height + 2, images, size).unbind()
     most = min(height, width) * images
     scratch = (weight.new_empty(most, weight.shape[0]), weight.new_empty(most, size)) if kept is None else kept
+    shares = weight.new_empty(2, most, size) if stable else None
     for step in anti_diagonals(height, width, corner):
         places = step.places(images) if kept else slice(0, step.count * images)
         gates, state = (part[places] for part in scratch)
@@ -153,7 +180,8 @@ def _scan(
         if step.start > 0:
             gates.addmm_(h[step.above].view(-1, size), vertical).addmm_(h[step.own].view(-1, size), horizontal)
         _activate(gates, size)
-        i, f, other_f, o, g = gates.chunk(GATES, 1)
+        i, _, _, o, g = gates.chunk(GATES, 1)
+        f, other_f = _forgets(gates, shares)
         own = c[step.own].view(-1, size)
         torch.mul(own, other_f, out=state).addcmul_(c[step.above].view(-1, size), f).addcmul_(i, g)
         own.copy_(state)
@@ -173,9 +201,21 @@ def _activate(gates: Tensor, size: int) -> None:
         g.tanh_()
 
 
+def _forgets(gates: Tensor, shares: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return what is kept of the vertical and of the horizontal neighbor (n·B, D); `shares` (2, …, D): room for both.
+
+    That is f and f' themselves, or in the stable form, which asks for room, f·f' and f·(1 − f').
+    """
+    _, f, other_f, _, _ = gates.chunk(GATES, 1)
+    if shares is None:
+        return f, other_f
+    vertical, horizontal = (part[: len(gates)] for part in shares)
+    return torch.mul(f, other_f, out=vertical), torch.sub(f, vertical, out=horizontal)
+
+
 @custom_op("detection::grid_lstm_backward", mutates_args=())
 def grid_lstm_backward(
-    grad: Tensor, out: Tensor, gates: Tensor, states: Tensor, weight: Tensor, corners: str
+    grad: Tensor, out: Tensor, gates: Tensor, states: Tensor, weight: Tensor, corners: str, stable: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of x (B, 5·D, H, W), the weight (K, 5·D, 2·D) and the bias (K, 5·D)."""
     num, size = len(weight), weight.shape[2] // 2
@@ -183,7 +223,7 @@ def grid_lstm_backward(
     total = grads.new_zeros(*grads.shape[:3], weight.shape[1], dtype=state_type(grad))
     grad_weight, grad_bias = torch.zeros_like(weight), weight.new_zeros(weight.shape[:2])
     for k, corner in enumerate(corners.split()):
-        back = _Back(outs[:, :, :, k], gates[k], states[k], weight[k], (grad_weight[k], grad_bias[k]))
+        back = _Back(outs[:, :, :, k], gates[k], states[k], weight[k], (grad_weight[k], grad_bias[k]), stable)
         steps = anti_diagonals(grads.shape[1], grads.shape[2], corner)
         for step, before in zip(reversed(steps), [*reversed(steps[:-1]), None], strict=True):
             back(step, before, step.of(grads[:, :, :, k]), step.of(total))
@@ -194,7 +234,9 @@ def grid_lstm_backward(
 class _Back:
     """The way back of one scan: dh and dc (H + 2, B, D) are ∂L/∂h and ∂L/∂c by the diagonals after the present one."""
 
-    def __init__(self, out: Tensor, gates: Tensor, states: Tensor, weight: Tensor, sums: tuple[Tensor, Tensor]) -> None:
+    def __init__(
+        self, out: Tensor, gates: Tensor, states: Tensor, weight: Tensor, sums: tuple[Tensor, Tensor], stable: bool
+    ) -> None:
         self.out, self.gates, self.states, self.sums = out, gates, states, sums
         images, height, width, size = out.shape
         self.images, self.size = images, size
@@ -202,6 +244,7 @@ class _Back:
         self.dh, self.dc, self.h, self.c = weight.new_zeros(4, height + 2, images, size).unbind()
         most = min(height, width) * images
         self.scratch = weight.new_empty(4, most, size)
+        self.shares = weight.new_empty(2, most, size) if stable else None
         # Of a chunk: the gradients of pre-activations, and both neighbors' outputs.
         self.memory = weight.new_empty(max(CHUNK, most), weight.shape[0])
         self.neighbors = weight.new_zeros(max(CHUNK, most), 2 * size)
@@ -215,7 +258,7 @@ class _Back:
         part = slice(self.filled, self.filled + count)
         g = self.memory[part]
         dc = self._gradients(step, before, grad, g)
-        forgets = self.gates[step.places(self.images)].chunk(GATES, 1)[1:3]
+        forgets = _forgets(self.gates[step.places(self.images)], self.shares)
         neighbors = self.neighbors[part]
         for own, column, weight, forget in zip(
             (step.above, step.own), (0, size), (self.of_vertical, self.of_horizontal), forgets, strict=True
@@ -244,8 +287,15 @@ class _Back:
         self.dc.zero_()
         _tanh_backward(torch.mul(dc, i, out=d), new, grad_input=dnew)
         _sigmoid_backward(torch.mul(dc, new, out=d), i, grad_input=di)
-        for own, gate, gradient in ((step.above, f, df), (step.own, other_f, dother)):
-            _sigmoid_backward(torch.mul(dc, self.c[own].view(-1, self.size), out=d), gate, grad_input=gradient)
+        above, beside = (self.c[own].view(-1, self.size) for own in (step.above, step.own))
+        if self.shares is None:
+            _sigmoid_backward(torch.mul(dc, above, out=d), f, grad_input=df)
+            _sigmoid_backward(torch.mul(dc, beside, out=d), other_f, grad_input=dother)
+        else:
+            torch.lerp(beside, above, other_f, out=squashed)
+            _sigmoid_backward(torch.mul(dc, squashed, out=d), f, grad_input=df)
+            torch.sub(above, beside, out=squashed).mul_(f)
+            _sigmoid_backward(torch.mul(dc, squashed, out=d), other_f, grad_input=dother)
         return dc
 
     def _read(self, before: AntiDiagonal | None) -> None:
@@ -265,25 +315,29 @@ class _Back:
 
 
 @grid_lstm.register_fake
-def _(x: Tensor, weight: Tensor, bias: Any, valid: Any, corners: str, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _(
+    x: Tensor, weight: Tensor, bias: Any, valid: Any, corners: str, stable: bool, keep: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     return empty_map(x, len(weight) * (weight.shape[2] // 2)), *_allocate(x, weight, keep)
 
 
 @grid_lstm_backward.register_fake
-def _(grad: Tensor, out: Tensor, gates: Tensor, states: Tensor, weight: Tensor, corners: str) -> tuple[Tensor, ...]:
+def _(
+    grad: Tensor, out: Tensor, gates: Tensor, states: Tensor, weight: Tensor, corners: str, stable: bool
+) -> tuple[Tensor, ...]:
     return empty_map(grad, weight.shape[1]), torch.empty_like(weight), weight.new_empty(weight.shape[:2])
 
 
 def _keep(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
-    _, weight, _, _, ctx.corners, _ = inputs
+    _, weight, _, _, ctx.corners, ctx.stable, _ = inputs
     ctx.set_materialize_grads(False)  # nobody reads the gates and states, so their gradients need no zeros
     ctx.save_for_backward(*output, weight)
 
 
 def _backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
     if grad is None:
-        return (None,) * 6
-    return *grid_lstm_backward(grad, *ctx.saved_tensors, ctx.corners), None, None, None
+        return (None,) * 7
+    return *grid_lstm_backward(grad, *ctx.saved_tensors, ctx.corners, ctx.stable), None, None, None, None
 
 
 grid_lstm.register_autograd(_backward, setup_context=_keep)

@@ -19,15 +19,19 @@ def at_each(height, width, corner, step, zero):
     return torch.stack([torch.stack([states[r, c][0] for c in columns], -1) for r in rows], -2)
 
 
-def naive_grid_lstm(x, weight, bias, valid, corner):
+def naive_grid_lstm(x, weight, bias, valid, corner, stable=False):
     """MDLSTM by its formulas: x (B, 5·D, H, W), weight (5·D, 2·D), bias (5·D)."""
     size = weight.shape[1] // 2
 
     def step(r, c, vertical, horizontal):
         products = vertical[0] @ weight[:, :size].T + horizontal[0] @ weight[:, size:].T
         i, f, other_f, o, g = (x[:, :, r, c] + products + bias).chunk(5, 1)
-        cell = f.sigmoid() * vertical[1] + other_f.sigmoid() * horizontal[1] + i.sigmoid() * g.tanh()
-        cell = cell * valid[:, :, r, c]
+        keep, other = f.sigmoid(), other_f.sigmoid()
+        if stable:
+            kept = keep * (other * vertical[1] + (1 - other) * horizontal[1])
+        else:
+            kept = keep * vertical[1] + other * horizontal[1]
+        cell = (kept + i.sigmoid() * g.tanh()) * valid[:, :, r, c]
         return o.sigmoid() * cell.tanh(), cell
 
     zero = x.new_zeros(len(x), size)

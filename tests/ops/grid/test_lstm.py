@@ -29,11 +29,12 @@ def with_gradients(y, *leaves):
 
 
 @pytest.mark.parametrize("backend", ["ours", "steps"])
+@pytest.mark.parametrize("stable", [False, True])
 @pytest.mark.parametrize("size", [(1, 1), (4, 7), (6, 3), (1, 5), (5, 1)])
-def test_it_is_the_naive_scan(size, backend):
+def test_it_is_the_naive_scan(size, stable, backend):
     x, weight, bias, valid = drawn(*size)
-    found = scan_grid_lstm(x, weight, bias, valid, CORNERS, backend=backend)
-    expected = torch.cat([naive_grid_lstm(x, weight[k], bias[k], valid, c) for k, c in enumerate(CORNERS)], 1)
+    found = scan_grid_lstm(x, weight, bias, valid, CORNERS, stable=stable, backend=backend)
+    expected = torch.cat([naive_grid_lstm(x, weight[k], bias[k], valid, c, stable) for k, c in enumerate(CORNERS)], 1)
     for a, b in zip(*(with_gradients(y, x, weight, bias) for y in (found, expected)), strict=True):
         torch.testing.assert_close(a, b)
 
@@ -61,10 +62,34 @@ def test_by_hand():
     torch.testing.assert_close(last, torch.tensor([[c, 0], [0, 0]], dtype=x.dtype).tanh() / 2)
 
 
+@pytest.mark.parametrize("stable", [False, True])
 @pytest.mark.parametrize("corner", CORNERS)
-def test_gradcheck(corner):
+def test_gradcheck(corner, stable):
     x, weight, bias, valid = drawn(3, 2, (corner,), size=2)
-    assert torch.autograd.gradcheck(lambda *t: scan_grid_lstm(*t, valid, (corner,), backend="ours"), (x, weight, bias))
+
+    def scan(*leaves):
+        return scan_grid_lstm(*leaves, valid, (corner,), stable=stable, backend="ours")
+
+    assert torch.autograd.gradcheck(scan, (x, weight, bias))
+
+
+def test_by_hand_in_the_stable_form():
+    """f = 1/2 is kept, f' = 1/2 of it of each neighbor: 1/4 by a step, and both paths to (1, 1) give 1/16."""
+    x = torch.zeros(1, GATES, 2, 2, dtype=torch.float64)
+    x[0, 4, 0, 0] = 1
+    weight, bias = x.new_zeros(1, GATES, 2), x.new_zeros(1, GATES)
+    y = scan_grid_lstm(x, weight, bias, None, ("top_left",), stable=True)[0, 0]
+    c = math.tanh(1) / 2
+    torch.testing.assert_close(y, torch.tensor([[c, c / 4], [c / 4, c / 8]], dtype=x.dtype).tanh() / 2)
+
+
+@pytest.mark.parametrize(("stable", "most"), [(True, 100), (False, 1e9)])
+def test_the_stable_form_stays_in_range_over_any_map(stable, most):
+    """With all gates open a state is at most the number of steps, or doubles at every step."""
+    x = torch.full((1, GATES, 40, 40), 9.0)
+    weight, bias = x.new_zeros(1, GATES, 2), x.new_zeros(1, GATES)
+    _, _, states = torch.ops.detection.grid_lstm(x, weight, bias, None, "top_left", stable, True)
+    assert states.max() <= most if stable else states.max() > most
 
 
 def test_nothing_is_kept_without_a_gradient():
@@ -72,7 +97,7 @@ def test_nothing_is_kept_without_a_gradient():
     expected = scan_grid_lstm(x, weight, bias, valid, CORNERS)
     with torch.no_grad():
         assert torch.equal(scan_grid_lstm(x, weight, bias, valid, CORNERS), expected)
-        _, gates, states = torch.ops.detection.grid_lstm(x, weight, bias, valid, " ".join(CORNERS), False)
+        _, gates, states = torch.ops.detection.grid_lstm(x, weight, bias, valid, " ".join(CORNERS), False, False)
     assert gates.numel() == states.numel() == 0
 
 
@@ -86,9 +111,10 @@ def test_half_precision_keeps_states_in_float32(dtype):
         torch.testing.assert_close(a.float(), b.float(), rtol=0.05, atol=0.05)
 
 
-def test_operations_are_registered_right():
+@pytest.mark.parametrize("stable", [False, True])
+def test_operations_are_registered_right(stable):
     x, weight, bias, valid = drawn(3, 4, dtype=torch.float32)
-    arguments = (x, weight, bias, valid, " ".join(CORNERS), True)
+    arguments = (x, weight, bias, valid, " ".join(CORNERS), stable, True)
     utils = ("test_schema", "test_autograd_registration", "test_faketensor")
     torch.library.opcheck(torch.ops.detection.grid_lstm, arguments, test_utils=utils)
 
