@@ -94,7 +94,8 @@ def step_flops(cell: Cell) -> int:
         4·N  S6, SSD: as MinGRU for each of N states, and their product with C
         4·E + 4  MLSTM: so for each of the E keys of a head, and for n
 
-    A sweep of SSD or MLSTM computes lines of T steps by products of matrices, which cost 2·T·(N + D) and 4·T·D a step.
+    A sweep of SSD or MLSTM computes lines of T steps by products of matrices, which cost 2·T·(N + D) and 4·T·D a step;
+    of lines of more than 64 in pieces of S, about 2·S·(N + D) + (4 + 2·T/S²)·N·D and 4·S·D + (4 + 2·T/S²)·E·D.
     """
     size = cell.hidden_size
     recurrent = 2 * cell.weight_hh.numel() if cell.recurrent_gates else size * _scanned(cell)

@@ -15,15 +15,15 @@ from torch.nn.functional import logsigmoid
 from detection.cells.cell import ScannedCell, State
 from detection.cells.heads import HeadedCell
 from detection.cells.initialization import Initialization, forget_bias
-from detection.ops.sweep.decay_matrix import matrix_memory
+from detection.ops.sweep.decay_matrix import matrix_memory, scaled_one
 
 
 class MLSTM(HeadedCell, ScannedCell):
     """C = f·C + i·v kᵀ, n = f·n + i·k, h = o·C q / max(abs(nᵀ q), 1) in each head, a matrix memory.
 
     q, k, v and o = σ(·) are of D channels, i = exp(·) and f = σ(·) of one a head; k is scaled by 1/√E. A state has h,
-    C and n scaled by exp(−m), and m = max(log f + m, log i, 0). Lines are computed as products of matrices, T×T for
-    each head. `bias_hh` (2·D + 2·K) is added to q, k, i and f.
+    C and n scaled by exp(−m), and m = max(log f + m, log i, 0). Lines are computed as products of matrices for each
+    head, T×T, or of pieces where they are long. `bias_hh` (2·D + 2·K) is added to q, k, i and f.
 
     The paper starts without biases of q and k, so that a memory is read through products of pre-activations, which are
     small at first. Here they start at E^(−1/4), where ⟨q, k⟩ is about 1: h is an average of v along the line.
@@ -40,6 +40,8 @@ class MLSTM(HeadedCell, ScannedCell):
     has_keep_gate = True
     default_init = partial(forget_bias)
     short_init = partial(forget_bias, value=1.0)
+    # i = 0 and f = 1: nothing enters and nothing decays.
+    identity_step = (0.0, 0.0, 0.0, 0.0, -math.inf, math.inf)
     bias_hh: Tensor | None
 
     @property
@@ -81,7 +83,7 @@ class MLSTM(HeadedCell, ScannedCell):
         keep, take = ((t - m).exp()[..., None] for t in (log_f + state[3], log_i))  # (N, K, 1)
         memory = keep[..., None] * memory + (take * v)[..., None] * k[..., None, :]
         n = keep * n + take * k
-        total = torch.maximum((n * q).sum(-1, keepdim=True).abs(), (-m).exp()[..., None])
+        total = torch.maximum((n * q).sum(-1, keepdim=True).abs(), scaled_one(m)[..., None])
         h = o * (memory @ q[..., None])[..., 0] / total
         return h.flatten(1), memory.flatten(1), n.flatten(1), m
 

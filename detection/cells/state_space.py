@@ -166,7 +166,7 @@ class S6(StateSpace):
 class SSD(StateSpace):
     """The state space of Mamba-2 (Dao, Gu 2024): Δ, one decay and d for each head of channels.
 
-    Lines are computed as products of matrices, T×T for each head, in pieces where they are long.
+    Lines are computed as products of matrices for each head, T×T, or of pieces where they are long.
 
     Args:
         hidden_size, input_size, bias, init: as in `Cell`; `init` is a forget bias of 5.

@@ -56,14 +56,16 @@ def test_an_slstm_equals_its_sums_without_a_scale():
 @pytest.mark.parametrize("cell", [MLSTM, SLSTM])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("backend", ["auto", "steps"])
-def test_extreme_gates_give_finite_values_and_gradients(cell, dtype, backend):
+@pytest.mark.parametrize(("size", "piece"), [(200, 64), (200, 5), (50, 5)])
+def test_extreme_gates_give_finite_values_and_gradients(cell, dtype, backend, size, piece, monkeypatch):
     """Gates of ±200, whose exponentials float32 does not have, in every order of a line."""
+    monkeypatch.setattr("detection.ops.sweep.decay_matrix.PIECE", piece)
     made = cell(SIZE, num_heads=2).to(dtype)
     torch.manual_seed(0)
     x = torch.randn(64, made.projection_channels, 1, LENGTH, dtype=dtype)
     signs = torch.randint(-1, 2, (64, *x.shape[1:])).to(dtype)
     gates = slice(4 * SIZE, None) if cell is MLSTM else slice(0, 2 * SIZE)
-    x[:, gates] = 200 * signs[:, gates]
+    x[:, gates] = size * signs[:, gates]
     x.requires_grad_()
     valid = torch.rand(64, 1, 1, LENGTH) > 0.2
     y = sweep([made, made], x, valid, ["right", "left"], backend=backend)

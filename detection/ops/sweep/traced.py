@@ -1,7 +1,7 @@
 """Sweeps in an ONNX export: lines of any length, by operators that ONNX has or that a local function composes.
 
     linear cells, S6                `LinearScan`, h = a·h + b, in ⌈log₂ L⌉ doubling steps
-    SSD, MLSTM                      the products of matrices of their own scan
+    SSD, MLSTM                      the products of matrices of their own scan, also of pieces of a line
     accumulator, IndRNN             `MaxAffineScan`, h = max(s·h + a, b) with s ≥ 0, which is closed under composition
     tanh RNN, IRNN, LSTM with and without peepholes, GRU
                                     ONNX's `RNN`, `LSTM` and `GRU`, whose input side is the identity
@@ -12,9 +12,7 @@ The two scans are nodes of the domain `detection`; `detection.export.functions` 
 
 # B images, C = G·D pre-activations, D hidden size, H×W map, K directions, T steps of a scan, N lines of all images.
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -39,7 +37,8 @@ from detection.cells import (
     ScannedCell,
     TanhRNN,
 )
-from detection.errors import UserError
+from detection.ops.sweep.any_length import lines_of_any_length as lines_of_any_length
+from detection.ops.sweep.any_length import refuse_any_length
 from detection.ops.sweep.directions import Direction, is_horizontal, is_reversed
 
 DOMAIN = "detection"
@@ -55,27 +54,6 @@ _OPERATORS: dict[type[Cell], tuple[str, tuple[int, ...], dict[str, Any]]] = {
 }
 # ONNX's peepholes are of i, o and f, ours of i, f and o.
 _PEEPHOLES = (0, 2, 1)
-
-_any_length = ContextVar("_any_length", default=False)
-
-
-@contextmanager
-def lines_of_any_length() -> Iterator[None]:
-    """Refuse a cell whose scan could only be unrolled for one length."""
-    token = _any_length.set(True)
-    try:
-        yield
-    finally:
-        _any_length.reset(token)
-
-
-def refuse_any_length(reason: str) -> None:
-    """Raise a `UserError` with a reason, a clause, where lines of any length are wanted."""
-    if _any_length.get():
-        raise UserError(
-            f"--dynamic: {reason}, so that its steps are written out for lines of one length; leave --dynamic out, for "
-            "a file of one size."
-        )
 
 
 def traced_sweep(
