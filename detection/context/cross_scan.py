@@ -31,8 +31,8 @@ class CrossScan(Context):
     Args:
         in_channels: channels of the input.
         cell: the recurrent cell, a partial of a `Cell` with an identity step: `MinGRU`, `MinLSTM`, `GatedLinear`,
-            `RGLRU`, or a `ScannedCell` that states one, as `S6`; each route of each layer has separate weights. A map
-            has many more locations than a line, over which it must remember.
+            `RGLRU`, `S6`, `SSD`, `MLSTM`, or a `ScannedCell` that states one; each route of each layer has separate
+            weights. A map has many more locations than a line, over which it must remember.
         hidden_channels: channels of a route's output.
         num_layers: how many scans follow each other.
         out_channels: channels of the output; None for `hidden_channels`.
@@ -86,6 +86,6 @@ def _check_cell(cell: Cell) -> None:
     if not isinstance(cell, LinearCell) and getattr(cell, "identity_step", None) is None:
         raise UserError(
             f"context.cell={type(cell).__name__}: CrossScan passes over locations outside of an image by steps that "
-            f"leave the state as it is, and this cell has none; take MinGRU, MinLSTM, GatedLinear, RGLRU or S6, or "
-            f"context=SpatialRNN for {type(cell).__name__}."
+            f"leave the state as it is, and this cell has none; take MinGRU, MinLSTM, GatedLinear, RGLRU, S6, SSD or "
+            f"MLSTM, or context=SpatialRNN for {type(cell).__name__}."
         )

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 
-from detection.cells import LSTM, RGLRU, SLSTM, MinGRU
+from detection.cells import LSTM, MLSTM, RGLRU, SLSTM, SSD, MinGRU
 from detection.context import CrossScan
 from detection.errors import UserError
 from detection.ops.cross_scan import cross_scan
@@ -20,8 +20,9 @@ def support(y, x):
     return torch.stack(rows).abs().sum((0, 1)) > 0
 
 
-@pytest.mark.parametrize("cell", [MinGRU, RGLRU])
-def test_a_route_depends_on_every_valid_location_before_it(cell):
+@pytest.mark.parametrize("cell", [MinGRU, RGLRU, SSD, MLSTM])
+def test_a_route_depends_on_every_valid_location_before_it(cell, monkeypatch):
+    monkeypatch.setattr("detection.ops.sweep.decay_matrix.PIECE", 5)
     torch.manual_seed(0)
     cells = [cell(2).double() for _ in DIRECTIONS]
     x = torch.randn(1, cells[0].projection_channels, HEIGHT, WIDTH, dtype=torch.float64, requires_grad=True)

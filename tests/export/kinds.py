@@ -33,6 +33,8 @@ CONTEXTS = {
     "RecurrentConv": ["norm=lrn"],
     "GridLSTM": ["hidden_channels=8"],
     "CrossScan": ["hidden_channels=8"],
+    "CrossScan`, `SSD": ["hidden_channels=8", "cell=detection.cells.SSD"],
+    "CrossScan`, `MLSTM": ["hidden_channels=8", "cell=detection.cells.MLSTM"],
     "LinePropagation": ["hidden_channels=8"],
     "ScanBlock": ["mixer.hidden_channels=8"],
     "AttentionLSTM": ["hidden_channels=8", "size=6"],
@@ -56,10 +58,10 @@ def spatial_rnn(cell: str) -> list[str]:
 
 
 def context(name: str) -> list[str]:
-    """The quick start with another context."""
+    """The quick start with another context, of the cell that a name may have after it."""
     rest = [text for text in SMALL if "context" not in text]
     settings = [f"detector.context.{text}" for text in CONTEXTS[name]]
-    return [*rest, f"detector.context=detection.context.{name}", *settings]
+    return [*rest, f"detector.context=detection.context.{name.split('`')[0]}", *settings]
 
 
 def build(config: str, overrides: list[str], pretrained: bool = False) -> Detector:

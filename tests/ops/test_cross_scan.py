@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from detection.cells import RGLRU, S6, SSD, MinGRU, MinLSTM
+from detection.cells import MLSTM, RGLRU, S6, SSD, MinGRU, MinLSTM
 from detection.export.onnx_file import write_onnx
 from detection.ops.cross_scan import cross_scan, route_scan
 from detection.ops.sweep.directions import DIRECTIONS
@@ -15,10 +15,16 @@ from detection.ops.sweep.traced import lines_of_any_length
 from tests.ops.sweeps import LINEAR, SIZE, corner, draw, holes, make
 
 ALL = " ".join(DIRECTIONS)
-CELLS = [*LINEAR, partial(MinLSTM, bias=False), partial(RGLRU, learned_initial_state=True), S6, SSD]
+CELLS = [*LINEAR, partial(MinLSTM, bias=False), partial(RGLRU, learned_initial_state=True), S6, SSD, MLSTM]
 every_cell = pytest.mark.parametrize(
     "cell", CELLS, ids=lambda cell: getattr(cell, "__name__", "") or str(cell.keywords)
 )
+
+
+@pytest.fixture(autouse=True)
+def short_pieces(monkeypatch):
+    """Routes of SSD and the mLSTM are several pieces, the last of which is shorter than the others."""
+    monkeypatch.setattr("detection.ops.sweep.decay_matrix.PIECE", 5)
 
 
 def order(route, height, width):
@@ -160,7 +166,9 @@ class Scan(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "cell", [RGLRU, partial(MinLSTM, learned_initial_state=True), S6], ids=["rglru", "minlstm", "s6"]
+    "cell",
+    [RGLRU, partial(MinLSTM, learned_initial_state=True), S6, SSD, MLSTM],
+    ids=["rglru", "minlstm", "s6", "ssd", "mlstm"],
 )
 def test_an_exported_file_is_exact_at_any_size(cell, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
