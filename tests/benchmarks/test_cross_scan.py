@@ -1,5 +1,6 @@
 """`detection benchmark cross-scan` measures what computes the same."""
 
+import pytest
 import torch
 
 from detection.benchmarks import cross_scan
@@ -8,6 +9,12 @@ from detection.ops.cross_scan import route_scan
 
 def test_ratios_are_measured():
     found = cross_scan.measure_routes((1, 4, 3, 4), 1, "cpu")
+    assert any("ratios" in name for name in found) and all(value > 0 for value in found.values())
+
+
+@pytest.mark.parametrize("kind", cross_scan.IN_PIECES)
+def test_ratios_of_pieces_are_measured(kind):
+    found = cross_scan.measure_pieces(kind, (1, 4, 3, 4), 1, "cpu")
     assert any("ratios" in name for name in found) and all(value > 0 for value in found.values())
 
 
