@@ -80,7 +80,9 @@ def test_states_are_kept_for_a_backward_pass_only(cell):
 @pytest.mark.parametrize("cell", [*LINEAR, LSTM, GRU], ids=name_of)
 def test_scratch_is_small(cell, monkeypatch):
     """Beyond input, output and their gradients at most two maps a direction, of both passes together."""
-    monkeypatch.setattr("detection.ops.sweep.autograd.CHUNK", 100)  # as small a part of the map as of a large one
+    # As small a part of the map as of a large one.
+    monkeypatch.setattr("detection.ops.sweep.autograd.CHUNK", 100)
+    monkeypatch.setattr("detection.ops.sweep.gated_scan.PIECE", 5000)
     cells = nn.ModuleList(cell(32) for _ in DIRECTIONS)
     x = (
         torch.randn(2, cells[0].projection_channels, 20, 24)
