@@ -102,6 +102,7 @@ CONTEXTS = {
     "GridLSTM": partial(GridLSTM, hidden_channels=8),
     "GridLSTM, stable": partial(GridLSTM, hidden_channels=8, stable=True),
     "GridLSTM, linear": partial(GridLSTM, hidden_channels=8, linear=True),
+    "GridLSTM, diffusion": partial(GridLSTM, hidden_channels=40, linear=True, mode="D"),
     "ScanBlock": partial(ScanBlock, mixer=partial(SpatialRNN, hidden_channels=8)),
 }
 

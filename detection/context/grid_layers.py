@@ -90,16 +90,16 @@ def edge_gates(logits: Tensor, mode: Mode) -> EdgeGates:
     most 1, split between its edges.
     """
     amount, direction, *transitions, mark_h, mark_v, mark = torch.sigmoid(logits).unbind(2)
-    sources = amount * direction, amount * (1 - direction)
-    marks = mark_h, mark_v, mark
+    source_h, source_v = amount * direction, amount * (1 - direction)
+    marks = mark, mark_h, mark_v
     if mode == "D":
         hh, vv, vh = transitions
-        return EdgeGates(*sources, hh, torch.zeros_like(hh), vh, vv, *marks)
+        return EdgeGates(*marks, source_h, hh, vh, source_v, torch.zeros_like(hh), vv)
     # 1 − σ(l) as σ(−l), which keeps its digits.
     turned_h, turned_v = torch.sigmoid(-logits[:, :, 3]), torch.sigmoid(-logits[:, :, 5])
     keep_h, straight_h, keep_v, straight_v = transitions
     hh, hv, vv, vh = keep_h * straight_h, keep_h * turned_h, keep_v * straight_v, keep_v * turned_v
-    return EdgeGates(*sources, hh, hv, vh, vv, *marks)
+    return EdgeGates(*marks, source_h, hh, vh, source_v, hv, vv)
 
 
 def _starts(mode: Mode, forget_bias: float, heads: int) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from torch.utils.flop_counter import register_flop_formula
 
 from detection.ops import cross_scan, line_propagation  # noqa: F401 - defines the operations
+from detection.ops.grid import linear as grid_linear  # noqa: F401
 from detection.ops.grid import lstm as grid  # noqa: F401
 from detection.ops.sweep import (  # noqa: F401 - defines the operations
     accumulate,
@@ -137,3 +138,15 @@ def _(x, weight, *_, **__) -> int:
 @register_flop_formula(ops.grid_lstm_backward)
 def _(grad, out, gates, states, weight, *_, **__) -> int:
     return 2 * _product(grad, weight)
+
+
+@register_flop_formula(ops.grid_linear)
+def _(value, gates, valid, corners, *_, **__) -> int:
+    """Count the product of a value and both states with nine gates."""
+    return 15 * len(corners.split()) * math.prod(value)
+
+
+@register_flop_formula(ops.grid_linear_backward)
+def _(grad, *_, **__) -> int:
+    """Count the states again, the product with the transposed gates, that for each gate, and the sum over corners."""
+    return 44 * math.prod(grad)

@@ -7,6 +7,7 @@ that of the mirrored map.
 
 # B images, C channels, H×W map, n locations of a diagonal, T = H + W − 1 diagonals.
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -27,6 +28,11 @@ def is_from_below(corner: str) -> bool:
 def is_from_right(corner: str) -> bool:
     """Return whether the horizontal neighbor is the one to the right."""
     return corner.endswith("right")
+
+
+def opposite(corner: str) -> Corner:
+    """Return the corner that a scan from this one ends at; from there the same anti-diagonals come in reverse."""
+    return CORNERS[::-1][CORNERS.index(corner)]  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -67,11 +73,11 @@ class AntiDiagonal:
         return slice(self.start * images, (self.start + self.count) * images)
 
     def of(self, rows: Tensor) -> Tensor:
-        """Return its locations of a map (B, H, W, C), any strides, as a view (n, B, C)."""
-        image, down, right, channel = rows.stride()
+        """Return its locations of a map (B, H, W, …), any strides, as a view (n, B, …)."""
+        image, down, right, *rest = rows.stride()
         offset = rows.storage_offset() + self.row * down + self.column * right
-        size = (self.count, rows.shape[0], rows.shape[3])
-        return rows.as_strided(size, (down + self.turn * right, image, channel), offset)
+        size = (self.count, rows.shape[0], *rows.shape[3:])
+        return rows.as_strided(size, (down + self.turn * right, image, *rest), offset)
 
 
 def anti_diagonals(height: int, width: int, corner: str) -> list[AntiDiagonal]:
@@ -92,6 +98,17 @@ def mirrored(x: Tensor, corner: str) -> Tensor:
     """Return a map (…, H, W) as seen from a corner; twice is the map itself."""
     dims = [dim for dim, is_mirrored in ((-2, is_from_below(corner)), (-1, is_from_right(corner))) if is_mirrored]
     return x.flip(dims) if dims else x
+
+
+def scan_order(height: int, width: int, corners: Sequence[str], device: torch.device) -> Tensor:
+    """Return the location, row·W + column, of each place in the scans from K corners: (H·W, K).
+
+    A diagonal's locations are in the order of their rows as seen from the corner.
+    """
+    places = torch.arange(height * width, device=device).view(height, width)
+    row, column = places // width, places % width
+    by_diagonal = (row + column).flatten().argsort(stable=True)
+    return torch.stack([mirrored(places, corner).flatten()[by_diagonal] for corner in corners], 1)
 
 
 def by_anti_diagonal(x: Tensor, corner: str) -> Tensor:

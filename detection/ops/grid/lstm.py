@@ -10,6 +10,8 @@ and in its stable form (Leifert et al. 2016; recalled), where f is how much is k
 Without the peepholes of the first paper. By anti-diagonals: a step is two products for all its locations of all images.
 The operation keeps gates and cell states in the order of the scan; its backward pass sums the gradient of U in chunks.
 Outside the image the pre-activations of i, f and f' are −∞, which makes c and h exactly 0 and lets no gradient through.
+It has no Triton kernel: each step multiplies all channels' states by U, which does not fit one program, and in one
+launch its programs would have to wait for each other at every diagonal, for which Triton has no barrier.
 """
 
 # B images, D hidden size, H×W map, K corners, n locations of a diagonal, N = H·W·B locations of a scan.

@@ -31,3 +31,10 @@ def line_kernels() -> ModuleType:
     from detection.ops import triton_line_propagation
 
     return triton_line_propagation
+
+
+def grid_kernels() -> ModuleType:
+    """Return the module of the linear two-dimensional recurrence's kernels."""
+    from detection.ops.grid import triton_linear
+
+    return triton_linear

@@ -3,7 +3,15 @@
 import pytest
 import torch
 
-from detection.ops.grid.corners import CORNERS, anti_diagonals, by_anti_diagonal, from_anti_diagonals, shifted
+from detection.ops.grid.corners import (
+    CORNERS,
+    anti_diagonals,
+    by_anti_diagonal,
+    from_anti_diagonals,
+    opposite,
+    scan_order,
+    shifted,
+)
 
 SIZES = [(1, 1), (1, 4), (5, 1), (2, 3), (4, 3)]
 
@@ -36,6 +44,19 @@ def test_a_diagonal_is_a_view_of_a_map_of_any_strides(corner):
         for d in anti_diagonals(4, 5, corner):
             at = [rows[:, d.row + k, d.column + k * d.turn] for k in range(d.count)]
             assert torch.equal(d.of(rows), torch.stack(at))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_order_of_a_scan_is_that_of_the_opposite_corner_in_reverse(size):
+    order = scan_order(*size, CORNERS, torch.device("cpu"))
+    places = torch.arange(size[0] * size[1]).view(1, *size, 1)
+    for corner, own in zip(CORNERS, order.unbind(1), strict=True):
+        assert torch.equal(own.flip(0), order[:, CORNERS.index(opposite(corner))])
+        start = 0
+        for d in anti_diagonals(*size, corner):  # whose rows are those of the map
+            found = own[start : start + d.count]
+            assert torch.equal(found.flip(0) if corner.startswith("bottom") else found, d.of(places).flatten())
+            start += d.count
 
 
 @pytest.mark.parametrize("corner", CORNERS)
