@@ -1,23 +1,57 @@
-"""Two-dimensional recurrences against the same by steps in autograd: diagonal by diagonal, and location by location."""
+"""Two-dimensional recurrences against the same by steps in autograd: diagonal by diagonal, and location by location.
+
+Of the linear form the scratch memory, too.
+"""
 
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from detection.analysis.timing import Measurements, interleaved, settle_on
+from detection.analysis.timing import Measurements, interleaved, peak_bytes, settle_on
+from detection.context.grid_layers import edge_gates
 from detection.ops.grid.corners import CORNERS, anti_diagonals
+from detection.ops.grid.linear import GATES as EDGE_GATES
+from detection.ops.grid.linear import Backend as LinearBackend
+from detection.ops.grid.linear import EdgeGates, scan_grid_linear
 from detection.ops.grid.lstm import GATES, Backend, scan_grid_lstm
 
 ROUNDS = 3
+LINEAR_ROUNDS = 7
+HEADS = 8
 
 
 def benchmark_grid(device: str) -> Measurements:
-    """Measure the two-dimensional LSTM from four corners over maps of 2x256x38x50, forward and backward.
+    """Measure the two-dimensional LSTM and the linear form from four corners over 2x256x38x50, forward and backward.
 
-    Location by location it is measured from one corner, and only once, for it takes long.
+    Location by location the LSTM is measured from one corner, and only once, for it takes long. The scratch of the
+    linear form is what a forward and backward pass holds at most without its output and gradients, over the corners.
     """
-    return measure_grid((2, 256, 38, 50), ROUNDS, device)
+    shape = 2, 256, 38, 50
+    return measure_linear(shape, LINEAR_ROUNDS, device) | measure_grid(shape, ROUNDS, device)
+
+
+def measure_linear(shape: tuple[int, int, int, int], rounds: int, device: str) -> Measurements:
+    """Measure maps (B, D, H, W) with gates of 8 heads in mode P."""
+    torch.manual_seed(0)
+    b, size, height, width = shape
+    last = torch.channels_last
+    value = torch.randn(shape, device=device).contiguous(memory_format=last).requires_grad_()
+    logits = torch.randn(b, height, width, len(CORNERS), EDGE_GATES, HEADS, device=device).permute(0, 3, 4, 5, 1, 2)
+    gates = EdgeGates(*(gate.requires_grad_() for gate in edge_gates(logits, "P")))
+    grad = torch.randn(b, len(CORNERS) * size, height, width, device=device).contiguous(memory_format=last)
+
+    def run(backend: LinearBackend) -> tuple[Tensor, ...]:
+        y = scan_grid_linear(value, gates, None, CORNERS, backend=backend)
+        return torch.autograd.grad(y, (value, *gates), grad)
+
+    functions = {"linear GridLSTM by diagonals": partial(run, "steps"), "linear GridLSTM ours": partial(run, "ours")}
+    measured = interleaved(functions, rounds, settle_on(device))
+    returned = sum(t.nbytes for t in (value, *gates, grad))  # gradients and the output are as large
+    for name, function in functions.items():
+        held = peak_bytes(function, device) - returned
+        measured[f"{name}: scratch (feature maps a corner)"] = held / value.nbytes / len(CORNERS)
+    return measured
 
 
 def measure_grid(shape: tuple[int, int, int, int], rounds: int, device: str) -> Measurements:
