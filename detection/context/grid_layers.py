@@ -15,8 +15,12 @@ from detection.ops.grid.linear import EdgeGates, scan_grid_linear
 from detection.ops.grid.lstm import GATES, scan_grid_lstm
 
 OPENED = 2.0
-"""Initial logit of the linear form's sources and of what it reads of edges; its negative of what it reads of a location
-itself, which otherwise outweighs what comes from afar."""
+"""Initial logit of the linear form's sources and, in mode P, of what it reads of edges; its negative of what it reads of
+a location itself, which otherwise outweighs what comes from afar."""
+
+DIFFUSED = 3.0
+"""Initial logit of what mode D reads of edges. Its states are sums over a quadrant, so that a gate that reads them
+outweighs with its slope, at the location itself, what comes from afar, unless it is nearly open."""
 
 Mode = Literal["P", "D"]
 GridLayer = Callable[[int, int, tuple[Corner, ...], float], nn.Module]
@@ -50,7 +54,9 @@ class LinearLayer(nn.Module):
     """Scans of pLSTM's linear form, over their root mean square at each location.
 
     Each of G = gcd(8, D) heads has gates of its own in each corner. They start to pass nearly all on, straight ahead:
-    σ(b) of a state is kept, and of that half of the heads turn σ(−b) to the other edge, the others up to σ(−1).
+    σ(b) of a state is kept, and of that half of the heads turn σ(−b) to the other edge, the others up to σ(−1); in mode
+    D a vertical edge passes σ(−1) to the horizontal one as well. Of the center's gradient at least 0.1 is left 40
+    locations away at the start, on a map of 81×81 or a single line, in both modes.
     """
 
     def __init__(
@@ -108,5 +114,7 @@ def _starts(mode: Mode, forget_bias: float, heads: int) -> Tensor:
     # Half of the heads at b, the others down to 1.
     low = min(1.0, forget_bias)
     straight = torch.linspace(2 * forget_bias - low, low, heads).clamp(max=forget_bias)
-    transitions = [keep, straight, keep, straight] if mode == "P" else [keep, keep, zero]
-    return torch.stack([opened, zero, *transitions, opened, opened, -opened])
+    if mode == "D":
+        diffused = torch.full_like(zero, DIFFUSED)
+        return torch.stack([opened, zero, keep, keep, zero - 1, diffused, diffused, zero])
+    return torch.stack([opened, zero, keep, straight, keep, straight, opened, opened, -opened])

@@ -46,11 +46,12 @@ def test_four_corners_see_the_whole_map_in_one_layer(form):
     assert seen(GridLSTM(2, hidden_channels=3, out_channels=8, **form), (5, 6), (2, 3)).all()
 
 
+@pytest.mark.parametrize("size", [(81, 1), (1, 81), (81, 81)])
 @pytest.mark.parametrize("mode", ["P", "D"])
-def test_at_the_start_the_linear_form_remembers_a_line_of_40(mode):
+def test_at_the_start_the_linear_form_remembers_a_line_of_40(mode, size):
     torch.manual_seed(0)
-    context = GridLSTM(4, hidden_channels=16, linear=True, mode=mode)
-    _, values = decay(effective_receptive_field(context, random_inputs(4, 1, 81, 1)))
+    context = GridLSTM(16, hidden_channels=16, linear=True, mode=mode)
+    _, values = decay(effective_receptive_field(context, random_inputs(16, *size, 1)))
     assert 0.1 < values[40] < 1.1
 
 
