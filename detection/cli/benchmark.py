@@ -9,7 +9,7 @@ detection benchmark [NAME ...] [--device cpu|cuda] [--output FILE.json]
   recurrences  sweeps of every cell with an operation against the cell step by step; scratch memory
   cross-scan   routes over a complete map against one step after another in autograd
   line-propagation  lines that read the line before against the same in autograd
-  grid         the two-dimensional LSTM against the same by diagonals, and by locations, in autograd
+  grid         the two-dimensional LSTM and its linear form against the same by diagonals, and by locations, in autograd
   kernels      time in kernels of every cell's sweeps, how many they are, and their rate of memory against a copy's
   matching     2400 regions with 5 steps matched at once against SciPy in a loop; the decoder against its backbone
   ion-step, accnn-step, recurrent-step

@@ -15,8 +15,8 @@ from detection.ops.grid.linear import EdgeGates, scan_grid_linear
 from detection.ops.grid.lstm import GATES, scan_grid_lstm
 
 OPENED = 2.0
-"""Initial logit of the linear form's sources and, in mode P, of what it reads of edges; its negative of what it reads of
-a location itself, which otherwise outweighs what comes from afar."""
+"""Initial logit of the linear form's sources and, in mode P, of what it reads of edges; its negative of what it reads
+there of a location itself, which otherwise outweighs what comes from afar."""
 
 DIFFUSED = 3.0
 """Initial logit of what mode D reads of edges. Its states are sums over a quadrant, so that a gate that reads them
