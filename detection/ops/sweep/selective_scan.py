@@ -7,9 +7,7 @@ that D·N states never reach memory; the backward pass computes them again. With
     ∂L/∂u = Σ_n B·g,   ∂L/∂B = Σ_d u·g,   ∂L/∂C = Σ_d h·∂L/∂y                   (2)
     q(t) = a(t)·h(t − 1)·g(t),   ∂L/∂Δ = x·∂L/∂u + Σ_n A·q,   ∂L/∂A = Σ_t Δ·q   (3)
 
-Outside the image a and u are 0, and so is h. Four directions over 2×256×38×50 with N = 4, forward and backward, take
-about 2/7 of the time of steps in autograd (CPU, one thread): most of it in some twenty passes over the map of each
-state, the rest in copies and in Δ.
+Outside the image a and u are 0, and so is h. What it costs, and why not less: `docs/results/recurrences_cpu.md`.
 """
 
 # B images, L lines, T steps, D channels, N states of a channel, P = 2·D + 2·N pre-activations, M lines of a piece.
@@ -23,11 +21,11 @@ from torch.library import custom_op
 
 from detection.ops.sweep.triton_dispatch import selective_kernels, use_triton
 
-PIECE = 2**18
+PIECE = 3 * 2**17
 """Values of a piece: few enough for ten such buffers in a cache, enough to hide what it costs to call PyTorch."""
 
-SERIES = (13, 11, 9, 7, 5, 3)
-"""Powers of the series of artanh, whose rest is below 1e-8."""
+SERIES = (1 / 13, 1 / 11, 1 / 9, 1 / 7, 1 / 5, 1 / 3, 1.0)
+"""Coefficients of the series of artanh, whose rest is below 1e-8."""
 
 Gradients = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -49,6 +47,7 @@ def selective_scan(
     if _has_kernel(lines):
         return selective_kernels().launch_selective_scan(lines, decay, bias, skip, inside, reverse)
     out = lines.new_empty(*lines.shape[:3], len(decay))
+    rates = decay.t().contiguous()  # (N, D), for vectors of strided values take four times as long
     for piece in _pieces(lines, len(decay)):
         x, _, step, b, c = _read(lines[piece], bias, decay)
         keeps = _kept(inside, piece, x)
@@ -56,8 +55,8 @@ def selective_scan(
         y = x * skip
         a, h = torch.empty_like(u), torch.empty_like(u)
         scan = _in_order(a, h, reverse)
-        for n in range(decay.shape[1]):
-            _fill(step, decay[:, n], u, b[..., n, None], keeps, a, h)
+        for n, rate in enumerate(rates):
+            _fill(step, rate, u, b[..., n, None], keeps, a, h)
             _scan(scan)
             y.addcmul_(h, c[..., n, None])
         out[piece].copy_(y.transpose(0, 1))
@@ -117,22 +116,22 @@ def _states_backward(
 ) -> Gradients:
     """Return the gradients of u, of Δ through A, of B and of C; add that of A to `grad_decay`."""
     u = step * x
-    du, dstep = torch.zeros_like(u), torch.zeros_like(u)
+    du, dstep = torch.empty_like(u), torch.zeros_like(u)
     db, dc = torch.empty_like(b), torch.empty_like(c)
     a, h, g, q = (torch.empty_like(u) for _ in range(4))
     scan, scan_back = _in_order(a, h, reverse), _in_order(a, g, not reverse)
     # Steps whose predecessor is in the line, and those predecessors.
     after, before = (slice(0, -1), slice(1, None)) if reverse else (slice(1, None), slice(0, -1))
-    for n in range(decay.shape[1]):
-        _fill(step, decay[:, n], u, b[..., n, None], keeps, a, h)
+    for n, rate in enumerate(decay.t().contiguous()):
+        _fill(step, rate, u, b[..., n, None], keeps, a, h)
         _scan(scan)
         torch.sum(torch.mul(h, dy, out=q), 2, out=dc[..., n])
         torch.mul(dy, c[..., n, None], out=g)
         _scan_back(scan_back)
         torch.sum(torch.mul(g, u, out=q), 2, out=db[..., n])
-        du.addcmul_(g, b[..., n, None])
+        torch.mul(g, b[..., n, None], out=du) if n == 0 else du.addcmul_(g, b[..., n, None])
         products = torch.mul(g[after], h[before], out=q[after]).mul_(a[after])  # equation (3)
-        dstep[after].addcmul_(products, decay[:, n])
+        dstep[after].addcmul_(products, rate)
         grad_decay[:, n].add_(products.mul_(step[after]).sum((0, 1)))
     return du, dstep, db, dc
 
@@ -192,9 +191,11 @@ def _kept(inside: Tensor | None, piece: Place, like: Tensor) -> Tensor | None:
 def _read(lines: Tensor, bias: Tensor, decay: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return x, Δ before and after the softplus (T, M, D), B and C (T, M, N) of lines (M, T, P)."""
     size, states = decay.shape
-    x, *others = lines.transpose(0, 1).split([size, size, states, states], 2)
-    z, b, c = (part + own for part, own in zip(others, bias.split([size, states, states]), strict=True))
-    return x.contiguous(), z, _softplus(z), b, c
+    x, z, others = lines.transpose(0, 1).split([size, size, 2 * states], 2)
+    # Of one layout, in which a step is contiguous: a sum would keep that of the lines.
+    x, z = x.contiguous(), torch.add(z, bias[:size], out=z.new_empty(z.shape))
+    b, c = (others + bias[size:]).chunk(2, 2)
+    return x, z, _softplus(z), b, c
 
 
 def _softplus(z: Tensor) -> Tensor:
@@ -206,12 +207,14 @@ def _softplus(z: Tensor) -> Tensor:
     if z.dtype != torch.float32 or z.device.type != "cpu":
         return torch.where(z > 0, z, 0) + torch.log1p(torch.exp(-z.abs()))
     w = z.abs().mul_(-math.log2(math.e)).exp2_()
-    w = torch.div(w, w + 2, out=w)
-    square = w * w
-    series = square * (1 / SERIES[0])
-    for odd in SERIES[1:]:
-        series.add_(1 / odd).mul_(square)
-    return series.add_(1).mul_(w).mul_(2).add_(z.clamp(min=0))
+    square = torch.add(w, 2)
+    torch.div(w, square, out=w)
+    torch.mul(w, w, out=square)
+    first, second, *others = z.new_tensor(SERIES).unbind()
+    series = torch.addcmul(second, square, first)
+    for coefficient in others:
+        torch.addcmul(coefficient, series, square, out=series)
+    return torch.addcmul(torch.clamp(z, min=0, out=square), series, w, value=2, out=series)
 
 
 def _keep(ctx, inputs: tuple, output: Tensor) -> None:
