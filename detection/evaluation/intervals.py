@@ -43,6 +43,8 @@ class Interval:
         p_value: that of no difference, two-sided, by the same law as the interval.
         seed_variance: variance of a single seed's difference; NaN of one seed.
         image_variance: part of the variance that more seeds would not reduce; NaN of one seed.
+        single_variance: variance of a single seed's difference over the images alone.
+        left_out: share of the resamplings in which the metric is undefined.
     """
 
     value: float
@@ -52,6 +54,8 @@ class Interval:
     p_value: float = field(default=math.nan, compare=False)
     seed_variance: float = field(default=math.nan, compare=False)
     image_variance: float = field(default=math.nan, compare=False)
+    single_variance: float = field(default=0.0, compare=False)
+    left_out: float = field(default=0.0, compare=False)
 
     @property
     def is_significant(self) -> bool:
@@ -104,12 +108,16 @@ def difference_interval(differences: np.ndarray, resampled: np.ndarray) -> Inter
         laws.append(_law(of_seed, by_images, n))
     half = max(_half_width(*law) for law in laws)
     p_value = max(_p_value(value, *law) for law in laws)
-    return Interval(value, max(-1.0, value - half), min(1.0, value + half), n, p_value, of_seed, by_images)
+    ends = max(-1.0, value - half), min(1.0, value + half)
+    single, left_out = float(np.trace(covariance)) / n, 1 - float(defined.mean())
+    return Interval(value, *ends, n, p_value, of_seed, by_images, single, left_out)
 
 
 def expected_half_width(interval: Interval, seeds: int) -> float:
     """Half-width that the interval would have with another number of seeds whose variance is the same; an estimate."""
-    return _half_width(*_law(interval.seed_variance, interval.image_variance, seeds))
+    shared = interval.image_variance
+    alone = interval.single_variance / seeds + shared * (seeds - 1) / seeds
+    return max(_half_width(*_law(interval.seed_variance, shared, seeds)), _half_width(math.inf, alone))
 
 
 def _law(of_seed: float, by_images: float, n: int) -> tuple[float, float]:

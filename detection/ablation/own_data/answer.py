@@ -12,6 +12,9 @@ detectors that have hardly learned are level by nothing that context does."""
 LEAST = 0.01
 """A difference below this is too small to be called a help, even where its interval excludes 0."""
 
+FEW_IMAGES = 10
+"""Fewer evaluated images than this show nothing of others: resampled, they seem to vary too little."""
+
 MOST_SEEDS = 100
 """Up to which numbers of seeds are tried for what would decide."""
 
@@ -32,7 +35,9 @@ class Answer:
     text: str
 
 
-def judge(interval: Interval | None, p_value: float | None, metric: str, best: float = 1.0) -> Answer:
+def judge(
+    interval: Interval | None, p_value: float | None, metric: str, best: float = 1.0, images: int = FEW_IMAGES
+) -> Answer:
     """Decide on a difference.
 
     Args:
@@ -40,26 +45,38 @@ def judge(interval: Interval | None, p_value: float | None, metric: str, best: f
         p_value: of the difference, adjusted for other comparisons; None where it is not tested.
         metric: its name, for the text.
         best: the higher mean of the two that are compared.
+        images: number of evaluated images.
     """
     margin = min(MARGIN, best / 4)
     if interval is None:
         return Answer("missing", f"no {metric} to compare: runs are missing, or it is not defined")
     found = f"{metric} {format_interval(interval, mark=False)}"
+    if reason := _too_little(interval, images):
+        return Answer("undetermined", f"cannot be determined, {found}; {reason}")
     is_significant = p_value is not None and p_value < 1 - LEVEL
     if is_significant and abs(interval.value) >= LEAST:
         outcome = "helps" if interval.value > 0 else "hurts"
         return Answer(outcome, f"{outcome}, {found}")
     ends = max(abs(interval.low), abs(interval.high))
-    if ends <= margin and p_value is not None:
+    if 0 < margin and ends <= margin and p_value is not None:
         return Answer("level", f"level within ± {ends:.3f} {metric}, {found}")
     return Answer(
         "undetermined", f"cannot be determined with these seeds, {found}; {_remedy(interval, margin, metric)}"
     )
 
 
-def _remedy(interval: Interval, margin: float, metric: str) -> str:
+def _too_little(interval: Interval, images: int) -> str:
+    """Return why no interval can decide; empty where one can."""
     if interval.seeds < 2:
         return "one pair of seeds shows nothing of other seeds: run three or more"
+    if images < FEW_IMAGES:
+        return f"{images} evaluated image{'s show' if images != 1 else ' shows'} too little of others: evaluate on more"
+    if interval.left_out > 0:
+        return "too few of the evaluated images have such objects: evaluate on more"
+    return ""
+
+
+def _remedy(interval: Interval, margin: float, metric: str) -> str:
     if margin < MARGIN:
         return f"both have so low an {metric} that they have hardly learned: train for more epochs first"
     more = more_seeds(interval)

@@ -33,7 +33,7 @@ def answers(summary: AblationSummary) -> dict[str, Answer]:
         verdict = tested.get((default, rival))
         best = _best(summary, ablation.metric, rival)
         interval, p_value = (None, None) if verdict is None else (verdict.interval, verdict.p_mean)
-        found[rival] = judge(interval, p_value, ablation.metric, best)
+        found[rival] = judge(interval, p_value, ablation.metric, best, _images_of(summary))
     return {"": together(found, default, ablation.reference), **found}
 
 
@@ -60,6 +60,11 @@ def _best(summary: AblationSummary, metric: str, rival: str) -> float:
     (data,) = ablation.data
     spreads = [summary.spread(data, name, metric) for name in (ablation.question.default, rival)]
     return max((spread.mean if spread else 1.0) for spread in spreads)
+
+
+def _images_of(summary: AblationSummary) -> int:
+    """The number of images that every run was evaluated on."""
+    return min((result.num_images for result in summary.results.values()), default=0)
 
 
 def data_blocks(remarks: Sequence[str]) -> list[Block]:
@@ -123,7 +128,8 @@ def _by_part(summary: AblationSummary) -> list[Block]:
         for name in (default, *rivals):
             cells.append(formatting.spread(summary, data, name, key))
         for rival in rivals:
-            answer = judge(intervals[key, rival], adjusted.get((key, rival)), key, _best(summary, key, rival))
+            best, images = _best(summary, key, rival), _images_of(summary)
+            answer = judge(intervals[key, rival], adjusted.get((key, rival)), key, best, images)
             word = {"undetermined": "cannot be determined", "missing": "n/a"}.get(answer.outcome, answer.outcome)
             cells += [format_interval(intervals[key, rival], mark=False), word]
         lines.append(cells)
@@ -131,8 +137,8 @@ def _by_part(summary: AblationSummary) -> list[Block]:
     for rival in rivals:
         head += [f"difference to {rival}", f"against {rival}"]
     text = (
-        f"{ablation.metric} by class and size of objects. The words hold together at 95 % (Holm, over all rows and "
-        "columns of this table)."
+        f"{ablation.metric} by class and size of objects. *Helps* and *hurts* hold together at 95 % (Holm, "
+        "over all rows and columns of this table); *level* holds for each row by itself."
     )
     return [Heading(2, "By class and object size"), Paragraph(text), Table(head, lines)]
 

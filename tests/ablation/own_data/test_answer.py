@@ -1,5 +1,7 @@
 """The answer in words: every outcome from per-image results whose law is known."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -73,6 +75,37 @@ def test_what_has_hardly_learned_is_not_level():
     low = judge(interval(-0.003, 0.018), 0.6, "AP", best=0.031)
     assert low.outcome == "undetermined" and "hardly learned: train for more epochs first" in low.text
     assert judge(interval(-0.003, 0.018), 0.6, "AP", best=0.2).outcome == "level"
+
+
+def test_what_shows_nothing_of_others_decides_nothing():
+    """One seed, detectors that find nothing, few images, and objects that a resampling may lack."""
+    clear, same = interval(0.2, 0.1, p=0.01), interval(0.0, 0.0)
+    assert judge(interval(0.2, 0.1, seeds=1, p=0.01), 0.01, "AP").outcome == "undetermined"
+    nothing = judge(same, 1.0, "AP", best=0.0)
+    assert nothing.outcome == "undetermined" and "hardly learned" in nothing.text
+    assert judge(clear, 0.01, "AP", images=10).outcome == "helps"
+    for found in (clear, same):
+        few = judge(found, found.p_value, "AP", images=9)
+        assert few.outcome == "undetermined" and few.text.endswith("9 evaluated images show too little of others: "
+                                                                   "evaluate on more")  # fmt: skip
+        rare = judge(dataclasses.replace(found, left_out=0.01), found.p_value, "AP")
+        assert rare.outcome == "undetermined" and "too few of the evaluated images have such objects" in rare.text
+
+
+def test_a_class_of_one_image_is_left_out_of_resamplings():
+    resampled = np.where(COUNTS[:, 0] > 0, 0.0, np.nan)
+    found = difference_interval(np.zeros(3), np.tile(resampled, (3, 1)))
+    assert found is not None and found.left_out == pytest.approx((COUNTS[:, 0] == 0).mean()) and found.left_out > 0.2
+    assert judge(found, found.p_value, "AP").outcome == "undetermined"
+
+
+def test_seeds_that_agree_by_luck_do_not_make_more_seeds_seem_enough():
+    """Of three equal differences the images alone make the interval, which more seeds shorten by their number only."""
+    resampled = 0.025 + np.random.default_rng(0).normal(0, 0.04, (3, 1000))
+    found = difference_interval(np.full(3, 0.025), resampled)
+    assert found is not None and found.low < 0 and found.seed_variance == pytest.approx(0)
+    assert found.single_variance == pytest.approx(0.0016, rel=0.1)
+    assert more_seeds(found) == pytest.approx((1.96 * 0.04 / 0.025) ** 2 - 3, abs=2)
 
 
 def test_how_many_seeds_more_would_decide_is_estimated():
