@@ -132,8 +132,8 @@ def open_scope(args: argparse.Namespace, plan: "Plan") -> "Scope | None":
     from detection.ablation.size_matched import save_controls
     from detection.atomic_write import write_json
 
-    digest = scope_digest(plan, args.budget_hours)
-    known = read_scope(args.output, digest)
+    digest, budget = scope_digest(plan), args.budget_hours
+    known = read_scope(args.output, digest, budget, any_budget=args.report_only and budget is None)
     if known is not None or args.report_only:
         return known
     require_ours(args.output)
@@ -145,8 +145,8 @@ def open_scope(args: argparse.Namespace, plan: "Plan") -> "Scope | None":
         launch_cost_measurement(args, plan, launcher)
         slots = min(launcher.slots, len(plan.runs))
         spent = (time.monotonic() - args.began) / 3600
-        scope = decide(plan, read_costs(args.output / "costs.json"), slots, args.budget_hours, spent)
-        save_scope(args.output, scope, digest)
+        scope = decide(plan, read_costs(args.output / "costs.json"), slots, budget, spent)
+        save_scope(args.output, scope, digest, budget)
     return scope
 
 

@@ -182,6 +182,9 @@ def test_epochs_go_last(done, capsys):
     assert json.loads(Path("out/runs/data/context/seed-2/config.json").read_text())["epochs"] == epochs
     with Path("out/report.csv").open() as file:
         assert {row["variant"] for row in csv.DictReader(file)} == {"none", "context", "wider"}
+    capsys.readouterr()
+    assert run("--report-only") == 0  # whatever the budget was
+    assert "Context helps" in capsys.readouterr().out
 
 
 def test_too_little_time_is_one_sentence_and_nothing_runs(done, capsys):

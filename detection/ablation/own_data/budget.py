@@ -4,7 +4,9 @@ Variants go first, in the order of the question, then epochs; seeds never go, no
 the question.
 """
 
+import heapq
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -63,9 +65,12 @@ class Estimate:
         return START_S + training + effort.evaluated * (cost.inference_s + effort.load_s)
 
     def hours(self, variants: Sequence[str], epochs: int) -> float:
-        """Hours of all runs of some variants: they share the slots, and the longest run is a bound from below."""
-        runs = [self.run_seconds(variant, epochs) for variant in variants for _ in range(self.seeds)]
-        return max(sum(runs) / self.slots, max(runs)) / 3600
+        """Hours of all runs of some variants, each of which starts when one of the slots is free."""
+        free = [0.0] * self.slots
+        for variant in variants:
+            for _ in range(self.seeds):
+                heapq.heapreplace(free, free[0] + self.run_seconds(variant, epochs))
+        return max(free) / 3600
 
 
 def estimate(plan: Plan, costs: MeasuredCosts | None, slots: int) -> Estimate:
@@ -87,15 +92,15 @@ def estimate(plan: Plan, costs: MeasuredCosts | None, slots: int) -> Estimate:
     if len(configs) > 1:
         raise UserError("question: an ablation with a question has one data set.")
     config = next(iter(configs.values()))
-    known: dict[int, Effort] = {}
+    base = run_type.effort(config)
+    known = {base.epochs: base}
 
     def effort(epochs: int) -> Effort:
         if epochs not in known:
-            known[epochs] = run_type.effort(run_type.override(config, [f"{run_type.epochs_key}={epochs}"]))
+            found = run_type.effort(run_type.override(config, [f"{run_type.epochs_key}={epochs}"]))
+            known[epochs] = replace(found, load_s=base.load_s)
         return known[epochs]
 
-    base = run_type.effort(config)
-    known[base.epochs] = base
     return Estimate(of_variant, effort, base.epochs, len(plan.ablation.seeds), slots)
 
 
@@ -148,27 +153,27 @@ def fit_budget(ablation: Ablation, found: Estimate, budget: float, spent: float 
     core = ablation.question.core(ablation)
     unnamed = [name for name in kept if name not in (*core, *ablation.question.drop)]
 
-    def hours() -> float:
-        return SAFETY * found.hours(kept, epochs)
+    def hours(of_epochs: int) -> float:
+        return SAFETY * found.hours(kept, of_epochs)
 
-    start, left = hours(), budget - spent
+    start, left = hours(epochs), budget - spent
     order = [name for name in (*unnamed, *ablation.question.drop) if name in kept]
     dropped = []
-    while hours() > left and order:
+    while hours(epochs) > left and order:
         dropped.append(order.pop(0))
         kept.remove(dropped[-1])
-        texts.append(f"leaves out {dropped[-1]}: {hours():.2f} h")
-    while hours() > left and epochs > 1:
-        epochs -= 1
-    if hours() > left:
-        seeds, need = ", ".join(map(str, ablation.seeds)), math.ceil(10 * (hours() + spent)) / 10
+        texts.append(f"leaves out {dropped[-1]}: {hours(epochs):.2f} h")
+    if hours(epochs) > left:
+        epochs = max(1, bisect_right(range(1, epochs + 1), left, key=hours))
+    if hours(epochs) > left:
+        seeds, need = ", ".join(map(str, ablation.seeds)), math.ceil(10 * (hours(1) + spent)) / 10
         raise UserError(
             f"--budget-hours {budget:g}: is too little for one epoch of {', '.join(kept)} with seeds {seeds}, which "
-            f"takes about {hours():.2g} h here with {SAFETY - 1:.0%} added for safety; give --budget-hours {need:g}, "
+            f"takes about {hours(1):.2g} h here with {SAFETY - 1:.0%} added for safety; give --budget-hours {need:g}, "
             "or run it on a faster machine."
         )
     if epochs < found.epochs:
-        texts.append(f"trains for {epochs} of {found.epochs} epochs: {hours():.2f} h")
+        texts.append(f"trains for {epochs} of {found.epochs} epochs: {hours(epochs):.2f} h")
     if texts:
         over = f"with {SAFETY - 1:.0%} added for safety {start:.2f} h, more than the {left:.2f} h that are left"
         texts.insert(0, f"{over} of {budget:g}")

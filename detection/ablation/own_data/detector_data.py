@@ -15,6 +15,7 @@ from detection.data.image_identity import file_digests
 from detection.data.remarks import training_remarks
 from detection.data.repeat_factors import epoch_length
 from detection.data.transforms import Transform
+from detection.errors import UserError
 from detection.evaluation.columns import BoxColumns, GroundTruthColumns
 from detection.evaluation.matching import overlapping_pairs
 from detection.training.loaders import open_split
@@ -39,9 +40,19 @@ def open_splits(data: DataConfig) -> dict[str, tuple[CocoIndex, SplitConfig]]:
 
 
 def leaks_and_remarks(data: DataConfig) -> list[str]:
-    """Sentences: the size of each split, images that two splits share byte by byte, and the doctor's cheap remarks."""
+    """Sentences: the size of each split, images that two splits share byte by byte, and the doctor's cheap remarks.
+
+    Raises:
+        UserError: training would be refused, or a split has no object, so that nothing can be learned or measured.
+    """
     splits = open_splits(data)
+    for name, (index, _) in splits.items():
+        if index.iscrowd.all():
+            of_crowd = f", but for {len(index.iscrowd)} regions to ignore (iscrowd 1)" if len(index.iscrowd) else ""
+            raise UserError(f"{index.path}: data.{name} has no object{of_crowd}; give annotations with boxes.")
     texts = [_size(name, index) for name, (index, _) in splits.items()]
+    if len(splits["train"][0].categories) == 1:
+        texts.append("one class: context cannot change what class an object has, only which are found, and their order")
     if "test" not in splits:
         texts.append("test: none is given, so the last checkpoint is reported, on val")
     texts += _leaks(splits)

@@ -12,21 +12,21 @@ from detection.atomic_write import write_json
 FILE = "budget.json"
 
 
-def scope_digest(plan: Plan, hours: float | None) -> str:
-    """Digest of all that a scope follows from: the runs and the budget, not the speed of the machine."""
-    return plan.ablation.run_type.digest([hours, {run.name: run.digest for run in plan.runs}])
+def scope_digest(plan: Plan) -> str:
+    """Digest of the runs that a scope is of, not of the speed of the machine."""
+    return plan.ablation.run_type.digest({run.name: run.digest for run in plan.runs})
 
 
-def save_scope(output: Path, scope: Scope, digest: str) -> None:
+def save_scope(output: Path, scope: Scope, digest: str, budget: float | None) -> None:
     """Write what was decided, so that the same command goes on with the same runs."""
-    write_json(output / FILE, {"digest": digest, **dataclasses.asdict(scope)})
+    write_json(output / FILE, {"digest": digest, "budget": budget, **dataclasses.asdict(scope)})
 
 
-def read_scope(output: Path, digest: str) -> Scope | None:
-    """What was decided before for the same runs and budget; None where nothing was."""
+def read_scope(output: Path, digest: str, budget: float | None, *, any_budget: bool = False) -> Scope | None:
+    """What was decided before for the same runs and budget, or whatever budget; None where nothing was."""
     try:
         plain = json.loads((output / FILE).read_text(encoding="utf-8"))
-        if plain.pop("digest") != digest:
+        if plain.pop("digest") != digest or (plain.pop("budget") != budget and not any_budget):
             return None
         return Scope(tuple(plain.pop("dropped")), plain.pop("epochs"), plain.pop("hours"), tuple(plain.pop("texts")))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

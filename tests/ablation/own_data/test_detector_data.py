@@ -50,6 +50,32 @@ def test_what_training_would_refuse_is_refused(folder):
         leaks_and_remarks(dataclasses.replace(tiny_config(folder).data, train=SplitConfig()))
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_split_without_an_object_is_refused(folder, split):
+    path = folder / f"{split}.json"
+    content = json.loads(path.read_text())
+    for annotation in content["annotations"]:
+        annotation["iscrowd"] = 1
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=rf"data.{split} has no object, but for \d+ regions to ignore"):
+        leaks_and_remarks(tiny_config(folder).data)
+    path.write_text(json.dumps({**content, "annotations": []}))
+    with pytest.raises(UserError, match=rf"data.{split} has no object; give annotations"):
+        leaks_and_remarks(tiny_config(folder).data)
+
+
+def test_one_class_is_remarked_on(folder):
+    for split in ("train", "val"):
+        content = json.loads((folder / f"{split}.json").read_text())
+        content["categories"] = content["categories"][:1]
+        for annotation in content["annotations"]:
+            annotation["category_id"] = content["categories"][0]["id"]
+        (folder / f"{split}.json").write_text(json.dumps(content))
+    assert any(
+        text.startswith("one class: context cannot change") for text in leaks_and_remarks(tiny_config(folder).data)
+    )
+
+
 def test_overlaps_are_of_one_class_and_image(tmp_path):
     def box(number, image, category, x, crowd=0):
         return {"id": number, "image_id": image, "category_id": category, "bbox": [x, 0, 20, 20], "area": 400,
