@@ -64,14 +64,13 @@ class Symbol:
         """
         try:
             runs = np.array([run.split(":") for run in self.runs.split()], np.int64).reshape(-1, 2)  # (runs, 2)
-        except ValueError:
+        except (ValueError, OverflowError):
             raise UserError(f"{self.source}: Mask: is not run lengths such as 0:14 1:2.") from None
-        values = np.repeat(runs[:, 0] > 0, runs[:, 1].clip(0))
-        if len(values) != self.height * self.width:
+        if (pixels := sum(runs[:, 1].clip(0).tolist())) != self.height * self.width:
             raise UserError(
-                f"{self.source}: Mask: {len(values)} pixels, but Width × Height is {self.width} × {self.height}."
+                f"{self.source}: Mask: {pixels} pixels, but Width × Height is {self.width} × {self.height}."
             )
-        return values.reshape(self.height, self.width)
+        return np.repeat(runs[:, 0] > 0, runs[:, 1].clip(0)).reshape(self.height, self.width)
 
 
 @dataclass(frozen=True)
@@ -125,15 +124,23 @@ def read_pages(folder: Path) -> list[Page]:
     """Read all pages of a folder, in order of writers and pieces.
 
     Raises:
-        UserError: no page there, or one that cannot be read.
+        UserError: no page there, one that cannot be read, or two files of one page.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: is no folder; give the one that holds MUSCIMA++'s CropObject files (*.xml).")
     files = sorted(path for path in folder.rglob("*.xml") if path.is_file())
     if not files:
         raise UserError(f"{folder}: holds no .xml file; give the folder of MUSCIMA++'s CropObject files.")
-    pages = [read_page(path) for path in files]
-    return sorted(pages, key=lambda page: (page.writer, page.piece))
+    pages: dict[tuple[int, int], Page] = {}
+    for path in files:
+        page = read_page(path)
+        if (page.writer, page.piece) in pages:
+            raise UserError(
+                f"{path}: is a second file of writer {page.writer}, piece {page.piece}; give a folder with one file of "
+                "each page, such as cropobjects_withstaff."
+            )
+        pages[page.writer, page.piece] = page
+    return [pages[key] for key in sorted(pages)]
 
 
 def read_page(path: Path) -> Page:
@@ -165,6 +172,8 @@ def _read_symbol(item: ElementTree.Element, path: Path, number: int) -> Symbol:
     try:
         id_, top, left, width, height = (int(texts[key]) for key in ("Id", "Top", "Left", "Width", "Height"))
         links = tuple(int(link) for link in texts["Outlinks"].split())
+        if not texts["ClassName"]:
+            raise ValueError("it has no ClassName")
     except ValueError as error:
         raise UserError(f"{path}: CropObject {number} (from 0): {error}; it needs {', '.join(_FIELDS)}.") from None
     if min(top, left) < 0 or not (0 < width <= 20_000 and 0 < height <= 20_000) or max(top, left) > 20_000:

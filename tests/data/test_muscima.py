@@ -152,7 +152,10 @@ def test_splits_share_no_piece_and_where_asked_no_writer(tmp_path, capsys):
     [
         ([*PAGE, crop_object(90, "stem", 0, 0, 4, 4, runs="1:3")], "Id 90: Mask: 3 pixels"),
         ([*PAGE, crop_object(90, "stem", 0, 0, 4, 4, runs="x")], "Id 90: Mask: is not run lengths"),
+        ([*PAGE, crop_object(90, "stem", 0, 0, 4, 4, runs="1:9" + 15 * "0")], f"Mask: 9{15 * '0'} pixels"),
+        ([*PAGE, crop_object(90, "stem", 0, 0, 4, 4, runs="1:9" + 30 * "0")], "Id 90: Mask: is not run lengths"),
         ([crop_object("a", "stem", 0, 0, 4, 4)], "CropObject 0"),
+        ([*PAGE, crop_object(90, "", 0, 0, 4, 4)], "has no ClassName"),
         ([crop_object(1, "stem", 0, 0, 0, 4)], "is no box"),
         ([*staff(1, 0), *staff(2, 300)], "two objects have the Id 2"),
         ([], "holds no CropObject"),
@@ -164,6 +167,15 @@ def test_pages_that_cannot_be_read_are_a_sentence_and_leave_nothing(tmp_path, ca
     pages = write_pages(tmp_path / "pages", page)
     assert main([str(pages), str(tmp_path / "out")]) == 2
     assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_files_of_one_page_are_refused(tmp_path, capsys):
+    """MUSCIMA++ comes with the same pages in several folders, whose images would replace each other."""
+    pages = write_pages(tmp_path / "pages")
+    write_pages(pages / "withstaff")
+    assert main([str(pages), str(tmp_path / "out")]) == 2
+    assert "is a second file of writer 1, piece 1; give a folder" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
