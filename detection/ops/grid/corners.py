@@ -73,11 +73,13 @@ class AntiDiagonal:
         return slice(self.start * images, (self.start + self.count) * images)
 
     def of(self, rows: Tensor) -> Tensor:
-        """Return its locations of a map (B, H, W, …), any strides, as a view (n, B, …)."""
+        """Return its locations as a view (n, B, …) of a map (B, H, W, …) of any strides that rise from W to H."""
         image, down, right, *rest = rows.stride()
         offset = rows.storage_offset() + self.row * down + self.column * right
         size = (self.count, rows.shape[0], *rows.shape[3:])
-        return rows.as_strided(size, (down + self.turn * right, image, *rest), offset)
+        # The strides of an axis of one location are any, and a step along it could be negative.
+        apart = down + self.turn * right if self.count > 1 else 0
+        return rows.as_strided(size, (apart, image, *rest), offset)
 
 
 def anti_diagonals(height: int, width: int, corner: str) -> list[AntiDiagonal]:

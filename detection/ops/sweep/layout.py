@@ -32,9 +32,10 @@ def some_outside(valid: Tensor) -> bool:
 
 
 def close(rows: Tensor, valid: Tensor | None, *values: float) -> Tensor:
-    """Return `rows` (B, H, W, G·D) with a value for each of G gates where `valid` (B, 1, H, W) is false."""
+    """Return contiguous `rows` (B, H, W, G·D) with a value for each of G gates where `valid` (B, 1, H, W) is false."""
     if valid is None or not some_outside(valid):
         return rows
     # Filled gate by gate: a GPU would wait for a list of numbers.
     fill = torch.cat([rows.new_full((rows.shape[3] // len(values),), value) for value in values])
-    return torch.where(valid.permute(0, 2, 3, 1), rows, fill)  # (B, H, W, G·D)
+    # A mask of other strides would give its own to the result.
+    return torch.where(as_rows(valid), rows, fill).contiguous()  # (B, H, W, G·D)

@@ -46,6 +46,13 @@ def test_a_diagonal_is_a_view_of_a_map_of_any_strides(corner):
             assert torch.equal(d.of(rows), torch.stack(at))
 
 
+@pytest.mark.parametrize("corner", CORNERS)
+@pytest.mark.parametrize("size", [(1, 5), (5, 1)])
+def test_a_single_line_has_any_stride_across(size, corner):
+    rows = torch.randn(2, 3, 5).as_strided((2, *size, 3), (15, 1, 3, 1) if size[0] == 1 else (15, 3, 9, 1))
+    assert [d.of(rows).shape for d in anti_diagonals(*size, corner)] == [(1, 2, 3)] * 5
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_the_order_of_a_scan_is_that_of_the_opposite_corner_in_reverse(size):
     order = scan_order(*size, CORNERS, torch.device("cpu"))

@@ -29,6 +29,7 @@ def compare(shape, heads, corners, dtype=torch.float32, masked=True, strided=Fal
     if strided:
         value, grad = value.mT.contiguous().mT, grad.repeat_interleave(2, 3)[..., ::2]
         gates = gates.repeat_interleave(2, 1)[:, ::2]
+        valid = valid.mT.contiguous().mT
     found = []
     for interpreted in (False, True):
         ours.use_triton = lambda x: interpreted
