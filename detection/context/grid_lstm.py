@@ -44,7 +44,7 @@ class GridLSTM(Context):
         mode: of the linear form: `P`, directed propagation, the default there, or `D`, diffusion over the quadrant.
 
     Raises:
-        UserError: a layer without a corner, or with one twice; a mode without `linear`, or `stable` with it.
+        UserError: a layer without a corner, or with one twice; an unknown mode, or one without `linear`; `stable` with it.
     """
 
     def __init__(
@@ -60,9 +60,11 @@ class GridLSTM(Context):
         mode: Mode | None = None,
     ) -> None:
         super().__init__()
-        check_layers(layers, "corner")
+        check_layers(layers, "corner", CORNERS)
         if mode is not None and not linear:
             raise UserError(f"context.mode={mode}: is of the linear form; set linear=true, or leave mode out.")
+        if mode not in (None, "P", "D"):
+            raise UserError(f"context.mode={mode}: take P or D.")
         if stable and linear:
             raise UserError("context.stable=true: is of the LSTM; the linear form always is, so leave it out.")
         self.out_channels = out_channels or hidden_channels

@@ -64,7 +64,7 @@ class LinePropagation(Context):
         rms_norm: bool = False,
     ) -> None:
         super().__init__()
-        check_layers(layers, "direction")
+        check_layers(layers, "direction", DIRECTIONS)
         if hidden_channels % groups:
             raise UserError(f"context.groups={groups}: must divide hidden_channels={hidden_channels}.")
         self.layers = layers

@@ -18,7 +18,7 @@ from detection.cells import Accumulator, Cell
 from detection.context.by_location import convolve_wide, initialize_parts, over_rms
 from detection.contracts import Context
 from detection.errors import UserError
-from detection.ops.sweep.directions import DIRECTIONS, Direction
+from detection.ops.sweep.directions import DIAGONALS, DIRECTIONS, Direction
 from detection.ops.sweep.dispatch import sweep
 from detection.ranges import Channels
 
@@ -51,7 +51,7 @@ class SpatialRNN(Context):
         rms_norm: bool = False,
     ) -> None:
         super().__init__()
-        check_layers(layers, "direction")
+        check_layers(layers, "direction", DIRECTIONS + DIAGONALS)
         self.layers = layers
         self.out_channels = out_channels or hidden_channels
         self.cells = nn.ModuleList(nn.ModuleList(cell(hidden_channels) for _ in layer) for layer in layers)
@@ -82,15 +82,19 @@ class SpatialRNN(Context):
         return torch.relu(x) * valid
 
 
-def check_layers(layers: tuple[tuple[str, ...], ...], what: str) -> None:
-    """Raise a `UserError` unless there are layers, each with at least one direction or corner and none of them twice.
+def check_layers(layers: tuple[tuple[str, ...], ...], what: str, known: tuple[str, ...]) -> None:
+    """Raise a `UserError` unless there are layers, each with at least one known direction or corner and none twice.
 
     Args:
         layers: names.
         what: `direction` or `corner`.
+        known: the names that there are.
     """
     if not layers or not all(layers):
         raise UserError(f"context.layers={layers}: give at least one layer, and each at least one {what}.")
     for layer in layers:
         if len(set(layer)) < len(layer):
             raise UserError(f"context.layers: {layer} names a {what} twice.")
+        for name in layer:
+            if name not in known:
+                raise UserError(f"context.layers: {name} is no {what} here; take {', '.join(known)}.")

@@ -93,6 +93,7 @@ def test_it_starts_as_running_sums():
         ({"hidden_channels": 6, "groups": 4}, "context.groups=4: must divide hidden_channels=6"),
         ({"layers": ((),)}, "at least one direction"),
         ({"layers": (("up", "up"),)}, "names a direction twice"),
+        ({"layers": (("up", "down_left"),)}, "down_left is no direction here; take right, left, down, up"),
     ],
 )
 def test_bad_settings_get_one_sentence(settings, sentence):

@@ -152,6 +152,7 @@ def test_convolutions_start_as_glorot_and_bengio_each_gate_alone():
         ((), "at least one layer"),
         ((("right",), ()), "at least one direction"),
         ((("up", "up"),), "names a direction twice"),
+        ((("rigth",),), "rigth is no direction here; take right, left"),
     ],
 )
 def test_bad_layers_get_one_sentence(layers, sentence):
