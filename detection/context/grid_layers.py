@@ -77,14 +77,16 @@ class LinearLayer(nn.Module):
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
         """Return the scans (B, K·D, H, W) of x (B, C, H, W) under `valid` (B, 1, H, W)."""
-        logits = self.gates(x)
+        logits, values = self.gates(x), self.values(x)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         b, channels, height, width = logits.shape
         k = len(self.corners)
         logits = logits.reshape(b, k, channels // (k * self.heads), self.heads, height, width)
-        y = scan_grid_linear(self.values(x), edge_gates(logits, self.mode), valid, self.corners)
+        # Sums over a quadrant leave float16's range before they are normalized; bfloat16 holds them.
+        wide = values.to(logits.dtype) if values.dtype == torch.float16 else values
+        y = scan_grid_linear(wide, edge_gates(logits, self.mode), valid, self.corners)
         with torch.autocast(x.device.type, enabled=False):
-            return over_rms(y.to(logits.dtype), self.scale.to(logits.dtype)).to(y.dtype)
+            return over_rms(y.to(logits.dtype), self.scale.to(logits.dtype)).to(values.dtype)
 
 
 def edge_gates(logits: Tensor, mode: Mode) -> EdgeGates:

@@ -67,6 +67,8 @@ def test_at_the_start_the_stable_form_remembers_a_line_of_40():
 def test_forms_that_exclude_each_other_are_refused():
     with pytest.raises(UserError, match="context.mode=D: is of the linear form"):
         GridLSTM(4, mode="D")
+    with pytest.raises(UserError, match="context.mode=d: take P or D"):
+        GridLSTM(4, linear=True, mode="d")
     with pytest.raises(UserError, match="context.stable=true: is of the LSTM"):
         GridLSTM(4, stable=True, linear=True)
 
@@ -92,8 +94,27 @@ def test_at_the_start_a_line_of_40_is_remembered_and_nothing_explodes():
         ((), "at least one layer"),
         (((),), "each at least one corner"),
         ((("top_left", "top_left"),), "names a corner twice"),
+        ((("top", "left"),), "top is no corner here; take top_left"),
     ],
 )
 def test_layers_without_corners_are_refused(layers, sentence):
     with pytest.raises(UserError, match=sentence):
         GridLSTM(4, layers=layers)
+
+
+def test_sums_over_a_map_do_not_overflow_in_mixed_precision():
+    """With all gates open, mode D sums 3000 values of 120, half of which go both ways: float16 ends at 65504."""
+    torch.manual_seed(0)
+    context = GridLSTM(4, hidden_channels=4, linear=True, mode="D")
+    layer = context.layers[0]
+    layer.values.bias.data.fill_(120.0)
+    biases = layer.gates.bias.data.fill_(8.0).view(4, 8, -1)
+    biases[:, 1] = 0  # what a source splits between its edges
+    x = torch.randn(1, 4, 50, 60, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    valid = torch.ones(1, 1, 50, 60, dtype=torch.bool)
+    exact = context(x, valid)
+    with torch.autocast("cpu", torch.float16):
+        found = context(x, valid)
+        found.float().mean().backward()
+    torch.testing.assert_close(found.float(), exact, rtol=0.02, atol=0.02)
+    assert x.grad.isfinite().all()
