@@ -15,7 +15,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -169,12 +169,13 @@ class Cell(nn.Module, ABC):
             return self.step(x, self.initial_state(x) if state is None else state)
 
     def _recur(self, h: Tensor) -> Tensor:
-        return linear(h, self.weight_hh, self.bias_hh)
+        return linear(h, as_type_of(h, self.weight_hh), as_type_of(h, self.bias_hh))
 
     def _recur_gates(self, h: Tensor, first: int, end: int) -> Tensor:
         """Return U h + b of the recurrent gates `first` … `end` − 1: (N, (end − first)·D)."""
         rows = slice(first * self.hidden_size, end * self.hidden_size)
-        return linear(h, self.weight_hh[rows], None if self.bias_hh is None else self.bias_hh[rows])
+        weight, bias = as_type_of(h, self.weight_hh), as_type_of(h, self.bias_hh)
+        return linear(h, weight[rows], None if bias is None else bias[rows])
 
 
 class ScannedCell(Cell):
@@ -199,6 +200,15 @@ class ScannedCell(Cell):
                 next location inside begins a line.
             reverse: scan from the last step to the first.
         """
+
+
+_Parameter = TypeVar("_Parameter", Tensor, Tensor | None)
+
+
+def as_type_of(state: Tensor, parameter: _Parameter) -> _Parameter:
+    """Return a cell's parameter in the type of its states, which is wider where the weights are in half precision."""
+    # A trace would have a node of a conversion to the same type.
+    return parameter if parameter is None or parameter.dtype == state.dtype else parameter.to(state.dtype)
 
 
 def with_short_memory(cell: Callable[..., Cell]) -> Callable[..., Cell]:

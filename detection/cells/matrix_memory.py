@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from detection.cells.cell import ScannedCell, State
+from detection.cells.cell import ScannedCell, State, as_type_of
 from detection.cells.heads import HeadedCell
 from detection.cells.initialization import Initialization, forget_bias
 from detection.ops.sweep.decay_matrix import matrix_memory, scaled_one
@@ -130,7 +130,9 @@ class SLSTM(HeadedCell):
 
     def _recur(self, h: Tensor) -> Tensor:
         heads = h.unflatten(1, (self.num_heads, -1)).transpose(0, 1)  # (K, N, E)
-        weight = self.weight_hh.unflatten(0, (4, self.num_heads, -1)).transpose(0, 1).flatten(1, 2)  # (K, 4·E, E)
+        weight = (
+            as_type_of(h, self.weight_hh).unflatten(0, (4, self.num_heads, -1)).transpose(0, 1).flatten(1, 2)
+        )  # (K, 4·E, E)
         found = (heads @ weight.transpose(-1, -2)).unflatten(2, (4, -1)).permute(1, 2, 0, 3).flatten(1)  # (N, 4·D)
         return found if self.bias_hh is None else found + self.bias_hh
 

@@ -184,6 +184,23 @@ def test_it_is_rebuilt_from_plain_data(context, name):
     }
 
 
+def test_maps_and_masks_of_any_strides(context):
+    """Such as those of a turned image, for which a mask alone may have other strides than the map."""
+    x, valid = padded_batch(IN)
+    expected = context(x, valid)
+    for given in ((x, valid.mT.contiguous().mT), (x.mT.contiguous().mT, valid), (x.flip(3).flip(3), valid[:, [0, 0]])):
+        torch.testing.assert_close(context(given[0], given[1][:, :1]), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name in CONTEXTS if not name.startswith("attention")])
+def test_weights_of_half_precision(context, name):
+    x, valid = padded_batch(IN)
+    expected = context(x, valid)
+    found = context.half()(x.half(), valid).float()
+    allowed = 0.25 if name.endswith("MLSTM") else 0.06
+    assert (found - expected).abs().max() < allowed * expected.abs().max() + 0.02
+
+
 def test_double_precision_is_close(context):
     x, valid = padded_batch(IN)
     y = context.double()(x.double(), valid)
