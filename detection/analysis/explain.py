@@ -19,7 +19,9 @@ from torchvision.models.detection.image_list import ImageList
 from detection.contracts import PooledRegions, RefinementHead
 from detection.detector import Detector
 from detection.errors import UserError
+from detection.runs.logs import progress
 
+_ROUNDING = 1e-6
 COVERS = 3
 """The mean color, and the two rotations of the color channels."""
 
@@ -35,6 +37,7 @@ class Explanation:
         far: (n, h, w) whether a patch is at least a patch away from the detection's box.
         side: pixels of a patch inside of the detector.
         scale: pixels inside of the detector for one of the image, (vertical, horizontal).
+        size: height and width of the image in pixels.
     """
 
     probabilities: Tensor
@@ -43,18 +46,19 @@ class Explanation:
     far: Tensor
     side: int
     scale: tuple[float, float]
+    size: tuple[int, int]
 
     def decisive(self) -> Tensor:
-        """Return row and column (n, 2) of the far patch with the largest drop, -1 where no patch is far."""
-        drops = self.drops.masked_fill(~self.far, -torch.inf).flatten(1)  # (n, h·w)
-        best = drops.argmax(1)
+        """Return row and column (n, 2) of the far patch with the largest drop, -1 where no far patch has one."""
+        largest, best = self.drops.masked_fill(~self.far, -torch.inf).flatten(1).max(1)  # (n,) each
         found = torch.stack([best // self.drops.shape[2], best % self.drops.shape[2]], 1)
-        return found.where(self.far.flatten(1).any(1, keepdim=True), found.new_tensor(-1))
+        return found.where((largest > _ROUNDING)[:, None], found.new_tensor(-1))
 
     def patch_box(self, row: int, column: int) -> tuple[float, float, float, float]:
-        """Return a patch's box xyxy in pixels of the image."""
-        vertical, horizontal = (self.side / s for s in self.scale)
-        return column * horizontal, row * vertical, (column + 1) * horizontal, (row + 1) * vertical
+        """Return a patch's box xyxy in pixels of the image, inside of which the last row and column end."""
+        (vertical, horizontal), (height, width) = (self.side / s for s in self.scale), self.size
+        right, bottom = min((column + 1) * horizontal, width), min((row + 1) * vertical, height)
+        return column * horizontal, row * vertical, right, bottom
 
 
 def require_fixed_boxes(detector: Detector) -> None:
@@ -71,7 +75,14 @@ def require_fixed_boxes(detector: Detector) -> None:
 
 
 def explain_detections(
-    detector: Detector, image: Tensor, boxes: Tensor, labels: Tensor, *, patch: int = 2, batch_size: int = 16
+    detector: Detector,
+    image: Tensor,
+    boxes: Tensor,
+    labels: Tensor,
+    *,
+    patch: int = 2,
+    batch_size: int = 16,
+    label: str | None = None,
 ) -> Explanation:
     """Cover and recolor each patch, and watch the probability of each detection's class; one more pass for gradients.
 
@@ -82,6 +93,7 @@ def explain_detections(
         labels: (n,), 1 … K.
         patch: side of a patch in locations of the feature map that the context reads, without one of the coarsest.
         batch_size: changed images in one forward pass.
+        label: of a progress bar over the changed images; None for no bar.
 
     Raises:
         UserError: another head.
@@ -97,17 +109,20 @@ def explain_detections(
     boxes = boxes.to(batch.tensors) * boxes.new_tensor([scale[1], scale[0]] * 2).to(batch.tensors)
     labels = labels.to(boxes.device)
     rows, columns = -(-height // side), -(-width // side)
-    with torch.no_grad():
+    changed = rows * columns * COVERS
+    with torch.no_grad(), progress(label or "", changed, main=label is not None) as bar:
         base = _class_probabilities(detector, batch.tensors, batch.image_sizes[0], boxes, labels)[0]  # (n,)
-        covered = [
-            _class_probabilities(detector, images, batch.image_sizes[0], boxes, labels)
-            for images in _covered(batch.tensors[0], (height, width), side, batch_size)
-        ]
+        covered = []
+        for images in _covered(batch.tensors[0], (height, width), side, batch_size):
+            covered.append(_class_probabilities(detector, images, batch.image_sizes[0], boxes, labels))
+            bar.advance(len(images))
     least = torch.cat(covered).unflatten(0, (-1, COVERS)).amin(1)  # (h·w, n)
     drops = (base - least).T.unflatten(1, (rows, columns))  # (n, h, w)
     gradients = _gradients(detector, batch, boxes, labels, side)[:, :rows, :columns]
     far = _far(boxes, rows, columns, side)
-    return Explanation(base.cpu(), drops.cpu(), gradients.cpu(), far.cpu(), side, scale)
+    return Explanation(
+        base.cpu(), drops.cpu(), gradients.cpu(), far.cpu(), side, scale, (image.shape[-2], image.shape[-1])
+    )
 
 
 def _class_probabilities(

@@ -7,7 +7,8 @@ Writes into DIR (explanations, or the next free of explanations-2, -3, ...) for 
              its color channels, lowers the probability of the detection's class, and next to it by the gradient of
              that probability
   NAME.json  class, probability and box of these detections; of the patches at least a patch away from the box the one
-             that lowers the probability most (far_patch, xyxy in pixels), and by how much (drop)
+             that lowers the probability most (far_patch, xyxy in pixels), and by how much (drop); neither where none
+             lowers it
 """
 
 import argparse
@@ -51,6 +52,7 @@ def main(argv: list[str] | None = None) -> None:
     from detection.atomic_write import atomic_folder
     from detection.cli.predict import output_folder
     from detection.data.images import read_image
+    from detection.detector import require_visible
     from detection.names import short_line, short_name, unique_stems
     from detection.predictor import Predictor
     from detection.runs.image_files import find_images
@@ -68,21 +70,25 @@ def main(argv: list[str] | None = None) -> None:
         atomic_folder(output.resolve()) as folder,
     ):
         for path, stem in zip(paths, unique_stems(paths), strict=True):
-            detections = predictor(path)
+            image = read_image(path)
+            height, width = image.shape[:2]
+            require_visible(height, width, predictor.detector.min_size, predictor.detector.max_size, str(path))
+            detections = predictor(image)
             if not len(detections):
                 print(short_line(f"{path}: nothing found with a score of {predictor.score:.3g} or more"))
                 continue
             boxes, labels = detections.boxes[: args.top], detections.labels[: args.top]
-            image = read_image(path)
             pixels = torch.from_numpy(image).permute(2, 0, 1).to(predictor.device)  # (3, H, W)
-            explanation = explain_detections(predictor.detector, pixels, boxes, labels, patch=args.patch)
+            options = {"patch": args.patch, "label": f"covering {stem}"}
+            explanation = explain_detections(predictor.detector, pixels, boxes, labels, **options)
             described = describe(explanation, detections.names[: args.top], boxes.numpy())
             classes = [category.name for category in predictor.categories]
             write_explanation(folder, stem, image, explanation, described, classes)
             for entry in described:
-                where = "no patch is far from it" if "drop" not in entry else (
-                    f"{entry['drop']:+.2f} by the patch at {entry['far_patch'][0]:.0f}, {entry['far_patch'][1]:.0f}"
-                )  # fmt: skip
+                where = "no patch far from it lowers that by 0.01"
+                if entry.get("drop", 0) >= 0.01:
+                    x, y = entry["far_patch"][:2]
+                    where = f"{entry['drop']:.2f} less by the patch at {x:.0f}, {y:.0f}"
                 print(short_line(f"{path}: {short_name(entry['class'])} {entry['probability']:.2f}: {where}"))
     print(short_line(f"written to {output}"))
 

@@ -138,6 +138,20 @@ def test_no_detections_and_no_far_patch():
     assert describe(everywhere, ["b"], np.array([[0, 0, 96, 64]]))[0].keys() == {"class", "probability", "box"}
 
 
+def test_where_nothing_lowers_the_probability_no_patch_decides():
+    """Class 1 of a black image has what it can have, with any patch covered or recolored."""
+    explanation = explain_detections(detector(), torch.zeros(3, 64, 96), BOXES[:1], torch.tensor([1]))
+    assert explanation.far.any() and explanation.drops.abs().max() < 1e-6
+    assert explanation.decisive().tolist() == [[-1, -1]]
+    assert describe(explanation, ["a"], BOXES[:1].numpy())[0].keys() == {"class", "probability", "box"}
+
+
+def test_the_last_patches_end_with_the_image():
+    explanation = explain_detections(detector(), image_with_marker(52, 93), BOXES, LABELS)
+    rows, columns = explanation.drops.shape[1:]
+    assert explanation.size == (52, 93) and explanation.patch_box(rows - 1, columns - 1)[2:] == (93, 52)
+
+
 def test_described_and_drawn():
     explanation = explain_detections(detector(), image_with_marker(), BOXES, LABELS)
     described = describe(explanation, ["b", "a"], BOXES.numpy())

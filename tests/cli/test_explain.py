@@ -14,6 +14,7 @@ from detection.config import Config, override
 from detection.data.coco_index import Category
 from detection.detector import build_detector
 from detection.heads import SequenceHead
+from detection.runs import logs
 from detection.runs.checkpoint import save_checkpoint
 from detection.runs.folder import config_json
 from tests.coco_files import write_image
@@ -59,6 +60,17 @@ def test_each_image_has_a_drawing_and_the_numbers(run, capsys):
     assert Path("explanations-2").is_dir()
 
 
+def test_what_a_plain_detector_prints_is_no_patch(run, capsys, monkeypatch):
+    """At random weights nothing far from a box changes its class by 0.01; the covered images have a progress bar."""
+    monkeypatch.setattr(logs, "_SECONDS_BETWEEN_LINES", 0)
+    assert explain.main([str(run), "a.png", "--score=0.01", "--top=2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.rpartition(": ")[2] for line in lines if line.startswith("a.png")] == (
+        ["no patch far from it lowers that by 0.01"] * 2
+    )
+    assert any(line.startswith("covering a") for line in lines)
+
+
 def test_an_image_without_detections_is_named(run, capsys):
     assert explain.main([str(run), "a.png", "--score=1"]) == 0
     assert "a.png: nothing found with a score of 1 or more" in capsys.readouterr().out
@@ -68,12 +80,14 @@ def test_mistakes_are_a_sentence_and_leave_nothing(run, tmp_path, capsys):
     sequence = override(Config(DETECTOR), []).detector
     other = write_run(tmp_path / "other", sequence.__class__(**{**vars(sequence), "head": partial(SequenceHead)}))
     Path("broken.png").write_bytes(b"x")
+    write_image(Path("thin.png"), 400, 1, 3)
     for arguments, sentence in (
         ([run, "a.png", "--top=0"], "--top 0: must be 1 or more"),
         ([run, "a.png", "--score=2"], "between 0 and 1"),
         ([other, "a.png"], "does not classify given boxes"),
         ([run, "broken.png"], "broken.png"),
         ([run, "none.png"], "none.png"),
+        ([run, "a.png", "thin.png"], "thin.png of 400x1 pixels is too thin"),
     ):
         assert explain.main([str(a) for a in arguments]) == 2
         assert sentence in capsys.readouterr().err
