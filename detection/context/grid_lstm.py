@@ -44,7 +44,8 @@ class GridLSTM(Context):
         mode: of the linear form: `P`, directed propagation, the default there, or `D`, diffusion over the quadrant.
 
     Raises:
-        UserError: a layer without a corner, or with one twice; an unknown mode, or one without `linear`; `stable` with it.
+        UserError: a layer without a corner, or with one twice; an unknown mode; a mode without `linear`, or `stable`
+            with it.
     """
 
     def __init__(
