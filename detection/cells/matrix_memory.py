@@ -130,9 +130,8 @@ class SLSTM(HeadedCell):
 
     def _recur(self, h: Tensor) -> Tensor:
         heads = h.unflatten(1, (self.num_heads, -1)).transpose(0, 1)  # (K, N, E)
-        weight = (
-            as_type_of(h, self.weight_hh).unflatten(0, (4, self.num_heads, -1)).transpose(0, 1).flatten(1, 2)
-        )  # (K, 4·E, E)
+        weight = as_type_of(h, self.weight_hh).unflatten(0, (4, self.num_heads, -1))
+        weight = weight.transpose(0, 1).flatten(1, 2)  # (K, 4·E, E)
         found = (heads @ weight.transpose(-1, -2)).unflatten(2, (4, -1)).permute(1, 2, 0, 3).flatten(1)  # (N, 4·D)
         return found if self.bias_hh is None else found + self.bias_hh
 
