@@ -25,6 +25,7 @@ from detection.config import load_config
 from detection.config.files import find_config
 from detection.config.overrides import as_overrides
 from detection.context import GlobalAverage, RecurrentConv, SelfAttention, SpatialRNN
+from detection.errors import UserError
 from detection.heads import FastRCNN, SequenceHead
 from detection.heads.lstm_decoder import LSTMDecoder
 from detection.pooling import RoIAlign, SkipPool, Source
@@ -42,6 +43,11 @@ def joined() -> dict[str, object]:
     if pool.func is RoIAlign:
         stages = kept.pop("stages", ("p2", "p3", "p4", "p5"))
         sources, kept["init"] = (Source(tuple(stages)),), "identity"
+    elif pool.func is not SkipPool:
+        raise UserError(
+            f"BASE={BASE}: its detector.pool is a {pool.func.__name__}, which reads no context; give a BASE with "
+            "RoIAlign or SkipPool, or one that has a context."
+        )
     else:
         sources = kept.pop("sources")
         stages = sources[0].feature_maps
@@ -74,6 +80,7 @@ def sequence_head() -> dict[str, object]:
     return {"detector.head": partial(SequenceHead, decoder=partial(LSTMDecoder, num_steps=2, dropout=0.0), **kept)}
 
 
+sequence = sequence_head() if detector.head.func is FastRCNN else None
 plain = () if detector.context is None else ("detector.context=detection.context.NoContext",)
 
 ablation = Ablation(
@@ -92,9 +99,7 @@ ablation = Ablation(
     metric="AP",
     question=Question(
         default="accumulator",
-        drop=("rcl", "sequence", "selfattention", "average", "lstm"),
-        where_crowded={"sequence": [*plain, *as_overrides(sequence_head(), "sequence")]}
-        if detector.head.func is FastRCNN
-        else {},
+        drop=("rcl", *(["sequence"] if sequence else []), "selfattention", "average", "lstm"),
+        where_crowded={"sequence": [*plain, *as_overrides(sequence, "sequence")]} if sequence else {},
     ),
 )

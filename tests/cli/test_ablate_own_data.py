@@ -46,6 +46,22 @@ def test_in_a_base_with_context_the_context_is_exchanged(monkeypatch):
     assert all(config.data.scenes is None for config in found.values())
 
 
+@pytest.mark.parametrize("base", ["accnn_beacon", "sequence_head_crowd"])
+def test_a_base_with_another_head_keeps_it(base, monkeypatch):
+    found, ablation = configs(base, monkeypatch)
+    head = to_plain(base_config(base).detector.head)
+    assert all(to_plain(config.detector.head) == head for config in found.values())
+    assert not ablation.question.where_crowded and "sequence" not in ablation.question.drop
+
+
+def test_a_base_whose_pool_reads_no_context_is_a_sentence(monkeypatch, capsys):
+    monkeypatch.setenv("BASE", "reinspect_crowd")
+    assert ablate.main(["own_data", "--dry-run"]) == 2
+    error = capsys.readouterr().err
+    assert "its detector.pool is a " in error and "give a BASE with RoIAlign or SkipPool" in error
+    assert "line" not in error
+
+
 def test_data_that_are_not_named_are_one_sentence(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("BASE", raising=False)
