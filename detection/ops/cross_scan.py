@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.library import custom_op
 
 from detection.cells import Cell, LinearCell, ScannedCell
+from detection.ops.first_order import refuse_second_derivative
 from detection.ops.sweep.directions import DIRECTIONS, Straight, is_horizontal, is_reversed, steps
 from detection.ops.sweep.dispatch import refuse_forward_mode, sweep
 from detection.ops.sweep.layout import as_map, as_rows, empty_map, state_type
@@ -220,3 +221,4 @@ def _backward(ctx, grad: Tensor):
 
 
 route_scan.register_autograd(_backward, setup_context=_keep)
+refuse_second_derivative(route_scan_backward)

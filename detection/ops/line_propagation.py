@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.library import custom_op
 from torch.nn import functional as F
 
+from detection.ops.first_order import refuse_second_derivative
 from detection.ops.sweep.directions import is_horizontal, is_reversed, steps
 from detection.ops.sweep.layout import as_map, as_rows, empty_map, state_type
 from detection.ops.sweep.triton_dispatch import line_kernels, use_triton
@@ -190,6 +191,7 @@ def _backward(ctx, grad: Tensor):
 
 
 line_propagation.register_autograd(_backward, setup_context=_keep)
+refuse_second_derivative(line_propagation_backward)
 
 
 def line_propagation_by_steps(x: Tensor, weight: Tensor, directions: str) -> Tensor:

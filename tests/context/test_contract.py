@@ -201,6 +201,16 @@ def test_weights_of_half_precision(context, name):
     assert (found - expected).abs().max() < allowed * expected.abs().max() + 0.02
 
 
+@pytest.mark.parametrize("name", [n for n in CONTEXTS if not n.startswith("self-")])  # PyTorch's attention has none
+def test_a_second_derivative_is_computed_or_refused(context):
+    x, valid = padded_batch(IN, ((2, 3), (3, 1)), 3, 3)
+    (first,) = torch.autograd.grad(context(x, valid).square().sum(), x, create_graph=True)
+    try:
+        first.square().sum().backward()
+    except NotImplementedError as error:
+        assert "its operation has no second derivative; differentiate once" in str(error)
+
+
 def test_double_precision_is_close(context):
     x, valid = padded_batch(IN)
     y = context.double()(x.double(), valid)

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 from torch.library import custom_op
 
+from detection.ops.first_order import refuse_second_derivative
 from detection.ops.grid.corners import anti_diagonals, by_anti_diagonal, from_anti_diagonals, scan_order
 from detection.ops.sweep.dispatch import refuse_forward_mode
 from detection.ops.sweep.layout import as_map, as_rows, close, empty_map, state_type
@@ -302,3 +303,4 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 grid_linear.register_autograd(_backward, setup_context=_keep)
+refuse_second_derivative(grid_linear_backward)

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.library import custom_op
 
+from detection.ops.first_order import refuse_second_derivative
 from detection.ops.grid.corners import AntiDiagonal, anti_diagonals, by_anti_diagonal, from_anti_diagonals, shifted
 from detection.ops.sweep.autograd import CHUNK, squash
 from detection.ops.sweep.dispatch import refuse_forward_mode
@@ -343,3 +344,4 @@ def _backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ..
 
 
 grid_lstm.register_autograd(_backward, setup_context=_keep)
+refuse_second_derivative(grid_lstm_backward)

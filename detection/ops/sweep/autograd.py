@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from detection.ops.first_order import refuse_second_derivative
 from detection.ops.sweep.layout import as_map, as_rows, empty_map, some_outside, state_type
 from detection.ops.sweep.lines import Steps, by_step, groups, read_all, separate_steps, shared_steps
 
@@ -210,3 +211,4 @@ def register(sweep: Any, sweep_backward: Any) -> None:
     sweep.register_fake(fake)
     sweep_backward.register_fake(fake_backward)
     sweep.register_autograd(gradients, setup_context=keep_states)
+    refuse_second_derivative(sweep_backward)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.library import custom_op
 
+from detection.ops.first_order import refuse_second_derivative
 from detection.ops.sweep.directions import is_horizontal, is_reversed, to_lines
 from detection.ops.sweep.gates import GATES
 from detection.ops.sweep.layout import as_map, as_rows, close, empty_map, some_outside, state_type
@@ -155,3 +156,4 @@ def _backward(ctx, grad: Tensor):
 
 
 gated_scan.register_autograd(_backward, setup_context=_keep)
+refuse_second_derivative(gated_scan_backward)

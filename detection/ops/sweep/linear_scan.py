@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.library import custom_op
 
+from detection.ops.first_order import refuse_second_derivative
 from detection.ops.sweep.directions import steps
 from detection.ops.sweep.layout import as_map, as_rows, close, empty_map, state_type
 from detection.ops.sweep.triton_dispatch import triton_kernels, use_triton
@@ -88,3 +89,4 @@ def _backward(ctx, grad: Tensor):
 
 
 linear_scan.register_autograd(_backward, setup_context=_keep)
+refuse_second_derivative(linear_scan_backward)

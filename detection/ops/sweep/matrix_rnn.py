@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.library import custom_op
 
+from detection.ops.first_order import refuse_second_derivative
 from detection.ops.sweep.layout import as_map, as_rows, close, empty_map, some_outside, state_type
 from detection.ops.sweep.lines import add, groups, read, read_all, separate_steps, shared_steps, weight_gradient, write
 
@@ -116,3 +117,4 @@ def _backward(ctx, grad: Tensor):
 
 
 matrix_rnn.register_autograd(_backward, setup_context=_keep_output)
+refuse_second_derivative(matrix_rnn_backward)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.library import custom_op
 
+from detection.ops.first_order import refuse_second_derivative
 from detection.ops.sweep.triton_dispatch import selective_kernels, use_triton
 
 PIECE = 3 * 2**17
@@ -227,3 +228,4 @@ def _backward(ctx, grad: Tensor):
 
 
 selective_scan.register_autograd(_backward, setup_context=_keep)
+refuse_second_derivative(selective_scan_backward)
