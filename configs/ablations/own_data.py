@@ -21,7 +21,7 @@ from functools import partial
 
 from detection.ablation import Ablation, Question
 from detection.cells import LSTM, Accumulator
-from detection.config import load_config
+from detection.config import load_config, to_plain
 from detection.config.files import find_config
 from detection.config.overrides import as_overrides
 from detection.context import GlobalAverage, RecurrentConv, SelfAttention, SpatialRNN
@@ -80,6 +80,14 @@ def sequence_head() -> dict[str, object]:
     return {"detector.head": partial(SequenceHead, decoder=partial(LSTMDecoder, num_steps=2, dropout=0.0), **kept)}
 
 
+def widen() -> tuple[str, ...]:
+    """Key that makes the detector without context wider: of the head where the backbone has no width of its own."""
+    settings = to_plain(base)["detector"]
+    backbone, head = settings["backbone"], settings["head"]
+    has_width = {"channels", "out_channels"} & {*backbone, *(backbone.get("body") or ())}
+    return () if has_width or not head.get("hidden_channels") else ("detector.head.hidden_channels",)
+
+
 sequence = sequence_head() if detector.head.func is FastRCNN else None
 plain = () if detector.context is None else ("detector.context=detection.context.NoContext",)
 
@@ -97,6 +105,7 @@ ablation = Ablation(
     seeds=(0, 1, 2),
     reference="none",
     metric="AP",
+    widen=widen(),
     question=Question(
         default="accumulator",
         drop=("rcl", *(["sequence"] if sequence else []), "selfattention", "average", "lstm"),

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from detection.ablation import load_ablation
+from detection.ablation.size_matched import find_widths
 from detection.cli import ablate
 from detection.config import base_config, load_config, to_plain
 from detection.config.files import find_config
@@ -52,6 +53,16 @@ def test_a_base_with_another_head_keeps_it(base, monkeypatch):
     head = to_plain(base_config(base).detector.head)
     assert all(to_plain(config.detector.head) == head for config in found.values())
     assert not ablation.question.where_crowded and "sequence" not in ablation.question.drop
+
+
+@pytest.mark.parametrize(
+    "base", ["finetune", "shapes", "quickstart", "faster_rcnn_vgg16_voc07", "ion_resnet50_c4_coco"]
+)
+def test_every_base_has_a_width_for_the_wider_detector(base, monkeypatch):
+    found, ablation = configs(base, monkeypatch)
+    widths = find_widths(ablation, to_plain(found["none"]))
+    is_of_head = base in ("faster_rcnn_vgg16_voc07", "ion_resnet50_c4_coco")
+    assert is_of_head == ("detector.head.hidden_channels" in widths) and len(widths) == 1
 
 
 def test_a_base_whose_pool_reads_no_context_is_a_sentence(monkeypatch, capsys):
