@@ -100,7 +100,7 @@ CONTEXTS = {
     "CrossScan": partial(CrossScan, hidden_channels=8),
     "LinePropagation": partial(LinePropagation, hidden_channels=8, groups=2),
     "GridLSTM": partial(GridLSTM, hidden_channels=8),
-    "GridLSTM, stable": partial(GridLSTM, hidden_channels=8, stable=True),
+    "GridLSTM of 2007": partial(GridLSTM, hidden_channels=8, stable=False),
     "GridLSTM, linear": partial(GridLSTM, hidden_channels=8, linear=True),
     "GridLSTM, diffusion": partial(GridLSTM, hidden_channels=40, linear=True, mode="D"),
     "ScanBlock": partial(ScanBlock, mixer=partial(SpatialRNN, hidden_channels=8)),

@@ -29,7 +29,7 @@ class GridLSTM(Context):
     with each at 1/2 only 2^−t is left after t steps along a row. So half of the channels start as memories of columns,
     with biases (b, −b) of the vertical and the horizontal forget gate, and half as memories of rows, with (−b, b):
     σ(b) + σ(−b) = 1, and with b = 5 there are 0.77 left after 40 steps along the line. Nothing keeps them there while
-    they learn; in the stable form their sum is at most 1, whatever they learn, and there are 0.59 left at the start.
+    they learn. In the stable form, the default, their sum is at most 1, whatever they learn, and there are 0.59 left.
 
     Args:
         in_channels: channels of the input.
@@ -38,14 +38,15 @@ class GridLSTM(Context):
             by the corners of a layer.
         out_channels: channels of the output; None for `hidden_channels`.
         forget_bias: b.
-        stable: one gate for how much is kept, one for how that is divided between both neighbors (Leifert et al. 2016).
+        stable: one gate for how much is kept, one for how that is divided between both neighbors (Leifert et al. 2016),
+            so that states stay in range on any map; false for both forget gates of the paper of 2007.
         linear: pLSTM's form in the place of the LSTM (Pöppel et al. 2025): states on the edges between locations, whose
             gates read the input alone, so that a step is linear in them.
         mode: of the linear form: `P`, directed propagation, the default there, or `D`, diffusion over the quadrant.
 
     Raises:
-        UserError: a layer without a corner, or with one twice; an unknown mode; a mode without `linear`, or `stable`
-            with it.
+        UserError: a layer without a corner, or with one twice; an unknown mode; a mode without `linear`, or
+            `stable=False` with it.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class GridLSTM(Context):
         layers: tuple[tuple[Corner, ...], ...] = (CORNERS,),
         out_channels: Channels | None = None,
         forget_bias: float = 5.0,
-        stable: bool = False,
+        stable: bool = True,
         linear: bool = False,
         mode: Mode | None = None,
     ) -> None:
@@ -66,8 +67,8 @@ class GridLSTM(Context):
             raise UserError(f"context.mode={mode}: is of the linear form; set linear=true, or leave mode out.")
         if mode not in (None, "P", "D"):
             raise UserError(f"context.mode={mode}: take P or D.")
-        if stable and linear:
-            raise UserError("context.stable=true: is of the LSTM; the linear form always is, so leave it out.")
+        if linear and not stable:
+            raise UserError("context.stable=false: is of the LSTM; the linear form is always stable, so leave it out.")
         self.out_channels = out_channels or hidden_channels
         layer: GridLayer = partial(LinearLayer, mode=mode or "P") if linear else partial(LSTMLayer, stable=stable)
         widths = [in_channels, *(len(corners) * hidden_channels for corners in layers)]

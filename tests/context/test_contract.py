@@ -47,7 +47,7 @@ CONTEXTS = {
     "grid LSTM, two layers": partial(
         GridLSTM, hidden_channels=5, layers=(("top_left", "bottom_right"), ("top_right",))
     ),
-    "stable grid LSTM": partial(GridLSTM, hidden_channels=5, stable=True),
+    "grid LSTM of 2007": partial(GridLSTM, hidden_channels=5, stable=False),
     "linear grid, propagation": partial(GridLSTM, hidden_channels=4, linear=True),
     "linear grid, diffusion": partial(GridLSTM, hidden_channels=5, linear=True, mode="D", out_channels=7),
     "two 3x3": partial(ConvStack, hidden_channels=5),
