@@ -4,11 +4,10 @@
     detection ablate pretrained
 
 with DATA=FOLDER in the environment, and FOLDER/clef as `detection muscima ANNOTATIONS FOLDER/clef` writes it: a
-note head's class is told by the clef at the left end of its staff, up to 295 pixels away. EfficientNet-Lite0 with
+note head's class is given by the clef at the left end of its staff, up to 295 pixels away. EfficientNet-Lite0 with
 ImageNet weights and a pyramid of three levels, 532 updates of 16 images, 15 to 20 minutes of CPU time a run.
 """
 
-import os
 from dataclasses import replace
 from functools import partial
 
@@ -18,13 +17,9 @@ from detection.cells import LSTM
 from detection.config import OptimizerConfig, ScheduleConfig, base_config, override
 from detection.config.files import find_config
 from detection.context import SpatialRNN
-from detection.errors import UserError
 from detection.heads import FastRCNN
 from detection.pooling import SkipPool, Source
 from detection.regions import RPN
-
-if not os.environ.get("DATA"):
-    raise UserError("set DATA=FOLDER, with FOLDER/clef as `detection muscima ANNOTATIONS FOLDER/clef` writes it.")
 
 LEVELS = ("p3", "p4", "p5")
 
@@ -62,8 +57,9 @@ finetune = replace(
     validation_loss=False,
     samples=0,
 )
-data = load_ablation(find_config("ablations/recurrences"))[0].data["clef"]
-clef = [change for change in data if not change.startswith(("detector.regions", "schedule", "evaluate_every"))]
+handwriting, _ = load_ablation(find_config("ablations/clef"))
+OWN = ("detector.regions", "schedule", "evaluate_every")
+clef = [change for change in handwriting.data["clef"] if not change.startswith(OWN)]
 
 config = override(finetune, clef)
 

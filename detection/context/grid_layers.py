@@ -31,7 +31,7 @@ class LSTMLayer(nn.Module):
     """Scans of a two-dimensional LSTM. Half of its channels start as memories of rows, half of columns."""
 
     def __init__(
-        self, in_channels: int, size: int, corners: tuple[Corner, ...], forget_bias: float, stable: bool = False
+        self, in_channels: int, size: int, corners: tuple[Corner, ...], forget_bias: float, *, stable: bool
     ) -> None:
         super().__init__()
         self.corners, self.stable = corners, stable
