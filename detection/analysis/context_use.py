@@ -16,7 +16,7 @@ from detection.names import short_names
 from detection.reports.document import markdown_table
 
 ContextSource = Literal["other", "mean", "none"]
-"""`other`: the context of the image before; `mean`: its own mean over valid locations, by channel; `none`: zeros."""
+"""`other`: the context of another image, the one that is seen before; `mean`: its own mean over valid locations, by channel; `none`: zeros."""
 
 CONTEXT_SOURCES: tuple[ContextSource, ...] = get_args(ContextSource)
 METRICS = ("AP50", "AP")
@@ -25,8 +25,8 @@ METRICS = ("AP50", "AP")
 class ReplacedContext(Context):
     """A context whose output is replaced, for inference only.
 
-    With `other` an image gets the context of the image before it, resized from that one's valid size to its own; the
-    first of all keeps its own, so that whoever evaluates a data set passes the predecessor of its first image before.
+    With `other` an image gets the context of the one that was passed before it, resized from that one's valid size to
+    its own; the first of all keeps its own, so that whoever evaluates a data set passes another image before.
 
     Args:
         context: whose output is replaced.

@@ -12,9 +12,9 @@ error (TIDE), with the calibration of the scores, AP by how many objects an imag
 that may be wrong or missing, the most confident first. --slice-by KEY gives AP by the values of a key of the images in
 the annotations, such as weather.
 
---context-from evaluates twice, as it is and with the context's feature map replaced: by that of the image before
-(other; resized where sizes differ, the first image gets the last one's), by its own mean over the image (mean), or by
-zeros (none). The drop is what the detector takes from the context.
+--context-from evaluates twice, as it is and with the context's feature map replaced: by that of another
+image (other: the one before it in a random order that is always the same; resized where sizes differ), by its own mean
+over the image (mean), or by zeros (none). The drop is what the detector takes from the context.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--checkpoint", choices=("best", "last"), help=about)
     about = "all classes as one, with class-agnostic NMS at an IoU of 0.5: the finding alone"
     parser.add_argument("--ignore-classes", action="store_true", help=about)
-    about = "replace a run's context by the image before's, by its own mean, or by zeros, and print the drop by class"
+    about = "replace a run's context by another image's, by its own mean, or by zeros, and print the drop by class"
     parser.add_argument("--context-from", choices=CONTEXT_SOURCES, help=about)
     about = "AP by the values of this key of the images in the annotations"
     parser.add_argument("--slice-by", metavar="KEY", help=about)

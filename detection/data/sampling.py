@@ -3,7 +3,7 @@
 A *global batch* is what all processes together train on in one step; process r gets its r-th slice.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -133,16 +133,25 @@ def _require_share(batch_size: int, num_processes: int, rank: int) -> None:
 
 
 class EvalBatches:
-    """Every image once, in order; complete batches dealt to processes in turn; a batch sampler of positions.
+    """Every image once, in the data set's order or a given one; a batch sampler of positions.
 
-    Batches are formed before they are dealt: what an image is padded to does not depend on the number of processes,
-    and neither do its detections. The last batch may be short, and a process may have one batch fewer than another.
-    The arguments are those of `TrainBatches`.
+    Complete batches are dealt to the processes in turn. They are formed before: what an image is padded to does not
+    depend on the number of processes, and neither do its detections. The last batch may be short, and a process may
+    have one batch fewer than another. The arguments are those of `TrainBatches`, and `order` is a permutation of the
+    positions.
     """
 
-    def __init__(self, num_images: int, batch_size: int, *, num_processes: int = 1, rank: int = 0) -> None:
+    def __init__(
+        self,
+        num_images: int,
+        batch_size: int,
+        *,
+        num_processes: int = 1,
+        rank: int = 0,
+        order: Sequence[int] | None = None,
+    ) -> None:
         _require_share(batch_size, num_processes, rank)
-        self.num_images = num_images
+        self.order = range(num_images) if order is None else order
         self.batch_size = batch_size
         self.starts = range(rank * batch_size, num_images, num_processes * batch_size)
 
@@ -151,4 +160,4 @@ class EvalBatches:
 
     def __iter__(self) -> Iterator[list[int]]:
         for start in self.starts:
-            yield list(range(start, min(start + self.batch_size, self.num_images)))
+            yield list(self.order[start : start + self.batch_size])

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
@@ -193,22 +194,25 @@ def _detect_with_replaced_context(opened: OpenEvaluation, source: ContextSource)
     detector, passes = opened.detector, 2 if opened.config.detector.inference.flip else 1
     assert detector.context is not None
     detector.context = ReplacedContext(detector.context, source, passes)
-    batches = _with_predecessors(opened) if source == "other" else None
+    batches = _with_others(opened) if source == "other" else None
     return opened.detect(f"evaluating, context from {source}", batches)
 
 
-def _with_predecessors(opened: OpenEvaluation) -> Iterator[Batch]:
-    """Yield the loader's batches, each after the image before it has passed the detector; the last is before the first.
+def _with_others(opened: OpenEvaluation) -> Iterator[Batch]:
+    """Yield the split in a random order, each batch after the image before it has passed the detector.
 
-    So neither batches nor processes change whose context an image gets.
+    The order is always the same, and the last image is before the first: neither batches nor processes change whose
+    context an image gets. Neighbors in a file are often alike, of one page or video, which is why it is a random one.
     """
-    last, sampler = -2, opened.loader.batch_sampler
-    assert sampler is not None
-    for positions, batch in zip(sampler, opened.loader, strict=True):
-        if positions[0] - 1 != last:
-            image, _ = opened.dataset[(positions[0] - 1) % len(opened.dataset)]
-            with opened.accelerator.autocast():
-                opened.detector([image.to(opened.accelerator.device)])
+    dataset, accelerator = opened.dataset, opened.accelerator
+    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0)).tolist()
+    before = dict(zip(order, [order[-1], *order[:-1]], strict=True))
+    loader, last = eval_loader(dataset, opened.config, accelerator, order), -1
+    assert loader.batch_sampler is not None
+    for positions, batch in zip(loader.batch_sampler, loader, strict=True):
+        if (needed := before[positions[0]]) != last:
+            with accelerator.autocast():
+                opened.detector([dataset[needed][0].to(accelerator.device)])
         last = positions[-1]
         yield batch
 

@@ -1,5 +1,6 @@
 """Data splits, loaders over them, and the device and processes that they feed."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,11 +51,12 @@ def train_batches(num_images: int, config: Any, accelerator: Accelerator, **imag
     return TrainBatches(num_images, config.batch_size, seed=config.seed, **images, **share)
 
 
-def eval_loader(dataset: DetectionDataset, config: Config, accelerator: Accelerator) -> DataLoader:
-    """Load every image of a data set once, in this process's share of the batches."""
-    batches = EvalBatches(
-        len(dataset), config.eval_batch_size, num_processes=accelerator.num_processes, rank=accelerator.process_index
-    )
+def eval_loader(
+    dataset: DetectionDataset, config: Config, accelerator: Accelerator, order: Sequence[int] | None = None
+) -> DataLoader:
+    """Load every image of a data set once, in its order or a permutation, in this process's share of the batches."""
+    share = {"num_processes": accelerator.num_processes, "rank": accelerator.process_index}
+    batches = EvalBatches(len(dataset), config.eval_batch_size, **share, order=order)
     return build_loader(dataset, batches, config.data.workers, accelerator)
 
 

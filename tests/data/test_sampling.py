@@ -102,6 +102,11 @@ def test_eval_batches_are_dealt_whole(num_images, batch_size, num_processes):
         assert list(batches) == whole[rank::num_processes] and len(batches) == len(list(batches))
 
 
+def test_evaluation_in_a_given_order():
+    assert list(EvalBatches(5, 2, order=[3, 0, 4, 1, 2])) == [[3, 0], [4, 1], [2]]
+    assert list(EvalBatches(5, 2, num_processes=2, rank=1, order=[3, 0, 4, 1, 2])) == [[4, 1]]
+
+
 @pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"batch_size": 1, "rank": 1}])
 def test_wrong_arguments(wrong):
     for kind in (TrainBatches, EvalBatches):

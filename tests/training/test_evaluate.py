@@ -48,39 +48,48 @@ def test_the_context_replaced(context_run, capsys):
     assert len({round(r["score"], 5) for r in replaced}) <= 6 < len({round(r["score"], 5) for r in as_it_is})
 
 
+def best_scores(results):
+    """The 20 highest scores of each image."""
+    by_image = {}
+    for result in results:  # by image and falling score
+        by_image.setdefault(result["image_id"], []).append(result["score"])
+    return {image: scores[:20] for image, scores in by_image.items()}
+
+
 def test_another_s_context_does_not_depend_on_batches(context_run, tmp_path):
     found = []
     for size in (1, 2, 3):
         folder, sizes = tmp_path / str(size), [f"eval_batch_size={size}"]
         evaluate_run(context_run, output=folder, device="cpu", overrides=sizes, context_from="other")
         found.append(read(folder / "results.json"))
-    assert len(found[0]) > 0
-    for other in found[1:]:
-        assert [(r["image_id"], r["category_id"]) for r in other] == [
-            (r["image_id"], r["category_id"]) for r in found[0]
-        ]
-        for mine, theirs in zip(found[0], other, strict=True):
-            assert mine["score"] == pytest.approx(theirs["score"], abs=1e-4)
+    scores = [best_scores(results) for results in found]
+    assert min(map(len, scores[0].values())) == 20
+    for other in scores[1:]:
+        assert other.keys() == scores[0].keys()
+        for key, mine in scores[0].items():  # those that are nearly equal may change places
+            assert other[key] == pytest.approx(mine, abs=1e-4), key
     evaluate_run(context_run, output=tmp_path / "mean", device="cpu", context_from="mean")
     assert read(tmp_path / "mean/results.json") != found[0]
 
 
-def test_the_first_image_gets_the_last_one_s(context_run):
-    """By hand: the context that a batch of one sees is the image before's, in a ring."""
+def test_an_image_gets_the_context_of_another(context_run):
+    """By hand: the context that a batch of one sees is that of the image before it in a permutation, in a ring."""
     from detection.analysis.context_use import ReplacedContext
-    from detection.training.evaluate import _with_predecessors
+    from detection.training.evaluate import _with_others
 
     opened = open_evaluation(context_run, device="cpu", overrides=["eval_batch_size=1"])
-    detector, seen, own = opened.detector, [], []
+    detector, seen, own, order = opened.detector, [], [], []
     inner = detector.context
     hook = inner.register_forward_hook(lambda module, args, y: own.append(y.clone()))
     detector.context = ReplacedContext(inner, "other")
     detector.context.register_forward_hook(lambda module, args, y: seen.append(y.clone()))
     with torch.no_grad():
-        for images, _ in _with_predecessors(opened):
+        for images, targets in _with_others(opened):
             detector(images)
+            order += [target["image_id"] for target in targets]
     hook.remove()
-    assert len(own) == len(seen) == 4  # the last one first, then all three
+    assert sorted(order) == list(opened.dataset.index.image_ids) != order
+    assert len(own) == len(seen) == 4  # the last of the order first, then all three
     for mine, before in zip(seen[1:], own[:-1], strict=True):
         assert torch.equal(mine, before)
     assert torch.equal(own[0], own[3])
