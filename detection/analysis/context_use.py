@@ -16,7 +16,7 @@ from detection.names import short_names
 from detection.reports.document import markdown_table
 
 ContextSource = Literal["other", "mean", "none"]
-"""`other`: the context of another image, the one that is seen before; `mean`: its own mean over valid locations, by channel; `none`: zeros."""
+"""`other`: that of the image seen before; `mean`: its own mean over valid locations, by channel; `none`: zeros."""
 
 CONTEXT_SOURCES: tuple[ContextSource, ...] = get_args(ContextSource)
 METRICS = ("AP50", "AP")
