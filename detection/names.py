@@ -84,9 +84,9 @@ def file_stem(name: str) -> str:
     return f"_{plain.lstrip('.-')}" if plain[0] in ".-" or _RESERVED.match(plain) else plain
 
 
-def unique_stems(paths: Iterable[str | Path]) -> list[str]:
-    """`file_stem` of each path's name, numbered `-2`, `-3` … where they repeat (in any mix of cases)."""
-    taken: set[str] = set()
+def unique_stems(paths: Iterable[str | Path], taken: Iterable[str] = ()) -> list[str]:
+    """`file_stem` of each path's name, numbered `-2`, `-3` … where they repeat, or are taken (in any mix of cases)."""
+    taken = {name.casefold() for name in taken}
     numbers: dict[str, int] = {}
     stems = []
     for path in paths:

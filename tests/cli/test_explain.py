@@ -48,16 +48,35 @@ def test_each_image_has_a_drawing_and_the_numbers(run, capsys):
     assert printed.count("a.png: ") > 4 and "written to explanations\n" in printed
     assert all(line.isprintable() for line in printed.splitlines()) and r"\x1b[1mdog" in printed
     files = sorted(path.name for path in Path("explanations").iterdir())
-    assert len(files) == 4 and len({Path(name).stem for name in files}) == 2, "equal stems stay apart"
-    described = json.loads(next(Path("explanations").glob("*.json")).read_text())
+    assert files == ["a-2.json", "a-2.png", "a.json", "a.png", "mean.json", "mean.png"], "equal stems stay apart"
+    described = json.loads(Path("explanations/a.json").read_text())
     assert described["patch_side"] == pytest.approx(8 / (64 / 60))
     first = next(entry for entry in described["detections"] if "far_patch" in entry)
     assert first["class"] in [category.name for category in CATEGORIES] and 0 <= first["probability"] <= 1
     x0, y0, x1, y1 = first["far_patch"]
     assert (x1 - x0, y1 - y0) == pytest.approx((7.5, 7.5), rel=0.02) and 0 <= x0 < 60 and 0 <= y0 < 60
-    assert Image.open(next(Path("explanations").glob("*.png"))).width > 2 * 384
+    assert Image.open("explanations/a.png").width > 2 * 384
+    total = sum(
+        len(json.loads(Path(f"explanations/{name}").read_text())["detections"]) for name in ("a.json", "a-2.json")
+    )
+    assert json.loads(Path("explanations/mean.json").read_text())["detections"] == total
+    assert f"mean of {total} detections: of what is far, most by" in printed
     assert explain.main([str(run), "a.png", "--score=0.01", "--top=1"]) == 0
-    assert Path("explanations-2").is_dir()
+    assert sorted(path.name for path in Path("explanations-2").iterdir()) == ["a.json", "a.png"], "no mean of one image"
+
+
+def test_without_images_those_of_the_validation_split(finished_run, capsys):
+    assert explain.main([str(finished_run), "--score=0.01", "--top=1", "--patch=4"]) == 0
+    drawn = {path.stem for path in Path("explanations").glob("*.png")}
+    files = json.loads((finished_run / "config.json").read_text())["data"]["val"]["annotations"]
+    names = {Path(image["file_name"]).stem for image in json.loads(Path(files).read_text())["images"]}
+    assert drawn == names | {"mean"} and len(names) == 3
+
+
+def test_an_image_called_mean_keeps_its_drawing(run):
+    write_image(Path("mean.png"), 60, 40, 1)
+    assert explain.main([str(run), "mean.png", "b", "--score=0.01", "--top=1"]) == 0
+    assert {path.name for path in Path("explanations").glob("*.png")} == {"mean-2.png", "a.png", "mean.png"}
 
 
 def test_what_a_plain_detector_prints_is_no_patch(run, capsys, monkeypatch):
@@ -87,6 +106,7 @@ def test_mistakes_are_a_sentence_and_leave_nothing(run, tmp_path, capsys):
         ([other, "a.png"], "does not classify given boxes"),
         ([run, "broken.png"], "broken.png"),
         ([run, "none.png"], "none.png"),
+        ([run], "data.val.annotations is not set"),
         ([run, "a.png", "thin.png"], "thin.png of 400x1 pixels is too thin"),
     ):
         assert explain.main([str(a) for a in arguments]) == 2
