@@ -65,20 +65,28 @@ class MeanDrops:
             largest mean drop: `right` and `below` in pixels, negative for left and above, and `drop`.
         """
         means, side = self.means(), self.side / max(self.detections, 1)
-        rows, columns = (np.arange(size) - size // 2 for size in means.shape)
-        away = np.maximum(abs(rows)[:, None], abs(columns)) >= 2
         described: dict[str, Any] = {
             "detections": self.detections,
             "patch_side": side,
             "mean_drop": [[None if np.isnan(value) else float(value) for value in row] for row in means],
             "counts": self._counts.tolist(),
         }
-        candidates = np.where(away & ~np.isnan(means), means, -np.inf)
+        candidates = np.where(np.isnan(self._far(means)), -np.inf, means)
         row, column = np.unravel_index(candidates.argmax(), means.shape)
         if np.isfinite(candidates[row, column]):
-            right, below = float(columns[column] * side), float(rows[row] * side)
+            right, below = (float((i - n // 2) * side) for i, n in ((column, means.shape[1]), (row, means.shape[0])))
             described["far"] = {"right": right, "below": below, "drop": float(means[row, column])}
         return described
+
+    @staticmethod
+    def _far(means: np.ndarray) -> np.ndarray:
+        """Return the means with NaN within a patch of the object."""
+        rows, columns = (abs(np.arange(size) - size // 2) for size in means.shape)
+        return np.where(np.maximum(rows[:, None], columns) >= 2, means, np.nan)
+
+    def largest_far(self) -> float:
+        """Return the largest mean drop at least two patches away, 0 where there is none."""
+        return float(np.nan_to_num(self._far(self.means()), nan=0.0).max())
 
 
 def place_in_words(right: float, below: float) -> str:
@@ -101,7 +109,7 @@ def write_means(folder: Path, drops: MeanDrops) -> str:
 
 
 def draw_means(drops: MeanDrops) -> Figure:
-    """Draw the mean drops around the object, which is in the middle."""
+    """Draw the mean drops around the object, the cross; the brightest color begins at the largest far away."""
     means, side = drops.means(), drops.side / max(drops.detections, 1)
     rows, columns = means.shape
     shown_rows, shown_columns = (np.flatnonzero((~np.isnan(means)).any(axis)) for axis in (1, 0))
@@ -109,14 +117,14 @@ def draw_means(drops: MeanDrops) -> Figure:
     figure = Figure(figsize=(7, min(max(7 * top / left, 1.2), 7) + 0.8), layout="constrained")
     axes = figure.add_subplot()
     half = columns / 2 * side, rows / 2 * side
-    drawn = axes.imshow(
-        means, extent=(-half[0], half[0], half[1], -half[1]), cmap="inferno", vmin=0, interpolation="nearest"
-    )
+    extent = (-half[0], half[0], half[1], -half[1])
+    largest = max(drops.largest_far(), 0.01)
+    drawn = axes.imshow(means, extent=extent, cmap="inferno", vmin=0, vmax=largest, interpolation="nearest")
     if len(shown_rows):
         axes.set_ylim((shown_rows.max() + 1 - rows / 2) * side, (shown_rows.min() - rows / 2) * side)
         axes.set_xlim((shown_columns.min() - columns / 2) * side, (shown_columns.max() + 1 - columns / 2) * side)
-    axes.plot(0, 0, "+", color="white")
+    axes.plot(0, 0, "+", color="black")
     axes.set_xlabel("pixels to the right of the object")
     axes.set_ylabel("below")
-    figure.colorbar(drawn, label="mean drop")
+    figure.colorbar(drawn, label="mean drop", extend="max")
     return figure

@@ -65,6 +65,7 @@ def test_the_place_that_matters_most_is_described():
     means.add(explained(drops, (0.5, 0.5)), np.array([box_at(2, 4, scale=(0.5, 0.5)), box_at(1, 3, scale=(0.5, 0.5))]))
     described = means.describe()
     assert described["far"] == {"right": -48.0, "below": -16.0, "drop": 0.5} and described["patch_side"] == 16
+    assert means.largest_far() == 0.5
     assert described["counts"][3][5] == 2 and described["mean_drop"][0][0] is None
     assert np.array(described["mean_drop"])[3, 5] == pytest.approx(0.9)
 
@@ -96,6 +97,7 @@ def test_written_files_and_the_sentence(tmp_path):
     assert (tmp_path / "mean.png").read_bytes()[:4] == b"\x89PNG"
     near = MeanDrops()
     near.add(explained(np.ones((1, 2, 2))), np.array([box_at(0, 0)]))
+    assert near.largest_far() == 0
     assert write_means(tmp_path, near) == "mean of 1 detections: no patch is two away from them"
 
 
