@@ -1,7 +1,7 @@
 """What a gated cell's start is worth: forget bias and chrono at three rates, for a marker 6 locations away.
 
     detection ablate starts
-    detection ablate starts --seeds 2 --variants lstm-bias-half,…      seed by seed, for those that are still of interest
+    detection ablate starts --seeds 2 --variants lstm-bias-half      seed by seed, for what is still of interest
 
 The cells of `ablations/recurrences` that fell short of four seeds of five there with the settings chosen for them.
 `bias` is their default, gates that begin by keeping σ(5) of the state; `chrono` begins with a memory of up to 40
