@@ -4,6 +4,7 @@ import errno
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 import torch
@@ -72,6 +73,7 @@ class Dying(Dataset):
         import os
         import signal
 
+        time.sleep(0.2)  # by then the main process waits: PyTorch raises wherever it is, with a queue's lock held too
         os.kill(os.getpid(), signal.SIGKILL)
 
 
