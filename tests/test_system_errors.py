@@ -73,7 +73,9 @@ class Dying(Dataset):
         import os
         import signal
 
-        time.sleep(0.2)  # by then the main process waits: PyTorch raises wherever it is, with a queue's lock held too
+        time.sleep(
+            0.2
+        )  # by then the main process waits; PyTorch raises in whatever it does, holding a queue's lock or not
         os.kill(os.getpid(), signal.SIGKILL)
 
 

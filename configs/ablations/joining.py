@@ -11,6 +11,7 @@ twice its learning rate, and with seeds that are reported nowhere else. One to t
 `clef2`.
 """
 
+import os
 from functools import partial
 
 from detection.ablation import Ablation, load_ablation, scenes
@@ -49,13 +50,14 @@ def joined(*names: str) -> dict[str, list[str]]:
     return {name: [*recurrences.variants[context], *JOINS[join]] for name, (context, join) in pairs.items()}
 
 
-def clef2(changes: list[str]) -> list[str]:
+def clef2(folder: str) -> list[str]:
     """The same handwriting with two staves an image, at its own size: 504 updates."""
-    larger = [change.replace("/clef/", "/clef2/") for change in changes]
-    return [*larger, "detector.min_size=256", "schedule.epochs=56", "evaluate_every=56"]
+    files = [f"data.{split}.annotations={folder}/clef2/{split}.json" for split in ("train", "val")]
+    images = [f"data.{split}.images={folder}/clef2/images" for split in ("train", "val")]
+    return [*CLEF, *files, *images, "detector.min_size=256", "schedule.epochs=56", "evaluate_every=56"]
 
 
-REAL = recurrences.data.get("clef")
+CLEF = recurrences.data.get("clef")  # where DATA is set
 
 ablation = Ablation(
     base=config,
@@ -64,16 +66,16 @@ ablation = Ablation(
         **joined("selfattention-equal", "selfattention-classes"),
         **joined("accumulator-stronger", "accumulator-equal", "accumulator-classes"),
         **joined("lstm-equal", "lstm-classes", "rglru-equal", "rglru-classes"),
-        "lstm-block": [change.replace("RGLRU", "LSTM") for change in recurrences.variants["scanblock"]],
+        "lstm-block": [*recurrences.variants["scanblock"], "detector.context.mixer.cell=detection.cells.LSTM"],
     },
     data={
         "beacon": scenes("beacon", size=96, train=1500, val=200),
         "row": recurrences.data["row"],
         "count": recurrences.data["count"],
-        **({"clef": REAL, "clef2": clef2(REAL)} if REAL else {}),
+        **({"clef": CLEF, "clef2": clef2(os.path.abspath(os.environ["DATA"]))} if CLEF else {}),
     },
     seeds=(100, 101, 102),
     reference="none",
     metric="AP50",
-    chance=recurrences.chance and {**recurrences.chance, "clef2": recurrences.chance["clef"]},
+    chance={"clef": 1 / 3, "clef2": 1 / 3} if CLEF else {},
 )

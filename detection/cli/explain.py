@@ -12,7 +12,7 @@ Writes into DIR (explanations, or the next free of explanations-2, -3, ...) for 
              lowers it
 and, of two images or more,
   mean.png   the mean over all detections, by a patch's place relative to the object: where context comes from
-  mean.json  its numbers (mean_drop), and the place at least two patches away that matters most (far)
+  mean.json  its numbers (mean_drop), and the place at least a patch away that matters most (far)
 """
 
 import argparse
@@ -56,13 +56,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def validation_images(config: "Config") -> Iterator[Path]:
-    """Yield the files of a run's validation split, in its order; scenes that are not there yet are drawn."""
-    from detection.scenes.ensure import ensure_scenes
+    """Yield the files of a run's validation split, in its order."""
+    from detection.training.evaluate import own_split
     from detection.training.loaders import open_split
 
-    files = config.data.val
-    if config.data.scenes is not None and not Path(files.annotations).exists():
-        ensure_scenes(config.data, ["val"])
+    files = own_split(config, "val")
     index = open_split("data.val", files)
     for i in range(len(index)):
         yield Path(files.images) / index.file_name(i)
@@ -75,8 +73,8 @@ def main(argv: list[str] | None = None) -> None:
     import torch
 
     from detection.analysis.explain import explain_detections, require_fixed_boxes
-    from detection.analysis.explain_mean import MeanDrops, write_means
-    from detection.analysis.explain_plots import describe, write_explanation
+    from detection.analysis.explain_mean import MeanDrops
+    from detection.analysis.explain_plots import LEAST_DROP, describe, write_explanation, write_means
     from detection.atomic_write import atomic_folder
     from detection.cli.predict import output_folder
     from detection.data.images import read_image
@@ -115,8 +113,8 @@ def main(argv: list[str] | None = None) -> None:
             classes = [category.name for category in predictor.categories]
             write_explanation(folder, stem, image, explanation, described, classes)
             for entry in described:
-                where = "no patch far from it lowers that by 0.01"
-                if entry.get("drop", 0) >= 0.01:
+                where = f"no patch far from it lowers that by {LEAST_DROP}"
+                if entry.get("drop", 0) >= LEAST_DROP:
                     x, y = entry["far_patch"][:2]
                     where = f"{entry['drop']:.2f} less by the patch at {x:.0f}, {y:.0f}"
                 print(short_line(f"{path}: {short_name(entry['class'])} {entry['probability']:.2f}: {where}"))

@@ -107,11 +107,10 @@ def open_evaluation(
     if annotations is not None and split != "val":
         raise UserError(f"--split {split} is of the run's own data, and --annotations names other data: leave one out.")
     detector, categories, config = open_run(run, checkpoint=checkpoint, overrides=overrides)
-    files = _split_of(config, split)
     if annotations is not None and images is not None:
-        files = SplitConfig(annotations, images, bad_boxes=files.bad_boxes)
-    elif config.data.scenes is not None and not Path(files.annotations).exists():
-        ensure_scenes(config.data, [split])
+        files = SplitConfig(annotations, images, bad_boxes=config.data.val.bad_boxes)
+    else:
+        files = own_split(config, split)
     index = open_split(f"data.{split}", files)
     accelerator = build_accelerator(config.precision, device, inference=True)
     require_same_categories(index, categories, run, config)
@@ -231,7 +230,12 @@ def _write(
     write_json(folder / "evaluation.json", record)
 
 
-def _split_of(config: Config, split: str) -> SplitConfig:
+def own_split(config: Config, split: str) -> SplitConfig:
+    """Return the files of a run's split `val` or `test`; scenes that are not there yet are drawn.
+
+    Raises:
+        UserError: another split, no test split, or scenes that cannot be drawn.
+    """
     if split not in ("val", "test"):
         raise UserError(f"--split {split}: must be val or test.")
     if split == "test" and not config.data.test.is_given:
@@ -239,7 +243,10 @@ def _split_of(config: Config, split: str) -> SplitConfig:
             "--split test: this run has no test split; add data.test.annotations=A.json data.test.images=DIR, or give "
             "--annotations and --images."
         )
-    return config.data.val if split == "val" else config.data.test
+    files = config.data.val if split == "val" else config.data.test
+    if config.data.scenes is not None and not Path(files.annotations).exists():
+        ensure_scenes(config.data, [split])
+    return files
 
 
 def evaluation_folder(

@@ -8,14 +8,16 @@ import pytest
 import torch
 
 from detection.analysis.explain import Explanation
-from detection.analysis.explain_mean import MeanDrops, draw_means, place_in_words, write_means
+from detection.analysis.explain_mean import MeanDrops, place_in_words
+from detection.analysis.explain_plots import draw_means, write_means
 
 
-def explained(drops, scale=(1.0, 1.0), side=8):
+def explained(drops, scale=(1.0, 1.0), side=8, far=None):
     drops = torch.as_tensor(drops, dtype=torch.float32)
     n, h, w = drops.shape
     size = int(h * side / scale[0]), int(w * side / scale[1])
-    return Explanation(torch.ones(n), drops, drops, torch.ones(n, h, w, dtype=torch.bool), side, scale, size)
+    far = torch.ones(n, h, w, dtype=torch.bool) if far is None else torch.as_tensor(far)
+    return Explanation(torch.ones(n), drops, drops, far, side, scale, size)
 
 
 def box_at(row, column, side=8, scale=(1.0, 1.0)):
@@ -57,17 +59,28 @@ def test_means_equal_a_loop():
 
 
 def test_the_place_that_matters_most_is_described():
-    """The class is decided three patches to the left and one above; its own patch and its neighbors do not count."""
-    drops = np.zeros((2, 4, 6))
-    for drop, (row, column) in zip(drops, ((2, 4), (1, 3)), strict=True):
-        drop[row - 1, column - 3], drop[row, column], drop[row, column + 1] = 0.5, 0.9, 0.8
+    """Three patches to the left and one above; that of larger drops is inside of large objects, which is not far."""
+    drops, far = np.zeros((2, 4, 6)), np.ones((2, 4, 6), bool)
+    for drop, away, (row, column) in zip(drops, far, ((2, 4), (1, 3)), strict=True):
+        drop[row - 1, column - 3], drop[row, column], drop[row, column - 2] = 0.5, 0.9, 0.8
+        away[row, column - 2 : column + 3] = False
     means = MeanDrops()
-    means.add(explained(drops, (0.5, 0.5)), np.array([box_at(2, 4, scale=(0.5, 0.5)), box_at(1, 3, scale=(0.5, 0.5))]))
+    boxes = np.array([box_at(2, 4, scale=(0.5, 0.5)), box_at(1, 3, scale=(0.5, 0.5))])
+    means.add(explained(drops, (0.5, 0.5), far=far), boxes)
     described = means.describe()
     assert described["far"] == {"right": -48.0, "below": -16.0, "drop": 0.5} and described["patch_side"] == 16
-    assert means.largest_far() == 0.5
     assert described["counts"][3][5] == 2 and described["mean_drop"][0][0] is None
     assert np.array(described["mean_drop"])[3, 5] == pytest.approx(0.9)
+    assert np.array(described["mean_drop"])[3, 3] == pytest.approx(0.8) and np.isnan(means.means(far=True)[3, 3])
+    (axes, _) = draw_means(means).axes
+    assert axes.images[0].get_clim() == (0, 0.5)
+
+
+def test_the_mean_of_far_patches_is_over_those_detections_for_which_they_are_far():
+    drops, far = np.array([[[0.2] * 3], [[0.6] * 3]]), np.array([[[0, 0, 1]], [[0, 0, 0]]], bool)
+    means = MeanDrops()
+    means.add(explained(drops, far=far), np.array([box_at(0, 0)] * 2))
+    assert means.means()[0, 4] == pytest.approx(0.4) and means.describe()["far"]["drop"] == pytest.approx(0.2)
 
 
 def test_boxes_outside_of_the_image_count_at_its_edge():
@@ -89,16 +102,22 @@ def test_a_place_in_words(right, below, words):
 
 def test_written_files_and_the_sentence(tmp_path):
     means = MeanDrops()
-    means.add(explained(np.eye(6)[None] * 0.25), np.array([box_at(0, 0)]))
+    means.add(explained([[[0.9, 0.0, 0.25]]] * 2, far=[[[False, True, True]]] * 2), np.array([box_at(0, 0)] * 2))
     assert write_means(tmp_path, means) == (
-        "mean of 1 detections: of what is far, most by 16 pixels to the right, 16 below, 0.250 less"
+        "mean of 2 detections: of what is far, most by 16 pixels to the right, 0.250 less"
     )
-    assert json.loads((tmp_path / "mean.json").read_text())["detections"] == 1
+    assert json.loads((tmp_path / "mean.json").read_text())["detections"] == 2
     assert (tmp_path / "mean.png").read_bytes()[:4] == b"\x89PNG"
-    near = MeanDrops()
-    near.add(explained(np.ones((1, 2, 2))), np.array([box_at(0, 0)]))
-    assert near.largest_far() == 0
-    assert write_means(tmp_path, near) == "mean of 1 detections: no patch is two away from them"
+
+
+@pytest.mark.parametrize(("drop", "far"), [(1.0, False), (0.009, True), (-0.1, True)])
+def test_where_nothing_far_matters_that_is_the_sentence(tmp_path, drop, far):
+    means = MeanDrops()
+    means.add(explained(np.full((1, 2, 2), drop), far=np.full((1, 2, 2), far)), np.array([box_at(0, 0)]))
+    assert (
+        write_means(tmp_path, means) == "mean of 1 detection: no patch far from them lowers their probability by 0.01"
+    )
+    assert ("far" in json.loads((tmp_path / "mean.json").read_text())) == far
 
 
 def test_the_drawing_is_cut_to_what_was_measured():
