@@ -33,7 +33,7 @@ config = replace(
         head=partial(
             LocalGlobal,
             global_pool=partial(CenterCell, stage="context"),
-            fast_rcnn=base.detector.head,
+            fast_rcnn=base.detector.head.keywords["fast_rcnn"],
             global_channels=128,
         ),
     ),

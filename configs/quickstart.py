@@ -14,7 +14,7 @@ segmentation loss is what makes it learn so soon: it asks the context itself for
 from functools import partial
 
 from detection.backbones import Tiny
-from detection.cells import Accumulator
+from detection.cells import RGLRU
 from detection.config import (
     Augmentation,
     Config,
@@ -26,7 +26,7 @@ from detection.config import (
     SplitConfig,
 )
 from detection.context import SpatialRNN
-from detection.heads import FastRCNN
+from detection.heads import FastRCNN, LocalGlobal
 from detection.pooling import SkipPool, Source
 from detection.regions import RPN
 from detection.segmentation import SegmentationLoss
@@ -34,7 +34,7 @@ from detection.segmentation import SegmentationLoss
 config = Config(
     detector=DetectorConfig(
         backbone=partial(Tiny, channels=(32, 64)),
-        context=partial(SpatialRNN, cell=partial(Accumulator), hidden_channels=64),
+        context=partial(SpatialRNN, cell=partial(RGLRU), hidden_channels=64),
         context_source="c3",
         regions=partial(
             RPN,
@@ -47,13 +47,19 @@ config = Config(
         ),
         pool=partial(
             SkipPool,
-            sources=(Source(("c3",), norm="channels"), Source(("context",), norm="channels")),
-            amplitude=(1.0, 4.0),
+            sources=(Source(("c3",), norm="channels"),),
             output_size=5,
             sampling_ratio=1,
         ),
         segmentation=partial(SegmentationLoss, weight=4.0),
-        head=partial(FastRCNN, hidden_channels=128, batch_size_per_image=16, positive_fraction=0.5),
+        head=partial(
+            LocalGlobal,
+            fast_rcnn=partial(FastRCNN, hidden_channels=128, batch_size_per_image=16, positive_fraction=0.5),
+            global_pool=partial(
+                SkipPool, sources=(Source(("context",), norm="channels"),), output_size=3, sampling_ratio=1
+            ),
+            global_channels=128,
+        ),
         min_size=96,
         max_size=96,
     ),

@@ -1,15 +1,48 @@
-"""Insertion of a context into a trained detector, as a no-op at first."""
+"""Insertion of a context: into settings, for the classes to read, and into a trained detector, as a no-op at first."""
 
+import dataclasses
 from functools import partial
 from typing import Any
 
 import torch
 
+from detection.config import DetectorConfig
 from detection.contracts import Context, Pool, require_feature_maps
 from detection.detector import Detector
 from detection.errors import UserError
+from detection.heads import FastRCNN, LocalGlobal
 from detection.pooling import RoIAlign, SkipPool, Source
 from detection.pooling.skip_pool import SourceNorm
+from detection.ranges import Bins
+
+
+def with_context(
+    detector: DetectorConfig, context: partial[Context], source: str, *, output_size: Bins = 3
+) -> DetectorConfig:
+    """Settings of a detector whose classes are also read from a context; its regions and boxes are found as before.
+
+    The head becomes a `LocalGlobal`: a second pool and two fully connected layers as wide as the head's read the
+    context alone, and the class scores read these beside the head's own. docs/results/joining.md compares this with
+    one pool for both.
+
+    Args:
+        detector: without a context, and with a `FastRCNN` head.
+        context: a partial of a class of `detection.context`.
+        source: the feature map that it reads, such as `p3` of a pyramid or `c4`.
+        output_size: bins on a side of the context's descriptors.
+
+    Raises:
+        UserError: it has a context already, or another head.
+    """
+    if detector.context is not None:
+        raise UserError("with_context: the detector has a context already.")
+    if detector.head.func is not FastRCNN:
+        name = getattr(detector.head.func, "__name__", detector.head.func)
+        raise UserError(f"with_context: the head is a {name}; it must be FastRCNN.")
+    pool = partial(SkipPool, sources=(Source(("context",), norm="channels"),), output_size=output_size)
+    width = detector.head.keywords.get("hidden_channels", 1024)  # as FastRCNN's own
+    head = partial(LocalGlobal, fast_rcnn=detector.head, global_pool=pool, global_channels=width)
+    return dataclasses.replace(detector, context=context, context_source=source, head=head)
 
 
 def add_context(

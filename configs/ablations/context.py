@@ -35,7 +35,7 @@ CELLS = {
 }
 
 config = override(
-    base_config("quickstart"),
+    base_config("ion_beacon"),
     [
         "detector.backbone.stem_channels=8",
         "detector.backbone.channels=(16, 32)",

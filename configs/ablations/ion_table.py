@@ -32,7 +32,7 @@ def layers(*directions: tuple[str, ...]) -> list[str]:
 
 
 ablation = Ablation(
-    base="../quickstart.py",
+    base="../ion_beacon.py",
     variants={
         "ion": [],
         "pool-c3": pooled("c3"),

@@ -13,18 +13,20 @@ from functools import partial
 
 from detection.ablation import Ablation, load_ablation
 from detection.backbones import FPN, Timm
-from detection.cells import LSTM
+from detection.cells import RGLRU
 from detection.config import OptimizerConfig, ScheduleConfig, base_config, override
 from detection.config.files import find_config
-from detection.context import SpatialRNN
+from detection.config.overrides import as_overrides
+from detection.context import NoContext, SpatialRNN
 from detection.heads import FastRCNN
-from detection.pooling import SkipPool, Source
+from detection.insertion import with_context
+from detection.pooling import RoIAlign, SkipPool, Source
 from detection.regions import RPN
 
 LEVELS = ("p3", "p4", "p5")
 
 base = base_config("finetune")
-finetune = replace(
+plain = replace(
     base,
     detector=replace(
         base.detector,
@@ -36,8 +38,6 @@ finetune = replace(
             norm="batch",
             levels=LEVELS,
         ),
-        context=partial(SpatialRNN, cell=partial(LSTM), hidden_channels=64, rms_norm=True),
-        context_source="p3",
         regions=partial(
             RPN,
             stages=LEVELS,
@@ -46,7 +46,7 @@ finetune = replace(
             post_nms_top_n=(200, 100),
             batch_size_per_image=64,
         ),
-        pool=partial(SkipPool, sources=(Source(LEVELS), Source(("context",), norm="channels"))),
+        pool=partial(RoIAlign, stages=LEVELS),
         head=partial(FastRCNN, hidden_channels=256, batch_size_per_image=32),
     ),
     optimizer=OptimizerConfig(kind="adamw", lr=1e-3, reference_batch=16, weight_decay=1e-2, clip_norm=10.0),
@@ -57,25 +57,37 @@ finetune = replace(
     validation_loss=False,
     samples=0,
 )
+context = partial(SpatialRNN, cell=partial(RGLRU), hidden_channels=64, rms_norm=True)
 handwriting, _ = load_ablation(find_config("ablations/clef"))
 OWN = ("detector.regions", "schedule", "evaluate_every")
 clef = [change for change in handwriting.data["clef"] if not change.startswith(OWN)]
 
-config = override(finetune, clef)
+config = override(replace(plain, detector=with_context(plain.detector, context, "p3")), clef)
+
+
+def pooled(init: str) -> tuple[str, ...]:
+    """One pool reads the pyramid and the context, for classes and boxes."""
+    pool = partial(SkipPool, sources=(Source(LEVELS), Source(("context",), norm="channels")), init=init)
+    return as_overrides({"detector.pool": pool, "detector.head": plain.detector.head}, "pooled")
+
 
 ablation = Ablation(
     base=config,
     variants={
-        "none": [
-            "detector.context=detection.context.NoContext",
-            "detector.pool=detection.pooling.RoIAlign",
-            f"detector.pool.stages={LEVELS}",
-        ],
+        "none": as_overrides(
+            {"detector.head": plain.detector.head, "detector.context": partial(NoContext)},
+            "none",
+        ),
         "context": [],
+        "lstm": ["detector.context.cell=detection.cells.LSTM"],
         "accumulator": ["detector.context.cell=detection.cells.Accumulator"],
-        "rglru": ["detector.context.cell=detection.cells.RGLRU"],
+        "selfattention": [
+            "detector.context=detection.context.SelfAttention",
+            "detector.context.hidden_channels=64",
+        ],
         "coarse": ["detector.context_source=p4"],
-        "identity": ["detector.pool.init=identity"],
+        "pooled": pooled("xavier"),
+        "pooled-identity": pooled("identity"),
         "segmentation": [
             "detector.segmentation=detection.segmentation.SegmentationLoss",
             "detector.segmentation.background_weight=0.02",

@@ -26,7 +26,7 @@ CHRONO = [f"{CONTEXT}.cell.init=detection.cells.chrono", f"{CONTEXT}.cell.init.l
 STRONGER = ["detector.pool.amplitude=(1.0, 4.0)"]
 
 config = override(
-    base_config("quickstart"),
+    base_config("ion_beacon"),
     [
         "detector.backbone.stem_channels=8",
         "detector.backbone.channels=(16, 32)",
