@@ -10,7 +10,7 @@ AP50 1.000 with seeds 0, 1 and 2, in 6.3 minutes of CPU time each; 0.61, 0.69 an
 weight is on the beacon's location and its neighbors (docs/results/accnn.md).
 
 The additive score, which rates a location by its features and not by where it is, learns this soonest. The difference
-to `quickstart` is the context, what reads it and a longer schedule. There is no segmentation loss: this context is the
+to `ion_beacon` is the context, what reads it and a longer schedule. There is no segmentation loss: this context is the
 same at every location and could not tell pixels apart.
 """
 
@@ -22,7 +22,7 @@ from detection.context import AttentionLSTM
 from detection.heads import LocalGlobal
 from detection.pooling import CenterCell, RoIAlign
 
-base = base_config("quickstart")
+base = base_config("ion_beacon")
 config = replace(
     base,
     detector=replace(
@@ -33,7 +33,7 @@ config = replace(
         head=partial(
             LocalGlobal,
             global_pool=partial(CenterCell, stage="context"),
-            fast_rcnn=base.detector.head.keywords["fast_rcnn"],
+            fast_rcnn=base.detector.head,
             global_channels=128,
         ),
     ),

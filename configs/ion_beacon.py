@@ -3,8 +3,9 @@
     detection train ion_beacon
 
 The difference to `quickstart` is the paper's design: the recurrence is the accumulator, an IRNN whose recurrent matrix
-stays the identity, and one pool reads the context beside the backbone's features, four times as strongly, for classes
-and boxes. AP50 RESULT.
+stays the identity, one pool reads the context beside the backbone's features, four times as strongly, for classes and
+boxes, and in the segmentation loss a pixel of the background weighs as much as one of a ring, which asks for half the
+learning rate. AP50 RESULT.
 """
 
 from dataclasses import replace
@@ -15,6 +16,7 @@ from detection.config import base_config
 from detection.context import SpatialRNN
 from detection.heads import FastRCNN
 from detection.pooling import SkipPool, Source
+from detection.segmentation import SegmentationLoss
 
 base = base_config("quickstart")
 config = replace(
@@ -29,7 +31,9 @@ config = replace(
             output_size=5,
             sampling_ratio=1,
         ),
+        segmentation=partial(SegmentationLoss, weight=4.0),
         head=partial(FastRCNN, hidden_channels=128, batch_size_per_image=16, positive_fraction=0.5),
     ),
+    optimizer=replace(base.optimizer, lr=1e-3),
     note="",
 )

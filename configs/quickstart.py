@@ -14,7 +14,7 @@ segmentation loss is what makes it learn so soon: it asks the context itself for
 from functools import partial
 
 from detection.backbones import Tiny
-from detection.cells import RGLRU
+from detection.cells import LSTM
 from detection.config import (
     Augmentation,
     Config,
@@ -34,7 +34,7 @@ from detection.segmentation import SegmentationLoss
 config = Config(
     detector=DetectorConfig(
         backbone=partial(Tiny, channels=(32, 64)),
-        context=partial(SpatialRNN, cell=partial(RGLRU), hidden_channels=64),
+        context=partial(SpatialRNN, cell=partial(LSTM), hidden_channels=64),
         context_source="c3",
         regions=partial(
             RPN,
@@ -51,7 +51,7 @@ config = Config(
             output_size=5,
             sampling_ratio=1,
         ),
-        segmentation=partial(SegmentationLoss, weight=4.0),
+        segmentation=partial(SegmentationLoss, weight=4.0, background_weight=0.02),
         head=partial(
             LocalGlobal,
             fast_rcnn=partial(FastRCNN, hidden_channels=128, batch_size_per_image=16, positive_fraction=0.5),
@@ -70,7 +70,7 @@ config = Config(
         scenes=ScenesConfig(task="beacon", train=2000, val=200, size=96),
     ),
     optimizer=OptimizerConfig(
-        kind="adamw", lr=1e-3, reference_batch=32, weight_decay=1e-2, norm_weight_decay=0.0, clip_norm=10.0
+        kind="adamw", lr=2e-3, reference_batch=32, weight_decay=1e-2, norm_weight_decay=0.0, clip_norm=10.0
     ),
     schedule=ScheduleConfig(epochs=6, kind="cosine", warmup=40),
     batch_size=32,

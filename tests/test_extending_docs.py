@@ -98,7 +98,10 @@ from mylab.contexts import SqueezeExcitation
 
 ablation = Ablation(
     base="squeeze.py",
-    variants={"none": ["detector.context=none", "detector.segmentation=none", POOL], "own": {"detector.context": OWN}},
+    variants={
+        "none": ["detector.context=none", "detector.segmentation=none", "detector.head.global_pool=none"],
+        "own": {"detector.context": OWN},
+    },
     seeds=(0,),
 )
 """
@@ -107,8 +110,7 @@ ablation = Ablation(
 @pytest.mark.parametrize("extra", [["--dry-run"], pytest.param(["--workers=2"], marks=pytest.mark.slow)])
 def test_an_ablation_gives_the_flag_to_its_runs(folder, detection, monkeypatch, extra):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))  # of its runs, which are processes
-    pool = "'detector.pool=detection.pooling.RoIAlign', 'detector.pool.stages=c3'"
-    text = ABLATION.replace("POOL", pool).replace("OWN", "partial(SqueezeExcitation, hidden_channels=4)")
+    text = ABLATION.replace("OWN", "partial(SqueezeExcitation, hidden_channels=4)")
     (folder / "contexts.py").write_text(text)
     arguments = ["ablate", "contexts.py", "--output=out", "--cost-rounds=1", *extra, *SMALL[:-3], *SMALL[-2:]]
     code, _, error = detection(*arguments)

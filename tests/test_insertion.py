@@ -10,12 +10,12 @@ from torch import nn
 
 from detection.backbones import FPN, ResNet, Tiny
 from detection.cells import LSTM
-from detection.config import DetectorConfig
+from detection.config import DetectorConfig, to_plain
 from detection.context import ConvStack, SpatialRNN
 from detection.detector import build_detector
 from detection.errors import UserError
-from detection.heads import FastRCNN
-from detection.insertion import add_context
+from detection.heads import FastRCNN, SequenceHead
+from detection.insertion import add_context, with_context
 from detection.pooling import RoIAlign, SkipPool, Source
 from detection.pretrained import from_torchvision, to_torchvision
 from detection.regions import RPN
@@ -164,3 +164,32 @@ def test_a_roi_align_keeps_its_settings():
     new = add_context(detector, partial(ConvStack, hidden_channels=4), "c3").pool
     features["context"] = torch.randn(1, 4, 8, 8)
     assert torch.equal(new(features, boxes, [(64, 64)]), expected)
+
+
+def test_only_classes_read_a_context_in_settings():
+    torch.manual_seed(0)
+    settings = with_context(DETECTOR, partial(SpatialRNN, hidden_channels=8), "c2")
+    plain, changed = to_plain(DETECTOR), to_plain(settings)
+    assert {key for key in plain if plain[key] != changed[key]} == {"context", "context_source", "head"}
+    detector = build_detector(settings, 3).eval()
+    pool = detector.head.global_pool
+    assert detector.context_source == "c2" and pool.sources == (Source(("context",), norm="channels"),)
+    assert (pool.output_size, detector.head.global_channels) == (3, 16)
+    predictor, seen = detector.head.fast_rcnn.roi_heads.box_predictor, []
+    for scores in (predictor.cls_score, predictor.bbox_pred):
+        scores.register_forward_hook(lambda module, given, output: seen.append(output))
+    with torch.no_grad():
+        noise = torch.rand(1, 3, 64, 64)
+        detector(list(noise))
+        detector.context.convs[-1].weight.neg_()
+        detector(list(noise))
+    logits, deltas, other_logits, other_deltas = seen
+    assert torch.equal(deltas, other_deltas) and not torch.allclose(logits, other_logits)
+
+
+def test_a_head_of_another_kind_and_a_second_context_are_refused():
+    context = partial(SpatialRNN, hidden_channels=8)
+    with pytest.raises(UserError, match="with_context: the detector has a context already"):
+        with_context(with_context(DETECTOR, context, "c3"), context, "c3")
+    with pytest.raises(UserError, match="the head is a SequenceHead; it must be FastRCNN"):
+        with_context(dataclasses.replace(DETECTOR, head=partial(SequenceHead)), context, "c3")

@@ -8,8 +8,8 @@ ContextScenes: the class of all objects is given by one distant patch (`beacon`)
 the number of patches (`count`), and by a marker 3, 6 or 9 cells away (`distance`). 324 runs of about a minute of CPU
 time each.
 
-The detector is the quick start's with half of its channels. The rings cover few pixels, so that a pixel of the
-background weighs 0.02 in the segmentation loss. All contexts have 64 channels, as the quick start's.
+The detector is `ion_beacon`'s with half of its channels. The rings cover few pixels, so that a pixel of the
+background weighs 0.02 in the segmentation loss. All contexts have 64 channels, as `ion_beacon`'s.
 
 Baselines without recurrence are those of the Inside-Outside Net (Bell et al. 2016, section 5): two 3×3 and two 5×5
 convolutions, and the global average; and a non-local block. The others are its sweeps with different recurrent cells,

@@ -2,7 +2,7 @@
 
     detection ablate ion_table
 
-Against the quick start's detector, on two tasks of ContextScenes: `beacon`, which needs context, and `tiny`, which
+Against `ion_beacon`'s detector, on two tasks of ContextScenes: `beacon`, which needs context, and `tiny`, which
 needs high-resolution feature maps.
 - Which layers are pooled (the paper's table 6), and how they are normalized before they are concatenated.
 - The recurrent part: W_hh learned from the identity (IRNN), left at the identity (accumulator), or of a tanh RNN.

@@ -11,9 +11,9 @@ shipped config's name, is given by the environment variable BASE:
 
     BASE=mine.py detection ablate own_data data.train.annotations=…
 
-A base without context gets one on the second finest map that its pool reads, joined so that training starts from the
-plain detector, as `ion_lite0_finetune`; in a base with context the context is exchanged. Turn off what would hide the
-cue, such as `data.augmentation.horizontal_flip=0` where left and right differ.
+A base without context gets one on the second finest map that its pool reads, for its classes alone
+(`detection.with_context`), or, where the head is not Fast R-CNN's, in its pool; in a base with context the context is
+exchanged. Turn off what would hide the cue, such as `data.augmentation.horizontal_flip=0` where left and right differ.
 """
 
 import os
@@ -28,31 +28,45 @@ from detection.context import GlobalAverage, RecurrentConv, SelfAttention, Spati
 from detection.errors import UserError
 from detection.heads import FastRCNN, SequenceHead
 from detection.heads.lstm_decoder import LSTMDecoder
+from detection.insertion import with_context
 from detection.pooling import RoIAlign, SkipPool, Source
+
+PYRAMID = ("p2", "p3", "p4", "p5")  # what RoIAlign reads if it is not set
 
 BASE = find_config(os.environ.get("BASE", "finetune"))
 base = load_config(BASE)
 detector = base.detector
 
 
-def joined() -> dict[str, object]:
-    """Changes with which the pool of a base without context reads one."""
+def stages() -> tuple[str, ...]:
+    """Feature maps that the base's pool reads."""
+    settings = detector.pool.keywords
+    return settings["sources"][0].feature_maps if detector.pool.func is SkipPool else settings.get("stages", PYRAMID)
+
+
+def joined(part: partial) -> dict[str, object]:
+    """Changes with which a base gets a context: in the place of its own, else for its classes, else in its pool."""
     if detector.context is not None:
-        return {}
-    pool, kept = detector.pool, dict(detector.pool.keywords)
-    if pool.func is RoIAlign:
-        stages = kept.pop("stages", ("p2", "p3", "p4", "p5"))
-        sources, kept["init"] = (Source(tuple(stages)),), "identity"
-    elif pool.func is not SkipPool:
+        return {"detector.context": part}
+    if detector.pool.func not in (RoIAlign, SkipPool):
         raise UserError(
-            f"BASE={BASE}: its detector.pool is a {pool.func.__name__}, which reads no context; give a BASE with "
-            "RoIAlign or SkipPool, or one that has a context."
+            f"BASE={BASE}: its detector.pool is a {detector.pool.func.__name__}, which names no map for a context to "
+            "read; give a BASE with RoIAlign or SkipPool, or one that has a context."
         )
+    source = stages()[min(1, len(stages()) - 1)]
+    if detector.head.func is FastRCNN:
+        return {
+            "detector.context": part,
+            "detector.context_source": source,
+            "detector.head": with_context(detector, part, source).head,
+        }
+    kept = {key: value for key, value in detector.pool.keywords.items() if key not in ("stages", "sources")}
+    if detector.pool.func is RoIAlign:
+        sources, kept["init"] = (Source(stages()),), "identity"
     else:
-        sources = kept.pop("sources")
-        stages = sources[0].feature_maps
-    kept["sources"] = (*sources, Source(("context",), norm="channels"))
-    return {"detector.pool": partial(SkipPool, **kept), "detector.context_source": stages[min(1, len(stages) - 1)]}
+        sources = detector.pool.keywords["sources"]
+    pool = partial(SkipPool, sources=(*sources, Source(("context",), norm="channels")), **kept)
+    return {"detector.context": part, "detector.context_source": source, "detector.pool": pool}
 
 
 def width() -> int:
@@ -65,7 +79,7 @@ def width() -> int:
 
 def context(part: partial) -> tuple[str, ...]:
     """A variant with a context."""
-    return as_overrides({"detector.context": part, **joined()}, "context")
+    return as_overrides(joined(part), "context")
 
 
 def sweeps(cell: type) -> tuple[str, ...]:

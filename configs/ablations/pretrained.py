@@ -13,7 +13,7 @@ from functools import partial
 
 from detection.ablation import Ablation, load_ablation
 from detection.backbones import FPN, Timm
-from detection.cells import RGLRU
+from detection.cells import LSTM
 from detection.config import OptimizerConfig, ScheduleConfig, base_config, override
 from detection.config.files import find_config
 from detection.config.overrides import as_overrides
@@ -57,7 +57,7 @@ plain = replace(
     validation_loss=False,
     samples=0,
 )
-context = partial(SpatialRNN, cell=partial(RGLRU), hidden_channels=64, rms_norm=True)
+context = partial(SpatialRNN, cell=partial(LSTM), hidden_channels=64, rms_norm=True)
 handwriting, _ = load_ablation(find_config("ablations/clef"))
 OWN = ("detector.regions", "schedule", "evaluate_every")
 clef = [change for change in handwriting.data["clef"] if not change.startswith(OWN)]
@@ -79,7 +79,7 @@ ablation = Ablation(
             "none",
         ),
         "context": [],
-        "lstm": ["detector.context.cell=detection.cells.LSTM"],
+        "rglru": ["detector.context.cell=detection.cells.RGLRU"],
         "accumulator": ["detector.context.cell=detection.cells.Accumulator"],
         "selfattention": [
             "detector.context=detection.context.SelfAttention",

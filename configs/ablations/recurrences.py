@@ -11,7 +11,7 @@ with objects as large as before and farther apart.
 
 Equal chances: every context has four options, tried on `distance-6` and `row` with a seed that is not reported: its
 learning rate, half and twice that, and another start: chrono where gates have a bias to set, elsewhere a context that
-the head reads four times as strongly, as the quick start's. `wider` is the detector without context, its backbone
+the head reads four times as strongly, as `ion_beacon`'s. `wider` is the detector without context, its backbone
 widened to the accumulator's FLOPs. 200 runs of the choice and 625 others take about a minute of CPU time each.
 """
 

@@ -1,4 +1,4 @@
-"""Operations that a training forward of the quick start dispatches, and its time an image, at 2 and at 32 images."""
+"""Operations that a training forward of a small ION dispatches, and its time an image, at 2 and at 32 images."""
 
 import statistics
 import warnings
@@ -22,8 +22,8 @@ def benchmark_dispatch(device: str) -> Measurements:
     Operations are those of PyTorch and torchvision that no other of theirs calls; of our own operators those inside.
     On a CPU NMS is one call an image, and a slice of what it keeps. On CUDA the waits of a complete step count, too.
     """
-    detector = quickstart(device)
-    batches = {count: quickstart_batch(count, device) for count in (FEW, MANY)}
+    detector = small_detector(device)
+    batches = {count: noise_batch(count, device) for count in (FEW, MANY)}
     forwards = [lambda batch=batch: detector(*batch) for batch in batches.values()]
     few, many = (operations(forward) for forward in forwards)
     seconds = [statistics.median(t) for t in times_in_turns(forwards, ROUNDS, settle_on(device))]
@@ -41,14 +41,14 @@ def benchmark_dispatch(device: str) -> Measurements:
     return found
 
 
-def quickstart(device: str) -> Detector:
-    """Return the detector of the quick start in training mode, with random weights."""
+def small_detector(device: str, name: str = "ion_beacon") -> Detector:
+    """Return the detector of a shipped config with three classes, in training mode, with random weights."""
     torch.manual_seed(0)
-    config = load_config(find_config("quickstart"))
+    config = load_config(find_config(name))
     return build_detector(config.detector, 3, resize_in_training=False).to(device).train()
 
 
-def quickstart_batch(count: int, device: str) -> tuple[list[torch.Tensor], list[dict[str, torch.Tensor]]]:
+def noise_batch(count: int, device: str) -> tuple[list[torch.Tensor], list[dict[str, torch.Tensor]]]:
     """Return images (3, 96, 96) uint8 of noise with three to five boxes each, always the same."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (count, 3, 96, 96), dtype=torch.uint8, generator=generator)

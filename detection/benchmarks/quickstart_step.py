@@ -4,7 +4,7 @@ import torch
 from accelerate import Accelerator
 
 from detection.analysis.timing import Measurements, settle_on, times_in_turns
-from detection.benchmarks.dispatch import quickstart, quickstart_batch
+from detection.benchmarks.dispatch import noise_batch, small_detector
 from detection.channels_last import to_channels_last
 from detection.config import load_config
 from detection.config.files import find_config
@@ -19,11 +19,11 @@ def benchmark_quickstart_step(device: str) -> Measurements:
     """Measure one update of the quick start by our loop, images in memory as a loader hands them over."""
     config = load_config(find_config("quickstart"))
     accelerator = Accelerator(cpu=device == "cpu")
-    detector = to_channels_last(quickstart(device))
+    detector = to_channels_last(small_detector(device, "quickstart"))
     optimizer = build_optimizer(config.optimizer, detector, IMAGES)
     scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer, 1e-6)  # weights and proposals stay what they are
     model, optimizer = accelerator.prepare(detector, optimizer)
-    images, targets = quickstart_batch(IMAGES, "cpu")
+    images, targets = noise_batch(IMAGES, "cpu")
     targets = [{**target, "image_id": number} for number, target in enumerate(targets)]
     if device == "cuda":
         images = [image.pin_memory() for image in images]

@@ -14,7 +14,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from detection.cells import Accumulator, Cell
+from detection.cells import LSTM, Cell
 from detection.context.by_location import convolve_wide, initialize_parts, over_rms
 from detection.contracts import Context
 from detection.errors import UserError
@@ -44,7 +44,7 @@ class SpatialRNN(Context):
         self,
         in_channels: int,
         *,
-        cell: partial[Cell] = partial(Accumulator),
+        cell: partial[Cell] = partial(LSTM),
         hidden_channels: Channels = 512,
         layers: tuple[tuple[Direction, ...], ...] = (DIRECTIONS, DIRECTIONS),
         out_channels: Channels | None = None,

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from detection.benchmarks import dispatch
-from detection.benchmarks.dispatch import operations, quickstart, quickstart_batch, training_step, waits
+from detection.benchmarks.dispatch import noise_batch, operations, small_detector, training_step, waits
 from detection.detector import build_detector
 from detection.heads import SequenceHead
 from detection.pooling import CenterCell, SkipPool, Source
@@ -16,22 +16,22 @@ from tests.tiny_runs import DETECTOR
 
 
 def counts(detector, **changes):
-    few, many = (quickstart_batch(count, "cpu") for count in (2, 32))
+    few, many = (noise_batch(count, "cpu") for count in (2, 32))
     for batch in (few, many):
         for number, target in enumerate(batch[1]):
             target.update({key: change(number, target) for key, change in changes.items()})
     return [operations(lambda batch=batch: detector(*batch)).total() for batch in (few, many)]
 
 
-def test_operations_of_the_quick_start():
-    few, many = counts(quickstart("cpu"))
+def test_operations_of_a_small_ion():
+    few, many = counts(small_detector("cpu"))
     assert many - 5 * 30 <= 1.2 * few and many <= 1500
 
 
 @pytest.mark.parametrize("threshold", [0.05, 0.3])
 def test_operations_at_inference(threshold):
     """NMS of the proposals takes five an image, that of the classes twelve."""
-    detector = quickstart("cpu").eval()
+    detector = small_detector("cpu").eval()
     detector.head.roi_heads.score_thresh = threshold
     with torch.no_grad():
         few, many = counts(detector)
@@ -41,7 +41,7 @@ def test_operations_at_inference(threshold):
 def test_operations_with_crowd_regions_and_images_of_no_boxes():
     crowd = torch.tensor([[0.0, 0, 30, 40], [5, 5, 9, 9]])
     empty = {"boxes": lambda i, t: t["boxes"][: 4 * (i % 2)], "labels": lambda i, t: t["labels"][: 4 * (i % 2)]}
-    few, many = counts(quickstart("cpu"), ignored=lambda i, t: crowd[: i % 3], **empty)
+    few, many = counts(small_detector("cpu"), ignored=lambda i, t: crowd[: i % 3], **empty)
     assert many - 5 * 30 <= 1.2 * few and many <= 1500
 
 
@@ -49,11 +49,11 @@ def test_operations_of_images_of_different_sizes():
     """Copying them takes two an image, their segmentation too, and NMS two."""
     found = []
     for count in (2, 32):
-        images, targets = quickstart_batch(count, "cpu")
+        images, targets = noise_batch(count, "cpu")
         images = [image[:, : 96 - 3 * (i % 2), : 96 - i % 5] for i, image in enumerate(images)]
         for image, target in zip(images, targets, strict=True):
             target["semantic"] = target["semantic"][: image.shape[1], : image.shape[2]]
-        detector = quickstart("cpu")
+        detector = small_detector("cpu")
         found.append(operations(lambda d=detector, i=images, t=targets: d(i, t)).total())
     assert found[1] - 6 * 30 <= 1.2 * found[0] and found[1] <= 1500
 
@@ -95,8 +95,8 @@ def test_operations_inside_of_our_own_operators_count(monkeypatch):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("sizes", ["equal", "different"])
 def test_a_step_waits_at_most_four_times(sizes):
-    detector = quickstart("cuda")
-    images, targets = quickstart_batch(8, "cuda")
+    detector = small_detector("cuda")
+    images, targets = noise_batch(8, "cuda")
     if sizes == "different":
         images = [image[:, : 96 - 3 * (i % 2)] for i, image in enumerate(images)]
         for image, target in zip(images, targets, strict=True):

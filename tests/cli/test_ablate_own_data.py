@@ -9,6 +9,7 @@ from detection.ablation.size_matched import find_widths
 from detection.cli import ablate
 from detection.config import base_config, load_config, to_plain
 from detection.config.files import find_config
+from detection.insertion import with_context
 from detection.pooling import RoIAlign, SkipPool
 from tests.tiny_runs import draw_shapes, write_config
 
@@ -24,18 +25,26 @@ def configs(base, monkeypatch):
     return {name: load_config(config, [*data, *changes]) for name, changes in ablation.variants.items()}, ablation
 
 
-def test_a_plain_base_gets_contexts_that_start_from_it(monkeypatch):
+def test_a_plain_base_gets_contexts_for_its_classes(monkeypatch):
     found, ablation = configs("finetune", monkeypatch)
     plain = base_config("finetune").detector
-    assert to_plain(found["none"].detector) == to_plain(plain) and plain.pool.func is RoIAlign
-    pools = {name: to_plain(config.detector.pool) for name, config in found.items() if name != "none"}
-    assert all(pool == pools["lstm"] and pool["init"] == "identity" for pool in pools.values())
-    assert {config.detector.context_source for name, config in found.items() if name != "none"} == {"p3"}
-    assert found["lstm"].detector.pool.func is SkipPool and to_plain(found["lstm"].detector.head) == to_plain(
-        plain.head
-    )
+    assert to_plain(found.pop("none").detector) == to_plain(plain)
+    for config in found.values():
+        expected = with_context(plain, config.detector.context, "p3")
+        assert to_plain(config.detector) == to_plain(expected)
     (head,) = ablation.question.where_crowded.values()
     assert "SequenceHead" in head[0]
+
+
+def test_a_plain_base_with_another_head_gets_contexts_in_its_pool(monkeypatch):
+    found, _ = configs("sequence_head_lite0_finetune", monkeypatch)
+    plain = found.pop("none").detector
+    assert plain.pool.func is RoIAlign
+    for config in found.values():
+        pool = to_plain(config.detector.pool)
+        assert config.detector.pool.func is SkipPool and pool["init"] == "identity"
+        assert [source["feature_maps"] for source in pool["sources"]] == [["p2", "p3", "p4", "p5"], ["context"]]
+        assert config.detector.context_source == "p3" and to_plain(config.detector.head) == to_plain(plain.head)
 
 
 def test_in_a_base_with_context_the_context_is_exchanged(monkeypatch):

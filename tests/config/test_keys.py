@@ -16,7 +16,7 @@ from detection.errors import UserError
 from tests.tiny_runs import tiny_config
 
 CONFIG = tiny_config(Path("data"))
-QUICKSTART = load_config(find_config("quickstart"))
+QUICKSTART = load_config(find_config("ion_beacon"))
 
 
 @pytest.mark.parametrize(

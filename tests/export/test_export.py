@@ -44,7 +44,7 @@ def write(detector, path, size=None, images=None):
 
 @pytest.fixture(scope="module")
 def accumulator():
-    return build("quickstart", [*SMALL, FEW])
+    return build("ion_beacon", [*SMALL, FEW])
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_the_script_without_torch_finds_what_the_detector_finds(exported, accumu
 
 
 def test_an_lstm_is_exported_for_one_size(tmp_path):
-    detector = build("quickstart", [*spatial_rnn("LSTM"), FEW])
+    detector = build("ion_beacon", [*spatial_rnn("LSTM"), FEW])
     assert write(detector, tmp_path / "model.onnx", (64, 96)).compared > 10
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     assert session.get_inputs()[0].shape == [1, 3, 64, 96]
@@ -107,7 +107,7 @@ def test_a_file_that_differs_is_not_kept(accumulator, tmp_path, monkeypatch):
     trace = export_module._trace
 
     def of_another(graph, *rest):
-        other = build("quickstart", [*SMALL, FEW])
+        other = build("ion_beacon", [*SMALL, FEW])
         other.backbone.stem[0].weight.data *= 1.1
         trace(DetectorGraph(other).eval(), *rest)
 
@@ -122,21 +122,21 @@ def test_a_size_that_a_part_keeps_is_found(tmp_path):
         def forward(self, x, valid):
             return x + 0.1 * int(x.shape[3]) * valid
 
-    detector = build("quickstart", [*context("NoContext"), FEW])
+    detector = build("ion_beacon", [*context("NoContext"), FEW])
     detector.context = Keeps()
     with pytest.raises(UserError, match="differs from the detector"):
         write(detector, tmp_path / "model.onnx")
 
 
 def test_a_detector_that_is_unsure_is_compared_below_its_threshold(accumulator, tmp_path):
-    detector = build("quickstart", [*SMALL, FEW, "detector.head.score_threshold=0.99999"])
+    detector = build("ion_beacon", [*SMALL, FEW, "detector.head.score_threshold=0.99999"])
     found = write(detector, tmp_path / "model.onnx")
     assert found.lowered and found.threshold < 0.99999 and found.compared
     assert detector.head.roi_heads.score_thresh == 0.99999
 
 
 def test_nothing_to_compare_is_an_error(tmp_path):
-    detector = build("quickstart", [*SMALL, FEW])
+    detector = build("ion_beacon", [*SMALL, FEW])
     detector.head.roi_heads.box_predictor.cls_score.bias.data[0] = 1e4
     with pytest.raises(UserError, match="finds nothing in these images at any score"):
         write(detector, tmp_path / "model.onnx")
@@ -172,7 +172,7 @@ def test_parts_without_a_form_are_refused(accumulator):
     with pytest.raises(UserError, match="Stitch .*postprocess=detection.heads.stitching.NMS"):
         DetectorGraph(build("reinspect_crowd", []))
     for part in ("pool", "regions", "head"):
-        detector = build("quickstart", [*SMALL, FEW])
+        detector = build("ion_beacon", [*SMALL, FEW])
         setattr(detector, part, nn.Identity())
         inputs = torch.rand(1, 3, 64, 64), torch.tensor([[64, 64]]), torch.tensor(0.05)
         with pytest.raises(UserError, match="Identity: only"), torch.no_grad():
@@ -189,7 +189,7 @@ def test_weights_that_fit_into_no_file_are_refused(accumulator, tmp_path, monkey
 @pytest.mark.slow
 def test_box_iterations_voting_and_mirrored_images_are_exported(tmp_path):
     more = ["flip=true", "num_box_iterations=2", "voting_iou=0.8"]
-    detector = build("quickstart", [*SMALL, FEW, *(f"detector.inference.{text}" for text in more)])
+    detector = build("ion_beacon", [*SMALL, FEW, *(f"detector.inference.{text}" for text in more)])
     assert write(detector, tmp_path / "model.onnx").compared > 20
 
 
@@ -227,8 +227,8 @@ def _of_any_size(detector, path):
 
 
 MATRIX = {
-    **{f"`SpatialRNN`, `{cell}`": ("quickstart", spatial_rnn(cell)) for cell in CELLS},
-    **{f"`{name}`": ("quickstart", context(name)) for name in CONTEXTS},
+    **{f"`SpatialRNN`, `{cell}`": ("ion_beacon", spatial_rnn(cell)) for cell in CELLS},
+    **{f"`{name}`": ("ion_beacon", context(name)) for name in CONTEXTS},
     **{f"`{name}`": (name, overrides) for name, overrides in SHIPPED.items()},
 }
 

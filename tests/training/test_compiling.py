@@ -7,7 +7,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from detection.benchmarks.dispatch import quickstart, quickstart_batch
+from detection.benchmarks.dispatch import noise_batch, small_detector
 from detection.config import validate
 from detection.errors import UserError
 from detection.training import run as run_module
@@ -32,9 +32,9 @@ def losses_and_gradients(detector, batch):
 
 @pytest.mark.parametrize("backend", ["eager", pytest.param("aot_eager", marks=pytest.mark.slow)])
 def test_losses_and_gradients_are_equal_and_graphs_are_counted(backend):
-    batch = quickstart_batch(2, "cpu")
-    expected = losses_and_gradients(quickstart("cpu"), batch)
-    detector = quickstart("cpu")
+    batch = noise_batch(2, "cpu")
+    expected = losses_and_gradients(small_detector("cpu"), batch)
+    detector = small_detector("cpu")
     counted = compile_parts(detector, backend)
     found = losses_and_gradients(detector, batch)
     for ours, theirs in zip(found, expected, strict=True):

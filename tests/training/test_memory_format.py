@@ -5,7 +5,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from detection.benchmarks.dispatch import quickstart_batch
+from detection.benchmarks.dispatch import noise_batch
 from detection.config import load_config
 from detection.config.files import find_config
 from detection.detector import build_detector
@@ -44,7 +44,7 @@ def test_maps_stay_channels_last(name):
     for module_name, module in detector.named_modules():
         if module_name.startswith(("backbone", "context", "regions")):
             module.register_forward_hook(look(module_name))
-    detector(*quickstart_batch(2, "cpu"))
+    detector(*noise_batch(2, "cpu"))
     assert other == [] and len(seen) > 10
 
 
