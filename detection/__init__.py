@@ -15,7 +15,7 @@ __all__ = [
     "Predictor", "RecurrentConv", "RecurrentStages", "Regions", "ResNet", "RoIAlign", "SegmentationLoss",
     "SequenceHead", "SkipPool", "Source", "SpatialRNN", "TanhRNN", "TiedLSTM", "Tiles", "Timm", "Tiny", "UserError",
     "add_context", "build_detector", "evaluate", "evaluate_detections", "load_config", "load_index", "load_pretrained",
-    "open_run", "train", "train_one_epoch",
+    "open_run", "train", "train_one_epoch", "with_context",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from detection.errors import UserError
     from detection.evaluation import evaluate_detections
     from detection.heads import FastRCNN, LocalGlobal, SequenceHead
-    from detection.insertion import add_context
+    from detection.insertion import add_context, with_context
     from detection.pooling import CenterCell, RoIAlign, SkipPool, Source
     from detection.predictor import Detections, Predictor
     from detection.pretrained import load_pretrained

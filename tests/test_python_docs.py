@@ -38,7 +38,7 @@ def test_examples_run(finished_run, tmp_path, monkeypatch, capsys):
         write_image(Path("photos") / name, 80, 60, seed)
     names = run_python_blocks(PAGE)
     capsys.readouterr()
-    assert len(python_blocks(PAGE)) == 7 and isinstance(names["found"], Detections)
+    assert len(python_blocks(PAGE)) == 8 and isinstance(names["found"], Detections)
     assert isinstance(names["detector"], Detector) and len(names["after"][0]["scores"]) > 0
     assert Image.open("street.png").size >= (80, 60)
     assert isinstance(json.loads(Path("results.json").read_text()), list)

@@ -94,7 +94,8 @@ def test_the_files_named_in_a_text_exist(path):
 
 
 def test_the_python_of_the_readme_runs(finished_run, shapes, tmp_path, monkeypatch):
-    shutil.copytree(finished_run, tmp_path / "runs" / "quickstart")
+    for name in ("quickstart", "plain"):
+        shutil.copytree(finished_run, tmp_path / "runs" / name)
     shutil.copy(next(shapes.glob("val/*.png")), tmp_path / "image.jpg")
     monkeypatch.chdir(tmp_path)
     blocks = re.findall("```python\n(.*?)```", README, re.DOTALL)

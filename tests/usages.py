@@ -78,6 +78,7 @@ from detection import (
     open_run,
     train,
     train_one_epoch,
+    with_context,
 )
 from detection.data.coco_index import Category
 from detection.weights import LoadReport
@@ -125,6 +126,8 @@ def build(images: list[Tensor]) -> None:
     assert_type(detector, Detector)
     assert_type(load_pretrained(detector, config.detector.weights), list[LoadReport])
     assert_type(add_context(detector, partial(SpatialRNN, hidden_channels=64), "p4"), Detector)
+    settings = with_context(config.detector, partial(SpatialRNN, hidden_channels=64), "p3", output_size=5)
+    assert_type(settings, DetectorConfig)
     assert_type(detector.forward(images), list[dict[str, Tensor]] | dict[str, Tensor])
 
 

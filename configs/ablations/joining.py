@@ -5,49 +5,43 @@
 
 `equal`: the pool reads the context as strongly as the backbone's features, for classes and boxes; `stronger`: four
 times as strongly, as ION's measured norms suggest; `classes`: boxes are read from the backbone's features alone, and
-classes from both, the context through a pool and two layers of its own (AC-CNN's head); `block`: as `equal`, with the
-context in a `ScanBlock`, which begins as a no-op. On the tiny detector of `ablations/recurrences`, with its updates and
-twice its learning rate, and with seeds that are reported nowhere else. One to three minutes of CPU time a run, five on
-`clef2`.
+classes from both, the context through a pool and two layers of its own (AC-CNN's head, the quick start's join). A
+context in a `ScanBlock` (`lstmblock`, `rglrublock`) is read through a gate that begins as a no-op.
+
+On the tiny detector of `ablations/recurrences`, with its updates and twice its learning rate, and with seeds that are
+reported nowhere else. One to four minutes of CPU time a run, seven on `clef2`. docs/results/joining.md has the result.
 """
 
 import os
-from functools import partial
 
 from detection.ablation import Ablation, load_ablation, scenes
-from detection.config import override
+from detection.config import base_config, override
 from detection.config.files import find_config
 from detection.config.overrides import as_overrides
-from detection.heads import LocalGlobal
-from detection.pooling import SkipPool, Source
 
+quickstart = base_config("quickstart").detector
 recurrences, _ = load_ablation(find_config("ablations/recurrences"))
 config = override(recurrences.base, ["optimizer.lr=4e-3"])
 
-LOCAL = Source(("c3",), norm="channels")
-CONTEXT = Source(("context",), norm="channels")
 JOINS = {
     "equal": (),
     "stronger": ("detector.pool.amplitude=(1.0, 4.0)",),
-    "classes": as_overrides(
-        {
-            "detector.pool": partial(SkipPool, sources=(LOCAL,), output_size=5, sampling_ratio=1),
-            "detector.head": partial(
-                LocalGlobal,
-                fast_rcnn=config.detector.head,
-                global_pool=partial(SkipPool, sources=(CONTEXT,), output_size=3, sampling_ratio=1),
-                global_channels=128,
-            ),
-        },
-        "classes",
-    ),
+    "classes": as_overrides({"detector.pool": quickstart.pool, "detector.head": quickstart.head}, "classes"),
 }
+
+
+def block(cell: str) -> list[str]:
+    """The ablation's `ScanBlock`, around sweeps of a cell."""
+    return [*recurrences.variants["scanblock"], f"detector.context.mixer.cell=detection.cells.{cell}"]
+
+
+CONTEXTS = {**recurrences.variants, "lstmblock": block("LSTM"), "rglrublock": block("RGLRU")}
 
 
 def joined(*names: str) -> dict[str, list[str]]:
     """Variants named CONTEXT-JOIN."""
     pairs = {name: name.split("-") for name in names}
-    return {name: [*recurrences.variants[context], *JOINS[join]] for name, (context, join) in pairs.items()}
+    return {name: [*CONTEXTS[context], *JOINS[join]] for name, (context, join) in pairs.items()}
 
 
 def clef2(folder: str) -> list[str]:
@@ -58,24 +52,28 @@ def clef2(folder: str) -> list[str]:
 
 
 CLEF = recurrences.data.get("clef")  # where DATA is set
+FOLDER = os.path.abspath(os.environ.get("DATA") or ".")
+REAL = {"clef": CLEF} if CLEF else {}
+if CLEF and os.path.isdir(os.path.join(FOLDER, "clef2")):
+    REAL["clef2"] = clef2(FOLDER)
 
 ablation = Ablation(
     base=config,
     variants={
         "none": recurrences.variants["none"],
-        **joined("selfattention-equal", "selfattention-classes"),
+        **joined("average-equal", "average-classes", "selfattention-equal", "selfattention-classes"),
         **joined("accumulator-stronger", "accumulator-equal", "accumulator-classes"),
         **joined("lstm-equal", "lstm-classes", "rglru-equal", "rglru-classes"),
-        "lstm-block": [*recurrences.variants["scanblock"], "detector.context.mixer.cell=detection.cells.LSTM"],
+        **joined("lstmblock-equal", "lstmblock-classes", "rglrublock-equal", "rglrublock-classes"),
     },
     data={
         "beacon": scenes("beacon", size=96, train=1500, val=200),
         "row": recurrences.data["row"],
         "count": recurrences.data["count"],
-        **({"clef": CLEF, "clef2": clef2(os.path.abspath(os.environ["DATA"]))} if CLEF else {}),
+        **REAL,
     },
     seeds=(100, 101, 102),
     reference="none",
     metric="AP50",
-    chance={"clef": 1 / 3, "clef2": 1 / 3} if CLEF else {},
+    chance=dict.fromkeys(REAL, 1 / 3),
 )

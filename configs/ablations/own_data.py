@@ -121,8 +121,8 @@ ablation = Ablation(
     metric="AP",
     widen=widen(),
     question=Question(
-        default="accumulator",
-        drop=("rcl", *(["sequence"] if sequence else []), "selfattention", "average", "lstm"),
+        default="lstm",
+        drop=("rcl", *(["sequence"] if sequence else []), "accumulator", "selfattention", "average"),
         where_crowded={"sequence": [*plain, *as_overrides(sequence, "sequence")]} if sequence else {},
     ),
 )

@@ -13,7 +13,7 @@ STEP = 0.0726
 """Seconds of a training step of R50-FPN on 4 images of 800x1216, bf16."""
 IMAGES_A_STEP = 4
 SMALL_UPDATE = 0.16
-"""Seconds of an update of the quick start, 32 images, 4 loading processes."""
+"""Seconds of an update of a small ION, 32 images, 4 loading processes."""
 SMALL_UPDATES = 6 * 63
 
 PARAMETERS = 41.8e6
@@ -58,8 +58,8 @@ def document() -> str:
     measured = f"""
         Computed by `python -m detection.benchmarks.scale > docs/scale.md`; no training of this size has been run.
         Measured on one H100 80GB with torch 2.11 on 2026-11-26, commit 04373ae: a training step of Faster R-CNN with
-        ResNet-50 and FPN on {IMAGES_A_STEP} images of 800x1216 in bf16, {1e3 * STEP:.1f} ms; an update of the quick
-        start on 32 images with 4 loading processes, {1e3 * SMALL_UPDATE:.0f} ms."""
+        ResNet-50 and FPN on {IMAGES_A_STEP} images of 800x1216 in bf16, {1e3 * STEP:.1f} ms; an update of a small
+        ION (`ion_beacon`) on 32 images with 4 loading processes, {1e3 * SMALL_UPDATE:.0f} ms."""
     notes = (
         f"""Steps only: no evaluation, no start, no waiting for files. The learning rate of the 1x schedule is stated
         for 16 images an update and scaled linearly; at {IMAGES_A_STEP * GPUS[-1]} images the warm-up must be longer,
@@ -90,7 +90,7 @@ def _table() -> list[str]:
     for data in DATA_SETS:
         name = f"{data.name}: {data.epochs} epochs of {data.images:,} images"
         rows.append([name, *(_hours(training_hours(data, n)) for n in GPUS)])
-    name = f"ablation of 500 runs of the quick start, {SMALL_UPDATES} updates each"
+    name = f"ablation of 500 runs of a small ION, {SMALL_UPDATES} updates each"
     rows.append([name, *(_hours(ablation_hours(500, n)) for n in GPUS)])
     rows.append(["images of an update", *(str(IMAGES_A_STEP * n) for n in GPUS)])
     name = f"exchange of gradients, on top of {1e3 * STEP:.1f} ms a step, at most"

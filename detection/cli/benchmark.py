@@ -4,7 +4,7 @@ detection benchmark [NAME ...] [--device cpu|cuda] [--output FILE.json]
 
   train-step   our training step against the plain torchvision loop of the same model (EfficientNet-Lite0 FPN; two
                images of 240x320, and 16 of 128x128)
-  dispatch     operations and time an image of a training forward of the quick start, at 2 and at 32 images
+  dispatch     operations and time an image of a training forward of a small ION, at 2 and at 32 images
   sweep        four directions of recurrent cells against a plain loop and PyTorch's RNNs; memory; on CUDA bandwidth too
   recurrences  sweeps of every cell with an operation against the cell step by step; scratch memory
   cross-scan   routes over a complete map against one step after another in autograd

@@ -34,7 +34,7 @@ class _BatchedRPN(RegionProposalNetwork):
     """torchvision's network with its selection of proposals, matching, sampling and losses for all images at once.
 
     torchvision's takes about 130 operations an image in training, 5 of which wait for a GPU: of the 8 000 operations
-    of a forward of the quick start on 32 images it had half. Proposals are equal to the bit, losses with its draw.
+    of a forward of a small ION on 32 images it had half. Proposals are equal to the bit, losses with its draw.
     """
 
     ignore_crowd: float | None = None
