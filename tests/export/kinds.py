@@ -46,7 +46,8 @@ SHIPPED = {
     "sequence_head_crowd": [],
     "reinspect_crowd": ["detector.head.postprocess=detection.heads.stitching.NMS"],
     "recurrent_surround": [],
-    **dict.fromkeys(("finetune", "ion_lite0_finetune", "accnn_lite0_finetune", "recurrent_lite0_finetune",
+    "quickstart": [],
+    **dict.fromkeys(("finetune", "context_lite0_finetune", "ion_lite0_finetune", "accnn_lite0_finetune", "recurrent_lite0_finetune",
                      "sequence_head_lite0_finetune"), LITE0),
 }  # fmt: skip
 
