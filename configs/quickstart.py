@@ -7,10 +7,10 @@ context,
 
     detection train quickstart detector.context=detection.context.NoContext
 
-it finds the rings as well and guesses their class: AP50 0.364 against 1.000 (seed 0, 2026-11-27; 1.000 with seeds 1 to 4,
-too). Two layers of four sweeps of an LSTM read the feature map; the classes alone read what they give, through a pool
-and layers of their own (docs/results/joining.md). ION's segmentation loss is what makes it learn so soon: it asks the
-context itself for the class of each pixel. `ion_beacon` is the Inside-Outside Net's own design (Bell et al. 2016).
+it finds the rings as well and guesses their class: AP50 0.364 (seed 0) against 1.000 (seeds 0 to 4; 2026-11-27). Two
+layers of four sweeps of an LSTM read the feature map; the classes alone read what they give, through a pool and layers
+of their own (docs/results/joining.md). ION's segmentation loss is what makes it learn so soon: it asks the context
+itself for the class of each pixel. `ion_beacon` is the Inside-Outside Net's own design (Bell et al. 2016).
 """
 
 from functools import partial

@@ -47,8 +47,8 @@ SHIPPED = {
     "reinspect_crowd": ["detector.head.postprocess=detection.heads.stitching.NMS"],
     "recurrent_surround": [],
     "quickstart": [],
-    **dict.fromkeys(("finetune", "context_lite0_finetune", "ion_lite0_finetune", "accnn_lite0_finetune", "recurrent_lite0_finetune",
-                     "sequence_head_lite0_finetune"), LITE0),
+    **dict.fromkeys(("finetune", "context_lite0_finetune", "ion_lite0_finetune", "accnn_lite0_finetune",
+                     "recurrent_lite0_finetune", "sequence_head_lite0_finetune"), LITE0),
 }  # fmt: skip
 
 
