@@ -2,7 +2,7 @@
 
 import dataclasses
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -39,9 +39,11 @@ def with_context(
     if detector.head.func is not FastRCNN:
         name = getattr(detector.head.func, "__name__", detector.head.func)
         raise UserError(f"with_context: the head is a {name}; it must be FastRCNN.")
-    pool = partial(SkipPool, sources=(Source(("context",), norm="channels"),), output_size=output_size)
+    sources = (Source(("context",), norm="channels"),)
+    pool: partial[Pool] = partial(SkipPool, sources=sources, output_size=output_size)
     width = detector.head.keywords.get("hidden_channels", 1024)  # as FastRCNN's own
-    head = partial(LocalGlobal, fast_rcnn=detector.head, global_pool=pool, global_channels=width)
+    fast_rcnn = cast("partial[FastRCNN]", detector.head)
+    head = partial(LocalGlobal, fast_rcnn=fast_rcnn, global_pool=pool, global_channels=width)
     return dataclasses.replace(detector, context=context, context_source=source, head=head)
 
 
