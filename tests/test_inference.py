@@ -13,6 +13,7 @@ from torch import nn
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_iou
 
+from detection.cells import Accumulator
 from detection.config import override
 from detection.context import SpatialRNN
 from detection.contracts import Head, PooledRegions
@@ -29,7 +30,7 @@ SIZES = [(64, 48), (40, 64)]
 
 WITH_CONTEXT = dataclasses.replace(
     DETECTOR,
-    context=partial(SpatialRNN, hidden_channels=8),
+    context=partial(SpatialRNN, cell=partial(Accumulator), hidden_channels=8),
     context_source="c3",
     pool=partial(SkipPool, sources=(Source(("c3",)), Source(("context",), norm="channels")), output_size=3),
 )
@@ -338,7 +339,8 @@ def test_detections_come_in_the_pixels_of_the_image_given():
     detector = make_detector(ION)
     with torch.no_grad():
         boxes = detector([torch.rand(3, 40, 128)])[0]["boxes"]
-    assert boxes[:, 2].max() > 64 and boxes[:, 2].max() <= 128 and boxes[:, 3].max() <= 40
+    rounding = 1e-4  # of the division by the image's scale, which differs between CPUs
+    assert 64 < boxes[:, 2].max() <= 128 + rounding and boxes[:, 3].max() <= 40 + rounding
 
 
 @pytest.mark.parametrize("classes", [1, 5])

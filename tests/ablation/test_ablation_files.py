@@ -10,7 +10,7 @@ from detection.ablation import load_ablation
 from detection.ablation.choosing import choice_ablation
 from detection.ablation.plan import make_plan
 from detection.cli import ablate
-from detection.config import to_plain
+from detection.config import base_config, load_config, to_plain
 from tests.markdown import python_blocks
 
 FILES = {path.stem: path for path in sorted((Path(__file__).parents[2] / "configs" / "ablations").glob("*.py"))}
@@ -39,13 +39,30 @@ def test_clef_asks_for_its_data(monkeypatch, capsys):
 
 
 def test_clef_is_that_of_the_recurrences():
-    """Both files train the same detector on the same data."""
+    """Both train the same detector on the same data, `clef` at twice the rate; its default is the quick start's."""
     ours, theirs = (
         {run.variant: to_plain(run.config) for run in plan_of(name).runs if (run.data, run.seed) == ("clef", 0)}
         for name in ("clef", "recurrences")
     )
-    assert len(ours) == 8 and len(shared := ours.keys() & theirs.keys()) == 7
-    assert all(ours[variant] == theirs[variant] for variant in shared)
+    assert len(ours) == 9 and len(shared := ours.keys() & theirs.keys()) == 7
+    for variant in shared:
+        theirs[variant]["optimizer"]["lr"] *= 2
+        assert ours[variant] == theirs[variant]
+    quickstart = to_plain(base_config("quickstart"))["detector"]
+    parts = ("context", "context_source", "pool", "head")
+    assert [ours["default"]["detector"][part] for part in parts] == [quickstart[part] for part in parts]
+
+
+@pytest.mark.parametrize("name", ["clef", "joining"])
+def test_two_staves_are_asked_where_they_are(name, monkeypatch, tmp_path):
+    monkeypatch.setenv("DATA", str(tmp_path))
+    assert "clef2" not in load_ablation(FILES[name])[0].data
+    (tmp_path / "clef2").mkdir()
+    ablation, base = load_ablation(FILES[name])
+    config = load_config(base, ablation.data["clef2"])
+    assert config.data.val.annotations == f"{tmp_path}/clef2/val.json" and config.detector.min_size == 256
+    assert config.data.train.images == f"{tmp_path}/clef2/images" and config.schedule.epochs == 56
+    assert ablation.chance == {"clef": 1 / 3, "clef2": 1 / 3}
 
 
 def test_the_documented_example_resolves(tmp_path):

@@ -72,9 +72,9 @@ def test_kernels_move_what_their_pass_must(monkeypatch):
 
 def test_the_time_in_kernels_is_that_of_one_call():
     x = torch.randn(400, 400)
-    # The least of three: another process may take the core from any of them.
-    one, operations = min(kernels.kernel_time(lambda: x @ x, "cpu") for _ in range(3))
-    five, of_five = min(kernels.kernel_time(lambda: [x @ x for _ in range(5)], "cpu") for _ in range(3))
+    # The least of nine: another process may take the core from any of them.
+    one, operations = min(kernels.kernel_time(lambda: x @ x, "cpu") for _ in range(9))
+    five, of_five = min(kernels.kernel_time(lambda: [x @ x for _ in range(5)], "cpu") for _ in range(9))
     assert of_five == 5 * operations and 2 < five / one < 12
 
 

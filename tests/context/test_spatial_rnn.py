@@ -103,14 +103,14 @@ def naive(context, x):
 @pytest.mark.parametrize("rms_norm", [True, False])
 def test_equals_a_naive_version(rms_norm):
     torch.manual_seed(0)
-    context = SpatialRNN(3, hidden_channels=4, out_channels=5, rms_norm=rms_norm).double()
+    context = SpatialRNN(3, cell=partial(Accumulator), hidden_channels=4, out_channels=5, rms_norm=rms_norm).double()
     x = torch.randn(2, 3, 4, 5, dtype=torch.float64)
     torch.testing.assert_close(context(x, all_valid(x)), naive(context, x))
 
 
 def test_by_hand():
     """One channel, all weights 1: 1 0 / 0 2 swept right is 1 1 / 0 2, and ReLU keeps what is not negative."""
-    context = SpatialRNN(1, hidden_channels=1, layers=(("right",),), rms_norm=False)
+    context = SpatialRNN(1, cell=partial(Accumulator), hidden_channels=1, layers=(("right",),), rms_norm=False)
     with torch.no_grad():
         for conv in context.convs:
             conv.weight.fill_(1)
