@@ -13,7 +13,6 @@ from torch import nn
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_iou
 
-from detection.cells import Accumulator
 from detection.config import override
 from detection.context import SpatialRNN
 from detection.contracts import Head, PooledRegions
@@ -30,7 +29,7 @@ SIZES = [(64, 48), (40, 64)]
 
 WITH_CONTEXT = dataclasses.replace(
     DETECTOR,
-    context=partial(SpatialRNN, cell=partial(Accumulator), hidden_channels=8),
+    context=partial(SpatialRNN, hidden_channels=8),
     context_source="c3",
     pool=partial(SkipPool, sources=(Source(("c3",)), Source(("context",), norm="channels")), output_size=3),
 )
