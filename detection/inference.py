@@ -106,9 +106,11 @@ def vote(kept: dict[str, Tensor], candidates: dict[str, Tensor], iou: float) -> 
     """
     near = box_iou(kept["boxes"], candidates["boxes"]) >= iou
     weights = candidates["scores"] * (near & (kept["labels"][:, None] == candidates["labels"]))  # (n, M)
-    # Sums, because a matrix product would round pixels under mixed precision or TF32.
-    sums = [(weights * side).sum(1) for side in candidates["boxes"].unbind(1)]
-    return torch.stack(sums, dim=1) / weights.sum(1, keepdim=True)
+    # Sums, because a matrix product would round pixels under mixed precision or TF32; of differences to the box, as the
+    # rounded mean of coordinates that are all at an image's border may be beyond it.
+    sides = zip(kept["boxes"].unbind(1), candidates["boxes"].unbind(1), strict=True)
+    sums = [(weights * (side - own[:, None])).sum(1) for own, side in sides]
+    return kept["boxes"] + torch.stack(sums, dim=1) / weights.sum(1, keepdim=True)
 
 
 def averaged(predict: Predict, predict_mirrored: Predict, image_sizes: Sequence[tuple[int, int]]) -> Predict:

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import torch
 
-from detection.config import DetectorConfig
+from detection.config import DetectorConfig, to_plain
 from detection.contracts import Context, Pool, require_feature_maps
 from detection.detector import Detector
 from detection.errors import UserError
@@ -41,7 +41,7 @@ def with_context(
         raise UserError(f"with_context: the head is a {name}; it must be FastRCNN.")
     sources = (Source(("context",), norm="channels"),)
     pool: partial[Pool] = partial(SkipPool, sources=sources, output_size=output_size)
-    width = detector.head.keywords.get("hidden_channels", 1024)  # as FastRCNN's own
+    width = to_plain(detector.head)["hidden_channels"]
     fast_rcnn = cast("partial[FastRCNN]", detector.head)
     head = partial(LocalGlobal, fast_rcnn=fast_rcnn, global_pool=pool, global_channels=width)
     return dataclasses.replace(detector, context=context, context_source=source, head=head)

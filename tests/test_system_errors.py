@@ -73,9 +73,8 @@ class Dying(Dataset):
         import os
         import signal
 
-        time.sleep(
-            0.2
-        )  # by then the main process waits; PyTorch raises in whatever it does, holding a queue's lock or not
+        # By then the main process waits; PyTorch raises in whatever it does, holding a queue's lock or not.
+        time.sleep(0.2)
         os.kill(os.getpid(), signal.SIGKILL)
 
 

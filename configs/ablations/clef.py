@@ -3,7 +3,7 @@
     detection ablate clef
 
 with DATA=FOLDER in the environment, and FOLDER/clef as `detection muscima ANNOTATIONS FOLDER/clef` writes it; where
-there is a FOLDER/clef2, of two staves an image (`--task clef2`), it is asked, too: 504 updates, five minutes a run.
+there is a FOLDER/clef2, of two staves an image (`--set clef2`), it is asked, too: 504 updates, up to seven minutes.
 
 MUSCIMA++ (Hajič, Pecina 2017; CC BY-NC-SA), one staff an image, three classes. The tiny detector of
 `ablations/recurrences` at twice its rate, with the same 532 updates of 16 images for every context, with recurrence and

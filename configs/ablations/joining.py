@@ -44,18 +44,16 @@ def joined(*names: str) -> dict[str, list[str]]:
     return {name: [*CONTEXTS[context], *JOINS[join]] for name, (context, join) in pairs.items()}
 
 
-def clef2(folder: str) -> list[str]:
+def clef2(clef: list[str], folder: str) -> list[str]:
     """The same handwriting with two staves an image, at its own size: 504 updates."""
     files = [f"data.{split}.annotations={folder}/clef2/{split}.json" for split in ("train", "val")]
     images = [f"data.{split}.images={folder}/clef2/images" for split in ("train", "val")]
-    return [*CLEF, *files, *images, "detector.min_size=256", "schedule.epochs=56", "evaluate_every=56"]
+    return [*clef, *files, *images, "detector.min_size=256", "schedule.epochs=56", "evaluate_every=56"]
 
 
-CLEF = recurrences.data.get("clef")  # where DATA is set
-FOLDER = os.path.abspath(os.environ.get("DATA") or ".")
-REAL = {"clef": CLEF} if CLEF else {}
-if CLEF and os.path.isdir(os.path.join(FOLDER, "clef2")):
-    REAL["clef2"] = clef2(FOLDER)
+REAL = {name: changes for name, changes in recurrences.data.items() if name == "clef"}  # where DATA is set
+if REAL and os.path.isdir(os.path.join(os.environ["DATA"], "clef2")):
+    REAL["clef2"] = clef2(REAL["clef"], os.path.abspath(os.environ["DATA"]))
 
 ablation = Ablation(
     base=config,

@@ -31,8 +31,6 @@ from detection.heads.lstm_decoder import LSTMDecoder
 from detection.insertion import with_context
 from detection.pooling import RoIAlign, SkipPool, Source
 
-PYRAMID = ("p2", "p3", "p4", "p5")  # what RoIAlign reads if it is not set
-
 BASE = find_config(os.environ.get("BASE", "finetune"))
 base = load_config(BASE)
 detector = base.detector
@@ -40,8 +38,9 @@ detector = base.detector
 
 def stages() -> tuple[str, ...]:
     """Feature maps that the base's pool reads."""
-    settings = detector.pool.keywords
-    return settings["sources"][0].feature_maps if detector.pool.func is SkipPool else settings.get("stages", PYRAMID)
+    if detector.pool.func is SkipPool:
+        return detector.pool.keywords["sources"][0].feature_maps
+    return tuple(to_plain(detector.pool)["stages"])
 
 
 def joined(part: partial) -> dict[str, object]:

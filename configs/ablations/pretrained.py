@@ -5,7 +5,7 @@
 
 with DATA=FOLDER in the environment, and FOLDER/clef as `detection muscima ANNOTATIONS FOLDER/clef` writes it: a
 note head's class is given by the clef at the left end of its staff, up to 295 pixels away. EfficientNet-Lite0 with
-ImageNet weights and a pyramid of three levels, 532 updates of 16 images, 15 to 20 minutes of CPU time a run.
+ImageNet weights and a pyramid of three levels, 532 updates of 16 images, 11 to 15 minutes of CPU time a run.
 """
 
 from dataclasses import replace

@@ -23,9 +23,11 @@ def counts(detector, **changes):
     return [operations(lambda batch=batch: detector(*batch)).total() for batch in (few, many)]
 
 
-def test_operations_of_a_small_ion():
-    few, many = counts(small_detector("cpu"))
-    assert many - 5 * 30 <= 1.2 * few and many <= 1500
+@pytest.mark.parametrize(("name", "most"), [("ion_beacon", 1500), ("quickstart", 3000)])
+def test_operations_of_small_detectors(name, most):
+    """An LSTM takes its steps one after another on a CPU."""
+    few, many = counts(small_detector("cpu", name))
+    assert many - 5 * 30 <= 1.2 * few and many <= most
 
 
 @pytest.mark.parametrize("threshold", [0.05, 0.3])
@@ -93,9 +95,10 @@ def test_operations_inside_of_our_own_operators_count(monkeypatch):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("name", ["ion_beacon", "quickstart"])
 @pytest.mark.parametrize("sizes", ["equal", "different"])
-def test_a_step_waits_at_most_four_times(sizes):
-    detector = small_detector("cuda")
+def test_a_step_waits_at_most_four_times(sizes, name):
+    detector = small_detector("cuda", name)
     images, targets = noise_batch(8, "cuda")
     if sizes == "different":
         images = [image[:, : 96 - 3 * (i % 2)] for i, image in enumerate(images)]

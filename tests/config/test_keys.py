@@ -16,7 +16,7 @@ from detection.errors import UserError
 from tests.tiny_runs import tiny_config
 
 CONFIG = tiny_config(Path("data"))
-QUICKSTART = load_config(find_config("ion_beacon"))
+SMALL_ION = load_config(find_config("ion_beacon"))
 
 
 @pytest.mark.parametrize(
@@ -38,11 +38,11 @@ QUICKSTART = load_config(find_config("ion_beacon"))
     ],
 )
 def test_a_unique_ending_is_a_key(typed, full):
-    assert full_key(QUICKSTART, typed) == full
+    assert full_key(SMALL_ION, typed) == full
 
 
 def test_every_key_is_found_by_each_of_its_unique_endings():
-    keys = list(dict(_keys(QUICKSTART)))
+    keys = list(dict(_keys(SMALL_ION)))
     assert len(keys) > 100
     for key in keys:
         names = key.split(".")
@@ -50,10 +50,10 @@ def test_every_key_is_found_by_each_of_its_unique_endings():
             ending = ".".join(names[start:])
             owners = [k for k in keys if k == ending or k.endswith(f".{ending}")]
             if ending in keys or len(owners) == 1:
-                assert full_key(QUICKSTART, ending) == (ending if ending in keys else owners[0])
+                assert full_key(SMALL_ION, ending) == (ending if ending in keys else owners[0])
             else:
                 with pytest.raises(UserError) as error:
-                    full_key(QUICKSTART, ending)
+                    full_key(SMALL_ION, ending)
                 assert all(owner in str(error.value) for owner in owners)
 
 
@@ -81,13 +81,13 @@ def test_every_key_is_found_by_each_of_its_unique_endings():
 )
 def test_what_is_no_unique_ending_gets_one_sentence(item, sentence):
     with pytest.raises(UserError) as error:
-        override(QUICKSTART, [item])
+        override(SMALL_ION, [item])
     assert sentence in str(error.value) and "\n" not in str(error.value)
 
 
 def test_a_class_is_found_by_its_name_in_its_slot():
     assert override(CONFIG, ["context=NoContext"]).detector.context.func is NoContext
-    changed = override(QUICKSTART, ["cell=LSTM", "init=chrono"])  # pool.init takes no such name
+    changed = override(SMALL_ION, ["cell=LSTM", "init=chrono"])  # pool.init takes no such name
     cell = changed.detector.context.keywords["cell"]
     assert cell.func is LSTM and cell.keywords["init"].func is chrono
     typed = override(CONFIG, ["context={'class': 'SpatialRNN', 'cell': {'class': 'LSTM'}, 'hidden_channels': 4}"])
@@ -96,7 +96,7 @@ def test_a_class_is_found_by_its_name_in_its_slot():
 
 
 def test_names_of_other_packages_lead_to_keys_that_exist():
-    known = {*dict(_keys(QUICKSTART)), *dict(_keys(CONFIG))}
+    known = {*dict(_keys(SMALL_ION)), *dict(_keys(CONFIG))}
     assert not [key for key in _KEYS if key.split()[0] not in known]
     # A name that is a unique ending of a key of ours would never be asked about.
     hidden = [name for name in _REMEDY if any(k == name or k.endswith(f".{name}") for k in known)]

@@ -53,13 +53,13 @@ SHIPPED = {
 
 
 def spatial_rnn(cell: str) -> list[str]:
-    """The quick start with another cell; without the norm, float32 is not exact enough for two layers of an mLSTM."""
+    """A small ION with another cell; without the norm, float32 is not exact enough for two layers of an mLSTM."""
     norm = [f"detector.context.rms_norm={cell == 'MLSTM'}".lower()]
     return [*SMALL, f"detector.context.cell=detection.cells.{cell}", *norm]
 
 
 def context(name: str) -> list[str]:
-    """The quick start with another context, of the cell that a name may have after it."""
+    """A small ION with another context, of the cell that a name may have after it."""
     rest = [text for text in SMALL if "context" not in text]
     settings = [f"detector.context.{text}" for text in CONTEXTS[name]]
     return [*rest, f"detector.context=detection.context.{name.split('`')[0]}", *settings]
