@@ -18,11 +18,12 @@ from detection.config import to_plain
 from detection.data.coco_index import load_index
 from detection.evaluation import evaluate_detections, metrics_table, write_evaluation
 from detection.evaluation.crowd_plots import plot_runs_miss_rate, plot_runs_precision_recall
-from detection.evaluation.curves import confusion_counts, confusion_matrix, match_results
+from detection.evaluation.curves import confusion_counts, match_results
 from detection.evaluation.operating_points import match_all, operating_points
 from detection.evaluation.plots import plot_confusion
 from detection.reports.files import to_png
 from tests.coco_files import write
+from tests.confusions import confusion_matrix
 from tests.hostile_names import KINDS, hostile_names, printed
 from tests.tiny_runs import tiny_config
 

@@ -109,15 +109,6 @@ def best_f1(curve: Curve) -> dict[str, float]:
     return {name: float(value[best]) for name, value in values.items()}
 
 
-def confusion_matrix(matching: Matching, score: float) -> np.ndarray:
-    """Return the counts of `confusion_counts` as a matrix (K + 1, K + 1): true class by predicted class."""
-    size = len(matching.targets.names) + 1
-    matrix = np.zeros((size, size), dtype=np.int64)
-    true, predicted, number = confusion_counts(matching, score)
-    matrix[true, predicted] = number
-    return matrix
-
-
 def confusion_counts(matching: Matching, score: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Count the predicted classes of the objects of each class, with detections down to a score.
 

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from detection.evaluation import curves, matching
 from detection.evaluation.coco import coco_metrics
 from detection.evaluation.columns import class_names, detection_columns, ground_truth_columns
-from detection.evaluation.curves import best_f1, confusion_matrix, match_results, precision_recall
+from detection.evaluation.curves import best_f1, match_results, precision_recall
 from detection.evaluation.matching import FALSE_POSITIVE, IGNORED
+from tests.confusions import confusion_matrix
 from tests.evaluation.coco_sets import coco_sets, make_results, make_truth
 
 
