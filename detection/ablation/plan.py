@@ -21,7 +21,8 @@ class Run:
     """One run of an ablation: a variant on a data set with a seed.
 
     Attributes:
-        overrides: changes of the base config.
+        overrides: changes of the base config, those of a later source over those of an earlier one: data, command line,
+            variant.
         config: the base with these changes and the seed.
         digest: of that config's plain data.
         trained: the run whose weights this one evaluates again, in a folder of its own below; None for a training.
@@ -155,29 +156,57 @@ def make_plan(
     overrides: Sequence[str] = (),
     controls: Mapping[str, tuple[str, tuple[str, ...]]] | None = None,
 ) -> Plan:
-    """Resolve every run; `overrides` change the base of all of them, and the other arguments are the plan's attributes.
+    """Resolve every run: the base, changed by its data, by `overrides`, and by its variant.
 
-    `controls` has by variant the name and the changes of the control that is as large as it; several may share one.
+    `controls` has by variant the name and the changes of the control that is as large as it; several may share one. The
+    other arguments are the plan's attributes.
 
     Raises:
-        UserError: changes that do not fit the base, a model that cannot be built, or two variants that are the same.
+        UserError: changes that do not fit the base, a model that cannot be built, or two variants or data sets that are
+            the same.
     """
     controls = controls or {}
     variants = {**ablation.variants, **dict(controls.values())}
     config, runs = ablation.run_type.load(base), []
+    references: dict[str, Any] = {}
     for data, of_data in ablation.data.items():
         resolved = {}
         for variant, of_variant in [*variants.items()]:
-            changes = (*ablation.run_type.expand((*overrides, *of_data)), *of_variant)
+            changes = (*ablation.run_type.expand((*of_data, *overrides)), *of_variant)
             resolved_config = _resolve(ablation, config, changes, f"{data}/{variant}")
             changes = full_overrides(config, changes)
             variants[variant] = changes[len(changes) - len(of_variant) :]
             resolved[variant] = changes, resolved_config
-        _require_different(ablation, data, {variant: config for variant, (_, config) in resolved.items()})
+        _require_different(ablation, f"{data}: ", {variant: config for variant, (_, config) in resolved.items()})
+        references[data] = resolved[ablation.reference][1]
         runs += _runs(ablation, output / "runs" / data, data, resolved)
+    _require_different(ablation, "data: ", references)
     plan = Plan(name, ablation, base, output, variants, {v: c for v, (c, _) in controls.items()}, tuple(runs))
     _require_buildable(plan)
     return plan
+
+
+def superseded(plan: Plan, overrides: Sequence[str]) -> list[str]:
+    """Return a sentence for each override that variants of the plan set themselves, and so does not hold for them.
+
+    Raises:
+        UserError: the seed is among them, which every run has from the ablation.
+    """
+    run_type, of_data = plan.ablation.run_type, plan.ablation.run_type.expand(next(iter(plan.ablation.data.values())))
+    config = run_type.load(plan.base)
+    found = []
+    for item in full_overrides(config, [*of_data, *run_type.expand(overrides)])[len(of_data) :]:
+        key = item.partition("=")[0]
+        if key == "seed":
+            raise UserError(f"{item}: an ablation's runs have its own seeds; give --seeds.")
+        if names := [name for name, changes in plan.variants.items() if _sets(changes, key)]:
+            found.append(f"{item} does not hold for {', '.join(names)}, which set it themselves")
+    return found
+
+
+def _sets(changes: Sequence[str], key: str) -> bool:
+    """Whether changes set a key, or the part that it is a setting of."""
+    return any(f"{key}.".startswith(f"{change.partition('=')[0]}.") for change in changes)
 
 
 def _runs(ablation: Ablation, folder: Path, data: str, resolved: dict[str, tuple[tuple, Any]]) -> Iterator[Run]:
@@ -195,13 +224,13 @@ def _resolve(ablation: Ablation, config: Any, changes: Sequence[str], name: str)
         raise UserError(f"{name}: {error}") from None
 
 
-def _require_different(ablation: Ablation, data: str, configs: dict[str, Any]) -> None:
+def _require_different(ablation: Ablation, where: str, configs: dict[str, Any]) -> None:
     seen: dict[str, str] = {}
-    for variant, config in configs.items():
+    for name, config in configs.items():
         digest = ablation.run_type.digest(ablation.run_type.plain(config))
         if digest in seen:
-            raise UserError(f"{data}: {seen[digest]} and {variant} are the same config; leave one of them out.")
-        seen[digest] = variant
+            raise UserError(f"{where}{seen[digest]} and {name} are the same config; leave one of them out.")
+        seen[digest] = name
 
 
 def _require_buildable(plan: Plan) -> None:

@@ -57,7 +57,7 @@ def find_controls(
         UserError: no layer width is named, or widening it is not enough.
     """
     run_type, reference = ablation.run_type, ablation.reference
-    common = [*overrides, *next(iter(ablation.data.values()))]
+    common = [*next(iter(ablation.data.values())), *overrides]
     base_config = run_type.load(base)
 
     def config_of(changes: Iterable[str]) -> Any:

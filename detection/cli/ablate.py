@@ -50,7 +50,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = command_parser("ablate", __doc__, trust=True)
     ends = "file that ends in ablation = Ablation(...), or a name"
     parser.add_argument("ablation", type=Path, metavar="ABLATION", help=ends)
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help=f"of the base, for all runs: {CHANGES}")
+    settings = f"of all runs, unless a variant sets it: {CHANGES}"
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help=settings)
     parser.add_argument("--output", type=Path, metavar="DIR", help="runs/ablations/NAME if left out")
     parser.add_argument("--launcher", choices=("local", "slurm"), default="local")
     parser.add_argument("--workers", type=int, metavar="N", help="runs at a time; local: one for each GPU, or core")
@@ -111,7 +112,7 @@ def ask(args: argparse.Namespace, ablation: "Ablation", base: Path) -> "Ablation
 
     run_type, question = ablation.run_type, ablation.question
     assert question is not None
-    config: Any = run_type.override(run_type.load(base), [*args.overrides, *next(iter(ablation.data.values()))])
+    config: Any = run_type.override(run_type.load(base), [*next(iter(ablation.data.values())), *args.overrides])
     run_type.prepare(config)
     args.remarks = run_type.data_remarks(config)
     pair = ablation.only([question.default])
@@ -156,7 +157,7 @@ def open_plan(
     """Return the plan of a part, the size-matched controls, and the digest that these are saved under."""
     from detection.ablation.choosing import with_chosen
     from detection.ablation.evaluations import with_evaluations
-    from detection.ablation.plan import make_plan
+    from detection.ablation.plan import make_plan, superseded
     from detection.ablation.primary import registered
     from detection.ablation.size_matched import find_controls
 
@@ -167,6 +168,10 @@ def open_plan(
         controls, digest = find_controls(ablation, base, args.overrides, MATCHED[args.match], saved)
     named = {variant: (control.name, control.overrides) for variant, control in controls.items()}
     plan = make_plan(args.ablation.stem, ablation, base, args.output, args.overrides, named)
+    notes = [text for text in superseded(plan, args.overrides) if text not in args.remarks]
+    args.remarks += notes
+    if not args.measure_costs:
+        print(*(short_line(f"note     {text}") for text in notes), sep="\n", end="\n" if notes else "", flush=True)
     with_evaluations(plan)  # refuses what does not fit
     left_out, primary = tuple(complete.beyond(part)), complete.comparisons
     before = registered(args.output, primary)

@@ -440,3 +440,33 @@ def test_a_part_that_is_not_there(capsys, option, words):
     told = capsys.readouterr().err
     assert all(word in told for word in words), told
     assert not Path("out").exists()
+
+
+def test_the_command_line_holds_over_the_data_and_a_variant_over_it(capsys):
+    """An override that the file's data replaced silently made a run with other settings than its command said."""
+    data = 'seeds=(0, 1),\n    data={"short": ["epochs=2"], "long": ["epochs=3", "width=3"]},'
+    write({**VARIANTS, "wide": ["width=12"]}, **{"seeds=(0, 1),": data})
+    assert run("--seeds=0", "width=5", "p=0.4") == 0
+    text = capsys.readouterr().out
+    configs = {path.parts[2:4]: json.loads(path.read_text()) for path in Path("out/runs").glob("*/*/*/config.json")}
+    assert {config["epochs"] for (data, _), config in configs.items() if data == "long"} == {3}
+    found = {names: (config["width"], config["p"]) for names, config in configs.items()}
+    expected = {"fair": (5, 0.4), "good": (5, 0.8), "better": (12, 0.9), "wide": (12, 0.4)}
+    assert found == {(data, name): value for data in ("short", "long") for name, value in expected.items()}
+    notes = [line.removeprefix("note     ") for line in text.splitlines() if line.startswith("note ")]
+    assert notes == [
+        "width=5 does not hold for better, wide, which set it themselves",
+        "p=0.4 does not hold for good, better, which set it themselves",
+    ]
+    assert all(note in Path("out/report.md").read_text() for note in notes)
+
+
+def test_settings_that_make_data_sets_the_same_are_one_sentence(capsys):
+    write(**{"seeds=(0, 1),": 'seeds=(0, 1),\n    data={"short": ["epochs=2"], "long": ["epochs=3"]},'})
+    assert run("--dry-run", "epochs=4") == 2
+    assert "data: short and long are the same config" in capsys.readouterr().err
+
+
+def test_a_seed_on_the_command_line_is_refused(capsys):
+    assert run("--dry-run", "seed=5") == 2
+    assert "seed=5: an ablation's runs have its own seeds; give --seeds" in capsys.readouterr().err

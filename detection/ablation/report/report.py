@@ -39,7 +39,7 @@ def build_report(
         controls: size-matched controls by variant.
         what: that the controls match, `parameters` or `flops`.
         command: that makes the report.
-        remarks: on the data and the plan, of an ablation with a question.
+        remarks: on the data and the plan.
     """
     plan = summary.plan
     blocks: list[Block] = [Heading(1, f"Ablation {plan.name}"), *answer_blocks(summary, costs), *data_blocks(remarks)]
