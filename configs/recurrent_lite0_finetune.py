@@ -8,8 +8,8 @@ The difference to `finetune` is a layer after c3 and one after c4, three steps e
 training begins with the ImageNet weights as they are. More steps at inference:
 `detection evaluate RUN detector.backbone.body.layer.inference_steps=4`.
 
-BCCD train → test with `schedule.epochs=6`: AP 0.578 and 0.561 (seeds 0 and 1), level with the plain detector's 0.585
-and 0.564; a step takes 1.01 times as long (docs/results/accnn.md).
+BCCD train → test, 6 epochs with `finetune`'s former settings: AP 0.578 and 0.561 (seeds 0 and 1), level with the
+plain detector's 0.585 and 0.564 (docs/results/accnn.md).
 """
 
 from dataclasses import replace

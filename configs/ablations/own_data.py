@@ -11,9 +11,10 @@ shipped config's name, is given by the environment variable BASE:
 
     BASE=mine.py detection ablate own_data data.train.annotations=…
 
-A base without context gets one on the second finest map that its pool reads, for its classes alone
-(`detection.with_context`), or, where the head is not Fast R-CNN's, in its pool; in a base with context the context is
-exchanged. Turn off what would hide the cue, such as `data.augmentation.horizontal_flip=0` where left and right differ.
+A base without context gets one on the finest map of stride 8 or more (`c3`, `p3` …) that its pool reads, for its
+classes alone (`detection.with_context`), or, where the head is not Fast R-CNN's, in its pool; in a base with context
+the context is exchanged. Turn off what would hide the cue, such as `data.augmentation.horizontal_flip=0` where left and
+right differ.
 """
 
 import os
@@ -52,7 +53,7 @@ def joined(part: partial) -> dict[str, object]:
             f"BASE={BASE}: its detector.pool is a {detector.pool.func.__name__}, which names no map for a context to "
             "read; give a BASE with RoIAlign or SkipPool, or one that has a context."
         )
-    source = stages()[min(1, len(stages()) - 1)]
+    source = next((name for name in stages() if name[-1:] >= "3"), stages()[-1])
     if detector.head.func is FastRCNN:
         return {
             "detector.context": part,

@@ -192,7 +192,8 @@ def superseded(plan: Plan, overrides: Sequence[str]) -> list[str]:
     Raises:
         UserError: the seed is among them, which every run has from the ablation.
     """
-    run_type, of_data = plan.ablation.run_type, plan.ablation.run_type.expand(next(iter(plan.ablation.data.values())))
+    run_type = plan.ablation.run_type
+    of_data = run_type.expand([*next(iter(plan.ablation.data.values()))])
     config = run_type.load(plan.base)
     found = []
     for item in full_overrides(config, [*of_data, *run_type.expand(overrides)])[len(of_data) :]:

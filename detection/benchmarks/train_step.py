@@ -1,6 +1,8 @@
 """An update of our training loop against torchvision's, and updates of other configs against `finetune`."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,10 +13,14 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
 
 from detection.analysis.timing import Measurements, interleaved, settle_on
-from detection.config import load_config
+from detection.backbones import FPN
+from detection.config import Config, load_config
 from detection.config.files import find_config
 from detection.detector import Detector, build_detector
+from detection.heads import FastRCNN
+from detection.pooling import RoIAlign
 from detection.pretrained import load_pretrained
+from detection.regions import RPN
 from detection.training.engine import train_one_epoch
 from detection.training.freezing import freeze
 from detection.weights import load_state
@@ -31,7 +37,7 @@ def benchmark_train_step(device: str) -> Measurements:
 
 
 def _against_torchvision(device: str, batch: Batch, rounds: int) -> Measurements:
-    ours, our_step = our_train_step(device, "finetune", batch)
+    ours, our_step = our_train_step(device, _as_large_as_torchvisions(load_config(find_config("finetune"))), batch)
     height, width = batch[0][0].shape[1:]
     twin = torchvision_twin(ours, min(height, width), max(height, width))
     plain_step = torchvision_step(twin.to(device).train(), batch, device)
@@ -40,16 +46,23 @@ def _against_torchvision(device: str, batch: Batch, rounds: int) -> Measurements
 
 def benchmark_config_step(name: str, device: str) -> Measurements:
     """Measure one update on `noise_images` of a config's detector and of `finetune`'s."""
-    steps = {config: our_train_step(device, config)[1] for config in (name, "finetune")}
+    steps = {config: our_train_step(device, load_config(find_config(config)))[1] for config in (name, "finetune")}
     return interleaved(steps, 15, settle_on(device))
 
 
-def our_train_step(device: str, name: str, batch: Batch | None = None) -> tuple[Detector, Callable[[], None]]:
+def _as_large_as_torchvisions(config: Config) -> Config:
+    """The same backbone with the pyramid, RPN and head of torchvision's `fasterrcnn_resnet50_fpn`."""
+    detector = config.detector
+    pyramid = partial(FPN, body=detector.backbone.keywords["body"], norm="batch")
+    parts = {"regions": partial(RPN), "pool": partial(RoIAlign), "head": partial(FastRCNN)}
+    return replace(config, detector=replace(detector, backbone=pyramid, **parts))
+
+
+def our_train_step(device: str, config: Config, batch: Batch | None = None) -> tuple[Detector, Callable[[], None]]:
     """Return the detector of a config, with its weights, and a function that updates it once on a batch.
 
     The batch is `noise_images` where none is given.
     """
-    config = load_config(find_config(name))
     torch.manual_seed(0)
     detector = build_detector(config.detector, 3, resize_in_training=False)
     load_pretrained(detector, None)
@@ -111,7 +124,7 @@ def noise_images(number: int = 2, height: int = 240, width: int = 320) -> Batch:
 
 
 def torchvision_twin(detector: Detector, min_size: int, max_size: int) -> FasterRCNN:
-    """Return torchvision's `FasterRCNN` with the backbone, pyramid and weights of a detector of `finetune`.
+    """Return torchvision's `FasterRCNN` with the backbone, pyramid and weights of a detector with Lite0 of such a size.
 
     It resizes to `min_size` pixels of the shorter side, and `max_size` at most of the longer.
     """

@@ -16,12 +16,21 @@ from tests.markdown import python_blocks
 FILES = {path.stem: path for path in sorted((Path(__file__).parents[2] / "configs" / "ablations").glob("*.py"))}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def data(tmp_path_factory):
+    """A folder DATA with one set."""
+    images = tmp_path_factory.mktemp("data") / "cells/images"
+    images.mkdir(parents=True)
+    images.with_name("train.json").touch()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DATA", str(images.parents[1]))
+        yield
+
+
 @functools.cache
 def plan_of(name):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DATA", "music")
-        ablation, base = load_ablation(FILES[name])
-        return make_plan(name, ablation, base, Path("out"))
+    ablation, base = load_ablation(FILES[name])
+    return make_plan(name, ablation, base, Path("out"))
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -36,6 +45,20 @@ def test_clef_asks_for_its_data(monkeypatch, capsys):
     monkeypatch.delenv("DATA", raising=False)
     assert ablate.main(["clef", "--dry-run"]) == 2
     assert "clef.py: set DATA=FOLDER, with FOLDER/clef as `detection muscima" in capsys.readouterr().err
+
+
+def test_finetuning_takes_every_set_of_its_folder(monkeypatch, tmp_path, capsys):
+    monkeypatch.delenv("DATA", raising=False)
+    assert ablate.main(["finetuning", "--dry-run"]) == 2
+    assert "finetuning.py: set DATA=FOLDER, with FOLDER/NAME/train.json" in capsys.readouterr().err
+    monkeypatch.setenv("DATA", str(tmp_path))
+    assert ablate.main(["finetuning", "--dry-run"]) == 2
+    assert f"DATA={tmp_path}: no folder in it has a train.json and images/" in capsys.readouterr().err
+    for name in ("cats", "dogs"):
+        (tmp_path / name / "images").mkdir(parents=True)
+        (tmp_path / name / "train.json").touch()
+    data = load_ablation(FILES["finetuning"])[0].data
+    assert set(data) == {"cats", "dogs"} and f"data.val.images={tmp_path}/dogs/images" in data["dogs"]
 
 
 def test_clef_is_that_of_the_recurrences():

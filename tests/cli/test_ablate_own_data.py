@@ -43,7 +43,7 @@ def test_a_plain_base_with_another_head_gets_contexts_in_its_pool(monkeypatch):
     for config in found.values():
         pool = to_plain(config.detector.pool)
         assert config.detector.pool.func is SkipPool and pool["init"] == "identity"
-        assert [source["feature_maps"] for source in pool["sources"]] == [["p2", "p3", "p4", "p5"], ["context"]]
+        assert [source["feature_maps"] for source in pool["sources"]] == [["p3", "p4", "p5"], ["context"]]
         assert config.detector.context_source == "p3" and to_plain(config.detector.head) == to_plain(plain.head)
 
 

@@ -1,0 +1,70 @@
+"""What makes a fine-tuned detector strong at equal cost: `finetune` against its former settings and others.
+
+    detection ablate finetuning
+
+with DATA=FOLDER in the environment, which has a folder for each COCO-style set, with train.json, val.json and images/,
+such as `detection convert` writes from the XML files of three small public sets: blood cells (BCCD), raccoons
+(datitran/raccoon_dataset) and kangaroos (experiencor/kangaroo). `former` has as many epochs as take the time of the
+others on a CPU. 6 to 20 minutes of CPU time a run. docs/recipes.md has the result.
+"""
+
+import os
+from functools import partial
+from pathlib import Path
+
+from detection.ablation import Ablation
+from detection.backbones import FPN
+from detection.config import base_config
+from detection.config.overrides import as_overrides
+from detection.errors import UserError
+from detection.heads import FastRCNN
+from detection.pooling import RoIAlign
+from detection.regions import RPN
+
+if not os.environ.get("DATA"):
+    raise UserError("set DATA=FOLDER, with FOLDER/NAME/train.json, val.json and images/ for each set NAME.")
+FOLDER = Path(os.environ["DATA"]).resolve()
+names = sorted(path.parent.name for path in FOLDER.glob("*/train.json") if (path.parent / "images").is_dir())
+if not names:
+    raise UserError(f"DATA={FOLDER}: no folder in it has a train.json and images/.")
+
+base = base_config("finetune")
+BODY = base.detector.backbone.keywords["body"]
+
+
+def own(name: str) -> list[str]:
+    """A set of the folder."""
+    files = [f"data.{split}.annotations={FOLDER / name / split}.json" for split in ("train", "val")]
+    return [
+        "evaluate_every=1000",
+        *files,
+        *(f"data.{split}.images={FOLDER / name / 'images'}" for split in ("train", "val")),
+    ]
+
+
+SGD = ["optimizer.kind=sgd", "optimizer.lr=0.01", "optimizer.reference_batch=2", "optimizer.weight_decay=1e-4"]
+STEP = ["schedule.kind=step", "schedule.milestones=(0.8,)", "schedule.warmup=500"]
+LARGE = as_overrides(
+    {
+        "detector.backbone": partial(FPN, body=BODY, norm="batch"),
+        "detector.regions": partial(RPN),
+        "detector.pool": partial(RoIAlign),
+        "detector.head": partial(FastRCNN),
+    },
+    "former",
+)
+
+ablation = Ablation(
+    base="finetune",
+    variants={
+        "former": [*LARGE, *SGD, *STEP, "batch_size=2", "schedule.epochs=6"],
+        "default": [],
+        "sgd": [*SGD, *STEP],
+        "averaged": ["ema=0.99"],
+        "color-and-scale": ["data.augmentation.photometric=0.5", "data.augmentation.jitter=0.5"],
+    },
+    data={name: own(name) for name in names},
+    seeds=(0, 1, 2),
+    reference="former",
+    metric="AP",
+)
