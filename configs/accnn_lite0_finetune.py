@@ -35,7 +35,7 @@ config = replace(
             LocalGlobal,
             fast_rcnn=base.detector.head,
             global_pool=partial(CenterCell, stage="context"),
-            global_channels=512,
+            global_channels=base.detector.head.keywords["hidden_channels"],
         ),
     ),
 )

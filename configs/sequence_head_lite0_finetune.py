@@ -19,15 +19,16 @@ from detection.heads import Embed, SequenceHead
 from detection.heads.lstm_decoder import LSTMDecoder
 
 base = base_config("finetune")
+head = base.detector.head.keywords
 config = replace(
     base,
     detector=replace(
         base.detector,
         head=partial(
             SequenceHead,
-            embed=partial(Embed, features=512),
+            embed=partial(Embed, features=head["hidden_channels"]),
             decoder=partial(LSTMDecoder, num_steps=2, dropout=0.0),
-            batch_size_per_image=128,
+            batch_size_per_image=head["batch_size_per_image"],
         ),
     ),
 )

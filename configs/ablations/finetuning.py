@@ -28,8 +28,7 @@ names = sorted(path.parent.name for path in FOLDER.glob("*/train.json") if (path
 if not names:
     raise UserError(f"DATA={FOLDER}: no folder in it has a train.json and images/.")
 
-base = base_config("finetune")
-BODY = base.detector.backbone.keywords["body"]
+BODY = base_config("finetune").detector.backbone.keywords["body"]
 
 
 def own(name: str) -> list[str]:
@@ -54,11 +53,20 @@ LARGE = as_overrides(
     "former",
 )
 
+PYRAMID = ("p2", "p3", "p4", "p5", "p6")
+P2 = [
+    "detector.backbone.stages=('c2', 'c3', 'c4', 'c5')",
+    f"detector.regions.stages={PYRAMID}",
+    "detector.regions.anchor_sizes=((16,), (32,), (64,), (128,), (256,))",
+    f"detector.pool.stages={PYRAMID[:4]}",
+]
+
 ablation = Ablation(
     base="finetune",
     variants={
         "former": [*LARGE, *SGD, *STEP, "batch_size=2", "schedule.epochs=6"],
         "default": [],
+        "p2": P2,
         "sgd": [*SGD, *STEP],
         "averaged": ["ema=0.99"],
         "color-and-scale": ["data.augmentation.photometric=0.5", "data.augmentation.jitter=0.5"],

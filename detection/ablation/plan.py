@@ -180,28 +180,28 @@ def make_plan(
         _require_different(ablation, f"{data}: ", {variant: config for variant, (_, config) in resolved.items()})
         references[data] = resolved[ablation.reference][1]
         runs += _runs(ablation, output / "runs" / data, data, resolved)
-    _require_different(ablation, "data: ", references)
+    _require_different(ablation, "data: ", references, "--data takes one")
     plan = Plan(name, ablation, base, output, variants, {v: c for v, (c, _) in controls.items()}, tuple(runs))
     _require_buildable(plan)
     return plan
 
 
-def superseded(plan: Plan, overrides: Sequence[str]) -> list[str]:
-    """Return a sentence for each override that variants of the plan set themselves, and so does not hold for them.
+def superseded(plan: Plan) -> list[str]:
+    """Return a sentence for each override of the command line that variants replace by a value of their own.
 
     Raises:
         UserError: the seed is among them, which every run has from the ablation.
     """
-    run_type = plan.ablation.run_type
-    of_data = run_type.expand([*next(iter(plan.ablation.data.values()))])
-    config = run_type.load(plan.base)
+    run, of_data = plan.runs[0], next(iter(plan.ablation.data.values()))
+    before, after = len(plan.ablation.run_type.expand([*of_data])), len(plan.variants[run.variant])
     found = []
-    for item in full_overrides(config, [*of_data, *run_type.expand(overrides)])[len(of_data) :]:
+    for item in run.overrides[before : len(run.overrides) - after]:  # of the command line, with complete keys
         key = item.partition("=")[0]
         if key == "seed":
             raise UserError(f"{item}: an ablation's runs have its own seeds; give --seeds.")
-        if names := [name for name, changes in plan.variants.items() if _sets(changes, key)]:
-            found.append(f"{item} does not hold for {', '.join(names)}, which set it themselves")
+        names = [name for name, changes in plan.variants.items() if _sets(changes, key) and item not in changes]
+        if names:
+            found.append(f"{item} does not hold for variants with a value of their own: {', '.join(names)}")
     return found
 
 
@@ -225,12 +225,14 @@ def _resolve(ablation: Ablation, config: Any, changes: Sequence[str], name: str)
         raise UserError(f"{name}: {error}") from None
 
 
-def _require_different(ablation: Ablation, where: str, configs: dict[str, Any]) -> None:
+def _require_different(
+    ablation: Ablation, where: str, configs: dict[str, Any], remedy: str = "leave one of them out"
+) -> None:
     seen: dict[str, str] = {}
     for name, config in configs.items():
         digest = ablation.run_type.digest(ablation.run_type.plain(config))
         if digest in seen:
-            raise UserError(f"{where}{seen[digest]} and {name} are the same config; leave one of them out.")
+            raise UserError(f"{where}{seen[digest]} and {name} are the same config; {remedy}.")
         seen[digest] = name
 
 

@@ -168,7 +168,7 @@ def open_plan(
         controls, digest = find_controls(ablation, base, args.overrides, MATCHED[args.match], saved)
     named = {variant: (control.name, control.overrides) for variant, control in controls.items()}
     plan = make_plan(args.ablation.stem, ablation, base, args.output, args.overrides, named)
-    notes = [text for text in superseded(plan, args.overrides) if text not in args.remarks]
+    notes = [text for text in superseded(plan) if text not in args.remarks]
     args.remarks += notes
     if not args.measure_costs:
         print(*(short_line(f"note     {text}") for text in notes), sep="\n", end="\n" if notes else "", flush=True)

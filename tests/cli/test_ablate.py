@@ -455,16 +455,18 @@ def test_the_command_line_holds_over_the_data_and_a_variant_over_it(capsys):
     assert found == {(data, name): value for data in ("short", "long") for name, value in expected.items()}
     notes = [line.removeprefix("note     ") for line in text.splitlines() if line.startswith("note ")]
     assert notes == [
-        "width=5 does not hold for better, wide, which set it themselves",
-        "p=0.4 does not hold for good, better, which set it themselves",
+        "width=5 does not hold for variants with a value of their own: better, wide",
+        "p=0.4 does not hold for variants with a value of their own: good, better",
     ]
     assert all(note in Path("out/report.md").read_text() for note in notes)
+    assert run("--seeds=0", "--dry-run", "--variants=better", "width=12") == 0
+    assert "note " not in capsys.readouterr().out  # the same value holds for all
 
 
 def test_settings_that_make_data_sets_the_same_are_one_sentence(capsys):
     write(**{"seeds=(0, 1),": 'seeds=(0, 1),\n    data={"short": ["epochs=2"], "long": ["epochs=3"]},'})
     assert run("--dry-run", "epochs=4") == 2
-    assert "data: short and long are the same config" in capsys.readouterr().err
+    assert "data: short and long are the same config; --data takes one" in capsys.readouterr().err
 
 
 def test_a_seed_on_the_command_line_is_refused(capsys):
