@@ -4,7 +4,7 @@
     detection train finetune \
         data.train.annotations=TRAIN.json data.train.images=DIR data.val.annotations=VAL.json data.val.images=DIR
 
-An image costs a fifth to a quarter of what it costs with torchvision's pyramid from p2, 256 channels, 512 sampled boxes
+An image costs a quarter of what it costs with torchvision's pyramid from p2, 256 channels, 512 sampled boxes
 and two layers of 1024; AdamW and a cosine schedule learn more in as many images than SGD with a step
 (docs/results/faster_rcnn.md, `detection ablate finetuning`). Anchors fit images of 240 to 320 pixels: for larger ones,
 or objects under 15 pixels there, set `detector.regions.anchor_sizes` (`detection browse` shows what the objects need).
