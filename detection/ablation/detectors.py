@@ -166,7 +166,7 @@ class DetectorRuns(RunType):
 
     def data_remarks(self, config: Config) -> list[str]:
         """Compare the images of the splits by their bytes, then what the doctor finds without opening images."""
-        return leaks_and_remarks(config.data)
+        return leaks_and_remarks(config)
 
     def overlap(self, config: Config) -> tuple[int, int]:
         """Count them in the training annotations."""

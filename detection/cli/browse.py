@@ -78,26 +78,11 @@ def open_source(source: str, overrides: list[str], split: str) -> "tuple[Config,
     return config, images
 
 
-def input_boxes(index: "CocoIndex", config: "Config") -> "np.ndarray":
-    """Compute widths and heights (M, 2) of all boxes but crowd regions, in pixels at the detector's input."""
-    import numpy as np
-
-    from detection.data.checks import clip_boxes
-    from detection.data.transforms import resized_shape
-
-    per_image, kept = np.diff(index.box_offsets), ~index.iscrowd
-    sizes = np.stack([index.widths, index.heights], axis=1).astype(np.float64)
-    shapes = (resized_shape(int(h), int(w), config.detector.min_size, config.detector.max_size) for w, h in sizes)
-    scales = np.repeat(np.array([s[::-1] for s in shapes]) / sizes, per_image, axis=0)[kept]
-    width, height = np.repeat(sizes, per_image, axis=0)[kept].T
-    boxes = clip_boxes(index.boxes[kept], width, height)
-    return (boxes[:, 2:] - boxes[:, :2]) * scales
-
-
 def size_lines(index: "CocoIndex", config: "Config") -> list[str]:
     """Format the number and size of each class, and quantiles of all sizes and aspect ratios."""
     import numpy as np
 
+    from detection.analysis.anchor_fit import FIT, describe_anchor_fit, input_boxes
     from detection.config import to_plain
 
     boxes, labels = input_boxes(index, config), index.labels[~index.iscrowd]
@@ -133,6 +118,11 @@ def size_lines(index: "CocoIndex", config: "Config") -> list[str]:
         pairs = zip(anchors["stages"], anchors["anchor_sizes"], strict=True)
         levels = (f"{stage} {'/'.join(map(str, sides))}" for stage, sides in pairs)
         lines.append(f"anchors now: {', '.join(levels)} px; height / width {anchors['aspect_ratios']}")
+        if fit := describe_anchor_fit(boxes, config):
+            share, better = fit
+            lines.append(
+                f"{share:.0%} of the boxes have the shape of an anchor (IoU {FIT:g} or more){better and ', '}{better}"
+            )
     return lines
 
 

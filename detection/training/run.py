@@ -13,6 +13,7 @@ from accelerate.utils import broadcast_object_list
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from detection.analysis.anchor_fit import anchor_remarks
 from detection.analysis.samples import draw_samples
 from detection.analysis.visualize import contact_sheet
 from detection.channels_last import to_channels_last
@@ -203,6 +204,8 @@ def prepare(config: Config, folder: Path, accelerator: Accelerator, resume: bool
     print_data(run)
     if accelerator.is_main_process:
         for remark in training_remarks(data.train.index, data.val.index, data.train.images, data.val.images):
+            run.print_line(f"check     {remark}")
+        for remark in anchor_remarks(data.train.index, config):
             run.print_line(f"check     {remark}")
         if remark := federated_remark(data.val.index.path):
             run.print_line(f"check     {remark}")

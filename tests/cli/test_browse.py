@@ -8,6 +8,7 @@ import pytest
 from accelerate import Accelerator
 from PIL import Image
 
+from detection.analysis.anchor_fit import input_boxes
 from detection.analysis.visualize import distinct_colors
 from detection.atomic_write import write_json
 from detection.cli import browse
@@ -41,7 +42,7 @@ def test_numbers_are_at_the_detectors_input(tmp_path, monkeypatch, capsys):
     _, images = browse.open_source(str(tmp_path), [], "train")
     # The crowd region is no object, and the box 30.5 … 50.5 ends with its image at 40.
     expected = [[9.5 * 2, 5 * 2], [3 * 1.6, 4 * 1.6], [20 * 1.6, 50 * 1.6]]
-    boxes = browse.input_boxes(images.index, config)
+    boxes = input_boxes(images.index, config)
     np.testing.assert_allclose(sorted(boxes.tolist()), sorted(expected), rtol=1e-6)
     code, out, err = _main(capsys, tmp_path)
     assert (code, err) == (0, "")

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from detection.ablation.workload import Effort
+from detection.analysis.anchor_fit import anchor_remarks
 from detection.config import Config, DataConfig, SplitConfig
 from detection.data.checks import shortened
 from detection.data.coco_index import CocoIndex
@@ -39,13 +40,13 @@ def open_splits(data: DataConfig) -> dict[str, tuple[CocoIndex, SplitConfig]]:
     return splits
 
 
-def leaks_and_remarks(data: DataConfig) -> list[str]:
-    """Sentences: the size of each split, images that two splits share byte by byte, and the doctor's cheap remarks.
+def leaks_and_remarks(config: Config) -> list[str]:
+    """Sentences: the size of each split, images that two share byte by byte, the doctor's cheap remarks, and anchors.
 
     Raises:
         UserError: training would be refused, or a split has no object, so that nothing can be learned or measured.
     """
-    splits = open_splits(data)
+    splits = open_splits(config.data)
     for name, (index, _) in splits.items():
         if index.iscrowd.all():
             of_crowd = f", but for {len(index.iscrowd)} regions to ignore (iscrowd 1)" if len(index.iscrowd) else ""
@@ -61,6 +62,7 @@ def leaks_and_remarks(data: DataConfig) -> list[str]:
         if name != "train":
             index, other = splits[name]
             texts += training_remarks(train, index, Path(folder.images), Path(other.images))
+    texts += anchor_remarks(train, config)
     return list(dict.fromkeys(texts))
 
 

@@ -23,7 +23,7 @@ def folder(drawn, tmp_path):
 
 
 def test_sizes_and_no_leak(folder):
-    texts = leaks_and_remarks(tiny_config(folder).data)
+    texts = leaks_and_remarks(tiny_config(folder))
     assert texts[0].startswith("train: 7 images, ") and "objects of 6 classes in" in texts[0]
     assert texts[1].startswith("val: 3 images, ") and texts[2].startswith("test: none is given")
     assert "no image of val is in train too, by its bytes" in texts
@@ -34,9 +34,8 @@ def test_images_with_equal_bytes_are_a_leak_whatever_their_name(folder):
     shutil.copy(folder / "train" / json.loads((folder / "train.json").read_text())["images"][2]["file_name"],
                 folder / "val" / content["images"][1]["file_name"])  # fmt: skip
     shutil.copytree(folder / "val", folder / "test")
-    data = tiny_config(folder).data
-    data = dataclasses.replace(data, test=SplitConfig(str(folder / "val.json"), str(folder / "test")))
-    texts = "\n".join(leaks_and_remarks(data))
+    tests = [f"data.test.annotations={folder / 'val.json'}", f"data.test.images={folder / 'test'}"]
+    texts = "\n".join(leaks_and_remarks(tiny_config(folder, *tests)))
     leak = f"leak: 1 of 3 images of val are in train too, byte by byte (id {content['images'][1]['id']})"
     assert leak in texts and "leak: 3 of 3 images of test are in val too" in texts and "none is given" not in texts
 
@@ -45,9 +44,9 @@ def test_what_training_would_refuse_is_refused(folder):
     name = json.loads((folder / "val.json").read_text())["images"][0]["file_name"]
     (folder / "val" / name).unlink()
     with pytest.raises(UserError, match=name):
-        leaks_and_remarks(tiny_config(folder).data)
+        leaks_and_remarks(tiny_config(folder))
     with pytest.raises(UserError, match="data.train.annotations is not set"):
-        leaks_and_remarks(dataclasses.replace(tiny_config(folder).data, train=SplitConfig()))
+        leaks_and_remarks(tiny_config(folder, "data.train.annotations="))
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
@@ -58,10 +57,10 @@ def test_a_split_without_an_object_is_refused(folder, split):
         annotation["iscrowd"] = 1
     path.write_text(json.dumps(content))
     with pytest.raises(UserError, match=rf"data.{split} has no object, but for \d+ regions to ignore"):
-        leaks_and_remarks(tiny_config(folder).data)
+        leaks_and_remarks(tiny_config(folder))
     path.write_text(json.dumps({**content, "annotations": []}))
     with pytest.raises(UserError, match=rf"data.{split} has no object; give annotations"):
-        leaks_and_remarks(tiny_config(folder).data)
+        leaks_and_remarks(tiny_config(folder))
 
 
 def test_one_class_is_remarked_on(folder):
@@ -71,9 +70,7 @@ def test_one_class_is_remarked_on(folder):
         for annotation in content["annotations"]:
             annotation["category_id"] = content["categories"][0]["id"]
         (folder / f"{split}.json").write_text(json.dumps(content))
-    assert any(
-        text.startswith("one class: context cannot change") for text in leaks_and_remarks(tiny_config(folder).data)
-    )
+    assert any(text.startswith("one class: context cannot change") for text in leaks_and_remarks(tiny_config(folder)))
 
 
 def test_overlaps_are_of_one_class_and_image(tmp_path):
