@@ -6,6 +6,7 @@
 with `data.test.annotations=` and `data.test.images=` for a test split, on which the checkpoint chosen on val is then
 measured. `docs/ablation.md` describes what it checks, how it estimates its time, and the answer.
 
+Validation images are evaluated six times a run, not after every epoch: `evaluate_every=1` on the command line does.
 The base is `finetune` (EfficientNet-Lite0 with FPN; `pip install 'context-detection[lite0]'`). Another one, a file or a
 shipped config's name, is given by the environment variable BASE:
 
@@ -102,6 +103,9 @@ def widen() -> tuple[str, ...]:
     return () if has_width or not head.get("hidden_channels") else ("detector.head.hidden_channels",)
 
 
+RARELY = [f"evaluate_every={max(base.evaluate_every, base.schedule.epochs // 6)}", "validation_loss=false"]
+"""Without a test split nothing is chosen on val, and with one six checkpoints are enough to choose from."""
+
 sequence = sequence_head() if detector.head.func is FastRCNN else None
 plain = () if detector.context is None else ("detector.context=detection.context.NoContext",)
 
@@ -115,7 +119,7 @@ ablation = Ablation(
         "lstm": sweeps(LSTM),
         "rcl": context(partial(RecurrentConv, hidden_channels=width(), num_steps=3, norm="group")),
     },
-    data={"own": [] if base.data.scenes is None else ["data.scenes=none"]},
+    data={"own": [*RARELY, *([] if base.data.scenes is None else ["data.scenes=none"])]},
     seeds=(0, 1, 2),
     reference="none",
     metric="AP",

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from detection.ablation import load_ablation
+from detection.ablation.plan import make_plan
 from detection.ablation.size_matched import find_widths
 from detection.cli import ablate
 from detection.config import base_config, load_config, to_plain
@@ -34,6 +35,21 @@ def test_a_plain_base_gets_contexts_for_its_classes(monkeypatch):
         assert to_plain(config.detector) == to_plain(expected)
     (head,) = ablation.question.where_crowded.values()
     assert "SequenceHead" in head[0]
+
+
+def test_a_run_evaluates_six_times_unless_its_base_or_the_command_line_has_another_number(monkeypatch, tmp_path):
+    found, _ = configs("finetune", monkeypatch)
+    assert {(c.evaluate_every, c.schedule.epochs, c.validation_loss) for c in found.values()} == {(4, 24, False)}
+    rare = tmp_path / "rare.py"
+    rare.write_text(
+        "from dataclasses import replace\nfrom detection.config import base_config\n"
+        "config = replace(base_config('finetune'), evaluate_every=12, validation_loss=True)\n"
+    )
+    found, _ = configs(rare, monkeypatch)
+    assert {(c.evaluate_every, c.validation_loss) for c in found.values()} == {(12, False)}
+    ablation, base = load_ablation(FILE)
+    plan = make_plan("it", ablation, base, tmp_path / "out", ["evaluate_every=1"])
+    assert {run.config.evaluate_every for run in plan.runs} == {1}
 
 
 def test_a_plain_base_with_another_head_gets_contexts_in_its_pool(monkeypatch):

@@ -1,6 +1,5 @@
 """What is found in a detector's data before an ablation: leaks, overlaps, and how much a run does."""
 
-import dataclasses
 import json
 import shutil
 
