@@ -71,11 +71,8 @@ def joined(part: partial) -> dict[str, object]:
 
 
 def width() -> int:
-    """Channels of a context: those of the base's, or of the feature map that it reads."""
-    if detector.context is not None:
-        return detector.context.keywords.get("hidden_channels", 256)
-    settings = detector.backbone.keywords
-    return settings.get("out_channels", settings.get("channels", (256,))[-1])
+    """Channels of a context: those of the base's, or of `context_lite0_finetune`'s."""
+    return 64 if detector.context is None else detector.context.keywords.get("hidden_channels", 256)
 
 
 def context(part: partial) -> tuple[str, ...]:
