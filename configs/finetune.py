@@ -7,7 +7,7 @@
 An image costs a quarter of what it costs with torchvision's pyramid from p2, 256 channels, 512 sampled boxes
 and two layers of 1024; AdamW and a cosine schedule learn more in as many images than SGD with a step
 (docs/results/faster_rcnn.md, `detection ablate finetuning`). Anchors fit images of 240 to 320 pixels: for larger ones,
-or objects under 15 pixels there, set `detector.regions.anchor_sizes` (`detection browse` shows what the objects need).
+or objects under 15 pixels there, set `detector.regions.anchor_sizes`; a training names sizes that more objects fit.
 The pyramid is normalized and the gradient clipped because Lite0's features are large: without the two a trial diverged.
 """
 

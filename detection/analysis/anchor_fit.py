@@ -27,17 +27,23 @@ _EQUAL = 0.02
 _CHUNK = 1 << 22
 
 
-def input_boxes(index: CocoIndex, config: Config) -> np.ndarray:
-    """Compute widths and heights (M, 2) of all boxes but crowd regions, in pixels at the detector's input."""
-    per_image, kept = np.diff(index.box_offsets), ~index.iscrowd
-    sizes = np.stack([index.widths, index.heights], axis=1).astype(np.float64)
-    distinct, rows = np.unique(sizes, axis=0, return_inverse=True)
+def input_boxes(index: CocoIndex, config: Config, most: int | None = None) -> np.ndarray:
+    """Compute widths and heights (M, 2) of all boxes but crowd regions, in pixels at the detector's input.
+
+    Args:
+        index: the annotations.
+        config: whose detector resizes the images.
+        most: of more boxes than this, evenly spaced ones are taken; None: all.
+    """
+    rows = np.flatnonzero(~index.iscrowd)
+    rows = rows[:: 1 if most is None else -(-len(rows) // most) or 1]
+    images = np.searchsorted(index.box_offsets, rows, side="right") - 1
+    sizes = np.stack([index.widths[images], index.heights[images]], axis=1).astype(np.float64)
+    boxes = clip_boxes(index.boxes[rows], *sizes.T)
+    distinct, inverse = np.unique(sizes, axis=0, return_inverse=True)
     shapes = (resized_shape(int(h), int(w), config.detector.min_size, config.detector.max_size) for w, h in distinct)
-    scales = (np.array([s[::-1] for s in shapes]).reshape(-1, 2) / distinct)[rows.reshape(-1)]
-    scales = np.repeat(scales, per_image, axis=0)[kept]
-    width, height = np.repeat(sizes, per_image, axis=0)[kept].T
-    boxes = clip_boxes(index.boxes[kept], width, height)
-    return (boxes[:, 2:] - boxes[:, :2]) * scales
+    scales = np.array([shape[::-1] for shape in shapes]).reshape(-1, 2) / distinct
+    return (boxes[:, 2:] - boxes[:, :2]) * scales[inverse.reshape(-1)]
 
 
 def anchor_shapes(sizes: np.ndarray, aspect_ratios: np.ndarray) -> np.ndarray:
@@ -69,7 +75,7 @@ def describe_anchor_fit(boxes: np.ndarray, config: Config) -> tuple[float, str] 
     regions: Any = to_plain(config.detector.regions)
     if "anchor_sizes" not in regions or "aspect_ratios" not in regions or not len(boxes):
         return None
-    boxes = boxes[:: -(-len(boxes) // MOST_BOXES)]
+    boxes = boxes[:: -(-len(boxes) // MOST_BOXES)]  # a search over factors
     levels, ratios = regions["anchor_sizes"], np.array(regions["aspect_ratios"], dtype=float)
     sizes = np.array([size for level in levels for size in level], dtype=float)
     now = (best_shape_iou(boxes, anchor_shapes(sizes, ratios)) >= FIT).mean()
@@ -85,7 +91,7 @@ def describe_anchor_fit(boxes: np.ndarray, config: Config) -> tuple[float, str] 
 
 def anchor_remarks(index: CocoIndex, config: Config) -> list[str]:
     """Return a sentence where other anchor sizes would have the shapes of notably more objects."""
-    found = describe_anchor_fit(input_boxes(index, config), config)
+    found = describe_anchor_fit(input_boxes(index, config, MOST_BOXES), config)
     if found is None or not found[1]:
         return []
     share, better = found

@@ -96,3 +96,6 @@ def test_sizes_are_those_at_the_detectors_input(drawn, tmp_path):
     found = json.loads((drawn / "train.json").read_text())["annotations"]
     expected = [entry["bbox"][2:] for entry in found if not entry.get("iscrowd")]
     np.testing.assert_allclose(sorted(input_boxes(index, config).tolist()), sorted(expected), atol=1e-4)
+    all_boxes = input_boxes(index, config)
+    np.testing.assert_allclose(input_boxes(index, config, len(all_boxes)), all_boxes)
+    np.testing.assert_allclose(input_boxes(index, config, len(all_boxes) - 1), all_boxes[::2])
