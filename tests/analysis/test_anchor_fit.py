@@ -43,6 +43,13 @@ def test_a_set_of_one_size_gets_the_factor_that_makes_the_finest_map_fit():
     assert describe_anchor_fit(np.full((50, 2), 30.0), config) == (1.0, "")
 
 
+def test_a_few_small_objects_do_not_take_the_finest_map_from_the_rest():
+    config = base_config("finetune")
+    few, many = (np.array([[12.0]] * (100 - n) + [[6.0]] * n) * np.ones(2) for n in (2, 20))
+    assert describe_anchor_fit(few, config)[1] == "98% with detector.regions.anchor_sizes=((12,),(24,),(48,),(96,))"
+    assert describe_anchor_fit(many, config)[1] == "100% with detector.regions.anchor_sizes=((6,),(12,),(24,),(48,))"
+
+
 def test_sizes_that_gain_little_are_not_named():
     config = base_config("finetune")
     boxes = np.concatenate([np.full((95, 2), 48.0), np.full((5, 2), 3.0)])
