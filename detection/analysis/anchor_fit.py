@@ -11,6 +11,7 @@ import numpy as np
 from detection.config import Config, to_plain
 from detection.data.checks import clip_boxes
 from detection.data.coco_index import CocoIndex
+from detection.data.remarks import objects_of_index, reading_of
 from detection.data.transforms import resized_shape
 
 FIT = 0.5
@@ -90,9 +91,12 @@ def describe_anchor_fit(boxes: np.ndarray, config: Config) -> tuple[float, str] 
 
 
 def anchor_remarks(index: CocoIndex, config: Config) -> list[str]:
-    """Return a sentence where other anchor sizes would have the shapes of notably more objects."""
+    """Return a sentence where other anchor sizes would have the shapes of notably more objects.
+
+    There is none where the boxes look as if they were in another format: those sizes would be of no object.
+    """
     found = describe_anchor_fit(input_boxes(index, config, MOST_BOXES), config)
-    if found is None or not found[1]:
+    if found is None or not found[1] or reading_of(objects_of_index(index)):
         return []
     share, better = found
     return [f"{share:.0%} of the objects of {index.path} have the shape of an anchor (IoU {FIT:g} or more), {better}"]

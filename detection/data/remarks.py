@@ -12,7 +12,7 @@ import numpy as np
 from detection.data.box_readings import Placement
 from detection.data.checks import Tables, shortened
 from detection.data.coco_index import CocoIndex
-from detection.data.format_evidence import find_reading
+from detection.data.format_evidence import Finding, find_reading
 from detection.data.placeholders import placeholder_remark
 
 MAX_DETECTIONS = 100
@@ -102,15 +102,19 @@ def _repeats(rows: np.ndarray) -> np.ndarray:
     return np.sort(order[1:][equal])
 
 
+def reading_of(objects: Objects) -> Finding | None:
+    """Return another reading of the boxes that their images' sizes speak for, such as corners."""
+    sizes = objects.sizes[objects.image_rows]
+    return find_reading(objects.boxes, objects.image_rows, Placement(sizes, sizes, np.ones(len(sizes), dtype=int)))
+
+
 def training_remarks(train: CocoIndex, val: CocoIndex, train_images: Path, val_images: Path) -> list[str]:
     """Return what a person who starts a training would want to know of its data, each a sentence with its file."""
     remarks = []
     for index, folder in dict.fromkeys([(train, train_images), (val, val_images)]):
         doctor = f"`detection doctor {index.path} {folder}`"
         objects = objects_of_index(index)
-        sizes = objects.sizes[objects.image_rows]
-        placement = Placement(sizes, sizes, np.ones(len(sizes), dtype=int))
-        if finding := find_reading(objects.boxes, objects.image_rows, placement):
+        if finding := reading_of(objects):
             remarks.append(f"{index.path}: {finding.sentence}; {doctor} examines it with the images, and converts")
         remarks += [f"{index.path}: {remark}" for remark in object_remarks(objects)]
         remarks += [f"{index.path}: {placeholder_remark(category.name)}" for category in index.left_out]

@@ -95,6 +95,19 @@ def test_train_browse_and_own_data_say_it(drawn, tmp_path, monkeypatch, capsys):
     assert "of the boxes have the shape of an anchor (IoU 0.5 or more)\n" in capsys.readouterr().out
 
 
+def test_boxes_in_another_format_get_no_anchors(drawn, tmp_path):
+    content = json.loads((drawn / "train.json").read_text())
+    for entry in content["annotations"]:
+        x, y, width, height = entry["bbox"]
+        entry["bbox"] = [x, y, x + width, y + height]
+    corners = tmp_path / "corners.json"
+    corners.write_text(json.dumps(content))
+    config = tiny_config(drawn, "detector.regions.anchor_sizes=((2,3),)", f"data.train.annotations={corners}")
+    assert not anchor_remarks(open_split("data.train", config.data.train), config)
+    fitted = input_boxes(open_split("data.train", config.data.train), config)
+    assert describe_anchor_fit(fitted, config)[1]
+
+
 def test_sizes_are_those_at_the_detectors_input(drawn, tmp_path):
     config = tiny_config(drawn)
     index = open_split("data.train", config.data.train)
