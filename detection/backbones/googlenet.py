@@ -6,6 +6,7 @@ from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.googlenet import BasicConv2d
 
 from detection.backbones.backbone import Backbone, Norm, load_torchvision, norm_layer
+from detection.backbones.folding import fold_frozen_norms
 from detection.weights import LoadReport
 
 _STAGES = {
@@ -37,6 +38,7 @@ class GoogLeNet(Backbone):
         self.body = IntermediateLayerGetter(network, {parts[-1]: k for k, parts in _STAGES.items() if k != "stem"})
         self.out_channels = {"c2": 192, "c3": 480, "c4": 832, "c5": 1024}
         self.strides = {f"c{k}": 2**k for k in range(2, 6)}
+        fold_frozen_norms(self)
         # torchvision's weights were trained on values from -1 to 1 (its `transform_input`).
         self.image_mean, self.image_std = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torchvision.models._utils import IntermediateLayerGetter
 
 from detection.backbones.backbone import Backbone, Norm, load_torchvision, norm_layer
+from detection.backbones.folding import fold_frozen_norms
 from detection.ranges import NonNegative
 from detection.weights import LoadReport
 
@@ -36,6 +37,7 @@ class ResNet(Backbone):
         self.body = IntermediateLayerGetter(network, {f"layer{k - 1}": f"c{k}" for k in range(2, 6)})
         self.out_channels = {f"c{k}": width * 2 ** (k - 2) for k in range(2, 6)}
         self.strides = {f"c{k}": 2**k for k in range(2, 6)}
+        fold_frozen_norms(self, only_in_training=True)  # torchvision's detections stay equal to the bit
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Return the feature maps of images (B, 3, H, W) by name."""

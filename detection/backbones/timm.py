@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from detection.backbones.backbone import Backbone, Norm, norm_layer
+from detection.backbones.folding import fold_frozen_norms
 from detection.errors import UserError
 from detection.weights import SUFFIXES, LoadReport, lite_wheel_tensors, load_state, read_state_file, read_state_url
 
@@ -41,6 +42,9 @@ class Timm(Backbone):
             raise UserError(f"backbone {name!r}: timm cannot give its feature maps ({error}).") from None
         if norm_layer(norm, weights).func is not nn.BatchNorm2d:
             self.body = timm.layers.freeze_batch_norm_2d(self.body)
+            from detection.backbones.timm_folding import TIMM  # which needs timm
+
+            fold_frozen_norms(self.body, classes=TIMM)
         strides = self.body.feature_info.reduction()
         if len(set(strides)) < len(strides):
             raise UserError(

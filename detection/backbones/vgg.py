@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torchvision.models import vgg
 
 from detection.backbones.backbone import Backbone, Norm, load_torchvision, norm_layer
+from detection.backbones.folding import fold_frozen_norms
 from detection.weights import LoadReport
 
 # Index in torchvision's `features` after the last ReLU of each block.
@@ -46,6 +47,7 @@ class VGG16(Backbone):
         self.ends_at = {end: name for name, end in _ENDS[batch_norm].items()}
         self.out_channels = {"c2": 256, "c3": 512, "c4": 512, "c5": 512}
         self.strides = {f"c{k}": 2**k for k in range(2, 6)}
+        fold_frozen_norms(self)
         if weights == "IMAGENET1K_FEATURES":
             # These weights come from Caffe: values 0 … 255 less the mean, here written for values in [0, 1].
             self.image_mean, self.image_std = (0.48235, 0.45882, 0.40784), (1 / 255, 1 / 255, 1 / 255)
