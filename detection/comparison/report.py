@@ -119,8 +119,8 @@ def _counts(first: FinishedRun, run: FinishedRun, ranked: Sequence[ImageDifferen
     false = [sum(d.false_positives[i] for d in ranked) for i in (0, 1)]
     better, worse = sum(d.gain > EVEN for d in ranked), sum(d.gain < EVEN for d in ranked)
     return Paragraph(
-        f"Each at the score of its best F1 ({first.threshold:.2f} and {run.threshold:.2f}), IoU 0.5: {run.name} finds "
-        f"{gained} objects that {first.name} misses and misses {lost} that it finds; false positives {false[0]} → "
+        f"Each at the score of its best F1 ({first.threshold:.2f} and {run.threshold:.2f}), IoU 0.5: objects that "
+        f"{run.name} alone finds: {gained}, that {first.name} alone finds: {lost}; false positives {false[0]} → "
         f"{false[1]}. It is better on {better} images, worse on {worse}, even on {len(ranked) - better - worse}. An "
         "object that a false positive of another class outscores does not count as found."
     )
@@ -140,7 +140,7 @@ def _figures(first: FinishedRun, run: FinishedRun, ranked: Sequence[ImageDiffere
 def _figure(first: FinishedRun, run: FinishedRun, difference: ImageDifference) -> Figure:
     item = first.image_entry(difference.position)
     caption = (
-        f"{short_name(item['file_name'], 80)}: {len(difference.gained)} objects gained, {len(difference.lost)} lost, "
+        f"{short_name(item['file_name'], 80)}: objects gained {len(difference.gained)}, lost {len(difference.lost)}; "
         f"false positives {difference.false_positives[0]} → {difference.false_positives[1]}"
     )
     name = f"{file_stem(f'{first.name}-{run.name}'.replace('/', '-'))}-{item['id']}.png"
@@ -148,7 +148,7 @@ def _figure(first: FinishedRun, run: FinishedRun, difference: ImageDifference) -
 
 
 def draw_difference(first: FinishedRun, second: FinishedRun, difference: ImageDifference) -> np.ndarray:
-    """Draw ground truth, the first run's detections and the second's next to each other, (H, W, 3) uint8.
+    """Draw ground truth, the first run's detections and the second's in a row, wide ones in a column, (H, W, 3) uint8.
 
     In the ground truth a box that only the second run found is marked as gained, one that only the first found as lost.
 
@@ -171,4 +171,5 @@ def draw_difference(first: FinishedRun, second: FinishedRun, difference: ImageDi
         found = [r for r in run.results if r["image_id"] == item["id"] and r["score"] >= run.threshold]
         panels.append(draw_results(image, found, by_id, colors, factor))
     titles = ("ground truth", *(f"{run.name}, score from {run.threshold:.2f}" for run in (first, second)))
-    return contact_sheet(panels, columns=3, titles=titles)
+    height, width = image.shape[:2]
+    return contact_sheet(panels, columns=1 if width >= 2 * height else 3, titles=titles)  # legible on a page

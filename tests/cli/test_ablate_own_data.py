@@ -115,10 +115,11 @@ def test_a_small_run_ends_in_an_answer(tmp_path, monkeypatch, capsys):
     assert ablate.main(arguments) == 0
     text = capsys.readouterr().out
     assert "no image of val is in train too" in text and "wider is none with detector.backbone.channels=" in text
-    assert "time     accumulator: " in text and text.count("finished in") == 12
+    assert "time     lstm: " in text and text.count("finished in") == 12
     page, report = (Path("out", f"report.{ending}").read_text() for ending in ("html", "md"))
     first = report.partition("## Data and plan")[0]
     assert "Against wider (without context, as many FLOPs): " in first and "By class and object size" in first
+    assert "| against none" in first.partition("By class")[2] and "*" not in first.partition("By class")[2][:300]
     assert "What it costs" in first and "Images that context saved, and those it broke" in first
     assert 'src="http' not in page
     assert ablate.main([*arguments, "--report-only"]) == 0

@@ -131,14 +131,23 @@ def test_the_images_on_which_they_differ_most_are_drawn(capsys):
     assert "written to deep/out/comparison.html" in capsys.readouterr().out
     text, page = (Path(f"deep/out/comparison.{ending}").read_text() for ending in ("md", "html"))
     assert '- context="context" instead of "plain"' in text
-    assert "context finds 1 objects that plain misses and misses 1 that it finds; false positives 1 → 0" in text
+    assert "objects that context alone finds: 1, that plain alone finds: 1; false positives 1 → 0" in text
     better, worse = text.split("Where context is better")[1].split("Where context is worse")
-    assert "![1.png: 1 objects gained, 0 lost, false positives 1 → 0](plain-context-1.png)" in better
-    assert "![2.png: 0 objects gained, 1 lost" in worse and "3.png" not in text
+    assert "![1.png: objects gained 1, lost 0; false positives 1 → 0](plain-context-1.png)" in better
+    assert "![2.png: objects gained 0, lost 1" in worse and "3.png" not in text
     assert page.count("data:image/png;base64,") == 2
     image = np.asarray(Image.open("deep/out/plain-context-1.png"))
     height, width = image.shape[:2]
     assert width > 2.5 * height and image.std() > 20
+
+
+def test_drawings_of_wide_images_are_in_a_column(capsys):
+    rng = np.random.default_rng(0)
+    for image in TRUTH["images"]:
+        Image.fromarray(rng.integers(0, 255, (32, 64, 3), dtype=np.uint8)).save(f"images/{image['file_name']}")
+    assert compare.main(["a/plain", "a/context", "--output=out"]) == 0
+    width, height = Image.open("out/plain-context-1.png").size
+    assert height > 1.3 * width
     assert compare.main(["a/plain", "a/context", "--output=none", "--images=0"]) == 0
     assert list(Path("none").glob("*.png")) == []
 
@@ -150,7 +159,7 @@ def test_the_worst_image_comes_first(capsys):
     Path("a/worse/results.json").write_text(json.dumps(make_results(rows)))
     assert compare.main(["a/plain", "a/worse", "--output=out", "--images=1"]) == 0
     text = Path("out/comparison.md").read_text()
-    assert "![4.png: 0 objects gained, 2 lost" in text and "3.png" not in text
+    assert "![4.png: objects gained 0, lost 2" in text and "3.png" not in text
 
 
 def test_three_runs_are_held_to_the_first(capsys):
@@ -237,7 +246,7 @@ def test_the_test_split(capsys):
         (folder / "test/results.json").write_text(json.dumps(make_results(rows_there)))
     assert compare.main(["a/plain", "a/context", "--split=test", "--output=out"]) == 0
     assert "3 images" in capsys.readouterr().out
-    assert "![1.png: 1 objects gained" in Path("out/comparison.md").read_text()
+    assert "![1.png: objects gained 1" in Path("out/comparison.md").read_text()
     assert compare.main(["a/plain", "a/context"]) == 0
     assert "4 images" in capsys.readouterr().out
     config = json.loads(Path("a/context/config.json").read_text())

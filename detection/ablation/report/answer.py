@@ -125,20 +125,17 @@ def _by_part(summary: AblationSummary) -> list[Block]:
     lines = []
     for key, text in rows.items():
         cells = [text]
-        for name in (default, *rivals):
-            cells.append(formatting.spread(summary, data, name, key))
         for rival in rivals:
             best, images = _best(summary, key, rival), _images_of(summary)
             answer = judge(intervals[key, rival], adjusted.get((key, rival)), key, best, images)
             word = {"undetermined": "cannot be determined", "missing": "n/a"}.get(answer.outcome, answer.outcome)
-            cells += [format_interval(intervals[key, rival], mark=False), word]
+            cells += [word, format_interval(intervals[key, rival], mark=False)]
+        cells += [formatting.spread(summary, data, name, key) for name in (default, *rivals)]
         lines.append(cells)
-    head = ["", default, *rivals]
-    for rival in rivals:
-        head += [f"difference to {rival}", f"against {rival}"]
+    head = ["", *(text for rival in rivals for text in (f"against {rival}", "difference")), default, *rivals]
     text = (
-        f"{ablation.metric} by class and size of objects. *Helps* and *hurts* hold together at 95 % (Holm, "
-        "over all rows and columns of this table); *level* holds for each row by itself."
+        f"{ablation.metric} by class and size of objects. What helps or hurts does so together at 95 % (Holm, over "
+        "all rows and columns of this table); what is level is so by itself."
     )
     return [Heading(2, "By class and object size"), Paragraph(text), Table(head, lines)]
 
