@@ -2,9 +2,10 @@
 
 from typing import Any
 
+import torch
 from timm.layers.conv2d_same import Conv2dSame, conv2d_same
 from timm.layers.norm_act import FrozenBatchNormAct2d
-from torch import Tensor
+from torch import Tensor, nn
 
 from detection.backbones.folding import TORCHVISION, Classes, FoldingConv
 
@@ -31,7 +32,33 @@ class FoldedNormAct(FrozenBatchNormAct2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Activate what the convolution has normalized, or normalize it first."""
-        return self.act(self.drop(x)) if self.convolution[0].is_folded else super().forward(x)
+        if not self.convolution[0].is_folded:
+            return super().forward(x)
+        x = self.drop(x)
+        if type(self.act) is nn.ReLU6 and self.act.inplace and x.requires_grad and not torch.compiler.is_compiling():
+            return ReLU6InPlace.apply(x)
+        return self.act(x)
+
+
+class ReLU6InPlace(torch.autograd.Function):
+    """ReLU6 that keeps its result for the backward pass, which tells as much as what it overwrites.
+
+    PyTorch's in place copies what it overwrites: one more pass over each map, and twice the memory.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        """Return min(max(x, 0), 6) in the memory of x."""
+        x.clamp_(0, 6)
+        ctx.mark_dirty(x)
+        ctx.save_for_backward(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        """Return the gradient where 0 < x < 6."""
+        (y,) = ctx.saved_tensors
+        return torch.ops.aten.hardtanh_backward(grad, y, 0, 6)
 
 
 TIMM: Classes = {**TORCHVISION, Conv2dSame: FoldingConvSame, FrozenBatchNormAct2d: FoldedNormAct}

@@ -12,7 +12,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from detection.backbones import VGG16, GoogLeNet, ResNet, Timm
 from detection.backbones.folding import FoldedNorm, FoldingConv, fold_frozen_norms
-from detection.backbones.timm_folding import FoldedNormAct, FoldingConvSame
+from detection.backbones.timm_folding import FoldedNormAct, FoldingConvSame, ReLU6InPlace
 
 NORMS = (FoldedNorm, FoldedNormAct)
 
@@ -194,10 +194,29 @@ def test_a_norm_costs_no_pass_over_a_map():
     with Counted() as counted:
         features = backbone(images)
     assert "mul" not in counted.names and counted.names.count("add") == 9  # of residuals
+    assert "clone" not in counted.names  # of what an activation overwrites
     loss = sum(x.sum() for x in features.values())
     with Counted() as counted:
         loss.backward()
     assert "mul" not in counted.names
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_relu6_in_place_has_the_gradient_of_relu6(dtype):
+    x = torch.tensor([-1.0, -0.0, 0.0, 0.5, 5.5, 6.0, 7.0], dtype=dtype).requires_grad_()
+    grad = torch.arange(1.0, 8.0, dtype=dtype)
+    found, expected = ReLU6InPlace.apply(x * 1), nn.functional.relu6(x)
+    assert torch.equal(found, expected)
+    (a,), (b,) = (torch.autograd.grad(y, x, grad) for y in (found, expected))
+    assert torch.equal(a, b) and a.tolist() == [0, 0, 0, 4, 5, 0, 0]
+
+
+def test_relu6_in_place_writes_where_it_reads_and_can_be_differentiated_twice():
+    x = torch.randn(5, requires_grad=True)
+    y = x * 3
+    assert ReLU6InPlace.apply(y).data_ptr() == y.data_ptr()
+    x = torch.tensor([-2.0, -1.0, 0.5, 1.5, 3.0], dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradgradcheck(lambda x: ReLU6InPlace.apply(x.square()), (x,))
 
 
 def test_classes_of_timm_compute_apart_where_training_alone_is_folded():
