@@ -6,6 +6,7 @@ import torch
 from timm.layers.conv2d_same import Conv2dSame, conv2d_same
 from timm.layers.norm_act import FrozenBatchNormAct2d
 from torch import Tensor, nn
+from torch.nn import functional
 
 from detection.backbones.folding import TORCHVISION, Classes, FoldingConv
 
@@ -35,9 +36,8 @@ class FoldedNormAct(FrozenBatchNormAct2d):
         if not self.convolution[0].is_folded:
             return super().forward(x)
         x = self.drop(x)
-        if type(self.act) is nn.ReLU6 and self.act.inplace and x.requires_grad and not torch.compiler.is_compiling():
-            return ReLU6InPlace.apply(x)
-        return self.act(x)
+        is_copied = x.requires_grad and getattr(self.act, "inplace", False) and not torch.compiler.is_compiling()
+        return WITHOUT_COPY.get(type(self.act), self.act)(x) if is_copied else self.act(x)
 
 
 class ReLU6InPlace(torch.autograd.Function):
@@ -60,5 +60,12 @@ class ReLU6InPlace(torch.autograd.Function):
         (y,) = ctx.saved_tensors
         return torch.ops.aten.hardtanh_backward(grad, y, 0, 6)
 
+
+WITHOUT_COPY: dict[type[nn.Module], Any] = {
+    nn.ReLU6: ReLU6InPlace.apply,
+    nn.SiLU: functional.silu,
+    nn.Hardswish: functional.hardswish,
+}
+"""Activations that in place copy what they overwrite where there is a backward pass, and what does not."""
 
 TIMM: Classes = {**TORCHVISION, Conv2dSame: FoldingConvSame, FrozenBatchNormAct2d: FoldedNormAct}

@@ -140,6 +140,7 @@ def unfolded(build, monkeypatch):
     [
         (partial(Timm, "tf_efficientnet_lite0", "detector"), 48),
         (partial(Timm, "mobilenetv3_small_100", "detector"), 34),
+        (partial(Timm, "efficientnet_b0", "detector"), 48),
         (partial(Timm, "resnet18", "detector"), 20),
         (partial(ResNet, 18, "detector"), 20),
         (partial(ResNet, 50, "detector"), 53),
@@ -188,17 +189,21 @@ class Counted(TorchDispatchMode):
         return result
 
 
-def test_a_norm_costs_no_pass_over_a_map():
-    backbone = Timm("tf_efficientnet_lite0", "detector").train()
+@pytest.mark.parametrize(
+    ("name", "residuals", "gates"),
+    [("tf_efficientnet_lite0", 9, 0), ("mobilenetv2_100", 10, 0), ("efficientnet_b0", 9, 16)],
+)
+def test_a_norm_costs_no_pass_over_a_map(name, residuals, gates):
+    backbone = Timm(name, "detector").train()
     images = torch.rand(1, 3, 256, 256)
     with Counted() as counted:
         features = backbone(images)
-    assert "mul" not in counted.names and counted.names.count("add") == 9  # of residuals
+    assert counted.names.count("mul") == gates and counted.names.count("add") == residuals
     assert "clone" not in counted.names  # of what an activation overwrites
     loss = sum(x.sum() for x in features.values())
     with Counted() as counted:
         loss.backward()
-    assert "mul" not in counted.names
+    assert counted.names.count("mul") == 2 * gates
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
