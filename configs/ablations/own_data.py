@@ -6,7 +6,6 @@
 with `data.test.annotations=` and `data.test.images=` for a test split, on which the checkpoint chosen on val is then
 measured. `docs/ablation.md` describes what it checks, how it estimates its time, and the answer.
 
-Validation images are evaluated six times a run, not after every epoch: `evaluate_every=1` on the command line does.
 The base is `finetune` (EfficientNet-Lite0 with FPN; `pip install 'context-detection[lite0]'`). Another one, a file or a
 shipped config's name, is given by the environment variable BASE:
 
@@ -14,8 +13,9 @@ shipped config's name, is given by the environment variable BASE:
 
 A base without context gets one on the finest map of stride 8 or more (`c3`, `p3` …) that its pool reads, for its
 classes alone (`detection.with_context`), or, where the head is not Fast R-CNN's, in its pool; in a base with context
-the context is exchanged. Turn off what would hide the cue, such as `data.augmentation.horizontal_flip=0` where left and
-right differ.
+the context is exchanged. Validation images are evaluated every sixth of the base's epochs (`evaluate_every=` on the
+command line says otherwise). Turn off what would hide the cue, such as `data.augmentation.horizontal_flip=0` where left
+and right differ.
 """
 
 import os
@@ -101,7 +101,7 @@ def widen() -> tuple[str, ...]:
 
 
 RARELY = [f"evaluate_every={max(base.evaluate_every, base.schedule.epochs // 6)}", "validation_loss=false"]
-"""Without a test split nothing is chosen on val, and with one six checkpoints are enough to choose from."""
+"""Without a test split nothing is chosen on val, and with one some six checkpoints are enough to choose from."""
 
 sequence = sequence_head() if detector.head.func is FastRCNN else None
 plain = () if detector.context is None else ("detector.context=detection.context.NoContext",)

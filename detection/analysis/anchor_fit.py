@@ -80,6 +80,8 @@ def describe_anchor_fit(boxes: np.ndarray, config: Config) -> tuple[float, str] 
     levels, ratios = regions["anchor_sizes"], np.array(regions["aspect_ratios"], dtype=float)
     sizes = np.array([size for level in levels for size in level], dtype=float)
     now = (best_shape_iou(boxes, anchor_shapes(sizes, ratios)) >= FIT).mean()
+    if now > 1 - GAIN:  # nothing can gain as much, and the search takes most of the time
+        return float(now), ""
     means = np.array([best_shape_iou(boxes, anchor_shapes(factor * sizes, ratios)).mean() for factor in _FACTORS])
     factor = _FACTORS[np.flatnonzero(means >= means.max() - _EQUAL)[-1]]
     other = tuple(tuple(max(1, round(float(factor) * size)) for size in level) for level in levels)

@@ -203,9 +203,8 @@ def prepare(config: Config, folder: Path, accelerator: Accelerator, resume: bool
         run.compiled = compile_parts(detector)
     print_data(run)
     if accelerator.is_main_process:
-        for remark in training_remarks(data.train.index, data.val.index, data.train.images, data.val.images):
-            run.print_line(f"check     {remark}")
-        for remark in anchor_remarks(data.train.index, config):
+        remarks = training_remarks(data.train.index, data.val.index, data.train.images, data.val.images)
+        for remark in [*remarks, *anchor_remarks(data.train.index, config)]:
             run.print_line(f"check     {remark}")
         if remark := federated_remark(data.val.index.path):
             run.print_line(f"check     {remark}")
