@@ -81,6 +81,7 @@ def watch(*, until_exit: bool = False) -> Iterator[None]:
         for number, handler in previous.items():
             # Ignored, and not merely handled: Python lets go of its handlers some time before its process has ended.
             signal.signal(number, signal.SIG_IGN if until_exit and _received.number else handler)
+        _received.__dict__.clear()  # what comes after this block in the same process is not asked to end
 
 
 @contextmanager
@@ -93,7 +94,7 @@ def _nested() -> Iterator[None]:
 
 
 def requested() -> int:
-    """Return the first signal that was received, 0 for none."""
+    """Return the first signal that was received in this `watch`, 0 for none and outside of one."""
     return _received.number
 
 

@@ -220,6 +220,15 @@ def test_handlers_of_others_stay_and_ours_end_with_the_block():
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
+def test_a_signal_of_one_block_does_not_end_what_comes_after_it():
+    """In a notebook that was interrupted once, the next training would end before it began."""
+    with pytest.raises(Interrupted), preemption.watch(), preemption.postponed():
+        os.kill(os.getpid(), signal.SIGUSR1)
+    assert preemption.requested() == 0
+    with preemption.postponed(), preemption.at_once(), preemption.blocked():
+        pass
+
+
 @pytest.fixture
 def workplace(shapes, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
