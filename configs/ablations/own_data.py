@@ -1,4 +1,4 @@
-"""Does context help on your data? Seven variants with three seeds on any COCO-style data set, answered in words.
+"""Does context help on your data? Eight variants with three seeds on any COCO-style data set, answered in words.
 
     detection ablate own_data --budget-hours 8 \
         data.train.annotations=TRAIN.json data.train.images=DIR data.val.annotations=VAL.json data.val.images=DIR
@@ -22,7 +22,7 @@ import os
 from functools import partial
 
 from detection.ablation import Ablation, Question
-from detection.cells import LSTM, Accumulator
+from detection.cells import LSTM, RGLRU, Accumulator
 from detection.config import load_config, to_plain
 from detection.config.files import find_config
 from detection.config.overrides import as_overrides
@@ -114,6 +114,7 @@ ablation = Ablation(
         "selfattention": context(partial(SelfAttention, hidden_channels=width())),
         "accumulator": sweeps(Accumulator),
         "lstm": sweeps(LSTM),
+        "rglru": sweeps(RGLRU),
         "rcl": context(partial(RecurrentConv, hidden_channels=width(), num_steps=3, norm="group")),
     },
     data={"own": [*RARELY, *([] if base.data.scenes is None else ["data.scenes=none"])]},
@@ -123,7 +124,7 @@ ablation = Ablation(
     widen=widen(),
     question=Question(
         default="lstm",
-        drop=("rcl", *(["sequence"] if sequence else []), "accumulator", "selfattention", "average"),
+        drop=("rcl", *(["sequence"] if sequence else []), "accumulator", "rglru", "selfattention", "average"),
         where_crowded={"sequence": [*plain, *as_overrides(sequence, "sequence")]} if sequence else {},
     ),
 )

@@ -15,7 +15,7 @@ from detection.pooling import RoIAlign, SkipPool
 from tests.tiny_runs import draw_shapes, write_config
 
 FILE = find_config("own_data")
-NAMES = ["none", "average", "selfattention", "accumulator", "lstm", "rcl"]
+NAMES = ["none", "average", "selfattention", "accumulator", "lstm", "rglru", "rcl"]
 
 
 def configs(base, monkeypatch):
