@@ -100,13 +100,14 @@ def images_changed(record: Mapping[str, Any]) -> bool:
     folder, then = record.get("image_folder"), record.get("images_sha256")
     if not folder or not then or not Path(folder).is_dir():
         return False
-    return _images_digest(str(record["annotations"]), str(record["sha256"]), str(folder)) != then
+    return images_digest(Path(folder), _file_names(str(record["annotations"]), str(record["sha256"]))) != then
 
 
 @functools.cache  # all runs of an ablation share few data sets
-def _images_digest(annotations: str, digest: str, folder: str) -> str:
+def _file_names(annotations: str, digest: str) -> tuple[str, ...]:
+    """Names of a split's images; the digest is that of the annotations, and makes names of other content other ones."""
     index = load_index(annotations, bad_boxes="drop")
-    return images_digest(Path(folder), [index.file_name(row) for row in range(len(index))])
+    return tuple(index.file_name(row) for row in range(len(index)))
 
 
 def _state(folder: Path, name: str) -> tuple[int, int] | None:
