@@ -156,7 +156,8 @@ def _cut(mask: np.ndarray, left: int, top: int, window: Window) -> np.ndarray:
 
 def _halved(mask: np.ndarray) -> np.ndarray:
     """Return the means (h / 2, w / 2) of 2×2 pixels of booleans (h, w)."""
-    return mask.reshape(mask.shape[0] // 2, 2, mask.shape[1] // 2, 2).mean((1, 3))  # (h / 2, 2, w / 2, 2) inside
+    rows = mask[::2].view(np.uint8) + mask[1::2]  # (h / 2, w); `mean` over two axes at once takes many times as long
+    return (rows[:, ::2] + rows[:, 1::2]) / 4
 
 
 def _annotation(symbol: Symbol, category: int | None, window: Window) -> dict[str, Any]:
