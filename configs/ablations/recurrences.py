@@ -1,7 +1,7 @@
 """Recurrences of 1990 to 2026 against strong rivals, each with its own settings, and on images twice as large.
 
     detection ablate recurrences
-    detection ablate recurrences --variants none,lstm,s6      some of the 25
+    detection ablate recurrences --variants none,lstm,s6      some of the 26
     DATA=FOLDER detection ablate recurrences      with FOLDER/clef, real handwriting (`detection muscima`), too
 
 Which recurrence carries what a far object tells? `row`: the marker in a ring's own row; `count`: how many patches there
@@ -12,7 +12,7 @@ with objects as large as before and farther apart.
 Equal chances: every context has four options, tried on `distance-6` and `row` with a seed that is not reported: its
 learning rate, half and twice that, and another start: chrono where gates have a bias to set, elsewhere a context that
 the head reads four times as strongly, as `ion_beacon`'s. `wider` is the detector without context, its backbone
-widened to the accumulator's FLOPs. 200 runs of the choice and 625 others take about a minute of CPU time each.
+widened to the accumulator's FLOPs. 208 runs of the choice and 650 others take about a minute of CPU time each.
 """
 
 import os
@@ -106,6 +106,7 @@ VARIANTS = {
     "selfattention": context("SelfAttention", hidden_channels=64),
     "largekernel": context("LargeKernel", hidden_channels=64),
     "accumulator": cell("Accumulator"),
+    "tanh": cell("TanhRNN"),
     "irnn": cell("IRNN"),
     "lstm": cell("LSTM"),
     "gru": cell("GRU"),
