@@ -1,6 +1,7 @@
 """One torch thread and no update checks for every test; set before the libraries are imported."""
 
 import os
+import random
 import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -21,6 +22,16 @@ def pytest_collection_modifyitems(items):
 def _own_cache(tmp_path_factory):
     """Indices of test data go to a temporary folder, not to the user's cache."""
     os.environ["DETECTION_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(autouse=True)
+def _own_random_numbers():
+    """What a test draws depends on no other test."""
+    random.seed(0)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(0)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
 
 
 @pytest.fixture
