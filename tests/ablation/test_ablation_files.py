@@ -41,10 +41,18 @@ def test_an_ablation_resolves(name):
     assert f"detection ablate {name}" in ast.get_docstring(ast.parse(FILES[name].read_text()))
 
 
-def test_clef_asks_for_its_data(monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        ("clef", "FOLDER/clef as `detection muscima"),
+        ("systems", "FOLDER/system as `detection muscima"),
+        ("bccd", "train.json, val.json and images/ in FOLDER/bccd"),
+    ],
+)
+def test_one_that_needs_data_asks_for_them(name, files, monkeypatch, capsys):
     monkeypatch.delenv("DATA", raising=False)
-    assert ablate.main(["clef", "--dry-run"]) == 2
-    assert "clef.py: set DATA=FOLDER, with FOLDER/clef as `detection muscima" in capsys.readouterr().err
+    assert ablate.main([name, "--dry-run"]) == 2
+    assert f"{name}.py: set DATA=FOLDER, with {files}" in capsys.readouterr().err
 
 
 def test_finetuning_takes_every_set_of_its_folder(monkeypatch, tmp_path, capsys):

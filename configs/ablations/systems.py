@@ -1,0 +1,64 @@
+"""Context over complete systems of handwritten music: many lines an image, and clefs that change inside of a line.
+
+    detection muscima ANNOTATIONS FOLDER/system --set system
+    detection ablate systems
+
+with DATA=FOLDER in the environment. A note head's class is given by the last clef to its left on its own staff: 39
+images of about 1570×240 to 1580×960 pixels to train, with 124 heads each, and 20 to validate. The tiny detector of
+`ablations/clef`, 560 updates of two images; `lstm` and `rglru` are read for classes alone, as the quick start's context
+is. 13 minutes of CPU time for a run of `average`, 30 and more for one of `lstm`.
+"""
+
+import os
+
+from detection.ablation import Ablation, load_ablation
+from detection.config.files import find_config
+from detection.errors import UserError
+
+if not os.environ.get("DATA"):
+    raise UserError(
+        "set DATA=FOLDER, with FOLDER/system as `detection muscima ANNOTATIONS FOLDER/system --set system` writes it."
+    )
+FOLDER = os.path.abspath(os.path.join(os.environ["DATA"], "system"))
+
+joining, _ = load_ablation(find_config("ablations/joining"))
+config = joining.base
+
+
+def many(name: str, head: str = "detector.head") -> list[str]:
+    """A variant of `ablations/joining` for images of many objects."""
+    return [*joining.variants[name], f"{head}.detections_per_image=300", f"{head}.batch_size_per_image=128"]
+
+
+ablation = Ablation(
+    base=config,
+    variants={
+        "none": many("none"),
+        "average": many("average-equal"),
+        "lstm": many("lstm-classes", "detector.head.fast_rcnn"),
+        "rglru": many("rglru-classes", "detector.head.fast_rcnn"),
+    },
+    data={
+        "system": [
+            *(f"data.{split}.annotations={FOLDER}/{split}.json" for split in ("train", "val")),
+            *(f"data.{split}.images={FOLDER}/images" for split in ("train", "val")),
+            "data.scenes=none",
+            "data.augmentation.horizontal_flip=0",
+            "data.augmentation.vertical_flip=0",
+            "detector.min_size=1576",
+            "detector.max_size=1576",
+            "detector.regions.anchor_sizes=((8, 12, 16),)",
+            "detector.regions.pre_nms_top_n=(1200, 800)",
+            "detector.regions.post_nms_top_n=(600, 400)",
+            "detector.regions.batch_size_per_image=256",
+            "batch_size=2",
+            "eval_batch_size=2",
+            "schedule.epochs=28",
+            "evaluate_every=28",
+        ]
+    },
+    seeds=(0, 1, 2),
+    reference="none",
+    metric="AP50",
+    chance={"system": 1 / 3},
+)
