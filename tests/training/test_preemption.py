@@ -1,11 +1,13 @@
 """Signals: what is saved when, how it goes on, and that the end is that of an uninterrupted run."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -299,11 +301,20 @@ class SlowImages(torch.utils.data.Dataset):
         time.sleep(60)
 
 
+def wait_until_blocked(pid, number):
+    """Wait until a process keeps a signal off, which it does soon after it has started."""
+    status = Path(f"/proc/{pid}/status")
+    if not status.exists():
+        time.sleep(0.3)
+        return
+    wait_for(lambda: int(re.search(r"SigBlk:\s*(\w+)", status.read_text())[1], 16) >> (number - 1) & 1)
+
+
 @pytest.mark.parametrize("number", PREEMPTIONS)
 def test_loading_processes_end_with_their_parent_and_by_no_signal_of_others(number):
     iterator = iter(DataLoader(SlowImages(), num_workers=1, worker_init_fn=preemption.outlive_signals))
     (worker,) = iterator._workers
-    time.sleep(0.3)
+    wait_until_blocked(worker.pid, number)
     subprocess.run(["kill", f"-{int(number)}", str(worker.pid)], check=True)
     worker.join(0.3)
     try:

@@ -265,6 +265,14 @@ def test_options_in_submitits_words():
     executor.update_parameters(name="ablation", **parameters)
 
 
+def signal_when_written(path, number):
+    """Send this process a signal when somebody has written the file."""
+    until = time.monotonic() + 30
+    while not (path.exists() and path.read_text()) and time.monotonic() < until:
+        time.sleep(0.02)
+    os.kill(os.getpid(), number)
+
+
 def test_a_job_that_is_queued_again_goes_on(tmp_path):
     """submitit asks for a checkpoint in a signal handler, while the job waits for its command."""
     submitit = pytest.importorskip("submitit")
@@ -273,8 +281,8 @@ def test_a_job_that_is_queued_again_goes_on(tmp_path):
     again = []
     before = signal.signal(signal.SIGUSR2, lambda number, frame: again.append(job.checkpoint()))
     try:
-        timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGUSR2))
-        timer.start()
+        thread = threading.Thread(target=signal_when_written, args=(tmp_path / "log", signal.SIGUSR2))
+        thread.start()
         assert job() == 143 and (tmp_path / "log").read_text() == "restarts 0\nsaved\n"
     finally:
         signal.signal(signal.SIGUSR2, before)
