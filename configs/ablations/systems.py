@@ -1,4 +1,4 @@
-"""Context over complete systems of handwritten music: many lines an image, and clefs that change inside of a line.
+"""Context over complete systems of handwritten music: many lines an image, clefs that change inside of a line.
 
     detection muscima ANNOTATIONS FOLDER/system --set system
     detection ablate systems
