@@ -5,7 +5,7 @@
 
 with DATA=FOLDER in the environment, and train.json, val.json and images/ in FOLDER/bccd, as `detection convert` writes
 them. The base is `finetune`, EfficientNet-Lite0 with a pyramid, for a quarter of its epochs; the classes read the
-context (`detection.with_context` at p3). 18 runs take six to nine minutes of CPU time each.
+context (`detection.with_context` at p3). 18 runs took six to eleven minutes each, beside others.
 """
 
 import os
