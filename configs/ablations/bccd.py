@@ -8,20 +8,16 @@ them. The base is `finetune`, EfficientNet-Lite0 with a pyramid, for a quarter o
 context (`detection.with_context` at p3). 18 runs took six to eleven minutes each, beside others.
 """
 
-import os
 from functools import partial
 
-from detection.ablation import Ablation
+from detection.ablation import Ablation, data_folder, data_set
 from detection.cells import LSTM, RGLRU, Accumulator, Cell
 from detection.config import base_config
 from detection.config.overrides import as_overrides
 from detection.context import AttentionLSTM, SelfAttention, SpatialRNN
-from detection.errors import UserError
 from detection.insertion import with_context
 
-if not os.environ.get("DATA"):
-    raise UserError("set DATA=FOLDER, with train.json, val.json and images/ in FOLDER/bccd.")
-FOLDER = os.path.abspath(os.path.join(os.environ["DATA"], "bccd"))
+FOLDER = data_folder("bccd", "train.json, val.json and images/ in FOLDER/bccd")
 
 base = base_config("finetune")
 
@@ -51,8 +47,7 @@ ablation = Ablation(
     },
     data={
         "bccd": [
-            *(f"data.{split}.annotations={FOLDER}/{split}.json" for split in ("train", "val")),
-            *(f"data.{split}.images={FOLDER}/images" for split in ("train", "val")),
+            *data_set(FOLDER),
             "schedule.epochs=6",
             "evaluate_every=6",
             "validation_loss=false",

@@ -11,14 +11,10 @@ without. `default` has the quick start's context and reads it as the quick start
 only; all others are read by one pool, for classes and boxes. 90 runs take two to four minutes of CPU time each.
 """
 
-import os
-
-from detection.ablation import Ablation, load_ablation
+from detection.ablation import Ablation, data_folder, load_ablation
 from detection.config.files import find_config
-from detection.errors import UserError
 
-if not os.environ.get("DATA"):
-    raise UserError("set DATA=FOLDER, with FOLDER/clef as `detection muscima ANNOTATIONS FOLDER/clef` writes it.")
+data_folder("clef", "FOLDER/clef as `detection muscima ANNOTATIONS FOLDER/clef` writes it")
 
 recurrences, _ = load_ablation(find_config("ablations/recurrences"))
 joining, _ = load_ablation(find_config("ablations/joining"))

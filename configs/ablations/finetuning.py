@@ -13,7 +13,7 @@ import os
 from functools import partial
 from pathlib import Path
 
-from detection.ablation import Ablation
+from detection.ablation import Ablation, data_set
 from detection.backbones import FPN
 from detection.config import base_config
 from detection.config.overrides import as_overrides
@@ -30,16 +30,6 @@ if not names:
     raise UserError(f"DATA={FOLDER}: no folder in it has a train.json and images/.")
 
 BODY = base_config("finetune").detector.backbone.keywords["body"]
-
-
-def own(name: str) -> list[str]:
-    """A set of the folder."""
-    files = [f"data.{split}.annotations={FOLDER / name / split}.json" for split in ("train", "val")]
-    return [
-        "evaluate_every=1000",
-        *files,
-        *(f"data.{split}.images={FOLDER / name / 'images'}" for split in ("train", "val")),
-    ]
 
 
 SGD = ["optimizer.kind=sgd", "optimizer.lr=0.01", "optimizer.reference_batch=2", "optimizer.weight_decay=1e-4"]
@@ -73,7 +63,7 @@ ablation = Ablation(
         "averaged": ["ema=0.99"],
         "color-and-scale": ["data.augmentation.photometric=0.5", "data.augmentation.jitter=0.5"],
     },
-    data={name: own(name) for name in names},
+    data={name: ["evaluate_every=1000", *data_set(FOLDER / name)] for name in names},
     seeds=(0, 1, 2),
     reference="former",
     metric="AP",

@@ -14,7 +14,7 @@ reported nowhere else. One to four minutes of CPU time a run, seven on `clef2`. 
 
 import os
 
-from detection.ablation import Ablation, load_ablation, scenes
+from detection.ablation import Ablation, data_set, load_ablation, scenes
 from detection.config import base_config, override
 from detection.config.files import find_config
 from detection.config.overrides import as_overrides
@@ -46,14 +46,12 @@ def joined(*names: str) -> dict[str, list[str]]:
 
 def clef2(clef: list[str], folder: str) -> list[str]:
     """The same handwriting with two staves an image, at its own size: 504 updates."""
-    files = [f"data.{split}.annotations={folder}/clef2/{split}.json" for split in ("train", "val")]
-    images = [f"data.{split}.images={folder}/clef2/images" for split in ("train", "val")]
-    return [*clef, *files, *images, "detector.min_size=256", "schedule.epochs=56", "evaluate_every=56"]
+    return [*clef, *data_set(folder), "detector.min_size=256", "schedule.epochs=56", "evaluate_every=56"]
 
 
 REAL = {name: changes for name, changes in recurrences.data.items() if name == "clef"}  # where DATA is set
 if REAL and os.path.isdir(os.path.join(os.environ["DATA"], "clef2")):
-    REAL["clef2"] = clef2(REAL["clef"], os.path.abspath(os.environ["DATA"]))
+    REAL["clef2"] = clef2(REAL["clef"], os.path.abspath(os.path.join(os.environ["DATA"], "clef2")))
 
 ablation = Ablation(
     base=config,

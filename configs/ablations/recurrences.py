@@ -17,7 +17,7 @@ widened to the accumulator's FLOPs. 208 runs of the choice and 650 others take a
 
 import os
 
-from detection.ablation import Ablation, Choice, scenes
+from detection.ablation import Ablation, Choice, data_set, scenes
 from detection.config import base_config, override
 from detection.ops.sweep.directions import DIAGONALS, DIRECTIONS
 
@@ -83,11 +83,8 @@ def twice(name: str, **settings: object) -> list[str]:
 
 def clef(folder: str) -> list[str]:
     """Note heads whose class is told by the clef at the left end of their staff: 532 updates of 16 images."""
-    files = [f"data.{split}.annotations={folder}/{split}.json" for split in ("train", "val")]
-    images = [f"data.{split}.images={folder}/images" for split in ("train", "val")]
     return [
-        *files,
-        *images,
+        *data_set(folder),
         "data.scenes=none",
         "data.augmentation.horizontal_flip=0",
         "data.augmentation.vertical_flip=0",

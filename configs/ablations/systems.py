@@ -9,17 +9,10 @@ of `ablations/clef`, 560 updates of two images; `lstm` and `rglru` are read for 
 context is. A run of `average` took 13 minutes beside other trainings, one of `lstm` 47.
 """
 
-import os
-
-from detection.ablation import Ablation, load_ablation
+from detection.ablation import Ablation, data_folder, data_set, load_ablation
 from detection.config.files import find_config
-from detection.errors import UserError
 
-if not os.environ.get("DATA"):
-    raise UserError(
-        "set DATA=FOLDER, with FOLDER/system as `detection muscima ANNOTATIONS FOLDER/system --set system` writes it."
-    )
-FOLDER = os.path.abspath(os.path.join(os.environ["DATA"], "system"))
+FOLDER = data_folder("system", "FOLDER/system as `detection muscima ANNOTATIONS FOLDER/system --set system` writes it")
 
 joining, _ = load_ablation(find_config("ablations/joining"))
 config = joining.base
@@ -40,8 +33,7 @@ ablation = Ablation(
     },
     data={
         "system": [
-            *(f"data.{split}.annotations={FOLDER}/{split}.json" for split in ("train", "val")),
-            *(f"data.{split}.images={FOLDER}/images" for split in ("train", "val")),
+            *data_set(FOLDER),
             "data.scenes=none",
             "data.augmentation.horizontal_flip=0",
             "data.augmentation.vertical_flip=0",
