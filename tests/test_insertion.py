@@ -10,7 +10,7 @@ from torch import nn
 
 from detection.backbones import FPN, ResNet, Tiny
 from detection.cells import LSTM
-from detection.config import DetectorConfig, to_plain
+from detection.config import Config, DetectorConfig, to_plain
 from detection.context import ConvStack, SpatialRNN
 from detection.detector import build_detector
 from detection.errors import UserError
@@ -109,6 +109,19 @@ def test_what_does_not_fit_gets_one_sentence():
     detector = build_detector(DETECTOR, 3)
     with pytest.raises(UserError, match="there is no feature map 'p9'"):
         add_context(detector, partial(SpatialRNN, hidden_channels=8), "p9")
+    for context, words in (
+        (partial(SpatialRNN, hiden_channels=8), ".hiden_channels: .*SpatialRNN has no such setting; did you mean"),
+        (partial(SpatialRNN, hidden_channels=0), ".hidden_channels=0: must be"),
+        (SpatialRNN(16, hidden_channels=8), "must be the name of a class"),
+        ("spatial", "spatial"),
+        (partial(nn.Linear, out_features=3), "Linear"),
+    ):
+        with pytest.raises(UserError, match=f"^add_context context.*{words}"):
+            add_context(detector, context, "c3")
+    with pytest.raises(UserError, match="add_context norm=channel: must be 'channels' or 'region'"):
+        add_context(detector, partial(SpatialRNN, hidden_channels=8), "c3", norm="channel")
+    with pytest.raises(UserError, match=r"pool.sources\[0\].norm='channel': must be 'channels', 'region' or None"):
+        SkipPool({"c2": 8}, {"c2": 4}, sources=(Source(("c2",), norm="channel"),))
     assert detector.context is None
     add_context(detector, partial(SpatialRNN, hidden_channels=8), "c3")
     with pytest.raises(UserError, match="has a context already"):
@@ -117,6 +130,14 @@ def test_what_does_not_fit_gets_one_sentence():
     other.pool = nn.Identity()
     with pytest.raises(UserError, match="the pool is a Identity"):
         add_context(other, partial(SpatialRNN, hidden_channels=8), "c3")
+
+
+def test_another_librarys_detector_and_a_whole_config_are_refused(torchvision_model):
+    context = partial(SpatialRNN, hidden_channels=8)
+    with pytest.raises(UserError, match=r"needs a detection.Detector, not a torchvision\.\S+\.FasterRCNN; load"):
+        add_context(torchvision_model, context, "0")
+    with pytest.raises(UserError, match="needs a DetectorConfig, such as config.detector, not a Config"):
+        with_context(Config(DETECTOR), context, "c3")
 
 
 def test_weights_go_back_to_torchvisions_names(torchvision_model):

@@ -4,8 +4,8 @@
 
 with DATA=FOLDER in the environment, which has a folder for each COCO-style set, with train.json, val.json and images/,
 such as `detection convert` writes from the XML files of three small public sets: blood cells (BCCD), raccoons
-(datitran/raccoon_dataset) and kangaroos (experiencor/kangaroo). `former` has as many epochs as take the time of the
-others on a CPU, `p2` fewer than `default` for the same reason. 6 to 20 minutes of CPU time a run. docs/recipes.md has
+(datitran/raccoon_dataset) and kangaroos (experiencor/kangaroo). `former` and `p3`, which has no p2, have as many
+epochs as take the time of the others on a CPU. 6 to 20 minutes of CPU time a run. docs/recipes.md has
 the result.
 """
 
@@ -44,13 +44,13 @@ LARGE = as_overrides(
     "former",
 )
 
-PYRAMID = ("p2", "p3", "p4", "p5", "p6")
-P2 = [
-    "detector.backbone.stages=('c2', 'c3', 'c4', 'c5')",
+PYRAMID = ("p3", "p4", "p5", "p6")
+P3 = [
+    "detector.backbone.stages=('c3', 'c4', 'c5')",
     f"detector.regions.stages={PYRAMID}",
-    "detector.regions.anchor_sizes=((16,), (32,), (64,), (128,), (256,))",
-    f"detector.pool.stages={PYRAMID[:4]}",
-    "schedule.epochs=20",
+    "detector.regions.anchor_sizes=((24,), (48,), (96,), (192,))",
+    f"detector.pool.stages={PYRAMID[:3]}",
+    "schedule.epochs=24",
 ]
 
 ablation = Ablation(
@@ -58,7 +58,7 @@ ablation = Ablation(
     variants={
         "former": [*LARGE, *SGD, *STEP, "batch_size=2", "schedule.epochs=6"],
         "default": [],
-        "p2": P2,
+        "p3": P3,
         "sgd": [*SGD, *STEP],
         "averaged": ["ema=0.99"],
         "color-and-scale": ["data.augmentation.photometric=0.5", "data.augmentation.jitter=0.5"],

@@ -33,7 +33,7 @@ from detection.heads.lstm_decoder import LSTMDecoder
 from detection.insertion import with_context
 from detection.pooling import RoIAlign, SkipPool, Source
 
-BASE = find_config(os.environ.get("BASE", "finetune"))
+BASE = find_config(os.environ.get("BASE", "finetune")).resolve()
 base = load_config(BASE)
 detector = base.detector
 

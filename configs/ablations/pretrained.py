@@ -31,7 +31,7 @@ plain = replace(
     base,
     detector=replace(
         base.detector,
-        backbone=partial(base.detector.backbone, levels=LEVELS),
+        backbone=partial(base.detector.backbone, stages=("c3", "c4", "c5"), levels=LEVELS),
         regions=partial(
             RPN,
             stages=LEVELS,

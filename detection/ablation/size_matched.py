@@ -111,14 +111,14 @@ def find_widths(ablation: Ablation, plain: dict[str, Any]) -> dict[str, int | li
     if not keys:
         known = ", ".join(ablation.run_type.widths)
         raise UserError(
-            f"--match: {ablation.reference} has no width to widen ({known}); name its keys in the ablation, as "
+            f"wider than {ablation.reference}: it has no width to widen ({known}); name its keys in the ablation, as "
             "widen=('detector.head.hidden_channels',)."
         )
     widths = {key: _at(plain, key) for key in keys}
     for key, width in widths.items():
         channels = width if isinstance(width, list) else [width]
         if not channels or not all(isinstance(n, int) and not isinstance(n, bool) for n in channels):
-            raise UserError(f"--match: {key} is {width!r} in {ablation.reference}, which is no width.")
+            raise UserError(f"wider than {ablation.reference}: its {key} is {width!r}, which is no width.")
     return widths
 
 
@@ -134,9 +134,7 @@ def widen(
     while size(_times(widths, high)) < target:
         low, high = high, 2 * high
         if high > _MOST:
-            raise UserError(
-                f"--match: {', '.join(widths)} {_MOST:g} times as wide is still smaller; name other widths."
-            )
+            raise UserError(f"wider: {', '.join(widths)} {_MOST:g} times as wide is still smaller; name other widths.")
     while _times(widths, low) != _times(widths, high) and high - low > 1e-4:
         middle = (low + high) / 2
         low, high = (middle, high) if size(_times(widths, middle)) < target else (low, middle)

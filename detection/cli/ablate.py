@@ -58,6 +58,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--match", choices=("params", "flops"), help="add the reference as large as each variant")
     for key in ("variants", "data", "seeds"):
         only = f"only these {key} of the file, with commas between them; the reference is always run"
+        only += "; of an ablation with a question, also others" if key == "seeds" else ""
         parser.add_argument(f"--{key}", type=names, default=(), metavar="A,B", help=only)
     parser.add_argument("--resume", action="store_true", help="continue stopped runs from their last checkpoint")
     parser.add_argument("--dry-run", action="store_true", help="print runs and commands, change nothing")
@@ -77,7 +78,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     args = parser.parse_intermixed_args(argv)
     for name in NOT_NEGATIVE:
         value, least = getattr(args, name), 0 if name in ("gpus", "cost_rounds") else 1e-9
-        if value is not None and value < least:
+        if value is not None and not value >= least:  # nan is neither
             raise UserError(f"--{name.replace('_', '-')} {value}: must be {'0 or more' if not least else 'above 0'}.")
     for seed in args.seeds:
         if not seed.isdecimal():
@@ -95,7 +96,10 @@ def open_ablation(args: argparse.Namespace) -> "tuple[Ablation, Ablation, Path]"
 
     complete, base = load_ablation(find_config(args.ablation))
     if complete.question is not None:
+        if args.match:
+            raise UserError(f"--match {args.match}: {args.ablation} has this control, `wider`; leave it out.")
         complete = ask(args, complete, base)
+        complete = dataclasses.replace(complete, seeds=tuple(dict.fromkeys([*complete.seeds, *args.seeds])))
     elif args.budget_hours is not None:
         raise UserError(f"--budget-hours: {args.ablation} asks no question; own_data does. Leave it out.")
     if args.cost_rounds is None:
@@ -115,9 +119,12 @@ def ask(args: argparse.Namespace, ablation: "Ablation", base: Path) -> "Ablation
     config: Any = run_type.override(run_type.load(base), [*next(iter(ablation.data.values())), *args.overrides])
     run_type.prepare(config)
     args.remarks = run_type.data_remarks(config)
+    args.data_remarks = tuple(args.remarks)
     pair = ablation.only([question.default])
     args.wider = find_controls(pair, base, args.overrides, "flops", args.output / "wider.json")
-    asked, texts = resolve_question(ablation, run_type.overlap(config), next(iter(args.wider[0].values()), None))
+    asked, texts = resolve_question(
+        ablation, run_type.overlap(config), next(iter(args.wider[0].values()), None), args.variants
+    )
     args.remarks += texts
     if not args.measure_costs:
         print(*(short_line(f"data     {remark}") for remark in args.remarks), sep="\n", flush=True)
@@ -133,7 +140,7 @@ def open_scope(args: argparse.Namespace, plan: "Plan") -> "Scope | None":
     from detection.ablation.size_matched import save_controls
     from detection.atomic_write import write_json
 
-    digest, budget = scope_digest(plan), args.budget_hours
+    digest, budget = scope_digest(plan, args.data_remarks), args.budget_hours
     known = read_scope(args.output, digest, budget, any_budget=args.report_only and budget is None)
     if known is not None or args.report_only:
         return known

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detection.cli import DEVICE, DEVICES, command_parser
+from detection.cli.predict import output_folder, require_free
 from detection.errors import UserError, command_line
 
 if TYPE_CHECKING:
@@ -46,12 +47,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "context reads (default 2)"
     )  # fmt: skip
     parser.add_argument("--device", choices=DEVICES, help=DEVICE)
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     for name in ("top", "patch"):
         if getattr(args, name) < 1:
             raise UserError(f"--{name} {getattr(args, name)}: must be 1 or more.")
     if args.score is not None and not 0 <= args.score <= 1:
         raise UserError(f"--score {args.score}: must be between 0 and 1.")
+    require_free(args.output)
     return args
 
 
@@ -76,7 +78,6 @@ def main(argv: list[str] | None = None) -> None:
     from detection.analysis.explain_mean import MeanDrops
     from detection.analysis.explain_plots import LEAST_DROP, describe, write_explanation, write_means
     from detection.atomic_write import atomic_folder
-    from detection.cli.predict import output_folder
     from detection.data.images import read_image
     from detection.detector import require_visible
     from detection.names import short_line, short_name, unique_stems
@@ -120,7 +121,11 @@ def main(argv: list[str] | None = None) -> None:
                 print(short_line(f"{path}: {short_name(entry['class'])} {entry['probability']:.2f}: {where}"))
         if len(paths) > 1 and means.detections:
             print(write_means(folder, means))
-    print(short_line(f"written to {output}"))
+    if any(output.iterdir()):
+        print(short_line(f"written to {output}"))
+    else:
+        output.rmdir()
+        print("nothing to explain, and nothing is written: lower --score")
 
 
 if __name__ == "__main__":

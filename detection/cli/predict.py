@@ -69,7 +69,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--tiles", type=int, metavar="N", help="detect in tiles of NxN pixels, too")
     parser.add_argument("--overlap", type=float, metavar="S", help="share of a tile in its neighbor; 0.2 if left out")
     parser.add_argument("--tiles-only", action="store_true", help="not in the full image, which has the large objects")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     if args.score is not None and not 0 <= args.score <= 1:
         raise UserError(f"--score {args.score}: must be between 0 and 1.")
     if args.batch_size is not None and args.batch_size < 1:
@@ -78,13 +78,18 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         raise UserError("--overlap and --tiles-only: are about tiles; give their size, too: --tiles 640.")
     if args.tiles is not None and args.attention:
         raise UserError("--attention: is drawn over one image at its full size; leave out --tiles.")
-    if (
-        args.output is not None
-        and os.path.lexists(args.output)
-        and (not args.output.is_dir() or any(args.output.iterdir()))
-    ):
-        raise UserError(f"{args.output}: exists already and is not an empty folder; choose another --output.")
+    require_free(args.output)
     return args
+
+
+def require_free(output: Path | None) -> None:
+    """Check that there is nothing yet at `--output`, or an empty folder.
+
+    Raises:
+        UserError: there is.
+    """
+    if output is not None and os.path.lexists(output) and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"{output}: exists already and is not an empty folder; choose another --output.")
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from detection.config.parts import class_name, find_by_name, find_class, require_fitting
 from detection.errors import UserError
+from detection.names import shorten
 from detection.ranges import Range, ReadAs
 
 Part = functools.partial
@@ -292,7 +293,9 @@ def _convert_part(value: Any, contract: Any, key: str) -> functools.partial:
     elif isinstance(value, Mapping) and isinstance(value.get("class"), str):
         cls, settings = _named(value["class"], contract, key), {k: v for k, v in value.items() if k != "class"}
     else:
-        raise UserError(f"{key}={value!r}: must be the name of a class, such as detection.context.SpatialRNN.")
+        found = shorten(" ".join(repr(value).split()), 60)
+        example = "such as detection.context.SpatialRNN, or in Python the class or a partial of it"
+        raise UserError(f"{key}={found}: must be the name of a class, {example}.")
     if inspect.isfunction(cls) or (contract is not Any and isinstance(contract, type)):
         require_fitting(cls, contract, key)
     hints = _part_settings(cls, settings)

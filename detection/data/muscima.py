@@ -19,7 +19,10 @@ CLEFS = ("g-clef", "f-clef", "c-clef")
 HEADS = ("notehead-full", "notehead-empty", "grace-notehead-full")
 _NO_INK = {"staff_space", "staff", "staff_grouping", "measure_separator", "key_signature", "time_signature"}
 _NO_INK |= {"repeat", "tuple", "ornament(s)"}
-_FIELDS = ("Id", "ClassName", "Top", "Left", "Width", "Height")
+_BOX = ("Top", "Left", "Width", "Height")
+_FIELDS = ("Id", "ClassName", *_BOX)
+_LARGEST = 20_000
+"""Pixels; a page has some 3500 × 2500."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,8 @@ class Symbol:
             raise UserError(f"{self.source}: Mask: is not run lengths such as 0:14 1:2.") from None
         if (pixels := sum(runs[:, 1].clip(0).tolist())) != self.height * self.width:
             raise UserError(
-                f"{self.source}: Mask: {pixels} pixels, but Width × Height is {self.width} × {self.height}."
+                f"{self.source}: Mask: its runs have {pixels} pixels, and Width × Height is {self.width} × "
+                f"{self.height}; download the file again, or correct one."
             )
         return np.repeat(runs[:, 0] > 0, runs[:, 1].clip(0)).reshape(self.height, self.width)
 
@@ -80,6 +84,11 @@ class Page:
     writer: int
     piece: int
     symbols: dict[int, Symbol]
+
+    @property
+    def name(self) -> str:
+        """Writer and piece, as in the file's name."""
+        return f"W-{self.writer:02d}_N-{self.piece:02d}"
 
     @cached_property
     def staves(self) -> list[Symbol]:
@@ -169,13 +178,23 @@ def read_page(path: Path) -> Page:
 
 def _read_symbol(item: ElementTree.Element, path: Path, number: int) -> Symbol:
     texts = {key: (item.findtext(key) or "").strip() for key in (*_FIELDS, "Mask", "Outlinks")}
+    source = f"{path}, Id {texts['Id']}" if texts["Id"] else f"{path}, CropObject {number} (from 0)"
+    if missing := [key for key in (*_FIELDS, "Mask") if not texts[key]]:
+        raise UserError(f"{source}: has no {missing[0]}; download the file again, or remove the object.")
+    id_, top, left, width, height = (_integer(texts[key], source, key) for key in ("Id", *_BOX))
+    links = tuple(_integer(link, source, "Outlinks") for link in texts["Outlinks"].split())
+    if min(top, left) < 0 or not (0 < width <= _LARGEST and 0 < height <= _LARGEST) or max(top, left) > _LARGEST:
+        raise UserError(
+            f"{source}: its box has Top {top}, Left {left}, Width {width}, Height {height}: Top and Left must be from "
+            f"0, Width and Height from 1, all to {_LARGEST}; correct it, or remove the object."
+        )
+    return Symbol(id_, texts["ClassName"], top, left, height, width, texts["Mask"], links, source)
+
+
+def _integer(text: str, source: str, key: str) -> int:
     try:
-        id_, top, left, width, height = (int(texts[key]) for key in ("Id", "Top", "Left", "Width", "Height"))
-        links = tuple(int(link) for link in texts["Outlinks"].split())
-        if not texts["ClassName"]:
-            raise ValueError("it has no ClassName")
-    except ValueError as error:
-        raise UserError(f"{path}: CropObject {number} (from 0): {error}; it needs {', '.join(_FIELDS)}.") from None
-    if min(top, left) < 0 or not (0 < width <= 20_000 and 0 < height <= 20_000) or max(top, left) > 20_000:
-        raise UserError(f"{path}: CropObject {number} (from 0): its box {left}, {top}, {width}, {height} is no box.")
-    return Symbol(id_, texts["ClassName"], top, left, height, width, texts["Mask"], links, f"{path}, Id {id_}")
+        return int(text)
+    except ValueError:
+        raise UserError(
+            f"{source}: {key}: {text[:20]!r} is no integer; download the file again, or correct it."
+        ) from None

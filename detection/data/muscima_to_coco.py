@@ -29,6 +29,7 @@ import numpy as np
 from PIL import Image
 
 from detection.atomic_write import atomic_folder, write_json
+from detection.data.checks import shortened
 from detection.data.muscima import CLEFS, HEADS, Page, Symbol
 from detection.errors import UserError
 from detection.names import short_line
@@ -189,22 +190,34 @@ def split_of(page: Page, split: str) -> str | None:
     return None if piece != writer else "val" if piece else "train"
 
 
+def require_free(out: Path) -> None:
+    """Check that there is nothing at a path, or an empty folder.
+
+    Raises:
+        UserError: there is.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out}: is there already; give another OUT folder, or remove it.")
+
+
 def draw_set(pages: Sequence[Page], name: str, split: str, out: Path) -> str:
     """Write `train.json`, `val.json` and `images/` into a new folder, all of it or nothing, and return the report.
 
     Raises:
         UserError: the folder holds something, or a split would be empty.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out}: is there already; give another OUT folder, or remove it.")
+    require_free(out)
     data_set = SETS[name]
     splits = {part: _Split(name, data_set.categories) for part in ("train", "val")}
-    unplaced = 0
+    unplaced, unused = 0, []
     with atomic_folder(out) as folder:
         (folder / "images").mkdir()
         for page in pages:
             part = split_of(page, split)
-            for window in data_set.windows(page):
+            windows = list(data_set.windows(page))
+            if not windows:
+                unused.append(page)
+            for window in windows:
                 objects = list(data_set.objects(page, window))
                 if part is None:
                     unplaced += any(category is not None for _, category in objects)
@@ -212,7 +225,8 @@ def draw_set(pages: Sequence[Page], name: str, split: str, out: Path) -> str:
                     splits[part].add(page, window, objects, folder / "images")
         for part, content in splits.items():
             if not content.coco["images"]:
-                raise UserError(f"{out}: no window for {part}; give the folder with all pages of MUSCIMA++.")
+                of_part = [page for page in pages if split_of(page, split) == part]
+                raise UserError(f"{out}: nothing to draw for {part}: {_why_nothing(of_part, name)}.")
             write_json(folder / f"{part}.json", content.coco, indent=None)
         if out.is_dir():
             out.rmdir()
@@ -221,7 +235,28 @@ def draw_set(pages: Sequence[Page], name: str, split: str, out: Path) -> str:
     lines.append(f"  writers in both splits: {shared}")
     if unplaced:
         lines.append(f"  images left out, as their piece and writer are of different splits: {unplaced}")
+    if without := sum(not clefs for page in pages for clefs in page.clefs.values()):
+        lines.append(f"  staves that no clef links to, of {sum(len(page.staves) for page in pages)}: {without}")
+    if unused:
+        names = shortened([page.name for page in unused], 5)
+        lines.append(f"  pages of which nothing is drawn, of {len(pages)}: {len(unused)} ({names})")
     return "\n".join(lines)
+
+
+def _why_nothing(pages: Sequence[Page], name: str) -> str:
+    """Say why pages have no window with a box in it, and what to do."""
+    if not pages:
+        return "no page is of its pieces and writers; give the folder with all pages of MUSCIMA++"
+    staves = sum(len(page.staves) for page in pages)
+    if not staves:
+        return f"none of its {len(pages)} pages has a staff; give the folder cropobjects_withstaff"
+    if not any(any(page.clefs.values()) for page in pages):
+        return f"no clef ({', '.join(CLEFS)}) links to any of the {staves} staves of its {len(pages)} pages; check them"
+    wanted = {
+        "clef2": "two neighboring staves whose first clefs differ",
+        "system": "a system of three staves or more, or with a change of clef",
+    }.get(name, "a note head behind a clef" if name != "symbols" else "a symbol of the ten kinds")
+    return f"none of its {len(pages)} pages has {wanted}; give the folder with all pages of MUSCIMA++, or another --set"
 
 
 class _Split:
@@ -238,7 +273,7 @@ class _Split:
         if all(category is None for _, category in objects):
             self.without_box += 1
             return
-        file_name = f"W-{page.writer:02d}_N-{page.piece:02d}_{window.name}.png"
+        file_name = f"{page.name}_{window.name}.png"
         Image.fromarray(render(page.ink, window)).save(images / file_name)
         size = {"width": window.width // 2, "height": window.height // 2}
         image_id = len(self.coco["images"]) + 1

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -85,6 +85,8 @@ class SkipPool(Pool):
             raise UserError("pool.sources=(): give at least one Source.")
         for i, source in enumerate(sources):
             require_levels(f"pool.sources[{i}].feature_maps", source.feature_maps, in_channels)
+            if source.norm not in (None, *get_args(SourceNorm)):
+                raise UserError(f"pool.sources[{i}].norm={source.norm!r}: must be 'channels', 'region' or None.")
         if reference is not None:
             require_levels("pool.reference", reference, in_channels)
         self.sources, self.reference, self.output_size = sources, reference, output_size

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from detection.analysis.context_use import ContextSource, ReplacedContext, context_use
 from detection.atomic_write import write_json
 from detection.config import Config, SplitConfig
+from detection.context import NoContext
 from detection.data.coco_index import Category, CocoIndex
 from detection.data.dataset import DetectionDataset
 from detection.data.federated import federated_remark
@@ -156,6 +157,8 @@ def evaluate_run(
     Raises:
         UserError: anything that is missing or does not fit, such as a detector without a context to replace.
     """
+    if output is not None and Path(output).exists() and not Path(output).is_dir():
+        raise UserError(f"{output}: is a file; give --output a folder.")
     opened = open_evaluation(
         run, split=split, annotations=annotations, images=images, device=device, checkpoint=checkpoint,
         overrides=overrides,
@@ -183,7 +186,7 @@ def evaluate_run(
 
 
 def _require_context(opened: OpenEvaluation, source: ContextSource) -> None:
-    if opened.detector.context is None:
+    if opened.detector.context is None or isinstance(opened.detector.context, NoContext):
         raise UserError(f"{opened.run}: --context-from {source}: this run's detector has no context to replace.")
     if source == "other" and len(opened.dataset) < 2:
         raise UserError(f"{opened.dataset.index.path}: --context-from other needs two images at least.")

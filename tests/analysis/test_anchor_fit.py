@@ -34,8 +34,14 @@ def test_shapes_and_ious_by_hand():
     assert len(best_shape_iou(np.zeros((0, 2)), shapes)) == 0
 
 
+def four_sizes():
+    """`finetune` with square anchors of 24, 48, 96 and 192."""
+    stages = "detector.regions.stages=('p3', 'p4', 'p5', 'p6')"
+    return override(base_config("finetune"), [stages, "detector.regions.anchor_sizes=((24,), (48,), (96,), (192,))"])
+
+
 def test_a_set_of_one_size_gets_the_factor_that_makes_the_finest_map_fit():
-    config = override(base_config("finetune"), [])  # anchors of 24, 48, 96 and 192
+    config = four_sizes()
     share, better = describe_anchor_fit(np.full((50, 2), 12.0), config)
     assert share == 0 and better == "100% with detector.regions.anchor_sizes=((12,),(24,),(48,),(96,))"
     share, better = describe_anchor_fit(np.full((50, 2), 800.0), config)
@@ -44,14 +50,14 @@ def test_a_set_of_one_size_gets_the_factor_that_makes_the_finest_map_fit():
 
 
 def test_a_few_small_objects_do_not_take_the_finest_map_from_the_rest():
-    config = base_config("finetune")
+    config = four_sizes()
     few, many = (np.array([[12.0]] * (100 - n) + [[6.0]] * n) * np.ones(2) for n in (2, 20))
     assert describe_anchor_fit(few, config)[1] == "98% with detector.regions.anchor_sizes=((12,),(24,),(48,),(96,))"
     assert describe_anchor_fit(many, config)[1] == "100% with detector.regions.anchor_sizes=((6,),(12,),(24,),(48,))"
 
 
 def test_sizes_that_gain_little_are_not_named():
-    config = base_config("finetune")
+    config = four_sizes()
     boxes = np.concatenate([np.full((95, 2), 48.0), np.full((5, 2), 3.0)])
     assert describe_anchor_fit(boxes, config) == (0.95, "")
     shares = [describe_anchor_fit(boxes[:count], config) for count in (0, 95)]
@@ -59,7 +65,7 @@ def test_sizes_that_gain_little_are_not_named():
 
 
 def test_sizes_that_are_named_can_be_given_and_then_fit():
-    config = base_config("finetune")
+    config = four_sizes()
     boxes = np.random.default_rng(0).lognormal(2.2, 0.4, (3000, 1)) * np.ones(2)
     _, better = describe_anchor_fit(boxes, config)
     promised, setting = better.split(" with ")
@@ -73,7 +79,7 @@ def test_detectors_without_anchors_have_no_fit():
 
 def test_of_very_many_boxes_evenly_spaced_ones_are_taken():
     boxes = np.tile([[48.0, 48.0], [3.0, 3.0]], (MOST_BOXES, 1))[: MOST_BOXES + 1]
-    share, _ = describe_anchor_fit(boxes, base_config("finetune"))
+    share, _ = describe_anchor_fit(boxes, four_sizes())
     assert share == 1  # every second one
 
 

@@ -4,9 +4,15 @@ import pytest
 import torch
 
 from detection.analysis.context_use import CONTEXT_SOURCES, ReplacedContext, context_use, context_use_table
+from detection.atomic_write import write_json
 from detection.cli import evaluate
 from detection.contracts import Context
+from detection.data.coco_index import load_index
+from detection.detector import build_detector
+from detection.runs.checkpoint import save_checkpoint
+from detection.runs.folder import config_json
 from detection.testing import check_context
+from tests.tiny_runs import tiny_config
 
 
 class Doubled(Context):
@@ -114,3 +120,19 @@ def test_a_run_without_a_context_gets_a_sentence(finished_run, capsys):
     error = capsys.readouterr().err
     assert error.endswith("--context-from other: this run's detector has no context to replace.\n")
     assert not (finished_run / "evaluation-context-other").exists()
+
+
+def test_no_context_in_its_slot_is_none_either(shapes, tmp_path, capsys):
+    config = tiny_config(shapes, "detector.context=detection.context.NoContext", "detector.context_source=c3")
+    categories = load_index(shapes / "val.json").categories
+    detector = build_detector(config.detector, len(categories))
+    save_checkpoint(tmp_path / "checkpoints" / "best", detector, categories, {"epoch": 1})
+    write_json(tmp_path / "config.json", config_json(config))
+    assert evaluate.main([str(tmp_path), "--context-from=none", "--device=cpu"]) == 2
+    assert "this run's detector has no context to replace" in capsys.readouterr().err
+
+
+def test_an_output_that_is_a_file_is_refused_first(finished_run, tmp_path, capsys):
+    (tmp_path / "mine").write_text("mine")
+    assert evaluate.main([str(finished_run), f"--output={tmp_path / 'mine'}", "--device=cpu"]) == 2
+    assert f"{tmp_path / 'mine'}: is a file; give --output a folder." in capsys.readouterr().err

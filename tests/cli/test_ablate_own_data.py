@@ -39,7 +39,7 @@ def test_a_plain_base_gets_contexts_for_its_classes(monkeypatch):
 
 def test_a_run_evaluates_six_times_unless_its_base_or_the_command_line_has_another_number(monkeypatch, tmp_path):
     found, _ = configs("finetune", monkeypatch)
-    assert {(c.evaluate_every, c.schedule.epochs, c.validation_loss) for c in found.values()} == {(4, 24, False)}
+    assert {(c.evaluate_every, c.schedule.epochs, c.validation_loss) for c in found.values()} == {(3, 20, False)}
     rare = tmp_path / "rare.py"
     rare.write_text(
         "from dataclasses import replace\nfrom detection.config import base_config\n"
@@ -52,6 +52,13 @@ def test_a_run_evaluates_six_times_unless_its_base_or_the_command_line_has_anoth
     assert {run.config.evaluate_every for run in plan.runs} == {1}
 
 
+def test_a_base_is_relative_to_the_current_folder(monkeypatch, tmp_path):
+    (tmp_path / "mine.py").write_text("from detection.config import base_config\nconfig = base_config('quickstart')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BASE", "mine.py")
+    assert load_ablation(FILE)[1] == tmp_path / "mine.py"
+
+
 def test_a_plain_base_with_another_head_gets_contexts_in_its_pool(monkeypatch):
     found, _ = configs("sequence_head_lite0_finetune", monkeypatch)
     plain = found.pop("none").detector
@@ -59,7 +66,7 @@ def test_a_plain_base_with_another_head_gets_contexts_in_its_pool(monkeypatch):
     for config in found.values():
         pool = to_plain(config.detector.pool)
         assert config.detector.pool.func is SkipPool and pool["init"] == "identity"
-        assert [source["feature_maps"] for source in pool["sources"]] == [["p3", "p4", "p5"], ["context"]]
+        assert [source["feature_maps"] for source in pool["sources"]] == [["p2", "p3", "p4", "p5"], ["context"]]
         assert config.detector.context_source == "p3" and to_plain(config.detector.head) == to_plain(plain.head)
 
 

@@ -171,6 +171,16 @@ def test_a_budget_leaves_out_variants_in_order_and_then_epochs(done, capsys):
     assert "measuring costs" not in text and text.count("finished before") == 12
 
 
+def test_other_data_are_measured_anew(done, capsys):
+    assert run("--budget-hours=0.9", "--dry-run") == 0
+    shutil.rmtree("out/runs")
+    assert run("--budget-hours=0.9") == 0
+    before = Path("out/budget.json").read_text()
+    assert run("--budget-hours=0.9", "images=100") == 0
+    text = capsys.readouterr().out
+    assert "100 coins" in text and Path("out/budget.json").read_text() != before
+
+
 def test_epochs_go_last(done, capsys):
     shutil.rmtree("out/runs")
     assert run("--budget-hours=0.4") == 0
@@ -201,6 +211,8 @@ def test_mistakes_are_one_sentence(place, fast, capsys):
     for arguments, words in (
         (["images=13"], "13 coins: bring another one."),
         (["--budget-hours=0"], "--budget-hours 0.0: must be above 0"),
+        (["--budget-hours=nan"], "--budget-hours nan: must be above 0"),
+        (["--match=params"], "--match params: coins.py has this control, `wider`; leave it out."),
     ):
         assert run(*arguments) == 2
         assert words in capsys.readouterr().err and not Path("out/runs").exists()
@@ -223,6 +235,22 @@ def test_a_question_fits_its_variants(place, capsys, before, after, words):
     Path("coins.py").write_text(text.replace(before, after))
     assert run("--dry-run") == 2
     assert words in capsys.readouterr().err
+
+
+def test_more_seeds_than_the_files_may_be_given(done, capsys):
+    assert run("--seeds=0,1,2,3", "--variants=average") == 0
+    text = capsys.readouterr().out
+    assert text.count("finished before") == 12 and text.count("seed-3") >= 4
+    report = Path("out/report.md").read_text()
+    assert "200 images; seeds 0, 1, 2, 3" in report and "left out by choice: seeds" not in report
+
+
+def test_a_variant_that_is_not_asked_for_is_not_said_to_be_one(place, capsys):
+    assert run("data=crowded", "--variants=average", "--dry-run") == 0
+    text = capsys.readouterr().out
+    assert "sequence is not among --variants" in text and "12 runs" in text
+    assert run("data=crowded", "--variants=sequence", "--dry-run") == 0
+    assert "sequence is one of the variants" in capsys.readouterr().out
 
 
 def test_selected_variants_keep_those_that_answer(place, capsys):

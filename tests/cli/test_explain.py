@@ -92,7 +92,23 @@ def test_what_a_plain_detector_prints_is_no_patch(run, capsys, monkeypatch):
 
 def test_an_image_without_detections_is_named(run, capsys):
     assert explain.main([str(run), "a.png", "--score=1"]) == 0
-    assert "a.png: nothing found with a score of 1 or more" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "a.png: nothing found with a score of 1 or more" in text
+    assert "nothing is written: lower --score" in text and not Path("explanations").exists()
+
+
+def test_images_may_follow_options(run):
+    assert explain.main([str(run), "--score=0.01", "--top=1", "--output=mine", "a.png"]) == 0
+    assert Path("mine/a.json").is_file()
+
+
+def test_an_output_that_is_not_free_is_refused_first(run, capsys):
+    Path("full").mkdir()
+    Path("full/mine").write_text("mine")
+    for output in ("full", "full/mine"):
+        assert explain.main([str(run), "a.png", f"--output={output}"]) == 2
+        printed = capsys.readouterr()
+        assert not printed.out and f"{output}: exists already and is not an empty folder" in printed.err
 
 
 def test_mistakes_are_a_sentence_and_leave_nothing(run, tmp_path, capsys):

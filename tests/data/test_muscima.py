@@ -150,17 +150,26 @@ def test_splits_share_no_piece_and_where_asked_no_writer(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("page", "sentence"),
     [
-        ([*PAGE, crop_object(90, "stem", 0, 0, 4, 4, runs="1:3")], "Id 90: Mask: 3 pixels"),
+        (
+            [*PAGE, crop_object(90, "stem", 0, 0, 4, 4, runs="1:3")],
+            "Id 90: Mask: its runs have 3 pixels, and Width × Height is 4 × 4; download",
+        ),
         ([*PAGE, crop_object(90, "stem", 0, 0, 4, 4, runs="x")], "Id 90: Mask: is not run lengths"),
-        ([*PAGE, crop_object(90, "stem", 0, 0, 4, 4, runs="1:9" + 15 * "0")], f"Mask: 9{15 * '0'} pixels"),
+        ([*PAGE, crop_object(90, "stem", 0, 0, 4, 4, runs="1:9" + 15 * "0")], f"have 9{15 * '0'} pixels"),
         ([*PAGE, crop_object(90, "stem", 0, 0, 4, 4, runs="1:9" + 30 * "0")], "Id 90: Mask: is not run lengths"),
-        ([crop_object("a", "stem", 0, 0, 4, 4)], "CropObject 0"),
-        ([*PAGE, crop_object(90, "", 0, 0, 4, 4)], "has no ClassName"),
-        ([crop_object(1, "stem", 0, 0, 0, 4)], "is no box"),
+        ([crop_object("a", "stem", 0, 0, 4, 4)], "Id a: Id: 'a' is no integer"),
+        ([crop_object("", "stem", 0, 0, 4, 4)], "CropObject 0 (from 0): has no Id"),
+        ([*PAGE, crop_object(90, "stem", 0, 0, "", 4, runs="1:4")], "Id 90: has no Width"),
+        ([*PAGE, crop_object(90, "stem", 0, 0, 4, 4, runs=" ")], "Id 90: has no Mask"),
+        ([*PAGE, crop_object(90, "stem", 0, 0, 4, 4, ("x",))], "Id 90: Outlinks: 'x' is no integer"),
+        ([*PAGE, crop_object(90, "", 0, 0, 4, 4)], "Id 90: has no ClassName"),
+        ([crop_object(1, "stem", -3, 0, 0, 4, runs="1:1")], "Id 1: its box has Top 0, Left -3, Width 0, Height 4: Top"),
         ([*staff(1, 0), *staff(2, 300)], "two objects have the Id 2"),
         ([], "holds no CropObject"),
         (["<"], "no readable XML"),
-        (staff(10, 300), "no window for train"),
+        (staff(10, 300), "nothing to draw for train: no clef (g-clef, f-clef, c-clef) links to any of the 1 staves"),
+        ([head(1, 300, 300, 9)], "none of its 1 pages has a staff; give the folder cropobjects_withstaff"),
+        ([*staff(10, 300), crop_object(1, "g-clef", 120, 310, 40, 90, (10,))], "has a note head behind a clef; give"),
     ],
 )
 def test_pages_that_cannot_be_read_are_a_sentence_and_leave_nothing(tmp_path, capsys, page, sentence):
@@ -177,6 +186,28 @@ def test_two_files_of_one_page_are_refused(tmp_path, capsys):
     assert main([str(pages), str(tmp_path / "out")]) == 2
     assert "is a second file of writer 1, piece 1; give a folder" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_set_that_no_page_has_is_said(tmp_path, capsys):
+    page = [item.replace("c-clef", "dot") for item in PAGE]
+    pages = write_pages(tmp_path / "pages", page)
+    assert main([str(pages), str(tmp_path / "out"), "--set=system"]) == 2
+    expected = "none of its 1 pages has a system of three staves or more, or with a change of clef; give the folder"
+    assert expected in capsys.readouterr().err
+    assert main([str(write_pages(tmp_path / "one", names=[(1, 1)])), str(tmp_path / "out")]) == 2
+    assert "for val: no page is of its pieces and writers; give the folder with all" in capsys.readouterr().err
+
+
+def test_what_is_not_drawn_is_counted(tmp_path, capsys):
+    pages = write_pages(tmp_path / "pages")
+    write_pages(tmp_path / "other", [item.replace("f-clef", "fClef") for item in PAGE], names=[(2, 2)])
+    write_pages(tmp_path / "none", staff(10, 300), names=[(3, 1)])
+    for folder in ("other", "none"):
+        (tmp_path / folder).rename(pages / folder)
+    assert main([str(pages), str(tmp_path / "out")]) == 0
+    text = capsys.readouterr().out
+    assert "staves that no clef links to, of 7: 2\n" in text
+    assert "pages of which nothing is drawn, of 4: 1 (W-03_N-01)\n" in text
 
 
 def test_folders_in_the_way(tmp_path, capsys):

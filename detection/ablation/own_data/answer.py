@@ -18,6 +18,8 @@ FEW_IMAGES = 10
 MOST_SEEDS = 100
 """Up to which numbers of seeds are tried for what would decide."""
 
+_BY_SEEDS = "with these seeds"
+
 Outcome = Literal["helps", "hurts", "level", "undetermined", "missing"]
 
 
@@ -60,9 +62,10 @@ def judge(
     ends = max(abs(interval.low), abs(interval.high))
     if 0 < margin and ends <= margin and p_value is not None:
         return Answer("level", f"level within ± {ends:.3f} {metric}, {found}")
-    return Answer(
-        "undetermined", f"cannot be determined with these seeds, {found}; {_remedy(interval, margin, metric)}"
-    )
+    if margin < MARGIN:
+        hardly = f"both have so low an {metric} that they have hardly learned: train for more epochs first"
+        return Answer("undetermined", f"cannot be determined, {found}; {hardly}")
+    return Answer("undetermined", f"cannot be determined {_BY_SEEDS}, {found}; {_remedy(interval)}")
 
 
 def _too_little(interval: Interval, images: int) -> str:
@@ -76,9 +79,7 @@ def _too_little(interval: Interval, images: int) -> str:
     return ""
 
 
-def _remedy(interval: Interval, margin: float, metric: str) -> str:
-    if margin < MARGIN:
-        return f"both have so low an {metric} that they have hardly learned: train for more epochs first"
+def _remedy(interval: Interval) -> str:
     more = more_seeds(interval)
     if more is None:
         return (
@@ -86,7 +87,10 @@ def _remedy(interval: Interval, margin: float, metric: str) -> str:
             "difference stays as it is: more evaluation images would, or it is near the limits of what counts"
         )
     seeds = "1 more seed" if more == 1 else f"{more} more seeds"
-    return f"{seeds} would, estimated from the variance between these {interval.seeds} if the difference stays as it is"
+    option = ",".join(map(str, range(interval.seeds + more)))
+    by = f" (--seeds {option})" if len(option) <= 30 else ""
+    because = f"estimated from the variance between these {interval.seeds} if the difference stays as it is"
+    return f"{seeds} would{by}, {because}"
 
 
 def more_seeds(interval: Interval) -> int | None:
@@ -119,10 +123,11 @@ def together(against: dict[str, Answer], default: str, reference: str) -> Answer
             "undetermined",
             f"{default} is ahead of {reference}, but it is not shown that this is more than a wider detector gives.",
         )
+    by_seeds = f" {_BY_SEEDS}" if _BY_SEEDS in against[reference].text else " by these runs"
     texts: dict[Outcome, str] = {
         "hurts": f"Context hurts on these data: {default} is behind {reference}.",
         "level": f"Context makes no difference that matters on these data: {default} is level with {reference}.",
-        "undetermined": "Whether context helps on these data cannot be determined with these seeds.",
+        "undetermined": f"Whether context helps on these data cannot be determined{by_seeds}.",
     }
     if plain not in texts:
         return Answer("missing", "There is no answer yet: runs are missing.")

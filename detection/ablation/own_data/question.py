@@ -60,7 +60,7 @@ def require_question(question: Question, variants: Mapping[str, Any], reference:
 
 
 def resolve_question(
-    ablation: "Ablation", overlap: tuple[int, int], control: "Control | None"
+    ablation: "Ablation", overlap: tuple[int, int], control: "Control | None", wanted: Sequence[str] = ()
 ) -> tuple["Ablation", list[str]]:
     """Add the variants that follow from the data and the base, and name the comparisons that answer the question.
 
@@ -68,6 +68,7 @@ def resolve_question(
         ablation: with a question.
         overlap: number of objects that overlap another, and of all; 0 of 0 where that is not known.
         control: the reference made as large as the default; None where the default is no larger.
+        wanted: the only variants that are to be run; none for all.
 
     Returns:
         The ablation, and a sentence on each thing that was decided.
@@ -86,11 +87,13 @@ def resolve_question(
     share = overlap[0] / max(1, overlap[1])
     for name, changes in question.where_crowded.items() if overlap[1] else ():
         is_crowded = share >= CROWDED
+        verdict = f"left out, below {CROWDED:.0%}"
         if is_crowded:
+            verdict = "one of the variants" if not wanted or name in wanted else "not among --variants"
             variants[name] = as_overrides(changes, f"question.where_crowded[{name!r}]")
         texts.append(
             f"{overlap[0]} of {overlap[1]} training objects ({share:.1%}) overlap another of their class by an IoU of "
-            f"0.5 or more: {name} is {'one of the variants' if is_crowded else f'left out, below {CROWDED:.0%}'}"
+            f"0.5 or more: {name} is {verdict}"
         )
     rivals = [reference, *([WIDER] if control else [])]
     primary = [(question.default, rival, ablation.metric, data) for rival in rivals for data in ablation.data]

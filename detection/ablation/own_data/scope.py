@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from detection.ablation.ablation import Ablation
@@ -12,9 +13,9 @@ from detection.atomic_write import write_json
 FILE = "budget.json"
 
 
-def scope_digest(plan: Plan) -> str:
-    """Digest of the runs that a scope is of, not of the speed of the machine."""
-    return plan.ablation.run_type.digest({run.name: run.digest for run in plan.runs})
+def scope_digest(plan: Plan, data: Sequence[str]) -> str:
+    """Digest of the runs that a scope is of, and of sentences on their data, not of the speed of the machine."""
+    return plan.ablation.run_type.digest({"runs": {run.name: run.digest for run in plan.runs}, "data": list(data)})
 
 
 def save_scope(output: Path, scope: Scope, digest: str, budget: float | None) -> None:

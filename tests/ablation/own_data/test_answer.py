@@ -73,7 +73,8 @@ def test_words_have_the_numbers():
 
 def test_what_has_hardly_learned_is_not_level():
     low = judge(interval(-0.003, 0.018), 0.6, "AP", best=0.031)
-    assert low.outcome == "undetermined" and "hardly learned: train for more epochs first" in low.text
+    assert low.outcome == "undetermined" and low.text.startswith("cannot be determined, AP −0.003")
+    assert "hardly learned: train for more epochs first" in low.text
     assert judge(interval(-0.003, 0.018), 0.6, "AP", best=0.2).outcome == "level"
 
 
@@ -117,7 +118,7 @@ def test_how_many_seeds_more_would_decide_is_estimated():
     assert found.seed_variance == pytest.approx(0.0025) and found.low < 0
     # t 0.975 of 3 degrees of freedom is 3.18: 3.18 · 0.05 / 2 < 0.1, so that one seed more is enough.
     assert more_seeds(found) == 1
-    assert "; 1 more seed would, estimated" in judge(found, 0.08, "AP").text
+    assert "; 1 more seed would (--seeds 0,1,2,3), estimated" in judge(found, 0.08, "AP").text
     never = interval(0.05, 0.2, of_seed=0.001, by_images=0.01)
     assert more_seeds(never) is None and "more evaluation images would" in judge(never, 0.5, "AP").text
 
@@ -139,6 +140,14 @@ def test_how_many_seeds_more_would_decide_is_estimated():
 def test_context_helps_only_if_it_beats_the_wider_detector_too(none, wider, both):
     found = together({"none": Answer(none, ""), "wider": Answer(wider, "")}, "default", "none")
     assert found.outcome == both and found.text
+
+
+def test_seeds_are_blamed_only_where_they_are_the_reason():
+    by_seeds = judge(interval(0.05, 0.2, of_seed=0.001, by_images=0.01), 0.5, "AP")
+    few = judge(interval(0.0, 0.01), 0.5, "AP", images=3)
+    texts = [together({"none": answer}, "default", "none").text for answer in (by_seeds, few)]
+    assert texts[0].endswith("cannot be determined with these seeds.")
+    assert texts[1].endswith("cannot be determined by these runs.")
 
 
 def test_without_a_wider_detector_the_plain_one_decides():

@@ -62,6 +62,16 @@ def test_a_split_without_an_object_is_refused(folder, split):
         leaks_and_remarks(tiny_config(folder))
 
 
+def test_boxes_that_are_clipped_are_named(folder):
+    data = json.loads((folder / "val.json").read_text())
+    before = leaks_and_remarks(tiny_config(folder))
+    data["annotations"][0]["bbox"][0] = -3.0
+    (folder / "val.json").write_text(json.dumps(data))
+    new = set(leaks_and_remarks(tiny_config(folder))) - set(before)
+    id_ = data["annotations"][0]["id"]
+    assert f"{folder / 'val.json'}: 1 boxes reach outside their image and are clipped: id {id_}" in new
+
+
 def test_one_class_is_remarked_on(folder):
     for split in ("train", "val"):
         content = json.loads((folder / f"{split}.json").read_text())
