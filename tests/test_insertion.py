@@ -118,7 +118,7 @@ def test_what_does_not_fit_gets_one_sentence():
     ):
         with pytest.raises(UserError, match=f"^add_context context.*{words}"):
             add_context(detector, context, "c3")
-    with pytest.raises(UserError, match="add_context norm=channel: must be 'channels' or 'region'"):
+    with pytest.raises(UserError, match="add_context norm=channel: must be one of channels, region, or none"):
         add_context(detector, partial(SpatialRNN, hidden_channels=8), "c3", norm="channel")
     with pytest.raises(UserError, match=r"pool.sources\[0\].norm='channel': must be 'channels', 'region' or None"):
         SkipPool({"c2": 8}, {"c2": 4}, sources=(Source(("c2",), norm="channel"),))
@@ -214,3 +214,35 @@ def test_a_head_of_another_kind_and_a_second_context_are_refused():
         with_context(with_context(DETECTOR, context, "c3"), context, "c3")
     with pytest.raises(UserError, match="the head is a SequenceHead; it must be FastRCNN"):
         with_context(dataclasses.replace(DETECTOR, head=partial(SequenceHead)), context, "c3")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_context_is_of_the_detectors_type(dtype):
+    detector = add_context(build_detector(DETECTOR, 3).to(dtype), partial(ConvStack, hidden_channels=4), "c2")
+    assert {p.dtype for p in detector.parameters()} == {dtype}
+
+
+def test_amplitudes_of_each_source_and_a_context_without_norm():
+    sources = (Source(("c2",), norm="channels"), Source(("c3",), norm="region"))
+    pool = partial(SkipPool, sources=sources, out_channels=9, output_size=3, amplitude=(2.0, 3.0))
+    plain = build_detector(dataclasses.replace(DETECTOR, pool=pool), 3)
+    add_context(plain, partial(ConvStack, hidden_channels=4), "c2", norm=None)
+
+
+def test_a_context_is_read_at_the_stride_of_its_map():
+    detector = add_context(build_detector(DETECTOR, 3), partial(ConvStack, hidden_channels=4), "c3", norm=None)
+    pool = detector.pool
+    channels = pool.reduce.in_channels - 4
+    with torch.no_grad():
+        pool.reduce.weight.zero_()
+        pool.reduce.weight[:4, channels:, 0, 0] = torch.eye(4)
+    boxes = [torch.tensor([[8.0, 8, 40, 40]])]
+    features = {"c2": torch.zeros(1, 8, 16, 16), "c3": torch.zeros(1, 16, 8, 8)}
+    features["context"] = torch.arange(8.0).expand(1, 4, 8, 8)
+    found = pool(features, boxes, [(64, 64)])[0, 0]
+    torch.testing.assert_close(found.mean(), torch.tensor(3.0))
+
+
+def test_bins_of_a_context_in_settings():
+    detector = build_detector(with_context(DETECTOR, partial(ConvStack, hidden_channels=4), "c2", output_size=5), 3)
+    assert detector.head.global_pool.output_size == 5

@@ -44,7 +44,7 @@ class Cell(nn.Module, ABC):
         input_size: I; None for no input side: inputs are pre-activations (N, P).
         bias: whether there are bias vectors.
         init: a function of `detection.cells.initialization`; None for the class's own, for scans of long lines. Without
-            bias vectors it sets recurrent matrices alone.
+            bias vectors it sets recurrent matrices and decays alone.
         learned_initial_state: learn the state before the first step, zeros at first, instead of keeping it at 0.
 
     Raises:
@@ -134,8 +134,14 @@ class Cell(nn.Module, ABC):
             return
         own = gate if recurrent_gate is None else recurrent_gate
         self.bias_hh[own * self.hidden_size : (own + 1) * self.hidden_size] = logits
+        self._clear_input_bias(gate)
+
+    def _clear_input_bias(self, *parts: int) -> None:
+        """Set the input side's bias to 0 in parts of the pre-activations, where the recurrent side's is set."""
         if self.input_size is not None and self.bias_ih is not None:
-            self.bias_ih[gate * self.hidden_size : (gate + 1) * self.hidden_size] = 0
+            biases = self.bias_ih.split(self.projection_sizes)
+            for part in parts:
+                biases[part].zero_()
 
     def project(self, x: Tensor) -> Tensor:
         """Return the pre-activations (…, P) of x (…, I), which is x itself without an input side."""

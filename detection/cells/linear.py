@@ -51,6 +51,7 @@ class LinearCell(Cell):
             if init.keep is not None:
                 for bias, sign in zip(self.bias_hh, self.keep_signs, strict=True):
                     bias.copy_(sign * init.keep)
+                self._clear_input_bias(*range(self.gates - 1))
 
     @abstractmethod
     def coefficients(self, x: Tensor, first: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -65,6 +65,8 @@ class MLSTM(HeadedCell, ScannedCell):
         nn.init.constant_(self.bias_hh, 0.0 if init.keep is None else width**-0.25)
         for bias, logits in zip(self.bias_hh[2 * self.hidden_size :].chunk(2), (init.take, init.keep), strict=True):
             bias.copy_(torch.zeros_like(bias) if logits is None else logits[::width])  # of a head's first channel
+        if init.keep is not None:
+            self._clear_input_bias(0, 1, 4, 5)  # q, k, i and f
 
     def _gates(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Return q, k, v and o (…, D), log i and log f (…, K)."""

@@ -8,7 +8,7 @@ After one direction a location depends on the cone of 45° to each side of where
 make that every location of the image.
 
 Equal weights blur: over 40 lines a signal spreads over ±5 locations and its own has 0.08 of it. At first the middle
-neighbor has a weight of 0.987, of which 0.58 is left over 40 lines, and λ and u are 1: the first pass is nearly a
+neighbor has a weight of 0.987, of which 0.59 is left over 40 lines, and λ and u are 1: the first pass is nearly a
 running sum along each direction, as an accumulator's.
 """
 

@@ -7,9 +7,12 @@ import torch
 from torch import nn
 
 from detection import cells
+from detection.cells import SSD
+from detection.cells.linear import _bounded_root
 from detection.config.serialization import from_plain
 from detection.errors import UserError
-from tests.cells.formulas import CELLS, naive_step
+from detection.ops.sweep.dispatch import sweep
+from tests.cells.formulas import CELLS, naive_step, state_space_step
 
 N, INPUT, SIZE = 4, 3, 2
 
@@ -182,3 +185,24 @@ def test_the_recurrent_weight_of_an_ind_rnn_is_bounded(bound_length):
 def test_an_ind_rnn_refuses_a_bound_over_no_steps():
     with pytest.raises(UserError, match="cell.bound_length=0: must be at least 1"):
         from_plain(partial(cells.IndRNN, bound_length=0), partial[cells.IndRNN], "cell")
+
+
+@pytest.mark.parametrize("backend", ["auto", "steps"])
+def test_heads_of_several_channels(backend):
+    torch.manual_seed(0)
+    cell = SSD(6, num_heads=2, state_size=3).double()
+    for parameter in cell.parameters():
+        parameter.data.normal_(std=0.5)
+    x = torch.randn(2, cell.projection_channels, 1, 7, dtype=torch.float64)
+    found, state = sweep([cell], x, None, ["right"], backend=backend)[:, :, 0], cell.initial_state(x)
+    for t in range(7):
+        state = state_space_step(cell, x[:, :, 0, t], state)
+        torch.testing.assert_close(found[..., t], state[0])
+
+
+def test_the_roots_gradient_is_bounded():
+    x = torch.tensor([0.0, 1e-9, 1e-6, 0.25], dtype=torch.float64, requires_grad=True)
+    y = _bounded_root(x)
+    (g,) = torch.autograd.grad(y.sum(), x)
+    assert torch.equal(y, x.sqrt())
+    torch.testing.assert_close(g, torch.tensor([1000.0, 1000, 500, 1], dtype=torch.float64))

@@ -24,18 +24,20 @@ from detection.cells import (
     Cell,
     GatedLinear,
     IndRNN,
+    LinearCell,
     MinGRU,
     MinLSTM,
     PeepholeLSTM,
     ScannedCell,
     TanhRNN,
     TiedLSTM,
+    chrono,
     framework_default,
     initialization,
     with_short_memory,
 )
 from detection.config.serialization import from_plain, set_key, to_plain
-from detection.context import AttentionLSTM
+from detection.context import AttentionLSTM, SelfAttention
 from detection.errors import UserError
 from detection.heads.lstm_decoder import LSTMDecoder
 from detection.ops.sweep.dispatch import sweep
@@ -319,3 +321,48 @@ def test_what_is_no_initialization_is_refused(text, sentence):
         set_key(Settings(), "cell", "detection.cells.chrono")
     with pytest.raises(UserError, match=r"longest=2: must be at least 3"):
         set_key(Settings(partial(LSTM, init=partial(initialization.chrono))), "cell.init.longest", "2")
+
+
+@pytest.mark.parametrize("cell", [S6, SSD])
+def test_chrono_without_biases(cell):
+    torch.manual_seed(0)
+    made = cell(64, init=partial(chrono, longest=11), bias=False)
+    keep, _ = made.coefficients(torch.zeros(1, made.projection_channels))
+    assert keep.min() > 0.49 and keep.max() < 10.01 / 11 and keep.std() > 0.03
+
+
+@pytest.mark.parametrize("cell", [MinGRU, MinLSTM, GatedLinear, S6, SSD, MLSTM, SLSTM])
+def test_few_steps_take_a_short_memory(cell):
+    torch.manual_seed(0)
+    made = with_short_memory(partial(cell))(8)
+    assert made.init.func is initialization.forget_bias and made.init.keywords == {"value": 1.0}
+
+
+def test_defaults():
+    torch.manual_seed(0)
+    keep = initialization.chrono(5000).keep
+    assert 38 < keep.exp().max() <= 39
+    assert SelfAttention(8, num_heads=2).blocks[0].mlp[1].out_features == 16
+    assert S6(4).state_size == 4 and SSD(4).state_size == 16
+
+
+def test_a_floor_starts_at_a_half():
+    torch.testing.assert_close(GatedLinear(3).floor_logit.sigmoid(), torch.full((3,), 0.5))
+
+
+@pytest.mark.parametrize("cell", [MinGRU, MinLSTM, GatedLinear, S6, SSD, MLSTM])
+def test_an_input_side_adds_nothing_to_the_gates(cell):
+    """The sum of both biases is what `init` asks for."""
+    torch.manual_seed(0)
+    made = cell(16, 3, num_heads=16) if cell is MLSTM else cell(16, 3)
+    own = made.project(torch.zeros(1, 3))
+    if isinstance(made, LinearCell):
+        gates = own.chunk(made.gates, -1)[:-1]
+        for gate, bias, sign in zip(gates, made.bias_hh, made.keep_signs, strict=True):
+            torch.testing.assert_close(gate[0] + bias, torch.full((16,), 5.0 * sign))
+    elif cell is MLSTM:
+        f = own[0, -16:] + made.bias_hh[-16:]
+        torch.testing.assert_close(f, torch.full((16,), 5.0))
+    else:
+        keep, _ = made.coefficients(own)
+        torch.testing.assert_close(keep, torch.full_like(keep, torch.sigmoid(torch.tensor(5.0)).item()))

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from detection.cells import LSTM, MLSTM, RGLRU, SLSTM, SSD, MinGRU
-from detection.context import CrossScan
+from detection.context import CrossScan, LinePropagation
 from detection.errors import UserError
 from detection.ops.cross_scan import cross_scan
 from detection.ops.sweep.directions import DIRECTIONS
+from detection.testing import padded_batch
 
 HEIGHT, WIDTH = 4, 5
 
@@ -58,3 +59,10 @@ def test_a_cell_without_an_identity_step_gets_one_sentence(cell):
 def test_each_route_of_each_layer_has_separate_weights():
     context = CrossScan(3, hidden_channels=4, num_layers=2)
     assert len({p.data_ptr() for n, p in context.named_parameters() if n.endswith("decay")}) == 8
+
+
+@pytest.mark.parametrize("context", [CrossScan, LinePropagation])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_under_autocast_it_is_float32(context, dtype):
+    with torch.autocast("cpu", dtype):
+        assert context(6, hidden_channels=4)(*padded_batch(6)).dtype == torch.float32

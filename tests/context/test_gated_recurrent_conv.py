@@ -116,3 +116,10 @@ def test_gradients():
     made = layer(K, num_steps=2, norm="batch", gated=True)
     x, valid = a_map((2, 2), (3, 1), height=3, width=2, channels=K)
     assert torch.autograd.gradcheck(lambda x: made(x, valid), x.requires_grad_())
+
+
+def test_gates_start_for_a_sigmoid():
+    torch.manual_seed(0)
+    steps = RecurrentConv(64, norm="none", gated=True).steps
+    for conv in (steps.gate_forward_conv, steps.gate_recurrent_conv):
+        assert conv.weight.std().item() == pytest.approx(64**-0.5, rel=0.05)

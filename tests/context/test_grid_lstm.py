@@ -118,3 +118,13 @@ def test_sums_over_a_map_do_not_overflow_in_mixed_precision():
         found.float().mean().backward()
     torch.testing.assert_close(found.float(), exact, rtol=0.02, atol=0.02)
     assert x.grad.isfinite().all()
+
+
+def test_defaults_of_both_forms():
+    torch.manual_seed(0)
+    made = GridLSTM(2, hidden_channels=16, linear=True).layers[0]
+    assert (made.mode, made.heads) == ("P", 8)
+    lstm = GridLSTM(2, hidden_channels=50).layers[0]
+    assert 0.099 < lstm.weight.abs().max() <= 0.1
+    other = GridLSTM(2, hidden_channels=8, linear=True, forget_bias=3.0).layers[0]
+    assert (other.gates.bias.view(4, 9, 8)[:, 2] == 3).all()

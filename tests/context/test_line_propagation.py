@@ -117,3 +117,9 @@ def test_an_exported_file_of_one_size_is_exact_and_others_are_refused(tmp_path):
     assert np.abs(found - context(x, valid).detach().numpy()).max() < 1e-4
     with lines_of_any_length(), pytest.raises(UserError, match="--dynamic: LinePropagation has no ONNX operator"):
         write_onnx(context, inputs, ["y"], path, opset=17, dynamic=None)
+
+
+def test_starts_of_the_gates():
+    made = LinePropagation(3, hidden_channels=2, layers=(("right",),), gain=0.5)
+    assert made.convs[0].bias.tolist() == [0, 0, 0.5, 0.5, 1, 1, 0, 5, 0]
+    assert LinePropagation(3, hidden_channels=2).convs[0].bias[2:6].tolist() == [1] * 4

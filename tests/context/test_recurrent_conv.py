@@ -223,3 +223,11 @@ def test_settings_that_do_not_go_together(settings, sentence):
 def test_fewer_than_0_steps_are_refused(name):
     with pytest.raises(UserError, match=f"context.{name}=-1: must be at least 0"):
         from_plain(partial(RecurrentConv, **{name: -1}), partial[RecurrentConv], "context")
+
+
+@pytest.mark.parametrize("settings", [{}, {"norm": "group", "gated": True}, {"norm": "batch"}])
+def test_no_steps_at_inference(settings):
+    x, valid = a_map((5, 6))
+    none, plain = layer(inference_steps=0, **settings), layer(num_steps=0, **settings)
+    plain.load_state_dict(none.state_dict(), strict=False)
+    assert torch.equal(none.eval()(x, valid), plain.eval()(x, valid))

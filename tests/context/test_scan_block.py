@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from detection.backbones import RecurrentStages, Tiny
-from detection.context import GlobalAverage, GridLSTM, NoContext, ScanBlock, SpatialRNN
+from detection.context import ConvStack, GlobalAverage, GridLSTM, NoContext, ScanBlock, SelfAttention, SpatialRNN
 from detection.detector import build_detector
 from detection.insertion import add_context
 from detection.testing import check_context, padded_batch
@@ -104,3 +104,12 @@ def test_features_beyond_half_precision_stay_finite():
         y = block((1000 * x.detach()).half(), valid)
     assert y.isfinite().all()
     assert ScanBlock(6, mixer=partial(NoContext)).half()(x.detach().half(), valid).dtype == torch.float16
+
+
+def test_parts_of_a_projection_start_alone():
+    torch.manual_seed(0)
+    for part in SelfAttention(64).blocks[0].qkv.weight.chunk(3):
+        assert 0.95 < part.abs().max() / (6 / (64 + 64)) ** 0.5 <= 1
+    block = ScanBlock(64, mixer=partial(ConvStack, hidden_channels=32))
+    for part in block.branches.weight.split(block.sizes):
+        assert 0.95 < part.abs().max() / (6 / (64 + len(part))) ** 0.5 <= 1

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from detection.context import NonLocal, SelfAttention
+from detection.context.masked_attention import masked_attention
 from detection.context.self_attention import rotate
 from detection.errors import UserError
 
@@ -85,3 +86,19 @@ def test_scores_beyond_half_precision_stay_finite(precision):
     with torch.autocast("cpu", dtype=precision):
         y = context(x, valid)
     torch.testing.assert_close(y.float(), exact, rtol=0.02, atol=0.02)
+
+
+def test_dropout_is_of_training_only():
+    torch.manual_seed(0)
+    made, plain = (SelfAttention(8, num_heads=2, dropout=d) for d in (0.5, 0.0))
+    torch.nn.init.eye_(made.blocks[0].out.weight)
+    plain.load_state_dict(made.state_dict())
+    x, valid = torch.randn(1, 8, 3, 4), torch.ones(1, 1, 3, 4, dtype=torch.bool)
+    assert not torch.equal(made(x, valid), made(x, valid))
+    assert torch.equal(made.eval()(x, valid), plain(x, valid))
+
+
+def test_an_image_without_any_location_attends_to_all():
+    q, k, v = torch.randn(3, 1, 2, 5, 4, generator=torch.Generator().manual_seed(0))
+    found = masked_attention(q, k, v, torch.zeros(1, 5, dtype=torch.bool))
+    torch.testing.assert_close(found, masked_attention(q, k, v, torch.ones(1, 5, dtype=torch.bool)))

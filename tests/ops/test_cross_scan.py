@@ -198,3 +198,11 @@ def difference(session, module, shape):
     own = inputs(module, shape)
     (found,) = session.run(None, {name: t.numpy() for name, t in own.items()})
     return np.abs(found - module(**own).detach().numpy()).max()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_states_of_half_precision_are_float32(dtype):
+    torch.manual_seed(0)
+    cells = [MinGRU(3, bias=False) for _ in DIRECTIONS]
+    x = torch.randn(2, 6, 5, 7).to(dtype)
+    assert torch.equal(cross_scan(cells, x, None), cross_scan(cells, x.float(), None).to(dtype))

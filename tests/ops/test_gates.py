@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from detection.cells import RGLRU, GatedLinear, MinGRU, MinLSTM
+from detection.ops.sweep.directions import DIRECTIONS
+from detection.ops.sweep.dispatch import sweep
 from detection.ops.sweep.gates import SERIES, _complement
 from tests.ops.sweeps import SIZE, assert_backends_agree, draw, holes, make, name_of
 
@@ -43,3 +45,18 @@ def test_a_decay_close_to_1_keeps_the_digits_of_its_complement(dtype, tolerance)
     coefficients = y.new_tensor(SERIES).unbind()
     found = _complement(y.clone(), root, coefficients, torch.empty_like(y), torch.empty_like(y))
     torch.testing.assert_close(found.double(), expected, rtol=tolerance, atol=0)
+
+
+def test_the_bound_of_a_roots_gradient_is_that_of_steps():
+    """Decays so close to 1 that the bound of the root's gradient is reached, by the operation and by steps."""
+    torch.manual_seed(0)
+    cells = [RGLRU(3).double() for _ in DIRECTIONS]
+    for c in cells:
+        c.decay.data.fill_(-16.5)
+    found = []
+    x = torch.randn(2, 9, 3, 4, dtype=torch.float64, requires_grad=True)
+    for backend in ("ours", "steps"):
+        y = sweep(cells, x, None, DIRECTIONS, backend=backend)
+        found.append(torch.autograd.grad(y.square().sum(), [x, *(c.decay for c in cells)]))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-12)

@@ -159,3 +159,20 @@ def test_scratch_is_one_map_however_long_the_lines_are():
     last = grad.contiguous(memory_format=torch.channels_last)
     one_map = x.numel() * 4
     assert peak_bytes(lambda: line_propagation_backward(last, out, weight, ALL), "cpu") < 2.5 * one_map
+
+
+def test_weights_do_not_depend_on_the_logits_size():
+    torch.manual_seed(0)
+    logits = torch.randn(1, 12, 4, 5, dtype=torch.float64) - 100
+    w = neighbor_weights(logits, None, DIRECTIONS)
+    torch.testing.assert_close(w, neighbor_weights(logits + 100, None, DIRECTIONS))
+    half = neighbor_weights(logits.bfloat16(), None, DIRECTIONS)
+    assert half.dtype == torch.float32
+
+
+def test_states_of_half_precision_are_float32():
+    torch.manual_seed(0)
+    x, logits = torch.randn(1, 4, 9, 9).bfloat16(), torch.randn(1, 24, 9, 9)
+    weight, names = neighbor_weights(logits, None, DIRECTIONS), " ".join(DIRECTIONS)
+    found = line_propagation(x, weight, names)
+    assert torch.equal(found, line_propagation(x.float(), weight, names).bfloat16())

@@ -153,3 +153,12 @@ def test_flops_are_those_of_the_products():
         y.sum().backward()
     assert forward == 2 * B * 4 * 5 * 4 * (5 * D) * (2 * D)
     assert counter.get_total_flops() == 3 * forward
+
+
+@pytest.mark.parametrize("own", range(3))
+def test_one_input_alone_has_a_gradient(own):
+    torch.manual_seed(0)
+    leaves = [torch.randn(1, GATES * 2, 3, 4), torch.randn(1, GATES * 2, 4), torch.zeros(1, GATES * 2)]
+    leaves[own].requires_grad_()
+    outputs = [scan_grid_lstm(*leaves, None, ("top_left",), backend=backend) for backend in ("ours", "steps")]
+    torch.testing.assert_close(*(torch.autograd.grad(y.sum(), leaves[own])[0] for y in outputs))
