@@ -14,6 +14,7 @@ from detection.ablation.launch.launchers import Launcher, RunningProcess
 from detection.atomic_write import write_json
 from detection.cli import ablate
 from tests.ablation import coin_run
+from tests.ablation.coins import CoinRuns
 from tests.cli import test_ablate
 
 VARIANTS = {"none": [], "large": ["width=20"], "average": ["p=0.6"], "context": ["p=0.9", "width=12"]}
@@ -171,14 +172,15 @@ def test_a_budget_leaves_out_variants_in_order_and_then_epochs(done, capsys):
     assert "measuring costs" not in text and text.count("finished before") == 12
 
 
-def test_other_data_are_measured_anew(done, capsys):
-    assert run("--budget-hours=0.9", "--dry-run") == 0
+def test_other_data_are_measured_anew(done, monkeypatch, capsys):
     shutil.rmtree("out/runs")
     assert run("--budget-hours=0.9") == 0
-    before = Path("out/budget.json").read_text()
-    assert run("--budget-hours=0.9", "images=100") == 0
+    Path("out/costs.json").unlink()
+    monkeypatch.setattr(CoinRuns, "data_remarks", lambda self, config: ["400 coins"])
+    capsys.readouterr()
+    assert run("--budget-hours=0.9") == 0
     text = capsys.readouterr().out
-    assert "100 coins" in text and Path("out/budget.json").read_text() != before
+    assert "data     400 coins" in text and "measuring costs" in text and "time     none: " in text
 
 
 def test_epochs_go_last(done, capsys):
