@@ -175,12 +175,14 @@ def test_a_budget_leaves_out_variants_in_order_and_then_epochs(done, capsys):
 def test_other_data_are_measured_anew(done, monkeypatch, capsys):
     shutil.rmtree("out/runs")
     assert run("--budget-hours=0.9") == 0
-    Path("out/costs.json").unlink()
+    budget = json.loads(Path("out/budget.json").read_text())
+    write_json(Path("out/budget.json"), budget | {"texts": ["as decided before"]})
+    assert run("--budget-hours=0.9") == 0
+    assert "time     as decided before" in capsys.readouterr().out
     monkeypatch.setattr(CoinRuns, "data_remarks", lambda self, config: ["400 coins"])
-    capsys.readouterr()
     assert run("--budget-hours=0.9") == 0
     text = capsys.readouterr().out
-    assert "data     400 coins" in text and "measuring costs" in text and "time     none: " in text
+    assert "data     400 coins" in text and "as decided before" not in text and "time     none: " in text
 
 
 def test_epochs_go_last(done, capsys):
