@@ -297,3 +297,15 @@ def test_supervision_takes_them(detections):
     assert supervision.LabelAnnotator().annotate(image.copy(), found).any()
     empty = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64), (40, 60), CATEGORIES)
     assert len(empty.to_supervision()) == 0 and empty.names == []
+
+
+def test_without_a_best_checkpoint_the_last_is_opened_with_a_note(finished_run, tmp_path, capsys):
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    open_run(run)
+    assert not capsys.readouterr().err
+    shutil.rmtree(run / "checkpoints" / "best")
+    open_run(run)
+    last = run / "checkpoints" / "last"
+    assert capsys.readouterr().err == f"note: {run} has no best checkpoint: {last} is opened.\n"
+    open_run(run, checkpoint="last")
+    assert not capsys.readouterr().err

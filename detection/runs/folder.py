@@ -129,7 +129,7 @@ def open_run(
     Args:
         run: the run folder.
         device: where the detector goes.
-        checkpoint: `best` or `last`; None for the best there is.
+        checkpoint: `best` or `last`; None for the best, or with a note the last where there is none.
         overrides: `key=value` changes of its config.
         trust: packages besides `detection` that parts may come from; they are imported.
 
@@ -142,6 +142,8 @@ def open_run(
     checkpoints = Path(run) / "checkpoints"
     best = newest_complete(checkpoints / "best")
     folder = newest_complete(checkpoints / (checkpoint or ("best" if best.is_dir() else "last")))
+    if checkpoint is None and not best.is_dir() and folder.is_dir():
+        print(f"note: {run} has no best checkpoint: {folder} is opened.", file=sys.stderr)
     categories = load_meta(folder)["categories"]
     # A stranger's config may ask for any amount of memory: it is compared with the weights before that is taken.
     require_fitting_weights(folder, require_buildable(config.detector, len(categories)))
