@@ -9,8 +9,8 @@ An image costs 0.3 times what it costs with torchvision's pyramid of 256 channel
 than with torchvision's settings (docs/results/faster_rcnn.md, `detection ablate finetuning`). Anchors fit images of 240
 to 320 pixels: for larger ones, or objects under 11 pixels there, set `detector.regions.anchor_sizes`; a training names
 sizes that more objects fit. There are 500 proposals an image at inference, half of torchvision's, to save time: for
-images of more than a hundred objects raise `detector.regions.post_nms_top_n`. The pyramid is normalized and the gradient
-clipped because Lite0's features are large: without the two a trial diverged.
+images of more than a hundred objects raise `detector.regions.post_nms_top_n`. The pyramid is normalized and the
+gradient clipped because Lite0's features are large: without the two a trial diverged.
 """
 
 from functools import partial
