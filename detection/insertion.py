@@ -75,7 +75,7 @@ def add_context(
     if not isinstance(detector, Detector):
         raise UserError(
             f"add_context: needs a detection.Detector, not a {type(detector).__module__}.{type(detector).__name__}; "
-            "load torchvision's weights into ours: `detector.weights` of a config may be their file."
+            "build ours with torchvision's weights: `detector.weights` of a config may be their name."
         )
     if detector.context is not None:
         raise UserError("add_context: the detector has a context already.")

@@ -134,7 +134,7 @@ def test_what_does_not_fit_gets_one_sentence():
 
 def test_another_librarys_detector_and_a_whole_config_are_refused(torchvision_model):
     context = partial(SpatialRNN, hidden_channels=8)
-    with pytest.raises(UserError, match=r"needs a detection.Detector, not a torchvision\.\S+\.FasterRCNN; load"):
+    with pytest.raises(UserError, match=r"needs a detection.Detector, not a torchvision\.\S+\.FasterRCNN; build ours"):
         add_context(torchvision_model, context, "0")
     with pytest.raises(UserError, match="needs a DetectorConfig, such as config.detector, not a Config"):
         with_context(Config(DETECTOR), context, "c3")
@@ -226,7 +226,8 @@ def test_amplitudes_of_each_source_and_a_context_without_norm():
     sources = (Source(("c2",), norm="channels"), Source(("c3",), norm="region"))
     pool = partial(SkipPool, sources=sources, out_channels=9, output_size=3, amplitude=(2.0, 3.0))
     plain = build_detector(dataclasses.replace(DETECTOR, pool=pool), 3)
-    add_context(plain, partial(ConvStack, hidden_channels=4), "c2", norm=None)
+    parts = add_context(plain, partial(ConvStack, hidden_channels=4), "c2", norm=None).pool.parts
+    assert [part.amplitude[0].item() for part in parts[:2]] == [2, 3] and not hasattr(parts[2], "amplitude")
 
 
 def test_a_context_is_read_at_the_stride_of_its_map():

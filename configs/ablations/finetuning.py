@@ -4,16 +4,13 @@
 
 with DATA=FOLDER in the environment, which has a folder for each COCO-style set, with train.json, val.json and images/,
 such as `detection convert` writes from the XML files of three small public sets: blood cells (BCCD), raccoons
-(datitran/raccoon_dataset) and kangaroos (experiencor/kangaroo). `former` and `p3`, which has no p2, have as many
-epochs as take the time of the others on a CPU. 6 to 20 minutes of CPU time a run. docs/recipes.md has
-the result.
+(datitran/raccoon_dataset) and kangaroos (experiencor/kangaroo). `former` and `p3`, which has no p2, have as many epochs
+as take the time of the others on a CPU. 6 to 20 minutes of CPU time a run. docs/recipes.md has the result.
 """
 
-import os
 from functools import partial
-from pathlib import Path
 
-from detection.ablation import Ablation, data_set
+from detection.ablation import Ablation, data_folder, data_set
 from detection.backbones import FPN
 from detection.config import base_config
 from detection.config.overrides import as_overrides
@@ -22,9 +19,7 @@ from detection.heads import FastRCNN
 from detection.pooling import RoIAlign
 from detection.regions import RPN
 
-if not os.environ.get("DATA"):
-    raise UserError("set DATA=FOLDER, with FOLDER/NAME/train.json, val.json and images/ for each set NAME.")
-FOLDER = Path(os.environ["DATA"]).resolve()
+FOLDER = data_folder("", "FOLDER/NAME/train.json, val.json and images/ for each set NAME")
 names = sorted(path.parent.name for path in FOLDER.glob("*/train.json") if (path.parent / "images").is_dir())
 if not names:
     raise UserError(f"DATA={FOLDER}: no folder in it has a train.json and images/.")

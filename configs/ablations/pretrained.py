@@ -53,10 +53,10 @@ plain = replace(
 )
 context = partial(SpatialRNN, cell=partial(LSTM), hidden_channels=64, rms_norm=True)
 handwriting, _ = load_ablation(find_config("ablations/clef"))
-OWN = ("detector.regions", "schedule", "evaluate_every")
-clef = [change for change in handwriting.data["clef"] if not change.startswith(OWN)]
+REGIONS, TIME = "detector.regions", ("schedule", "evaluate_every")
+clef = [change for change in handwriting.data["clef"] if not change.startswith((REGIONS, *TIME))]
 two_staves = {
-    name: [change for change in changes if not change.startswith(OWN[0])]
+    name: [change for change in changes if not change.startswith(REGIONS)]
     for name, changes in handwriting.data.items()
     if name == "clef2"
 }

@@ -10,7 +10,7 @@ def data_folder(name: str, needs: str) -> Path:
     """Return the absolute path of a set's folder, below the one that the environment variable DATA names.
 
     Args:
-        name: of the set.
+        name: of the set; empty for the folder of all sets.
         needs: what has to be there, for the message.
 
     Raises:

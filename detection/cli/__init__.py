@@ -1,7 +1,12 @@
 """Commands: one file each, an argument parser and one call."""
 
 import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+
+from detection.errors import UserError
 
 CHANGES = "changes of settings; a key may be its shortest unique ending (epochs=2, context=NoContext)"
 """Help on `key=value`."""
@@ -20,7 +25,7 @@ def command_parser(name: str, description: str | None, *, trust: bool = False) -
         trust: whether the command opens runs or configs, whose parts may come from other packages (`--trust`).
     """
     formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog=f"detection {name}", description=description, formatter_class=formatter)
+    parser = _Parser(prog=f"detection {name}", description=description, formatter_class=formatter)
     if trust:
         parser.add_argument(
             "--trust",
@@ -30,6 +35,26 @@ def command_parser(name: str, description: str | None, *, trust: bool = False) -
             help="open parts of this package too, found in the current folder or the environment; repeatable",
         )
     return parser
+
+
+def require_free(output: Path | None, option: str = "--output") -> None:
+    """Check that there is nothing yet where a folder is to be written, or an empty folder.
+
+    Raises:
+        UserError: there is.
+    """
+    if output is not None and os.path.lexists(output) and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"{output}: exists already and is not an empty folder; choose another {option}.")
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser in whose command lines options may stand between files, as in those of other tools."""
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        """Return the arguments as `argparse` does; parsers of subcommands keep its order."""
+        if any(action.nargs == argparse.PARSER for action in self._actions):
+            return super().parse_args(args, namespace)
+        return self.parse_intermixed_args(args, namespace)
 
 
 class _Trust(argparse.Action):

@@ -75,7 +75,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     slurm.add_argument("--cpus", type=int, default=4, metavar="N")
     slurm.add_argument("--hours", type=float, default=4.0, metavar="H", help="time limit")
     slurm.add_argument("--memory", type=float, default=16.0, metavar="GB")
-    args = parser.parse_intermixed_args(argv)
+    args = parser.parse_args(argv)
     for name in NOT_NEGATIVE:
         value, least = getattr(args, name), 0 if name in ("gpus", "cost_rounds") else 1e-9
         if value is not None and not value >= least:  # nan is neither

@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help="see above; all if left out")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--output", type=Path, help="write the results as JSON, too")
-    args = parser.parse_intermixed_args(argv)
+    args = parser.parse_args(argv)
     import torch
 
     from detection.benchmarks import BENCHMARKS, machine

@@ -43,7 +43,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--epoch", type=int, metavar="E", help=f"first of the {EPOCHS} epochs with --augmented; 0")
     output, about = Path("browse.png"), "browse.png if left out; overwritten"
     parser.add_argument("--output", type=Path, default=output, metavar="FILE.png", help=about)
-    args = parser.parse_intermixed_args(argv)
+    args = parser.parse_args(argv)
     if args.count < 1:
         raise UserError(f"--count {args.count}: must be 1 or more.")
     if args.augmented and args.split == "val":

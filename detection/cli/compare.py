@@ -25,7 +25,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder for the report and its images")
     about = "most to draw where a run is better, and worse (default 4)"
     parser.add_argument("--images", type=int, default=4, metavar="N", help=about)
-    args = parser.parse_intermixed_args(argv)
+    args = parser.parse_args(argv)
     if len(args.runs) < 2:
         raise UserError("Name two runs or more.")
     if args.images < 0:

@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
     categories_help = "categories of a COCO file, or names with commas between or in a text file, numbered from 1"
     parser.add_argument("--categories", metavar="A.json|LIST.txt|NAMES", help=f"{categories_help} (default: see above)")
     parser.add_argument("--no-check", action="store_true", help="do not examine what was written")
-    options = parser.parse_intermixed_args(rest)
+    options = parser.parse_args(rest)
     if hasattr(options, "images") and not options.images.is_dir():
         raise UserError(f"{options.images} is no folder; give the folder of images as IMAGES")
     conversions = converter.convert(options)

@@ -38,7 +38,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     about = "smallest score that COUNT counts, chosen on other data; if left out, on half of the images for the rest"
     parser.add_argument("--count-threshold", type=float, metavar="X", help=about)
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder for crowd.json and two figures")
-    args = parser.parse_intermixed_args(argv)
+    args = parser.parse_args(argv)
     if not args.runs and not args.results:
         raise UserError("Name a run folder, or a results file by --results R.json --annotations A.json.")
     if args.results and args.annotations is None:

@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
 @command_line
 def main(argv: list[str] | None = None) -> int:
     """Examine a data set, print the report, and write the repaired copy if asked to."""
-    args = _parser().parse_intermixed_args(argv)
+    args = _parser().parse_args(argv)
     sets = _given_sets(args) + [(path, images) for path, images in args.others]
     if args.fix is not None and args.fix.is_dir():
         raise UserError(f"--fix {args.fix} is a folder: name the file to write.")

@@ -49,7 +49,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--context-from", choices=CONTEXT_SOURCES, help=about)
     about = "AP by the values of this key of the images in the annotations"
     parser.add_argument("--slice-by", metavar="KEY", help=about)
-    args = parser.parse_intermixed_args(argv)
+    args = parser.parse_args(argv)
     if args.results is None and args.run is None:
         raise UserError("Name a run folder, or a results file by --results R.json --annotations A.json.")
     if args.results is None:

@@ -21,8 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from detection.cli import DEVICE, DEVICES, command_parser
-from detection.cli.predict import output_folder, require_free
+from detection.cli import DEVICE, DEVICES, command_parser, require_free
 from detection.errors import UserError, command_line
 
 if TYPE_CHECKING:
@@ -47,7 +46,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "context reads (default 2)"
     )  # fmt: skip
     parser.add_argument("--device", choices=DEVICES, help=DEVICE)
-    args = parser.parse_intermixed_args(argv)
+    args = parser.parse_args(argv)
     for name in ("top", "patch"):
         if getattr(args, name) < 1:
             raise UserError(f"--{name} {getattr(args, name)}: must be 1 or more.")
@@ -78,6 +77,7 @@ def main(argv: list[str] | None = None) -> None:
     from detection.analysis.explain_mean import MeanDrops
     from detection.analysis.explain_plots import LEAST_DROP, describe, write_explanation, write_means
     from detection.atomic_write import atomic_folder
+    from detection.cli.predict import output_folder
     from detection.data.images import read_image
     from detection.detector import require_visible
     from detection.names import short_line, short_name, unique_stems

@@ -47,7 +47,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--opset", type=int, default=17, metavar="N", help="version of ONNX's operators (default 17)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="a new file; RUN/onnx/model.onnx if left out")
     parser.add_argument("--images", nargs="+", metavar="IMAGE", help="images, folders or patterns to compare on")
-    args = parser.parse_intermixed_args(argv)
+    args = parser.parse_args(argv)
     if args.size and args.dynamic:
         raise UserError("--size is for a file of one size, --dynamic for any: leave one of them out.")
     if args.size and min(args.size) < 32:

@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--ignore-case", action="store_true", help=case)
     parser.add_argument("--overwrite", action="store_true", help="replace OUT.json")
     parser.add_argument("--no-check", action="store_true", help="do not examine what was written")
-    args = parser.parse_intermixed_args(argv)
+    args = parser.parse_args(argv)
     *pairs, out = args.paths
     if len(pairs) < 4 or len(pairs) % 2:
         raise UserError("give two annotation files or more, each with its folder of images, and OUT.json at the end.")

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from detection.cli import command_parser
+from detection.cli import command_parser, require_free
 from detection.errors import command_line
 
 
@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> None:
     split_help = "whether writers may be in both splits (default: shared); no piece is"
     parser.add_argument("--split", choices=("shared", "writers"), default="shared", help=split_help)
     args = parser.parse_args(argv)
-    muscima_to_coco.require_free(args.out)
+    require_free(args.out, "OUT")
     print(muscima_to_coco.draw_set(read_pages(args.annotations), args.set, args.split, args.out))
 
 

@@ -27,7 +27,6 @@ is then 1. Exit code 2: a mistake in the command, or nothing could be read; noth
 
 import argparse
 import contextlib
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -35,7 +34,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detection.atomic_write import atomic_folder, make_free
-from detection.cli import DEVICE, DEVICES, command_parser
+from detection.cli import DEVICE, DEVICES, command_parser, require_free
 from detection.errors import UserError, command_line
 from detection.names import short_line, short_name, visible
 
@@ -69,7 +68,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--tiles", type=int, metavar="N", help="detect in tiles of NxN pixels, too")
     parser.add_argument("--overlap", type=float, metavar="S", help="share of a tile in its neighbor; 0.2 if left out")
     parser.add_argument("--tiles-only", action="store_true", help="not in the full image, which has the large objects")
-    args = parser.parse_intermixed_args(argv)
+    args = parser.parse_args(argv)
     if args.score is not None and not 0 <= args.score <= 1:
         raise UserError(f"--score {args.score}: must be between 0 and 1.")
     if args.batch_size is not None and args.batch_size < 1:
@@ -80,16 +79,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         raise UserError("--attention: is drawn over one image at its full size; leave out --tiles.")
     require_free(args.output)
     return args
-
-
-def require_free(output: Path | None) -> None:
-    """Check that there is nothing yet at `--output`, or an empty folder.
-
-    Raises:
-        UserError: there is.
-    """
-    if output is not None and os.path.lexists(output) and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f"{output}: exists already and is not an empty folder; choose another --output.")
 
 
 @contextlib.contextmanager

@@ -44,7 +44,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help=size)
     default = "RUN/plots/reach.png or reach-CONFIG.png if left out (see above); overwritten"
     parser.add_argument("--output", type=Path, metavar="FILE.png", help=default)
-    args = parser.parse_intermixed_args(argv)
+    args = parser.parse_args(argv)
     if args.size is not None and min(args.size) < 1:
         raise UserError(f"--size {args.size[0]} {args.size[1]}: must be 1 or more.")
     args.is_run = args.source.is_dir()

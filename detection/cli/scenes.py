@@ -37,7 +37,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--overwrite", action="store_true", help="replace ContextScenes of other parameters in OUT")
     figure_help = "draw six images with their ground truth, no data"
     parser.add_argument("--figure", type=Path, metavar="FILE.png", help=figure_help)
-    options = parser.parse_intermixed_args(argv)
+    options = parser.parse_args(argv)
     for key, least in {"size": 64, "seed": 0, "train": 0, "val": 0, "test": 0}.items():
         if getattr(options, key) < least:
             raise UserError(f"--{key} {getattr(options, key)} is too small: give {least} or more")

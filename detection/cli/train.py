@@ -36,7 +36,7 @@ def training_parser(name: str, description: str | None) -> argparse.ArgumentPars
 
 def parse_training(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
     """Read the command line; a config may be left out before `key=value`."""
-    args = parser.parse_intermixed_args(argv)
+    args = parser.parse_args(argv)
     if args.config is not None and "=" in args.config:
         args.overrides.insert(0, args.config)
         args.config = None

@@ -190,23 +190,13 @@ def split_of(page: Page, split: str) -> str | None:
     return None if piece != writer else "val" if piece else "train"
 
 
-def require_free(out: Path) -> None:
-    """Check that there is nothing at a path, or an empty folder.
-
-    Raises:
-        UserError: there is.
-    """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out}: is there already; give another OUT folder, or remove it.")
-
-
 def draw_set(pages: Sequence[Page], name: str, split: str, out: Path) -> str:
     """Write `train.json`, `val.json` and `images/` into a new folder, all of it or nothing, and return the report.
 
     Raises:
-        UserError: the folder holds something, or a split would be empty.
+        UserError: a split would be empty.
+        OSError: the folder holds something.
     """
-    require_free(out)
     data_set = SETS[name]
     splits = {part: _Split(name, data_set.categories) for part in ("train", "val")}
     unplaced, unused = 0, []

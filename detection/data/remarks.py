@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from detection.data.box_readings import Placement
-from detection.data.checks import Tables, partly_outside, shortened
+from detection.data.checks import Tables, shortened
 from detection.data.coco_index import CocoIndex
 from detection.data.format_evidence import Finding, find_reading
 from detection.data.placeholders import placeholder_remark
@@ -100,12 +100,6 @@ def _repeats(rows: np.ndarray) -> np.ndarray:
     order = np.lexsort(rows.T)
     equal = (rows[order[1:]] == rows[order[:-1]]).all(axis=1)
     return np.sort(order[1:][equal])
-
-
-def outside_remarks(objects: Objects) -> list[str]:
-    """Return a remark on boxes that reach over the border of their image, of its listed size."""
-    rows = partly_outside(objects.boxes, *objects.sizes[objects.image_rows].T)
-    return counted(objects.ids[rows].tolist(), "boxes reach outside their image and are clipped")
 
 
 def reading_of(objects: Objects) -> Finding | None:

@@ -172,7 +172,7 @@ def test_a_budget_leaves_out_variants_in_order_and_then_epochs(done, capsys):
     assert "measuring costs" not in text and text.count("finished before") == 12
 
 
-def test_other_data_are_measured_anew(done, monkeypatch, capsys):
+def test_other_data_are_measured_again(done, monkeypatch, capsys):
     shutil.rmtree("out/runs")
     assert run("--budget-hours=0.9") == 0
     budget = json.loads(Path("out/budget.json").read_text())

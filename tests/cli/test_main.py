@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from detection import __version__
+from detection.cli import compare, configs, crowd, explain, predict, scenes
 from detection.cli import main as detection_main
 from detection.cli.convert import FORMATS
 from detection.cli.main import commands, main
@@ -69,3 +70,24 @@ def test_help_is_quick_and_imports_no_torch():
     assert done.returncode == 0, done.stderr
     done, seconds = helps(["train"])
     assert done.returncode == 0 and seconds < 0.5
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        (predict, ["run", "a.png", "--score=0.5", "b.png"]),
+        (explain, ["run", "--score", "0.5", "a.png"]),
+        (compare, ["a", "--split", "val", "b"]),
+        (crowd, ["--count-threshold", "0.5", "a", "b"]),
+        (scenes, ["--train", "3", "out"]),
+    ],
+)
+def test_options_may_stand_between_files(command, arguments):
+    options = [argument for argument in arguments if argument.startswith("-")]
+    parsed = vars(command.parse(arguments)).values()
+    files = [str(item) for value in parsed for item in (value if isinstance(value, list) else [value])]
+    assert options and arguments[-1] in files
+
+
+def test_parsers_of_subcommands_keep_their_order(tmp_path):
+    assert configs.main(["copy", "smoke", str(tmp_path)]) == 0 and any(tmp_path.iterdir())

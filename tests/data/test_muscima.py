@@ -215,6 +215,6 @@ def test_folders_in_the_way(tmp_path, capsys):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").touch()
     assert main([str(pages), str(tmp_path / "out")]) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "exists already and is not an empty folder; choose another OUT." in capsys.readouterr().err
     assert main([str(tmp_path / "none"), str(tmp_path / "new")]) == 2
     assert "is no folder" in capsys.readouterr().err

@@ -18,8 +18,6 @@ FEW_IMAGES = 10
 MOST_SEEDS = 100
 """Up to which numbers of seeds are tried for what would decide."""
 
-_BY_SEEDS = "with these seeds"
-
 Outcome = Literal["helps", "hurts", "level", "undetermined", "missing"]
 
 
@@ -31,10 +29,12 @@ class Answer:
         outcome: `helps` and `hurts` where the difference is significant and not negligible, `level` where the interval
             lies within ± the margin, `missing` where a run is; else `undetermined`.
         text: the same in words with numbers.
+        by_seeds: whether it is undetermined for the number of seeds, and not for another reason.
     """
 
     outcome: Outcome
     text: str
+    by_seeds: bool = False
 
 
 def judge(
@@ -65,7 +65,7 @@ def judge(
     if margin < MARGIN:
         hardly = f"both have so low an {metric} that they have hardly learned: train for more epochs first"
         return Answer("undetermined", f"cannot be determined, {found}; {hardly}")
-    return Answer("undetermined", f"cannot be determined {_BY_SEEDS}, {found}; {_remedy(interval)}")
+    return Answer("undetermined", f"cannot be determined with these seeds, {found}; {_remedy(interval)}", by_seeds=True)
 
 
 def _too_little(interval: Interval, images: int) -> str:
@@ -123,11 +123,11 @@ def together(against: dict[str, Answer], default: str, reference: str) -> Answer
             "undetermined",
             f"{default} is ahead of {reference}, but it is not shown that this is more than a wider detector gives.",
         )
-    by_seeds = f" {_BY_SEEDS}" if _BY_SEEDS in against[reference].text else " by these runs"
+    by_what = "with these seeds" if against[reference].by_seeds else "by these runs"
     texts: dict[Outcome, str] = {
         "hurts": f"Context hurts on these data: {default} is behind {reference}.",
         "level": f"Context makes no difference that matters on these data: {default} is level with {reference}.",
-        "undetermined": f"Whether context helps on these data cannot be determined{by_seeds}.",
+        "undetermined": f"Whether context helps on these data cannot be determined {by_what}.",
     }
     if plain not in texts:
         return Answer("missing", "There is no answer yet: runs are missing.")

@@ -13,7 +13,7 @@ from detection.data.checks import shortened
 from detection.data.coco_index import CocoIndex
 from detection.data.dataset import DetectionDataset, match_categories
 from detection.data.image_identity import file_digests
-from detection.data.remarks import objects_of_index, outside_remarks, reading_of, training_remarks
+from detection.data.remarks import training_remarks
 from detection.data.repeat_factors import epoch_length
 from detection.data.transforms import Transform
 from detection.errors import UserError
@@ -62,15 +62,14 @@ def leaks_and_remarks(config: Config) -> list[str]:
         if name != "train":
             index, other = splits[name]
             texts += training_remarks(train, index, Path(folder.images), Path(other.images))
-    texts += [f"{index.path}: {text}" for index, _ in splits.values() for text in _outside(index)]
+    for index, split in splits.values():
+        if clipped := index.counts["clipped"]:
+            doctor = f"`detection doctor {index.path} {split.images}`"
+            texts.append(
+                f"{index.path}: {clipped} boxes reach outside their image and are clipped; {doctor} names them"
+            )
     texts += anchor_remarks(train, config)
     return list(dict.fromkeys(texts))
-
-
-def _outside(index: CocoIndex) -> list[str]:
-    """A remark on boxes that are clipped, unless another reading of all boxes explains them."""
-    objects = objects_of_index(index)
-    return [] if reading_of(objects) else outside_remarks(objects)
 
 
 def _size(name: str, index: CocoIndex) -> str:
