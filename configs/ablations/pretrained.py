@@ -96,7 +96,12 @@ ablation = Ablation(
             "detector.segmentation.background_weight=0.02",
         ],
         "raw": ["detector.context.rms_norm=false"],
-        "sgd": ["optimizer.kind=sgd", "optimizer.lr=0.01", "optimizer.reference_batch=2"],
+        "sgd": [
+            "optimizer.kind=sgd",
+            "optimizer.lr=0.01",
+            "optimizer.reference_batch=2",
+            "optimizer.weight_decay=1e-4",
+        ],
         "none-lite1": [*NONE, *larger("lite1")],
         "lite1": larger("lite1"),
         "none-lite2": [*NONE, *larger("lite2")],

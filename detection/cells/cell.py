@@ -201,7 +201,7 @@ class ScannedCell(Cell):
         """Return the outputs (B, L, T, D) of all steps of L lines of each image, in float32 or wider.
 
         Args:
-            lines: pre-activations (B, L, T, P), a view with any strides, in float32 or wider, finite outside of images.
+            lines: pre-activations (B, L, T, P), a view with any strides, in float32 or wider, 0 outside of images.
             inside: (B, L, T) booleans, the locations inside each image; None for all. Outside outputs are 0, and the
                 next location inside begins a line.
             reverse: scan from the last step to the first.

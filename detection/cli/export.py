@@ -9,8 +9,8 @@ the top left, and sizes (B, 2), their heights and widths. It gives boxes (B, n, 
 (B, n), scores (B, n) and counts (B). Class names and preprocessing are in its metadata.
 
 By default it takes one image of one size, which holds every image of the run; with --dynamic any number of any size.
-Before it is written, its detections are compared with the run's on images: of the validation set, if they are there,
-else of --images. The docs have a table of what can be exported: docs/export.md.
+Before it is written, its detections are compared with the run's on images: those of --images, else of the validation
+set, else drawn ones. The docs have a table of what can be exported: docs/export.md.
 
 Exit code 2: a mistake in the command, a part without an ONNX form, or a file that differs; nothing is written.
 """

@@ -9,8 +9,8 @@ def masked_attention(
 ) -> Tensor:
     """Return the mean (B, N, Q, E) of values weighted by the softmax of scores, over valid keys.
 
-    `scaled_dot_product_attention` keeps no (Q, L) matrix of scores and sums in float32, so that half precision does
-    not overflow.
+    `scaled_dot_product_attention` keeps no (Q, L) matrix of scores, but with dropout on a CPU, and sums in float32, so
+    that half precision does not overflow.
 
     Args:
         query: (B, N, Q, E).

@@ -34,12 +34,13 @@ class RecurrentConv(Context):
         kernel_size: side of both kernels; odd.
         residual: u itself in the place of W_f * u, and z(T) for output: the recurrence adds to the input. At T = 0, or
             with W_r = 0, the output is the input, bit by bit.
-        init: of W_r: `random` (He et al. 2015), or `zero`, which makes the layer a plain convolution at first.
+        init: of W_r: `random` (He et al. 2015), or `zero`, which makes the layer a plain convolution at first (with
+            `feed=always`).
         feed: `always`, or `first`: u is read at x(0) only, which is the paper's control "rCNN", a cascade of
             convolutions that share their weights.
         gated: multiply what comes from x(t−1) by a gate (Wang, Hu 2017; see `gated_steps`), which lets each location
             choose how much of its surroundings it takes in. Norms are of the sums' parts, `batch`, as in that paper,
-            `group` or `none`; `zero` starts them at 0 in the place of W_r.
+            `group` or `none`; `zero` starts that of the gated product at 0 in the place of W_r.
 
     Raises:
         UserError: settings that do not go together.
@@ -63,7 +64,7 @@ class RecurrentConv(Context):
         channels = hidden_channels or in_channels
         self.num_steps, self.inference_steps = num_steps, num_steps if inference_steps is None else inference_steps
         self.residual, self.feed, self.out_channels = residual, feed, channels
-        self._check(in_channels, inference_steps, norm, kernel_size, gated)
+        self._check(in_channels, inference_steps, norm, kernel_size, gated, init)
         padding = kernel_size // 2
         # The bias b is one: that of the convolution which every step has. Gated steps have none.
         biases = (False, False) if gated else (True, residual)
@@ -103,7 +104,7 @@ class RecurrentConv(Context):
         return (z if self.residual else self.norm(torch.relu(z), valid, steps)) * valid
 
     def _check(
-        self, in_channels: int, inference_steps: int | None, norm: StepNorm, kernel_size: int, gated: bool
+        self, in_channels: int, inference_steps: int | None, norm: StepNorm, kernel_size: int, gated: bool, init: str
     ) -> None:
         num_steps, channels, given = self.num_steps, self.out_channels, f"inference_steps={inference_steps}"
         if kernel_size % 2 == 0:
@@ -113,6 +114,8 @@ class RecurrentConv(Context):
             raise UserError(f"hidden_channels={channels}: {reason}")
         if self.residual and self.feed == "first":
             raise UserError("feed=first: takes away what residual=true adds to; set one of them only.")
+        if self.feed == "first" and init == "zero" and num_steps:
+            raise UserError("init=zero: with feed=first all is 0 after a step, and nothing learns; set one of them.")
         if gated and norm == "lrn":
             raise UserError(
                 "norm=lrn: is of a state at least 0, and with gated=true norms are of the parts of its sum; set "

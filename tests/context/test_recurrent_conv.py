@@ -211,6 +211,7 @@ def test_lrn_holds_in_half_precision():
         ({"kernel_size": 4}, "kernel_size=4: must be odd"),
         ({"residual": True}, "hidden_channels=8: with residual=true they are those of the map, 3"),
         ({"residual": True, "hidden_channels": None, "feed": "first"}, "feed=first: takes away"),
+        ({"feed": "first", "init": "zero"}, "init=zero: with feed=first all is 0 after a step"),
         ({"num_steps": 0, "inference_steps": 2}, "inference_steps=2: with num_steps=0 nothing recurrent is trained"),
     ],
 )

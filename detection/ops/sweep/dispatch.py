@@ -7,8 +7,8 @@
                                     `gated_scan` on a CPU, `linear_scan` elsewhere
     S6, SSD, mLSTM                  `ScannedCell.scan`, an operation for whole lines
     tanh RNN, IRNN, LSTM, GRU       `matrix_rnn`, `lstm`, `gru`: a product a step for all lines; `cudnn` on CUDA
-    tied and peephole LSTM, GRU that resets before the product, MUT1–3, learned initial states, a cell
-    from outside                    `sweep_by_lines`
+    tied and peephole LSTM, sLSTM, GRU that resets before the product, MUT1–3, learned initial states, a
+    cell from outside               `sweep_by_lines`
     any cell in an ONNX export      `traced_sweep`
 """
 
@@ -84,7 +84,7 @@ def sweep(
         The outputs of all directions concatenated (B, K·D, H, W), in the type of x; states are kept in float32.
 
     Raises:
-        NotImplementedError: forward-mode differentiation through `ours`, which has no such derivative.
+        NotImplementedError: forward-mode differentiation through `ours` or `cudnn`, which have no such derivative.
     """
     if any(is_diagonal(direction) for direction in directions):
         return sweep_by_shear(partial(_sweep_straight, backend=backend), cells, x, valid, directions)

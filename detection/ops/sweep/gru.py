@@ -1,7 +1,8 @@
-"""Sweeps of the GRU that resets after its product. A step is one product for all lines of both directions of an axis.
+"""Sweeps of the GRU that resets after its product.
 
-The outputs and U h + b of n are kept for the backward pass, which computes the gates again (`autograd`). Outside the
-image the pre-activations of r and z are −∞ and that of n is 0, which makes h exactly 0.
+A step is one product for all lines of a direction, on CUDA of both along an axis. The outputs and U h + b of n are kept
+for the backward pass, which computes the gates again (`autograd`). Outside the image the pre-activations of r and z are
+−∞ and that of n is 0, which makes h exactly 0.
 """
 
 # B images, D hidden size, H×W map, K directions, P of them scanned together, T steps, L lines of an image, N of all,

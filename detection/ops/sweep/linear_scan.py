@@ -1,4 +1,4 @@
-"""Sweeps of h = a·h + b, with separate a and b for each direction: minGRU and minLSTM (Feng et al. 2024).
+"""Sweeps of h = a·h + b, with separate a and b for each direction: the cells that are linear in h.
 
 As in `accumulate`, memory is channels last and each direction writes directly to its channels. The gradients are
 

@@ -1,4 +1,4 @@
-"""Sweeps of the LSTM. A step is one product for all lines of both directions along an axis.
+"""Sweeps of the LSTM. A step is one product for all lines of a direction, on CUDA of both along an axis.
 
 The outputs and the cell states are kept for the backward pass, which computes the gates again (`autograd`). Outside the
 image the pre-activations of i and f are −∞, which makes c and h exactly 0 and lets no gradient through.

@@ -1,7 +1,7 @@
 """Sweeps of h = f(x + U h), f tanh or ReLU and U a full matrix: the tanh RNN and the IRNN.
 
-A step is one product for all lines, of both directions along an axis where they are neighbors. Only the output is kept
-for the backward pass, whose gradient of U is one product after the scan.
+A step is one product for all lines of a direction, off the CPU of both along an axis where they are neighbors. Only the
+output is kept for the backward pass, whose gradient of U is one product after the scan.
 """
 
 # B images, D hidden size, H×W map, K directions, P of them scanned together, T steps, N lines of all images.
