@@ -148,6 +148,7 @@ class Ablation:
         object.__setattr__(self, "metric", self.metric or self.run_type.metrics[0])
         _require_known("reference", self.reference, self.variants)
         if self.question is not None:
+            _require_alone(self)
             require_question(self.question, self.variants, self.reference)
         _require_known("metric", self.metric, self.run_type.metrics)
         _require_curves(self.curves, self.data)
@@ -209,10 +210,21 @@ def _require_evaluable(ablation: Ablation) -> None:
     _require_names("evaluate_on", ablation.evaluate_on)
     if not ablation.run_type.evaluate_command:
         raise UserError("evaluate_on: runs of this type cannot be evaluated again; leave it out.")
+    taken = dict.fromkeys(ablation.data, "a data set")
     for name in ablation.evaluate_on:
         for data in ablation.data:
-            if f"{data}-{name}" in ablation.data:
-                raise UserError(f"evaluate_on[{name!r}]: {data}-{name} is a data set already; choose another name.")
+            if (of_both := f"{data}-{name}") in taken:
+                raise UserError(f"evaluate_on[{name!r}]: {of_both} is {taken[of_both]} already; choose another name.")
+            taken[of_both] = f"evaluate_on[{name!r}] of {data}"
+
+
+def _require_alone(ablation: Ablation) -> None:
+    """Refuse what an ablation with a question cannot have, whose answer is of one difference on one data set."""
+    if len(ablation.data) != 1:
+        raise UserError(f"question: is of one data set, and data names {', '.join(ablation.data)}; keep one of them.")
+    for key in ("choice", "evaluate_on"):
+        if getattr(ablation, key):
+            raise UserError(f"{key}: an ablation with a question cannot have it; leave one of them out.")
 
 
 def _by_data(name: str, changes: Any, data: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:

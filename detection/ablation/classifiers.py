@@ -1,6 +1,7 @@
 """Classifiers as a run type: runs of `detection train_classifier` (`Ablation(…, run_type=CLASSIFIERS)`)."""
 
 import dataclasses
+import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,12 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from detection.ablation.run_types import CorruptRun, RunType, epoch_progress, read_json
+from detection.ablation.run_types import CorruptRun, RunType, StaleRun, epoch_progress, read_json
 from detection.ablation.workload import Workload, build_workload
 from detection.analysis.complexity import count_flops, count_parameters
-from detection.classification.config import ClassifierConfig, load_classifier_config, override_classifier
+from detection.classification.config import ClassifierConfig, ImageData, load_classifier_config, override_classifier
 from detection.classification.data import middle
-from detection.classification.sources import open_images
+from detection.classification.sources import files_state, open_images
+from detection.config import from_plain
+from detection.errors import UserError
 from detection.training.loaders import build_accelerator
 
 # Sizes must not depend on whether the data is there; the side is for images whose size no setting gives.
@@ -80,10 +83,11 @@ class ClassifierRuns(RunType):
         return f"the last epoch on the {config.data.measure} images"
 
     def read(self, folder: Path) -> dict[str, float]:
-        """Read the accuracy, after checking that metrics.json and correct.json agree."""
+        """Read the accuracy, after checking that metrics.json and correct.json agree, and that no image has changed."""
         metrics, correct = read_json(folder / "metrics.json", dict), read_json(folder / "correct.json", list)
         if not correct or metrics.get("images") != len(correct) or metrics.get("errors") != correct.count(0):
             raise CorruptRun("metrics.json and correct.json contradict each other")
+        _require_same_data(folder)
         return {"accuracy": sum(correct) / len(correct)}
 
     def per_image_results(self, folder: Path) -> ClassificationResults:
@@ -110,6 +114,38 @@ class ClassifierRuns(RunType):
         """Read the epoch from the last checkpoint."""
         meta = folder / "checkpoints" / "last" / "meta.json"
         return epoch_progress(folder, lambda _: json.loads(meta.read_text(encoding="utf-8"))["epoch"])
+
+
+def _require_same_data(folder: Path) -> None:
+    """Check that the images of all parts have not changed since the run; images that were moved away say nothing.
+
+    Raises:
+        UserError: the images cannot be opened.
+    """
+    try:
+        data = read_json(folder / "environment.json", dict)["data"]
+        recorded = {name: part["sha256"] for name, part in data.items()}
+    except (KeyError, TypeError, AttributeError):
+        raise CorruptRun("environment.json does not name its data") from None
+    try:
+        settings = from_plain(read_json(folder / "config.json", dict)["data"], ImageData)
+    except (KeyError, TypeError, UserError):
+        raise CorruptRun("config.json names no data") from None
+    if not (state := files_state(settings)):
+        return
+    # Variants that augment or crop the same images share them.
+    digests = _digests(dataclasses.replace(settings, augmentation=None, crop=None), state)
+    changed = [name for name, digest in recorded.items() if digests.get(name) != digest]
+    if changed:
+        parts = " and ".join(changed)
+        raise StaleRun(f"the {parts} images in {settings.root} are no longer those that it was made with")
+
+
+@functools.cache  # all runs of an ablation share few data sets
+def _digests(data: ImageData, state: str) -> dict[str, str]:
+    """Hashes of the images of both parts, as a run records them; the state makes those of other files other ones."""
+    train, measured = open_images(data)
+    return {"train": train.digest(), data.measure: measured.digest()}
 
 
 CLASSIFIERS = ClassifierRuns()

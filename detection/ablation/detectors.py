@@ -131,13 +131,12 @@ class DetectorRuns(RunType):
 
     def evaluate_arguments(self, run: Path, output: Path, config: Config) -> list[str]:
         """Evaluate the weights that `read` reports on the same split."""
-        split = _reported_split(config)
-        checkpoint = "best" if split == "test" else "last"
-        return [str(run), "--output", str(output), "--split", split, "--checkpoint", checkpoint]
+        return [str(run), "--output", str(output), *_options(_reported_split(config))]
 
     def read_evaluation(self, output: Path) -> dict[str, float]:
-        """Read COCO's metrics, after checking that results and data are those of the evaluation."""
+        """Read COCO's metrics, after checking that options, results and data are those of `evaluate_arguments`."""
         source, record = _source_of_evaluation(output)
+        _require_planned(read_json(output / "evaluation.json", dict), source)
         values = _values(output.parent, source)
         _require_same_data({"data": {source.split: record}})
         return values
@@ -200,11 +199,16 @@ class _Source:
 
 def _source(folder: Path) -> _Source:
     try:
-        data = read_json(folder / "config.json", dict)["data"]
-        tested = any(data["test"][key] for key in ("annotations", "images"))
-        annotations = Path(data["test" if tested else "val"]["annotations"])
+        return _source_of(read_json(folder / "config.json", dict))
     except (KeyError, TypeError):
         raise CorruptRun("config.json names no validation data") from None
+
+
+def _source_of(plain: dict[str, Any]) -> _Source:
+    """The source of a training with a serialized config; a `KeyError` or `TypeError` where it names no data."""
+    data = plain["data"]
+    tested = any(data["test"][key] for key in ("annotations", "images"))
+    annotations = Path(data["test" if tested else "val"]["annotations"])
     return _Source("test", "best", "test", annotations) if tested else _Source("last", "last", "val", annotations)
 
 
@@ -220,6 +224,26 @@ def _source_of_evaluation(output: Path) -> tuple[_Source, dict[str, Any]]:
 
 def _reported_split(config: Config) -> str:
     return "test" if config.data.test.is_given else "val"
+
+
+def _options(split: str) -> list[str]:
+    """The options with which a reported split is evaluated: the checkpoint is one that was not chosen on it."""
+    return ["--split", split, "--checkpoint", "best" if split == "test" else "last"]
+
+
+def _require_planned(plain: dict[str, Any], source: _Source) -> None:
+    """Check that an evaluation was not made by other options, which leave its config as it is."""
+    try:
+        planned = _source_of(plain["config"])
+    except (KeyError, TypeError):
+        raise CorruptRun("evaluation.json holds no readable config") from None
+    found = ["--split", source.split, "--checkpoint", source.checkpoint or "best"]
+    found += ["--context-from", str(plain["context_from"])] if plain.get("context_from") else []
+    found += ["--ignore-classes"] if plain.get("classes_ignored") else []
+    if found != (expected := _options(planned.split)):
+        raise StaleRun(f"it was evaluated with {' '.join(found)} instead of {' '.join(expected)}")
+    if source.annotations != planned.annotations:
+        raise StaleRun(f"it was evaluated on {source.annotations} instead of {planned.annotations}")
 
 
 def _values(folder: Path, source: _Source) -> dict[str, float]:
@@ -239,7 +263,7 @@ def _values(folder: Path, source: _Source) -> dict[str, float]:
 
 
 def _per_image(folder: Path, source: _Source, record: dict[str, Any]) -> DetectionResults:
-    ground_truth = read_ground_truth(source.annotations)
+    ground_truth = read_ground_truth(source.annotations, federated=False)
     results = read_results(folder / source.folder / "results.json", ground_truth)
     return detection_results(ground_truth, results, data_key({"sha256": file_digest(source.annotations)} | record))
 

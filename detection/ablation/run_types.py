@@ -138,6 +138,7 @@ class RunType(ABC):
         Raises:
             CorruptRun: files are missing, cut off or contradict each other.
             StaleRun: its data has changed since.
+            UserError: its data cannot be read, so that nothing is known of it.
         """
 
     @abstractmethod

@@ -19,6 +19,7 @@ from detection.classification.sources import open_images
 from detection.errors import UserError
 from detection.runs.checkpoint import load_meta, load_weights, newest_complete
 from detection.runs.logs import progress
+from detection.runs.output import require_no_run
 from detection.training.loaders import build_accelerator
 
 
@@ -99,7 +100,7 @@ def evaluate_classifier(
 
     Args:
         run: the run folder.
-        output: where they go; None for `RUN/evaluation`.
+        output: where they go, not the run folder itself; None for `RUN/evaluation`.
         device: `cpu`, `cuda`, `mps`, or None for a GPU of CUDA if there is one.
         overrides: `key=value` changes of its config, such as `network.backbone.inference_steps=5`.
 
@@ -109,6 +110,8 @@ def evaluate_classifier(
     Raises:
         UserError: anything that is missing or does not fit.
     """
+    if output:
+        require_no_run(Path(output), Path(run))
     network, classes, config = open_classifier(run, overrides=overrides)
     accelerator = build_accelerator(config.precision, device, inference=True)
     _, images = open_images(config.data)

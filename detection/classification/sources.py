@@ -1,5 +1,7 @@
 """Where images with a class come from: scikit-learn's digits, torchvision's data sets, folders."""
 
+import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,9 @@ _TORCHVISION: dict[str, tuple[str, list[dict[str, Any]], dict[str, Any], str]] =
     "SVHN_extra": ("SVHN", [{"split": "train"}, {"split": "extra"}], {"split": "test"}, "{train,extra,test}_32x32.mat"),
 }
 
+# Of torchvision's sets, below `data.root`.
+_FILES = {"MNIST": "MNIST/raw/*", "CIFAR10": "cifar-10-batches-py/*", "SVHN": "*.mat", "SVHN_extra": "*.mat"}
+
 
 def open_images(config: ImageData) -> tuple[Images, Images]:
     """Open the images to train on, and those to evaluate on.
@@ -44,6 +49,36 @@ def open_images(config: ImageData) -> tuple[Images, Images]:
             "even number."
         )
     return train, test
+
+
+def files_state(config: ImageData) -> str:
+    """Return a hash of names, sizes and times of change of the files that `open_images` reads.
+
+    Empty where there are none: they were moved away, or the images come with a package.
+    """
+    root, state, found = Path(config.root), hashlib.sha256(), False
+    if config.kind == "folder":  # classes may be links
+        tops = [top for part in _parts(root) if part.is_dir() for top in part.iterdir()]
+    else:
+        tops = [*root.glob(_FILES[config.kind])] if config.kind in _FILES else []
+    for path in sorted(path for top in tops for path in _files_of(top)):
+        status, found = os.stat(path), True
+        state.update(os.fsencode(path) + f"\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    return state.hexdigest() if found else ""
+
+
+def _files_of(top: Path) -> list[str]:
+    """The file, or all files in the folder."""
+    if top.is_file():
+        return [str(top)]
+    files = (os.path.join(folder, name) for folder, _, names in os.walk(top) for name in names)
+    return [path for path in files if os.path.isfile(path)]
+
+
+def _parts(root: Path) -> list[Path]:
+    """The folders of classes in a folder: `train` and `test`, or that itself."""
+    parts = [root / "train", root / "test"]
+    return parts if all(part.is_dir() for part in parts) else [root]
 
 
 def _open_source(config: ImageData) -> tuple[Images, Images | None]:
@@ -112,9 +147,10 @@ def open_folder(root: Path, size: int | None) -> tuple[Images, Images | None]:
     """
     if not root.is_dir():
         raise UserError(f"data.root={root}: no such folder.")
-    if not all((root / part).is_dir() for part in ("train", "test")):
+    parts = _parts(root)
+    if len(parts) == 1:
         return _open_classes(root, size), None
-    train, test = (_open_classes(root / part, size) for part in ("train", "test"))
+    train, test = (_open_classes(part, size) for part in parts)
     if train.classes != test.classes:
         odd = sorted(set(train.classes) ^ set(test.classes))
         raise UserError(f"{root}: train and test must have the same classes; in one of them only: {', '.join(odd)}.")

@@ -16,6 +16,9 @@ its time; --budget-hours leaves out variants, then epochs, until that fits.
 
 import argparse
 import dataclasses
+import os
+import re
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -37,12 +40,20 @@ if TYPE_CHECKING:
     from detection.ablation.size_matched import Control, Size
 
 MATCHED: "dict[str | None, Size]" = {None: "parameters", "params": "parameters", "flops": "flops"}
+VARIABLES = ("BASE", "DATA")
+"""Variables of the environment that the shipped ablations read."""
 NOT_NEGATIVE = ("workers", "gpus", "cpus", "hours", "memory", "cost_rounds", "budget_hours")
 
 
+SLURM = ("partition", "account", "gpus", "cpus", "hours", "memory")
+
+
 def names(text: str) -> list[str]:
-    """Split names at commas."""
-    return [word.strip() for word in text.split(",") if word.strip()]
+    """Split names at commas; text without any is refused, such as an empty variable of a shell."""
+    found = [word.strip() for word in text.split(",") if word.strip()]
+    if not found:
+        raise argparse.ArgumentTypeError("names nothing; leave it out for all")
+    return found
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -69,13 +80,17 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--cost-rounds", type=int, metavar="N", help=rounds)
     parser.add_argument("--measure-costs", action="store_true", help="measure costs in this process, and nothing else")
     slurm = parser.add_argument_group("with --launcher slurm, of each run")
-    slurm.add_argument("--partition", default="", metavar="P", help="the cluster's default if left out")
-    slurm.add_argument("--account", default="", metavar="A", help="the user's default if left out")
-    slurm.add_argument("--gpus", type=int, default=1, metavar="N")
-    slurm.add_argument("--cpus", type=int, default=4, metavar="N")
-    slurm.add_argument("--hours", type=float, default=4.0, metavar="H", help="time limit")
-    slurm.add_argument("--memory", type=float, default=16.0, metavar="GB")
+    slurm.add_argument("--partition", metavar="P", help="the cluster's default if left out")
+    slurm.add_argument("--account", metavar="A", help="the user's default if left out")
+    slurm.add_argument("--gpus", type=int, metavar="N", help="1 if left out")
+    slurm.add_argument("--cpus", type=int, metavar="N", help="4 if left out")
+    slurm.add_argument("--hours", type=float, metavar="H", help="time limit; 4 if left out")
+    slurm.add_argument("--memory", type=float, metavar="GB", help="16 if left out")
     args = parser.parse_args(argv)
+    given = [name for name in SLURM if getattr(args, name) is not None]
+    if given and args.launcher == "local":
+        other = ", or give --budget-hours" if given[0] == "hours" else ""
+        raise UserError(f"--{given[0]}: is of jobs of --launcher slurm; add that, or leave it out{other}.")
     for name in NOT_NEGATIVE:
         value, least = getattr(args, name), 0 if name in ("gpus", "cost_rounds") else 1e-9
         if value is not None and not value >= least:  # nan is neither
@@ -136,14 +151,15 @@ def open_scope(args: argparse.Namespace, plan: "Plan") -> "Scope | None":
     from detection.ablation.costs import read_costs
     from detection.ablation.launch.lock import locked
     from detection.ablation.own_data.budget import decide
-    from detection.ablation.own_data.scope import read_scope, save_scope, scope_digest
+    from detection.ablation.own_data.scope import Decision, read_decision, save_decision, scope_digests, with_more_seeds
     from detection.ablation.size_matched import save_controls
     from detection.atomic_write import write_json
 
-    digest, budget = scope_digest(plan, args.data_remarks), args.budget_hours
-    known = read_scope(args.output, digest, budget, any_budget=args.report_only and budget is None)
-    if known is not None or args.report_only:
-        return known
+    digests, budget, seeds = scope_digests(plan, args.data_remarks), args.budget_hours, plan.ablation.seeds
+    only_looks = args.report_only or args.dry_run
+    known = read_decision(args.output, digests, budget, any_budget=only_looks and budget is None)
+    if only_looks or (known is not None and not known.lacks(seeds)):
+        return None if known is None else known.scope
     require_ours(args.output)
     with watch(until_exit=True), locked(args.output) as held:
         launcher = build_launcher(args, len(plan.runs), held)
@@ -153,9 +169,13 @@ def open_scope(args: argparse.Namespace, plan: "Plan") -> "Scope | None":
         launch_cost_measurement(args, plan, launcher)
         slots = min(launcher.slots, len(plan.runs))
         spent = (time.monotonic() - args.began) / 3600
-        scope = decide(plan, read_costs(args.output / "costs.json"), slots, budget, spent)
-        save_scope(args.output, scope, digest, budget)
-    return scope
+        costs = read_costs(args.output / "costs.json")
+        if known is None:
+            decision = Decision(decide(plan, costs, slots, budget, spent), digests, tuple(seeds), budget)
+        else:
+            decision = with_more_seeds(known, plan, costs, slots, spent)
+        save_decision(args.output, decision)
+    return decision.scope
 
 
 def open_plan(
@@ -194,7 +214,7 @@ def open_scoped_plan(
 
     print(*(short_line(f"time     {text}") for text in scope.texts), sep="\n", flush=True)
     args.remarks += scope.texts
-    part, changes = apply_scope(part, scope)
+    part, changes = apply_scope(part, scope, args.variants)
     args.overrides = [*args.overrides, *changes]
     return open_plan(args, complete, part, base, {})
 
@@ -226,11 +246,15 @@ def read_choice(part: "Ablation", plan: "Plan") -> "dict[str, Chosen]":
 def require_ours(output: Path) -> None:
     """Refuse a folder that holds something other than an ablation."""
     from detection.ablation.choosing import FOLDER
+    from detection.runs.lock import LOCK
 
     if output.exists() and not output.is_dir():
         raise UserError(f"{output}: is a file; choose another --output.")
     files = (output / "ablation.json", output / FOLDER / "ablation.json")
-    if output.is_dir() and any(output.iterdir()) and not any(file.exists() for file in files):
+    # A start that was refused leaves its lock.
+    begun = {path for folder in (output, output / FOLDER) if folder.is_dir() for path in folder.iterdir()}
+    begun -= {output / FOLDER, *(path for path in begun if path.name == LOCK)}
+    if begun and not any(file.exists() for file in files):
         raise UserError(f"{output}: holds something other than an ablation; choose another --output.")
 
 
@@ -240,7 +264,10 @@ def build_launcher(args: argparse.Namespace, runs: int, held: int) -> "Launcher"
     from detection.ablation.launch.slurm import SlurmLauncher, SlurmOptions
 
     if args.launcher == "slurm":
-        options = SlurmOptions(args.partition, args.gpus, args.cpus, args.hours, args.memory, args.account)
+        given = {name: value for name in SLURM if (value := getattr(args, name)) is not None}
+        if "memory" in given:
+            given["memory_gb"] = given.pop("memory")
+        options = SlurmOptions(**given)
         return SlurmLauncher(options, args.output / "slurm", args.workers)
     import torch
 
@@ -329,7 +356,7 @@ def report_ablation(args: argparse.Namespace, plan: "Plan", controls: "dict[str,
     with progress("resampling images", len(plan.runs)) as bar:
         summary = summarize(plan, inspect_all(plan), on_run=lambda run: bar.advance())
     costs = read_costs(args.output / "costs.json")
-    command = ["detection", "ablate", *args.argv]
+    command = " ".join([*environment_of(args), shlex.join(["detection", "ablate", *args.argv])])
     blocks = build_report(summary, costs, controls, MATCHED[args.match], command, args.remarks)
     write_files(args.output, {"report.csv": to_csv(summary).encode()})
     written = write_report(args.output, "report", blocks)
@@ -338,6 +365,15 @@ def report_ablation(args: argparse.Namespace, plan: "Plan", controls: "dict[str,
         print(short_line(f"missing  {name}: {reason}"))
     print(short_line(f"report   {written[-1]}"))
     return len(summary.missing)
+
+
+def environment_of(args: argparse.Namespace) -> list[str]:
+    """The variables of the environment that the ablation's file names and that are set, as before a command."""
+    from detection.config.files import find_config
+
+    text = find_config(args.ablation).read_text(encoding="utf-8")
+    named = [name for name in VARIABLES if re.search(rf"\b{name}\b", text) and os.environ.get(name)]
+    return [f"{name}={shlex.quote(os.environ[name])}" for name in named]
 
 
 @command_line
@@ -360,14 +396,16 @@ def main(argv: list[str] | None = None) -> int:
                 return 1
         chosen = read_choice(part, tried)
     plan, controls, digest = open_plan(args, complete, part, base, chosen)
-    if args.dry_run:
-        print_runs(plan)
-        return 0
     if args.measure_costs:
         measure_costs_here(args, plan)
         return 0
     if part.question is not None and (scope := open_scope(args, plan)) is not None:
         plan, controls, digest = open_scoped_plan(args, complete, part, base, scope)
+    elif args.dry_run and args.budget_hours is not None:
+        print("note     what --budget-hours leaves out follows from times that are measured first: these are all runs")
+    if args.dry_run:
+        print_runs(plan)
+        return 0
     if args.report_only and not (args.output / "ablation.json").exists():
         raise UserError(f"{args.output}: there is no ablation yet; leave out --report-only to run it.")
     if not args.report_only:

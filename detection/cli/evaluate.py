@@ -75,9 +75,12 @@ def evaluate_results(
     from detection.evaluation import read_ground_truth, read_results, write_evaluation
     from detection.evaluation.class_agnostic import measure
     from detection.evaluation.results import add_attribute
+    from detection.runs.output import require_no_run
 
     if output is not None and output.exists() and not output.is_dir():
         raise UserError(f"{output}: --output must be a folder, and this is a file.")
+    if output is not None:
+        require_no_run(output)
     ground_truth = read_ground_truth(annotations)
     if slice_by is not None:
         add_attribute(ground_truth, annotations, slice_by)

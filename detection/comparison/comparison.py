@@ -86,7 +86,7 @@ def open_finished(folder: Path, name: str, split: str = "val", *, last: bool = F
         changed = f"an image in {record['image_folder']}"
     if changed is not None:
         raise UserError(f"{folder}: {changed} has changed since this run; restore it, or train again.")
-    ground_truth = read_ground_truth(annotations)
+    ground_truth = read_ground_truth(annotations, federated=False)
     results = read_results(folder / ("last" if last else "test" * (split == "test")) / "results.json", ground_truth)
     matching = match_results(ground_truth, results)
     score = best_f1(precision_recall(matching))["score"]

@@ -16,6 +16,7 @@ from detection.comparison.comparison import (
     run_metrics,
 )
 from detection.config.differences import differences
+from detection.data.federated import federated_remark
 from detection.data.image_paths import resolve_image
 from detection.data.images import read_image
 from detection.evaluation.coco import AP_METRICS
@@ -50,8 +51,8 @@ def build_comparison(runs: Sequence[FinishedRun], images: int) -> list[Block]:
 
 
 def summary_blocks(runs: Sequence[FinishedRun]) -> list[Block]:
-    """Tables of metrics and errors, and a warning where versions differ."""
-    return [*metric_tables(runs), *error_table(runs), *version_warning(runs)]
+    """Tables of metrics and errors, and warnings where versions differ, or not all classes are annotated."""
+    return [*metric_tables(runs), *error_table(runs), *version_warning(runs), *federated_warning(runs)]
 
 
 def metric_tables(runs: Sequence[FinishedRun]) -> list[Block]:
@@ -101,6 +102,12 @@ def version_warning(runs: Sequence[FinishedRun]) -> list[Block]:
     ]
     about = "The runs were not all made with the same versions of libraries that touch pixels or numbers."
     return [Paragraph(about, True), Bullets(items)]
+
+
+def federated_warning(runs: Sequence[FinishedRun]) -> list[Block]:
+    """Warn of annotations that do not have all classes in each image, which runs are not measured by."""
+    remark = federated_remark(runs[0].files["annotations"])
+    return [] if remark is None else [Paragraph(f"{remark}.", True)]
 
 
 def _text(value: float) -> str:

@@ -132,12 +132,20 @@ def _replace(node: Any, path: list[str], text: str, key: str) -> Any:
         *_, annotation = typing.get_args(settings[name]) or (Any,)
         value = {**present, ".".join(rest): _convert(_literal(text), annotation, key)}
     elif rest:
-        value = _replace(child(node, name), rest, text, key)
+        present = _turned_on(node, name, settings[name]) if child(node, name) is None else child(node, name)
+        value = _replace(present, rest, text, key)
     else:
         value = _convert(_parse(text, settings[name]), settings[name], key)
     if isinstance(node, functools.partial):
         return functools.partial(node.func, **{**node.keywords, name: value})
     return dataclasses.replace(node, **{name: value})  # type: ignore[type-var]
+
+
+def _turned_on(node: Any, name: str, annotation: Any) -> Any:
+    """A group of settings with their defaults, where it is off by default and so none has turned it off; else None."""
+    groups = [one for one in typing.get_args(annotation) if dataclasses.is_dataclass(one)]
+    is_off = dataclasses.is_dataclass(node) and node.__dataclass_fields__[name].default is None
+    return groups[0]() if groups and is_off else None  # type: ignore[operator]
 
 
 def _parse(text: str, annotation: Any) -> Any:

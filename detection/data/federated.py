@@ -3,6 +3,9 @@
 An image lists under `neg_category_ids` classes that are certainly not in it, and under `not_exhaustive_category_ids`
 classes of which some objects may have no box (Gupta et al. 2019). What a detector finds of a class that is neither
 annotated nor listed as absent is neither right nor wrong, and neither is what matches no box of an incomplete class.
+
+Results files are measured by these rules (`detection evaluate --results`, `detection crowd`). Trainings, evaluations of
+runs, and ablations and comparisons, which read what those recorded, count such detections as wrong.
 """
 
 import mmap

@@ -97,6 +97,7 @@ def systems(page: Page) -> Iterator[Window]:
     """A window for each system of three staves or more, or with two clefs on a staff: in full width, 64 pixels high."""
     groups = [s for s in page.symbols.values() if s.name == "staff_grouping"]
     inner = {link for group in groups for link in group.links}
+    firsts = Counter[int]()
     for group in groups:
         staves = [s for s in page.staves if s.id in group.links]
         clefs = [page.clefs[staff.id] for staff in staves]
@@ -106,7 +107,10 @@ def systems(page: Page) -> Iterator[Window]:
         right = max(staff.left + staff.width for staff in staves)
         top, bottom = staves[0].top - 64, max(staff.top + staff.height for staff in staves) + 64
         width, height = (-(-side // 2) * 2 for side in (right - left, bottom - top))
-        yield Window(left, top, width, height, f"s{staves[0].id}", frozenset(staff.id for staff in staves))
+        firsts[staves[0].id] += 1
+        # A brace and a bracket that do not link to each other may begin with the same staff.
+        again = f"-{firsts[staves[0].id]}" if firsts[staves[0].id] > 1 else ""
+        yield Window(left, top, width, height, f"s{staves[0].id}{again}", frozenset(staff.id for staff in staves))
 
 
 def _inside(page: Page, window: Window) -> Iterator[Symbol]:
@@ -199,8 +203,8 @@ def draw_set(pages: Sequence[Page], name: str, split: str, out: Path) -> str:
     """
     data_set = SETS[name]
     splits = {part: _Split(name, data_set.categories) for part in ("train", "val")}
-    unplaced, unused = 0, []
-    with atomic_folder(out) as folder:
+    unplaced, unused, place = 0, [], out.resolve()
+    with atomic_folder(place) as folder:
         (folder / "images").mkdir()
         for page in pages:
             part = split_of(page, split)
@@ -218,8 +222,8 @@ def draw_set(pages: Sequence[Page], name: str, split: str, out: Path) -> str:
                 of_part = [page for page in pages if split_of(page, split) == part]
                 raise UserError(f"{out}: nothing to draw for {part}: {_why_nothing(of_part, name)}.")
             write_json(folder / f"{part}.json", content.coco, indent=None)
-        if out.is_dir():
-            out.rmdir()
+        if place.is_dir():
+            place.rmdir()
     shared = len(splits["train"].writers & splits["val"].writers)
     lines = [short_line(f"{out}: {part} {content.report()}") for part, content in splits.items()]
     lines.append(f"  writers in both splits: {shared}")

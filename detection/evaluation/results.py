@@ -11,8 +11,13 @@ from detection.evaluation.columns import CocoDataset, CocoResults
 KEYS = ("image_id", "category_id", "bbox", "score")
 
 
-def read_ground_truth(path: str | Path) -> CocoDataset:
+def read_ground_truth(path: str | Path, *, federated: bool = True) -> CocoDataset:
     """Read an annotations file without needing its images; boxes that cannot be trained on are dropped and counted.
+
+    Args:
+        path: the file.
+        federated: honor LVIS's keys (`data.federated`). Trainings and evaluations of runs do not, so that what is
+            compared with their metrics must not either.
 
     Returns:
         COCO dataset dict with original ids, and with `dropped`, the number of boxes left out, if there are any; with
@@ -33,7 +38,7 @@ def read_ground_truth(path: str | Path) -> CocoDataset:
     except UserError:
         # What training refuses may do for measuring.
         ground_truth = load_ground_truth(Path(path))
-    if is_federated(path):
+    if federated and is_federated(path):
         add_federated(ground_truth, read_values(read_annotations(Path(path)))[0]["images"], path)
     return ground_truth
 

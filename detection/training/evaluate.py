@@ -25,6 +25,7 @@ from detection.evaluation.results import add_attribute
 from detection.runs.data_identity import describe_splits
 from detection.runs.folder import config_json, open_run
 from detection.runs.logs import progress
+from detection.runs.output import require_no_run
 from detection.scenes.ensure import ensure_scenes
 from detection.training.engine import Batch, evaluate
 from detection.training.loaders import build_accelerator, eval_loader, open_split
@@ -142,7 +143,7 @@ def evaluate_run(
         split: of the run's own data: `val`, or `test` for its `data.test`.
         annotations: another COCO file; needs `images` with it.
         images: its folder.
-        output: where metrics, results and plots go; None for `evaluation_folder`.
+        output: where metrics, results and plots go, not the run folder itself; None for `evaluation_folder`.
         device: `cpu`, `cuda`, `mps`, or None for a GPU of CUDA if there is one.
         checkpoint: `best` or `last`; None for the best there is.
         overrides: `key=value` changes of the run's config.
@@ -159,13 +160,17 @@ def evaluate_run(
     """
     if output is not None and Path(output).exists() and not Path(output).is_dir():
         raise UserError(f"{output}: is a file; give --output a folder.")
+    if output is not None:
+        require_no_run(Path(output), Path(run))
     opened = open_evaluation(
         run, split=split, annotations=annotations, images=images, device=device, checkpoint=checkpoint,
         overrides=overrides,
     )  # fmt: skip
     if context_from is not None:
         _require_context(opened, context_from)
-    record, results = opened.record(), opened.detect("evaluating")
+    options = {"context_from": context_from, "classes_ignored": classes_ignored}
+    record = opened.record() | {key: value for key, value in options.items() if value}
+    results = opened.detect("evaluating")
     replaced = None if context_from is None else _detect_with_replaced_context(opened, context_from)
     if not opened.accelerator.is_main_process:
         return None

@@ -6,6 +6,8 @@
 import ast
 import dataclasses
 import json
+import os
+import signal
 import sys
 import time
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ import numpy as np
 class CoinConfig:
     """A coin for each of some images, and how its run behaves: `fine`, `crash`, `refuse`, `hang` or `halt` once.
 
+    With `kill` it is killed while it opens its data, and with `litter` it leaves something that no run leaves.
     With the seeds in `stuck` the coin stays at 1/3, whatever `p` is.
     """
 
@@ -77,7 +80,13 @@ def main(argv):
     if config.behavior == "refuse":
         print("error: this is refused.", file=sys.stderr)
         return 2
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    if config.behavior == "kill":
+        (folder / ".lock").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    if config.behavior == "litter":
+        (folder / "thesis.txt").touch()
+        return 1
     (folder / "config.json").write_text(json.dumps(config.plain()))
     if config.behavior == "halt":
         (folder / "halted").touch()

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from detection.ablation.classifiers import CLASSIFIERS
-from detection.ablation.run_types import CorruptRun
+from detection.ablation.run_types import CorruptRun, StaleRun
 from detection.classification.config import override_classifier
+from detection.errors import UserError
 
 
 def test_a_finished_run_is_read(run):
@@ -55,7 +56,30 @@ def test_a_run_that_does_not_name_its_data(run, tmp_path):
     (folder / "environment.json").write_text("{}")
     with pytest.raises(CorruptRun, match="does not name its data"):
         CLASSIFIERS.per_image_results(folder)
+    with pytest.raises(CorruptRun, match="does not name its data"):
+        CLASSIFIERS.read(folder)
     assert CLASSIFIERS.progress(tmp_path) == "" and not CLASSIFIERS.can_resume(tmp_path)
+
+
+def test_images_that_have_changed_since_are_reported_and_those_that_are_gone_are_not(run, config, tmp_path):
+    root = shutil.copytree(config.data.root, tmp_path / "stripes")
+    folder = shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("tensorboard"))
+    plain = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(plain | {"data": plain["data"] | {"root": str(root)}}))
+    CLASSIFIERS.read(folder)
+    for part in ("test", "train"):
+        image = root / part / "lying/000.png"
+        before = image.read_bytes()
+        shutil.copy(root / part / "lying/001.png", image)
+        with pytest.raises(StaleRun, match=f"^the {part} images in .*stripes are no longer those that it was"):
+            CLASSIFIERS.read(folder)
+        image.write_bytes(before)
+        CLASSIFIERS.read(folder)
+    image.write_bytes(b"no image")
+    with pytest.raises(UserError, match="lying/000.png"):
+        CLASSIFIERS.read(folder)
+    shutil.rmtree(root)
+    CLASSIFIERS.read(folder)
 
 
 def test_sizes_and_a_workload(config):

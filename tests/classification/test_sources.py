@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from detection.classification.config import ImageData
-from detection.classification.sources import open_images
+from detection.classification.sources import files_state, open_images
 from detection.errors import UserError
 from tests.classification.stripes import write_stripes
 
@@ -80,6 +80,37 @@ def test_mnist_where_torchvision_looks_for_it(tmp_path):
     _, validation = open_images(ImageData("MNIST", root=str(tmp_path), measure="validation"))
     train_set = {p.numpy().tobytes() for p in train.pixels}
     assert all(p.numpy().tobytes() in train_set for p in validation.pixels)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("folder", "a/deep/1.png"),
+        ("folder", "train/a/1.png"),
+        ("MNIST", "MNIST/raw/t10k-labels-idx1-ubyte"),
+        ("CIFAR10", "cifar-10-batches-py/data_batch_1"),
+        ("SVHN", "test_32x32.mat"),
+    ],
+)
+def test_files_that_change_change_their_state(tmp_path, kind, name):
+    data, path = ImageData(kind, root=str(tmp_path)), tmp_path / name
+    assert files_state(data) == files_state(ImageData("digits", root=str(tmp_path))) == ""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("1")
+    before = files_state(data)
+    path.write_text("22")
+    assert "" != before != files_state(data)
+
+
+def test_classes_may_be_links(tmp_path):
+    write_stripes(tmp_path / "images", [("", 2)], size=8)
+    (tmp_path / "root").mkdir()
+    for name in ("lying", "standing"):
+        (tmp_path / "root" / name).symlink_to(tmp_path / "images" / name)
+    data = ImageData("folder", root=str(tmp_path / "root"))
+    before = files_state(data)
+    (tmp_path / "images/lying/000.png").unlink()
+    assert before != files_state(data)
 
 
 class FakeSet:

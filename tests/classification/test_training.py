@@ -150,6 +150,15 @@ def test_a_run_is_evaluated_again_with_other_steps(run, tmp_path):
     assert {m.inference_steps for m in network.modules() if isinstance(m, RecurrentConv)} == {5}
 
 
+def test_what_a_run_measured_itself_is_not_replaced(run, tmp_path):
+    (tmp_path / "link").symlink_to(run)
+    before = (run / "metrics.json").read_bytes()
+    for output in (run, tmp_path / "link"):
+        with pytest.raises(UserError, match="keeps its own metrics and results.*; choose another --output"):
+            evaluate_classifier(run, output, "cpu", ["data.root=none"])
+    assert (run / "metrics.json").read_bytes() == before
+
+
 def test_what_a_power_cut_in_a_save_left_is_opened(run, tmp_path):
     copied = shutil.copytree(run, tmp_path / "run")
     (copied / "checkpoints/last").rename(copied / "checkpoints/.last.old")

@@ -13,7 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from detection.ablation.report import report
 from detection.cli import ablate, train
+from detection.errors import UserError
+from tests.ablation.coins import CoinRuns
 from tests.tiny_runs import write_config
 
 ROOT = Path(__file__).parents[2]
@@ -156,6 +159,45 @@ def test_a_failed_run_is_missing_and_is_not_averaged_over(capsys):
     report = Path("out/report.md").read_text()
     assert "**4 of 8 runs are missing." in report and "- data/odd/seed-0: stopped: it did not end" in report
     assert "| odd" in report and "missing: seed 0, 1" in report
+
+
+def test_a_run_that_is_killed_while_it_opens_its_data_fails_alone(capsys):
+    write({**VARIANTS, "good": ["behavior=kill"]})
+    assert run() == 1
+    text = capsys.readouterr().out
+    killed = ["data/good/seed-0", "data/good/seed-1"]
+    assert lines(text, "failed with exit code -9 ") == killed and len(lines(text, "finished in")) == 4
+    assert "missing  data/good/seed-0: absent: it did not begin to train" in text
+    write()
+    assert run("--report-only") == 1
+    assert run("--resume") == 0
+    assert not Path("out/set-aside").exists()
+
+
+def test_a_run_that_leaves_what_is_no_run_fails_alone_and_then_nothing_starts(capsys):
+    write({"fair": [], "good": ["behavior=litter"], "better": ["p=0.9"]})
+    assert run() == 1
+    text = capsys.readouterr().out
+    assert lines(text, "failed with exit code 1 ") == ["data/good/seed-0", "data/good/seed-1"]
+    assert len(lines(text, "finished in")) == 4
+    assert "missing  data/good/seed-0: blocked: out/runs/data/good/seed-0: holds something other than a run" in text
+    Path("out/runs/data/fair/seed-0/metrics.json").unlink()
+    assert run() == 2
+    assert "holds something other than a run; move it away" in capsys.readouterr().err
+    assert not Path("out/runs/data/fair/seed-0/metrics.json").exists() and not Path("out/set-aside").exists()
+
+
+def test_a_finished_run_whose_data_cannot_be_read_is_missing_and_kept(capsys, monkeypatch):
+    def read(self, folder):
+        raise UserError("image a.png cannot be read (Input/output error).")
+
+    assert run() == 0
+    monkeypatch.setattr(CoinRuns, "read", read)
+    assert run("--report-only") == 1
+    assert "missing  data/good/seed-1: blocked: image a.png cannot be read" in capsys.readouterr().out
+    assert run() == 2
+    assert capsys.readouterr().err == "error: image a.png cannot be read (Input/output error).\n"
+    assert not Path("out/set-aside").exists()
 
 
 def test_one_missing_seed_is_enough_for_no_mean():
@@ -472,3 +514,55 @@ def test_settings_that_make_data_sets_the_same_are_one_sentence(capsys):
 def test_a_seed_on_the_command_line_is_refused(capsys):
     assert run("--dry-run", "seed=5") == 2
     assert "seed=5: an ablation's runs have its own seeds; give --seeds" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--partition=gpu"], "--partition: is of jobs of --launcher slurm; add that, or leave it out."),
+        (["--hours=6"], "--hours: is of jobs of --launcher slurm; add that, or leave it out, or give --budget-hours."),
+        (["--variants="], "--variants: names nothing; leave it out for all"),
+        (["--seeds=,"], "--seeds: names nothing; leave it out for all"),
+    ],
+)
+def test_an_option_without_effect_is_refused(capsys, arguments, words):
+    try:
+        code = run(*arguments, "--dry-run")
+    except SystemExit as end:
+        code = end.code
+    assert code == 2 and words in capsys.readouterr().err
+
+
+def test_a_refused_start_leaves_nothing_that_the_next_one_refuses(capsys, monkeypatch):
+    def refuse(*_):
+        raise UserError("there is no cluster")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ablate, "build_launcher", refuse)
+        assert run() == 2
+    assert [file.name for file in Path("out").iterdir()] == [".lock"]
+    assert run() == 0
+
+
+def test_two_evaluations_of_one_name_are_refused(capsys):
+    data, evaluate_on = "{'row': [], 'row-2x': ['images=90']}", "{'2x-big': ['images=80'], 'big': ['images=70']}"
+    write(**{"seeds=(0, 1)": f"seeds=(0, 1), data={data}, evaluate_on={evaluate_on}"})
+    assert run("--dry-run") == 2
+    assert "evaluate_on['big']: row-2x-big is evaluate_on['2x-big'] of row already" in capsys.readouterr().err
+
+
+def test_the_reports_command_has_the_variables_that_the_file_reads(monkeypatch):
+    monkeypatch.setenv("DATA", "my data")
+    monkeypatch.setenv("BASE", "mine.py")
+    Path("coins.py").write_text(f'"""Needs DATA=FOLDER, not DATABASE."""{Path("coins.py").read_text()}')
+    assert run() == 0
+    assert "    DATA='my data' detection ablate coins.py --output=out" in Path("out/report.md").read_text()
+
+
+def test_runs_of_other_settings_are_no_curves(monkeypatch):
+    assert run() == 0
+    drawn = []
+    monkeypatch.setattr(report, "read_curve", lambda folder, metric: drawn.append(folder) or {1: 0.5, 2: 0.6})
+    assert run("--report-only") == 0 and len(drawn) == len(ALL)
+    drawn.clear()
+    assert run("--report-only", "images=100") == 1 and not drawn

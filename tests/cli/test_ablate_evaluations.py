@@ -131,6 +131,15 @@ def test_changes_of_a_detector_s_evaluation(tmp_path):
     assert arguments[-4:] == ["--split", "test", "--checkpoint", "best"]
 
 
+OTHERWISE = [
+    ({"checkpoint": None}, "--split val --checkpoint best"),
+    ({"checkpoint": "best"}, "--split val --checkpoint best"),
+    ({"split": "test", "data": {"test": {"annotations": "t.json"}}}, "--split test --checkpoint last"),
+    ({"context_from": "none"}, "--split val --checkpoint last --context-from none"),
+    ({"classes_ignored": True}, "--split val --checkpoint last --ignore-classes"),
+]
+
+
 def test_what_an_evaluation_s_folder_holds_is_checked(finished_run, tmp_path, blank_plots):
     large = draw_shapes(tmp_path / "large", val=4)
     changes = [f"data.val.annotations={large}/val.json", f"data.val.images={large}/val"]
@@ -144,6 +153,15 @@ def test_what_an_evaluation_s_folder_holds_is_checked(finished_run, tmp_path, bl
     read, per_image = DETECTORS.read_evaluation(folder), DETECTORS.per_image_evaluation(folder)
     assert record["checkpoint"] == "last" and read["AP50"] == metrics["AP50"] and per_image.num_images == 4
     assert per_image.images_key != DETECTORS.per_image_results(finished_run).images_key
+    for change, words in OTHERWISE:
+        (folder / "evaluation.json").write_text(json.dumps(record | change))
+        with pytest.raises(StaleRun, match=f"^it was evaluated with {words} instead of --split val --checkpoint last$"):
+            DETECTORS.read_evaluation(folder)
+    other = {"val": record["data"]["val"] | {"annotations": "other.json"}}
+    (folder / "evaluation.json").write_text(json.dumps(record | {"data": other}))
+    with pytest.raises(StaleRun, match=r"^it was evaluated on other.json instead of .*large/val.json$"):
+        DETECTORS.read_evaluation(folder)
+    (folder / "evaluation.json").write_text(json.dumps(record))
     (large / "val.json").write_text((large / "val.json").read_text() + " ")
     with pytest.raises(StaleRun, match="val.json has changed since"):
         DETECTORS.read_evaluation(folder)
@@ -166,7 +184,7 @@ def test_real_detectors_on_larger_scenes(place, capsys):
         "ablation = Ablation(base='base.py', variants={'plain': []}, seeds=(0,), metric='AP50',\n"
         "                    data={'row': scenes('row', size=64, train=4, val=2)}, evaluate_on={'2x': larger})\n"
     )
-    arguments = ["larger.py", "--output=out", "--cost-rounds=0", "schedule.epochs=1", "data.scenes={'task': 'row'}"]
+    arguments = ["larger.py", "--output=out", "--cost-rounds=0", "schedule.epochs=1"]
     assert ablate.main(arguments) == 0
     text = capsys.readouterr().out
     assert "drawing 3 images of ContextScenes 'row'" in text and "evaluate row-2x/plain/seed-0" in text

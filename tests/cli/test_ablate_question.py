@@ -176,7 +176,7 @@ def test_other_data_are_measured_again(done, monkeypatch, capsys):
     shutil.rmtree("out/runs")
     assert run("--budget-hours=0.9") == 0
     budget = json.loads(Path("out/budget.json").read_text())
-    write_json(Path("out/budget.json"), budget | {"texts": ["as decided before"]})
+    write_json(Path("out/budget.json"), budget | {"scope": budget["scope"] | {"texts": ["as decided before"]}})
     assert run("--budget-hours=0.9") == 0
     assert "time     as decided before" in capsys.readouterr().out
     monkeypatch.setattr(CoinRuns, "data_remarks", lambda self, config: ["400 coins"])
@@ -199,6 +199,57 @@ def test_epochs_go_last(done, capsys):
     capsys.readouterr()
     assert run("--report-only") == 0  # whatever the budget was
     assert "Context helps" in capsys.readouterr().out
+
+
+def test_more_seeds_keep_what_was_decided(done, capsys):
+    shutil.rmtree("out/runs")
+    assert run("--budget-hours=0.4") == 0  # for two of four epochs, without average and large
+    capsys.readouterr()
+    seeds = "--seeds=0,1,2,3"
+    assert run("--budget-hours=0.4", seeds) == 0
+    text = capsys.readouterr().out
+    assert text.count("finished before") == 9 and "set aside" not in text and "measuring costs" not in text
+    assert "h for 3 runs of seeds 3 with as many epochs" in text
+    assert "seeds 0, 1, 2, 3" in Path("out/report.md").read_text()
+    assert run("--budget-hours=0.4", seeds) == 0  # the new seeds are decided once, too
+    assert capsys.readouterr().out.count("finished before") == 12
+    assert run("--budget-hours=0.4", "--seeds=0,1,2,3,4,5,6,7,8") == 2
+    assert "--budget-hours 0.4: is too little for more seeds: 0.4" in capsys.readouterr().err
+    assert run("--report-only", "--seeds=0,1") == 0
+    assert "Context helps" in capsys.readouterr().out
+    assert run("--report-only", "--variants=average") == 1  # of which there is no run
+    assert "Context helps" in capsys.readouterr().out
+    assert run("--budget-hours=0.4", "--dry-run") == 0
+    text = capsys.readouterr().out
+    assert "9 runs" in text and text.count("epochs=2") == 9
+
+
+def test_a_budget_that_nothing_was_measured_for_is_named_in_a_dry_run(place, capsys):
+    assert run("--budget-hours=0.4", "--dry-run") == 0
+    text = capsys.readouterr().out
+    assert "15 runs" in text and "follows from times that are measured first: these are all runs" in text
+
+
+def test_a_variant_may_not_have_the_name_of_one_that_is_added(place, capsys):
+    for name, words in (("wider", "'wider' is none as large as context"), ("sequence", "where_crowded has 'sequence'")):
+        write(VARIANTS | {name: ["p=0.2"]})
+        assert run("--dry-run") == 2
+        assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ("data={'one': [], 'two': ['images=100']}", "question: is of one data set, and data names one, two"),
+        ("evaluate_on={'more': ['images=100']}", "evaluate_on: an ablation with a question cannot have it"),
+        ("choice=Choice({'context': {'as-is': [], 'good': ['p=0.95']}}, {'data': []}, (9,))", "choice: an ablation"),
+    ],
+)
+def test_a_question_is_of_one_difference(place, capsys, more, words):
+    text = Path("coins.py").read_text().replace("import Ablation", "import Ablation, Choice")
+    Path("coins.py").write_text(text.replace("seeds=(0", f"{more}, seeds=(0"))
+    assert run("--dry-run") == 2
+    assert words in capsys.readouterr().err
 
 
 def test_too_little_time_is_one_sentence_and_nothing_runs(done, capsys):

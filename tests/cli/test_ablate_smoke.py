@@ -30,7 +30,7 @@ def test_smoke(tmp_path, monkeypatch, capsys):
     assert names >= {"report.md", "report.html", "report.csv", "costs.json"}
     assert names >= {"differences-row.png", "seeds-row.png", "costs-row.png"}
     page = (output / "report.html").read_text()
-    assert page.count("<img") == 3 and 'src="http' not in page and "<script" not in page and "<link" not in page
+    assert page.count("<img") == 4 and 'src="http' not in page and "<script" not in page and "<link" not in page
     assert "## Costs" in (output / "report.md").read_text()
 
     assert ablate.main(["smoke", "--cost-rounds=2"]) == 0

@@ -6,7 +6,16 @@ from pathlib import Path
 import pytest
 
 from detection.backbones import FPN, ResNet, Tiny
-from detection.config import Config, config_hash, from_plain, load_config, override, to_plain
+from detection.config import (
+    Config,
+    ScenesConfig,
+    base_config,
+    config_hash,
+    from_plain,
+    load_config,
+    override,
+    to_plain,
+)
 from detection.errors import UserError
 from detection.pooling import SkipPool, Source
 from tests.tiny_runs import DETECTOR, tiny_config
@@ -62,6 +71,7 @@ def test_an_override_leaves_the_rest_alone():
         ("optimizer.kind=adam", "must be one of sgd, adamw (did you mean adamw?)"),
         ("optimizer=adamw", "has settings below it; set them one by one as optimizer.kind=adamw."),
         ("seed.x=1", "seed is 0 and has no settings of its own"),
+        ("data.scenes.tasks=row", "data.scenes.tasks: unknown config key; did you mean data.scenes.task?"),
         ("detector.backbone=os.system", "is not a class of the package"),
         ("detector.backbone=detection.config.files.runpy", "is not a class of the package"),
         ("detector.backbone=detection.backbones.Nothing", "there is no class"),
@@ -244,3 +254,10 @@ def test_a_note_is_about_the_config_as_it_stands():
     for change in ("seed=1", "schedule.epochs=1", "detector.context=detection.context.NoContext", "samples=0"):
         assert override(noted, [change]).note == ""
         assert override(noted, [change, "note=mine"]).note == "mine"
+
+
+def test_a_setting_turns_a_group_on_that_is_off_by_default_and_none_that_was_turned_off():
+    config = override(base_config("finetune"), ["data.scenes.size=64"])
+    assert base_config("finetune").data.scenes is None and config.data.scenes == ScenesConfig(size=64)
+    with pytest.raises(UserError, match="data.augmentation is None and has no settings of its own"):
+        override(config, ["data.augmentation=none", "data.augmentation.horizontal_flip=0"])

@@ -129,6 +129,19 @@ def test_systems_of_two_staves_need_a_change_of_clef(tmp_path):
     assert not list(systems(page))
 
 
+def test_systems_that_begin_with_the_same_staff_have_names_of_their_own(tmp_path):
+    more = [
+        *staff(50, 780),
+        crop_object(4, "g-clef", 124, 790, 40, 90, (50,)),
+        crop_object(42, "staff_grouping", 90, 300, 1510, 600, (10, 20, 50)),
+    ]
+    found, out = draw(tmp_path, "--set", "system", page=[*PAGE, *more])
+    assert list(found) == ["W-01_N-01_s10.png", "W-01_N-01_s10-2.png"]
+    images = json.loads((out / "train.json").read_text())["images"]
+    assert [i["height"] for i in images] == [244, 364]
+    assert all(Image.open(out / "images" / i["file_name"]).size == (i["width"], i["height"]) for i in images)
+
+
 def test_symbols_are_of_their_own_class(tmp_path):
     found, _ = draw(tmp_path, "--set", "symbols")
     assert {i["category_id"] for items in found.values() for i in items} == {COMMONEST.index("notehead-full") + 1}
@@ -208,6 +221,17 @@ def test_what_is_not_drawn_is_counted(tmp_path, capsys):
     text = capsys.readouterr().out
     assert "staves that no clef links to, of 7: 2\n" in text
     assert "pages of which nothing is drawn, of 4: 1 (W-03_N-01)\n" in text
+
+
+@pytest.mark.parametrize("target", [".", "link"])
+def test_an_empty_folder_may_be_the_current_one_or_behind_a_link(tmp_path, monkeypatch, target):
+    pages, empty = write_pages(tmp_path / "pages"), tmp_path / "empty"
+    empty.mkdir()
+    (tmp_path / "link").symlink_to(empty)
+    monkeypatch.chdir(empty if target == "." else tmp_path)
+    assert main([str(pages), target]) == 0
+    assert {path.name for path in empty.iterdir()} == {"images", "train.json", "val.json"}
+    assert (tmp_path / "link").is_symlink()
 
 
 def test_folders_in_the_way(tmp_path, capsys):

@@ -6,16 +6,23 @@ import json
 
 import numpy as np
 import pytest
+from accelerate import Accelerator
 from pycocotools import mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from detection.ablation.detectors import DETECTORS
 from detection.cli.evaluate import evaluate_results
+from detection.comparison.comparison import open_finished, run_metrics
+from detection.comparison.report import summary_blocks
 from detection.data.federated import federated_remark
 from detection.errors import UserError
 from detection.evaluation import read_ground_truth, read_results
 from detection.evaluation.coco import coco_metrics
+from detection.reports.document import to_markdown
 from detection.training.evaluate import evaluate_run
+from detection.training.run import train
+from tests.tiny_runs import tiny_config
 
 
 def make(seed, listed=True):
@@ -124,6 +131,25 @@ def test_an_evaluation_of_a_run_reports_that_it_does_not(shapes, finished_run, t
     metrics = evaluate_run(finished_run, **files, output=tmp_path / "out", device="cpu")
     assert any("lists classes that are not annotated in every image" in note for note in metrics["notes"])
     assert federated_remark(shapes / "val.json") is None
+
+
+def test_runs_are_compared_by_the_metrics_that_they_recorded(shapes, tmp_path, blank_plots):
+    """All that reads the results of a run leaves the keys out, as its training did."""
+    data = json.loads((shapes / "val.json").read_text())
+    for image in data["images"]:
+        image["neg_category_ids"], image["not_exhaustive_category_ids"] = [], []
+    (tmp_path / "lvis.json").write_text(json.dumps(data))
+    config = tiny_config(shapes, f"data.val.annotations={tmp_path}/lvis.json", "schedule.epochs=1")
+    train(config, tmp_path / "run", Accelerator(cpu=True))
+    metrics = json.loads((tmp_path / "run/last/metrics.json").read_text())
+    results = json.loads((tmp_path / "run/results.json").read_text())
+    assert coco_metrics(read_ground_truth(tmp_path / "lvis.json"), results)["AP"] != pytest.approx(metrics["AP"])
+    opened = open_finished(tmp_path / "run", "run")
+    assert run_metrics(opened)["AP"] == pytest.approx(metrics["AP"])
+    assert "here their detections count as wrong" in to_markdown(summary_blocks([opened]))
+    per_image = DETECTORS.per_image_results(tmp_path / "run")
+    every = np.ones((1, per_image.num_images), dtype=int)
+    assert per_image.resampled(every)["AP"][0] == pytest.approx(metrics["AP"])
 
 
 def pycocotools_ap(results_file, annotations):

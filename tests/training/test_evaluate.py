@@ -41,6 +41,8 @@ def test_the_context_replaced(context_run, capsys):
     assert "AP50, no context" in printed and "The metrics with it replaced" in printed
     metrics = read(context_run / "evaluation-context-none/metrics.json")
     assert metrics["context_from"] == "none"
+    record = read(context_run / "evaluation-context-none/evaluation.json")
+    assert record["context_from"] == "none" and "classes_ignored" not in record
     assert metrics["context_use"]["all"]["AP50"]["as_it_is"] == read(context_run / "metrics.json")["AP50"]
     assert metrics["context_use"]["all"]["AP"]["replaced"] == metrics["AP"]
     # The head got zeros everywhere: one score for all boxes of a class.
@@ -101,6 +103,7 @@ def test_the_finding_alone_of_a_run(finished_run, tmp_path, capsys):
     assert evaluate.main([str(finished_run), "--ignore-classes", "--device=cpu", f"--output={tmp_path}/out"]) == 0
     assert "| object |" in capsys.readouterr().out
     assert read(tmp_path / "out/metrics.json")["classes_ignored"] is True
+    assert read(tmp_path / "out/evaluation.json")["classes_ignored"] is True
     assert len(read(tmp_path / "out/results.json")) < len(read(finished_run / "results.json"))
 
 
@@ -110,6 +113,25 @@ def test_the_last_checkpoint_and_what_was_evaluated(finished_run, tmp_path):
     record = read(tmp_path / "out/evaluation.json")
     assert record["checkpoint"] == "last" and record["config"] == read(finished_run / "config.json")
     assert record["data"]["val"] == read(finished_run / "environment.json")["data"]["val"]
+    assert not {"context_from", "classes_ignored"} & set(record)
+
+
+@pytest.mark.parametrize("place", [".", "last", "test"])
+def test_what_a_run_measured_itself_is_not_replaced(finished_run, tmp_path, capsys, place):
+    (tmp_path / "link").symlink_to(finished_run)
+    before = (finished_run / "metrics.json").read_bytes()
+    output = tmp_path / "link" / place
+    arguments = ["--checkpoint=last", "--device=cpu", "data.val.annotations=none.json", f"--output={output}"]
+    assert evaluate.main([str(finished_run), *arguments]) == 2
+    words = f"{output}: is where {finished_run} keeps its own metrics and results, which an evaluation does not replace"
+    assert capsys.readouterr().err == f"error: {words}; choose another --output.\n"
+    assert (finished_run / "metrics.json").read_bytes() == before and not (finished_run / "test").exists()
+
+
+def test_results_of_any_detector_do_not_replace_those_of_a_run(finished_run, shapes, capsys):
+    arguments = [f"--annotations={shapes}/val.json", "--ignore-classes", f"--output={finished_run}/last"]
+    assert evaluate.main([f"--results={finished_run}/results.json", *arguments]) == 2
+    assert "/last: is where " in capsys.readouterr().err
 
 
 def test_scenes_that_are_not_there_are_drawn_for_the_split_alone(finished_run, tmp_path, capsys):

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from detection.errors import UserError
+from detection.runs.lock import LOCK
 
 try:
     import fcntl
@@ -25,7 +26,7 @@ def locked(folder: Path) -> Iterator[int]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+        file = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another --output.") from None
     if fcntl is None:

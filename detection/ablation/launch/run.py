@@ -10,6 +10,7 @@ from detection.ablation.launch.launchers import Callbacks, Launcher, QueuedComma
 from detection.ablation.launch.progress_table import ProgressTable, has_ended
 from detection.ablation.launch.status import RunStatus, inspect_evaluation, inspect_run, set_aside
 from detection.ablation.plan import Plan, Run
+from detection.errors import UserError
 
 
 def prepare_data(plan: Plan) -> None:
@@ -23,7 +24,7 @@ def prepare_data(plan: Plan) -> None:
 
 
 def inspect_all(plan: Plan) -> dict[str, RunStatus]:
-    """The status of each run, by its name; a `UserError` where a folder holds something other than a run."""
+    """The status of each run, by its name."""
     run_type = plan.ablation.run_type
     found = {run.name: inspect_run(run, run_type) for run in plan.trainings}
     for run in plan.runs:
@@ -42,7 +43,14 @@ def unplanned_runs(plan: Plan) -> list[Path]:
 def run_plan(
     plan: Plan, statuses: Mapping[str, RunStatus], launcher: Launcher, resume: bool, table: ProgressTable
 ) -> None:
-    """Run every run that is not finished, once; `resume` continues stopped runs that have a checkpoint."""
+    """Run every run that is not finished, once; `resume` continues stopped runs that have a checkpoint.
+
+    Raises:
+        UserError: a run is blocked; nothing is started then.
+    """
+    for run in plan.runs:
+        if statuses[run.name].state == "blocked":
+            raise UserError(statuses[run.name].reason)
     by_name = {run.name: run for run in plan.runs}
     began: dict[str, float] = {}
     queue = [queued for run in plan.runs if (queued := _enqueue(plan, run, statuses[run.name], resume, table))]

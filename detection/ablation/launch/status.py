@@ -11,8 +11,10 @@ from detection.ablation.plan import Run
 from detection.ablation.run_types import CorruptRun, RunType, StaleRun, read_json
 from detection.config.differences import differences
 from detection.errors import UserError
+from detection.runs.lock import LOCK
 
-_RUN_FILES = ("environment.json", "log.jsonl", "checkpoints", "tensorboard")
+# The first is what a power cut leaves of the second.
+_RUN_FILES = (".environment.json.*", "environment.json", "log.jsonl", "checkpoints", "tensorboard")
 
 
 @dataclass(frozen=True)
@@ -20,30 +22,39 @@ class RunStatus:
     """Status of a run.
 
     Attributes:
-        state: `finished`: complete, with this very config; `absent`: no folder; `stopped`: did not end; `corrupt`:
-            ended, but files are missing or contradict each other; `stale`: other settings or other data.
+        state: `finished`: complete, with this very config; `absent`: no folder, or nothing but a lock in it; `stopped`:
+            did not end; `corrupt`: ended, but files are missing or contradict each other; `stale`: other settings or
+            other data; `blocked`: something other than a run, or a run whose data cannot be read, which must not
+            be replaced.
         reason: why it is not finished.
         metrics: of a finished run, see `RunType.read`.
     """
 
-    state: Literal["finished", "absent", "stopped", "corrupt", "stale"]
+    state: Literal["finished", "absent", "stopped", "corrupt", "stale", "blocked"]
     reason: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 def inspect_run(run: Run, run_type: RunType) -> RunStatus:
-    """Read the status of a run; nothing is changed.
+    """Read the status of a run; nothing is changed."""
+    try:
+        return _inspect_run(run, run_type)
+    except UserError as error:
+        return RunStatus("blocked", str(error))
 
-    Raises:
-        UserError: the folder holds something other than a run, which must not be replaced.
-    """
+
+def _inspect_run(run: Run, run_type: RunType) -> RunStatus:
     folder = run.folder
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return RunStatus("absent", f"it ended with {line}" if (line := _last_line(run.log)) else "not run yet")
+    # A training locks its folder, then opens its data, and only then writes there.
+    if folder.is_dir() and [path.name for path in folder.iterdir()] == [LOCK]:
+        details = ["it did not begin to train", _last_line(run.log)]
+        return RunStatus("absent", ", ".join(filter(None, details)))
     try:
         plain = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        if not any((folder / name).exists() for name in _RUN_FILES):
+        if not any(any(folder.glob(pattern)) for pattern in _RUN_FILES):
             raise UserError(
                 f"{folder}: holds something other than a run; move it away, or choose another --output."
             ) from None
@@ -77,6 +88,8 @@ def inspect_evaluation(run: Run, run_type: RunType, trained: RunStatus) -> RunSt
         return RunStatus("absent", f"it ended with {line}" if line else str(error))
     except StaleRun as error:
         return RunStatus("stale", str(error))
+    except UserError as error:
+        return RunStatus("blocked", str(error))
 
 
 def set_aside(run: Run, output: Path) -> Path:

@@ -1,5 +1,6 @@
 """The answer to a question of one difference, in words: helps, hurts, level within ± x, or not with these seeds."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -38,7 +39,12 @@ class Answer:
 
 
 def judge(
-    interval: Interval | None, p_value: float | None, metric: str, best: float = 1.0, images: int = FEW_IMAGES
+    interval: Interval | None,
+    p_value: float | None,
+    metric: str,
+    best: float = 1.0,
+    images: int = FEW_IMAGES,
+    seeds: Sequence[int] = (),
 ) -> Answer:
     """Decide on a difference.
 
@@ -48,6 +54,7 @@ def judge(
         metric: its name, for the text.
         best: the higher mean of the two that are compared.
         images: number of evaluated images.
+        seeds: those of the ablation, which more would come after; none for 0, 1, …
     """
     margin = min(MARGIN, best / 4)
     if interval is None:
@@ -65,7 +72,9 @@ def judge(
     if margin < MARGIN:
         hardly = f"both have so low an {metric} that they have hardly learned: train for more epochs first"
         return Answer("undetermined", f"cannot be determined, {found}; {hardly}")
-    return Answer("undetermined", f"cannot be determined with these seeds, {found}; {_remedy(interval)}", by_seeds=True)
+    return Answer(
+        "undetermined", f"cannot be determined with these seeds, {found}; {_remedy(interval, seeds)}", by_seeds=True
+    )
 
 
 def _too_little(interval: Interval, images: int) -> str:
@@ -79,7 +88,7 @@ def _too_little(interval: Interval, images: int) -> str:
     return ""
 
 
-def _remedy(interval: Interval) -> str:
+def _remedy(interval: Interval, run: Sequence[int]) -> str:
     more = more_seeds(interval)
     if more is None:
         return (
@@ -87,7 +96,8 @@ def _remedy(interval: Interval) -> str:
             "difference stays as it is: more evaluation images would, or it is near the limits of what counts"
         )
     seeds = "1 more seed" if more == 1 else f"{more} more seeds"
-    option = ",".join(map(str, range(interval.seeds + more)))
+    wanted = [*(run or range(interval.seeds))]
+    option = ",".join(map(str, [*wanted, *range(max(wanted) + 1, max(wanted) + 1 + more)]))
     by = f" (--seeds {option})" if len(option) <= 30 else ""
     because = f"estimated from the variance between these {interval.seeds} if the difference stays as it is"
     return f"{seeds} would{by}, {because}"

@@ -49,6 +49,9 @@ def require_question(question: Question, variants: Mapping[str, Any], reference:
     Raises:
         UserError: an unknown or reserved name, or a default that is the reference.
     """
+    for name in question.where_crowded:
+        if name in variants:
+            raise UserError(f"question: where_crowded has {name!r}, which is a variant already; give it another name.")
     known = {*variants, *question.where_crowded}
     for name in (question.default, *question.drop):
         if name not in known:
@@ -72,9 +75,14 @@ def resolve_question(
 
     Returns:
         The ablation, and a sentence on each thing that was decided.
+
+    Raises:
+        UserError: one of its variants has the name of the wider reference.
     """
     question, reference = ablation.question, ablation.reference
     assert question is not None
+    if WIDER in ablation.variants:
+        raise UserError(f"variants: {WIDER!r} is {reference} as large as {question.default}; give yours another name.")
     variants, texts = {reference: tuple(ablation.variants[reference])}, list[str]()
     if control is None:
         texts.append(f"{question.default} has no more FLOPs than {reference}: there is no wider one to compare with")

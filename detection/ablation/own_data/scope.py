@@ -2,40 +2,102 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from detection.ablation.ablation import Ablation
-from detection.ablation.own_data.budget import Scope
+from detection.ablation.costs import MeasuredCosts
+from detection.ablation.own_data.budget import SAFETY, Scope, estimate
 from detection.ablation.plan import Plan
 from detection.atomic_write import write_json
+from detection.errors import UserError
 
 FILE = "budget.json"
 
 
-def scope_digest(plan: Plan, data: Sequence[str]) -> str:
-    """Digest of the runs that a scope is of, and of sentences on their data, not of the speed of the machine."""
-    return plan.ablation.run_type.digest({"runs": {run.name: run.digest for run in plan.runs}, "data": list(data)})
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """What is run, and what it was decided for.
+
+    Attributes:
+        scope: what is run.
+        digests: of each variant, see `scope_digests`.
+        seeds: of its estimate.
+        budget: hours; None: no limit.
+    """
+
+    scope: Scope
+    digests: Mapping[str, str]
+    seeds: tuple[int, ...]
+    budget: float | None
+
+    def lacks(self, seeds: Sequence[int]) -> list[int]:
+        """The seeds among these that it was not made for."""
+        return [seed for seed in seeds if seed not in self.seeds]
 
 
-def save_scope(output: Path, scope: Scope, digest: str, budget: float | None) -> None:
+def scope_digests(plan: Plan, data: Sequence[str]) -> dict[str, str]:
+    """Digest of each variant with any seed and of sentences on its data, not of the speed of the machine.
+
+    A decision holds for more seeds and for fewer variants than it was made for, as finished runs have to stay.
+    """
+    run_type, digests = plan.ablation.run_type, dict[str, str]()
+    for run in plan.runs:
+        if run.variant not in digests:
+            config = run_type.plain(run_type.override(run.config, ["seed=0"]))
+            digests[run.variant] = run_type.digest({"run": config, "data": list(data)})
+    return digests
+
+
+def save_decision(output: Path, decision: Decision) -> None:
     """Write what was decided, so that the same command goes on with the same runs."""
-    write_json(output / FILE, {"digest": digest, "budget": budget, **dataclasses.asdict(scope)})
+    write_json(output / FILE, dataclasses.asdict(decision))
 
 
-def read_scope(output: Path, digest: str, budget: float | None, *, any_budget: bool = False) -> Scope | None:
-    """What was decided before for the same runs and budget, or whatever budget; None where nothing was."""
+def read_decision(
+    output: Path, digests: Mapping[str, str], budget: float | None, *, any_budget: bool = False
+) -> Decision | None:
+    """What was decided before for these variants, or more, and this budget, or whatever budget; None: nothing was."""
     try:
         plain = json.loads((output / FILE).read_text(encoding="utf-8"))
-        if plain.pop("digest") != digest or (plain.pop("budget") != budget and not any_budget):
-            return None
-        return Scope(tuple(plain.pop("dropped")), plain.pop("epochs"), plain.pop("hours"), tuple(plain.pop("texts")))
+        of = plain["scope"]
+        scope = Scope(tuple(of["dropped"]), of["epochs"], of["hours"], tuple(of["texts"]))
+        known = Decision(scope, plain["digests"], tuple(plain["seeds"]), plain["budget"])
+        is_of_these = digests.items() <= known.digests.items() and (known.budget == budget or any_budget)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+    return known if is_of_these else None
 
 
-def apply_scope(ablation: Ablation, scope: Scope) -> tuple[Ablation, list[str]]:
-    """Return the ablation without the variants that are left out, and the changes of the base."""
-    kept = [name for name in ablation.variants if name not in scope.dropped]
+def with_more_seeds(known: Decision, plan: Plan, costs: MeasuredCosts | None, slots: int, spent: float) -> Decision:
+    """Let a decision hold for the seeds of a plan that it was not made for, which have its epochs and variants.
+
+    Args:
+        known: what was decided.
+        plan: with more seeds, before anything is left out.
+        costs: as they were measured for the decision.
+        slots: runs at a time.
+        spent: hours of the budget that are over; what the new seeds take has to fit into what is left of it.
+
+    Raises:
+        UserError: it does not.
+    """
+    scope, budget, more = known.scope, known.budget, known.lacks(plan.ablation.seeds)
+    found = dataclasses.replace(estimate(plan, costs, slots), seeds=len(more))
+    kept = [name for name in found.costs if name not in scope.dropped]
+    hours = found.hours(kept, scope.epochs or found.epochs)
+    text = f"{hours:.2f} h for {len(kept) * len(more)} runs of seeds {', '.join(map(str, more))} with as many epochs"
+    if budget is not None and SAFETY * hours > budget - spent:
+        raise UserError(
+            f"--budget-hours {budget:g}: is too little for more seeds: {text}, {SAFETY * hours:.2f} h with "
+            f"{SAFETY - 1:.0%} added for safety; give fewer at a time."
+        )
+    scope = dataclasses.replace(scope, hours=scope.hours + hours, texts=(*scope.texts, text))
+    return dataclasses.replace(known, scope=scope, seeds=(*known.seeds, *more))
+
+
+def apply_scope(ablation: Ablation, scope: Scope, wanted: Collection[str] = ()) -> tuple[Ablation, list[str]]:
+    """Return the ablation without the variants that are left out and not `wanted`, and the changes of the base."""
+    kept = [name for name in ablation.variants if name not in scope.dropped or name in wanted]
     changes = [] if scope.epochs is None else [f"{ablation.run_type.epochs_key}={scope.epochs}"]
     return ablation.only(kept), changes

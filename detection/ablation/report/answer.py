@@ -33,7 +33,7 @@ def answers(summary: AblationSummary) -> dict[str, Answer]:
         verdict = tested.get((default, rival))
         best = _best(summary, ablation.metric, rival)
         interval, p_value = (None, None) if verdict is None else (verdict.interval, verdict.p_mean)
-        found[rival] = judge(interval, p_value, ablation.metric, best, _images_of(summary))
+        found[rival] = judge(interval, p_value, ablation.metric, best, _images_of(summary), ablation.seeds)
     return {"": together(found, default, ablation.reference), **found}
 
 

@@ -1,7 +1,6 @@
 """The report of an ablation: missing runs first, then metrics, costs, commands and how to read all of it."""
 
 import re
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 
 from detection.ablation.costs import MeasuredCosts, cost_of
@@ -28,7 +27,7 @@ def build_report(
     costs: MeasuredCosts | None,
     controls: Mapping[str, Control],
     what: str,
-    command: Sequence[str],
+    command: str,
     remarks: Sequence[str] = (),
 ) -> list[Block]:
     """Build all blocks of the report.
@@ -38,7 +37,7 @@ def build_report(
         costs: of all variants.
         controls: size-matched controls by variant.
         what: that the controls match, `parameters` or `flops`.
-        command: that makes the report.
+        command: that makes the report, as it is pasted.
         remarks: on the data and the plan.
     """
     plan = summary.plan
@@ -50,7 +49,7 @@ def build_report(
     blocks += [*_controls(summary, controls, what), *_choice(plan), *_costs(summary, costs)]
     blocks += [Heading(2, "Runs"), *describe_runs(plan, summary.results), Heading(3, "Commands")]
     blocks.append(Paragraph("The ablation, from the folder that it was started in; then each run."))
-    blocks += [Code([shlex.join(command)]), Code([plan.printed_command(run) for run in plan.runs])]
+    blocks += [Code([command]), Code([plan.printed_command(run) for run in plan.runs])]
     return [*blocks, *_how_to_read(summary, count_intervals(blocks))]
 
 
@@ -144,12 +143,16 @@ def _metrics(summary: AblationSummary, data: str, costs: MeasuredCosts | None) -
     if scatter is not None:
         name = f"costs-{data}.png"
         blocks.append(Figure(name, f"{metric} on {data} over the costs of each variant.", to_png(scatter)))
-    return [*blocks, *_learning_curves(summary.plan, data)]
+    return [*blocks, *_learning_curves(summary, data)]
 
 
-def _learning_curves(plan: Plan, data: str) -> list[Block]:
-    metric = plan.ablation.metric
-    curves = {v: [read_curve(run.folder, metric) for run in plan.of(data, v)] for v in plan.variants}
+def _learning_curves(summary: AblationSummary, data: str) -> list[Block]:
+    plan, metric = summary.plan, summary.plan.ablation.metric
+    # Of finished runs and those on their way: what other settings or other data left has no place beside them.
+    other = {name for name, reason in summary.missing.items() if reason.startswith(("stale", "corrupt"))}
+    curves = {
+        v: [read_curve(run.folder, metric) for run in plan.of(data, v) if run.name not in other] for v in plan.variants
+    }
     figure = plot_learning(curves, metric, f"{metric} on {data} while training")
     if figure is None:
         return []

@@ -71,6 +71,12 @@ def test_words_have_the_numbers():
     assert judge(interval(0.0, 0.01, seeds=1), None, "AP").outcome == "undetermined"
 
 
+def test_more_seeds_come_after_those_that_were_run():
+    found = interval(0.02, 0.06, of_seed=0.0002)
+    assert "seeds would (--seeds 0,1,2,3," in judge(found, 0.5, "AP").text
+    assert "seeds would (--seeds 5,6,9,10," in judge(found, 0.5, "AP", seeds=(5, 6, 9)).text
+
+
 def test_what_has_hardly_learned_is_not_level():
     low = judge(interval(-0.003, 0.018), 0.6, "AP", best=0.031)
     assert low.outcome == "undetermined" and low.text.startswith("cannot be determined, AP −0.003")
