@@ -136,3 +136,13 @@ def norm_layer(norm: Norm, weights: str | None, eps: float = 1e-5) -> Callable[[
             "use norm='batch' or pre-trained weights."
         )
     return partial(FrozenBatchNorm2d if frozen else nn.BatchNorm2d, eps=eps)
+
+
+def gives_nhwc(network: nn.Module) -> bool:
+    """Whether a network, or the one that it wraps, gives feature maps (B, H, W, C), as some of timm's do.
+
+    A map's shape does not tell: its height may be its number of channels.
+    """
+    while isinstance(body := getattr(network, "body", None), nn.Module):
+        network = body
+    return getattr(network, "output_fmt", "NCHW") == "NHWC"

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from detection.backbones.backbone import Backbone, WrappedBackbone
+from detection.backbones.backbone import Backbone, WrappedBackbone, gives_nhwc
 from detection.context import RecurrentConv
 from detection.contracts import Context
 from detection.errors import UserError
@@ -37,14 +37,14 @@ class RecurrentStages(WrappedBackbone):
         layer: partial[Context] = RECURRENT_CONV,
     ) -> None:
         super().__init__(body)
-        ends = self.body.ends()
+        ends, is_nhwc = self.body.ends(), gives_nhwc(self.body)
         self.layers = nn.ModuleDict()
         for stage in recurrent_stages:
             if stage not in ends:
                 raise UserError(
                     f"recurrent_stages={recurrent_stages}: no layer can follow {stage!r}; it can {', '.join(ends)}."
                 )
-            inserted = _Inserted(layer(self.out_channels[stage]), self.out_channels[stage], stage)
+            inserted = _Inserted(layer(self.out_channels[stage]), self.out_channels[stage], stage, is_nhwc)
             # A method of a module, so that a copy of the backbone calls its own layers and not this one's.
             ends[stage].register_forward_hook(inserted.after)
             self.layers[stage] = inserted
@@ -57,18 +57,17 @@ class RecurrentStages(WrappedBackbone):
 class _Inserted(nn.Module):
     """A layer that changes the output of a module of the backbone."""
 
-    def __init__(self, layer: nn.Module, channels: int, stage: str) -> None:
+    def __init__(self, layer: nn.Module, channels: int, stage: str, is_nhwc: bool) -> None:
         super().__init__()
         if layer.out_channels != channels:
             raise UserError(
                 f"recurrent_stages: after {stage!r} a layer has {layer.out_channels} channels and the next one reads "
                 f"{channels}; it must keep them."
             )
-        self.layer, self.channels = layer, channels
+        self.layer, self.is_nhwc = layer, is_nhwc
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layer(x, torch.ones_like(x[:, :1], dtype=torch.bool))
 
     def after(self, _module: nn.Module, _inputs: Any, x: Tensor) -> Tensor:
-        # Some of timm's networks give (B, H, W, C).
-        return self(x) if x.shape[1] == self.channels else self(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return self(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1) if self.is_nhwc else self(x)

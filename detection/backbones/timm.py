@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from detection.backbones.backbone import Backbone, Norm, norm_layer
+from detection.backbones.backbone import Backbone, Norm, gives_nhwc, norm_layer
 from detection.backbones.folding import fold_frozen_norms
 from detection.errors import UserError
 from detection.weights import SUFFIXES, LoadReport, lite_wheel_tensors, load_state, read_state_file, read_state_url
@@ -61,11 +61,10 @@ class Timm(Backbone):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Return the feature maps of images (B, 3, H, W) by name; some networks give (B, H, W, C)."""
-        features = {}
+        features, is_nhwc = {}, gives_nhwc(self.body)
         for name, x in zip(self.all_names, self.body(images), strict=True):
             if name in self.out_channels:
-                is_first = x.shape[1] == self.out_channels[name]
-                features[name] = x if is_first else x.permute(0, 3, 1, 2).contiguous()  # (B, C, H, W)
+                features[name] = x.permute(0, 3, 1, 2).contiguous() if is_nhwc else x  # (B, C, H, W)
         return features
 
     def stages(self) -> dict[str, list[nn.Module]]:

@@ -42,7 +42,9 @@ class MaskedBatchNorm(nn.Module):
     def _update(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
         """Update the running statistics by those (C,) of a batch, unless it had no valid location."""
         norm = self.norm
-        assert norm.running_mean is not None and norm.running_var is not None and norm.num_batches_tracked is not None
+        if norm.num_batches_tracked is None:  # an activation checkpoint computes a batch again that is counted
+            return
+        assert norm.running_mean is not None and norm.running_var is not None
         some = (count > 0).to(mean.dtype)
         weight = some * (norm.momentum if norm.momentum is not None else 1 / (norm.num_batches_tracked + 1))
         norm.num_batches_tracked += some.to(norm.num_batches_tracked.dtype)

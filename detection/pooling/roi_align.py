@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -28,6 +29,16 @@ def require_levels(key: str, feature_maps: tuple[str, ...], in_channels: Mapping
         raise UserError(f"{key}={feature_maps}: have different channels; use the levels of an FPN, or one feature map.")
 
 
+def _require_pyramid(stages: tuple[str, ...], strides: Mapping[str, int]) -> None:
+    """Check that levels are one after another, as the rule by box size counts them: others would never be read."""
+    of_stages = [strides[stage] for stage in stages]
+    if any(coarse != 2 * fine for fine, coarse in pairwise(of_stages)):
+        raise UserError(
+            f"pool: {stages} have strides {', '.join(map(str, of_stages))}: levels that are chosen by a box's size "
+            "must be given finest first, each with twice the stride of the one before."
+        )
+
+
 class RoIAlign(Pool):
     """torchvision's `MultiScaleRoIAlign` with the true strides; in training on a CPU a faster one.
 
@@ -37,11 +48,14 @@ class RoIAlign(Pool):
     Args:
         in_channels: channels of each feature map by name.
         strides: pixels a location of each stands for, by name.
-        stages: the feature maps that are read, finest first.
+        stages: the feature map that is read, or levels of a pyramid, finest first, each of twice the stride before it.
         output_size: bins on a side of a descriptor.
         sampling_ratio: samples on a side of each bin; 0 adapts to the box.
         canonical_scale: side in pixels of a box that belongs to the level `canonical_level`.
         canonical_level: log2 of that level's stride.
+
+    Raises:
+        UserError: a map that there is not, or maps that are no such levels.
     """
 
     def __init__(
@@ -57,6 +71,7 @@ class RoIAlign(Pool):
     ) -> None:
         super().__init__()
         require_levels("pool.stages", stages, in_channels)
+        _require_pyramid(stages, strides)
         self.stages, self.out_channels, self.output_size = stages, in_channels[stages[0]], output_size
         self.align = MultiScaleRoIAlign(
             list(stages), output_size, sampling_ratio, canonical_scale=canonical_scale, canonical_level=canonical_level

@@ -164,6 +164,13 @@ def test_a_safetensors_file_is_loaded_and_reported(tmp_path):
     assert torch.equal(backbone.body["conv1"].weight, source.body["conv1"].weight)
 
 
+@torch.no_grad()
+def test_a_timm_network_of_channels_last_is_read_so_where_a_map_is_as_high_as_it_has_channels():
+    backbone = Timm("mambaout_femto", weights=None).eval()
+    assert backbone.out_channels["c2"] == 48
+    assert [*backbone(torch.zeros(1, 3, 192, 64))["c2"].shape] == [1, 48, 48, 16]
+
+
 def test_a_timm_safetensors_file_is_loaded(tmp_path):
     import timm
 

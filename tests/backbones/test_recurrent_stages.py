@@ -84,11 +84,13 @@ def test_any_context_can_be_the_layer():
 @torch.no_grad()
 def test_networks_that_give_channels_last_get_channels_last():
     torch.manual_seed(0)
-    inserted = _Inserted(RecurrentConv(6), 6, "c3")
-    x = torch.randn(2, 6, 4, 5)
-    expected = inserted.after(None, None, x)
-    assert not torch.equal(expected, x)
-    assert torch.equal(inserted.after(None, None, x.permute(0, 2, 3, 1)), expected.permute(0, 2, 3, 1))
+    inserted, permuted = (_Inserted(RecurrentConv(6), 6, "c3", is_nhwc) for is_nhwc in (False, True))
+    permuted.load_state_dict(inserted.state_dict())
+    for height in (4, 6):  # also as high as it has channels
+        x = torch.randn(2, 6, height, 5)
+        expected = inserted.after(None, None, x)
+        assert not torch.equal(expected, x)
+        assert torch.equal(permuted.after(None, None, x.permute(0, 2, 3, 1)), expected.permute(0, 2, 3, 1))
 
 
 def test_layers_are_a_separate_stage_so_that_they_learn_while_others_are_frozen():

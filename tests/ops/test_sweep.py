@@ -127,6 +127,15 @@ def test_equals_pytorchs_bidirectional_rnn(cell, theirs, along):
     torch.testing.assert_close(found, expected)
 
 
+@every_cell
+def test_what_is_not_finite_outside_of_an_image_is_not_read(cell):
+    torch.manual_seed(0)
+    cells, mask = make(cell), corner()
+    x, _ = draw(cells)
+    expected = sweep(cells, torch.where(mask, x, 0.0), mask, DIRECTIONS)
+    assert torch.equal(sweep(cells, torch.where(mask, x, torch.nan), mask, DIRECTIONS), expected)
+
+
 def test_accumulator_by_hand():
     x = torch.tensor([[1.0, -3, 2, 1], [0, 2, -1, -2], [-1, 1, 1, 1]]).view(1, 1, 3, 4).requires_grad_()
     y = sweep([Accumulator(1)] * 4, x, None, DIRECTIONS)

@@ -322,6 +322,8 @@ def test_the_bias_starts_at_zero_and_weights_by_xavier():
             r"pool.sources\[0\].feature_maps: there is no feature map 'c9'; .* p2, p3, p4, c3, context",
         ),
         ({"sources": (Source(("p2", "c3")),)}, r"pool.sources\[0\].feature_maps=\('p2', 'c3'\): .* different channels"),
+        ({"sources": (Source(("p2", "p4")),)}, r"pool: \('p2', 'p4'\) have strides 4, 16: .* twice the stride"),
+        ({"sources": (Source(("p3", "p2")),)}, r"pool: \('p3', 'p2'\) have strides 8, 4: .* finest first"),
         ({"amplitude": (1.0, 2.0)}, r"pool.amplitude=\(1.0, 2.0\): needs one number, or one for each of the 1 sources"),
         ({"reference": ("c9",)}, "pool.reference: there is no feature map 'c9'"),
         ({"init": "identity", "out_channels": 4}, r"pool.init=identity: pool.sources\[0\] has 8 .* the 4 channels"),

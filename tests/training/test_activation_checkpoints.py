@@ -7,15 +7,21 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from detection.backbones import FPN, ResNet, Tiny
+from detection.backbones import FPN, RecurrentStages, ResNet, Tiny
+from detection.cells import GRU, LSTM
+from detection.context import RecurrentConv, SpatialRNN
 from detection.training import run as run_module
 from detection.training.activation_checkpoints import checkpoint_stages
 from detection.training.freezing import freeze
 from detection.training.run import train
 from tests.tiny_runs import tiny_config
 
+WITH_LAYERS = partial(RecurrentStages, partial(Tiny, channels=(8, 16)), recurrent_stages=("c3",))
 BACKBONES = {
     "tiny": partial(Tiny, channels=(8, 16)),
+    "sweeps of LSTMs": partial(WITH_LAYERS, layer=partial(SpatialRNN, cell=partial(LSTM), hidden_channels=16)),
+    "sweeps of GRUs": partial(WITH_LAYERS, layer=partial(SpatialRNN, cell=partial(GRU), hidden_channels=16)),
+    "gated RCL": partial(WITH_LAYERS, layer=partial(RecurrentConv, norm="batch", gated=True)),
     "pyramid": partial(FPN, partial(ResNet, depth=18, weights=None), out_channels=16, norm="batch"),
 }
 

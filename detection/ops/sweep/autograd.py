@@ -204,8 +204,9 @@ def register(sweep: Any, sweep_backward: Any) -> None:
     def gradients(ctx: Any, grad: Tensor | None, _: Any) -> tuple[Tensor | None, ...]:
         if grad is None:
             return (None,) * 6
-        bias = ctx.saved_tensors[4]
-        grad_x, grad_weight, grad_bias = sweep_backward(grad, *ctx.saved_tensors, ctx.directions)
+        saved = ctx.saved_tensors  # read once, which is as often as an activation checkpoint permits
+        bias = saved[4]
+        grad_x, grad_weight, grad_bias = sweep_backward(grad, *saved, ctx.directions)
         return grad_x, grad_weight, None if bias is None else grad_bias, None, None, None
 
     sweep.register_fake(fake)

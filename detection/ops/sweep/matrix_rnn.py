@@ -29,9 +29,7 @@ def matrix_rnn(
         directions: K names separated by spaces.
         rectified: whether f is ReLU, else tanh.
     """
-    rows = as_rows(x)
-    if rectified:
-        rows = close(rows, valid, -torch.inf)
+    rows = close(as_rows(x), valid, -torch.inf if rectified else 0.0)
     out = rows.new_empty(*rows.shape[:3], len(weight), rows.shape[3])
     for places, names in groups(directions, weight.device):
         transposed = weight[places].transpose(1, 2)
