@@ -60,9 +60,12 @@ def main(argv: list[str] | None = None) -> None:
     if hasattr(options, "images") and not options.images.is_dir():
         raise UserError(f"{options.images} is no folder; give the folder of images as IMAGES")
     conversions = converter.convert(options)
+    inputs = _inputs(options)
     for conversion in conversions:
         if conversion.out.is_dir():
             raise UserError(f"{conversion.out} cannot be written: it is a folder; name a file as OUT.json")
+        if conversion.out.resolve() in inputs:
+            raise UserError(f"{conversion.out} is a file to read; give another OUT.json")
     for conversion in conversions:
         _write(conversion)
     if isinstance(paths := getattr(options, "paths", None), list) and len(paths) < 3:
@@ -73,6 +76,13 @@ def main(argv: list[str] | None = None) -> None:
 
         print()
         diagnose(examined)
+
+
+def _inputs(options: argparse.Namespace) -> set[Path]:
+    """Return the files and folders that were given to be read."""
+    given = [getattr(options, key, None) for key in ("source", "ids", "categories")]
+    given += getattr(options, "paths", [])[:2]  # the third of YOLO is OUT.json
+    return {Path(path).resolve() for path in given if path is not None}
 
 
 def _how_to_train(conversions: list[Conversion], folder: Path) -> str:

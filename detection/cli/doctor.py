@@ -52,6 +52,8 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"--fix {args.fix} is a folder: name the file to write.")
     if args.fix is not None and any(args.fix.resolve() == path.resolve() for path, _ in sets):
         raise UserError(f"--fix {args.fix} would overwrite the annotations: give the copy another name.")
+    if args.fix is not None and args.categories is not None and args.fix.resolve() == args.categories.resolve():
+        raise UserError(f"--fix {args.fix} would overwrite the file of --categories: give the copy another name.")
     if args.fix is None and (args.drop_boxes or args.merge_categories or args.categories):
         raise UserError("--drop-boxes, --merge-categories and --categories are for --fix OUT.json: add it.")
 

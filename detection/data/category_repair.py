@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detection.data.checks import Section, read_annotations, shortened
+from detection.data.federated import KEYS
+from detection.data.placeholders import placeholder_remark, placeholder_rows
 from detection.errors import UserError
 
 if TYPE_CHECKING:
@@ -62,14 +64,23 @@ def _merged(data: dict, path: Path, merge: bool, notes: "Notes") -> dict:
     if not target:
         return data
     categories = [entry for entry in data["categories"] if entry["id"] not in target]
-    return {**data, "categories": categories, "annotations": _with_ids(data["annotations"], target)}
+    return {**_with_ids(data, {entry["id"]: entry["id"] for entry in categories} | target), "categories": categories}
 
 
-def _with_ids(annotations: list[dict], target: dict[int, int]) -> list[dict]:
-    return [
+def _with_ids(data: dict, target: dict[int, int]) -> dict:
+    """Return a data set with new category ids in its annotations and in LVIS's lists of its images."""
+    annotations = [
         {**entry, "category_id": target[entry["category_id"]]} if _known(entry.get("category_id"), target) else entry
-        for entry in annotations
+        for entry in data["annotations"]
     ]
+    images = [{**entry, **listed_categories(entry, target)} for entry in data["images"]]
+    return {**data, "images": images, "annotations": annotations}
+
+
+def listed_categories(image: dict, target: dict[int, int]) -> dict[str, list[int]]:
+    """Return LVIS's lists of an image with new category ids, without those of no category."""
+    lists = {key: image[key] for key in KEYS if isinstance(image.get(key), list)}
+    return {key: list(dict.fromkeys(target[i] for i in ids if _known(i, target))) for key, ids in lists.items()}
 
 
 def _known(id_: object, target: dict[int, int]) -> bool:
@@ -77,6 +88,10 @@ def _known(id_: object, target: dict[int, int]) -> bool:
 
 
 def _renumbered(data: dict, path: Path, wanted: dict[str, int], notes: "Notes") -> dict:
+    classes = without_placeholders(data)
+    if left_out := [e["name"] for e in data["categories"] if e not in classes and e["name"] not in wanted]:
+        notes.append(f"left out: {placeholder_remark(left_out[0])}")
+        data = {**data, "categories": classes}
     unknown = [entry["name"] for entry in data["categories"] if entry["name"] not in wanted]
     if unknown:
         raise UserError(
@@ -91,16 +106,24 @@ def _renumbered(data: dict, path: Path, wanted: dict[str, int], notes: "Notes") 
         notes.append(f"added {len(absent)} categories without boxes: {shortened(absent, 5)}")
     own = {entry["name"]: entry for entry in data["categories"]}
     categories = [{**own.get(name, {}), "id": id_, "name": name} for name, id_ in wanted.items()]
-    return {**data, "categories": categories, "annotations": _with_ids(data["annotations"], target)}
+    return {**_with_ids(data, target), "categories": categories}
+
+
+def without_placeholders(data: dict) -> list[dict]:
+    """Return the categories of an annotation file that are classes: see `placeholder_rows`."""
+    # A placeholder's id is 0.
+    used = any(item.get("category_id") == 0 for item in data.get("annotations") or [])
+    rows = () if used else placeholder_rows(data["categories"])
+    return [entry for row, entry in enumerate(data["categories"]) if row not in rows]
 
 
 def categories_of(path: Path) -> dict[str, int]:
-    """Return the id of each category name of an annotation file.
+    """Return the id of each category name of an annotation file, without a placeholder that nothing has.
 
     Raises:
         UserError: The file cannot be read, or its categories are wrong.
     """
-    section = Section(path, "categories", read_annotations(path)["categories"])
+    section = Section(path, "categories", without_placeholders(read_annotations(path)))
     ids, names = section.ids(), section.column("name", {str}, "a text", "")
     section.unique(names, "name")
     if section.problems:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from detection.data.category_repair import without_placeholders
 from detection.data.images import image_size
 from detection.data.importing.text import read_lines
 from detection.data.json_files import read_json
@@ -140,16 +141,17 @@ def given_categories(given: str) -> dict[str, int]:
     """Return the id of each class name.
 
     Args:
-        given: a COCO JSON file, or names with commas between or a text file with one a line, which count from 1.
+        given: a COCO JSON file, whose placeholder is left out if nothing has it, or names with commas between or a
+            text file with one a line, which count from 1.
 
     Raises:
         UserError: it is neither, or names or ids repeat.
     """
     if given.endswith(".json"):
         try:
-            entries = read_json(Path(given))["categories"]
+            entries = without_placeholders(read_json(Path(given)))
             categories = {entry["name"]: int(entry["id"]) for entry in entries}
-        except (ValueError, KeyError, TypeError, OverflowError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise UserError(
                 f"{given} is no COCO file with categories ({error!r}); give another --categories"
             ) from error

@@ -100,7 +100,8 @@ def examine_set(path: Path, images: Path, masks: bool, options: RepairOptions) -
     unread = tables
     tables, _ = examine(readable, path)
     image_problems, facts = examine_images(tables, path, images, _progress)
-    found = problems + ([_renamed(unread, matches, path, images)] if matches else []) + image_problems
+    found = problems + _shared_names(tables, path)
+    found += ([_renamed(unread, matches, path, images)] if matches else []) + image_problems
     found += _examine_masks(data["annotations"], unread, path) if masks else []
     faults = [_listed(problem, path) for problem in found]
     faults += [["no image has a box"]] * bool(tables.iscrowd.all())
@@ -176,6 +177,19 @@ def _with_matched_names(data: dict, changes: Changes, folder: Path) -> tuple[dic
 def quoted(finding: Finding) -> str:
     """Return a finding's reading as a shell takes it."""
     return shlex.quote(finding.reading.name)
+
+
+def _shared_names(tables: Tables, path: Path) -> list[Problem]:
+    """Return the problem of a placeholder that has boxes, and so is a class, and has another category's name."""
+    names = tables.category_names
+    shared = [row for row in tables.placeholders if names.count(names[row]) > 1 and row in tables.category_rows]
+    if not shared:
+        return []
+    sentence = (
+        f"{path}: category 0 has boxes and the name of another category, {names[shared[0]]!r}: give it another name, "
+        "or use --fix OUT.json --merge-categories."
+    )
+    return [Problem("shared name", sentence, "categories", tuple(shared), (0,) * len(shared))]
 
 
 def _renamed(tables: Tables, matches: dict[int, NameMatch], path: Path, folder: Path) -> Problem:

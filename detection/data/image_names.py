@@ -3,7 +3,7 @@
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -28,7 +28,8 @@ class NameMatch:
 def match_names(folder: Path, file_names: Sequence[str], rows: Sequence[int]) -> dict[int, NameMatch]:
     """Match names that lead to no file of a folder with its files.
 
-    A match is unique: only one file fits, no other image has that file, and no two names fit the same one.
+    A match is unique: only one file fits, no other image has that file, and no two names fit the same one. A name whose
+    folder is there matches no file of another folder, which would be another image of the same name.
 
     Args:
         folder: The image folder.
@@ -46,7 +47,9 @@ def match_names(folder: Path, file_names: Sequence[str], rows: Sequence[int]) ->
         (difference, form, _unique(files, lambda file, form=form: form(file.rpartition("/")[2])))
         for difference, form in _FORMS
     ]
-    found = {row: match for row in rows if (match := _match(file_names[row], tables, bases)) is not None}
+    matched = {row: match for row in rows if (match := _match(file_names[row], tables, bases)) is not None}
+    folders = folder_names(folder) if matched else set()
+    found = {row: match for row, match in matched.items() if may_mean(file_names[row], match.name, folders)}
     left = set(rows)
     taken = {os.path.normpath(name) for row, name in enumerate(file_names) if row not in left and name}
     times = Counter(match.name for match in found.values())
@@ -57,6 +60,28 @@ def match_names(folder: Path, file_names: Sequence[str], rows: Sequence[int]) ->
     for position in {*missing, *escaping}:
         del unique[order[position]]
     return unique
+
+
+def folder_names(folder: Path) -> set[str]:
+    """Return the names of all folders below a folder, in the form that `may_mean` compares."""
+    return {_FORMS[-1][1](name) for _, names, _ in os.walk(folder) for name in names}
+
+
+def may_mean(written: str, file: str, folders: Collection[str]) -> bool:
+    """Whether a name may mean a file, by the folders that both are in.
+
+    Args:
+        written: The name.
+        file: The file, relative to the image folder.
+        folders: Those of `folder_names`.
+    """
+    own = _parent(_plain(written)[0])
+    return own not in folders or own == _parent(file)
+
+
+def _parent(name: str) -> str:
+    parts = [part for part in name.split("/") if part not in ("", ".", "..")]
+    return _FORMS[-1][1](parts[-2]) if len(parts) > 1 else ""
 
 
 def _files(folder: Path) -> list[str]:

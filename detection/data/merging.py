@@ -1,5 +1,6 @@
 """COCO files joined to one: categories by name, all ids from 1, images under one folder."""
 
+import math
 import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -7,7 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from detection.data.category_repair import listed_categories
 from detection.data.checks import BOX_KINDS, examine, read_annotations, shortened
+from detection.data.federated import KEYS
 from detection.data.image_paths import missing_and_escaping
 from detection.data.placeholders import placeholder_rows
 from detection.errors import UserError
@@ -59,7 +62,8 @@ class Merger:
         self._infos.append({"file": path.name, "info": data.get("info")})
         licenses = self._add_licenses(data.get("licenses"))
         categories = self._add_categories(data, path)
-        images = self._add_images(data["images"], folder, licenses, path)
+        entries = [{**image, **listed_categories(image, categories)} for image in data["images"]]
+        images = self._add_images(entries, folder, licenses, path)
         old = self._boxes.copy()
         for item in data["annotations"]:
             self._add_annotation(item, images[item["image_id"]], categories[item["category_id"]], old)
@@ -142,17 +146,29 @@ class Merger:
                 known = self.coco["images"][self._images[name] - 1]
                 if (known["width"], known["height"]) != (entry["width"], entry["height"]):
                     raise UserError(f"{path}: image {name} has another size than in an earlier file; correct one")
+                for key in KEYS:
+                    if isinstance(entry.get(key), list) and isinstance(known.get(key, []), list):
+                        known[key] = list(dict.fromkeys([*known.get(key, []), *entry[key]]))
             ids[entry["id"]] = self._images[name]
         return ids
 
     def _add_annotation(self, item: dict, image: int, category: int, old: set[tuple]) -> None:
-        box = (image, category, repr(item.get("bbox")), bool(item.get("iscrowd")))
+        box = (image, category, _box_key(item.get("bbox")), bool(item.get("iscrowd")))
         if box in old:
             self.counts["boxes that a file before has too, kept once"] += 1
             return
         self._boxes.add(box)
         annotations = self.coco["annotations"]
         annotations.append({**item, "id": len(annotations) + 1, "image_id": image, "category_id": category})
+
+
+def _box_key(box: Any) -> tuple[float, ...] | str:
+    """Return what is equal for equal boxes, of integers or not; one that is not finite numbers is its text."""
+    try:
+        numbers = tuple(map(float, box))
+    except (TypeError, ValueError, OverflowError):
+        return repr(box)
+    return numbers if all(map(math.isfinite, numbers)) else repr(box)
 
 
 def common_folder(folders: Sequence[Path]) -> Path:

@@ -94,12 +94,14 @@ def read_values(data: dict) -> tuple[dict, Changes]:
     images, image_ids = _numbered(data["images"], "image", changes)
     images = [_sized(entry, changes) for entry in images]
     by_name, by_file = _ids_by(categories, "name"), _ids_by(images, "file_name")
+    entries = data["annotations"]
+    found = {
+        "image_id": _references(entries, "image_id", image_ids, by_file, changes),
+        "category_id": _references(entries, "category_id", category_ids, by_name, changes),
+    }
     annotations = []
-    for entry in data["annotations"]:
-        new = _annotation(entry)
-        for key, known, other in (("image_id", image_ids, by_file), ("category_id", category_ids, by_name)):
-            if key in entry and (found := _reference(entry[key], known, other)) is not None:
-                new[key] = found
+    for row, entry in enumerate(entries):
+        new = _annotation(entry) | {key: ids[row] for key, ids in found.items() if ids[row] is not None}
         annotations.append(_changed(entry, new, "annotation", changes))
     return {**data, "categories": categories, "images": images, "annotations": annotations}, changes
 
@@ -150,14 +152,31 @@ def _numbered(entries: list[dict], noun: str, changes: Changes) -> tuple[list[di
     return read, new
 
 
-def _reference(value: Any, known: dict, by_name: dict) -> int | None:
-    """Return the new id that an image_id or category_id means, None where it names nothing known."""
-    key = _key(value)
-    if key in known:
-        return known[key]
-    if isinstance(value, str) and type(by_name.get(value)) is int:
-        return by_name[value]
-    return integer(value)
+def _references(entries: list[dict], key: str, known: dict, by_name: dict, changes: Changes) -> list[int | None]:
+    """Return the new id that the image_id or category_id of each annotation means, None where it names nothing known.
+
+    A text can be the id of one entry and the name of another, such as of digits: it is read as an id, unless all texts
+    are names and some are no ids.
+    """
+    values = [entry.get(key) for entry in entries]
+    texts = {value for value in values if isinstance(value, str) and _key(value) not in known}
+    numbers = {id_ for (_, old), id_ in known.items() if integer(old) == id_}
+    ids = {text: id_ for text in texts if (id_ := integer(text)) in numbers}
+    names = {text: by_name[text] for text in texts if type(by_name.get(text)) is int}
+    are_names = texts == set(names) and texts != set(ids)
+    means = ids | names if are_names else names | ids
+    found: list[int | None] = []
+    for entry, value in zip(entries, values, strict=True):
+        if isinstance(value, str) and value in means:
+            found.append(means[value])
+            if value in ids and names.get(value, ids[value]) != ids[value]:
+                read = "names, as texts that are no ids show" if are_names else "ids"
+                kind = f"annotation {key} in quotes that fits an id and another's name: all are read as {read}"
+                changes.setdefault(kind, []).append(entry.get("id"))
+        else:
+            old = _key(value)
+            found.append(known[old] if old in known else integer(value))
+    return found
 
 
 def _named(entry: dict, changes: Changes) -> dict:

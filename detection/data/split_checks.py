@@ -61,7 +61,11 @@ def split_remarks(splits: Sequence[ExaminedSplit]) -> list[str]:
 
 
 def _categories(split: ExaminedSplit) -> dict[str, int]:
-    return dict(zip(split.tables.category_names, split.tables.category_ids.tolist(), strict=True))
+    """Return the id of each category name, without a placeholder that nothing has."""
+    tables = split.tables
+    unused = set(tables.placeholders) - set(np.unique(tables.category_rows).tolist())
+    pairs = enumerate(zip(tables.category_names, tables.category_ids.tolist(), strict=True))
+    return dict(pair for row, pair in pairs if row not in unused)
 
 
 def _filled(split: ExaminedSplit) -> set[str]:

@@ -31,4 +31,10 @@ def ensure_scenes(data: DataConfig, splits: Collection[str] = SPLITS) -> None:
     if missing := missing_splits(folder, infos):
         count = " + ".join(str(info["images"]) for info in missing)
         print(f"drawing {count} images of ContextScenes {scenes.task!r} into {folder}", flush=True)
-    make(folder, infos)
+    keys = " and ".join(f"data.{info['split']}.annotations" for info in infos)
+    make(
+        folder,
+        infos,
+        elsewhere=f"name another folder in {keys}",
+        replacing=f"replace it by `detection scenes {folder} --task {scenes.task} … --overwrite`",
+    )

@@ -116,8 +116,21 @@ def _made_from(info: dict) -> dict:
     return {key: value for key, value in info.items() if key not in ("split", "images", "description")}
 
 
-def make(out: Path, infos: list[dict], overwrite: bool = False) -> bool:
+def make(
+    out: Path,
+    infos: list[dict],
+    overwrite: bool = False,
+    elsewhere: str = "choose another OUT folder",
+    replacing: str = "pass --overwrite to replace it",
+) -> bool:
     """Write the splits that `out` lacks, one `split_info` for each; a new data set all of it or nothing.
+
+    Args:
+        out: folder of the data set.
+        infos: what each split is drawn from.
+        overwrite: replace ContextScenes of other parameters.
+        elsewhere: how a person gives another folder, for messages.
+        replacing: how a person replaces ContextScenes of other parameters, for messages.
 
     Returns:
         False when `out` already held all of them and nothing was done.
@@ -130,7 +143,7 @@ def make(out: Path, infos: list[dict], overwrite: bool = False) -> bool:
     if missing == []:
         return False
     if out.exists():
-        _check_replaceable(out, overwrite or missing is not None)
+        _check_replaceable(out, overwrite or missing is not None, elsewhere, replacing)
     try:
         if missing is not None and out.exists():
             for info in missing:
@@ -145,19 +158,29 @@ def make(out: Path, infos: list[dict], overwrite: bool = False) -> bool:
         # Another process may have finished the same data set first.
         if missing_splits(out, infos) != []:
             reason = error.strerror or error
-            raise UserError(f"{out} cannot be written ({reason}); choose another OUT folder") from error
+            raise UserError(f"{out} cannot be written ({reason}); {elsewhere}") from error
     return True
 
 
-def _check_replaceable(out: Path, overwrite: bool) -> None:
+def _check_replaceable(out: Path, overwrite: bool, elsewhere: str, replacing: str) -> None:
     """Raise unless `out` is an empty folder, or a data set made here that may be replaced."""
     if not out.is_dir():
-        raise UserError(f"{out} is a file; choose another OUT folder")
-    foreign = {path.name for path in out.iterdir()} - {name for split in SPLITS for name in (split, f"{split}.json")}
-    if foreign:
-        raise UserError(f"{out} holds files that are no ContextScenes ({min(foreign)}); choose another OUT folder")
-    if any(out.iterdir()) and not overwrite:
+        raise UserError(f"{out} is a file; {elsewhere}")
+    names = {path.name for path in out.iterdir()}
+    if foreign := names - {name for split in SPLITS for name in (split, f"{split}.json")}:
+        raise UserError(f"{out} holds files that are no ContextScenes ({min(foreign)}); {elsewhere}")
+    if foreign := [split for split in SPLITS if names & {split, f"{split}.json"} and not _drawn_here(out, split)]:
+        raise UserError(f"{out} holds a data set that is no ContextScenes ({foreign[0]}); {elsewhere}")
+    if names and not overwrite:
         raise UserError(
-            f"{out} holds ContextScenes of other parameters, or an incomplete set; "
-            f"choose another OUT folder or pass --overwrite to replace it"
+            f"{out} holds ContextScenes of other parameters, or an incomplete set; {elsewhere} or {replacing}"
         )
+
+
+def _drawn_here(out: Path, split: str) -> bool:
+    """Whether a split, with all its images or not, was drawn by `write_split`."""
+    try:
+        info = json.loads((out / f"{split}.json").read_text(encoding="utf-8"))["info"]
+        return info["task"] in TASKS and info["description"].startswith("ContextScenes")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False

@@ -58,6 +58,27 @@ def test_mistakes_get_one_sentence(folder, capsys):
     assert not (folder / "coco.json").exists()
 
 
+def test_no_input_is_replaced(folder, capsys):
+    (folder / "list.txt").write_text("a\n")
+    (folder / "names.txt").write_text("dog\n")
+    assert convert.main(["--from=voc", "xml", "images", "coco.json"]) == 0
+    assert convert.main(["--from=voc", "xml", "images", "coco.json"]) == 0  # a former output
+    assert convert.main(["--from=tensorbox", "--back", "coco.json", "images", "box.json"]) == 0
+    before = {path: path.read_bytes() for path in folder.glob("*.*")}
+    for arguments in (
+        ["--from=voc", "xml", "images", "list.txt", "--ids=list.txt"],
+        ["--from=voc", "xml", "images", "coco.json", "--categories=./coco.json"],
+        ["--from=voc", "xml", "images", "xml/../names.txt", "--categories=names.txt"],
+        ["--from=tensorbox", "coco.json", "images", "coco.json", "--back"],
+        ["--from=tensorbox", "box.json", "images", "box.json", "--categories=dog"],
+    ):
+        capsys.readouterr()
+        assert convert.main(arguments) == 2
+        error = capsys.readouterr().err
+        assert f"error: {arguments[3]} is a file to read; give another OUT.json" in error
+    assert {path: path.read_bytes() for path in folder.glob("*.*")} == before
+
+
 def test_what_is_written_is_examined_unless_it_is_not_wanted(folder, capsys):
     arguments = ["--from=voc", "xml", "images", "coco.json"]
     assert convert.main(arguments) == 0

@@ -7,6 +7,8 @@ import pytest
 from PIL import Image
 
 from detection.cli import doctor
+from detection.data.coco_index import load_index
+from detection.data.dataset import match_categories
 from tests.coco_files import small, write, write_image
 from tests.data.mutations import draw_set
 from tests.hostile_names import KINDS, printed
@@ -330,6 +332,70 @@ def test_categories_take_the_ids_of_another_file(tmp_path, capsys):
     result = json.loads(fixed.read_text())
     assert result["categories"] == small()["categories"]
     assert [a["category_id"] for a in result["annotations"]] == [a["category_id"] for a in small()["annotations"]]
+
+
+def _with_placeholder(data, name="animals"):
+    data["categories"] = [{**category, "supercategory": name} for category in data["categories"]]
+    data["categories"].insert(0, {"id": 0, "name": name, "supercategory": "none"})
+    return data
+
+
+@pytest.mark.parametrize("of_train", [True, False])
+def test_the_placeholder_of_one_split_is_no_category_of_the_other(tmp_path, capsys, of_train):
+    val = small()
+    val["categories"] = [{"id": 1, "name": "dog"}, {"id": 9, "name": "cat"}]
+    for annotation in val["annotations"]:
+        annotation["category_id"] = {9: 1, 3: 9}[annotation["category_id"]]
+    train = write(tmp_path, _with_placeholder(small()) if of_train else small(), "train.json")
+    val = write(tmp_path, val if of_train else _with_placeholder(val), "val.json")
+    images, fixed = tmp_path / "images", tmp_path / "fixed.json"
+    report = _run(capsys, train, images, "--with", val, images)[1]
+    assert "has other ids than" in report and "lacks" not in report
+    code, report, error = _run(capsys, val, images, "--fix", fixed, "--categories", train)
+    assert code == 0 and "animals" not in json.loads(fixed.read_text())["categories"][0]["name"], error
+    assert ("left out: category 0, 'animals', is no class" in report) is not of_train
+    match_categories(load_index(train), load_index(fixed))
+    assert _code(train, images, "--with", fixed, images) == 0
+
+
+def test_a_placeholder_with_boxes_and_the_name_of_a_class_is_reported(tmp_path, capsys):
+    data = _with_placeholder(small(), "dog")
+    images, fixed = tmp_path / "images", tmp_path / "fixed.json"
+    assert _run(capsys, write(tmp_path, data), images)[0] == 0
+    data["annotations"][0]["category_id"] = 0
+    path = write(tmp_path, data)
+    code, report, _ = _run(capsys, path, images, "--fix", fixed, "--merge-categories")
+    assert code == 1 and "category 0 has boxes and the name of another category, 'dog'" in report
+    load_index(fixed)
+    assert _run(capsys, fixed, images)[0] == 0
+
+
+def test_the_lists_of_lvis_take_the_ids_of_their_categories(tmp_path, capsys):
+    data = small()
+    train = write(tmp_path, {**data, "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]}, "train.json")
+    data["images"][0] |= {"neg_category_ids": [9, 77], "not_exhaustive_category_ids": [3, 9]}  # 77 is no category
+    path, images, fixed = write(tmp_path, data), tmp_path / "images", tmp_path / "fixed.json"
+    names = {category["id"]: category["name"] for category in data["categories"]}
+    assert names == {9: "dog", 3: "cat"}
+
+    def lists():
+        image = json.loads(fixed.read_text())["images"][0]
+        return image["neg_category_ids"], image["not_exhaustive_category_ids"]
+
+    _run(capsys, path, images, "--fix", fixed, "--categories", train)
+    assert lists() == ([2], [1, 2])
+    data["categories"][0]["name"] = "cat"
+    _run(capsys, write(tmp_path, data), images, "--fix", fixed, "--merge-categories")
+    assert lists() == ([9], [9])
+
+
+def test_the_copy_does_not_replace_the_file_of_categories(tmp_path, capsys):
+    path, train = write(tmp_path, small()), write(tmp_path, small(), "train.json")
+    before = train.read_bytes()
+    arguments = (path, tmp_path / "images", "--categories", train, "--fix", tmp_path / "images/../train.json")
+    code, _, error = _run(capsys, *arguments)
+    assert code == 2 and "would overwrite the file of --categories" in error and error.count("\n") == 1
+    assert train.read_bytes() == before
 
 
 def test_splits_are_examined_together(tmp_path, capsys):

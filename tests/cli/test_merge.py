@@ -64,6 +64,36 @@ def test_an_image_that_two_files_list_is_one_with_equal_boxes_once(tmp_path, cap
     assert "boxes repeat another" in text  # as the first file has it
 
 
+def test_equal_boxes_of_integers_and_of_floats_are_one(tmp_path, capsys):
+    first = make(tmp_path, "a", {1: "dog"}, [(7, 1), (7, 1, [1, 1, 2]), (8, 1, [1, 1, float("nan"), 2])])
+    items = [(7, 1, [1.0, 1.0, 3.0, 3.0]), (7, 1, [1, 1, 2]), (8, 1, [1, 1, float("nan"), 2]), (7, 1, [1, 1, 3, 3.5])]
+    data = joined(tmp_path, first, [make(tmp_path, "b", {1: "dog"}, items)[0], first[1]], ["--no-check"])
+    assert [str(a["bbox"]) for a in data["annotations"]] == [
+        "[1, 1, 3, 3]", "[1, 1, 2]", "[1, 1, nan, 2]", "[1, 1, 3, 3.5]",
+    ]  # fmt: skip
+    assert "has too, kept once: 3" in capsys.readouterr().out
+
+
+def test_the_lists_of_lvis_take_the_new_ids_and_are_joined(tmp_path):
+    lists = (
+        [{"neg_category_ids": [1], "not_exhaustive_category_ids": [2]}, {"neg_category_ids": []}],
+        [{"neg_category_ids": [2, 3]}, {"not_exhaustive_category_ids": [1, 99]}],  # 99 is no category
+    )
+    first = make(tmp_path, "a", {1: "zebra", 2: "apple"}, [(7, 2)])
+    second = make(tmp_path, "b", {1: "apple", 2: "cat", 3: "zebra"}, [(7, 1)])
+    for pair, listed in zip((first, second), lists, strict=True):
+        data = json.loads(open(pair[0]).read())
+        data["images"] = [{**image, **own} for image, own in zip(data["images"], listed, strict=True)]
+        open(pair[0], "w").write(json.dumps(data))
+
+    def of(data):
+        keys = ("neg_category_ids", "not_exhaustive_category_ids")
+        return [[image.get(key) for key in keys] for image in data["images"]]
+
+    assert of(joined(tmp_path, first, second)) == [[[1], [2]], [[], None], [[3, 1], None], [None, [2]]]
+    assert of(joined(tmp_path, first, [second[0], first[1]])) == [[[1, 3], [2]], [[], [2]]]
+
+
 def test_differences_of_names_and_supercategories_are_reported(tmp_path, capsys):
     first = make(tmp_path, "a", {1: {"name": "Cat", "supercategory": "animal"}, 2: "dog"}, [(7, 1)])
     second = make(tmp_path, "b", {1: "cat ", 2: {"name": "dog"}, 3: {"name": "Cat", "supercategory": "pet"}}, [(7, 1)])

@@ -40,6 +40,14 @@ def test_only_unique_matches_count(folder):
     assert match_names(folder, ["none.png", "", "..", "http://[", "\ud800.png"], range(5)) == {}
 
 
+def test_a_name_whose_folder_is_there_means_no_file_of_another_folder(folder):
+    for written in ("sub/only.png", "/data/SUB/only.png", "er/b.png", "sub\\img1.JPG"):
+        assert match_names(folder, [written], [0]) == {}, written
+    assert match_names(folder, ["er/only.png"], [0])[0].name == "deep/er/only.png"
+    (folder / "empty").mkdir()
+    assert match_names(folder, ["empty/only.png"], [0]) == {}
+
+
 def test_a_link_out_of_the_folder_is_no_match(folder, tmp_path):
     (tmp_path / "outside.png").touch()
     (folder / "link.png").symlink_to(tmp_path / "outside.png")

@@ -63,3 +63,23 @@ def test_ids_of_several_types_stay_apart():
     ids = [image["id"] for image in read["images"]]
     assert ids[0] == 10 and ids[1] not in (10, 30) and type(ids[1]) is int
     assert [annotation["image_id"] for annotation in read["annotations"]] == [ids[1], 10, 10, ids[1]]
+
+
+@pytest.mark.parametrize(
+    ("texts", "ids", "rule"),
+    [
+        (["1", "2", "3"], [1, 2, 3], "ids"),  # all three are names of the following classes, too
+        (["1", "4"], [1, 4], "ids"),
+        (["0", "1", "2"], [1, 2, 3], "names"),  # no class has the id 0
+        (["0", "4", "2"], [1, 4, 2], "ids"),  # no class has the name 4
+    ],
+)
+def test_texts_that_are_ids_and_names_are_read_by_one_rule(texts, ids, rule):
+    data = small()
+    data["categories"] = [{"id": id_, "name": str(id_ - 1)} for id_ in (1, 2, 3, 4)]
+    data["annotations"] = [{**data["annotations"][0], "id": n, "category_id": text} for n, text in enumerate(texts)]
+    read, changes = read_values(data)
+    assert [annotation["category_id"] for annotation in read["annotations"]] == ids
+    assert [kind for kind in changes if "fits an id and another's name: all are read as " + rule in kind]
+    data["categories"] = [{"id": id_, "name": f"{id_}"} for id_ in (1, 2, 3, 4)]
+    assert not [kind for kind in read_values(data)[1] if "another's name" in kind]

@@ -187,6 +187,24 @@ def test_a_folder_of_other_files_is_never_replaced(tmp_path, capsys):
     assert (tmp_path / "thesis.tex").read_text() == "important"
 
 
+@pytest.mark.parametrize("info", [None, [], {"task": "shapes"}, {"task": "mine", "description": "ContextScenes"}])
+def test_a_user_s_data_set_of_the_same_file_names_is_never_replaced(tmp_path, capsys, info):
+    for split in ("train", "val"):
+        (tmp_path / split).mkdir()
+        (tmp_path / split / "a.png").write_text("important")
+        data = {"images": [], "annotations": [], "categories": []} | ({} if info is None else {"info": info})
+        (tmp_path / f"{split}.json").write_text(json.dumps(data))
+    before = tree_hashes(tmp_path)
+    for options in ((), ("--overwrite",)):
+        assert make(tmp_path, "--train", "1", "--val", "1", *options) == 2
+        error = capsys.readouterr().err
+        assert "holds a data set that is no ContextScenes (train); choose another OUT folder\n" in error
+    for split in ("train", "val"):
+        (tmp_path / f"{split}.json").unlink()
+    assert make(tmp_path, "--train", "1", "--val", "1", "--overwrite") == 2  # images alone
+    assert {name: hash_ for name, hash_ in before.items() if name.endswith("png")} == tree_hashes(tmp_path)
+
+
 def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt

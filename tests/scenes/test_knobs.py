@@ -195,8 +195,11 @@ def test_a_config_s_training_draws_what_an_evaluation_did_not(tmp_path, capsys):
         ensure_scenes(data, splits)
         assert capsys.readouterr().out.partition(" images")[0] == printed
     assert len(list(tmp_path.glob("set/*/*.png"))) == 6
-    with pytest.raises(UserError, match="holds ContextScenes of other parameters"):
+    with pytest.raises(UserError, match="holds ContextScenes of other parameters") as raised:
         ensure_scenes(dataclasses.replace(data, scenes=ScenesConfig(task="row", train=2, val=1, size=64, seed=1)))
+    assert "another folder in data.train.annotations and data.val.annotations or" in str(raised.value)
+    assert f"`detection scenes {tmp_path / 'set'} --task row … --overwrite`" in str(raised.value)
+    assert "OUT" not in str(raised.value)
 
 
 def test_a_figure_shows_six_images(tmp_path, capsys):

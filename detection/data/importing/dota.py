@@ -9,6 +9,7 @@ and `difficult` may be left out. The upright box around the four corners is the 
   training ignores too.
 - Classes are the names in all files, sorted, numbered from 1; give the second split `--categories train.json`.
 - An empty file is an image without objects. Images without a file are not converted.
+- Files in folders below LABELS are read too; their images are in the same folders below IMAGES, or have unique names.
 """
 
 import argparse
@@ -23,7 +24,8 @@ from detection.data.conversion import (
     conversion_report,
     named_categories,
 )
-from detection.data.importing.images import ImageFinder, add_skip_missing
+from detection.data.importing.images import add_skip_missing
+from detection.data.importing.label_files import LabeledImages, label_files
 from detection.data.importing.text import finite_number, read_lines
 from detection.errors import UserError
 
@@ -43,7 +45,7 @@ def convert(options: argparse.Namespace) -> list[Conversion]:
     """Return the COCO data, and the report on it."""
     if not options.source.is_dir():
         raise UserError(f"{options.source} is no folder; give the folder of text files as LABELS")
-    paths = [path for path in sorted(options.source.glob("*.txt")) if not path.name.startswith("._")]
+    paths = label_files(options.source, ".txt")
     if not paths:
         raise UserError(f"{options.source} holds no .txt file; give the folder of text files as LABELS")
     labels = [read_labels(path) for path in paths]
@@ -52,8 +54,10 @@ def convert(options: argparse.Namespace) -> list[Conversion]:
         uses.setdefault(class_, where)
     categories = named_categories(options.categories, dict(sorted(uses.items())))
     builder = CocoBuilder({"description": "converted from DOTA"}, options.images, categories, decimals=6)
-    finder, counts = ImageFinder(options.images, options.skip_missing), Counter[str]()
-    files = finder.find([path.stem for path in paths], [str(path) for path in paths])
+    remedy = "put the label file in a folder of the same name as the image's"
+    finder, counts = LabeledImages(options.images, options.skip_missing, remedy=remedy), Counter[str]()
+    places = [path.relative_to(options.source).parent / path.stem for path in paths]
+    files = finder.find([finder.at(place) or place.as_posix() for place in places], [str(path) for path in paths])
     for path, file, of_file in zip(paths, files, labels, strict=True):
         if file is None:
             continue
@@ -67,6 +71,7 @@ def convert(options: argparse.Namespace) -> list[Conversion]:
     lists = {
         "boxes without size, left out": builder.without_size,
         "label files without an image, left out": finder.left_out,
+        "label files that several images fit, left out": finder.ambiguous,
     }
     return [Conversion(options.out, builder.coco, conversion_report(builder.coco, shown, lists), options.images)]
 

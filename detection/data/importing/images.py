@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from detection.data.image_names import match_names
+from detection.data.image_names import folder_names, match_names, may_mean
 from detection.data.image_paths import IMAGE_SUFFIXES, missing_and_escaping
 from detection.errors import UserError
+from detection.names import short_line
 
 
 @dataclass
@@ -28,7 +29,8 @@ class ImageFinder:
     def find(self, written: Sequence[str], sources: Sequence[str]) -> list[str | None]:
         """Return the file that each name must mean, relative to the folder.
 
-        A name may have backslashes, folders in front, another case, or another suffix or none, if only one file fits.
+        A name may have backslashes, folders in front, another case, or another suffix or none, if only one file fits
+        and the name's folder is not there. How many names changed is printed, but for suffixes that are added.
 
         Args:
             written: the names.
@@ -43,18 +45,25 @@ class ImageFinder:
         missing, escaping = missing_and_escaping(self.folder, written)
         matches = match_names(self.folder, written, sorted({*missing, *escaping}))
         found: list[str | None] = list(written)
-        stems = self._stems() if len(matches) < len(missing) + len(escaping) else {}
+        by_stem = len(matches) < len(missing) + len(escaping)
+        stems, folders = (self._stems(), folder_names(self.folder)) if by_stem else ({}, set())
+        changed = []
         for row in (*missing, *escaping):
-            found[row] = matches[row].name if row in matches else self._by_stem(written[row], stems)
-            if found[row] is None:
+            file = matches[row].name if row in matches else self._by_stem(written[row], stems, folders)
+            found[row] = file
+            if file is None:
                 self._not_there(written[row], sources[row])
+            elif os.path.splitext(file)[0] != written[row]:
+                changed.append(f"{written[row]} is {file}")
+        if changed:
+            print(short_line(f"images found under another name: {len(changed)} (first {changed[0]})"))
         return found
 
-    def _by_stem(self, written: str, stems: dict[str, list[str]]) -> str | None:
+    def _by_stem(self, written: str, stems: dict[str, list[str]], folders: set[str]) -> str | None:
         name = written.replace("\\", "/").rpartition("/")[2]
         for stem in (name, Path(name).stem):
             if len(files := stems.get(stem, [])) == 1:
-                return files[0]
+                return files[0] if may_mean(written, files[0], folders) else None
         return None
 
     def _stems(self) -> dict[str, list[str]]:

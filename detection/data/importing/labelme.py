@@ -9,10 +9,13 @@
 - Classes are the labels in all files, sorted, numbered from 1; `--categories labels.txt` takes another order, without
   LabelMe's `__ignore__` and `_background_`.
 - `imageData` is not read: IMAGES has the images. Images without a JSON file are not converted.
+- Files in folders below FOLDER are read too. `imagePath` is relative to its file, or has folders in front that are not
+  there.
 """
 
 import argparse
 import math
+import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +29,8 @@ from detection.data.conversion import (
     conversion_report,
     named_categories,
 )
-from detection.data.importing.images import ImageFinder, add_skip_missing
+from detection.data.importing.images import add_skip_missing
+from detection.data.importing.label_files import LabeledImages, label_files
 from detection.data.json_files import read_json
 from detection.errors import UserError
 
@@ -48,7 +52,7 @@ class LabelMeShape:
 
 @dataclass(frozen=True)
 class LabelMeFile:
-    """One JSON file: its path, the image's name and (width, height) as written, and shapes."""
+    """One JSON file: its path, the image's path ("" for none) and (width, height) as written, and shapes."""
 
     path: Path
     image: str
@@ -72,14 +76,17 @@ def convert(options: argparse.Namespace) -> list[Conversion]:
         uses.setdefault(shape.label, shape.where)
     categories = named_categories(options.categories, dict(sorted(uses.items())))
     builder = CocoBuilder({"description": "converted from LabelMe"}, options.images, categories, decimals=6)
-    finder, counts, sizes = ImageFinder(options.images, options.skip_missing), Counter[str](), []
-    found = finder.find([file.image for file in files], [str(file.path) for file in files])
+    remedy = "write the image's folder in imagePath"
+    finder = LabeledImages(options.images, options.skip_missing, remedy=remedy)
+    counts, sizes = Counter[str](), []
+    written = [_image(file, options.source, finder) for file in files]
+    found = finder.find(written, [str(file.path) for file in files])
     for file, name in zip(files, found, strict=True):
         if name is None:
             continue
         size = builder.add_image(name, str(file.path), "leave one of them out")
         if None not in file.size and file.size != size:
-            sizes.append(f"{file.path.name} has {file.size}, {name} is {size}: the image's size is used")
+            sizes.append(f"{file.path} has {file.size}, {name} is {size}: the image's size is used")
         for shapes in _objects(file.shapes, counts):
             _add(builder, shapes, categories, counts)
     shown: dict[str, object] = {**counts, "boxes clipped to their image": builder.clipped}
@@ -88,12 +95,13 @@ def convert(options: argparse.Namespace) -> list[Conversion]:
         "images of another size than in their annotation": sizes,
         "JSON files without shapes, not read": others,
         "images that are not there, left out with their annotations": finder.left_out,
+        "JSON files that several images fit, left out": finder.ambiguous,
     }
     return [Conversion(options.out, builder.coco, conversion_report(builder.coco, shown, lists), options.images)]
 
 
 def read_labelme(folder: Path, others: list[str]) -> list[LabelMeFile]:
-    """Return the files of a folder, sorted by name; names of those that are no annotations go to `others`.
+    """Return the files of a folder and below it, sorted; names of those that are no annotations go to `others`.
 
     Raises:
         UserError: a file is damaged, or there is none.
@@ -101,24 +109,35 @@ def read_labelme(folder: Path, others: list[str]) -> list[LabelMeFile]:
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder; give the folder of JSON files as FOLDER")
     files = []
-    for path in sorted(folder.glob("*.json")):
-        if path.name.startswith("._"):
-            continue
+    for path in label_files(folder, ".json"):
         data = read_json(path)
         if isinstance(data, dict) and isinstance(data.get("shapes"), list):
             files.append(_file(data, path))
         else:
-            others.append(path.name)
+            others.append(str(path.relative_to(folder)))
     if not files:
         raise UserError(f"{folder} holds no JSON file with shapes; give the folder that LabelMe wrote as FOLDER")
     return files
 
 
 def _file(data: dict, path: Path) -> LabelMeFile:
-    image = data.get("imagePath")
-    name = image.replace("\\", "/").rpartition("/")[2] if isinstance(image, str) else ""
+    image = given if isinstance(given := data.get("imagePath"), str) else ""
     shapes = [_shape(shape, f"{path}, shape {row}") for row, shape in enumerate(data["shapes"], 1)]
-    return LabelMeFile(path, name or path.stem, (data.get("imageWidth"), data.get("imageHeight")), shapes)
+    return LabelMeFile(path, image, (data.get("imageWidth"), data.get("imageHeight")), shapes)
+
+
+def _image(file: LabelMeFile, folder: Path, finder: LabeledImages) -> str:
+    """Return the image's name in IMAGES, where the path leads there from the file's folder or its like; or the path."""
+    below, images = file.path.parent.relative_to(folder), finder.folder.resolve()
+    written = file.image.replace("\\", "/")
+    for base in (folder.resolve() / below, images / below):
+        path = Path(os.path.normpath(base / written))
+        if written and path.is_relative_to(images) and path.is_file():
+            return path.relative_to(images).as_posix()
+    if "/" in written:
+        return file.image
+    place = below / (Path(written).stem or file.path.stem)
+    return finder.at(place) or file.image or place.as_posix()
 
 
 def _shape(shape: Any, where: str) -> LabelMeShape:

@@ -8,7 +8,7 @@ DATA is a folder, or its data.yaml. After the first form, `detection train finet
 
 - Classes are those of data.yaml (or of classes.txt, or --categories), in their order, numbered from 1.
 - An image without a label file, or with an empty one, is a negative; both are counted. A label file is where the last
-  folder `images` of the image's path is `labels`, or next to the image.
+  folder `images` of the image's path is `labels`, or next to the image. A test split without any is not converted.
 - A line of 5 values is a box. One with 8 coordinates is a rotated box or an outline of four points, one with others an
   outline: the upright box around it is the box, and the outline its polygon. Keypoints (`kpt_shape` in data.yaml) are
   left out and counted.
@@ -26,6 +26,7 @@ from detection.data.conversion import CocoBuilder, Conversion, conversion_report
 from detection.data.importing.text import finite_number, read_lines
 from detection.data.importing.yolo_layout import (
     NO_LABELS,
+    TEXTS,
     YoloSet,
     YoloSplit,
     add_split,
@@ -60,13 +61,16 @@ def convert(options: argparse.Namespace) -> list[Conversion]:
     labels = paths[0] if len(paths) == 3 else None
     found = _pair(*paths[:2]) if labels else open_yolo(paths[0])
     classes = _classes(found, options.categories)
+    all_readers = [_Reader(found, split, classes, labels) for split in found.splits]
+    readers = [reader for reader in all_readers if not reader.is_unlabeled_test()]
+    found.splits = [reader.split for reader in readers]
     outs = [paths[2]] if labels else _outs(found, paths)
-    readers = [_Reader(found, split, classes, labels) for split in found.splits]
     made = [
         Conversion(out, *reader.read(), _shown(reader.split.folder, paths[0]))
         for out, reader in zip(outs, readers, strict=True)
     ]
-    remarks = found.remarks + _unused(readers)
+    remarks = found.remarks + ["test: no image has a label file, not converted"] * (len(all_readers) - len(readers))
+    remarks += _unused(all_readers)
     if remarks:
         report = "\n".join([made[-1].report, *(f"  {short_line(remark)}" for remark in remarks)])
         made[-1] = replace(made[-1], report=report)
@@ -145,6 +149,12 @@ class _Reader:
         self.counts: Counter[str] = Counter()
         self.used: set[Path] = set()
         self.folders: set[Path] = set()
+        self._other_case: dict[Path, dict[str, Path]] = {}
+
+    def is_unlabeled_test(self) -> bool:
+        """Return whether this is the test split, next to others, and no image has a label file."""
+        is_test = self.split.name == "test" and len(self.found.splits) > 1
+        return is_test and not any(self._label(image) for image in self.split.images)
 
     def read(self) -> tuple[dict, str]:
         """Return the COCO data, and the report on it."""
@@ -164,9 +174,10 @@ class _Reader:
                 self._add(line.split(), f"{label}, line {line_number}", size)
         if not self.used:
             places = ", ".join(map(str, sorted(self.folders)[:3]))
+            line = f", or remove the line {self.split.line}" if self.split.line and len(self.found.splits) > 1 else ""
             raise UserError(
                 f"{self.split.folder}: none of the {len(self.split.images)} images has a label file in {places}; give "
-                "LABELS IMAGES OUT.json"
+                f"LABELS IMAGES OUT.json{line}"
             )
         counts: dict[str, object] = {**self.counts, "boxes clipped to their image": self.builder.clipped}
         left_out = {"boxes without size, left out": self.builder.without_size}
@@ -178,7 +189,14 @@ class _Reader:
         else:
             candidates = label_paths(image)
         self.folders |= {path.parent for path in candidates}
-        return next((path for path in candidates if path.is_file()), None)
+        found = next((path for path in candidates if path.is_file()), None)
+        return found or next((path for path in map(self._in_other_case, candidates) if path), None)
+
+    def _in_other_case(self, path: Path) -> Path | None:
+        """Return the file of a label file's name whose suffix is in another case, such as `.TXT`."""
+        if path.parent not in self._other_case:
+            self._other_case[path.parent] = {text.stem: text for text in sorted(path.parent.glob(TEXTS))}
+        return self._other_case[path.parent].get(path.stem)
 
     def _add(self, words: list[str], where: str, size: tuple[int, int]) -> None:
         class_ = finite_number(words[0], where)
@@ -219,6 +237,8 @@ def _unused(readers: list[_Reader]) -> list[str]:
     """Return a remark on label files that belong to no image."""
     used = {path for reader in readers for path in reader.used}
     folders = {folder for reader in readers for folder in reader.folders if folder.is_dir()}
-    texts = {path for folder in folders for path in folder.glob("*.txt")} - used
-    left = sorted(str(path) for path in texts if path.name not in NO_LABELS)
+    texts = {path for folder in folders for path in folder.glob(TEXTS)} - used
+    # Where case does not matter, a.TXT was read as a.txt.
+    texts -= {path for path in texts if (lower := path.with_suffix(".txt")) in used and lower.samefile(path)}
+    left = sorted(str(path) for path in texts if path.name.lower() not in NO_LABELS)
     return [f"text files that belong to no image, not read: {len(left)} ({shortened(left, 3)})"] if left else []

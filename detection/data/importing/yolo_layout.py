@@ -15,8 +15,11 @@ from detection.errors import UserError
 SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 """Names of each split's folder or key."""
 
-NO_LABELS = frozenset({"classes.txt", "train.txt", "val.txt", "valid.txt", "test.txt", "README.txt"})
-"""Text files of data sets that are no label files."""
+NO_LABELS = frozenset({"classes.txt", "train.txt", "val.txt", "valid.txt", "test.txt", "readme.txt"})
+"""Text files of data sets that are no label files, in lower case."""
+
+TEXTS = "*.[tT][xX][tT]"
+"""Pattern of label files."""
 
 _CLASS_FILES = ("classes.txt", "obj.names", "_darknet.labels")
 _YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
@@ -25,11 +28,12 @@ _UNREAD = frozenset({".avif", ".dng", ".heic", ".heif", ".jfif", ".jp2", ".mpo",
 
 @dataclass(frozen=True)
 class YoloSplit:
-    """The images of one split, and the folder that their names are relative to."""
+    """The images of one split, the folder that their names are relative to, and where it is named, for messages."""
 
     name: str
     folder: Path
     images: list[Path]
+    line: str = ""
 
 
 @dataclass
@@ -82,7 +86,7 @@ def is_yolo(folder: Path) -> bool:
     if any(path.suffix in (".yaml", ".yml") and _is_data(path) for path in folder.iterdir()):
         return True
     labels = [folder / "labels", *(folder / name / "labels" for names in SPLITS.values() for name in names)]
-    if any(next(path.rglob("*.txt"), None) for path in labels):
+    if any(next(path.rglob(TEXTS), None) for path in labels):
         return True
     return any((folder / name).is_file() for name in _CLASS_FILES)
 
@@ -136,7 +140,7 @@ def _from_yaml(path: Path) -> YoloSet:
             entries = value if isinstance(value, list) else [value]
             paths = [_entry(str(entry), key, found, path) for entry in entries]
             if all(paths):
-                add_split(split, [p for p in paths if p is not None], found)
+                add_split(split, [p for p in paths if p is not None], found, f"`{key}:` of {path}")
     if not found.splits:
         raise UserError(f"{path} names no images: it needs train and val, each a folder or a list of image files")
     return found
@@ -235,8 +239,8 @@ def _moved(written: str, root: Path) -> Path | None:
     return next((path for path in ends if path.exists()), None)
 
 
-def add_split(name: str, paths: list[Path], found: YoloSet) -> None:
-    """Add a split of these folders and lists of images.
+def add_split(name: str, paths: list[Path], found: YoloSet, line: str = "") -> None:
+    """Add a split of these folders and lists of images, which a line of a file names.
 
     Raises:
         UserError: there is no image, or a list names one that is not there.
@@ -248,7 +252,7 @@ def add_split(name: str, paths: list[Path], found: YoloSet) -> None:
         raise UserError(f"{', '.join(map(str, paths))}: no image there for the split {name}; check {found.source}")
     folders = {str(image.parent) for image in images}
     only = paths[0] if len(paths) == 1 and paths[0].is_dir() else Path(os.path.commonpath(folders))
-    found.splits.append(YoloSplit(name, only, list(images)))
+    found.splits.append(YoloSplit(name, only, list(images), line))
 
 
 def label_paths(image: Path) -> list[Path]:

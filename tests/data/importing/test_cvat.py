@@ -121,6 +121,19 @@ def test_missing_images_are_named_or_skipped(cvat, capsys):
     assert len(read(arguments[2])["images"]) == 1 and "left out with their annotations: 1" in capsys.readouterr().out
 
 
+def test_names_that_change_are_counted_and_folders_that_are_there_are_kept(cvat, capsys):
+    arguments = cvat(BOX, name="gone/a.bmp", more=f'<image id="1" name="train/b.png">{BOX}</image>')
+    for file in ("val/b.png", "train/c.png"):
+        add_image(arguments[1] / file)
+    fails(capsys, ("no image train/b.png", "--skip-missing"), "cvat", *arguments)
+    (arguments[1] / "val/b.png").rename(arguments[1] / "val/b.jpg")  # another suffix is another file, too
+    fails(capsys, ("no image train/b.png",), "cvat", *arguments)
+    (arguments[1] / "val/b.jpg").rename(arguments[1] / "train/B.png")
+    assert converted("cvat", *arguments) == 0
+    assert [image["file_name"] for image in read(arguments[2])["images"]] == ["a.png", "train/B.png"]
+    assert "images found under another name: 2 (first gone/a.bmp is a.png)" in capsys.readouterr().out
+
+
 def test_other_categories_are_those_given(cvat, capsys):
     arguments = cvat(BOX)
     assert converted("cvat", *arguments, "--categories=ant,cow,zebra") == 0

@@ -73,6 +73,32 @@ def test_folders_without_labels_or_images_are_named(dota, tmp_path, capsys):
     assert len(read(out)["images"]) == 1 and "without an image, left out: 1" in capsys.readouterr().out
 
 
+def test_files_in_folders_below_have_the_images_of_the_same_folders(dota, tmp_path, capsys):
+    arguments = dota(PLANE)
+    for image in ("one/P1.png", "two/P1.png", "other/P2.png"):
+        add_image(tmp_path / "images" / image)
+    for label in ("one/P1.txt", "two/P1.TXT", "three/P2.txt"):
+        add_text(tmp_path / "labelTxt" / label, PLANE)
+    assert converted("dota", *arguments, "--no-check") == 0
+    names = {image["file_name"] for image in read(arguments[2])["images"]}
+    assert names == {"P0001.png", "one/P1.png", "two/P1.png", "other/P2.png"}
+    add_text(tmp_path / "labelTxt/P1.txt", PLANE)
+    fails(capsys, ("P1.txt", "several images", "one/P1.png, two/P1.png"), "dota", *arguments)
+    assert converted("dota", *arguments, "--no-check", "--skip-missing") == 0
+    assert "label files that several images fit, left out: 1" in capsys.readouterr().out
+
+
+def test_an_unused_placeholder_among_given_categories_is_no_class(dota, tmp_path):
+    classes = [
+        {"id": 0, "name": "ships", "supercategory": "none"},
+        {"id": 1, "name": "plane", "supercategory": "ships"},
+    ]
+    (tmp_path / "train.json").write_text(json.dumps({"annotations": [{"category_id": 1}], "categories": classes}))
+    arguments = dota(PLANE)
+    assert converted("dota", *arguments, f"--categories={tmp_path / 'train.json'}") == 0
+    assert read(arguments[2])["categories"] == [{"id": 1, "name": "plane"}]
+
+
 def test_there_and_back(tmp_path):
     hotcoco = pytest.importorskip("hotcoco")
     coco = sample(tmp_path / "images")

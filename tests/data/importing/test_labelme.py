@@ -119,6 +119,33 @@ def test_bad_folders_and_files_are_named(labelme, capsys, tmp_path):
     fails(capsys, ("no JSON file with shapes",), "labelme", *arguments)
 
 
+def test_files_in_folders_below_are_read_and_folders_of_images_kept(tmp_path, capsys):
+    def write(name: str, image: str | None) -> None:
+        data = {"shapes": [shape("rectangle", [5, 5], [9, 9])], "imagePath": image}
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(json.dumps(data))
+
+    images = [f"{folder}/{name}.png" for folder in ("cam1", "cam2") for name in "abc"]
+    for image in images:
+        add_image(tmp_path / "im" / image)
+    write("ann/a.json", "..\\im\\cam1\\a.png")  # relative to the file
+    write("ann/second.json", "D:\\photos\\cam2\\a.png")  # with folders in front that are not there
+    write("ann/cam1/b.json", "b.png")  # in the folder of the same name
+    write("ann/cam2/b.json", "b.jpg")
+    write("ann/cam1/c.json", None)
+    write("ann/cam2/c.json", "c")
+    write("ann/.hidden/c.json", "c")
+    (tmp_path / "ann/cam2/other.json").write_text("{}")
+    arguments = (tmp_path / "ann", tmp_path / "im", tmp_path / "out.json")
+    assert converted("labelme", *arguments, "--no-check") == 0
+    assert sorted(image["file_name"] for image in read(arguments[2])["images"]) == images
+    assert "cam2/other.json" in capsys.readouterr().out
+    write("ann/a.json", "a.png")
+    fails(capsys, ("a.json: several images", "fit a.png (cam1/a.png, cam2/a.png)"), "labelme", *arguments)
+    assert converted("labelme", *arguments, "--no-check", "--skip-missing") == 0
+    assert "several images fit, left out: 1" in capsys.readouterr().out
+
+
 def test_there_and_back(tmp_path):
     coco = sample(tmp_path / "images")
     names = {c["id"]: c["name"] for c in coco["categories"]}

@@ -216,6 +216,46 @@ def test_bad_folders_and_images_are_named(tmp_path, capsys):
     fails(capsys, ("a.jpg", "is empty"), "yolo", tmp_path)
 
 
+def with_splits(root, *unlabeled: str):
+    yaml = "names: [cat]\n"
+    for split in ("train", "val", "test"):
+        yaml += f"{split}: images/{split}\n"
+        add_image(root / f"images/{split}/{split}.jpg")
+        if split not in unlabeled:
+            add_text(root / f"labels/{split}/{split}.txt", BOX)
+    add_text(root / "data.yaml", yaml)
+    return root
+
+
+def test_a_test_split_without_labels_is_not_converted(tmp_path, capsys):
+    add_text(with_splits(tmp_path, "test") / "labels/test/orphan.txt", BOX)
+    assert converted("yolo", tmp_path, "--no-check") == 0
+    assert sorted(path.name for path in (tmp_path / "annotations").iterdir()) == ["train.json", "val.json"]
+    text = capsys.readouterr().out
+    assert "test: no image has a label file, not converted" in text and "orphan.txt" in text
+    add_text(tmp_path / "data.yaml", "names: [cat]\ntest: images/test\n")
+    fails(capsys, ("none of the 1 images has a label file",), "yolo", tmp_path)
+
+
+def test_another_split_without_labels_may_be_removed(tmp_path, capsys):
+    with_splits(tmp_path, "val")
+    fails(capsys, ("images/val: none", f"or remove the line `val:` of {tmp_path}/data.yaml"), "yolo", tmp_path)
+    assert not (tmp_path / "annotations").exists()
+
+
+def test_label_files_may_have_a_suffix_in_another_case(tmp_path, capsys):
+    small(tmp_path)
+    (tmp_path / "labels/a.txt").rename(tmp_path / "labels/a.TXT")
+    add_text(tmp_path / "labels/orphan.Txt", BOX)
+    assert converted("yolo", tmp_path, "--no-check") == 0
+    assert boxes_of(read(tmp_path / "annotations/train.json")) == {"a": [("cat", ITS_BOX)]}
+    assert "belong to no image, not read: 1" in capsys.readouterr().out
+    add_text(tmp_path / "labels/a.txt", "1 0.5 0.5 0.25 0.5")
+    assert converted("yolo", tmp_path, "--no-check") == 0
+    assert boxes_of(read(tmp_path / "annotations/train.json")) == {"a": [("dog", ITS_BOX)]}
+    assert "belong to no image, not read: 2" in capsys.readouterr().out
+
+
 def test_two_yaml_files_need_a_choice_and_other_ones_do_not_count(tmp_path, capsys):
     small(tmp_path)
     (tmp_path / "data.yaml").rename(tmp_path / "one.yaml")
