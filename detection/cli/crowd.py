@@ -10,6 +10,7 @@ class; precision_recall.png and miss_rate.png draw all detectors in one figure, 
 
 import argparse
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         raise UserError("Name a run folder, or a results file by --results R.json --annotations A.json.")
     if args.results and args.annotations is None:
         raise UserError("--results needs the ground truth too: add --annotations A.json.")
+    if args.count_threshold is not None and not math.isfinite(args.count_threshold):
+        raise UserError(f"--count-threshold {args.count_threshold}: must be a finite number, a score.")
     if args.output is not None and args.output.exists() and not args.output.is_dir():
         raise UserError(f"{args.output}: --output must be a folder, and this is a file.")
     return args
@@ -50,14 +53,23 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def find_sources(args: argparse.Namespace) -> dict[str, tuple[Path, str]]:
     """Find results file and annotations file of every detector, by the shortest name that is unique."""
-    sources = [(run, run / "results.json", args.annotations or run_annotations(run)) for run in args.runs]
-    sources += [(path.with_suffix(""), path, args.annotations) for path in args.results]
-    short = [path.resolve().name for path, _, _ in sources]
-    names = [name if short.count(name) == 1 else str(path) for name, (path, _, _) in zip(short, sources, strict=True)]
-    for name in names:
-        if names.count(name) > 1:
-            raise UserError(f"{name}: named twice; name every detector once.")
-    return {name: (results, ground_truth) for name, (_, results, ground_truth) in zip(names, sources, strict=True)}
+    named = [*args.runs, *args.results]
+    places = [path.resolve() for path in named]
+    for position, path in enumerate(named):
+        if places[position] in places[:position]:
+            raise UserError(f"{path}: named twice; name every detector once.")
+    sources = [(run / "results.json", args.annotations or run_annotations(run)) for run in args.runs]
+    sources += [(path, args.annotations) for path in args.results]
+    return dict(zip(_unique_names(args.runs, args.results), sources, strict=True))
+
+
+def _unique_names(runs: list[Path], files: list[Path]) -> list[str]:
+    """Names of runs and results files, of which no two are the same path: with folders or suffix where names clash."""
+    paths = [*runs, *(path.with_suffix("") for path in files)]
+    names = [path.resolve().name for path in paths]
+    for longer in (paths, [*runs, *files]):
+        names = [name if names.count(name) == 1 else str(path) for name, path in zip(names, longer, strict=True)]
+    return names if len(set(names)) == len(names) else [str(path) for path in (*runs, *files)]
 
 
 def run_annotations(run: Path) -> str:

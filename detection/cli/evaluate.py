@@ -81,6 +81,7 @@ def evaluate_results(
         raise UserError(f"{output}: --output must be a folder, and this is a file.")
     if output is not None:
         require_no_run(output)
+        _require_kept(output, results_file, Path(annotations))
     ground_truth = read_ground_truth(annotations)
     if slice_by is not None:
         add_attribute(ground_truth, annotations, slice_by)
@@ -91,6 +92,14 @@ def evaluate_results(
     return metrics
 
 
+def _require_kept(output: Path, *read: Path) -> None:
+    """Refuse a folder in which a file that is read would be replaced."""
+    written = {(output / name).resolve() for name in ("metrics.json", "results.json")}
+    for path in read:
+        if path.resolve() in written:
+            raise UserError(f"{output}: {path} is read, and would be replaced; choose another --output.")
+
+
 @command_line
 def main(argv: list[str] | None = None) -> None:
     """Evaluate and print a table, then notes on what is odd."""
@@ -98,11 +107,9 @@ def main(argv: list[str] | None = None) -> None:
     if args.results is not None:
         metrics = evaluate_results(args.results, args.annotations, args.output, args.ignore_classes, args.slice_by)
     else:
-        from detection.training.evaluate import evaluate_run, evaluation_folder
+        from detection.training.evaluate import evaluate_run
 
         args.split = args.split or "val"
-        kinds = args.checkpoint, args.context_from, args.ignore_classes
-        args.output = args.output or evaluation_folder(Path(args.run), args.annotations, args.split, *kinds)
         keys = (
             "split",
             "annotations",
@@ -114,7 +121,8 @@ def main(argv: list[str] | None = None) -> None:
             "context_from",
             "slice_by",
         )
-        metrics = evaluate_run(args.run, **{k: getattr(args, k) for k in keys}, classes_ignored=args.ignore_classes)
+        options = {k: getattr(args, k) for k in keys} | {"classes_ignored": args.ignore_classes}
+        metrics = evaluate_run(args.run, **options, on_written=lambda folder: setattr(args, "output", folder))
         if metrics is None:  # of several processes only the first has the metrics
             return
     from detection.evaluation import metrics_table

@@ -19,7 +19,7 @@ and of videos:
   detections.csv    the same columns with frame (from 0) and time (in seconds) after the file
 
 In an image much larger than the detector's input, small objects are lost. --tiles 640 cuts it into overlapping tiles
-of 640x640 pixels, detects in each and in the full image, and merges what they find.
+of 640x640 pixels, detects in each and in the full image, unless that is too thin for it, and merges what they find.
 
 An image or video that cannot be read, or not to its end, is named and the others are done all the same; the exit code
 is then 1. Exit code 2: a mistake in the command, or nothing could be read; nothing is written.

@@ -10,7 +10,6 @@ without ground truth, which it leaves out, and gains of AP50 within 0.003 of its
 import csv
 import importlib.util
 import io
-from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ import numpy as np
 from detection.errors import UserError
 from detection.evaluation.coco import renumbered
 from detection.evaluation.columns import CocoDataset, CocoResults, class_names, known_results, positions
-from detection.names import short_names
+from detection.names import csv_name, short_names
 from detection.reports.document import markdown_table
 
 KINDS = {
@@ -32,6 +31,8 @@ KINDS = {
 """TIDE's kinds of error, as hotcoco and here."""
 OBJECTS = {"no objects": 0, "1 object": 1, "2 to 4 objects": 4, "5 to 9 objects": 9, "10 objects or more": 1 << 30}
 """Subsets of images by their most ground-truth boxes, crowds left out."""
+OVERLAPPING = ("overlapping objects", "no overlapping objects")
+"""Subsets of images with any objects by whether two of them overlap."""
 OVERLAP = 0.3
 """IoU from which two ground-truth boxes overlap."""
 LISTED_VALUES = 50
@@ -53,15 +54,16 @@ def analyze_errors(
         Plain data: `delta_AP50` (what AP50 would gain if all errors of a kind were mended, by kind, and `all false
         positives`, `all missed`), `counts` by kind, `calibration` (`error`, the expected calibration error, `largest`
         and `bins`), `subsets` (`images`, `AP` and `AP50` of images by number of objects, with and without overlapping
-        ones, and by `slice_by`) and `label_errors` (`file_name`, `image_id`, `kind`, `class`, `box` xywh, `score`,
-        and of a wrong label `annotation_id` and `annotated`), the most confident first.
+        ones, and by `slice_by`: `KEY value` and `no KEY`, or `KEY=value` and `without KEY` where a name is taken) and
+        `label_errors` (`file_name`, `image_id`, `kind`, `class`, `box` xywh, `score`, and of a wrong label
+        `annotation_id` and `annotated`), the most confident first.
 
     Raises:
         UserError: hotcoco is needed for `slice_by`, or that has too many values.
     """
+    if slice_by is not None:
+        require_slices(ground_truth, slice_by)
     if not importlib.util.find_spec("hotcoco"):
-        if slice_by is not None:
-            raise UserError(f"--slice-by {slice_by} needs hotcoco: pip install 'context-detection[fast-eval]'.")
         return None
     import hotcoco
 
@@ -90,6 +92,17 @@ def analyze_errors(
     }
 
 
+def require_slices(ground_truth: CocoDataset, key: str) -> None:
+    """Check that images can be divided by the values of a key.
+
+    Raises:
+        UserError: hotcoco is needed for it, or it has too many values.
+    """
+    if not importlib.util.find_spec("hotcoco"):
+        raise UserError(f"--slice-by {key} needs hotcoco: pip install 'context-detection[fast-eval]'.")
+    _by_attribute(ground_truth, key)
+
+
 def errors_table(errors: dict[str, Any]) -> str:
     """Format what `analyze_errors` returned as Markdown tables; label errors are only counted."""
     counts = errors["counts"]
@@ -112,13 +125,14 @@ def errors_table(errors: dict[str, Any]) -> str:
 
 
 def label_errors_csv(errors: dict[str, Any]) -> str:
-    """Format likely label errors, one a line, the most confident first."""
+    """Format likely label errors, one a line, the most confident first; names as `csv_name` does."""
     columns = ["file_name", "image_id", "kind", "class", "annotated", "annotation_id", "score", "x", "y", "w", "h"]
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     for row in errors["label_errors"]:
-        writer.writerow({**row, **dict(zip("xywh", row["box"], strict=True))})
+        names = {key: csv_name(row[key]) for key in ("file_name", "class", "annotated") if key in row}
+        writer.writerow({**row, **names, **dict(zip("xywh", row["box"], strict=True))})
     return text.getvalue()
 
 
@@ -131,8 +145,9 @@ def _by_objects(ground_truth: CocoDataset) -> dict[str, list[int]]:
     for image, found in boxes.items():
         subsets[next(name for name, most in OBJECTS.items() if len(found) <= most)].append(image)
     overlapping = {image for image, found in boxes.items() if _overlap(np.array(found, float).reshape(-1, 4))}
-    subsets["overlapping objects"] = [image for image in boxes if image in overlapping]
-    subsets["no overlapping objects"] = [image for image in boxes if boxes[image] and image not in overlapping]
+    some, none = OVERLAPPING
+    subsets[some] = [image for image in boxes if image in overlapping]
+    subsets[none] = [image for image in boxes if boxes[image] and image not in overlapping]
     return subsets
 
 
@@ -148,12 +163,20 @@ def _overlap(boxes: np.ndarray) -> bool:
 
 
 def _by_attribute(ground_truth: CocoDataset, key: str) -> dict[str, list[int]]:
+    """Divide images by their value of a key; null is no value."""
     images = ground_truth["images"]
-    found = Counter(str(image[key]) for image in images if key in image)
+    values = {image["id"]: str(image[key]) for image in images if image.get(key) is not None}
+    found = sorted(set(values.values()))
     if len(found) > LISTED_VALUES:
         raise UserError(f"--slice-by {key}: {len(found)} values, more than {LISTED_VALUES}; name another key.")
-    subsets = {f"{key} {value}": [i["id"] for i in images if str(i.get(key)) == value] for value in sorted(found)}
-    return subsets | {f"no {key}": [image["id"] for image in images if key not in image]}
+    names = [*(f"{key} {value}" for value in found), f"no {key}"]
+    if len({*names, *OBJECTS, *OVERLAPPING}) < len(names) + len(OBJECTS) + len(OVERLAPPING):
+        names = [*(f"{key}={value}" for value in found), f"without {key}"]
+    subsets: dict[str, list[int]] = {name: [] for name in names}
+    by_value = dict(zip(found, names, strict=False))
+    for image in images:
+        subsets[by_value[values[image["id"]]] if image["id"] in values else names[-1]].append(image["id"])
+    return subsets
 
 
 def _label_errors(

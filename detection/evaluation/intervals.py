@@ -29,6 +29,7 @@ from scipy.stats import t as student
 
 LEVEL = 0.95
 RESAMPLINGS = 1000
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,8 @@ def difference_interval(differences: np.ndarray, resampled: np.ndarray) -> Inter
             which a metric is undefined (NaN) are left out.
 
     Returns:
-        None where a difference is not defined, or hardly any sample is.
+        None where a difference is not defined, or hardly any sample is; or where neither samples nor seeds change it,
+        as of a class with one object, and it is not 0.
     """
     defined = ~np.isnan(resampled).any(axis=0)
     if np.isnan(differences).any() or defined.sum() < max(2, resampled.shape[1] / 2):
@@ -107,6 +109,8 @@ def difference_interval(differences: np.ndarray, resampled: np.ndarray) -> Inter
         by_images = max(0.0, float(covariance.sum() - np.trace(covariance)) / (n * (n - 1)))
         laws.append(_law(of_seed, by_images, n))
     half = max(_half_width(*law) for law in laws)
+    if half < _ROUNDING < abs(value):
+        return None
     p_value = max(_p_value(value, *law) for law in laws)
     ends = max(-1.0, value - half), min(1.0, value + half)
     single, left_out = float(np.trace(covariance)) / n, 1 - float(defined.mean())

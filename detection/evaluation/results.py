@@ -2,11 +2,14 @@
 
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
 from detection.errors import UserError
 from detection.evaluation.columns import CocoDataset, CocoResults
+from detection.evaluation.predicted_ids import predicted_ids
+from detection.names import visible
 
 KEYS = ("image_id", "category_id", "bbox", "score")
 
@@ -49,9 +52,12 @@ def add_attribute(ground_truth: CocoDataset, path: str | Path, key: str) -> None
     Raises:
         UserError: no image has it.
     """
-    from detection.data.json_files import read_json
+    from detection.data.checks import read_annotations
+    from detection.data.readable_values import read_values
 
-    images = {image.get("id"): image for image in read_json(Path(path))["images"]}
+    # The ground truth has numbers for ids that are texts.
+    file = {**read_annotations(Path(path)), "annotations": [], "categories": []}
+    images = {image.get("id"): image for image in read_values(file)[0]["images"]}
     if not any(key in image for image in images.values()):
         keys = ", ".join(sorted({k for image in images.values() for k in image} - {"id", "file_name"})[:20])
         raise UserError(f"{path}: no image has the key {key!r}; their keys are {keys or 'none'}.")
@@ -66,7 +72,8 @@ def read_results(path: str | Path, ground_truth: CocoDataset) -> CocoResults:
     Args:
         path: JSON list of `{"image_id", "category_id", "bbox": [x, y, width, height], "score"}`, boxes in pixels; an
             entry with `segmentation`, a mask as RLE, in place of `bbox` has the mask's box.
-        ground_truth: Data set whose images and categories the results name.
+        ground_truth: Data set whose images and categories the results name; image ids of `detection predict` are
+            mapped to its own by `predicted_ids`, and a note is printed.
 
     Returns:
         The entries with these four keys, ids as int, the rest as float; other keys are left out. Categories that the
@@ -80,10 +87,14 @@ def read_results(path: str | Path, ground_truth: CocoDataset) -> CocoResults:
     categories = {category["id"] for category in ground_truth["categories"]}
     unknown = {e.get("category_id") for e in entries if isinstance(e, dict) and _is_number(e.get("category_id"))}
     some_known, unknown = bool(unknown & categories), unknown - categories
+    own_ids = predicted_ids(Path(path), ground_truth)
     results = []
     for number, entry in enumerate(entries):
         try:
             result = _checked(_with_numbers(entry, ground_truth.get("text_ids", {})))
+            if own_ids and result["image_id"] not in own_ids:
+                raise ValueError(f"image_id {result['image_id']} is not in images.json next to it")
+            result["image_id"] = own_ids.get(result["image_id"], result["image_id"])
             for key, known in (("image_id", images), ("category_id", categories)):
                 # As pycocotools, which measures the categories of the annotations.
                 if key == "category_id" and some_known and 0 not in unknown:
@@ -94,6 +105,12 @@ def read_results(path: str | Path, ground_truth: CocoDataset) -> CocoResults:
             hint = _text_id_hint(entry, ground_truth)
             raise UserError(f"{path}: entry {number} (counted from 0): {error}{hint}.") from None
         results.append(result)
+    if own_ids:
+        print(
+            f"note: {visible(str(path))}: its image ids are those of images.json next to it, and were mapped to those "
+            "of the annotations by file name",
+            file=sys.stderr,
+        )
     return results
 
 
@@ -171,7 +188,7 @@ def _read_list(path: Path) -> list[Any]:
     if isinstance(entries, dict) and "annotations" in entries:
         raise UserError(
             f"{path}: this is an annotations file; results are a list of {', '.join(KEYS)}, "
-            "as written by detection evaluate or detection predict."
+            "as written by detection evaluate, or by detection predict with images.json next to it."
         )
     if not isinstance(entries, list):
         raise UserError(f"{path}: results are a JSON list of {', '.join(KEYS)}, not {_kind(entries)}.")

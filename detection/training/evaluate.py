@@ -1,6 +1,6 @@
 """Evaluate a finished run on its validation or test data, or on other data of the same categories."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from detection.detector import Detector
 from detection.errors import UserError
 from detection.evaluation.class_agnostic import measure
 from detection.evaluation.columns import CocoDataset, CocoResults
+from detection.evaluation.errors import require_slices
+from detection.evaluation.folders import folder_of, require_writable
 from detection.evaluation.report import write_evaluation
 from detection.evaluation.results import add_attribute
 from detection.runs.data_identity import describe_splits
@@ -135,6 +137,7 @@ def evaluate_run(
     classes_ignored: bool = False,
     context_from: ContextSource | None = None,
     slice_by: str | None = None,
+    on_written: Callable[[Path], object] = lambda folder: None,
 ) -> dict[str, Any] | None:
     """Evaluate a finished run on its validation or test data, or on other data with the same categories.
 
@@ -143,13 +146,15 @@ def evaluate_run(
         split: of the run's own data: `val`, or `test` for its `data.test`.
         annotations: another COCO file; needs `images` with it.
         images: its folder.
-        output: where metrics, results and plots go, not the run folder itself; None for `evaluation_folder`.
+        output: where metrics, results and plots go, not the run folder itself; None for `evaluation_folder`, numbered
+            where that has an evaluation of other data, options or config.
         device: `cpu`, `cuda`, `mps`, or None for a GPU of CUDA if there is one.
         checkpoint: `best` or `last`; None for the best there is.
         overrides: `key=value` changes of the run's config.
         classes_ignored: measure the finding alone, by `detection.evaluation.class_agnostic`.
         context_from: evaluate as it is, and then with the context replaced by this.
         slice_by: a key of the annotations' images, by whose values metrics are given, too.
+        on_written: called with the folder once it is written.
 
     Returns:
         The metrics, on the main process; None on the others. With `context_from` they are those with the replaced
@@ -169,24 +174,29 @@ def evaluate_run(
     if context_from is not None:
         _require_context(opened, context_from)
     options = {"context_from": context_from, "classes_ignored": classes_ignored}
-    record = opened.record() | {key: value for key, value in options.items() if value}
-    results = opened.detect("evaluating")
-    replaced = None if context_from is None else _detect_with_replaced_context(opened, context_from)
-    if not opened.accelerator.is_main_process:
-        return None
     index = opened.dataset.index
     targets = index.to_coco()
     if slice_by is not None:
         add_attribute(targets, index.path, slice_by)
+        require_slices(targets, slice_by)
+    record = opened.record() | {key: value for key, value in options.items() if value}
+    named = evaluation_folder(Path(run), annotations, split, checkpoint, context_from, classes_ignored)
+    folder = Path(output) if output is not None else folder_of(named, record)
+    if opened.accelerator.is_main_process:
+        require_writable(folder)
+    results = opened.detect("evaluating")
+    replaced = None if context_from is None else _detect_with_replaced_context(opened, context_from)
+    if not opened.accelerator.is_main_process:
+        return None
     ground_truth, results, metrics = measure(targets, results, classes_ignored, slice_by)
     if replaced is not None:
         as_it_is = metrics
         ground_truth, results, metrics = measure(targets, replaced, classes_ignored, slice_by)
         metrics |= {"context_from": context_from, "context_use": context_use(as_it_is, metrics)}
     metrics["notes"] += filter(None, [federated_remark(index.path)])
-    named = evaluation_folder(Path(run), annotations, split, checkpoint, context_from, classes_ignored)
     classes = None if classes_ignored else [category.name for category in opened.categories]
-    _write(Path(output or named), record, ground_truth, results, metrics, classes)
+    _write(folder, record, ground_truth, results, metrics, classes)
+    on_written(folder)
     return metrics
 
 
@@ -265,7 +275,7 @@ def evaluation_folder(
     context_from: str | None = None,
     classes_ignored: bool = False,
 ) -> Path:
-    """The folder in which `evaluate_run` writes unless it is given another: `RUN/evaluation`.
+    """The folder in which `evaluate_run` writes unless it is given another: `RUN/evaluation`, numbered by `folder_of`.
 
     The stem of other annotations follows, the split `test`, the checkpoint `last`, `context-SOURCE`, `ignore-classes`.
     """

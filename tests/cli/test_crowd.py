@@ -79,6 +79,16 @@ def test_equal_names_are_kept_apart_by_their_paths(place, capsys):
     assert crowd.main(arguments) == 0
     assert list(rows(capsys.readouterr().out)) == ["both/results", "one/results"]
     assert "both: named twice" in refused(capsys, "both", "both")
+    assert "one/../both: named twice" in refused(capsys, "both", "one/../both")
+
+
+def test_a_run_and_a_file_of_its_name_are_two(place, capsys):
+    for name in ("both.json", "one.json"):
+        Path(name).write_text(json.dumps(FIRST))
+    Path("one/both.json").write_text(json.dumps(FIRST))
+    arguments = ["both", "one", "--results", "both.json", "one/both.json", "--annotations=ground_truth.json"]
+    assert crowd.main(arguments) == 0
+    assert list(rows(capsys.readouterr().out)) == ["both", "one", "both.json", "one/both"]
 
 
 def test_other_data_is_said_to_be_no_comparison(place, capsys):
@@ -158,6 +168,8 @@ def test_what_the_figures_draw():
         (["odd"], ["odd/config.json", "--annotations"]),
         (["both", "--annotations=none.json"], ["none.json"]),
         (["both", "--results", "none.json", "--annotations=ground_truth.json"], ["none.json", "no such results file"]),
+        (["both", "--count-threshold=nan"], ["--count-threshold nan: must be a finite number"]),
+        (["both", "--count-threshold=-inf"], ["--count-threshold -inf: must be a finite number"]),
         (["both", "--output=ground_truth.json"], ["ground_truth.json", "must be a folder"]),
         (["both", "--output=ground_truth.json/out"], ["ground_truth.json/out", "cannot be written"]),
     ],

@@ -35,6 +35,7 @@ from detection.runs.checkpoint import save_checkpoint
 from detection.runs.folder import config_json, open_run
 from detection.runs.image_files import find_images
 from detection.runs.prediction import ImageFile, ImageFiles, detect, image_batches
+from detection.tiles import Tiles
 from detection.training.engine import coco_results
 from tests.coco_files import write_image
 from tests.hostile_names import KINDS, hostile_names
@@ -475,6 +476,22 @@ def test_what_does_not_go_together_is_named(run, photos, capsys, arguments, word
     write_film(Path("film.mp4"), 2, 64, 48)
     code, _, err = _main(capsys, run, *arguments)
     assert code == 2 and words in err and err.count("\n") == 1 and not Path("predictions").exists()
+
+
+@pytest.mark.parametrize("more", [["--tiles-only"], []])
+def test_an_image_too_thin_for_the_detector_is_detected_in_by_tiles(run, photos, capsys, more):
+    write_image(Path("long/a.png"), 2000, 20, 3)
+    arguments = (run, "long", "--score", 0.05, "--device", "cpu", "--tiles", 640)
+    code, out, err = _main(capsys, *arguments, *more, "--output", "o")
+    assert code == 0 and "images      1\n" in out, err
+    found = Predictor(run, "cpu", 0.05)("long/a.png", tiles=Tiles(640, full_image=False))
+    assert json.loads(Path("o/results.json").read_text()) == found.to_coco(1)
+    code, _, err = _main(capsys, *arguments[:-2])
+    words = "2000x20 pixels is too thin to detect anything in at once: detect in tiles (--tiles 640), crop it or leave"
+    assert code == 2 and words in err
+    write_image(Path("long/a.png"), 2000, 1, 3)
+    code, _, err = _main(capsys, *arguments, *more)
+    assert code == 2 and "a tile of image long/a.png of 640x1 pixels is too thin" in err
 
 
 def test_tiles_are_detected_in_and_merged(run, photos, capsys):

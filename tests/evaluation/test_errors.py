@@ -86,6 +86,26 @@ def test_subsets_of_images():
     assert subsets["2 to 4 objects"]["AP"] == pytest.approx(evaluate_detections(alone, found[1:])["AP"])
 
 
+def test_null_is_no_value():
+    truth = data({1: {"weather": "sun"}, 2: {"weather": None}, 3: {}, 4: {}}, [])
+    subsets = analyze_errors(truth, [], "weather")["subsets"]
+    found = {name: s["images"] for name, s in subsets.items() if "weather" in name}
+    assert found == {"weather sun": 1, "no weather": 3}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("objects", 3, {"no objects": 1, "objects=3": 1, "without objects": 2}),
+        ("no", "no", {"no=no": 1, "without no": 2}),
+    ],
+)
+def test_rows_of_a_key_are_kept_apart_from_others(key, value, expected):
+    truth = data({1: {key: value}, 2: {}, 3: {}}, [(1, 1, BOX), (2, 1, BOX)])
+    subsets = {name: s["images"] for name, s in analyze_errors(truth, [], key)["subsets"].items()}
+    assert expected.items() <= subsets.items() and not {"no no", "objects 3"} & set(subsets)
+
+
 def test_label_errors_have_the_ids_of_the_annotations():
     found = results((3, 1, FAR, 0.8), (2, 2, BOX, 0.9), (1, 1, BOX, 0.9), (99, 1, BOX, 0.99))
     errors = analyze_errors(TRUTH, found)
@@ -101,6 +121,13 @@ def test_label_errors_have_the_ids_of_the_annotations():
     )
     first, second = csv.DictReader(label_errors_csv(errors).splitlines())
     assert (first["annotation_id"], first["w"], second["annotation_id"]) == ("71", "100.0", "")
+
+
+def test_names_of_label_errors_can_be_written_and_are_no_formulas():
+    truth = data({1: {"file_name": "=1+\udcff.jpg"}}, [(1, 1, BOX)], ("@cat", "+dog"))
+    text = label_errors_csv(analyze_errors(truth, results((1, 2, BOX, 0.9))))
+    row = next(csv.DictReader(text.encode().decode().splitlines()))
+    assert [row[key] for key in ("file_name", "class", "annotated")] == ["'=1+\\udcff.jpg", "'+dog", "'@cat"]
 
 
 @pytest.mark.parametrize("truth", [TRUTH, data({1: {}}, []), data({}, [])], ids=["no results", "no boxes", "empty"])
@@ -148,3 +175,20 @@ def test_only_confident_detections_make_annotations_doubtful():
     assert [row["score"] for row in errors["label_errors"]] == [0.95]
     assert [row["score"] for row in analyze_errors(truth, found)["label_errors"]] == [0.95, 0.8]
     assert "1 confident detection fits no annotation" in metrics_table(evaluate_detections(truth, found, errors=True))
+
+
+@pytest.mark.parametrize("ids", [["a", "b", "c", "d"], ["1", "2", "3", "4"]])
+def test_slices_of_images_whose_ids_are_texts(tmp_path, capsys, ids):
+    by_old = {10 * (place + 1): text for place, text in enumerate(ids)}
+    truth = {
+        **TRUTH,
+        "images": [{**image, "id": by_old[image["id"]]} for image in TRUTH["images"]],
+        "annotations": [{**a, "image_id": by_old[a["image_id"]]} for a in TRUTH["annotations"]],
+    }
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    (tmp_path / "found.json").write_text("[]")
+    files = ["--results", str(tmp_path / "found.json"), "--annotations", str(tmp_path / "truth.json")]
+    assert command.main([*files, "--output", str(tmp_path / "out"), "--slice-by", "weather"]) == 0, capsys.readouterr()
+    subsets = json.loads((tmp_path / "out/metrics.json").read_text())["errors"]["subsets"]
+    found = {name: s["images"] for name, s in subsets.items() if "weather" in name}
+    assert found == {"weather rain": 1, "weather sun": 2, "no weather": 1}

@@ -64,3 +64,11 @@ def test_the_same_images_are_drawn_every_time():
     assert counts.shape == (500, 7) and (counts.sum(axis=1) == 7).all()
     assert np.array_equal(counts, bootstrap_counts(7, 500))
     assert counts.mean(axis=0) == pytest.approx(np.ones(7), abs=0.2) and counts.var() == pytest.approx(6 / 7, rel=0.1)
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_a_difference_that_no_resampling_changes_has_no_interval(seeds):
+    """A class with one object in one image: it is in a sample, and the difference is the same, or it is undefined."""
+    resampled = np.tile([0.1, np.nan, 0.1, 0.1, np.nan, 0.1], (seeds, 1))
+    assert difference_interval(np.full(seeds, 0.1), resampled) is None
+    assert difference_interval(np.zeros(seeds), 0 * resampled) == Interval(0.0, 0.0, 0.0, seeds)

@@ -234,11 +234,22 @@ class TestCommand:
         assert evaluate.main(argv) == 2
         assert "--output must be a folder" in capsys.readouterr().err
 
+    @pytest.mark.parametrize("name", ["results", "annotations"])
+    def test_what_is_read_is_not_replaced(self, files, capsys, name):
+        given = files["folder"] / "out" / ("results.json" if name == "results" else "metrics.json")
+        given.parent.mkdir()
+        given.write_bytes(Path(files[name]).read_bytes())
+        before, files = given.read_bytes(), files | {name: str(given)}
+        argv = ["--results", files["results"], "--annotations", files["annotations"]]
+        assert evaluate.main([*argv, "--output", str(given.parent)]) == 2
+        error = f"error: {given.parent}: {given} is read, and would be replaced; choose another --output.\n"
+        assert capsys.readouterr().err == error and given.read_bytes() == before
+
     def test_a_run_is_handed_on(self, monkeypatch, capsys):
         seen = {}
         import detection.training.evaluate
 
-        def evaluate_run(run, **options):
+        def evaluate_run(run, on_written, **options):
             seen.update(run=run, **options)
             return evaluate_detections(TRUTH, RESULTS)
 

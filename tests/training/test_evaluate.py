@@ -1,6 +1,7 @@
 """Evaluating a run again: context replaced, classes ignored, last checkpoint, larger scenes, fewer categories."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -182,3 +183,62 @@ def test_other_ids_name_the_command_that_mends_them(finished_run, shapes, tmp_pa
     (tmp_path / "val.json").write_text(json.dumps(data))
     with pytest.raises(UserError, match="detection doctor .*val.json IMAGES --fix OUT.json --categories .*train.json"):
         evaluate_run(finished_run, annotations=str(tmp_path / "val.json"), images=str(shapes / "val"), device="cpu")
+
+
+MISTAKES = {
+    "no image has the key": (["--slice-by=weather"], "val.json: no image has the key 'weather'; their keys are "),
+    "too many values": (["--slice-by=id"], "--slice-by id: 60 values, more than 50; name another key."),
+    "no folder can be made": (["--output=/proc/none/out"], "/proc/none/out: cannot be written (No such file"),
+    "below a file": (
+        ["--output={run}/config.json/out"],
+        "config.json/out: cannot be written (Not a directory); choose",
+    ),
+    "default is a file": ([], "/evaluation: cannot be written (File exists); choose another --output."),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_are_found_before_detecting(finished_run, shapes, tmp_path, capsys, monkeypatch, name):
+    run, (arguments, words) = tmp_path / "run", MISTAKES[name]
+    shutil.copytree(finished_run, run)
+    if not arguments:
+        (run / "evaluation").write_text("")
+    data = read(shapes / "val.json")
+    many = [{**data["images"][0], "id": 1000 + n} for n in range(60)]
+    (tmp_path / "val.json").write_text(json.dumps({**data, "images": many, "annotations": []}))
+    monkeypatch.setattr("detection.training.evaluate.OpenEvaluation.detect", lambda *_: pytest.fail("it detects"))
+    changes = [f"data.val.annotations={tmp_path}/val.json", "--device=cpu"]
+    assert evaluate.main([str(run), *changes, *(text.format(run=run) for text in arguments)]) == 2
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == 1
+    assert not (run / "evaluation").is_dir()
+
+
+def test_evaluations_of_other_data_or_config_are_kept(finished_run, shapes, tmp_path, capsys):
+    run, val = tmp_path / "run", read(shapes / "val.json")
+    shutil.copytree(finished_run, run)
+
+    def written(*arguments):
+        assert evaluate.main([str(run), "--device=cpu", *arguments]) == 0
+        return capsys.readouterr().out.rpartition("written to ")[2].strip().removeprefix(f"{run}/")
+
+    for place in "ab":
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "val.json").write_text(json.dumps({**val, "info": place}))
+    of_a, of_b = ((f"--annotations={tmp_path}/{place}/val.json", f"--images={shapes}/val") for place in "ab")
+    assert [written(*of_a), written(*of_b), written(*of_a)] == ["evaluation-val", "evaluation-val-2", "evaluation-val"]
+    assert [written(), written("detector.head.score_threshold=0.3")] == ["evaluation", "evaluation-2"]
+    assert [written("--checkpoint=best"), written("detector.head.score_threshold=0.3")] == [
+        "evaluation",
+        "evaluation-2",
+    ]
+
+
+def test_a_folder_is_not_left_by_a_failed_evaluation(finished_run, tmp_path, monkeypatch):
+    def fail(*_):
+        raise UserError("of no use")
+
+    monkeypatch.setattr("detection.training.evaluate.OpenEvaluation.detect", fail)
+    with pytest.raises(UserError, match="of no use"):
+        evaluate_run(finished_run, output=tmp_path / "deep/out", device="cpu")
+    assert list(tmp_path.iterdir()) == []
