@@ -51,7 +51,7 @@ def find_config(name: str | Path) -> Path:
     if path.is_file():
         return path
     shipped = shipped_configs()
-    wanted = path.with_suffix("").as_posix()
+    wanted = path.with_suffix("").as_posix() if path.name else str(name)  # `.` and `/` have no name
     matches = [file for known, file in shipped.items() if wanted in (known, known.rpartition("/")[2])]
     if matches:
         return matches[0]

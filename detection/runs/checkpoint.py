@@ -11,6 +11,7 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def save_checkpoint(
         write_json(temporary / "meta.json", {"categories": plain, **progress, "sha256": files})
         for name in files:  # safetensors ignores the umask
             shutil.copymode(temporary / "meta.json", temporary / name)
-    for leftover in folder.parent.glob(f".{folder.name}.*"):  # of processes that were killed
+    for leftover in _leftovers(folder):
         remove(leftover)
 
 
@@ -73,9 +74,15 @@ def newest_complete(folder: Path) -> Path:
     Args:
         folder: such as `RUN/checkpoints/last`; returned as it is where none is complete.
     """
-    others = (path for path in sorted(folder.parent.glob(f"*{folder.name}*")) if path != folder)
-    found = [path for path in (folder, *others) if _is_complete(path)]
+    found = [path for path in (folder, *_leftovers(folder)) if _is_complete(path)]
     return max(found, key=_position, default=folder)
+
+
+def _leftovers(folder: Path) -> list[Path]:
+    """What killed processes left of `atomic_folder`: the folder that was replaced, and those that were written."""
+    start = f".{folder.name}."
+    found = [(path, path.name.removeprefix(start)) for path in sorted(folder.parent.glob(f"{escape(start)}*"))]
+    return [path for path, end in found if end == "old" or end.isdecimal()]
 
 
 def _position(folder: Path) -> tuple[int, int]:

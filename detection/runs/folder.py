@@ -123,8 +123,10 @@ def open_run(
     checkpoint: str | None = None,
     overrides: Sequence[str] = (),
     trust: Sequence[str] = (),
+    *,
+    resize_in_training: bool = True,
 ) -> tuple[Detector, tuple[Category, ...], Config]:
-    """Rebuild a run's detector with its trained weights, ready to detect.
+    """Rebuild a run's detector with its trained weights, ready to detect, or to train after `detector.train()`.
 
     Args:
         run: the run folder.
@@ -132,6 +134,8 @@ def open_run(
         checkpoint: `best` or `last`; None for the best, or with a note the last where there is none.
         overrides: `key=value` changes of its config.
         trust: packages besides `detection` that parts may come from; they are imported.
+        resize_in_training: resize in training as at inference; False for a data pipeline that already has, as that of
+            `detection train`.
 
     Raises:
         UserError: not a run folder, no checkpoint in it, weights that do not fit, or a part from a package that is not
@@ -147,7 +151,7 @@ def open_run(
     categories = load_meta(folder)["categories"]
     # A stranger's config may ask for any amount of memory: it is compared with the weights before that is taken.
     require_fitting_weights(folder, require_buildable(config.detector, len(categories)))
-    detector = build_detector(config.detector, len(categories), resize_in_training=False)
+    detector = build_detector(config.detector, len(categories), resize_in_training=resize_in_training)
     name_classes(detector, [category.name for category in categories])
     load_weights(folder, detector)
     # The layout that it was trained in: sums have the same order.

@@ -27,7 +27,7 @@ def freeze(model: nn.Module, frozen: Mapping[str, int | None], epoch: int) -> tu
         The names that are frozen now.
 
     Raises:
-        UserError: no such stage or module (names the nearest).
+        UserError: no such stage or module (names the nearest), or no parameter is left to train.
     """
     known = freezable(model)
     for name in frozen:
@@ -43,4 +43,6 @@ def freeze(model: nn.Module, frozen: Mapping[str, int | None], epoch: int) -> tu
         for module in known[name]:
             module.eval()
             module.requires_grad_(False)
+    if now and not any(parameter.requires_grad for parameter in model.parameters()):
+        raise UserError(f"freeze: no parameter is trained in epoch {epoch + 1}; leave out one of {', '.join(now)}.")
     return now

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState, PartialState
 from torch.utils.data import DataLoader as TorchLoader
 
 from detection.config import Config, SplitConfig
@@ -103,7 +104,21 @@ def build_accelerator(precision: str, device: str | None = None, *, inference: b
         precision = "no"
     if cpu and precision == "fp16":
         raise UserError("precision=fp16: needs a GPU; use precision=bf16 or precision=no on a CPU.")
+    _forget_another(precision, cpu)
     return Accelerator(mixed_precision=precision, cpu=cpu, kwargs_handlers=group_settings())
+
+
+def _forget_another(precision: str, cpu: bool) -> None:
+    """Renew what accelerate shares over a process that trains alone, where its precision or device is another one.
+
+    It refuses a second precision otherwise.
+    """
+    own, shared = PartialState._shared_state, AcceleratorState._shared_state
+    if not own or own["num_processes"] > 1:
+        return
+    if shared.get("_mixed_precision", precision) != precision or (own["device"].type == "cpu") != cpu:
+        # Not cleared: accelerators that were built before, as in an ablation's costs, keep theirs.
+        AcceleratorState._shared_state, PartialState._shared_state = {}, {}
 
 
 def require_device(device: str | None) -> None:

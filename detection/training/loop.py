@@ -61,6 +61,8 @@ class Progress:
         formed_by: images of a global batch when that epoch began.
         awaits_evaluation: the last epoch is trained and not evaluated yet.
         seconds: of training.
+        best: value of the best checkpoint, by `best_metric`.
+        best_metric: by which the best was chosen or, after a resume by another one, is compared; empty before.
     """
 
     epoch: int = 0
@@ -69,6 +71,7 @@ class Progress:
     awaits_evaluation: bool = False
     seconds: float = 0.0
     best: float | None = None
+    best_metric: str = ""
     best_epoch: int = -1
     evaluations_without_best: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
@@ -122,6 +125,7 @@ class TrainingRun(Generic[Model]):
 
     def __post_init__(self) -> None:
         require_trackers(self.config.trackers)
+        self.batches_per_epoch = len(self.order)  # before any are skipped
         fused = self.accelerator.scaler is None
         self.optimizer = build_optimizer(self.config.optimizer, self.model, self.images_per_update, fused=fused)
         self.scheduler = build_scheduler(self.config.schedule, self.optimizer, self.updates_per_epoch)
@@ -129,7 +133,7 @@ class TrainingRun(Generic[Model]):
     @property
     def updates_per_epoch(self) -> int:
         """Updates of an epoch."""
-        return -(-len(self.order) // self.gradient_accumulation_steps)
+        return -(-self.batches_per_epoch // self.gradient_accumulation_steps)
 
     def print_epoch(self, values: Mapping[str, float] = MappingProxyType({}), digits: int = 3) -> None:
         """Print the line of the epoch that is done, with what an evaluation measured, if there was one."""
@@ -138,8 +142,25 @@ class TrainingRun(Generic[Model]):
 
     @property
     def images_per_update(self) -> int:
-        """Images an update, over all processes and accumulation."""
+        """Images an update, over all processes and accumulation, which ends with the epoch."""
+        return self.order.global_size * min(self.gradient_accumulation_steps, self.batches_per_epoch)
+
+    @property
+    def requested_images_per_update(self) -> int:
+        """Images an update by the settings, more than there are where an epoch has fewer batches than they ask for."""
         return self.order.global_size * self.gradient_accumulation_steps
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether the run has ended before its last epoch; none does here."""
+        return False
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing is left to train or to evaluate."""
+        done = self.done
+        stopped = done.epoch >= self.config.schedule.epochs or (self.stopped_early and not done.updates)
+        return stopped and not done.awaits_evaluation
 
     @property
     def evaluated(self) -> Model:
@@ -205,6 +226,9 @@ def _run_epochs(run: TrainingRun, log: RunLog, after_epoch: Callable[[Any, RunLo
         return
     if done.epoch >= epochs:
         run.print_line(f"nothing left to train: {done.epoch} of {epochs} epochs are done; more by schedule.epochs=N")
+    elif run.ended:
+        run.print_line(f"nothing left to train: stopped after {done.epoch} epochs; more by a greater early_stopping=N")
+        return
     for epoch in range(done.epoch, epochs):
         now_frozen = freeze(run.model, run.frozen, epoch)
         if now_frozen != frozen and model is not run.model:
@@ -323,7 +347,7 @@ def _save_last(run: TrainingRun, random_states: Sequence[Mapping[str, Any]]) -> 
         "scheduler": run.scheduler.state_dict(),
         "scaler": None if scaler is None else scaler.state_dict(),
         "average_updates": 0 if run.average is None else run.average.updates,
-        "images_per_update": run.images_per_update,
+        "images_per_update": run.requested_images_per_update,
         "random_states": list(random_states),
         "progress": dict(vars(run.done)),
     }
@@ -388,8 +412,7 @@ def describe_run(run: TrainingRun, data: Mapping[str, Any]) -> None:
         require_same_data(run.folder, data)
     if run.accelerator.is_main_process:
         # Settings that nothing is trained with do not become those of the run.
-        ended = run.resumed and run.done.epoch >= run.config.schedule.epochs and not run.done.awaits_evaluation
-        config = read_config(run.folder, type(run.config)) if ended else run.config
+        config = read_config(run.folder, type(run.config)) if run.resumed and run.ended else run.config
         require_room(run.folder, run.model, run.optimizer, averaged=run.average is not None)
         with resumable(run), postponed():
             write_run_description(run.folder, config, data, run.accelerator, run.done.epoch if run.resumed else None)

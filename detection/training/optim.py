@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
 from detection.backbones import Backbone
+from detection.backbones.backbone import WrappedBackbone
 from detection.config import OptimizerConfig, ScheduleConfig
 from detection.errors import UserError
 
@@ -81,7 +82,7 @@ def _groups(config: OptimizerConfig, module: nn.Module, rate: float) -> Iterator
 
 
 def _backbone_stages(module: nn.Module) -> dict[str, list[nn.Parameter]]:
-    """Return the parameters of the backbone's stages, the stem first; a pyramid around them is no stage.
+    """Return the parameters of the backbone's stages, the stem first; what is wrapped around them is no stage.
 
     Raises:
         UserError: the model has no stages.
@@ -89,10 +90,11 @@ def _backbone_stages(module: nn.Module) -> dict[str, list[nn.Parameter]]:
     backbone = getattr(module, "backbone", None)
     if not isinstance(backbone, Backbone):
         raise UserError("optimizer.layer_decay: the model has no backbone of several stages; set it to none.")
+    while isinstance(backbone, WrappedBackbone):
+        backbone = backbone.body
     return {
         name: [parameter for part in parts for parameter in part.parameters()]
         for name, parts in backbone.stages().items()
-        if name == "stem" or name in backbone.strides
     }
 
 

@@ -106,11 +106,11 @@ def require_resumable(run: "TrainingRun", state: Mapping[str, Any], categories: 
     if [(c.id, c.name) for c in categories] != [(c.id, c.name) for c in run.categories]:
         old, new = (", ".join(c.name for c in names) for names in (categories, run.categories))
         raise UserError(f"{run.folder}: was trained on the categories {old}, not {new}: resume with its own data.")
-    if state["images_per_update"] != run.images_per_update:
+    if state["images_per_update"] != run.requested_images_per_update:
         raise UserError(
             f"{run.folder}: was trained with {state['images_per_update']} images an update, not "
-            f"{run.images_per_update}: choose batch_size, gradient_accumulation_steps and the number of processes so "
-            "that their product stays."
+            f"{run.requested_images_per_update}: choose batch_size, gradient_accumulation_steps and the number of "
+            "processes so that their product stays."
         )
 
 

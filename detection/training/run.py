@@ -133,6 +133,12 @@ class DetectorRun(TrainingRun[Detector]):
     compiled: CountedBackend | None = None
     graphs: int = 0
 
+    @property
+    def stopped_early(self) -> bool:
+        """Whether the best has not improved for long enough."""
+        limit = self.config.early_stopping
+        return limit is not None and self.done.evaluations_without_best >= limit
+
 
 def train(config: Config, folder: str | Path, accelerator: Accelerator, *, resume: bool = False) -> dict[str, Any]:
     """Train, evaluate, keep the best, and leave a complete run folder.
@@ -218,12 +224,16 @@ def prepare(config: Config, folder: Path, accelerator: Accelerator, resume: bool
 
 def _measure_best_by(run: DetectorRun, name: str) -> None:
     """After a resume under another `best_metric`, compare what follows with the best checkpoint by the new one."""
-    before = read_config_json(run.folder).get("best_metric")
-    if run.done.best_epoch < 0 or before == name:
+    done = run.done
+    # Checkpoints from before the metric was kept there have none.
+    before = done.best_metric = done.best_metric or read_config_json(run.folder).get("best_metric", name)
+    nothing_left = done.epoch >= run.config.schedule.epochs and not done.awaits_evaluation
+    if done.best_epoch < 0 or before == name or nothing_left:
         return
     value = load_meta(newest_complete(run.folder / "checkpoints" / "best"))["metrics"].get(name, math.nan)
-    run.done.best, run.done.evaluations_without_best = (value if is_defined(name, value) else None), 0
-    run.print_line(f"note      the best so far is epoch {run.done.best_epoch} by {before}, with {name} {value:.3f}")
+    done.best, done.best_metric = (value if is_defined(name, value) else None), name
+    done.evaluations_without_best = 0
+    run.print_line(f"note      the best so far is epoch {done.best_epoch} by {before}, with {name} {value:.3f}")
 
 
 def after_epoch(run: DetectorRun, log: RunLog) -> bool:
@@ -235,10 +245,9 @@ def after_epoch(run: DetectorRun, log: RunLog) -> bool:
         evaluate_epoch(run, log)
     else:
         run.print_epoch()
-    without = done.evaluations_without_best
-    if last or config.early_stopping is None or without < config.early_stopping:
+    if last or not run.stopped_early:
         return False
-    run.print_line(f"stopped   no better {config.best_metric} in {without} evaluations")
+    run.print_line(f"stopped   no better {config.best_metric} in {done.evaluations_without_best} evaluations")
     return True
 
 
@@ -280,7 +289,7 @@ def _keep_if_best(run: DetectorRun, results: list[dict[str, Any]]) -> None:
         done.evaluations_without_best = 0 if better else done.evaluations_without_best + 1
         done.best = value if better else done.best
     if better:
-        done.best_epoch, run.best_results = done.epoch, results
+        done.best_epoch, done.best_metric, run.best_results = done.epoch, name, results
         if run.accelerator.is_main_process:
             progress = {"epoch": done.epoch, "metrics": done.metrics}
             with postponed():
@@ -304,7 +313,7 @@ def finish(run: DetectorRun) -> dict[str, Any]:
     results, last, on_test = run.best_results, run.last_results, None
     if last is None:
         last = detect_split(run.evaluated, data.val_loader, accelerator, categories, "evaluating the last")
-    load_weights(folder / "checkpoints" / "best", run.model)
+    load_weights(newest_complete(folder / "checkpoints" / "best"), run.model)
     if run.done.best_epoch == run.done.epoch:
         results = last
     elif results is None:
@@ -343,7 +352,7 @@ def _write_test(run: DetectorRun, test: DetectionDataset, results: list[dict[str
 
 def _print_metrics(run: DetectorRun, metrics: dict[str, Any], tested: dict[str, Any] | None) -> None:
     by = "" if run.done.best is not None else ", the newest, since it was never defined"
-    best = f"best checkpoint: epoch {run.done.best_epoch} by {run.config.best_metric}{by}"
+    best = f"best checkpoint: epoch {run.done.best_epoch} by {run.done.best_metric}{by}"
     run.print_line(f"\n{best}\n\n{metrics_table(metrics)}\n")
     for note in metrics["notes"]:
         run.print_line(f"note      {note}")

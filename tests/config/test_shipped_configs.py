@@ -147,3 +147,6 @@ def test_a_path_that_does_not_exist_names_the_nearest_file(tmp_path):
             find_config(tmp_path / name if name == "mime.py" else name)
     with pytest.raises(UserError, match=r"\.\./no.py: no such file"):
         find_config("../no.py")
+    for name in (".", "/", "..", ""):
+        with pytest.raises(UserError, match="no such file, and no shipped config of this name; `detection configs`"):
+            find_config(name)

@@ -157,6 +157,20 @@ def test_a_damaged_checkpoint_is_passed_by_for_an_older_complete_one(tmp_path):
     assert newest_complete(folder) == tmp_path / ".last.old"
 
 
+@pytest.mark.parametrize("name", ["last", "se[e]d"])
+def test_only_what_a_save_leaves_stands_in_for_a_checkpoint(tmp_path, name):
+    folder, other = tmp_path / name, (f"{name}0", f"{name}.diverged", f"my_{name}", f".{name}.kept", f".{name}0.12")
+    for epoch, path in enumerate([name, *other], start=1):
+        save_checkpoint(tmp_path / path, nn.Linear(2, 1), CATEGORIES, {"epoch": epoch})
+    assert newest_complete(folder) == folder
+    os.rename(folder, tmp_path / f".{name}.old")
+    assert newest_complete(folder) == tmp_path / f".{name}.old"
+    os.rename(tmp_path / f"{name}0", tmp_path / f".{name}.12")  # newer, cut between the two renames
+    assert newest_complete(folder) == tmp_path / f".{name}.12"
+    save_checkpoint(folder, nn.Linear(2, 1), CATEGORIES, {"epoch": 9})
+    assert {path.name for path in tmp_path.iterdir()} == {name, *other} - {f"{name}0"}
+
+
 class Planted:
     """What makes a folder when it is unpickled."""
 

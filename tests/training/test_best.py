@@ -3,13 +3,16 @@
 import json
 
 import pytest
+import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 
 from detection.ablation.detectors import DETECTORS
 from detection.cli.evaluate import main as evaluate_command
 from detection.errors import UserError
+from detection.runs.checkpoint import load_meta, load_training_state
 from detection.runs.folder import open_config
+from detection.training import loop
 from detection.training import run as training
 from detection.training.evaluate import evaluate_run
 from detection.training.run import train
@@ -74,6 +77,59 @@ def test_a_resume_by_another_metric_compares_by_that(shapes, tmp_path, capsys, m
     train(config, run, Accelerator(cpu=True), resume=True)
     assert "note      the best so far is epoch 1 by AP, with AP50 -0.500" in capsys.readouterr().out
     assert best_epoch(run) == 2
+
+
+def test_a_resume_by_another_metric_that_crashed_compares_by_that_too(shapes, tmp_path, monkeypatch, metric_by_epoch):
+    """The AP of 0.05 of the first epoch is not compared with the larger losses that follow."""
+    metric_by_epoch(0.05)
+    run = tmp_path / "run"
+    train(tiny_config(shapes, "samples=0", "schedule.epochs=1"), run, Accelerator(cpu=True))
+    config = tiny_config(shapes, "samples=0", "schedule.epochs=2", "best_metric=val_loss")
+    with monkeypatch.context() as patched, pytest.raises(KeyError):
+        patched.setattr(loop, "_train_epoch", lambda *args: {}["crash"])
+        train(config, run, Accelerator(cpu=True), resume=True)
+    train(config, run, Accelerator(cpu=True), resume=True)
+    assert best_epoch(run) == 2
+
+
+def test_a_checkpoint_from_before_the_metric_was_kept_is_compared_by_the_one_of_its_config(shapes, tmp_path, capsys):
+    run = tmp_path / "run"
+    train(tiny_config(shapes, "samples=0", "schedule.epochs=1"), run, Accelerator(cpu=True))
+    state = load_training_state(run / "checkpoints/last")
+    assert state["progress"].pop("best_metric") == "AP"
+    torch.save(state, run / "checkpoints/last/state.pt")
+    meta = run / "checkpoints/last/meta.json"
+    meta.write_text(json.dumps({**read(meta), "sha256": {}}))
+    config = tiny_config(shapes, "samples=0", "schedule.epochs=2", "best_metric=AP50")
+    train(config, run, Accelerator(cpu=True), resume=True)
+    assert "note      the best so far is epoch 1 by AP, with AP50" in capsys.readouterr().out
+
+
+def test_a_finished_run_states_the_metric_that_chose_its_best(shapes, tmp_path, capsys, blank_plots):
+    arguments = ("samples=0", "schedule.epochs=1")
+    train(tiny_config(shapes, *arguments), tmp_path / "run", Accelerator(cpu=True))
+    train(tiny_config(shapes, *arguments, "best_metric=AP75"), tmp_path / "run", Accelerator(cpu=True), resume=True)
+    assert capsys.readouterr().out.count("best checkpoint: epoch 1 by AP\n") == 2
+
+
+def test_a_run_that_stopped_early_goes_on_by_a_greater_limit_alone(shapes, tmp_path, capsys, metric_by_epoch):
+    metric_by_epoch(0.5, 0.4)
+    run, arguments = tmp_path / "run", ("samples=0", "schedule.epochs=9", "optimizer.lr=0.005")
+    train(tiny_config(shapes, *arguments, "early_stopping=2"), run, Accelerator(cpu=True))
+    config, log = ((run / name).read_bytes() for name in ("config.json", "log.jsonl"))
+    train(tiny_config(shapes, *arguments, "early_stopping=1"), run, Accelerator(cpu=True), resume=True)
+    assert "nothing left to train: stopped after 3 epochs; more by a greater early" in capsys.readouterr().out
+    assert (config, log) == ((run / "config.json").read_bytes(), (run / "log.jsonl").read_bytes())
+    train(tiny_config(shapes, *arguments, "early_stopping=3"), run, Accelerator(cpu=True), resume=True)
+    assert load_meta(run / "checkpoints/last")["epoch"] == 4
+
+
+def test_a_best_checkpoint_that_a_power_cut_left_aside_is_measured(shapes, tmp_path, blank_plots):
+    run = tmp_path / "run"
+    train(tiny_config(shapes, "samples=0", "schedule.epochs=1"), run, Accelerator(cpu=True))
+    (run / "checkpoints/best").rename(run / "checkpoints/.best.old")
+    metrics = train(open_config(run), run, Accelerator(cpu=True), resume=True)
+    assert metrics["epoch"] == 1
 
 
 @pytest.fixture

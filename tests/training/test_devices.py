@@ -53,6 +53,19 @@ def test_mixed_precision_is_not_for_the_gpu_of_a_mac(monkeypatch):
     assert build_accelerator("bf16", "mps", inference=True)["mixed_precision"] == "no"
 
 
+def test_one_process_builds_accelerators_of_several_precisions():
+    precisions, dtypes, models, accelerators = ["bf16", "no", "bf16"], [], [], []
+    for precision in precisions:
+        accelerators.append(build_accelerator(precision, "cpu"))
+        models.append(accelerators[-1].prepare(torch.nn.Sequential(torch.nn.Linear(2, 2))))
+        models[-1][0].register_forward_hook(lambda *call: dtypes.append(call[-1].dtype))
+    for accelerator, model in zip(accelerators, models, strict=True):
+        with accelerator.autocast():
+            model(torch.ones(1, 2))
+    assert [accelerator.mixed_precision for accelerator in accelerators] == precisions
+    assert dtypes == [torch.bfloat16, torch.float32, torch.bfloat16]
+
+
 @pytest.mark.parametrize("cell", [Accumulator, LSTM])
 def test_sweeps_there_are_steps_in_autograd(cell):
     cells = [cell(4)]

@@ -1,10 +1,12 @@
 import pytest
 import torch
+from accelerate import Accelerator
 
 from detection.detector import build_detector
 from detection.errors import UserError
 from detection.training.freezing import freeze
-from tests.tiny_runs import DETECTOR
+from detection.training.run import train
+from tests.tiny_runs import DETECTOR, tiny_config
 
 
 @pytest.fixture
@@ -34,3 +36,13 @@ def test_frozen_norms_take_in_no_statistics(detector):
 def test_an_unknown_name_gets_the_nearest(detector):
     with pytest.raises(UserError, match=r"freeze.backbon: .*did you mean 'backbone'\?"):
         freeze(detector, {"backbon": None}, 0)
+
+
+def test_something_is_trained_in_every_epoch(detector, shapes, tmp_path):
+    with pytest.raises(UserError, match="^freeze: no parameter is trained in epoch 2; leave out one of backbone, regi"):
+        freeze(detector, {"backbone": None, "regions": 2, "head": None}, 1)
+    freeze(detector, {"backbone": None, "regions": 2, "head": None}, 2)
+    with pytest.raises(UserError, match="^freeze: no parameter is trained in epoch 1"):
+        config = tiny_config(shapes, *(f"freeze.{part}=none" for part in ("backbone", "regions", "head")))
+        train(config, tmp_path / "run", Accelerator(cpu=True))
+    assert not (tmp_path / "run").exists()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from detection.backbones import FPN, ResNet, Tiny
+from detection.backbones import FPN, VGG16, RecurrentStages, ResNet, Tiny
 from detection.cells import CELLS
 from detection.config import OptimizerConfig, ScheduleConfig
 from detection.errors import UserError
@@ -196,7 +196,15 @@ class Staged(nn.Module):
         self.head = nn.Linear(4, 2)
 
 
-@pytest.mark.parametrize("body", [partial(Tiny, channels=(8, 16, 24), stem_channels=8), partial(ResNet, weights=None)])
+@pytest.mark.parametrize(
+    "body",
+    [
+        partial(Tiny, channels=(8, 16, 24), stem_channels=8),
+        partial(ResNet, weights=None),
+        partial(VGG16, weights=None),
+        partial(RecurrentStages, body=partial(Tiny, channels=(8, 16, 24), stem_channels=8)),
+    ],
+)
 @pytest.mark.parametrize("multipliers", [{}, {"backbone": 0.5, "head": 3.0}])
 def test_each_stage_of_the_backbone_decays_further(body, multipliers):
     module = Staged(body)
@@ -205,18 +213,19 @@ def test_each_stage_of_the_backbone_decays_further(body, multipliers):
     build_scheduler(ScheduleConfig(warmup=0), optimizer, 1)
     groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     assert len(groups) == sum(len(g["params"]) for g in optimizer.param_groups) == len(list(module.parameters()))
-    stages = ["stem", *sorted(module.backbone.body.out_channels)]
+    parts = module.backbone.body.stages()
+    stages = [name for name in parts if name != "recurrent"]
     inside = {}
-    for name, parts in module.backbone.body.stages().items():
-        for part in parts:
+    for name in stages:
+        for part in parts[name]:
             inside |= dict.fromkeys(map(id, part.parameters()), 0.8 ** (len(stages) - stages.index(name)))
     for name, parameter in module.named_parameters():
         expected = 0.1 * naive_factor(multipliers, name) * inside.get(id(parameter), 1.0)
         assert groups[id(parameter)]["initial_lr"] == pytest.approx(expected)
-    last = stages[-1]
+    last = next(name for name in reversed(stages) if any(True for part in parts[name] for _ in part.parameters()))
     rates = learning_rates(optimizer)
     assert rates["lr"] == pytest.approx(0.1)
-    assert rates[f"lr_backbone.{last}"] / rates["lr_backbone.stem"] == pytest.approx(0.8 ** -(len(stages) - 1))
+    assert rates[f"lr_backbone.{last}"] / rates["lr_backbone.stem"] == pytest.approx(0.8 ** -stages.index(last))
     assert any(line.startswith("weights of backbone.c3: rate 0.0") for line in group_lines(optimizer))
     module.backbone.requires_grad_(False)  # frozen stages stay in their groups
     assert len(build_optimizer(config, module, 16).param_groups) == len(optimizer.param_groups)

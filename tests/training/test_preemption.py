@@ -20,6 +20,7 @@ from detection.runs.checkpoint import load_training_state
 from detection.runs.folder import open_config
 from detection.runs.logs import RunLog
 from detection.training import loop, preemption
+from detection.training.clock import RunClock
 from detection.training.loaders import DataLoader
 from detection.training.run import train
 from tests.tiny_runs import tiny_config, write_config
@@ -92,6 +93,16 @@ def test_after_the_last_update_of_an_epoch_too(whole, shapes, tmp_path, signals,
         train(tiny_config(shapes), tmp_path / "parts", Accelerator(cpu=True))
     resume(tmp_path / "parts")
     require_equal(whole, tmp_path / "parts")
+
+
+def test_updates_left_of_an_epoch_that_is_resumed(shapes, tmp_path, signals, monkeypatch, blank_plots):
+    left, begin = [], RunClock.begin_epoch
+    monkeypatch.setattr(RunClock, "begin_epoch", lambda self, count: [left.append(count), begin(self, count)])
+    signals(signal.SIGTERM, 3)
+    with pytest.raises(Interrupted):
+        train(tiny_config(shapes), tmp_path / "run", Accelerator(cpu=True))
+    resume(tmp_path / "run")
+    assert left == [8, 5, 4]
 
 
 def test_in_evaluation_what_was_trained_is_saved(whole, shapes, tmp_path, monkeypatch, blank_plots):

@@ -292,3 +292,21 @@ def test_the_learning_rate_counts_images_of_all_batches_and_processes_of_an_upda
         run.optimizer.step()
         run.scheduler.step()
     assert sum(rates, []) == pytest.approx([0.03] * 4 + [0.003] * 4)
+
+
+def test_the_learning_rate_counts_no_more_batches_than_an_epoch_has(shapes, tmp_path):
+    """7 images in 4 batches of 2: an update has 8 of them, stated for 2, however many batches it may have."""
+    settings = ("gradient_accumulation_steps=50", "schedule.warmup=0", "schedule.epochs=1")
+    config = tiny_config(shapes, *settings)
+    run = prepare(config, tmp_path, Accelerator(cpu=True), False)
+    assert run.scheduler.base_lrs[0] == pytest.approx(0.04) and run.updates_per_epoch == 1
+
+
+def test_a_detector_that_is_opened_resizes_in_further_training(finished_run):
+    sizes, image = [], torch.rand(3, 96, 128)
+    targets = [{"boxes": torch.tensor([[8.0, 8.0, 60.0, 60.0]]), "labels": torch.tensor([1])}]
+    for settings in ({}, {"resize_in_training": False}):
+        detector, *_ = open_run(finished_run, **settings)
+        detector.backbone.register_forward_pre_hook(lambda _, inputs: sizes.append(max(inputs[0].shape)))
+        detector.train()([image], targets)
+    assert sizes == [64, 128]

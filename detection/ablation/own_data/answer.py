@@ -58,7 +58,8 @@ def judge(
     """
     margin = min(MARGIN, best / 4)
     if interval is None:
-        return Answer("missing", f"no {metric} to compare: runs are missing, it is not defined, or too few images decide it")
+        reasons = "runs are missing, it is not defined, or too few images decide it"
+        return Answer("missing", f"no {metric} to compare: {reasons}")
     found = f"{metric} {format_interval(interval, mark=False)}"
     if reason := _too_little(interval, images):
         return Answer("undetermined", f"cannot be determined, {found}; {reason}")
