@@ -26,7 +26,12 @@ _TORCHVISION: dict[str, tuple[str, list[dict[str, Any]], dict[str, Any], str]] =
 }
 
 # Of torchvision's sets, below `data.root`.
-_FILES = {"MNIST": "MNIST/raw/*", "CIFAR10": "cifar-10-batches-py/*", "SVHN": "*.mat", "SVHN_extra": "*.mat"}
+_FILES = {
+    "MNIST": "MNIST/raw/*",
+    "CIFAR10": "cifar-10-batches-py/*",
+    "SVHN": "t*_32x32.mat",
+    "SVHN_extra": "*_32x32.mat",
+}
 
 
 def open_images(config: ImageData) -> tuple[Images, Images]:
@@ -61,7 +66,10 @@ def files_state(config: ImageData) -> str:
         tops = [top for part in _parts(root) if part.is_dir() for top in part.iterdir()]
     else:
         tops = [*root.glob(_FILES[config.kind])] if config.kind in _FILES else []
-    for path in sorted(path for top in tops for path in _files_of(top)):
+    files = sorted(path for top in tops for path in _files_of(top))
+    if config.kind == "folder":
+        files = [path for path in files if Path(path).suffix.lower() in IMAGE_SUFFIXES]
+    for path in files:
         status, found = os.stat(path), True
         state.update(os.fsencode(path) + f"\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     return state.hexdigest() if found else ""

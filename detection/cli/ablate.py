@@ -151,13 +151,21 @@ def open_scope(args: argparse.Namespace, plan: "Plan") -> "Scope | None":
     from detection.ablation.costs import read_costs
     from detection.ablation.launch.lock import locked
     from detection.ablation.own_data.budget import decide
-    from detection.ablation.own_data.scope import Decision, read_decision, save_decision, scope_digests, with_more_seeds
+    from detection.ablation.own_data.scope import (
+        Decision,
+        read_decision,
+        runs_digest,
+        save_decision,
+        scope_digests,
+        with_more_seeds,
+    )
     from detection.ablation.size_matched import save_controls
     from detection.atomic_write import write_json
 
     digests, budget, seeds = scope_digests(plan, args.data_remarks), args.budget_hours, plan.ablation.seeds
     only_looks = args.report_only or args.dry_run
-    known = read_decision(args.output, digests, budget, any_budget=only_looks and budget is None)
+    former = runs_digest(plan, args.data_remarks), seeds
+    known = read_decision(args.output, digests, budget, any_budget=args.report_only and budget is None, runs=former)
     if only_looks or (known is not None and not known.lacks(seeds)):
         return None if known is None else known.scope
     require_ours(args.output)
@@ -356,7 +364,7 @@ def report_ablation(args: argparse.Namespace, plan: "Plan", controls: "dict[str,
     with progress("resampling images", len(plan.runs)) as bar:
         summary = summarize(plan, inspect_all(plan), on_run=lambda run: bar.advance())
     costs = read_costs(args.output / "costs.json")
-    command = " ".join([*environment_of(args), shlex.join(["detection", "ablate", *args.argv])])
+    command = " ".join([*args.environment, shlex.join(["detection", "ablate", *args.argv])])
     blocks = build_report(summary, costs, controls, MATCHED[args.match], command, args.remarks)
     write_files(args.output, {"report.csv": to_csv(summary).encode()})
     written = write_report(args.output, "report", blocks)
@@ -371,7 +379,7 @@ def environment_of(args: argparse.Namespace) -> list[str]:
     """The variables of the environment that the ablation's file names and that are set, as before a command."""
     from detection.config.files import find_config
 
-    text = find_config(args.ablation).read_text(encoding="utf-8")
+    text = find_config(args.ablation).read_bytes().decode(errors="replace")
     named = [name for name in VARIABLES if re.search(rf"\b{name}\b", text) and os.environ.get(name)]
     return [f"{name}={shlex.quote(os.environ[name])}" for name in named]
 
@@ -381,6 +389,7 @@ def main(argv: list[str] | None = None) -> int:
     """Plan, then run, then report."""
     args = parse(sys.argv[1:] if argv is None else argv)
     complete, part, base = open_ablation(args)
+    args.environment = environment_of(args)
     chosen: dict[str, Chosen] = {}
     if part.choice is not None:
         open_plan(args, complete, part, base, {})  # refuses what does not fit before the choice takes hours

@@ -76,7 +76,7 @@ def may_mean(written: str, file: str, folders: Collection[str]) -> bool:
         folders: Those of `folder_names`.
     """
     own = _parent(_plain(written)[0])
-    return own not in folders or own == _parent(file)
+    return own not in folders or own in {_FORMS[-1][1](name) for name in file.split("/")[:-1]}
 
 
 def _parent(name: str) -> str:

@@ -12,7 +12,7 @@ from detection.evaluation.columns import CocoDataset
 def predicted_ids(results: Path, ground_truth: CocoDataset) -> dict[int, int]:
     """Return the annotations' id of each image id in the `images.json` that `detection predict` wrote next to results.
 
-    A file name of either fits one of the other that ends with it, folder by folder.
+    A file name of either fits one of the other that ends with it, folder by folder, or the only one of its base name.
 
     Returns:
         Nothing where there is no such file, the ids are the annotations' already, or these have no file names.
@@ -30,7 +30,8 @@ def predicted_ids(results: Path, ground_truth: CocoDataset) -> dict[int, int]:
     listed, found, taken = results.with_name("images.json"), dict[int, int](), dict[int, int]()
     for image in _read(listed) if by_name else ():
         parts = _parts(image["file_name"])
-        fitting = [id_ for other, id_ in by_name[parts[-1] if parts else ""] if _fit(parts, other)]
+        same = by_name[parts[-1] if parts else ""]
+        fitting = [id_ for other, id_ in same if _fit(parts, other)] or [id_ for _, id_ in same if len(same) == 1]
         if len(fitting) == 1 and fitting[0] not in taken:
             found[image["id"]], taken[fitting[0]] = fitting[0], image["id"]
             continue

@@ -1,6 +1,7 @@
 """The files of a ContextScenes data set: images and COCO ground truth, all of it or nothing."""
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -169,12 +170,21 @@ def _check_replaceable(out: Path, overwrite: bool, elsewhere: str, replacing: st
     names = {path.name for path in out.iterdir()}
     if foreign := names - {name for split in SPLITS for name in (split, f"{split}.json")}:
         raise UserError(f"{out} holds files that are no ContextScenes ({min(foreign)}); {elsewhere}")
-    if foreign := [split for split in SPLITS if names & {split, f"{split}.json"} and not _drawn_here(out, split)]:
+    there = [split for split in SPLITS if names & {split, f"{split}.json"}]
+    foreign = [split for split in there if not _drawn_here(out, split)]
+    if len(foreign) < len(there):  # a kill may have left a split without its annotations
+        foreign = [split for split in foreign if f"{split}.json" in names or not _holds_drawn_names(out / split)]
+    if foreign:
         raise UserError(f"{out} holds a data set that is no ContextScenes ({foreign[0]}); {elsewhere}")
     if names and not overwrite:
         raise UserError(
             f"{out} holds ContextScenes of other parameters, or an incomplete set; {elsewhere} or {replacing}"
         )
+
+
+def _holds_drawn_names(folder: Path) -> bool:
+    """Whether a folder holds nothing but images named as `write_split` names them."""
+    return folder.is_dir() and all(re.fullmatch(r"\d{6}\.png", path.name) for path in folder.iterdir())
 
 
 def _drawn_here(out: Path, split: str) -> bool:

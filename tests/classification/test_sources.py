@@ -113,6 +113,13 @@ def test_classes_may_be_links(tmp_path):
     assert before != files_state(data)
 
 
+def test_files_that_are_no_images_are_none_of_a_folder(tmp_path):
+    (tmp_path / "lying").mkdir()
+    for name in (".DS_Store", "lying/notes.txt"):
+        (tmp_path / name).touch()
+    assert files_state(ImageData("folder", root=str(tmp_path))) == ""
+
+
 class FakeSet:
     """One of torchvision's data sets, by the shape that its `data` has."""
 

@@ -11,6 +11,7 @@ import pytest
 
 from detection.ablation.costs import ArchitectureCost, MeasuredCosts, architectures
 from detection.ablation.launch.launchers import Launcher, RunningProcess
+from detection.ablation.own_data import scope
 from detection.atomic_write import write_json
 from detection.cli import ablate
 from tests.ablation import coin_run
@@ -222,6 +223,20 @@ def test_more_seeds_keep_what_was_decided(done, capsys):
     assert run("--budget-hours=0.4", "--dry-run") == 0
     text = capsys.readouterr().out
     assert "9 runs" in text and text.count("epochs=2") == 9
+
+
+def test_a_decision_of_a_former_version_is_kept(done, capsys, monkeypatch):
+    shutil.rmtree("out/runs")
+    known, digest = [], scope.runs_digest
+    monkeypatch.setattr(scope, "runs_digest", lambda *args: known.append(digest(*args)) or known[-1])
+    assert run("--budget-hours=0.4") == 0
+    decided = json.loads(Path("out/budget.json").read_text())
+    write_json(Path("out/budget.json"), {"digest": known[0], "budget": 0.4, **decided["scope"]})
+    capsys.readouterr()
+    assert run("--budget-hours=0.4") == 0
+    assert capsys.readouterr().out.count("finished before") == 9
+    assert run("--dry-run") == 0  # without the budget it would be another plan
+    assert "15 runs" in capsys.readouterr().out
 
 
 def test_a_budget_that_nothing_was_measured_for_is_named_in_a_dry_run(place, capsys):

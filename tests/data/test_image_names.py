@@ -44,6 +44,9 @@ def test_a_name_whose_folder_is_there_means_no_file_of_another_folder(folder):
     for written in ("sub/only.png", "/data/SUB/only.png", "er/b.png", "sub\\img1.JPG"):
         assert match_names(folder, [written], [0]) == {}, written
     assert match_names(folder, ["er/only.png"], [0])[0].name == "deep/er/only.png"
+    (folder / "sub/images").mkdir()
+    (folder / "sub/images/below.png").touch()
+    assert match_names(folder, ["sub/below.png"], [0])[0].name == "sub/images/below.png"
     (folder / "empty").mkdir()
     assert match_names(folder, ["empty/only.png"], [0]) == {}
 

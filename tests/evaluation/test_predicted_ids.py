@@ -29,6 +29,7 @@ def test_ids_that_are_the_annotations_own_stay(tmp_path, capsys):
     assert read(tmp_path, ["photos/1.png", "photos/2.png"]) == [1, 2]
     assert capsys.readouterr().err == ""
     assert read(tmp_path, ["b.png", "a.png"], named("", "")) == [1, 2]
+    assert read(tmp_path, ["/data/val/1.png", "/data/val/2.png"], named("images/1.png", "images/2.png")) == [1, 2]
 
 
 @pytest.mark.parametrize("names", [["photos/3.png", "photos/1.png"], ["3.png", "1.png"], ["/a/b/3.png", "../1.png"]])

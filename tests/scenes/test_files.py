@@ -205,6 +205,17 @@ def test_a_user_s_data_set_of_the_same_file_names_is_never_replaced(tmp_path, ca
     assert {name: hash_ for name, hash_ in before.items() if name.endswith("png")} == tree_hashes(tmp_path)
 
 
+def test_a_split_that_a_kill_left_without_annotations_is_replaced(tmp_path, capsys):
+    assert make(tmp_path, "--train", "2", "--val", "1") == 0
+    (tmp_path / "val.json").unlink()
+    assert make(tmp_path, "--train", "2", "--val", "1", "--overwrite") == 0
+    assert (tmp_path / "val.json").exists() and (tmp_path / "val/000001.png").exists()
+    (tmp_path / "val.json").unlink()
+    (tmp_path / "val/mine.png").touch()
+    assert make(tmp_path, "--train", "2", "--val", "1", "--overwrite") == 2
+    assert "holds a data set that is no ContextScenes (val)" in capsys.readouterr().err
+
+
 def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt

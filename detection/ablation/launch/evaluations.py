@@ -16,7 +16,7 @@ def run_evaluations(plan: Plan, launcher: Launcher) -> None:
         run.name: run
         for run in plan.runs
         if run.trained is not None
-        and statuses[run.name].state != "finished"
+        and statuses[run.name].state not in ("finished", "blocked")
         and statuses[run.trained.name].state == "finished"
     }
 

@@ -49,17 +49,32 @@ def scope_digests(plan: Plan, data: Sequence[str]) -> dict[str, str]:
     return digests
 
 
+def runs_digest(plan: Plan, data: Sequence[str]) -> str:
+    """Digest of all runs and of sentences on their data, by which former versions knew a decision."""
+    return plan.ablation.run_type.digest({"runs": {run.name: run.digest for run in plan.runs}, "data": list(data)})
+
+
 def save_decision(output: Path, decision: Decision) -> None:
     """Write what was decided, so that the same command goes on with the same runs."""
     write_json(output / FILE, dataclasses.asdict(decision))
 
 
 def read_decision(
-    output: Path, digests: Mapping[str, str], budget: float | None, *, any_budget: bool = False
+    output: Path,
+    digests: Mapping[str, str],
+    budget: float | None,
+    *,
+    any_budget: bool = False,
+    runs: tuple[str, Sequence[int]] = ("", ()),
 ) -> Decision | None:
-    """What was decided before for these variants, or more, and this budget, or whatever budget; None: nothing was."""
+    """What was decided before for these variants, or more, and this budget, or whatever budget; None: nothing was.
+
+    `runs` is the digest of all runs and their seeds, by which former versions knew a decision.
+    """
     try:
         plain = json.loads((output / FILE).read_text(encoding="utf-8"))
+        if "scope" not in plain and plain["digest"] == runs[0]:
+            plain = {"scope": plain, "digests": dict(digests), "seeds": runs[1], "budget": plain["budget"]}
         of = plain["scope"]
         scope = Scope(tuple(of["dropped"]), of["epochs"], of["hours"], tuple(of["texts"]))
         known = Decision(scope, plain["digests"], tuple(plain["seeds"]), plain["budget"])

@@ -1,5 +1,6 @@
 """Annotation files of one image each, in a folder and the folders below it, and the images that they belong to."""
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,20 +30,21 @@ class LabeledImages(ImageFinder):
     ambiguous: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._by_stem_of_name = self._stems()
+        self._by_stem_of_name, self._folders = self._stems(), folder_names(self.folder)
+        self._by_place: dict[str, list[str]] = {}
+        for files in self._by_stem_of_name.values():
+            for file in files:
+                self._by_place.setdefault(os.path.splitext(file)[0], []).append(file)
 
     def at(self, place: Path) -> str | None:
         """Return the image of a relative path without suffix; None if there is none, or several."""
-        files = self._by_stem_of_name.get(place.name, [])
-        fits = [file for file in files if Path(file).with_name(place.name) == place]
+        fits = self._by_place.get(place.as_posix(), [])
         return fits[0] if len(fits) == 1 else None
 
     def _not_there(self, written: str, source: str) -> None:
         name = Path(written.replace("\\", "/")).name
-        stems, folders = self._by_stem_of_name, folder_names(self.folder)
-        fits = sorted(
-            file for file in stems.get(name) or stems.get(Path(name).stem, []) if may_mean(written, file, folders)
-        )
+        files = self._by_stem_of_name.get(name) or self._by_stem_of_name.get(Path(name).stem, [])
+        fits = sorted(file for file in files if may_mean(written, file, self._folders))
         if len(fits) < 2:
             super()._not_there(written, source)
         elif self.skip_missing:

@@ -132,7 +132,7 @@ def _image(file: LabelMeFile, folder: Path, finder: LabeledImages) -> str:
     written = file.image.replace("\\", "/")
     for base in (folder.resolve() / below, images / below):
         path = Path(os.path.normpath(base / written))
-        if written and path.is_relative_to(images) and path.is_file():
+        if written and path.is_relative_to(images) and os.path.isfile(path):
             return path.relative_to(images).as_posix()
     if "/" in written:
         return file.image
