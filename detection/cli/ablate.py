@@ -260,9 +260,9 @@ def require_ours(output: Path) -> None:
         raise UserError(f"{output}: is a file; choose another --output.")
     files = (output / "ablation.json", output / FOLDER / "ablation.json")
     # A start that was refused leaves its lock.
-    begun = {path for folder in (output, output / FOLDER) if folder.is_dir() for path in folder.iterdir()}
-    begun -= {output / FOLDER, *(path for path in begun if path.name == LOCK)}
-    if begun and not any(file.exists() for file in files):
+    folders = [folder for folder in (output, output / FOLDER) if folder.is_dir()]
+    held = [path for folder in folders for path in folder.iterdir() if path.name != LOCK and path not in folders]
+    if held and not any(file.exists() for file in files):
         raise UserError(f"{output}: holds something other than an ablation; choose another --output.")
 
 

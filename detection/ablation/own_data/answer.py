@@ -89,7 +89,7 @@ def _too_little(interval: Interval, images: int) -> str:
     return ""
 
 
-def _remedy(interval: Interval, run: Sequence[int]) -> str:
+def _remedy(interval: Interval, given: Sequence[int]) -> str:
     more = more_seeds(interval)
     if more is None:
         return (
@@ -97,8 +97,9 @@ def _remedy(interval: Interval, run: Sequence[int]) -> str:
             "difference stays as it is: more evaluation images would, or it is near the limits of what counts"
         )
     seeds = "1 more seed" if more == 1 else f"{more} more seeds"
-    wanted = [*(run or range(interval.seeds))]
-    option = ",".join(map(str, [*wanted, *range(max(wanted) + 1, max(wanted) + 1 + more)]))
+    given = given or range(interval.seeds)
+    free = max(given) + 1
+    option = ",".join(map(str, [*given, *range(free, free + more)]))
     by = f" (--seeds {option})" if len(option) <= 30 else ""
     because = f"estimated from the variance between these {interval.seeds} if the difference stays as it is"
     return f"{seeds} would{by}, {because}"

@@ -81,17 +81,13 @@ def estimate(plan: Plan, costs: MeasuredCosts | None, slots: int) -> Estimate:
     """
     run_type = plan.ablation.run_type
     of_variant: dict[str, ArchitectureCost] = {}
-    configs = {}
     for run in plan.runs:
-        configs.setdefault(run.data, run.config)
         digest = run_type.digest(run_type.architecture(run.config))
         if costs is None or digest not in costs.architectures:
             reason = (costs.failures.get(digest) if costs else None) or "see costs.log in the ablation's folder"
             raise UserError(f"{run.data}/{run.variant}: its training step could not be measured ({reason}).")
         of_variant[run.variant] = costs.architectures[digest]
-    if len(configs) > 1:
-        raise UserError("question: an ablation with a question has one data set.")
-    config = next(iter(configs.values()))
+    config = plan.runs[0].config  # an ablation with a question has one data set
     base = run_type.effort(config)
     known = {base.epochs: base}
 

@@ -75,8 +75,8 @@ def read_decision(
         plain = json.loads((output / FILE).read_text(encoding="utf-8"))
         if "scope" not in plain and plain["digest"] == runs[0]:
             plain = {"scope": plain, "digests": dict(digests), "seeds": runs[1], "budget": plain["budget"]}
-        of = plain["scope"]
-        scope = Scope(tuple(of["dropped"]), of["epochs"], of["hours"], tuple(of["texts"]))
+        saved = plain["scope"]
+        scope = Scope(tuple(saved["dropped"]), saved["epochs"], saved["hours"], tuple(saved["texts"]))
         known = Decision(scope, plain["digests"], tuple(plain["seeds"]), plain["budget"])
         is_of_these = digests.items() <= known.digests.items() and (known.budget == budget or any_budget)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
