@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from detection.ablation.launch import session
 from detection.ablation.report import report
 from detection.cli import ablate, train
 from detection.errors import UserError
@@ -538,7 +539,7 @@ def test_a_refused_start_leaves_nothing_that_the_next_one_refuses(capsys, monkey
         raise UserError("there is no cluster")
 
     with monkeypatch.context() as patch:
-        patch.setattr(ablate, "build_launcher", refuse)
+        patch.setattr(session, "build_launcher", refuse)
         assert run() == 2
     assert [file.name for file in Path("out").iterdir()] == [".lock"]
     assert run() == 0

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from detection.ablation.planning import open_ablation, open_plan
 from detection.atomic_write import write_json
 from detection.cli import ablate
 from detection.evaluation.simulated_coverage import simulated_coverage
@@ -74,8 +75,8 @@ def run(*arguments):
 
 def make(*arguments):
     """Do as `run` does, with all runs in this process, which is faster."""
-    args = ablate.parse([*ARGUMENTS, *arguments])
-    plan, _, _ = ablate.open_plan(args, *ablate.open_ablation(args), {})
+    request = ablate.read_request([*ARGUMENTS, *arguments])
+    plan = open_plan(request, open_ablation(request), {}).plan
     write_json(Path("out/ablation.json"), plan.record())
     for one in plan.runs:
         coin_run.main(["coins.py", "--output", str(one.folder), *one.overrides, f"seed={one.seed}"])

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from detection.ablation.costs import ArchitectureCost, MeasuredCosts, architectures
+from detection.ablation.launch import session
 from detection.ablation.launch.launchers import Launcher, RunningProcess
-from detection.ablation.own_data import scope
 from detection.atomic_write import write_json
 from detection.cli import ablate
 from tests.ablation import coin_run
@@ -56,21 +56,21 @@ class InThisProcess(Launcher):
         return Ended()
 
 
-def known_costs(args, plan, launcher):
+def known_costs(request, plan, launcher):
     """Costs as if a step took 1 ms for each unit of width."""
-    if not (args.output / "costs.json").exists():
+    if not (request.output / "costs.json").exists():
         print("measuring costs")
         costs = {
             digest: ArchitectureCost(run.config.width, run.config.width, *[0.001 * run.config.width] * 2, 8, 8)
             for digest, run in architectures(plan).items()
         }
-        write_json(args.output / "costs.json", dataclasses.asdict(MeasuredCosts("here", 1, costs, {})))
+        write_json(request.output / "costs.json", dataclasses.asdict(MeasuredCosts("here", 1, costs, {})))
 
 
 def make_fast(patch):
     """Let runs and costs take no time."""
-    patch.setattr(ablate, "build_launcher", lambda args, runs, held: InThisProcess())
-    patch.setattr(ablate, "launch_cost_measurement", known_costs)
+    patch.setattr(session, "build_launcher", lambda request, runs, held: InThisProcess())
+    patch.setattr(session, "launch_cost_measurement", known_costs)
 
 
 @pytest.fixture
@@ -227,8 +227,8 @@ def test_more_seeds_keep_what_was_decided(done, capsys):
 
 def test_a_decision_of_a_former_version_is_kept(done, capsys, monkeypatch):
     shutil.rmtree("out/runs")
-    known, digest = [], scope.runs_digest
-    monkeypatch.setattr(scope, "runs_digest", lambda *args: known.append(digest(*args)) or known[-1])
+    known, digest = [], session.runs_digest
+    monkeypatch.setattr(session, "runs_digest", lambda *args: known.append(digest(*args)) or known[-1])
     assert run("--budget-hours=0.4") == 0
     decided = json.loads(Path("out/budget.json").read_text())
     write_json(Path("out/budget.json"), {"digest": known[0], "budget": 0.4, **decided["scope"]})
@@ -282,7 +282,7 @@ def test_mistakes_are_one_sentence(place, fast, capsys):
         (["images=13"], "13 coins: bring another one."),
         (["--budget-hours=0"], "--budget-hours 0.0: must be above 0"),
         (["--budget-hours=nan"], "--budget-hours nan: must be above 0"),
-        (["--match=params"], "--match params: coins.py has this control, `wider`; leave it out."),
+        (["--match=params"], "--match: coins.py has this control, `wider`; leave it out."),
     ):
         assert run(*arguments) == 2
         assert words in capsys.readouterr().err and not Path("out/runs").exists()
