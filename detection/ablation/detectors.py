@@ -33,8 +33,8 @@ from detection.heads import name_classes
 from detection.runs.records import data_key, read_record
 from detection.scenes.ensure import ensure_scenes
 from detection.scenes.tasks import TASKS
+from detection.training.data import open_data
 from detection.training.loaders import build_accelerator
-from detection.training.run import open_data
 
 # Keys of a config, and of its `detector`, with which a trained run may be evaluated again.
 _EVALUATED = ("data", "eval_batch_size", "precision", "note")

@@ -17,9 +17,11 @@ from detection.data.coco_index import Category
 from detection.errors import UserError
 from detection.runs.lock import writing
 from detection.runs.logs import RunLog
+from detection.training.last_checkpoint import restore
 from detection.training.loaders import train_batches
-from detection.training.loop import TrainingRun, describe_run, restore, resumable, run_epochs
+from detection.training.loop import describe_run, resumable, run_epochs
 from detection.training.preemption import watch
+from detection.training.state import TrainingRun
 
 
 @dataclass(kw_only=True)

@@ -1,12 +1,9 @@
-"""State of a run of detectors or classifiers, the loop over its epochs, and what it resumes from."""
+"""The loop over the epochs of a run of detectors or classifiers."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
-from types import MappingProxyType
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -14,168 +11,22 @@ from accelerate.utils import gather_object
 from torch import nn
 
 from detection.config import OptimizerConfig
-from detection.data.coco_index import Category
-from detection.data.sampling import TrainBatches
 from detection.errors import Interrupted, UserError
-from detection.names import visible
-from detection.runs.checkpoint import (
-    fitting_state,
-    load_meta,
-    load_training_state,
-    load_weights,
-    newest_complete,
-    save_checkpoint,
-)
+from detection.runs.checkpoint import fitting_state
 from detection.runs.folder import config_json, read_config, write_run_description
 from detection.runs.logs import RunLog, progress
 from detection.runs.room import require_room
-from detection.runs.trackers import Trackers, require_trackers
+from detection.runs.trackers import Trackers
 from detection.system_errors import explain
-from detection.training.clock import RunClock
 from detection.training.device_batches import DeviceBatches
 from detection.training.engine import seed_epoch, train_one_epoch
 from detection.training.freezing import freeze
-from detection.training.optim import (
-    WeightAverage,
-    build_optimizer,
-    build_scheduler,
-    group_lines,
-    load_optimizer,
-    require_sound_state,
-    scaled_learning_rate,
-)
+from detection.training.last_checkpoint import save_last
+from detection.training.optim import group_lines, scaled_learning_rate
 from detection.training.preemption import advised, at_once, postponed, requested
 from detection.training.random_state import random_state, set_random_state
-from detection.training.resuming import has_checkpoint, require_resumable, require_same_data, resume_command
-
-Model = TypeVar("Model", bound=nn.Module)
-
-
-@dataclass
-class Progress:
-    """How far a run is: what a resumed run needs to know besides weights and optimizer.
-
-    Attributes:
-        epoch: epochs that are done.
-        updates: updates of the epoch in progress that are done.
-        formed_by: images of a global batch when that epoch began.
-        awaits_evaluation: the last epoch is trained and not evaluated yet.
-        seconds: of training.
-        best: value of the best checkpoint, by `best_metric`.
-        best_metric: by which the best was chosen or, after a resume by another one, is compared; empty before.
-    """
-
-    epoch: int = 0
-    updates: int = 0
-    formed_by: int = 0
-    awaits_evaluation: bool = False
-    seconds: float = 0.0
-    best: float | None = None
-    best_metric: str = ""
-    best_epoch: int = -1
-    evaluations_without_best: int = 0
-    metrics: dict[str, float] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        return f"after {self.epoch} epochs" + (f" and {self.updates} updates" if self.updates else "")
-
-
-@dataclass(kw_only=True)
-class TrainingRun(Generic[Model]):
-    """A run at work, with the optimizer and the schedule of its config.
-
-    Attributes:
-        config: its settings, with `schedule`, `optimizer` and `seed`.
-        model: the bare module that the optimizer moves, on its device.
-        order: positions of the images of each batch, by epoch.
-        batches: images and targets in that order.
-        categories: label k is `categories[k - 1]` for a detector, `categories[k]` for a classifier.
-        frozen: for `freeze`.
-        gradient_accumulation_steps: batches an update.
-        average: moving average of the weights, which is evaluated and kept where there is one.
-        done: how far the run is.
-        resumed: whether it goes on from a checkpoint.
-        random_states: of each process, where it goes on within an epoch.
-        saved: how far the last checkpoint is, empty where there is none.
-        saved_at: when it was written, or the run began, by the monotonic clock.
-        waiting: share of its time in which each epoch trained here waited for data.
-        clock: time that the run takes here, and still will, and the mean loss of the epoch.
-        command: that trains such runs.
-    """
-
-    command: ClassVar[str] = "train"
-
-    config: Any
-    folder: Path
-    accelerator: Accelerator
-    model: Model
-    order: TrainBatches
-    batches: Any
-    categories: Sequence[Category]
-    frozen: Mapping[str, int | None] = field(default_factory=dict)
-    gradient_accumulation_steps: int = 1
-    average: WeightAverage | None = None
-    done: Progress = field(default_factory=Progress)
-    resumed: bool = False
-    random_states: Sequence[Mapping[str, Any]] = ()
-    saved: str = ""
-    saved_at: float = field(default_factory=time.monotonic)
-    waiting: list[float] = field(default_factory=list)
-    clock: RunClock = field(default_factory=RunClock)
-
-    def __post_init__(self) -> None:
-        require_trackers(self.config.trackers)
-        self.batches_per_epoch = len(self.order)  # before any are skipped
-        fused = self.accelerator.scaler is None
-        self.optimizer = build_optimizer(self.config.optimizer, self.model, self.images_per_update, fused=fused)
-        self.scheduler = build_scheduler(self.config.schedule, self.optimizer, self.updates_per_epoch)
-
-    @property
-    def updates_per_epoch(self) -> int:
-        """Updates of an epoch."""
-        return -(-self.batches_per_epoch // self.gradient_accumulation_steps)
-
-    def print_epoch(self, values: Mapping[str, float] = MappingProxyType({}), digits: int = 3) -> None:
-        """Print the line of the epoch that is done, with what an evaluation measured, if there was one."""
-        place = f"epoch {self.done.epoch:3d} of {self.config.schedule.epochs}"
-        self.print_line("  ".join([place, *self.clock.texts(values, digits)]))
-
-    @property
-    def images_per_update(self) -> int:
-        """Images an update, over all processes and accumulation, which ends with the epoch."""
-        return self.order.global_size * min(self.gradient_accumulation_steps, self.batches_per_epoch)
-
-    @property
-    def requested_images_per_update(self) -> int:
-        """Images an update by the settings, more than there are where an epoch has fewer batches than they ask for."""
-        return self.order.global_size * self.gradient_accumulation_steps
-
-    @property
-    def stopped_early(self) -> bool:
-        """Whether the run has ended before its last epoch; none does here."""
-        return False
-
-    @property
-    def ended(self) -> bool:
-        """Whether nothing is left to train or to evaluate."""
-        done = self.done
-        stopped = done.epoch >= self.config.schedule.epochs or (self.stopped_early and not done.updates)
-        return stopped and not done.awaits_evaluation
-
-    @property
-    def evaluated(self) -> Model:
-        """The model that is evaluated and kept: the moving average where there is one."""
-        return self.model if self.average is None else self.average.module  # type: ignore[return-value]
-
-    @property
-    def last(self) -> Path:
-        """The checkpoint that the run resumes from."""
-        return self.folder / "checkpoints" / "last"
-
-    def print_line(self, line: str) -> None:
-        """Print a line, once for all processes."""
-        if self.accelerator.is_main_process:
-            print("\n".join(map(visible, line.split("\n"))), flush=True)
+from detection.training.resuming import has_checkpoint, require_same_data, resume_command
+from detection.training.state import TrainingRun
 
 
 def run_epochs(run: TrainingRun, after_epoch: Callable[[Any, RunLog], bool]) -> None:
@@ -330,73 +181,6 @@ def _greatest(accelerator: Accelerator, *values: int) -> tuple[int, ...]:
         return values
     own = torch.tensor([values], device=accelerator.device)
     return tuple(accelerator.gather(own).amax(0).tolist())  # type: ignore[union-attr]
-
-
-def save_last(run: TrainingRun, random_states: Sequence[Mapping[str, Any]] = ()) -> None:
-    """Write what the run can be resumed from, on the main process; within an epoch with all random states."""
-    run.saved_at = time.monotonic()
-    if run.accelerator.is_main_process:
-        _save_last(run, random_states)
-    run.saved = str(run.done)
-
-
-def _save_last(run: TrainingRun, random_states: Sequence[Mapping[str, Any]]) -> None:
-    scaler = run.accelerator.scaler
-    state = {
-        "optimizer": run.optimizer.state_dict(),
-        "scheduler": run.scheduler.state_dict(),
-        "scaler": None if scaler is None else scaler.state_dict(),
-        "average_updates": 0 if run.average is None else run.average.updates,
-        "images_per_update": run.requested_images_per_update,
-        "random_states": list(random_states),
-        "progress": dict(vars(run.done)),
-    }
-    trained = None if run.average is None else run.model
-    progress = {"epoch": run.done.epoch, "updates": run.done.updates, "metrics": run.done.metrics}
-    save_checkpoint(run.last, run.evaluated, run.categories, progress, trained=trained, state=state)
-
-
-def restore(run: TrainingRun) -> None:
-    """Take up the state that `save_last` wrote, before anything is prepared for several processes, and print that.
-
-    The learning rate goes on by the schedule of the present config.
-
-    Raises:
-        UserError: missing or damaged, or settings that a resumed run may not change.
-    """
-    checkpoint = newest_complete(run.last)
-    state = load_training_state(checkpoint)
-    with fitting_state(checkpoint):
-        require_resumable(run, state, load_meta(checkpoint)["categories"])
-    load_weights(checkpoint, run.model, "model" if run.average is None else "training")
-    if run.average is not None:
-        load_weights(checkpoint, run.average.module)
-    with fitting_state(checkpoint):
-        _take_up(run, state)
-    run.resumed, run.saved = True, str(run.done)
-    run.print_line(f"resume    {run.folder} {run.done}")
-
-
-def _take_up(run: TrainingRun, state: Mapping[str, Any]) -> None:
-    if run.average is not None:
-        run.average.updates = int(state["average_updates"])
-    if state["scheduler"].keys() != run.scheduler.state_dict().keys():
-        raise ValueError("the scheduler is another one")
-    rates = run.scheduler.base_lrs
-    load_optimizer(run.optimizer, state["optimizer"])
-    require_sound_state(run.optimizer)
-    run.scheduler.load_state_dict(state["scheduler"])
-    run.scheduler.base_lrs = rates
-    factors = [factor(run.scheduler.last_epoch) for factor in run.scheduler.lr_lambdas]  # type: ignore[attr-defined]
-    run.scheduler._last_lr = [rate * factor for rate, factor in zip(rates, factors, strict=True)]
-    for group, base, rate in zip(run.optimizer.param_groups, rates, run.scheduler._last_lr, strict=True):
-        group["initial_lr"], group["lr"] = base, rate
-    if run.accelerator.scaler is not None and state["scaler"] is not None:
-        run.accelerator.scaler.load_state_dict(state["scaler"])
-    run.done, run.random_states = Progress(**state["progress"]), state.get("random_states", ())
-    for name, default in vars(Progress()).items():
-        if default is not None and type(getattr(run.done, name)) is not type(default):
-            raise TypeError(f"progress.{name} is no {type(default).__name__}")
 
 
 def describe_run(run: TrainingRun, data: Mapping[str, Any]) -> None:

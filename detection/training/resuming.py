@@ -17,7 +17,7 @@ from detection.runs.folder import new_run_folder, read_config, read_environment
 from detection.runs.records import data_difference
 
 if TYPE_CHECKING:
-    from detection.training.loop import TrainingRun
+    from detection.training.state import TrainingRun
 
 _RESTARTS = ("TORCHELASTIC_RESTART_COUNT", "DETECTION_RESTARTS")
 """Set by `torchrun --max-restarts`, and by the ablation launcher for a job that is queued again."""

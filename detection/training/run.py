@@ -11,24 +11,19 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from PIL import Image
-from torch.utils.data import DataLoader
 
 from detection.analysis.anchor_fit import anchor_remarks
 from detection.analysis.samples import draw_samples
 from detection.analysis.visualize import contact_sheet
 from detection.channels_last import to_channels_last
 from detection.config import Config
-from detection.data.dataset import DetectionDataset, match_categories, require_training_boxes
+from detection.data.dataset import DetectionDataset
 from detection.data.federated import federated_remark
-from detection.data.masks import load_masks
 from detection.data.remarks import training_remarks
-from detection.data.sampling import TrainBatches
-from detection.data.transforms import Transform
 from detection.detector import Detector, build_detector
 from detection.evaluation import evaluate_detections, is_defined, metrics_table, write_evaluation, write_metrics
 from detection.evaluation.columns import CocoDataset, CocoResults
 from detection.heads import name_classes
-from detection.names import short_name
 from detection.pretrained import load_pretrained
 from detection.runs.checkpoint import load_meta, load_weights, newest_complete, save_checkpoint
 from detection.runs.data_identity import describe_splits
@@ -38,81 +33,19 @@ from detection.runs.logs import RunLog
 from detection.training.activation_checkpoints import checkpoint_stages
 from detection.training.amplitudes import start_amplitude
 from detection.training.compiling import CountedBackend, compile_parts
+from detection.training.data import Data, needs_validation_loss, open_data
 from detection.training.determinism import deterministic
 from detection.training.engine import validation_loss
 from detection.training.epoch_notes import print_epoch_notes
 from detection.training.evaluate import detect_split
 from detection.training.freezing import freeze
-from detection.training.loaders import build_loader, eval_loader, open_split, train_batches
-from detection.training.loop import TrainingRun, describe_run, restore, resumable, run_epochs
+from detection.training.last_checkpoint import restore
+from detection.training.loop import describe_run, resumable, run_epochs
 from detection.training.memory import peak_memory
 from detection.training.optim import WeightAverage
 from detection.training.preemption import postponed, watch
-from detection.weights import LoadReport
-
-MOST_CLASSES = 100
-"""Classes that are printed by name."""
-
-
-@dataclass(frozen=True)
-class Data:
-    """Data sets and loaders of the splits."""
-
-    train: DetectionDataset
-    val: DetectionDataset
-    train_batches: TrainBatches
-    train_loader: DataLoader
-    val_loader: DataLoader
-    test: DetectionDataset | None
-    test_loader: DataLoader | None
-
-    @property
-    def splits(self) -> dict[str, DetectionDataset]:
-        """Data sets of the splits that there are, by name."""
-        splits = {"train": self.train, "val": self.val, "test": self.test}
-        return {name: dataset for name, dataset in splits.items() if dataset is not None}
-
-
-def open_data(config: Config, accelerator: Accelerator) -> Data:
-    """Open and check all splits.
-
-    Raises:
-        UserError: anything about the data that would break training.
-    """
-    train_index, val_index = open_split("data.train", config.data.train), open_split("data.val", config.data.val)
-    match_categories(train_index, val_index)
-    test = None
-    if config.data.test.is_given:
-        test_index = open_split("data.test", config.data.test)
-        match_categories(train_index, test_index)
-        test = DetectionDataset(test_index, Path(config.data.test.images), categories=train_index.categories)
-    transform = Transform(config.data.augmentation, config.detector.min_size, config.detector.max_size)
-    segmented, source = config.detector.segmentation is not None, config.data.masks
-    files, masks = config.data.train, load_masks(train_index, source) if segmented else None
-    kept = config.data.cache_megabytes * 1_000_000
-    train = DetectionDataset(
-        train_index, Path(files.images), transform, config.seed, files.empty_images, masks, cache_bytes=kept
-    )
-    require_training_boxes(train)
-    val_masks = load_masks(val_index, source) if segmented and _needs_validation_loss(config) else None
-    val_images, categories = Path(config.data.val.images), train_index.categories
-    val = DetectionDataset(val_index, val_images, masks=val_masks, categories=categories, cache_bytes=kept)
-    threshold = config.data.repeat_threshold
-    batches = train_batches(
-        len(train),
-        config,
-        accelerator,
-        aspect_ratios=train.aspect_ratios if config.data.aspect_grouping else None,
-        factors=None if threshold is None else train.repeat_factors(threshold),
-        image_ids=train.image_ids,
-    )
-    loader = build_loader(train, batches, config.data.workers, accelerator)
-    test_loader = None if test is None else eval_loader(test, config, accelerator)
-    return Data(train, val, batches, loader, eval_loader(val, config, accelerator), test, test_loader)
-
-
-def _needs_validation_loss(config: Config) -> bool:
-    return config.validation_loss or config.best_metric == "val_loss"
+from detection.training.run_lines import print_data, print_model
+from detection.training.state import TrainingRun
 
 
 @dataclass(kw_only=True)
@@ -256,7 +189,7 @@ def evaluate_epoch(run: DetectorRun, log: RunLog) -> None:
     config, data, accelerator, done = run.config, run.data, run.accelerator, run.done
     results = detect_split(run.evaluated, data.val_loader, accelerator, data.val.categories, "evaluating")
     extra = {}
-    if _needs_validation_loss(config):
+    if needs_validation_loss(config):
         extra["val_loss"] = validation_loss(run.evaluated, data.val_loader, accelerator, config.seed)
     shared: list[Any] = [None]
     if accelerator.is_main_process:
@@ -361,49 +294,3 @@ def _print_metrics(run: DetectorRun, metrics: dict[str, Any], tested: dict[str, 
         run.print_line(f"test     {values} on {tested['images']} images that chose nothing ({run.folder / 'test'})")
         for note in tested["notes"]:
             run.print_line(f"note      test split: {note}")
-
-
-def print_data(run: DetectorRun) -> None:
-    """Print what is trained and evaluated on, and what was left out."""
-    config, data = run.config, run.data
-    for name, dataset in data.splits.items():
-        counts = dataset.counts
-        odd = {
-            "images without boxes": counts["images_without_boxes"],
-            "images left out": counts["images_left_out"],
-            "crowd regions ignored in training": counts["crowd_left_out"],
-            "boxes clipped to their image": counts["clipped"],
-            "bad boxes dropped": counts["dropped"],
-        }
-        notes = "".join(f", {count} {what}" for what, count in odd.items() if count)
-        if (listed := len(dataset.index.categories)) < len(run.categories):
-            notes += f", measured on the {listed} of {len(run.categories)} categories that it lists"
-        run.print_line(f"{name:9} {counts['images']} images, {counts['boxes']} boxes{notes} ({dataset.index.path})")
-    if (factors := data.train_batches.factors) is not None:
-        repeated = (
-            f"{(factors > 1).sum()} of {len(factors)} images, those of rare classes, up to {factors.max():.3g} times"
-        )
-        expected = f"{factors.sum():.1f} images expected an epoch"
-        run.print_line(f"repeats   {repeated}: {expected}, {len(data.train_batches)} batches in each")
-    workers, kept = data.train_loader.num_workers, sum(dataset.cached_bytes for dataset in data.splits.values()) / 1e6
-    memory = f", images stay in memory, {kept:.0f} MB at most" if kept else ""
-    run.print_line(f"loading   {f'{workers} processes' if workers else 'in the training process'}{memory}")
-    names = [short_name(category.name) for category in run.categories[:MOST_CLASSES]]
-    more = f" and {len(run.categories) - len(names)} more" if len(run.categories) > len(names) else ""
-    run.print_line(f"classes   {', '.join(names)}{more}")
-    if data.train.masks is not None:
-        filled = "every box, filled (data.masks=boxes)" if config.data.masks == "boxes" else "the annotations' own"
-        run.print_line(f"masks     {filled}")
-
-
-def print_model(run: DetectorRun, reports: list[LoadReport]) -> None:
-    """Print which weights were loaded, the detector's size, and where it is trained."""
-    accelerator, parameters = run.accelerator, list(run.model.parameters())
-    for report in reports:
-        run.print_line(f"weights   {report}")
-    total = sum(p.numel() for p in parameters) / 1e6
-    trained = sum(p.numel() for p in parameters if p.requires_grad) / 1e6
-    run.print_line(f"detector  {total:.2f} M parameters, {trained:.2f} M of them trained in the first epoch")
-    run.print_line(
-        f"device    {accelerator.device}, {accelerator.num_processes} process(es), precision {run.config.precision}"
-    )

@@ -15,7 +15,7 @@ from detection.cli import browse
 from detection.config import override, to_plain
 from detection.data.transforms import Transform
 from detection.runs.folder import CONFIG_FORMAT, config_json
-from detection.training.run import open_data
+from detection.training.data import open_data
 from tests.coco_files import small, write
 from tests.tiny_runs import tiny_config, write_config
 

@@ -17,7 +17,8 @@ from detection.pooling import SkipPool, Source
 from detection.runs.folder import open_run
 from detection.training import amplitudes
 from detection.training.amplitudes import measure_amplitude, start_amplitude
-from detection.training.run import open_data, prepare, train
+from detection.training.data import open_data
+from detection.training.run import prepare, train
 from tests.tiny_runs import DETECTOR, tiny_config
 
 POOL = partial(

@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 from detection.config import override, to_plain
 from detection.evaluation.coco import METRICS
 from detection.runs.folder import open_run
+from detection.training.data import open_data
 from detection.training.engine import validation_loss
-from detection.training.run import open_data, prepare, train
+from detection.training.run import prepare, train
 from tests.tiny_runs import tiny_config, write_config
 from tests.training.forked_runs import run_two
 

@@ -19,7 +19,7 @@ from detection.errors import Interrupted
 from detection.runs.checkpoint import load_training_state
 from detection.runs.folder import open_config
 from detection.runs.logs import RunLog
-from detection.training import loop, preemption
+from detection.training import last_checkpoint, loop, preemption
 from detection.training.clock import RunClock
 from detection.training.loaders import DataLoader
 from detection.training.run import train
@@ -129,7 +129,7 @@ def test_twice_while_a_checkpoint_is_written(whole, shapes, tmp_path, monkeypatc
                 os.kill(os.getpid(), signal.SIGINT)
             save(*args, **state)
 
-        patched.setattr(loop, "save_checkpoint", interrupted)
+        patched.setattr(last_checkpoint, "save_checkpoint", interrupted)
         with pytest.raises(Interrupted, match="is saved after 1 epochs"):
             train(tiny_config(shapes), tmp_path / "parts", Accelerator(cpu=True))
     resume(tmp_path / "parts")
