@@ -66,7 +66,8 @@ class AttentionLSTM(Context):
             raise UserError(
                 "cell.learned_initial_state=True: AttentionLSTM computes initial states of the features; leave it out."
             )
-        self.states = [cast(Cell, c).state_sizes for c in self.cells] or [(hidden_channels,)]
+        own = [(c.state_sizes, c.num_flags) for c in cast(list[Cell], list(self.cells))] or [((hidden_channels,), 0)]
+        self.states, self.flags = zip(*((s[: len(s) - n], s[len(s) - n :]) for s, n in own), strict=True)
         self.initial_state = nn.Sequential(
             nn.Linear(in_channels, hidden_channels),
             nn.Tanh(),
@@ -121,7 +122,10 @@ class AttentionLSTM(Context):
     def _initial_states(self, mean: Tensor) -> list[State]:
         """Return the states of each layer (B, D) for the mean of the pooled map (B, C)."""
         layers = self.initial_state(mean).split([sum(sizes) for sizes in self.states], 1)
-        return [layer.split(sizes, 1) for layer, sizes in zip(layers, self.states, strict=True)]
+        return [
+            (*layer.split(sizes, 1), *(layer.new_zeros(len(mean), size) for size in flags))
+            for layer, sizes, flags in zip(layers, self.states, self.flags, strict=True)
+        ]
 
     def _advance(self, x: Tensor, states: list[State]) -> list[State]:
         advanced = []

@@ -91,6 +91,17 @@ def test_states_stay_in_float32_under_autocast(name):
     assert all(s.dtype == torch.float32 for s in state)
 
 
+@pytest.mark.parametrize("name", CELLS)
+def test_a_step_has_the_same_bits_under_autocast(name):
+    torch.manual_seed(0)
+    cell = CELLS[name](SIZE)
+    x, state = torch.randn(N, cell.projection_channels), tuple(torch.randn(N, size) for size in cell.state_sizes)
+    exact = cell(x, state)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = cell(x, state)
+    assert all(torch.equal(a, b) for a, b in zip(found, exact, strict=True))
+
+
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize(
     "cell, theirs",

@@ -363,6 +363,31 @@ def test_an_input_side_adds_nothing_to_the_gates(cell):
     elif cell is MLSTM:
         f = own[0, -16:] + made.bias_hh[-16:]
         torch.testing.assert_close(f, torch.full((16,), 5.0))
+        qk, i = own[0, :32] + made.bias_hh[:32], own[0, 64:80] + made.bias_hh[32:48]
+        torch.testing.assert_close(qk, torch.ones(32))  # one channel a head
+        torch.testing.assert_close(i, torch.zeros(16))
     else:
         keep, _ = made.coefficients(own)
         torch.testing.assert_close(keep, torch.full_like(keep, torch.sigmoid(torch.tensor(5.0)).item()))
+        for part in made.parts(own)[2:]:
+            torch.testing.assert_close(part, torch.full_like(part, made.state_size**-0.5))
+
+
+def test_the_input_side_of_a_gate_that_has_no_recurrent_one_adds_nothing():
+    """MUT1's z is the first of its pre-activations, and the last of its bias vectors."""
+    made = MUT1(16, 3)
+    z = made.project(torch.zeros(1, 3))[0, :16] + made.bias_hh[32:]
+    torch.testing.assert_close(z, torch.full((16,), -5.0))
+
+
+def test_a_tied_lstm_takes_in_what_it_does_not_keep():
+    made = TiedLSTM(SIZE, init=partial(chrono, longest=9))
+    i, _, o = (made.bias_hh[k * SIZE : (k + 1) * SIZE] for k in range(3))
+    assert i.std() > 0.1 and torch.equal(i, o)
+
+
+def test_a_uniform_gate_of_few_channels_keeps_off_its_ends():
+    torch.manual_seed(0)
+    share = torch.cat([initialization.uniform_gate(2).keep.sigmoid() for _ in range(20)])
+    assert share.min() >= 0.1 and share.max() <= 0.9 and share.std() > 0.1
+    assert initialization.uniform_gate(1).keep.isfinite().all()

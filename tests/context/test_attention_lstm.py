@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import adaptive_avg_pool2d
 
-from detection.cells import GRU
+from detection.cells import GRU, RGLRU, SLSTM
 from detection.config.serialization import from_plain
 from detection.context import AttentionLSTM
 from detection.errors import UserError
@@ -184,3 +184,19 @@ def test_one_step_has_no_idle_layers():
 def test_settings_below_one_are_refused(name):
     with pytest.raises(UserError, match=f"context.{name}=0: must be at least 1"):
         from_plain(partial(AttentionLSTM, **{name: 0}), partial[AttentionLSTM], "context")
+
+
+@pytest.mark.parametrize(("cell", "flags"), [(SLSTM, 3), (RGLRU, 1)])
+def test_what_a_cell_counts_with_begins_at_0(cell, flags):
+    """sLSTM divides by a normalizer that is at least 1 if it begins at 0; the last tensors of a state are no memory."""
+    context, seen = attention(cell=partial(cell), hidden_channels=64, num_layers=1, num_steps=2), []
+    with torch.no_grad():
+        for parameter in context.initial_state.parameters():
+            parameter.mul_(6)
+    step = context.cells[0].step
+    context.cells[0].step = lambda x, state: seen.append((state, step(x, state))) or seen[-1][1]
+    context(*a_batch())
+    ((before, after),) = seen
+    assert before[0].abs().max() > 0.9 and not any(tensor.any() for tensor in before[-flags:])
+    if cell is SLSTM:
+        assert (after[2] >= 1).all() and (after[0].abs() <= 1).all()

@@ -40,6 +40,14 @@ def test_global_average_by_hand():
     assert context(x, valid).tolist() == [[[[4, 4, 0], [4, 4, 0]]]]
 
 
+def test_a_global_average_of_a_large_map_is_finite_in_half_precision():
+    context = GlobalAverage(1, hidden_channels=1).half()
+    torch.nn.init.ones_(context.linear.weight)
+    torch.nn.init.zeros_(context.linear.bias)
+    x, valid = torch.ones(1, 1, 300, 300).half(), torch.ones(1, 1, 300, 300, dtype=torch.bool)
+    assert (context(x, valid) == 1).all()  # of a sum of 90 000, where float16 ends at 65 504
+
+
 def test_non_local_is_the_identity_at_first():
     x, valid = half_valid()
     assert torch.equal(NonLocal(4).double()(x, valid), x * valid)

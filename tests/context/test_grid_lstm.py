@@ -128,3 +128,11 @@ def test_defaults_of_both_forms():
     assert 0.099 < lstm.weight.abs().max() <= 0.1
     other = GridLSTM(2, hidden_channels=8, linear=True, forget_bias=3.0).layers[0]
     assert (other.gates.bias.view(4, 9, 8)[:, 2] == 3).all()
+
+
+def test_the_start_of_the_linear_form():
+    """Transitions of half of the heads have a bias of 5, the others' go down to 1; by gate for the first head."""
+    biases = GridLSTM(2, hidden_channels=8, linear=True).layers[0].gates.bias.view(4, 9, 8)[0]
+    for gate in (3, 5):
+        torch.testing.assert_close(biases[gate], torch.tensor([5, 5, 5, 5, 31 / 7, 23 / 7, 15 / 7, 1]))
+    assert biases[:, 0].tolist() == [2, 0, 5, 5, 5, 5, 2, 2, -2]

@@ -123,3 +123,17 @@ def test_starts_of_the_gates():
     made = LinePropagation(3, hidden_channels=2, layers=(("right",),), gain=0.5)
     assert made.convs[0].bias.tolist() == [0, 0, 0.5, 0.5, 1, 1, 0, 5, 0]
     assert LinePropagation(3, hidden_channels=2).convs[0].bias[2:6].tolist() == [1] * 4
+
+
+def test_one_channel_by_hand():
+    """v = x, λ = 2x and u = x + 3 of one line: h = [2, 2 + 8], and the output is u ⊙ h."""
+    context = LinePropagation(1, hidden_channels=1, layers=(("right",),))
+    with torch.no_grad():
+        context.convs[0].weight.zero_()
+        context.convs[0].bias.zero_()
+        context.convs[0].weight[:3, 0, 0, 0] = torch.tensor([1.0, 2.0, 1.0])
+        context.convs[0].bias[2] = 3
+        context.out.weight.fill_(1)
+        context.out.bias.zero_()
+    found = context(torch.tensor([[[[1.0, 2.0]]]]), torch.ones(1, 1, 1, 2, dtype=torch.bool))
+    assert found.flatten().tolist() == [4 * 2, 5 * 10]

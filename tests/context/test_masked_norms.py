@@ -44,6 +44,14 @@ def test_masked_norms_by_cutting_the_padding_off(kind):
         assert all(torch.allclose(a, b) for a, b in zip(masked.buffers(), plain.buffers(), strict=True))
 
 
+@pytest.mark.parametrize("norm", [MaskedBatchNorm(1), MaskedGroupNorm(1, 1)], ids=["batch", "group"])
+def test_sums_beyond_float16_are_finite(norm):
+    """300 and 100 are a mean of 200 and a deviation of 100; their squares sum to 3 million in half precision."""
+    x, valid = torch.tensor([300.0, 100.0]).repeat(150).view(1, 1, 1, 300), torch.ones(1, 1, 1, 300, dtype=torch.bool)
+    expected = torch.tensor([1.0, -1.0]).repeat(150).view_as(x)
+    torch.testing.assert_close(norm(x.half(), valid).float(), expected, rtol=0, atol=1e-2)
+
+
 def test_a_batch_without_a_valid_location_changes_no_statistics():
     x, valid = a_batch((0, 0))
     norm = MaskedBatchNorm(K).double()

@@ -232,3 +232,8 @@ def test_no_steps_at_inference(settings):
     none, plain = layer(inference_steps=0, **settings), layer(num_steps=0, **settings)
     plain.load_state_dict(none.state_dict(), strict=False)
     assert torch.equal(none.eval()(x, valid), plain.eval()(x, valid))
+
+
+def test_groups_are_the_greatest_common_divisor_with_32():
+    norms = [RecurrentConv(k, norm="group").norm.norms[0] for k in (64, 48, 8)]
+    assert [norm.num_groups for norm in norms] == [32, 16, 8]

@@ -1,5 +1,7 @@
 """Self-attention against a loop over locations, and its rotary positions by their property."""
 
+import math
+
 import pytest
 import torch
 
@@ -47,6 +49,27 @@ def test_it_equals_attention_location_by_location():
         scores = torch.stack([query @ turned(qkv[a, b][1], a, b) / 8**0.5 for a, b in locations])
         mean = sum(w * qkv[place][2] for w, place in zip(scores.softmax(0), locations, strict=True))
         torch.testing.assert_close(found[0, :, i, j], x[0, :, i, j] + block.out(mean), rtol=1e-6, atol=1e-6)
+
+
+def test_two_heads_and_the_perceptron_equal_their_formulas():
+    """A head of 4 channels has one pair for the row and one for the column, at rate 1, and divides its scores by 2."""
+    context = random_attention(num_heads=2, expansion=2)
+    x, valid = torch.randn(1, 8, 1, 2, dtype=torch.float64), torch.ones(1, 1, 1, 2, dtype=torch.bool)
+    block, rows = context.blocks[0], x[0, :, 0].T
+    q, k, v = block.qkv(block.norm(rows)).chunk(3, 1)
+    mixed = []
+    for head in (slice(0, 4), slice(4, 8)):
+        query, key = q[:, head].clone(), k[:, head].clone()
+        for turned in (query, key):
+            a, b = turned[1, 2].clone(), turned[1, 3].clone()
+            turned[1, 2], turned[1, 3] = a * math.cos(1) - b * math.sin(1), a * math.sin(1) + b * math.cos(1)
+        mixed.append((query @ key.T / 2).softmax(1) @ v[:, head])
+    expected = rows + block.out(torch.cat(mixed, 1))
+    norm, first, _, second = block.mlp
+    spread = (expected.var(1, unbiased=False, keepdim=True) + 1e-5).sqrt()
+    z = first((expected - expected.mean(1, keepdim=True)) / spread * norm.weight + norm.bias)
+    expected = expected + second(z * (1 + torch.erf(z / 2**0.5)) / 2)  # GELU
+    torch.testing.assert_close(context(x, valid)[0, :, 0].T, expected)
 
 
 def test_products_of_turned_vectors_depend_on_the_difference_of_locations():

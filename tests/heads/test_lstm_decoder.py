@@ -113,6 +113,15 @@ def test_decoding_ends_when_every_region_has_stopped(bias, steps):
     assert decoder(inputs(), stop_below=0.5).codes.shape[1] == steps
 
 
+class Echo(Cell):
+    """A cell whose output is its input."""
+
+    recurrent_gates = 0
+
+    def step(self, x, state):
+        return (x,)
+
+
 def test_dropout_is_of_training_only_and_not_of_the_state():
     decoder, x = make(dropout=0.5), inputs()
     plain = make()
@@ -122,6 +131,19 @@ def test_dropout_is_of_training_only_and_not_of_the_state():
     torch.testing.assert_close(dropped[kept], 2 * plain(x).hidden[kept])  # the states went on undropped
     decoder.eval()
     torch.testing.assert_close(decoder(x).hidden, plain(x).hidden)
+
+
+def test_dropout_is_between_layers_and_after_the_last():
+    decoder = LSTMDecoder(64, 1, num_steps=2, cell=partial(Echo, bias=False), hidden_size=64, layers=2, dropout=0.5)
+    for cell in decoder.cells:
+        nn.init.eye_(cell.weight_ih)
+    hidden = decoder(torch.ones(8, 64)).hidden
+    assert hidden.unique().tolist() == [0, 4]  # kept twice: 2 · 2
+    assert (hidden == 0).float().mean().item() == pytest.approx(0.75, abs=0.05)
+
+
+def test_outputs_start_within_the_inverse_root_of_the_hidden_size():
+    assert 0.095 < LSTMDecoder(5, 1, hidden_size=100).weight.abs().max() <= 0.1
 
 
 def test_the_start_of_reinspect():
@@ -146,15 +168,6 @@ def test_numbers_that_cannot_be_get_one_sentence(settings):
     (name, value) = next(iter(settings.items()))
     with pytest.raises(UserError, match=f"^head.decoder.{name}={value}: must be .*[.]$"):
         from_plain(partial(LSTMDecoder, **settings), partial[LSTMDecoder], "head.decoder")
-
-
-class Echo(Cell):
-    """A cell whose output is its input."""
-
-    recurrent_gates = 0
-
-    def step(self, x, state):
-        return (x,)
 
 
 def test_a_region_that_has_stopped_does_not_begin_again():

@@ -253,8 +253,9 @@ def test_the_second_look_starts_as_a_no_op():
     assert len(a["boxes"]) and all(torch.equal(a[key], b[key]) for key in a)
 
 
-def test_the_second_look_corrects_and_leaves_the_first_alone():
-    detector = build(rezoom=True)
+@pytest.mark.parametrize("giou_weight", [0.0, 1.0])
+def test_the_second_look_corrects_and_leaves_the_first_alone(giou_weight):
+    detector = build(rezoom=True, giou_weight=giou_weight)
     losses = detector(images(), TARGETS)
     assert losses["loss_rezoom_classifier"] == losses["loss_classifier"]  # at the start
     second = losses["loss_rezoom_classifier"] + losses["loss_rezoom_box_reg"]
