@@ -6,9 +6,7 @@ part takes and returns.
 Shape letters: B images, C channels, H×W feature map, N boxes of one image, R boxes of all images, K classes.
 """
 
-import traceback
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +28,7 @@ from detection.contracts import (
     require_feature_maps,
 )
 from detection.data.inputs import require_images, require_targets
-from detection.errors import UserError
+from detection.errors import UserError, building
 from detection.image_batch import BatchTransform, inside_images
 from detection.inference import PLAIN, InferenceConfig, Predict, averaged, iterate_boxes, mirror_batch, require_steps
 from detection.segmentation import semantic_maps
@@ -215,7 +213,7 @@ def build_detector(config: DetectorConfig, num_classes: int, *, resize_in_traini
         UserError: parts that do not fit together.
     """
     require_buildable(config, num_classes)
-    return _build(config, num_classes, resize_in_training)
+    return _build(serialization.from_plain(config, DetectorConfig, "detector"), num_classes, resize_in_training)
 
 
 def require_buildable(config: DetectorConfig, num_classes: int) -> Detector:
@@ -227,20 +225,10 @@ def require_buildable(config: DetectorConfig, num_classes: int) -> Detector:
     Raises:
         UserError: a setting out of range, parts that do not fit each other, or more than 2 G parameters.
     """
-    serialization.from_plain(config, DetectorConfig, "detector")
+    config = serialization.from_plain(config, DetectorConfig, "detector")
     require_context(config)
-    try:
-        with torch.device("meta"):
-            detector = _build(config, num_classes, False)
-    except UserError:
-        raise
-    except Exception as error:
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(
-            f"detector: cannot be built from these settings: {type(error).__name__}: {reason} "
-            f"({Path(frame.filename).name}, line {frame.lineno}); check what was changed last."
-        ) from error
+    with building("detector"), torch.device("meta"):
+        detector = _build(config, num_classes, False)
     count = sum(parameter.numel() for parameter in detector.parameters())
     if count > MAX_PARAMETERS:
         raise UserError(

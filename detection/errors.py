@@ -1,11 +1,13 @@
 """A user's mistake: one sentence and exit code 2, no traceback."""
 
+import contextlib
 import functools
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
 
 from detection.names import printable_streams, short_line
 from detection.system_errors import explain
@@ -21,6 +23,22 @@ class UserError(Exception):
         if "\n" in message:  # a worker's traceback, whose last line is the sentence
             message = message.rpartition(f"{__name__}.UserError: ")[2]
         super().__init__(message.strip())
+
+
+@contextlib.contextmanager
+def building(what: str) -> Iterator[None]:
+    """Have whatever goes wrong while `what` is built of settings told in one sentence."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"{what}: cannot be built from these settings: {type(error).__name__}: {reason} "
+            f"({os.path.basename(frame.filename)}, line {frame.lineno}); check what was changed last."
+        ) from error
 
 
 class Interrupted(KeyboardInterrupt):

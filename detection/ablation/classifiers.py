@@ -13,7 +13,13 @@ import torch
 from detection.ablation.run_types import CorruptRun, RunType, StaleRun, epoch_progress, read_json
 from detection.ablation.workload import Workload, build_workload
 from detection.analysis.complexity import count_flops, count_parameters
-from detection.classification.config import ClassifierConfig, ImageData, load_classifier_config, override_classifier
+from detection.classification.config import (
+    ClassifierConfig,
+    ImageData,
+    build_classifier,
+    load_classifier_config,
+    override_classifier,
+)
 from detection.classification.data import middle
 from detection.classification.sources import files_state, open_images
 from detection.config import from_plain
@@ -69,7 +75,7 @@ class ClassifierRuns(RunType):
 
     def size(self, config: ClassifierConfig, what: str) -> int:
         """Size of the network for a nominal number of classes; FLOPs on one image."""
-        network = config.network(_NOMINAL_CLASSES)
+        network = build_classifier(config, _NOMINAL_CLASSES)
         side = config.data.crop or config.data.size or _NOMINAL_SIDE
         if what == "parameters":
             return count_parameters(network)
@@ -104,7 +110,7 @@ class ClassifierRuns(RunType):
         accelerator = build_accelerator(config.precision)
         images, _ = open_images(config.data)
         torch.manual_seed(0)
-        network = config.network(len(images.classes))
+        network = build_classifier(config, len(images.classes))
         positions = torch.arange(min(config.batch_size, len(images)))
         batch = list(middle(images.batch(positions), config.data.crop))
         targets = [{"label": int(images.labels[p]), "image_id": int(p)} for p in positions]

@@ -1,5 +1,6 @@
 """The settings of a classifier's training, by the rules of `detection.config`."""
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from functools import partial
@@ -11,7 +12,8 @@ from detection.classification.network import Classifier
 from detection.config import OptimizerConfig, ScheduleConfig, from_plain
 from detection.config.files import run_file
 from detection.config.keys import apply_overrides
-from detection.errors import UserError
+from detection.config.serialization import require_reopening
+from detection.errors import UserError, building
 from detection.ranges import ImagesAtOnce, Pixels, Positive, Range, Seed
 from detection.runs.folder import read_config, read_config_json
 from detection.runs.trackers import TrackerName
@@ -78,6 +80,16 @@ class ClassifierConfig:
     seed: Seed = 0
 
 
+def build_classifier(config: ClassifierConfig, num_classes: int) -> Classifier:
+    """Build the network.
+
+    Raises:
+        UserError: settings that it cannot be built from.
+    """
+    with building("network"):
+        return config.network(num_classes)
+
+
 def load_classifier_config(path: str | Path, overrides: Sequence[str] = ()) -> ClassifierConfig:
     """Run a config file and apply `key=value` overrides to its `config`.
 
@@ -108,6 +120,8 @@ def override_classifier(config: ClassifierConfig, overrides: Sequence[str]) -> C
     Raises:
         UserError: an unknown key (names the nearest one) or a value of the wrong type or out of range.
     """
-    config = apply_overrides(config, overrides)
-    from_plain(config, ClassifierConfig)  # refuses what does not fit
+    with contextlib.suppress(UserError):  # which an override may mend
+        config = from_plain(config, ClassifierConfig)
+    config = from_plain(apply_overrides(config, overrides), ClassifierConfig)
+    require_reopening(config)
     return config

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from detection.analysis.complexity import count_parameters
 from detection.atomic_write import write_json
-from detection.classification.config import ClassifierConfig, open_classifier_config
+from detection.classification.config import ClassifierConfig, build_classifier, open_classifier_config
 from detection.classification.data import Images, middle
 from detection.classification.network import Classifier
 from detection.classification.sources import open_images
@@ -88,7 +88,7 @@ def open_classifier(
     config = open_classifier_config(run, overrides)
     last = newest_complete(Path(run) / "checkpoints" / "last")
     classes = tuple(category.name for category in load_meta(last)["categories"])
-    network = config.network(len(classes))
+    network = build_classifier(config, len(classes))
     load_weights(last, network)
     return network.to(device).eval(), classes, config
 

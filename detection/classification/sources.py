@@ -45,6 +45,10 @@ def open_images(config: ImageData) -> tuple[Images, Images]:
         train, test = split_by_class(train, config.test_fraction, config.split_seed)
     if config.measure == "validation":
         train, test = split_by_class(train, config.test_fraction, config.split_seed)
+    if not len(test):
+        raise UserError(
+            f"data.measure={config.measure}: no class has an image to spare for that; give more of each class."
+        )
     height, width = train.pixels.shape[2:]
     if height != width:
         raise UserError(f"data.size: the images are {width}x{height}, not square; make them so by data.size=PIXELS.")

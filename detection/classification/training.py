@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 
 from detection.analysis.complexity import count_parameters
-from detection.classification.config import ClassifierConfig
+from detection.classification.config import ClassifierConfig, build_classifier
 from detection.classification.data import Batches, Images
 from detection.classification.evaluation import ClassifierResults, classify, write_classifier_results
 from detection.classification.network import Classifier
@@ -64,7 +64,7 @@ def _prepare(config: ClassifierConfig, folder: Path, accelerator: Accelerator, r
     """
     torch.manual_seed(config.seed)
     train, measured = open_images(config.data)
-    network = config.network(len(train.classes))
+    network = build_classifier(config, len(train.classes))
     _require_fitting(network, config, train)
     network.set_statistics(train.pixels)
     order = train_batches(len(train), config, accelerator)

@@ -83,8 +83,14 @@ def _given_sets(args: argparse.Namespace) -> list[tuple[Path, Path]]:
     from detection.config.files import find_config
 
     data = load_config(find_config(args.source), overrides).data
-    splits = (getattr(data, name, None) for name in ("train", "val", "test"))
-    sets = [(Path(s.annotations), Path(s.images)) for s in splits if s is not None and s.annotations and s.images]
+    sets = []
+    for name in ("train", "val", "test"):
+        split = getattr(data, name)
+        if bool(split.annotations) != bool(split.images):
+            given, other = ("annotations", "images") if split.annotations else ("images", "annotations")
+            raise UserError(f"data.{name}.{given} is set and data.{name}.{other} is not: give both, or neither.")
+        if split.annotations and split.images:
+            sets.append((Path(split.annotations), Path(split.images)))
     if not sets:
         keys = "data=FOLDER, or data.train.annotations=TRAIN.json data.train.images=FOLDER"
         raise UserError(f"{args.source} names no data: add {keys}.")

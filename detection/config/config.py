@@ -4,6 +4,7 @@ A config file is Python that ends in one `config = Config(...)`. A *part* (backb
 `functools.partial` of a class: its keywords are the settings, what the builder injects is left open.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -15,7 +16,7 @@ from typing import Annotated, Literal
 from detection.backbones.backbone import Backbone
 from detection.config.files import find_config, run_file
 from detection.config.keys import apply_overrides
-from detection.config.serialization import from_plain, to_plain
+from detection.config.serialization import from_plain, require_reopening, to_plain
 from detection.contracts import Context, ContextLoss, Head, Pool, Regions
 from detection.data.folder_layout import data_overrides
 from detection.data.transforms import Augmentation
@@ -289,20 +290,25 @@ def override(config: Config, overrides: Sequence[str]) -> Config:
     Raises:
         UserError: an unknown key (names the nearest one) or a value of the wrong type.
     """
-    changed = apply_overrides(config, data_overrides(overrides))
-    validate(changed)
+    with contextlib.suppress(UserError):  # which an override may mend
+        config = from_plain(config, Config)
+    changed = validate(apply_overrides(config, data_overrides(overrides)))
+    require_reopening(changed)
     if config.note and changed.note == config.note and to_plain(changed) != to_plain(config):
         return dataclasses.replace(changed, note="")
     return changed
 
 
-def validate(config: Config) -> None:
+def validate(config: Config) -> Config:
     """Check types, ranges, and that each part fits its slot; what is wrong is named with its key.
+
+    Returns:
+        The settings as their types ask for: a class as a partial of it, one value of several as a tuple.
 
     Raises:
         UserError: a setting that does not exist, of the wrong type or out of range, or a part of another kind.
     """
-    from_plain(config, Config)
+    config = from_plain(config, Config)
     if config.detector.max_size < config.detector.min_size:
         raise UserError(
             f"detector.max_size={config.detector.max_size}: must be at least min_size={config.detector.min_size}."
@@ -313,6 +319,7 @@ def validate(config: Config) -> None:
     known = (*METRICS, "VOC07_AP50", "VOC_AP50", "val_loss")
     if config.best_metric not in known:
         raise UserError(f"best_metric={config.best_metric}: must be one of {', '.join(known)}.")
+    return config
 
 
 def require_context(config: DetectorConfig) -> None:

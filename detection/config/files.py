@@ -1,6 +1,7 @@
 """Config files: Python that is run, with one sentence for the mistakes in it; shipped ones by name."""
 
 import difflib
+import os
 import runpy
 import sys
 import traceback
@@ -9,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from detection.errors import UserError
+
+_homes: dict[str, str] = {}
+"""Folders of the configs beside which modules are that they imported."""
 
 
 def run_file(path: Path, what: str, reason: Callable[[Exception], str] = str) -> dict[str, Any]:
@@ -30,6 +34,8 @@ def run_file(path: Path, what: str, reason: Callable[[Exception], str] = str) ->
         raise UserError(f"{path}: no such {what}" + (f"; did you mean {near[0]}?" if near else "."))
     # A config is the user's own Python: modules in its folder, such as their contexts, are importable while it runs.
     folder = str(path.resolve().parent)
+    _forget_others_modules(folder)
+    before = set(sys.modules)
     sys.path.insert(0, folder)
     try:
         return runpy.run_path(str(path))
@@ -39,6 +45,18 @@ def run_file(path: Path, what: str, reason: Callable[[Exception], str] = str) ->
         raise UserError(f"{path}: {_line(error, path)}{type(error).__name__}: {reason(error)}.") from None
     finally:
         sys.path.remove(folder)
+        for name in set(sys.modules) - before:
+            if (getattr(sys.modules[name], "__file__", None) or "").startswith(folder + os.sep):
+                _homes[name] = folder
+
+
+def _forget_others_modules(folder: str) -> None:
+    """Let a config import the modules in its folder, where one of another folder had modules of the same names."""
+    for name, home in list(_homes.items()):
+        place = Path(folder, name.partition(".")[0])
+        if home != folder and (place.is_dir() or place.with_suffix(".py").is_file()):
+            sys.modules.pop(name, None)
+            del _homes[name]
 
 
 def find_config(name: str | Path) -> Path:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from detection.config.parts import class_name
-from detection.config.serialization import to_plain
+from detection.config.serialization import require_keywords, to_plain
 from detection.errors import UserError
 
 
@@ -43,6 +43,7 @@ def as_text(value: Any, key: str) -> str:
 
 def _short(value: Any, key: str) -> Any:
     if isinstance(value, functools.partial):
+        require_keywords(value, key)
         settings = {name: _short(setting, key) for name, setting in value.keywords.items()}
         return {"class": class_name(value.func, key), **settings}
     if isinstance(value, list | tuple):

@@ -56,11 +56,18 @@ def class_name(cls: Any, key: str) -> str:
     Raises:
         UserError: the class is defined in a config file itself, or inside a function, where no import finds it.
     """
-    module, name = cls.__module__, cls.__qualname__
+    module, name = getattr(cls, "__module__", None), getattr(cls, "__qualname__", None)
+    if not (isinstance(module, str) and isinstance(name, str)):
+        raise UserError(f"{key}: a {type(cls).__name__} is no class or function, which config.json could name.")
     if module in ("__main__", "<run_path>") or "<locals>" in name:
         raise UserError(
             f"{key}: {name} is defined in the config file itself, so its run could not be opened again; put the class "
             "into a module in the folder of the config file and import it there."
+        )
+    if "." in name:
+        raise UserError(
+            f"{key}: {name} is defined inside of a class, so its run could not be opened again; put it on the top "
+            "level of its module."
         )
     folders = module.split(".")
     if folders[0] == "albumentations":  # all its transforms are names of the package
@@ -85,9 +92,11 @@ def find_class(name: str, key: str) -> Any:
         raise UserError(f"{key}: {name!r} is not a class of the package `detection`, and no other is opened{hint}.")
     try:
         found = getattr(_import(module, package), attribute)
-    except (ImportError, AttributeError) as error:
-        reason = "it may come from another version of the package" if package == "detection" else str(error)
-        raise UserError(f"{key}: there is no class {name}; {reason}.") from None
+    except Exception as error:  # a package of the user's own may raise whatever it likes
+        known = isinstance(error, ImportError | AttributeError)
+        reason = str(error) if known else f"{type(error).__name__}: {error}"
+        reason = "it may come from another version of the package" if package == "detection" else reason
+        raise UserError(f"{key}: there is no class {name}; {reason.rstrip('.')}.") from None
     if not (isinstance(found, type) or inspect.isfunction(found)) or found.__module__.partition(".")[0] != package:
         raise UserError(f"{key}: {name} is not a class of the package `{package}`.")
     return found
@@ -102,7 +111,9 @@ def find_by_name(name: str, contract: Any, key: str) -> Any:
     fitting = {class_name(found, key): found for found in _fitting(contract)}
     named = [full for full in fitting if full.rpartition(".")[2] == name]
     for package in sorted(_trusted):
-        if (found := getattr(_import(package, package), name, None)) is not None:
+        found = getattr(_import_trusted(package), name, None)
+        is_part = isinstance(found, type) or inspect.isfunction(found)
+        if is_part and found.__module__.partition(".")[0] == package:  # and not a name that it imports itself
             named.append(f"{package}.{name}")
             fitting[named[-1]] = found
     if len(named) == 1:
@@ -139,6 +150,14 @@ def _import(module: str, package: str):
         return importlib.import_module(module)
     finally:
         sys.path.remove(os.getcwd())
+
+
+def _import_trusted(package: str) -> Any:
+    try:
+        return _import(package, package)
+    except Exception as error:  # a package of the user's own may raise whatever it likes
+        reason = f"{type(error).__name__}: {error}".rstrip(".")
+        raise UserError(f"--trust {package}: it cannot be imported: {reason}.") from None
 
 
 def require_fitting(cls: Any, contract: Any, key: str) -> None:

@@ -10,19 +10,22 @@ import dataclasses
 import difflib
 import functools
 import inspect
+import json
 import math
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
-from detection.config.parts import class_name, find_by_name, find_class, require_fitting
+from detection.config.parts import class_name, find_by_name, find_class, require_fitting, trusting
 from detection.errors import UserError
 from detection.names import shorten
 from detection.ranges import Range, ReadAs
 
 Part = functools.partial
 Settings = TypeVar("Settings")
+_SEQUENCES = {list: list, Sequence: tuple, Collection: tuple, Iterable: tuple}
+"""Annotations of other packages that stand for several values of one type, with what is made of them."""
 
 
 def to_plain(value: Any, key: str = "") -> Any:
@@ -33,6 +36,7 @@ def to_plain(value: Any, key: str = "") -> Any:
     """
     if isinstance(value, functools.partial):
         cls = value.func
+        require_keywords(value, key)
         settings = {name: p.default for name, p in _parameters(cls).items() if p.default is not p.empty}
         settings.update(value.keywords)
         return {"class": class_name(cls, key), **{name: to_plain(v, _join(key, name)) for name, v in settings.items()}}
@@ -78,6 +82,14 @@ def from_plain(plain: Any, cls: type[Settings], key: str = "") -> Settings:
 
 def _join(key: str, name: str) -> str:
     return f"{key}.{name}" if key else name
+
+
+def require_keywords(part: functools.partial, key: str) -> None:
+    """Refuse arguments by position, which have no name to be written, read and changed by."""
+    if part.args:
+        name = getattr(part.func, "__name__", type(part.func).__name__)
+        example = next((f", such as {known}=…" for known in _part_settings(part.func, {})), "")
+        raise UserError(f"{key}: has settings by position; give them by keyword: partial({name}{example}).")
 
 
 def _parameters(cls: Any) -> dict[str, inspect.Parameter]:
@@ -137,6 +149,7 @@ def _replace(node: Any, path: list[str], text: str, key: str) -> Any:
     else:
         value = _convert(_parse(text, settings[name]), settings[name], key)
     if isinstance(node, functools.partial):
+        require_keywords(node, key.removesuffix("." + ".".join(path)))
         return functools.partial(node.func, **{**node.keywords, name: value})
     return dataclasses.replace(node, **{name: value})  # type: ignore[type-var]
 
@@ -162,7 +175,7 @@ def _literal(text: str) -> Any:
         return {"true": True, "false": False}.get(lowered)
     try:
         return ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # the last three: unhashable, or too deep
         return text
 
 
@@ -170,13 +183,14 @@ def _convert(value: Any, annotation: Any, key: str) -> Any:
     """Check `value` against a type annotation, turning plain data and text into what it asks for."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if annotation is Any:
-        return value
+        is_part = isinstance(value, Mapping) and isinstance(value.get("class"), str)
+        return _convert_part(value, Any, key) if is_part else value
     if origin is Annotated:
         return _convert_range(value, arguments, key)
     if origin in (typing.Union, types.UnionType):
         return _convert_union(value, arguments, key)
     if origin is Literal:
-        if value in arguments:
+        if any(value == known and type(value) is type(known) for known in arguments):  # True is 1
             return value
         raise UserError(f"{key}={value}: must be {_form(annotation, value)}{_nearest(value, arguments)}.")
     if annotation is Part or origin is Part:
@@ -185,12 +199,14 @@ def _convert(value: Any, annotation: Any, key: str) -> Any:
         return _convert_dataclass(value, annotation, key)
     if origin is tuple:
         return _convert_tuple(value, arguments, key)
+    if origin in _SEQUENCES:
+        return _SEQUENCES[origin](_convert_tuple(value, (*arguments, ...), key))
     if origin is dict and isinstance(value, Mapping):
         if wrong := [k for k in value if arguments[0] is str and not isinstance(k, str)]:
             raise UserError(f"{key}: has the key {wrong[0]!r}; keys must be texts.")
         return {k: _convert(v, arguments[1], _join(key, str(k))) for k, v in value.items()}
     if annotation is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        value = float(value) if abs(value) < 2**1023 else math.inf
     if isinstance(annotation, type) and type(value) is annotation:
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"{key}={value}: must be {_form(annotation, value)}.")
@@ -244,7 +260,7 @@ def _form(annotation: Any, value: Any) -> str:
         return ", ".join(limits if is_number else [_form(arguments[0], value), *limits])
     if origin is Literal:
         return ("one of " if len(arguments) > 1 else "") + ", ".join(map(str, arguments))
-    if origin is tuple:
+    if origin is tuple or origin in _SEQUENCES:
         return f"a list of values {_form(arguments[0], None)}"
     if annotation is Part or origin is Part or dataclasses.is_dataclass(annotation):
         return ""
@@ -293,6 +309,7 @@ def _convert_dataclass(value: Any, annotation: Any, key: str) -> Any:
 
 def _convert_part(value: Any, contract: Any, key: str) -> functools.partial:
     if isinstance(value, functools.partial):
+        require_keywords(value, key)
         cls, settings = value.func, value.keywords
     elif isinstance(value, type) or inspect.isfunction(value):
         cls, settings = value, {}
@@ -312,7 +329,67 @@ def _convert_part(value: Any, contract: Any, key: str) -> functools.partial:
             near = difflib.get_close_matches(str(k), hints, n=1)
             hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(hints))}."
             raise UserError(f"{_join(key, str(k))}: {class_name(cls, key)} has no such setting; {hint}")
-    return functools.partial(cls, **{k: _convert(v, hints[k], _join(key, k)) for k, v in settings.items()})
+    parameters = _parameters(cls)
+    converted = {k: _convert_setting(v, hints[k], parameters[k].default, _join(key, k)) for k, v in settings.items()}
+    # A partial equals itself alone, and settings that nothing changed stay equal.
+    if isinstance(value, functools.partial) and repr(converted) == repr(settings):
+        return value
+    return functools.partial(cls, **converted)
+
+
+def _convert_setting(value: Any, annotation: Any, default: Any, key: str) -> Any:
+    """Check a setting of a part; its default is taken as it is, whatever another package's annotation says of it."""
+    try:
+        return _convert(value, annotation, key)
+    except UserError:
+        if default is not inspect.Parameter.empty and _plain_or_none(default) == (value,):
+            return default
+        raise
+
+
+def _plain_or_none(value: Any) -> tuple[Any] | None:
+    """A value as config.json gives it back, in a tuple; None where it cannot hold it."""
+    try:
+        return (json.loads(json.dumps(to_plain(value))),)
+    except UserError:
+        return None
+
+
+def require_reopening(settings: Any) -> None:
+    """Check that settings are the same when they are read again from the plain data that a run keeps.
+
+    Raises:
+        UserError: they are not, or cannot be read.
+    """
+    plain = json.loads(json.dumps(to_plain(settings)))
+    with trusting(_packages(plain)):
+        try:
+            again = from_plain(plain, type(settings))
+        except UserError as error:
+            reason = str(error).rstrip(".")
+            raise UserError(f"{reason}: config.json holds it in this form, and the run could not be opened.") from None
+    found = json.loads(json.dumps(to_plain(again)))
+    if found != plain:
+        key = next(_different(plain, found, ""))
+        raise UserError(f"{key}: would be another when the run is opened again; give plain values.")
+
+
+def _packages(plain: Any) -> Iterator[str]:
+    """The top-level packages of the classes that plain data name."""
+    if isinstance(plain, Mapping):
+        name = plain.get("class")
+        if isinstance(name, str) and (package := name.partition(".")[0]).isidentifier():
+            yield package
+    for value in plain.values() if isinstance(plain, Mapping) else plain if isinstance(plain, list) else ():
+        yield from _packages(value)
+
+
+def _different(a: Any, b: Any, key: str) -> Iterator[str]:
+    if isinstance(a, Mapping) and isinstance(b, Mapping) and a.keys() == b.keys():
+        for name in a:
+            yield from _different(a[name], b[name], _join(key, name))
+    elif a != b:
+        yield key
 
 
 def _named(name: str, contract: Any, key: str) -> Any:

@@ -79,6 +79,8 @@ def read_step(value: Any, key: str) -> functools.partial:
         )
     known = inspect.signature(cls).parameters
     for name in settings:
+        if not isinstance(name, str):
+            raise UserError(f"{key}: has the key {name!r}; settings are named by texts.")
         if name not in known and not any(p.kind is p.VAR_KEYWORD for p in known.values()):
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}."

@@ -14,7 +14,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import dropout, linear
+from torch.nn.functional import linear
 
 from detection.cells import LSTM, Cell, State, with_short_memory
 from detection.ranges import Channels, Count, Positive, ProperFraction
@@ -69,7 +69,7 @@ class LSTMDecoder(nn.Module):
     ) -> None:
         super().__init__()
         self.num_steps, self.hidden_size = num_steps, hidden_size
-        self.dropout, self.shared_heads = dropout, shared_heads
+        self.dropout, self.shared_heads = nn.Dropout(dropout), shared_heads
         inputs = (in_features, *(hidden_size,) * (layers - 1))
         self.cells = nn.ModuleList(with_short_memory(cell)(hidden_size, input_size=size) for size in inputs)
         heads = 1 if shared_heads else num_steps
@@ -113,7 +113,7 @@ class LSTMDecoder(nn.Module):
         return Decoded(read[..., :4], read[..., 4:], hidden, all_going)
 
     def _drop(self, h: Tensor) -> Tensor:
-        return dropout(h, self.dropout, self.training) if self.dropout else h
+        return self.dropout(h) if self.dropout.p else h
 
     def _read(self, h: Tensor, t: int) -> Tensor:
         """Return box and class scores (R, 4 + 1 + K), in float32 or wider."""

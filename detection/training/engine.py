@@ -195,9 +195,12 @@ def coco_results(detection: dict[str, Tensor], image_id: int, categories: Sequen
 
 @contextmanager
 def _loss_mode(detector: Detector) -> Iterator[None]:
-    """Set training mode where losses are made, and evaluation mode for norms, dropout and the resize."""
+    """Set training mode where losses are made, and evaluation mode for features, norms, dropout and the resize."""
     modes = {module: module.training for module in detector.modules()}
     detector.train()
+    for part in (detector.backbone, detector.context):  # which make no losses
+        if part is not None:
+            part.eval()
     for module in detector.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm | nn.modules.dropout._DropoutNd):
             module.eval()

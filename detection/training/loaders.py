@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import GradientAccumulationPlugin
 from torch.utils.data import DataLoader as TorchLoader
 
 from detection.config import Config, SplitConfig
@@ -105,7 +106,14 @@ def build_accelerator(precision: str, device: str | None = None, *, inference: b
     if cpu and precision == "fp16":
         raise UserError("precision=fp16: needs a GPU; use precision=bf16 or precision=no on a CPU.")
     _forget_another(precision, cpu)
-    return Accelerator(mixed_precision=precision, cpu=cpu, kwargs_handlers=group_settings())
+    # The environment of `accelerate launch` may ask for a division of gradients of its own.
+    accumulation = GradientAccumulationPlugin(num_steps=1)
+    return Accelerator(
+        mixed_precision=precision,
+        cpu=cpu,
+        kwargs_handlers=group_settings(),
+        gradient_accumulation_plugin=accumulation,
+    )
 
 
 def _forget_another(precision: str, cpu: bool) -> None:

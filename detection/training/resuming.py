@@ -1,9 +1,11 @@
 """Going on with a run: whether its folder has something to go on from, what must stay, and the command that does."""
 
 import os
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from glob import escape
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 _RESTARTS = ("TORCHELASTIC_RESTART_COUNT", "DETECTION_RESTARTS")
 """Set by `torchrun --max-restarts`, and by the ablation launcher for a job that is queued again."""
 
-_OWN = {"config.json", "environment.json", "log.jsonl", "tensorboard", "checkpoints"}
+_OWN = ("config.json", "environment.json", "log.jsonl", "tensorboard", "checkpoints", "trackers.json", "wandb")
 """Entries of the folder of a run that was ended before its first checkpoint."""
 
 
@@ -47,17 +49,31 @@ def choose_folder(output: Path | None, name: str, *, go_on: bool) -> tuple[Path,
     folder = output or _newest_run_folder(name)
     if has_checkpoint(folder):
         return folder, True
-    if folder.is_dir() and all(path.name in _OWN or path.name.startswith(".") for path in folder.iterdir()):
+    if folder.is_dir() and all(_is_own(path.name) for path in folder.iterdir()):
         return folder, False
     return new_run_folder(folder, name), False
+
+
+def _is_own(name: str) -> bool:
+    return name in _OWN or name.startswith(".") or re.fullmatch(r"non_finite_batch_\d+\.pt", name) is not None
 
 
 def _newest_run_folder(name: str) -> Path:
     runs = Path("runs")
     numbered = [
-        (int(end), path) for path in runs.glob(f"{escape(name)}-*") if (end := path.name[len(name) + 1 :]).isdecimal()
+        (int(end), path)
+        for path in runs.glob(f"{escape(name)}-*")
+        if (end := path.name[len(name) + 1 :]).isdecimal() and not _is_of_another_config(path, name)
     ]
     return max(numbered, default=(1, runs / name))[1]
+
+
+def _is_of_another_config(folder: Path, name: str) -> bool:
+    """Whether runs/NAME-2 is the first run of a config of that name, by the command that began it."""
+    command = read_environment(folder).get("command", ())
+    after_output = [text for before, text in pairwise(("", *command)) if before != "--output"]
+    stems = {Path(text).stem for text in after_output if "=" not in text}
+    return folder.name in stems and name not in stems
 
 
 def has_checkpoint(folder: Path) -> bool:
@@ -103,6 +119,12 @@ def require_resumable(run: "TrainingRun", state: Mapping[str, Any], categories: 
                 f"{run.folder}: was trained with {change}; a resumed run may change epochs, learning rate, workers and "
                 "evaluation only: leave the rest as it is, or start a new run."
             )
+    epochs, updates = (state["progress"][name] for name in ("epoch", "updates"))
+    if updates and run.config.schedule.epochs <= epochs:
+        raise UserError(
+            f"{run.folder}: is {updates} updates into epoch {epochs + 1}, and the weights of the end of epoch {epochs} "
+            f"are no longer there: give schedule.epochs={epochs + 1} or more."
+        )
     if [(c.id, c.name) for c in categories] != [(c.id, c.name) for c in run.categories]:
         old, new = (", ".join(c.name for c in names) for names in (categories, run.categories))
         raise UserError(f"{run.folder}: was trained on the categories {old}, not {new}: resume with its own data.")

@@ -136,6 +136,8 @@ def prepare(config: Config, folder: Path, accelerator: Accelerator, resume: bool
     if resume:
         restore(run)
         _measure_best_by(run, config.best_metric)
+        if run.done.epoch >= config.schedule.epochs and run.done.best_epoch < 0:
+            run.done.awaits_evaluation = True  # it has become the last epoch, which is always evaluated
     if config.checkpoint_backbone:
         checkpoint_stages(detector.backbone)
     if config.compile:
@@ -173,7 +175,7 @@ def after_epoch(run: DetectorRun, log: RunLog) -> bool:
     """Evaluate where that is due, and return whether the best has not improved for long enough."""
     config, done = run.config, run.done
     print_epoch_notes(run)
-    last = done.epoch == config.schedule.epochs
+    last = done.epoch >= config.schedule.epochs
     if last or done.epoch % config.evaluate_every == 0:
         evaluate_epoch(run, log)
     else:

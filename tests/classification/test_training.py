@@ -7,6 +7,7 @@ import signal
 import pytest
 import torch
 from accelerate import Accelerator
+from PIL import Image
 
 from detection.classification.config import load_classifier_config, open_classifier_config, override_classifier
 from detection.classification.evaluation import classify, evaluate_classifier, open_classifier
@@ -195,6 +196,25 @@ def test_the_evaluated_part_can_be_kept_from_the_training_images(config, tmp_pat
     assert metrics["measured"] == "validation" and metrics["images"] == 16 and metrics["train_images"] == 48
 
 
+def test_a_part_without_images_is_refused_before_training(config, tmp_path):
+    for name in ("lying", "standing"):
+        (tmp_path / "few" / name).mkdir(parents=True)
+        for number in range(2):
+            Image.new("RGB", (16, 16), (number, 0, 0)).save(tmp_path / "few" / name / f"{number}.png")
+    few = override_classifier(config, [f"data.root={tmp_path / 'few'}", "data.measure=validation"])
+    with pytest.raises(UserError, match="data.measure=validation: no class has an image to spare for that"):
+        train_classifier(few, tmp_path / "run", accelerator())
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_network_that_cannot_be_built_gets_one_sentence(config, run, tmp_path):
+    for change in ("network.backbone.channels=()", "network.backbone.channels=[]"):
+        with pytest.raises(UserError, match="network: cannot be built from these settings: "):
+            train_classifier(override_classifier(config, [change]), tmp_path / "run", accelerator())
+        with pytest.raises(UserError, match="network: cannot be built"):
+            evaluate_classifier(run, tmp_path / "again", overrides=[change])
+
+
 def test_sizes_that_the_backbone_cannot_take(config, tmp_path):
     with pytest.raises(UserError, match=r"data.crop: images of 10x10 pixels for a backbone of stride 4"):
         train_classifier(override_classifier(config, ["data.crop=10"]), tmp_path / "run", accelerator())
@@ -206,6 +226,7 @@ def test_sizes_that_the_backbone_cannot_take(config, tmp_path):
     [
         ("network.backbone.num_step=2", "did you mean network.backbone.num_steps"),
         ("network.backbone.norm=lrm", "did you mean lrn"),
+        ("network.backbone.first_stride=True", "network.backbone.first_stride=True: must be one of 1, 2, 4"),
         ("data.kind=MINST", "did you mean MNIST"),
         ("data.augmentation.shift=1.5", "must be of type int"),
         ("data.augmentation.shift=-1", "data.augmentation.shift=-1: must be at least 0"),

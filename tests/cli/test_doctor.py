@@ -134,6 +134,12 @@ def test_warnings(tmp_path, capsys):
     assert "1 image files in the folder are not listed: file sub/unlisted.png" in report
 
 
+def test_half_of_a_split_is_refused(tmp_path, capsys):
+    overrides = ["data.train.annotations=a.json", "data.train.images=a", "data.val.annotations=b.json"]
+    assert _code("finetune", *overrides) == 2
+    assert "data.val.annotations is set and data.val.images is not: give both" in capsys.readouterr().err
+
+
 def test_masks_are_examined_when_asked_for(tmp_path, capsys):
     data = small()
     square = [[1, 1, 5, 1, 5, 5, 1, 5]]

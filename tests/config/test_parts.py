@@ -4,14 +4,19 @@ import importlib
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 
 import pytest
 from PIL import Image
 
-from detection.config import load_config, override, to_plain
+from detection.backbones import Tiny
+from detection.config import from_plain, load_config, override, to_plain
 from detection.config.parts import class_name, trusting
+from detection.context import ConvStack, NoContext
+from detection.detector import build_detector
 from detection.errors import UserError
+from detection.regions import RPN
 from detection.runs.folder import open_config, open_run
 from tests.tiny_runs import DETECTOR, draw_shapes, tiny_config, write_config
 
@@ -170,3 +175,176 @@ def test_settings_of_an_unresolvable_annotation_are_taken_as_they_are():
     from detection.config.serialization import from_plain
 
     assert from_plain(partial(Odd, width="a"), partial).keywords == {"width": "a"}
+
+
+ODD = """
+from collections.abc import Sequence
+from functools import partial
+
+from detection.cells import LSTM, IRNN
+from detection.contracts import Context
+
+
+class Base(Context):
+    def __init__(self, in_channels):
+        super().__init__()
+        self.out_channels = in_channels
+
+    def forward(self, x, valid):
+        return x * valid
+
+
+class Implicit(Base):
+    def __init__(self, in_channels: int, *, hidden: int = None) -> None:
+        super().__init__(in_channels)
+
+
+class Listed(Base):
+    def __init__(self, in_channels: int, *, sizes: list[int] = [1, 2]) -> None:
+        super().__init__(in_channels)
+
+
+class Several(Base):
+    def __init__(self, in_channels: int, *, sizes: Sequence[int] = (1, 2)) -> None:
+        super().__init__(in_channels)
+
+
+class Misnamed(Base):
+    def __init__(self, in_channels: int, *, factor: int = 0.5) -> None:
+        super().__init__(in_channels)
+
+
+class Untyped(Base):
+    def __init__(self, in_channels, *, cell=partial(LSTM)) -> None:
+        super().__init__(in_channels)
+        self.cell = cell(4)
+
+
+class Parts(Base):
+    def __init__(self, in_channels, *, cells: tuple = (partial(LSTM),)) -> None:
+        super().__init__(in_channels)
+        self.cells = [cell(4) for cell in cells]
+
+
+class Outer:
+    class Inner(Base):
+        pass
+"""
+
+
+@pytest.fixture
+def odd(tmp_path, monkeypatch):
+    """A module of contexts whose settings have no, loose or wrong types."""
+    (tmp_path / "oddlab.py").write_text(ODD)
+    (tmp_path / "badlab.py").write_text("def broken(:\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    with trusting(["oddlab"]):
+        yield tmp_path
+    sys.modules.pop("oddlab", None)
+
+
+def reopened(config):
+    return from_plain(json.loads(json.dumps(to_plain(config))), type(config))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Implicit", "{'class': 'oddlab.Implicit', 'hidden': 3}", "Listed", "{'class': 'oddlab.Listed', 'sizes': [3]}",
+        "Several", "Misnamed", "{'class': 'oddlab.Misnamed', 'factor': 2}", "Untyped",
+        "{'class': 'oddlab.Untyped', 'cell': {'class': 'detection.cells.IRNN'}}", "Parts",
+    ],
+)  # fmt: skip
+def test_a_part_with_loose_types_is_the_same_when_its_run_is_opened(odd, text):
+    config = override(tiny_config(odd), [f"detector.context={text}", "detector.context_source=c3"])
+    again = reopened(config)
+    assert to_plain(again) == to_plain(config)
+    assert len(list(again.detector.context(4).children())) == len(list(config.detector.context(4).children()))
+
+
+def test_what_could_not_be_opened_again_is_refused_before_training(odd):
+    import oddlab
+
+    base = tiny_config(odd)
+    for context, sentence in (
+        (partial(oddlab.Several, sizes="ab"), r"context.sizes\[0\]='ab': must be of type int"),
+        (partial(oddlab.Outer.Inner), "Outer.Inner is defined inside of a class"),
+        (partial(oddlab.Parts, cells=(partial(oddlab.IRNN),)), "context.cells"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            override(replace(base, detector=replace(base.detector, context=context, context_source="c3")), [])
+
+
+def test_settings_by_position_are_refused(tmp_path):
+    base = tiny_config(tmp_path)
+    config = replace(base, detector=replace(base.detector, backbone=partial(Tiny, (8, 16))))
+    sentence = "detector.backbone: has settings by position; give them by keyword: partial.Tiny, such as channels=…"
+    with pytest.raises(UserError, match=sentence):
+        override(config, [])
+    with pytest.raises(UserError, match=sentence):
+        override(config, ["detector.backbone.stem_channels=4"])
+    with pytest.raises(UserError, match=sentence):
+        to_plain(config)
+
+
+def test_python_may_give_a_class_or_one_value_of_several(tmp_path):
+    base = tiny_config(tmp_path)
+    detector = replace(base.detector, context=NoContext, context_source="c3", regions=partial(RPN, stages="c3"))
+    config = override(replace(base, detector=detector, schedule=replace(base.schedule, milestones=0.5)), [])
+    assert config.detector.context.func is NoContext and config.schedule.milestones == (0.5,)
+    assert config.detector.regions.keywords["stages"] == ("c3",)
+    detector = replace(base.detector, context=ConvStack, context_source="c3")
+    changed = override(replace(base, detector=detector), ["detector.context.hidden_channels=8"])
+    assert changed.detector.context.keywords == {"hidden_channels": 8}
+    assert build_detector(detector, 2).context.out_channels == ConvStack(16).out_channels
+
+
+@pytest.mark.parametrize(
+    ("package", "sentence"),
+    [
+        ("nolab", "--trust nolab: it cannot be imported: ModuleNotFoundError: No module named 'nolab'"),
+        ("badlab", "--trust badlab: it cannot be imported: SyntaxError: "),
+    ],
+)
+def test_a_trusted_package_that_cannot_be_imported(odd, package, sentence):
+    with trusting([package]):
+        with pytest.raises(UserError, match=sentence):
+            override(tiny_config(odd), ["detector.context=NoContext"])
+        with pytest.raises(UserError, match=f"there is no class {package}.X; "):
+            override(tiny_config(odd), [f"detector.context={package}.X"])
+
+
+def test_names_that_a_trusted_package_imports_are_not_its_own(odd):
+    changes = ["detector.context=SpatialRNN", "detector.context_source=c3", "detector.context.cell=LSTM"]
+    config = override(tiny_config(odd), changes)
+    assert class_name(config.detector.context.keywords["cell"].func, "") == "detection.cells.LSTM"
+    with pytest.raises(UserError, match="detector.context=json: is not the name of a public Context"):
+        override(tiny_config(odd), ["detector.context=json"])
+
+
+def test_two_configs_have_modules_of_one_name_beside_them(tmp_path, shapes):
+    found = []
+    for folder, width in (("a", 8), ("b", 32)):
+        (tmp_path / folder).mkdir()
+        write_config(tmp_path / folder / "base.py", shapes)
+        (tmp_path / folder / "my_width.py").write_text(f"WIDTH = {width}")
+        (tmp_path / folder / "config.py").write_text(
+            "from dataclasses import replace\nfrom base import config\nfrom my_width import WIDTH\n"
+            "config = replace(config, seed=WIDTH)"
+        )
+        found.append(load_config(tmp_path / folder / "config.py").seed)
+    assert found == [8, 32]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "freeze={[1]:2}", "detector.context={{'class':'SpatialRNN'}}", "data.augmentation.extra={'class':'Blur',1:2}",
+        f"optimizer.lr={'9' * 400}", f"ema={'-' * 5000}", "detector.context=[[1]:",
+    ],
+)  # fmt: skip
+def test_texts_that_are_no_values_get_one_sentence(tmp_path, change):
+    with pytest.raises(UserError) as error:
+        override(tiny_config(tmp_path), [change])
+    assert change.partition("=")[0] in str(error.value) and "\n" not in str(error.value)

@@ -1,15 +1,21 @@
 import copy
+import dataclasses
 import json
+from functools import partial
 
 import pytest
 import torch
 from accelerate import Accelerator
 
+from detection.context import SelfAttention
 from detection.data.coco_index import Category
 from detection.detector import build_detector
 from detection.errors import UserError
+from detection.heads import SequenceHead
+from detection.heads.lstm_decoder import LSTMDecoder
 from detection.training.engine import coco_results, evaluate, train_one_epoch, validation_loss
 from detection.training.freezing import freeze
+from detection.training.loaders import build_accelerator
 from detection.training.optim import WeightAverage
 from tests.tiny_runs import DETECTOR
 
@@ -155,6 +161,26 @@ def test_the_validation_loss_is_the_mean_over_images(detector, accelerator):
     assert validation_loss(detector, [as_batch(*items)], accelerator, seed=4) != losses[0]
 
 
+def test_the_validation_loss_has_no_dropout(accelerator):
+    """In heads and in contexts, which are in evaluation mode; equal to that of the same weights without any."""
+    batches = [as_batch(item(1), item(2))]
+    losses = []
+    for dropout in (0.5, 0.0):
+        config = dataclasses.replace(
+            DETECTOR,
+            context=partial(SelfAttention, num_heads=1, dropout=dropout),
+            context_source="c3",
+            head=partial(SequenceHead, decoder=partial(LSTMDecoder, dropout=dropout)),
+        )
+        torch.manual_seed(0)
+        detector = build_detector(config, 3, resize_in_training=False)
+        with torch.no_grad():
+            for parameter in detector.context.parameters():
+                parameter.add_(0.1)
+        losses.append(validation_loss(detector, batches, accelerator))
+    assert losses[0] == losses[1] > 0
+
+
 def test_bf16_trains(detector):
     from accelerate.state import AcceleratorState
 
@@ -206,3 +232,8 @@ def test_the_average_takes_in_every_update_once(detector, accelerator):
         gradient_accumulation_steps=2, average=average, log=log,
     )  # fmt: skip
     assert len(lines) == 2 and not torch.allclose(averaged, weight)
+
+
+def test_no_environment_divides_the_gradients(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    assert build_accelerator("no", "cpu").gradient_accumulation_steps == 1

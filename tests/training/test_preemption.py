@@ -15,7 +15,7 @@ from accelerate import Accelerator
 
 import detection.training.run as training
 from detection.cli import train as train_command
-from detection.errors import Interrupted
+from detection.errors import Interrupted, UserError
 from detection.runs.checkpoint import load_training_state
 from detection.runs.folder import open_config
 from detection.runs.logs import RunLog
@@ -122,7 +122,7 @@ def test_in_evaluation_what_was_trained_is_saved(whole, shapes, tmp_path, monkey
 
 def test_twice_while_a_checkpoint_is_written(whole, shapes, tmp_path, monkeypatch, blank_plots):
     with monkeypatch.context() as patched:
-        save = loop.save_checkpoint
+        save = last_checkpoint.save_checkpoint
 
         def interrupted(*args, **state):
             for _ in range(2):
@@ -282,6 +282,46 @@ def test_resume_or_start(workplace, signals, capsys, blank_plots):
     assert [path.name for path in (workplace / "runs").iterdir()] == ["config"]
     assert train_command.main([*command, "schedule.epochs=2"]) == 0
     assert "after 1 epochs" in capsys.readouterr().out
+
+
+def test_resume_or_start_begins_again_where_nothing_was_saved(workplace, capsys, blank_plots):
+    command = ["config.py", "--device=cpu", "--resume-or-start", "--output=run", "schedule.epochs=1"]
+    assert train_command.main([*command, "optimizer.lr=1e30"]) == 2
+    assert "lower optimizer.lr" in capsys.readouterr().err and (workplace / "run/non_finite_batch_0.pt").is_file()
+    (workplace / "run/trackers.json").write_text("{}")
+    assert train_command.main(command) == 0
+
+
+def test_resume_or_start_leaves_the_runs_of_other_configs_alone(workplace, capsys, blank_plots):
+    """runs/config-2 is the first run of config-2.py, or the second of config.py."""
+    (workplace / "config-2.py").write_text((workplace / "config.py").read_text())
+    for name in ("config", "config-2"):
+        command = [sys.executable, "-m", "detection.cli.train", f"{name}.py", "--device=cpu", "schedule.epochs=1"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert train_command.main(["config.py", "--device=cpu", "--resume-or-start", "schedule.epochs=2"]) == 0
+    assert "resume    runs/config after 1 epochs" in capsys.readouterr().out
+    assert train_command.main(["config-2.py", "--device=cpu", "--resume-or-start", "schedule.epochs=2"]) == 0
+    assert "resume    runs/config-2 after 1 epochs" in capsys.readouterr().out
+
+
+def test_within_an_epoch_the_weights_of_a_former_one_are_gone(shapes, tmp_path, signals):
+    signals(signal.SIGTERM, 6)
+    with pytest.raises(Interrupted):
+        train(tiny_config(shapes), tmp_path / "run", Accelerator(cpu=True))
+    sentence = "is 2 updates into epoch 2, and the weights of the end of epoch 1 .* give schedule.epochs=2 or more"
+    with pytest.raises(UserError, match=sentence):
+        resume(tmp_path / "run", "schedule.epochs=1")
+
+
+def test_an_epoch_that_becomes_the_last_one_is_evaluated(shapes, tmp_path, monkeypatch, blank_plots):
+    train_epoch = loop._train_epoch
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "_train_epoch", lambda run, *rest: [train_epoch, None][run.done.epoch // 2](run, *rest))
+        with pytest.raises(TypeError):  # in the third epoch
+            train(tiny_config(shapes, "schedule.epochs=9", "evaluate_every=9"), tmp_path / "run", Accelerator(cpu=True))
+    assert not (tmp_path / "run/checkpoints/best").exists()
+    assert resume(tmp_path / "run", "schedule.epochs=1")["epoch"] == 2
 
 
 def test_resume_or_start_takes_no_folder_of_others(workplace, capsys):
