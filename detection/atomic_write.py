@@ -4,7 +4,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
@@ -21,8 +21,7 @@ def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         OSError: it cannot be written, with its path; nothing is left behind then.
     """
-    with naming(path):
-        make_folders(path.parent)
+    with naming(path), _made(path.parent):
         temporary = _temporary(path)
         try:
             write(temporary)
@@ -51,8 +50,7 @@ def atomic_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
     Raises:
         OSError: it cannot be written, or another folder that is not empty has the name; with its path.
     """
-    with naming(folder):
-        make_folders(folder.parent)
+    with naming(folder), _made(folder.parent):
         temporary, old = _temporary(folder), folder.with_name(f".{folder.name}.old")
         remove(temporary)
         temporary.mkdir()
@@ -70,6 +68,24 @@ def atomic_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
                 remove(old)
         finally:
             remove(temporary)
+
+
+@contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """Make a folder with its parents; those that were made vanish again where an error left them empty."""
+    made = make_folders(folder)
+    try:
+        yield
+    except BaseException:
+        remove_empty(made)
+        raise
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Remove folders, the deepest first, up to one in which something was written."""
+    with suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
 
 
 def make_folders(folder: Path) -> list[Path]:

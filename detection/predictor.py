@@ -19,7 +19,7 @@ from detection.data.images import read_image, to_rgb
 from detection.errors import UserError
 from detection.runs.folder import open_run
 from detection.runs.own_files import read_bounded_json
-from detection.tiles import Tiles, merge_tiles
+from detection.tiles import Tiles, fitting_tiles, merge_tiles
 from detection.training.engine import coco_results
 
 if TYPE_CHECKING:
@@ -151,8 +151,10 @@ class Predictor:
                 or a list of these; arrays and tensors are RGB (OpenCV reads BGR: give `image[:, :, ::-1]`). Files and
                 PIL images are read as in training: EXIF orientation applied, any mode turned into 8-bit RGB.
             batch_size: images of a list, or tiles of one, in one forward pass; None for the run's `eval_batch_size`.
+                Images of several sizes are padded to the largest of their batch, which changes scores and proposals at
+                their borders a little, as in any detector with padding; 1 for an image as it is alone.
             tiles: detect in overlapping tiles of each image, with `Tiles`' defaults where it is their side in pixels;
-                for small objects in large images.
+                for small objects in large images. The full image is one of them, unless it is too thin.
 
         Returns:
             The detections of the image, or a list of the detections of each image.
@@ -189,7 +191,9 @@ class Predictor:
     def _detect_in_tiles(self, image: Tensor, tiles: Tiles, batch_size: int) -> Detections:
         """Detect in the tiles of an image (3, H, W), and merge what they find."""
         height, width = image.shape[1:]
-        windows = tiles.windows(height, width)
+        used = fitting_tiles(height, width, tiles, self.detector.min_size, self.detector.max_size)
+        assert used is not None
+        windows = used.windows(height, width)
         found: list[Detections] = []
         for start in range(0, len(windows), batch_size):
             found += self._detect([image[:, y0:y1, x0:x1] for x0, y0, x1, y1 in windows[start : start + batch_size]])

@@ -9,11 +9,13 @@ N detections of all tiles; boxes and windows are xyxy in pixels of the image.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from detection.detector import require_visible
 from detection.errors import UserError
 
 SAME = 0.5
@@ -21,6 +23,9 @@ SAME = 0.5
 
 COVERED = 0.5
 """Share of a fragment inside a complete box of its class from which on it belongs to that."""
+
+TILE = 640
+"""Side that is advised where an image is too thin to be detected in at once."""
 
 Window = tuple[int, int, int, int]
 
@@ -58,6 +63,41 @@ class Tiles:
         number = -(-(length - self.size) // step) + 1
         # Spread evenly: with the last tile moved back alone, two would be nearly the same.
         return [round(k * (length - self.size) / (number - 1)) for k in range(number)]
+
+
+def fitting_tiles(
+    height: int, width: int, tiles: Tiles | None, min_size: int, max_size: int, name: str = "an image"
+) -> Tiles | None:
+    """Return the tiles that an image is detected in: without the full image where that is too thin for a detector.
+
+    Args:
+        height: of the image, in pixels.
+        width: likewise.
+        tiles: those asked for; None for the image at once.
+        min_size: see `Detector`.
+        max_size: see `Detector`.
+        name: of the image, for errors.
+
+    Raises:
+        UserError: a tile, or without tiles the image, is too thin.
+    """
+
+    def is_visible(height: int, width: int) -> bool:
+        with suppress(UserError):
+            require_visible(height, width, min_size, max_size)
+            return True
+        return False
+
+    if tiles is not None:
+        require_visible(min(height, tiles.size), min(width, tiles.size), min_size, max_size, f"a tile of {name}")
+        return tiles if is_visible(height, width) else replace(tiles, full_image=False)
+    if not is_visible(height, width) and is_visible(min(height, TILE), min(width, TILE)):
+        raise UserError(
+            f"{name} of {width}x{height} pixels is too thin to detect anything in at once: detect in tiles (--tiles "
+            f"{TILE}), crop it or leave it out."
+        )
+    require_visible(height, width, min_size, max_size, name)
+    return None
 
 
 def merge_tiles(

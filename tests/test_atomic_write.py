@@ -102,3 +102,12 @@ def test_a_file_system_that_synchronizes_no_folders_is_used_all_the_same(tmp_pat
     with pytest.raises(OSError):
         write_json(tmp_path / "b.json", 1)
     assert not (tmp_path / "b.json").exists()
+
+
+def test_folders_that_were_made_for_what_fails_vanish(tmp_path):
+    (tmp_path / "old").mkdir()
+    with pytest.raises(ValueError), atomic_folder(tmp_path / "old/new/deep/folder"):
+        raise ValueError
+    with pytest.raises(KeyError):
+        atomic_write(tmp_path / "old/new/file", lambda path: {}["fails"])
+    assert list(tmp_path.rglob("*")) == [tmp_path / "old"]

@@ -32,7 +32,9 @@ def main(argv: list[str] | None = None) -> None:
     if len(pairs) < 4 or len(pairs) % 2:
         raise UserError("give two annotation files or more, each with its folder of images, and OUT.json at the end.")
     files, folders = pairs[::2], pairs[1::2]
-    if out.exists() and (out.is_dir() or not args.overwrite or out.resolve() in [file.resolve() for file in files]):
+    if out.exists() and out.resolve() in [file.resolve() for file in files]:
+        raise UserError(f"{out} is one of the files to join; give another OUT.json.")
+    if out.exists() and (out.is_dir() or not args.overwrite):
         raise UserError(f"{out} is there already; give another OUT.json, or add --overwrite to replace a file.")
 
     from detection.data.conversion import conversion_report

@@ -70,6 +70,8 @@ def main(argv: list[str] | None = None) -> None:
         except OSError as error:
             raise UserError(f"{out} cannot be written ({error.strerror}); choose another --output.") from error
     in_groups = "" if args.group is None else f" in {len(groups)} groups"
+    if args.group is None and len(groups) < len(names):
+        in_groups = f" of {len(groups)} files"
     print(short_line(f"{source}: {len(names)} images{in_groups}, split with seed {args.seed}") + "\n")
     print("\n".join(_table(data, made, outs)))
 

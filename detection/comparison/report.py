@@ -43,10 +43,10 @@ def build_comparison(runs: Sequence[FinishedRun], images: int) -> list[Block]:
     """
     first, *others = runs
     blocks: list[Block] = [Heading(1, "Comparison of runs"), *summary_blocks(runs)]
-    for run in others:
+    for number, run in enumerate(others, start=2):
         ranked = image_differences(first, run)
         blocks += [Heading(2, f"{run.name} against {first.name}"), *_settings(first, run)]
-        blocks += [_counts(first, run, ranked), *_figures(first, run, ranked, images)]
+        blocks += [_counts(first, run, ranked), *_figures(first, run, ranked, images, number)]
     return blocks
 
 
@@ -133,24 +133,27 @@ def _counts(first: FinishedRun, run: FinishedRun, ranked: Sequence[ImageDifferen
     )
 
 
-def _figures(first: FinishedRun, run: FinishedRun, ranked: Sequence[ImageDifference], images: int) -> list[Block]:
+def _figures(
+    first: FinishedRun, run: FinishedRun, ranked: Sequence[ImageDifference], images: int, number: int
+) -> list[Block]:
     better = [d for d in ranked if d.gain > EVEN][:images]
     worse = [d for d in reversed(ranked) if d.gain < EVEN][:images]
     blocks: list[Block] = []
     for title, chosen in ((f"Where {run.name} is better", better), (f"Where {run.name} is worse", worse)):
         if chosen:
             blocks.append(Heading(3, title))
-            blocks += [_figure(first, run, difference) for difference in chosen]
+            blocks += [_figure(first, run, difference, number) for difference in chosen]
     return blocks
 
 
-def _figure(first: FinishedRun, run: FinishedRun, difference: ImageDifference) -> Figure:
+def _figure(first: FinishedRun, run: FinishedRun, difference: ImageDifference, number: int) -> Figure:
     item = first.image_entry(difference.position)
     caption = (
         f"{short_name(item['file_name'], 80)}: objects gained {len(difference.gained)}, lost {len(difference.lost)}; "
         f"false positives {difference.false_positives[0]} → {difference.false_positives[1]}"
     )
-    name = f"{file_stem(f'{first.name}-{run.name}'.replace('/', '-'))}-{item['id']}.png"
+    pair = f"{number}-{first.name}-{run.name}".replace("/", "-")  # numbered, as long names are cut
+    name = f"{file_stem(pair)}-{item['id']}.png"
     return Figure(name, caption, image_png(draw_difference(first, run, difference)))
 
 

@@ -217,7 +217,8 @@ class Config:
         schedule: for how long.
         batch_size: images of one forward pass, on each process.
         gradient_accumulation_steps: forward passes an update.
-        eval_batch_size: images of one forward pass in evaluation.
+        eval_batch_size: images of one forward pass in evaluation. Padding to the largest of a batch changes detections
+            a little where sizes differ; 1 for none.
         precision: `no` for float32, or mixed precision in `bf16` or `fp16`.
         compile: compile backbone and context by `torch.compile`, which pays in long runs on a GPU.
         deterministic: only operations that repeat to the bit on one device; one that has no such form stops the run.

@@ -41,6 +41,7 @@ class Merger:
         self._categories: dict[str, dict] = {}
         self._sources: dict[int, Path] = {}
         self._boxes: set[tuple] = set()
+        self._exhaustive: dict[int, set[int]] = {}
         self._infos: list[dict] = []
 
     def add(self, path: Path, folder: Path) -> None:
@@ -64,6 +65,9 @@ class Merger:
         categories = self._add_categories(data, path)
         entries = [{**image, **listed_categories(image, categories)} for image in data["images"]]
         images = self._add_images(entries, folder, licenses, path)
+        if not any(key in image for image in data["images"] for key in KEYS):
+            for image in images.values():
+                self._exhaustive.setdefault(image, set()).update(categories.values())
         old = self._boxes.copy()
         for item in data["annotations"]:
             self._add_annotation(item, images[item["image_id"]], categories[item["category_id"]], old)
@@ -73,6 +77,7 @@ class Merger:
     def result(self) -> dict[str, Any]:
         """Return the data, once all files are added."""
         self._report_spelling()
+        self._list_absent()
         first = next((known["info"] for known in self._infos if isinstance(known["info"], dict)), {})
         description = f"joined from {', '.join(known['file'] for known in self._infos)}"
         return {"info": {**first, "description": description, "joined": self._infos}, **self.coco}
@@ -104,6 +109,18 @@ class Merger:
                 )
             ids[entry["id"]] = known["id"]
         return ids
+
+    def _list_absent(self) -> None:
+        """In federated data, list what images of a file that annotates all of its classes do not show."""
+        if not any(key in image for image in self.coco["images"] for key in KEYS):
+            return
+        shown = {(item["image_id"], item["category_id"]) for item in self.coco["annotations"]}
+        for image in self.coco["images"]:
+            classes = self._exhaustive.get(image["id"], ())
+            absent = {category for category in classes if (image["id"], category) not in shown}
+            if absent:
+                image[KEYS[0]] = sorted(absent.union(image.get(KEYS[0], ())))
+                self.counts[f"images that list the classes of their file without a box in {KEYS[0]}"] += 1
 
     def _report_spelling(self) -> None:
         spellings: dict[str, list[str]] = defaultdict(list)

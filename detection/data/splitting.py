@@ -5,7 +5,9 @@ groups in place of images: the class that the fewest unassigned images have goes
 that lacks most of the class. Departure: where no more groups have a class than parts lack it, those parts get one each.
 """
 
+import itertools
 import math
+import posixpath
 import random
 import re
 from collections import Counter, defaultdict
@@ -15,8 +17,11 @@ from dataclasses import dataclass, field
 from detection.data.checks import shortened
 from detection.errors import UserError
 
+MOST_OFFERS = 200
+"""Groups that are looked at for an exchange, so that a large set does not take forever."""
 
-@dataclass
+
+@dataclass(eq=False)
 class Group:
     """Images that stay together: their positions, and for each class the number of them that have it."""
 
@@ -30,13 +35,13 @@ def group_names(images: Sequence[Mapping], by: str | None) -> list[str]:
     Args:
         images: entries of a COCO file.
         by: a key of the entries; else a regular expression, of which the first group, or all that it matches in the
-            file name, is the name; None for each image on its own.
+            file name, is the name; None for each file on its own. Entries of one file are in one group, always.
 
     Raises:
         UserError: it is neither, or some image has no group.
     """
     if by is None:
-        return [str(row) for row in range(len(images))]
+        return list(map(_file, images))
     if any(by in image for image in images):
         missing = [image["id"] for image in images if image.get(by) is None]
         found: list[str | None] = [str(image.get(by)) for image in images]
@@ -55,7 +60,14 @@ def group_names(images: Sequence[Mapping], by: str | None) -> list[str]:
             f"--group {by}: {len(missing)} of {len(images)} images have {what} (id {shortened(missing, 5)}); give a "
             "key that all images have, or an expression that matches all file names."
         )
-    return [str(name) for name in found]
+    group_of: dict[str, str] = {}
+    for image, name in zip(images, found, strict=True):
+        group_of.setdefault(_file(image), str(name))
+    return [group_of[_file(image)] for image in images]
+
+
+def _file(image: Mapping) -> str:
+    return posixpath.normpath(str(image.get("file_name", "")).replace("\\", "/"))
 
 
 def make_groups(names: Sequence[str], image_rows: Sequence[int], classes: Sequence[int]) -> list[Group]:
@@ -104,6 +116,8 @@ def assign(groups: Sequence[Group], fractions: Mapping[str, float], seed: int, s
     for place, group in enumerate(waiting):
         if place not in assigned:
             plan.give(group, max(fractions, key=lambda part: plan.room[part]))
+    if stratify:
+        plan.complete()
     return {part: sorted(row for group in plan.given[part] for row in group.images) for part in fractions}
 
 
@@ -129,6 +143,46 @@ class _Plan:
         self.has[part].update(group.classes)
         for class_, count in group.classes.items():
             self.lack[part][class_] -= count
+
+    def complete(self) -> None:
+        """Give each part a class that it lacks, by an exchange that takes the last of no class from another."""
+        number = Counter(class_ for groups in self.given.values() for group in groups for class_ in group.classes)
+        for class_ in sorted(number, key=lambda class_: (number[class_], class_)):
+            for part in self.room:
+                if number[class_] >= len(self.room) and not self.has[part][class_]:
+                    self._exchange(part, class_)
+
+    def _exchange(self, part: str, class_: int) -> None:
+        """Give a part a group of a class against one of about as many images, or none, if that is possible."""
+        offers = (
+            (other, group)
+            for other in self.room
+            for group in self.given[other]
+            if class_ in group.classes and self._can_spare(other, group)
+        )
+        best: tuple[int, str, Group, Group | None] | None = None
+        for other, group in itertools.islice(offers, MOST_OFFERS):
+            returns = (None, *(own for own in self.given[part][-MOST_OFFERS:] if self._can_spare(part, own, group)))
+            for own in returns:
+                cost = abs(len(group.images) - (len(own.images) if own else 0))
+                if best is None or cost < best[0]:
+                    best = cost, other, group, own
+        if best is not None:
+            _, other, group, own = best
+            self._move(group, other, part)
+            if own is not None:
+                self._move(own, part, other)
+
+    def _can_spare(self, part: str, group: Group, new: Group | None = None) -> bool:
+        """Whether a part has every class of a group without it, and with a new one."""
+        added = new.classes if new is not None else Counter[int]()
+        return all(self.has[part][c] - count + added[c] > 0 for c, count in group.classes.items())
+
+    def _move(self, group: Group, source: str, target: str) -> None:
+        self.given[source].remove(group)
+        self.has[source].subtract(group.classes)
+        self.given[target].append(group)
+        self.has[target].update(group.classes)
 
 
 def parse_fractions(words: Sequence[str]) -> dict[str, float]:

@@ -71,6 +71,8 @@ def export(
     """
     require_onnx()
     script, source = path.with_name("predict_onnx.py"), Path(predict_onnx.__file__).read_bytes()
+    if path.name == script.name:
+        raise UserError(f"{path}: is the name of the script beside the model; give it another, such as model.onnx.")
     if os.path.lexists(script) and not (script.is_file() and script.read_bytes() == source):
         raise UserError(f"{script}: is another file; move it away, or choose another folder for the export.")
     graph = DetectorGraph(detector).eval()

@@ -1,6 +1,7 @@
 """Detect with an exported file: python predict_onnx.py MODEL.onnx IMAGE ... (needs numpy, onnxruntime, Pillow)."""
 
 import json
+import os
 import sys
 
 import numpy as np
@@ -48,4 +49,9 @@ def main(model, *files):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:  # nobody reads the output any longer, as after `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)

@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from detection.atomic_write import make_folders, make_free, numbered, write_json
+from detection.atomic_write import make_folders, make_free, numbered, remove_empty, write_json
 from detection.channels_last import to_channels_last
 from detection.config import Config, from_plain, override, to_plain
 from detection.config.differences import differences
@@ -22,7 +22,7 @@ from detection.errors import UserError
 from detection.heads import name_classes
 from detection.runs.checkpoint import load_meta, load_weights, newest_complete, require_fitting_weights
 from detection.runs.environment import environment
-from detection.runs.lock import LOCK, remove_empty
+from detection.runs.lock import LOCK
 from detection.runs.own_files import read_bounded_json, require_own_files
 
 Settings = TypeVar("Settings")

@@ -42,6 +42,12 @@ class FoundImages:
         return [f"{number} {_counted(kind, number)}: {_reason(kind)}" for kind, number in self.left_out.most_common()]
 
 
+def _place(path: str | Path) -> str:
+    """A path by which a file is known once, whatever links its folders have; a link itself is an image of its own."""
+    folder, name = os.path.split(os.path.abspath(path))
+    return os.path.join(os.path.realpath(folder), name)
+
+
 def find_images(arguments: Sequence[str]) -> FoundImages:
     """Find the image files that files, folders and glob patterns name.
 
@@ -63,9 +69,11 @@ def find_images(arguments: Sequence[str]) -> FoundImages:
         if not images:
             raise UserError(_nothing(argument, Counter(kind for kind in kinds.values() if kind)))
         for path in images:
-            found.setdefault(os.path.abspath(path), path)
-        left_out |= {os.path.abspath(path): kind for path, kind in kinds.items() if kind}
-        searched |= {os.path.abspath(folder) for folder in folders}
+            known = found.setdefault(_place(path), path)
+            if len(path.parts) < len(known.parts):  # by the fewest links
+                found[_place(path)] = path
+        left_out |= {_place(path): kind for path, kind in kinds.items() if kind}
+        searched |= {_place(folder) for folder in folders}
     return FoundImages(
         list(found.values()), Counter(k for p, k in left_out.items() if p not in found and p not in searched)
     )

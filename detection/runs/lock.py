@@ -4,12 +4,12 @@ import errno
 import os
 import socket
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
-from detection.atomic_write import make_folders
+from detection.atomic_write import make_folders, remove_empty
 from detection.errors import UserError
 
 try:
@@ -74,13 +74,6 @@ def require_present(folder: Path) -> None:
             f"{folder}: the run folder was moved or deleted while the run was writing there; move it back and go on "
             "with --resume, or start again."
         )
-
-
-def remove_empty(folders: Iterable[Path]) -> None:
-    """Remove folders, the deepest first, up to one in which something was written."""
-    with suppress(OSError):
-        for folder in folders:
-            folder.rmdir()
 
 
 def _lock(folder: Path) -> int:

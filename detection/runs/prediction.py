@@ -21,11 +21,11 @@ from detection.data.coco_index import Category
 from detection.data.images import read_image
 from detection.data.shared_batches import SharedCollate, has_shared_memory
 from detection.data.transforms import resized_shape
-from detection.detector import Detector, require_visible
+from detection.detector import Detector
 from detection.errors import UserError
 from detection.names import csv_name, unique_stems
 from detection.runs.image_files import describe_other
-from detection.tiles import Tiles
+from detection.tiles import Tiles, fitting_tiles
 
 if TYPE_CHECKING:
     from detection.predictor import Detections, Predictor
@@ -38,10 +38,6 @@ STRONGLY_SHRUNK = 8
 """An image whose sides shrink this often for the detector is reported: what is small in it is lost."""
 
 
-_TILE = 640
-"""Side of tiles that is named as a remedy."""
-
-
 @dataclass(frozen=True)
 class ImageFile:
     """An image to detect on.
@@ -51,14 +47,12 @@ class ImageFile:
         image: its pixels (3, H, W) uint8 RGB, or None where there is a problem.
         problem: a sentence with the reason why it cannot be used.
         shrinking: factor by which its sides shrink for the detector; below 1 they grow.
-        full_image: whether it can be detected in at once; else it is too thin, and its tiles are not.
     """
 
     path: Path
     image: Tensor | None
     problem: str = ""
     shrinking: float = 1.0
-    full_image: bool = True
 
 
 @dataclass
@@ -96,31 +90,14 @@ class ImageFiles(Dataset):
         try:
             image = torch.from_numpy(read_image(path)).permute(2, 0, 1).contiguous()  # (3, H, W)
             height, width = image.shape[1:]
-            full_image = self._is_visible(height, width)
-            if self.tiles is not None:
-                shape = min(height, self.tiles.size), min(width, self.tiles.size)
-                require_visible(*shape, self.min_size, self.max_size, f"a tile of image {path}")
-            elif not full_image and self._is_visible(min(height, _TILE), min(width, _TILE)):
-                raise UserError(
-                    f"image {path} of {width}x{height} pixels is too thin to detect anything in at once: detect in "
-                    f"tiles (--tiles {_TILE}), crop it or leave it out."
-                )
-            else:
-                require_visible(height, width, self.min_size, self.max_size, f"image {path}")
+            fitting_tiles(height, width, self.tiles, self.min_size, self.max_size, f"image {path}")
         except UserError as error:
             other = describe_other(path) if os.path.isfile(path) else None
             return ImageFile(path, None, f"image {path} {other}." if other else str(error))
         if self.tiles is not None:
             height, width = min(height, self.tiles.size), min(width, self.tiles.size)
         shrinking = max(height, width) / max(resized_shape(height, width, self.min_size, self.max_size))
-        return ImageFile(path, image, shrinking=shrinking, full_image=full_image)
-
-    def _is_visible(self, height: int, width: int) -> bool:
-        try:
-            require_visible(height, width, self.min_size, self.max_size)
-        except UserError:
-            return False
-        return True
+        return ImageFile(path, image, shrinking=shrinking)
 
 
 def image_batches(files: ImageFiles, batch_size: int) -> DataLoader:
@@ -139,8 +116,7 @@ def detect(
     for batch in batches:
         if tiles is not None:
             for file in batch:
-                used = tiles if file.full_image else replace(tiles, full_image=False)
-                yield file, None if file.image is None else predictor(file.image, tile_batch, used)
+                yield file, None if file.image is None else predictor(file.image, tile_batch, tiles)
             continue
         images = [file.image for file in batch if file.image is not None]
         detections = iter(predictor(images, len(batch)))

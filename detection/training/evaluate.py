@@ -184,7 +184,10 @@ def evaluate_run(
     folder = Path(output) if output is not None else folder_of(named, record)
     if opened.accelerator.is_main_process:
         require_writable(folder)
-    results = opened.detect("evaluating")
+    # Of the same batches as the replaced one, as padding to the largest image changes detections a little.
+    order = _random_order(opened) if context_from == "other" else None
+    batches = None if order is None else eval_loader(opened.dataset, opened.config, opened.accelerator, order)
+    results = opened.detect("evaluating", batches)
     replaced = None if context_from is None else _detect_with_replaced_context(opened, context_from)
     if not opened.accelerator.is_main_process:
         return None
@@ -222,7 +225,7 @@ def _with_others(opened: OpenEvaluation) -> Iterator[Batch]:
     context an image gets. Neighbors in a file are often alike, of one page or video, which is why it is a random one.
     """
     dataset, accelerator = opened.dataset, opened.accelerator
-    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0)).tolist()
+    order = _random_order(opened)
     before = dict(zip(order, [order[-1], *order[:-1]], strict=True))
     loader, last = eval_loader(dataset, opened.config, accelerator, order), -1
     assert loader.batch_sampler is not None
@@ -232,6 +235,10 @@ def _with_others(opened: OpenEvaluation) -> Iterator[Batch]:
                 opened.detector([dataset[needed][0].to(accelerator.device)])
         last = positions[-1]
         yield batch
+
+
+def _random_order(opened: OpenEvaluation) -> list[int]:
+    return torch.randperm(len(opened.dataset), generator=torch.Generator().manual_seed(0)).tolist()
 
 
 def _write(

@@ -14,7 +14,7 @@ from detection.analysis.visualize import Color, distinct_colors, draw_boxes
 from detection.errors import UserError
 from detection.names import csv_name, unique_stems
 from detection.runs.logs import progress
-from detection.tiles import Tiles
+from detection.tiles import Tiles, fitting_tiles
 from detection.video.reading import Frame, Video, open_video, unreadable
 from detection.video.writing import FilmWriter
 
@@ -85,7 +85,11 @@ def predict_videos(
 def _detect(
     predictor: "Predictor", video: Video, batch_size: int, tiles: Tiles | None
 ) -> "Iterator[tuple[Frame, Detections]]":
-    frames = video.frames()
+    frames, detector = video.frames(), predictor.detector
+    if first := next(frames, None):
+        height, width = first.pixels.shape[:2]
+        fitting_tiles(height, width, tiles, detector.min_size, detector.max_size, f"video {video.path}: a frame")
+        frames = itertools.chain([first], frames)
     while batch := list(itertools.islice(frames, batch_size)):
         yield from zip(batch, predictor([frame.pixels for frame in batch], batch_size, tiles), strict=True)
 

@@ -133,10 +133,10 @@ def test_the_images_on_which_they_differ_most_are_drawn(capsys):
     assert '- context="context" instead of "plain"' in text
     assert "objects that context alone finds: 1, that plain alone finds: 1; false positives 1 → 0" in text
     better, worse = text.split("Where context is better")[1].split("Where context is worse")
-    assert "![1.png: objects gained 1, lost 0; false positives 1 → 0](plain-context-1.png)" in better
+    assert "![1.png: objects gained 1, lost 0; false positives 1 → 0](2-plain-context-1.png)" in better
     assert "![2.png: objects gained 0, lost 1" in worse and "3.png" not in text
     assert page.count("data:image/png;base64,") == 2
-    image = np.asarray(Image.open("deep/out/plain-context-1.png"))
+    image = np.asarray(Image.open("deep/out/2-plain-context-1.png"))
     height, width = image.shape[:2]
     assert width > 2.5 * height and image.std() > 20
 
@@ -146,7 +146,7 @@ def test_drawings_of_wide_images_are_in_a_column(capsys):
     for image in TRUTH["images"]:
         Image.fromarray(rng.integers(0, 255, (32, 64, 3), dtype=np.uint8)).save(f"images/{image['file_name']}")
     assert compare.main(["a/plain", "a/context", "--output=out"]) == 0
-    width, height = Image.open("out/plain-context-1.png").size
+    width, height = Image.open("out/2-plain-context-1.png").size
     assert height > 1.3 * width
     assert compare.main(["a/plain", "a/context", "--output=none", "--images=0"]) == 0
     assert list(Path("none").glob("*.png")) == []
@@ -268,3 +268,11 @@ def test_images_that_have_changed(capsys):
     record["data"]["val"]["images_sha256"] = "0"
     environment.write_text(json.dumps(record))
     assert "a/plain: an image in images has changed since this run" in refused(capsys, "a/plain", "a/context")
+
+
+def test_figures_of_long_names_are_of_their_own_run(capsys):
+    name = "n" * 170
+    for end in "12":
+        shutil.copytree("a/context", f"a/{name}{end}")
+    assert compare.main(["a/plain", f"a/{name}1", f"a/{name}2", "--output=out", "--images=1"]) == 0
+    assert len(list(Path("out").glob("*.png"))) == 4

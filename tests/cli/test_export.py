@@ -45,6 +45,7 @@ def test_a_run_is_exported_and_compared(finished_run, tmp_path, capsys, monkeypa
         (["--size", "64", "8"], "--size 64 8: both must be 32 or more"),
         (["--opset", "9"], "--opset 9: must be between 17 and 20"),
         (["--images", "nothing"], "nothing"),
+        (["--output", "predict_onnx.py"], "is the name of the script beside the model; give it another, such as"),
         (["head=1.5"], "head"),
     ],
 )

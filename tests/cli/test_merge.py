@@ -141,8 +141,8 @@ def test_what_cannot_be_merged_gets_a_sentence(tmp_path, capsys):
     out = tmp_path / "out.json"
     fails(capsys, [*first, out], "two annotation files or more")
     fails(capsys, [*first, second[0], out], "two annotation files or more")
-    fails(capsys, [*first, *second, first[0]], "a.json is there already")
-    fails(capsys, [*first, *second, first[0], "--overwrite"], "a.json is there already")
+    fails(capsys, [*first, *second, first[0]], "a.json is one of the files to join; give another OUT.json")
+    fails(capsys, [*first, *second, first[0], "--overwrite"], "a.json is one of the files to join")
     fails(capsys, [*first, second[0], tmp_path / "x", out], "x is no folder")
     fails(capsys, [*first, second[0], tmp_path, out], "2 of 2 images are not in", "'x.png'")
     fails(capsys, [*first, second[0], "/usr", out], "no folder in common")
@@ -161,3 +161,18 @@ def test_the_doctor_runs_unless_it_is_not_wanted(tmp_path, capsys, check):
     first, second = (make(tmp_path, name, {1: "dog"}, [(7, 1)]) for name in "ab")
     joined(tmp_path, first, second, [] if check else ["--no-check"])
     assert ("Fit for training" in capsys.readouterr().out) == check
+
+
+def test_classes_of_an_exhaustive_file_are_absent_where_it_has_no_box(tmp_path, capsys):
+    """Joined with a federated one, its images list what they do not show: a detection of that stays wrong."""
+    first = make(tmp_path, "a", {1: "zebra", 2: "apple"}, [(7, 2)])
+    data = json.loads(open(first[0]).read())
+    data["images"][0]["neg_category_ids"] = [1]
+    open(first[0], "w").write(json.dumps(data))
+    second = make(tmp_path, "b", {1: "dog", 2: "apple"}, [(7, 1)])
+    found = joined(tmp_path, first, second)
+    assert [category["name"] for category in found["categories"]] == ["zebra", "apple", "dog"]
+    assert [image.get("neg_category_ids") for image in found["images"]] == [[1], None, [2], [2, 3]]
+    assert "images that list the classes of their file without a box in neg_category_ids: 2" in capsys.readouterr().out
+    both = joined(tmp_path, first, [second[0], first[1]])  # of one image, annotated by both files
+    assert [image.get("neg_category_ids") for image in both["images"]] == [[1], [2, 3]]

@@ -484,7 +484,7 @@ def test_an_image_too_thin_for_the_detector_is_detected_in_by_tiles(run, photos,
     arguments = (run, "long", "--score", 0.05, "--device", "cpu", "--tiles", 640)
     code, out, err = _main(capsys, *arguments, *more, "--output", "o")
     assert code == 0 and "images      1\n" in out, err
-    found = Predictor(run, "cpu", 0.05)("long/a.png", tiles=Tiles(640, full_image=False))
+    found = Predictor(run, "cpu", 0.05)("long/a.png", tiles=Tiles(640))
     assert json.loads(Path("o/results.json").read_text()) == found.to_coco(1)
     code, _, err = _main(capsys, *arguments[:-2])
     words = "2000x20 pixels is too thin to detect anything in at once: detect in tiles (--tiles 640), crop it or leave"
@@ -492,6 +492,22 @@ def test_an_image_too_thin_for_the_detector_is_detected_in_by_tiles(run, photos,
     write_image(Path("long/a.png"), 2000, 1, 3)
     code, _, err = _main(capsys, *arguments, *more)
     assert code == 2 and "a tile of image long/a.png of 640x1 pixels is too thin" in err
+
+
+def test_a_video_too_thin_for_the_detector_is_detected_in_by_tiles(run, photos, capsys):
+    write_film(Path("thin.mp4"), 2, 2000, 20)
+    arguments = (run, "thin.mp4", "--score", 0.05, "--device", "cpu")
+    code, out, err = _main(capsys, *arguments, "--tiles", 640, "--output", "o")
+    assert code == 0 and Path("o/detections.csv").is_file(), err
+    code, _, err = _main(capsys, *arguments, "--output", "p")
+    words = "video thin.mp4: a frame of 2000x20 pixels is too thin to detect anything in at once: detect in tiles"
+    assert code == 2 and words in err
+
+
+def test_a_folder_that_a_link_leads_back_to_is_taken_once(photos):
+    Path("photos/again").symlink_to(".")
+    assert find_images(["photos/**"]).paths == find_images(["photos", "photos/again/sub", "photos/sub"]).paths
+    assert find_images(["photos", "photos/again"]).paths == find_images(["photos"]).paths
 
 
 def test_tiles_are_detected_in_and_merged(run, photos, capsys):

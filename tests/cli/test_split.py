@@ -13,6 +13,7 @@ from detection.data.splitting import Group, assign, group_names
 
 FRACTIONS = ["--fractions", "train=0.8", "val=0.1", "test=0.1"]
 PARTS = ("train", "val", "test")
+SHARES = dict(zip(PARTS, (0.8, 0.1, 0.1), strict=True))
 
 
 def make(folder, labels, **more):
@@ -110,6 +111,9 @@ def test_parts_have_about_their_share(labels, seed, stratify):
     for class_, images in sum((group.classes for group in groups), Counter()).items():
         having = [any(class_ in labels[row] for row in rows) for rows in parts.values()]
         assert not stratify or images < 12 or all(having)
+        # Where a class is on its own in its images, as many of them as parts are enough.
+        alone = sum(set(own) == {class_} for own in labels)
+        assert not stratify or alone < 2 * len(fractions) or all(having)
     if not stratify:
         assert all(abs(len(rows) - fractions[part] * len(labels)) < 1 for part, rows in parts.items())
 
@@ -163,3 +167,28 @@ def test_nothing_is_written_where_something_is_wrong(tmp_path, capsys):
 def test_a_key_that_some_images_lack_is_refused():
     with pytest.raises(Exception, match="1 of 2 images have no site"):
         group_names([{"id": 1, "site": "a"}, {"id": 2}], "site")
+
+
+def test_each_part_has_each_class_that_enough_images_have():
+    """Random sets of labels, of some of which the assignment alone gave a part none of a class of a third of them."""
+    numbers = random.Random(0)
+    for _ in range(1500):
+        images, chances = numbers.randint(15, 40), [numbers.random() / 2 for _ in range(numbers.randint(2, 5))]
+        labels = [{c for c, chance in enumerate(chances) if numbers.random() < chance} for _ in range(images)]
+        parts = assign([Group([row], Counter(own)) for row, own in enumerate(labels)], SHARES, 0, True)
+        assert sorted(sum(parts.values(), [])) == list(range(images))
+        for class_ in range(len(chances)):
+            having = [any(class_ in labels[row] for row in rows) for rows in parts.values()]
+            assert all(having) or sum(class_ in own for own in labels) < 4
+
+
+def test_entries_of_one_file_are_in_one_part(tmp_path, capsys):
+    path = make(tmp_path, [[1], [2]] * 20)
+    data = json.loads(path.read_text())
+    twice = [{**image, "id": image["id"] + 1000, "file_name": f"./{image['file_name']}"} for image in data["images"]]
+    path.write_text(json.dumps({**data, "images": [*data["images"], *twice]}))
+    for more in ([], ["--stratify"], ["--group", r"_(\d+)\.png"], ["--group", "id"]):
+        assert split.main([str(path), *FRACTIONS, *more, "--overwrite"]) == 0
+        files = [{i["file_name"].removeprefix("./") for i in part["images"]} for part in read(tmp_path).values()]
+        assert sum(map(len, files)) == len(set().union(*files)) == 40
+    assert "80 images of 40 files, split with seed 0" in capsys.readouterr().out

@@ -1,14 +1,17 @@
 """Evaluating a run again: context replaced, classes ignored, last checkpoint, larger scenes, fewer categories."""
 
 import json
+import operator
 import shutil
 
 import pytest
 import torch
 from accelerate import Accelerator
+from PIL import Image
 
 from detection.cli import evaluate
 from detection.errors import UserError
+from detection.evaluation.class_agnostic import measure
 from detection.training.evaluate import evaluate_run, open_evaluation
 from detection.training.run import train
 from tests.tiny_runs import tiny_config
@@ -75,6 +78,30 @@ def test_another_s_context_does_not_depend_on_batches(context_run, tmp_path):
                 assert score == pytest.approx(theirs, abs=1e-4), key
     evaluate_run(context_run, output=tmp_path / "mean", device="cpu", context_from="mean")
     assert read(tmp_path / "mean/results.json") != found[0]
+
+
+def test_a_context_that_nothing_reads_is_not_used(shapes, tmp_path, monkeypatch):
+    """Images of three sizes, which are padded with others in another order: the drop is 0, not that of the padding."""
+    shutil.copytree(shapes / "val", tmp_path / "val")
+    val = read(shapes / "val.json")
+    for number in range(900, 906):
+        width, height = (128, 64) if number % 2 else (64, 128)
+        Image.effect_noise((width, height), 50).convert("RGB").save(tmp_path / f"val/{number}.png")
+        val["images"].append({"id": number, "file_name": f"{number}.png", "width": width, "height": height})
+    (tmp_path / "val.json").write_text(json.dumps(val))
+    pool = "detector.pool={'class': 'detection.pooling.RoIAlign', 'stages': ('c3',), 'output_size': 3}"
+    unread = (*CONTEXT[:2], pool, "schedule.epochs=1", "eval_batch_size=2", "detector.head.score_threshold=0.01")
+    train(tiny_config(shapes, *unread), tmp_path / "run", Accelerator(cpu=True))
+    files = {"annotations": str(tmp_path / "val.json"), "images": str(tmp_path / "val")}
+    measured = []
+    monkeypatch.setattr(
+        "detection.training.evaluate.measure",
+        lambda truth, found, *rest: measured.append(found) or measure(truth, found, *rest),
+    )
+    evaluate_run(tmp_path / "run", **files, device="cpu", context_from="other")
+    as_it_is, replaced = measured
+    key = operator.itemgetter("image_id", "category_id", "score")
+    assert sorted(as_it_is, key=key) == sorted(replaced, key=key) and len(as_it_is) > 100
 
 
 def test_an_image_gets_the_context_of_another(context_run):
