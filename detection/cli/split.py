@@ -5,8 +5,9 @@ detection split ANNOTATIONS.json --fractions train=0.8 val=0.1 test=0.1 [--strat
 Writes train.json, val.json and test.json next to ANNOTATIONS.json, or into --output: entries, ids and categories stay
 as they are, so all parts have the same classes and the same folder of images.
 
---group keeps images together that are alike, such as those of a film or a patient: a key of the image entries, or a
-regular expression for their file names, of which the first group counts: --group '^([^_]+)_' for film7_0001.jpg.
+Entries of one file are always in one part. --group keeps images together that are alike, such as those of a film or a
+patient: a key of the image entries, or a regular expression for their file names, of which the first group counts:
+--group '^([^_]+)_' for film7_0001.jpg.
 --stratify spreads every class by the same fractions, rare ones first, so that each part has all classes if their images
 suffice.
 """
