@@ -24,6 +24,12 @@ NAMES = {
     "sweeps: gated linear": "gatedlinear",
     "attention LSTM": "attention",
     "RCL, 3 steps": "rcl",
+    "gated RCL, 3 steps": "gatedrcl",
+    "sweeps: SSD": "ssd",
+    "sweeps: mLSTM": "mlstm",
+    "sweeps and diagonals: RG-LRU": "diagonals",
+    "cross-scan: RG-LRU": "crossscan",
+    "grid: pLSTM": "plstm",
 }
 STARTS = {
     "as is": "as-is",
@@ -52,6 +58,12 @@ def tables(path):
     return found
 
 
+def is_missing(cell, measured):
+    """Whether a dash stands where nothing was measured, and nothing else does."""
+    assert (cell == "–") == (measured is None), cell
+    return measured is None
+
+
 def plain(cell):
     return re.sub(r"\*\*|[†‡]", "", cell).strip()
 
@@ -73,7 +85,7 @@ def test_spread_of_each_task(measured, table, suffix):
         for task, cell in zip(header, cells, strict=True):
             if task == "chosen":
                 assert STARTS[cell] == chosen[NAMES[name]], name
-            elif task != "published":
+            elif task != "published" and not is_missing(cell, values.get((task.strip("`") + suffix, NAMES[name]))):
                 assert plain(cell) == spread(values[task.strip("`") + suffix, NAMES[name]]), (name, task)
 
 
@@ -83,6 +95,8 @@ def test_differences_to_the_accumulator(measured):
     assert {NAMES[name] for name in rows} == set(chosen) - {"accumulator"}
     for name, cells in rows.items():
         for task, cell in zip((task.strip("`") for task in header), cells, strict=True):
+            if is_missing(cell, values.get((task, NAMES[name]))):
+                continue
             others = values[task, "accumulator"]
             differences = [own - other for own, other in zip(values[task, NAMES[name]], others, strict=True)]
             half = T_975_OF_5_SEEDS * stdev(differences) / 5**0.5
@@ -97,5 +111,7 @@ def test_means_in_the_readme(measured):
     assert {NAMES[name] for name in rows} == set(chosen)
     for name, cells in rows.items():
         for task, cell in zip((task.replace("` 2×", "-2x").strip("`") for task in header), cells, strict=True):
+            if is_missing(cell, values.get((task, NAMES[name]))):
+                continue
             expected = f"{mean(values[task, NAMES[name]]):.2f}"
             assert cell == (f"**{expected}**" if float(expected) >= 0.9 else expected), (name, task)

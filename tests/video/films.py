@@ -1,6 +1,7 @@
 """Small films written by OpenCV, and an exact detector of the white square in them."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -50,6 +51,7 @@ class Exact:
     """A predictor that finds what is white, as a dog, and keeps the sizes of its batches."""
 
     categories = CATEGORIES
+    detector = SimpleNamespace(min_size=64, max_size=64)
 
     def __init__(self):
         self.batches = []
