@@ -88,7 +88,7 @@ def require_keywords(part: functools.partial, key: str) -> None:
     """Refuse arguments by position, which have no name to be written, read and changed by."""
     if part.args:
         name = getattr(part.func, "__name__", type(part.func).__name__)
-        example = next((f", such as {known}=…" for known in _part_settings(part.func, {})), "")
+        example = next((f", {known}=…" for known in _part_settings(part.func, {})), "")
         raise UserError(f"{key}: has settings by position; give them by keyword: partial({name}{example}).")
 
 
@@ -342,7 +342,8 @@ def _convert_setting(value: Any, annotation: Any, default: Any, key: str) -> Any
     try:
         return _convert(value, annotation, key)
     except UserError:
-        if default is not inspect.Parameter.empty and _plain_or_none(default) == (value,):
+        is_plain = value is None or isinstance(value, bool | int | float | str | list | dict)
+        if is_plain and default is not inspect.Parameter.empty and _plain_or_none(default) == (value,):
             return default
         raise
 
@@ -358,10 +359,15 @@ def _plain_or_none(value: Any) -> tuple[Any] | None:
 def require_reopening(settings: Any) -> None:
     """Check that settings are the same when they are read again from the plain data that a run keeps.
 
+    What has no such form, as a class of a notebook, passes: it is refused where a run would be written.
+
     Raises:
         UserError: they are not, or cannot be read.
     """
-    plain = json.loads(json.dumps(to_plain(settings)))
+    try:
+        plain = json.loads(json.dumps(to_plain(settings)))
+    except UserError:
+        return
     with trusting(_packages(plain)):
         try:
             again = from_plain(plain, type(settings))

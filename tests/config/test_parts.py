@@ -269,17 +269,20 @@ def test_what_could_not_be_opened_again_is_refused_before_training(odd):
     base = tiny_config(odd)
     for context, sentence in (
         (partial(oddlab.Several, sizes="ab"), r"context.sizes\[0\]='ab': must be of type int"),
-        (partial(oddlab.Outer.Inner), "Outer.Inner is defined inside of a class"),
         (partial(oddlab.Parts, cells=(partial(oddlab.IRNN),)), "context.cells"),
     ):
         with pytest.raises(UserError, match=sentence):
             override(replace(base, detector=replace(base.detector, context=context, context_source="c3")), [])
+    detector = replace(base.detector, context=partial(oddlab.Outer.Inner), context_source="c3")
+    config = override(replace(base, detector=detector), [])  # as a class of a notebook, it may be built
+    with pytest.raises(UserError, match="Outer.Inner is defined inside of a class"):
+        to_plain(config)
 
 
 def test_settings_by_position_are_refused(tmp_path):
     base = tiny_config(tmp_path)
     config = replace(base, detector=replace(base.detector, backbone=partial(Tiny, (8, 16))))
-    sentence = "detector.backbone: has settings by position; give them by keyword: partial.Tiny, such as channels=…"
+    sentence = "detector.backbone: has settings by position; give them by keyword: partial.Tiny, channels=…"
     with pytest.raises(UserError, match=sentence):
         override(config, [])
     with pytest.raises(UserError, match=sentence):
