@@ -14,7 +14,9 @@ the annotations, such as weather.
 
 --context-from evaluates twice, as it is and with the context's feature map replaced: by that of another
 image (other: the one before it in a random order that is always the same; resized where sizes differ), by its own mean
-over the image (mean), or by zeros (none). The drop is what the detector takes from the context.
+over the image (mean), or by zeros (none). The drop is what the detector takes from the context. Both have the same
+batches; where images have several sizes, their padding is another than in the order of the file (eval_batch_size=1:
+none).
 """
 
 import argparse
