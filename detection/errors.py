@@ -27,7 +27,7 @@ class UserError(Exception):
 
 @contextlib.contextmanager
 def building(what: str) -> Iterator[None]:
-    """Have whatever goes wrong while `what` is built of settings told in one sentence."""
+    """Raise whatever goes wrong while `what` is built of settings as one sentence."""
     try:
         yield
     except UserError:

@@ -1,6 +1,5 @@
 """The settings of a classifier's training, by the rules of `detection.config`."""
 
-import contextlib
 import dataclasses
 from collections.abc import Sequence
 from functools import partial
@@ -12,7 +11,7 @@ from detection.classification.network import Classifier
 from detection.config import OptimizerConfig, ScheduleConfig, from_plain
 from detection.config.files import run_file
 from detection.config.keys import apply_overrides
-from detection.config.serialization import require_reopening
+from detection.config.reopening import require_reopening
 from detection.errors import UserError, building
 from detection.ranges import ImagesAtOnce, Pixels, Positive, Range, Seed
 from detection.runs.folder import read_config, read_config_json
@@ -120,8 +119,6 @@ def override_classifier(config: ClassifierConfig, overrides: Sequence[str]) -> C
     Raises:
         UserError: an unknown key (names the nearest one) or a value of the wrong type or out of range.
     """
-    with contextlib.suppress(UserError):  # which an override may mend
-        config = from_plain(config, ClassifierConfig)
     config = from_plain(apply_overrides(config, overrides), ClassifierConfig)
     require_reopening(config)
     return config

@@ -4,7 +4,6 @@ A config file is Python that ends in one `config = Config(...)`. A *part* (backb
 `functools.partial` of a class: its keywords are the settings, what the builder injects is left open.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import json
@@ -16,7 +15,8 @@ from typing import Annotated, Literal
 from detection.backbones.backbone import Backbone
 from detection.config.files import find_config, run_file
 from detection.config.keys import apply_overrides
-from detection.config.serialization import from_plain, require_reopening, to_plain
+from detection.config.reopening import require_reopening
+from detection.config.serialization import from_plain, to_plain
 from detection.contracts import Context, ContextLoss, Head, Pool, Regions
 from detection.data.folder_layout import data_overrides
 from detection.data.transforms import Augmentation
@@ -291,8 +291,6 @@ def override(config: Config, overrides: Sequence[str]) -> Config:
     Raises:
         UserError: an unknown key (names the nearest one) or a value of the wrong type.
     """
-    with contextlib.suppress(UserError):  # which an override may mend
-        config = from_plain(config, Config)
     changed = validate(apply_overrides(config, data_overrides(overrides)))
     require_reopening(changed)
     if config.note and changed.note == config.note and to_plain(changed) != to_plain(config):

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from detection.config.foreign_keys import foreign_key
-from detection.config.serialization import child, set_key, setting_types
+from detection.config.serialization import child, from_plain, set_key, setting_types
 from detection.errors import UserError
 
 Settings = TypeVar("Settings")
@@ -23,6 +23,8 @@ def apply_overrides(config: Settings, overrides: Sequence[str]) -> Settings:
         UserError: an unknown key (names the nearest one) or one that may be several, a value of the wrong type, or no
             `=`.
     """
+    with suppress(UserError):  # which an override may mend
+        config = from_plain(config, type(config))
     for item in overrides:
         key, text = _split(item)
         config = set_key(config, full_key(config, key, text), text)

@@ -97,9 +97,14 @@ def find_class(name: str, key: str) -> Any:
         reason = str(error) if known else f"{type(error).__name__}: {error}"
         reason = "it may come from another version of the package" if package == "detection" else reason
         raise UserError(f"{key}: there is no class {name}; {reason.rstrip('.')}.") from None
-    if not (isinstance(found, type) or inspect.isfunction(found)) or found.__module__.partition(".")[0] != package:
+    if not _is_part_of(found, package):
         raise UserError(f"{key}: {name} is not a class of the package `{package}`.")
     return found
+
+
+def _is_part_of(found: Any, package: str) -> bool:
+    """Whether something is a class or a function that a package defines."""
+    return (isinstance(found, type) or inspect.isfunction(found)) and found.__module__.partition(".")[0] == package
 
 
 def find_by_name(name: str, contract: Any, key: str) -> Any:
@@ -112,8 +117,7 @@ def find_by_name(name: str, contract: Any, key: str) -> Any:
     named = [full for full in fitting if full.rpartition(".")[2] == name]
     for package in sorted(_trusted):
         found = getattr(_import_trusted(package), name, None)
-        is_part = isinstance(found, type) or inspect.isfunction(found)
-        if is_part and found.__module__.partition(".")[0] == package:  # and not a name that it imports itself
+        if _is_part_of(found, package):  # and not a name that it imports itself
             named.append(f"{package}.{name}")
             fitting[named[-1]] = found
     if len(named) == 1:

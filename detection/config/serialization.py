@@ -14,10 +14,10 @@ import json
 import math
 import types
 import typing
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
-from detection.config.parts import class_name, find_by_name, find_class, require_fitting, trusting
+from detection.config.parts import class_name, find_by_name, find_class, require_fitting
 from detection.errors import UserError
 from detection.names import shorten
 from detection.ranges import Range, ReadAs
@@ -354,48 +354,6 @@ def _plain_or_none(value: Any) -> tuple[Any] | None:
         return (json.loads(json.dumps(to_plain(value))),)
     except UserError:
         return None
-
-
-def require_reopening(settings: Any) -> None:
-    """Check that settings are the same when they are read again from the plain data that a run keeps.
-
-    What has no such form, as a class of a notebook, passes: it is refused where a run would be written.
-
-    Raises:
-        UserError: they are not, or cannot be read.
-    """
-    try:
-        plain = json.loads(json.dumps(to_plain(settings)))
-    except UserError:
-        return
-    with trusting(_packages(plain)):
-        try:
-            again = from_plain(plain, type(settings))
-        except UserError as error:
-            reason = str(error).rstrip(".")
-            raise UserError(f"{reason}: config.json holds it in this form, and the run could not be opened.") from None
-    found = json.loads(json.dumps(to_plain(again)))
-    if found != plain:
-        key = next(_different(plain, found, ""))
-        raise UserError(f"{key}: would be another when the run is opened again; give plain values.")
-
-
-def _packages(plain: Any) -> Iterator[str]:
-    """The top-level packages of the classes that plain data name."""
-    if isinstance(plain, Mapping):
-        name = plain.get("class")
-        if isinstance(name, str) and (package := name.partition(".")[0]).isidentifier():
-            yield package
-    for value in plain.values() if isinstance(plain, Mapping) else plain if isinstance(plain, list) else ():
-        yield from _packages(value)
-
-
-def _different(a: Any, b: Any, key: str) -> Iterator[str]:
-    if isinstance(a, Mapping) and isinstance(b, Mapping) and a.keys() == b.keys():
-        for name in a:
-            yield from _different(a[name], b[name], _join(key, name))
-    elif a != b:
-        yield key
 
 
 def _named(name: str, contract: Any, key: str) -> Any:
