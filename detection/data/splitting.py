@@ -2,8 +2,8 @@
 
 The assignment is iterative stratification (Sechidis et al. 2011, On the Stratification of Multi-label Data), over
 groups in place of images: the class that the fewest unassigned images have goes first, each group with it to the part
-that lacks most of the class. Departures: where no more groups have a class than parts lack it, those parts get one each, and at the end groups are
-exchanged until each part has each class that enough groups have.
+that lacks most of the class. Departures: where no more groups have a class than parts lack it, those parts get one
+each, and at the end groups are exchanged until each part has each class that enough groups have.
 """
 
 import itertools
