@@ -25,6 +25,7 @@ def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
         temporary = _temporary(path)
         try:
             write(temporary)
+            # In this order: a disk may write the name before the content, and a power cut would leave an empty file.
             synchronize(temporary)
             os.replace(temporary, path)
             synchronize(path.parent)
@@ -59,6 +60,7 @@ def atomic_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
             if replace:
                 for path in (*temporary.iterdir(), temporary):
                     synchronize(path)
+                # No system call replaces a folder that is not empty: the older one is moved out of the way first.
                 if os.path.lexists(folder):
                     remove(old)
                     os.rename(folder, old)
@@ -149,4 +151,5 @@ def synchronize(path: Path) -> None:
 
 
 def _temporary(path: Path) -> Path:
+    # In the same folder, as a rename does not cross file systems; by process, as two may write to one path.
     return path.with_name(f".{path.name}.{os.getpid()}")

@@ -103,6 +103,6 @@ def _excepthook(args: threading.ExceptHookArgs) -> None:
 
 
 def _unraisablehook(args: "sys.UnraisableHookArgs") -> None:
-    """The same where Python cannot raise: torch reports a killed process in a signal's handler, wherever that comes."""
+    """Leave out such a traceback where Python cannot raise: torch reports a killed process in a signal's handler."""
     if args.exc_value is None or explain(args.exc_value) is None:
         sys.__unraisablehook__(args)

@@ -113,8 +113,8 @@ def padded_images(images: Sequence[Tensor], size: Size, fill: int = 0) -> Tensor
 def inside_images(sizes: Sequence[Size], height: int, width: int, device: torch.device, stride: int = 1) -> Tensor:
     """Return booleans (B, H, W): the first pixel of location (i, j) of a map of this stride is inside of its image."""
     sides = to_device(np.array(sizes).reshape(-1, 2), device)  # (B, 2)
-    rows = torch.arange(height, device=device) * stride < sides[:, :1]
-    columns = torch.arange(width, device=device) * stride < sides[:, 1:]
+    rows = torch.arange(height, device=device) * stride < sides[:, :1]  # (B, H)
+    columns = torch.arange(width, device=device) * stride < sides[:, 1:]  # (B, W)
     return rows[:, :, None] & columns[:, None, :]
 
 

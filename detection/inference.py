@@ -94,7 +94,7 @@ def only_class(probabilities: Tensor, labels: Tensor) -> Tensor:
 
 
 def vote(kept: dict[str, Tensor], candidates: dict[str, Tensor], iou: float) -> Tensor:
-    """The mean of all candidates of a box's class with at least this IoU to it, weighted by their scores.
+    """Compute the mean of all candidates of a box's class with at least this IoU to it, weighted by their scores.
 
     Args:
         kept: `boxes` (n, 4) and `labels` (n,) of one image, which are among its candidates.
@@ -104,7 +104,7 @@ def vote(kept: dict[str, Tensor], candidates: dict[str, Tensor], iou: float) -> 
     Returns:
         Boxes (n, 4).
     """
-    near = box_iou(kept["boxes"], candidates["boxes"]) >= iou
+    near = box_iou(kept["boxes"], candidates["boxes"]) >= iou  # (n, M)
     weights = candidates["scores"] * (near & (kept["labels"][:, None] == candidates["labels"]))  # (n, M)
     # Sums, because a matrix product would round pixels under mixed precision or TF32; of differences to the box, as the
     # rounded mean of coordinates that are all at an image's border may be beyond it.
@@ -125,7 +125,7 @@ def averaged(predict: Predict, predict_mirrored: Predict, image_sizes: Sequence[
 
 
 def mirror_batch(batch: ImageList) -> ImageList:
-    """A padded batch (B, 3, H, W) with each image mirrored left to right inside its own size, the padding in place."""
+    """Return a padded batch (B, 3, H, W) with each image mirrored left to right inside its size; padding stays."""
     mirrored = batch.tensors.clone()
     for image, (_, width) in zip(mirrored, batch.image_sizes, strict=True):
         image[:, :, :width] = image[:, :, :width].flip(-1)
@@ -133,7 +133,7 @@ def mirror_batch(batch: ImageList) -> ImageList:
 
 
 def mirror_boxes(boxes: list[Tensor], image_sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
-    """Where the boxes (N, 4) xyxy of each image lie in its mirror image."""
+    """Return the boxes (N, 4) xyxy of each image in pixels of its mirror image."""
     return [
         torch.stack([width - b[:, 2], b[:, 1], width - b[:, 0], b[:, 3]], dim=1)
         for b, (_, width) in zip(boxes, image_sizes, strict=True)
@@ -141,5 +141,5 @@ def mirror_boxes(boxes: list[Tensor], image_sizes: Sequence[tuple[int, int]]) ->
 
 
 def mirror_deltas(deltas: Tensor) -> Tensor:
-    """Deltas (…, 4) of boxes, x, y, width and height, as they are for the mirrored boxes: x changes its sign."""
+    """Return deltas (…, 4) of boxes (x, y, width, height) as of the mirrored boxes: x changes its sign."""
     return torch.cat([-deltas[..., :1], deltas[..., 1:]], -1)

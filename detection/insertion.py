@@ -22,7 +22,7 @@ def with_context(
     """Settings of a detector whose classes are also read from a context; its regions and boxes are found as before.
 
     The head becomes a `LocalGlobal`: a second pool and two fully connected layers as wide as the head's read the
-    context alone, and the class scores read these beside the head's own. docs/results/joining.md compares this with
+    context alone, and the class scores read these next to the head's own. docs/results/joining.md compares this with
     one pool for both.
 
     Args:
@@ -89,6 +89,7 @@ def add_context(
     pool = _with_context(detector.pool, channels, strides, norm)
     detector.context, detector.context_source = part.to(like.device, like.dtype), source
     detector.pool = pool.to(like.device, like.dtype)
+    # A new module is in training mode; the detector's mode is given to it.
     detector.train(detector.training)
     return detector
 
@@ -117,7 +118,7 @@ def _with_context(pool: Pool, channels: dict[str, int], strides: dict[str, int],
 
 
 def _widened(pool: SkipPool, new: SkipPool) -> torch.Tensor:
-    """The old convolution, and 0 for the new source."""
+    """Return the weights (out, in, 1, 1) of the old convolution, and 0 for the channels of the new source."""
     weight = pool.reduce.weight.detach()
     extra = new.reduce.in_channels - pool.reduce.in_channels
     return torch.cat([weight, weight.new_zeros(len(weight), extra, 1, 1)], dim=1)

@@ -19,6 +19,7 @@ LONGEST_LINE = 2000
 
 _FORMULA = tuple("=+-@＝＋－＠")
 _NO_FILE = re.compile(r'[<>:"/\\|?*]')
+# Names of devices, which Windows opens whatever the suffix.
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
 _LONGEST_STEM = 160
 """Bytes of a file name without its suffix: file systems take 255, and a number and a suffix are added."""

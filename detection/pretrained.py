@@ -32,7 +32,7 @@ _OPTIONAL_PARTS = {"context", "pool", "segmentation"}
 
 
 def load_pretrained(detector: Detector, weights: str | None, class_names: Sequence[str] = ()) -> list[LoadReport]:
-    """Fill in the weights that a new detector starts from: the whole detector's, else its backbone's and its head's.
+    """Fill in the weights that a new detector starts from: the complete detector's, else its backbone's and its head's.
 
     Args:
         detector: filled in place.
@@ -43,7 +43,7 @@ def load_pretrained(detector: Detector, weights: str | None, class_names: Sequen
 
     Raises:
         UserError: less than 95 % of the tensors fit, class predictors and new parts left out; the backbone waits for
-            weights of a whole detector that are not named; or the head's weights are not of the backbone's training.
+            weights of a complete detector that are not named; or the head's weights are not of the backbone's training.
     """
     if weights is None:
         if any(getattr(m, "weights", None) == "detector" for m in detector.backbone.modules()):

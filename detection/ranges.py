@@ -38,7 +38,7 @@ class Range:
 
 @dataclass(frozen=True)
 class ReadAs:
-    """How a setting of a kind of its own is read: `Annotated[partial, ReadAs(read)]`.
+    """A reader for settings that are no plain values: `Annotated[partial, ReadAs(read)]`.
 
     Attributes:
         read: from a value or plain data, and the key for errors, to the value; raises `UserError`.

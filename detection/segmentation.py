@@ -109,7 +109,7 @@ class SegmentationLoss(ContextLoss):
             own = logits[:, :, :height, :width]
         else:
             own = continued(logits, [(-(-h // self.stride), -(-w // self.stride)) for h, w in sizes])
-        scores = self.upsample(own)[:, :, : labels.shape[1], : labels.shape[2]]
+        scores = self.upsample(own)[:, :, : labels.shape[1], : labels.shape[2]]  # (b, 1 + K, h, w)
         weights = self.class_weights.to(scores.dtype)
         entropy = F.cross_entropy(scores, labels.long(), weights, ignore_index=IGNORED, reduction="none")
         background = (labels == 0).sum()
@@ -183,7 +183,7 @@ class Upsample(nn.Module):
 def bilinear_kernel(factor: int) -> Tensor:
     """Return the weights (k, k) of a bilinear deconvolution; k is twice the factor, or one less if that is odd."""
     size = 2 * factor - factor % 2
-    ramp = 1 - (torch.arange(size) - (size - 1) / 2).abs() / factor
+    ramp = 1 - (torch.arange(size) - (size - 1) / 2).abs() / factor  # (k,)
     return ramp[:, None] * ramp
 
 

@@ -1,4 +1,4 @@
-"""What the system refuses (full disks, unwritable folders, killed processes), as sentences with a remedy."""
+"""Sentences with a remedy for what the system refuses: full disks, unwritable folders, killed processes."""
 
 import errno
 import os

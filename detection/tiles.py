@@ -119,6 +119,7 @@ def merge_tiles(
     """
     seen = torch.tensor(windows, dtype=boxes.dtype).reshape(-1, 4)[torch.as_tensor(tiles, dtype=torch.long)]
     cut = _are_cut(boxes, seen, torch.tensor(windows, dtype=boxes.dtype))
+    # Complete boxes first, as they take in the fragments of their object, whatever these score.
     order = sorted(range(len(boxes)), key=lambda row: (bool(cut[row]), -float(scores[row])))
     open_rows = torch.ones(len(boxes), dtype=torch.bool)
     tile = torch.as_tensor(tiles, dtype=torch.long)
@@ -147,7 +148,7 @@ def merge_tiles(
 
 
 def _are_cut(boxes: Tensor, seen: Tensor, windows: Tensor) -> Tensor:
-    """Whether each box ends where its window ends inside the image (N,); boxes end a few pixels beside an edge."""
+    """Whether each box ends where its window ends inside the image (N,); boxes end a few pixels off an edge."""
     image = torch.cat([windows[:, :2].amin(0), windows[:, 2:].amax(0)])
     sides = (seen[:, 2:] - seen[:, :2]).repeat(1, 2)
     near = (boxes - seen).abs() <= (sides / 50).clamp(min=2)

@@ -78,6 +78,7 @@ def load_state(
     """
     own = module.state_dict()
     norms = {n.removesuffix("running_var") for n in own if n.endswith("running_var")}
+    # A counter of batches, which a frozen norm lacks and inference does not read: it need not fit.
     spare = {f"{n}num_batches_tracked" for n in norms}
     loaded = [n for n in own if n in state and own[n].shape == state[n].shape]
     resized = [n for n in own if n in state and own[n].shape != state[n].shape]

@@ -60,6 +60,7 @@ def save_checkpoint(
             with open(temporary / "state.pt", "wb") as file:  # a file of Python's: the reason of a failed write is kept
                 torch.save(dict(state), file)
         plain = [{"id": c.id, "name": c.name} for c in categories]
+        # A power cut may leave a file with its name and length and without its content: digests show that.
         files = {path.name: file_digest(path) for path in sorted(temporary.iterdir())}
         write_json(temporary / "meta.json", {"categories": plain, **progress, "sha256": files})
         for name in files:  # safetensors ignores the umask
@@ -79,7 +80,10 @@ def newest_complete(folder: Path) -> Path:
 
 
 def _leftovers(folder: Path) -> list[Path]:
-    """What killed processes left of `atomic_folder`: the folder that was replaced, and those that were written."""
+    """Return leftovers of killed processes: the folder that was being replaced, and those that were being written.
+
+    `atomic_folder` names them `.NAME.old` and `.NAME.PID`.
+    """
     start = f".{folder.name}."
     found = [(path, path.name.removeprefix(start)) for path in sorted(folder.parent.glob(f"{escape(start)}*"))]
     return [path for path, end in found if end == "old" or end.isdecimal()]
@@ -212,7 +216,7 @@ def load_training_state(folder: Path) -> dict[str, Any]:
         if not isinstance(state, dict):
             raise TypeError("it holds no dictionary")
         return state
-    except Exception as error:
+    except Exception as error:  # torch.load raises errors of many types for a damaged file
         reason = str(error).split("\n")[0] or "it is cut off"
         raise UserError(f"{path}: the training state cannot be read ({reason}); restore it, or train again.") from None
 
@@ -235,8 +239,10 @@ def fitting_state(folder: Path) -> Iterator[None]:
 
 def _save(module: nn.Module, path: Path) -> None:
     try:
+        # Weights of convolutions are channels-last, and safetensors refuses what is not row-major.
         save_file({name: t.detach().cpu().contiguous() for name, t in module.state_dict().items()}, path)
     except SafetensorError as error:
+        # safetensors is written in Rust, and has the system's error number in its text only; callers handle OSError.
         if number := re.search(r"\(os error (\d+)\)", str(error)):
             raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
         raise

@@ -15,7 +15,9 @@ from detection.errors import UserError
 
 _VIDEOS = frozenset(".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv".split())
 _TEXTS = frozenset(".cfg .csv .html .ini .json .jsonl .log .md .py .toml .tsv .txt .xml .yaml .yml".split())
+# First bytes of zip, gzip, bzip2, xz, 7z and RAR.
 _ARCHIVES = (b"PK\3\4", b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"Rar!")
+# HEIF and MP4 both begin with a box `ftyp`; by the brand in it still images differ from videos.
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 _HEIF = "needs the package pillow-heif (pip install pillow-heif)"
@@ -43,7 +45,7 @@ class FoundImages:
 
 
 def _place(path: str | Path) -> str:
-    """A path by which a file is known once, whatever links its folders have; a link itself is an image of its own."""
+    """A path by which a file is known once, whatever links its folders have; a link itself counts as another image."""
     folder, name = os.path.split(os.path.abspath(path))
     return os.path.join(os.path.realpath(folder), name)
 
@@ -139,7 +141,7 @@ def _inside(folder: Path) -> list[Path]:
 
 
 def _kind(path: Path) -> str | None:
-    """What an entry of a folder is counted as; None for an image."""
+    """Return the kind under which an entry of a folder is counted as left out; None for an image."""
     if path.name.startswith("."):
         return _HIDDEN
     if not os.path.isfile(path):
@@ -202,6 +204,7 @@ def describe_other(path: Path) -> str | None:
         head = file.read(4096)
     if head[4:8] == b"ftyp":
         return f"is HEIC, which {_HEIF}" if head[8:12] in _HEIF_BRANDS else f"is a video; {_FRAMES}"
+    # Matroska and WebM, Flash, MPEG program streams, Ogg, and Windows Media; then AVI.
     video = head.startswith((b"\x1aE\xdf\xa3", b"FLV", b"\0\0\1\xba", b"OggS", b"\x30\x26\xb2\x75"))
     if video or (head[:4] == b"RIFF" and head[8:12] == b"AVI "):
         return f"is a video; {_FRAMES}"

@@ -27,8 +27,9 @@ _held = dict[Path, int]()
 def writing(folder: Path, main: bool = True) -> Iterator[None]:
     """Be the only process that writes in a run folder, which is made if it is missing, and vanishes if it stays empty.
 
-    The lock is a POSIX record lock, which NFS knows, too. It belongs to this process alone: processes that load data
-    do not keep it when this one is killed. Within this process it can be taken again, which changes nothing.
+    The lock is a POSIX record lock, which NFS knows, too. It belongs to this process alone: unlike with `flock`,
+    processes that load data do not keep it when this one is killed. Within this process it can be taken again, which
+    changes nothing.
 
     Args:
         folder: the run folder.
@@ -55,6 +56,7 @@ def writing(folder: Path, main: bool = True) -> Iterator[None]:
         if fcntl is None:  # Windows does not remove an open file
             os.close(file)
         with suppress(OSError):  # a folder that became read-only keeps the file, which locks nothing
+            # Unlinked while it is still locked: who has opened it meanwhile finds in `_lock` that it is gone.
             if fcntl is None or _is_same(file, folder / LOCK):
                 (folder / LOCK).unlink()
         remove_empty(made)

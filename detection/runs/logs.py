@@ -65,6 +65,7 @@ class RunLog:
         self.step = max((line.get("step", 0) for line in kept), default=0)
         text = "".join(json.dumps(line) + "\n" for line in kept)
         atomic_write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        # Line by line, so that a killed process leaves all updates but perhaps a part of the last line.
         self.file = path.open("a", buffering=1, encoding="utf-8")
         begun = (folder / "tensorboard").exists()
         # TensorBoard drops events from this step on: the last one that is kept must stay.
@@ -92,6 +93,7 @@ class RunLog:
             of_classes = metrics.get("per_class", {}).items()
             shown = {f"val/{name}": value for name, value in scalars.items()}
             shown |= {f"val_AP_of_class/{short_name(name)}": of_class["AP"] for name, of_class in of_classes}
+            # COCO's evaluation gives -1 for a metric that is not defined, which would be a point far off in a curve.
             shown = {name: value for name, value in shown.items() if value != -1}
             for name, value in shown.items():
                 self.board.add_scalar(name, value, self.step)
@@ -179,7 +181,7 @@ class Bar:
             print(f"{self.label}: {self._state()}  {note}".rstrip(), flush=True)
 
     def _state(self) -> str:
-        """What is done of how much, and the time left; a total that is unknown or passed gives none."""
+        """Return the count, of its total and with the time left unless the total is unknown or passed."""
         if self.done > self.total:
             return f"{self.done}"
         left = (self.printed - self.began) / self.done * (self.total - self.done)

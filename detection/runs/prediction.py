@@ -57,7 +57,7 @@ class ImageFile:
 
 @dataclass
 class PredictionSummary:
-    """What `write_predictions` did.
+    """Counts and problems of a `write_predictions`.
 
     Attributes:
         images: number of images written.

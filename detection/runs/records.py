@@ -1,4 +1,4 @@
-"""What runs record in `environment.json`, compared: their data, and the versions of libraries."""
+"""Comparison of what runs record in `environment.json`: their data, and the versions of libraries."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +18,7 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def data_difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
-    """What differs between two records of a split: `annotations`, `images`, both, or nothing.
+    """Name what differs between two records of a split: `annotations`, `images`, both, or nothing.
 
     A hash that either lacks is not compared; a classifier's images and labels have one.
     """

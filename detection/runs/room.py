@@ -25,7 +25,8 @@ def require_room(folder: Path, model: nn.Module, optimizer: optim.Optimizer, *, 
     """
     last, best = checkpoint_bytes(model, optimizer, averaged=averaged)
     saved = (path for path in (folder / "checkpoints").rglob("*") if path.is_file() and not path.is_symlink())
-    # The new checkpoint is on the disk before the older one goes.
+    # A new checkpoint is on the disk before the older one goes. One of the two kinds is written at a time, and that to
+    # resume from is the larger.
     needed = 2 * last + best - sum(path.stat().st_size for path in saved) + _REST
     free = free_bytes(folder)
     if free < needed:

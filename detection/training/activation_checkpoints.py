@@ -21,16 +21,20 @@ def checkpoint_stages(backbone: Backbone) -> None:
     for modules in backbone.stages().values():
         for module in modules:
             if next(module.children(), None) is not None:  # a single layer keeps little more than its input
+                # Replaced on the instance, not wrapped: parameters keep their names, and checkpoints fit either way.
                 module.forward = partial(_recomputed, module, module.forward)
 
 
 def _recomputed(module: nn.Module, forward: Callable[..., Any], *inputs: Any) -> Any:
     if not torch.is_grad_enabled():
         return forward(*inputs)
+    # The reentrant form knows no context_fn, and gives no gradients to a stage whose only input, the images, needs
+    # none.
     return checkpoint(forward, *inputs, use_reentrant=False, context_fn=partial(_contexts, module))
 
 
 def _contexts(module: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
+    # For the forward pass, and for its repetition in the backward pass.
     return nullcontext(), _statistics_kept(module)
 
 
@@ -40,6 +44,7 @@ def _statistics_kept(module: nn.Module) -> Iterator[None]:
     norms = [m for m in module.modules() if isinstance(m, _NormBase) and m.training and m.track_running_stats]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
+        # Momentum 0 gives the batch no weight, and without a counter it is not counted.
         norm.momentum, norm.num_batches_tracked = 0.0, None
     try:
         yield

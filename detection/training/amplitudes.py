@@ -81,6 +81,8 @@ def measure_amplitude(detector: Detector, batches: Iterable[Batch], reference: t
     device = next(detector.parameters()).device
     was_training = [m for m in detector.modules() if m.training]
     detector.eval()
+    # The data set has resized the images; in this mode the transform leaves their size to it where the detector says
+    # so.
     detector.transform.train()
     found = []
     try:
@@ -88,10 +90,11 @@ def measure_amplitude(detector: Detector, batches: Iterable[Batch], reference: t
             images, targets = to_device(images, [{"boxes": target["boxes"]} for target in targets], device)
             batch, targets = detector.transform([convert_image_dtype(image) for image in images], targets)
             boxes = [target["boxes"] for target in targets]
-            descriptors = align(backbone(batch.tensors), boxes, batch.image_sizes)
-            found.append(widen(descriptors).square().mean((1, 2, 3)).sqrt())
+            descriptors = align(backbone(batch.tensors), boxes, batch.image_sizes)  # (N, C, size, size)
+            found.append(widen(descriptors).square().mean((1, 2, 3)).sqrt())  # (N,)
     finally:
         detector.eval()
+        # Module by module: what is frozen was in evaluation mode before, too.
         for module in was_training:
             module.training = True
     amplitudes = torch.cat(found) if found else torch.zeros(0)

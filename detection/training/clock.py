@@ -15,7 +15,7 @@ class RunClock:
         began: when the first update began, by the monotonic clock; None before.
         updates: done since then.
         left: updates still to do.
-        losses: of the updates of the epoch that were done here.
+        losses: one of each update of this epoch that this process has done; a resumed epoch lacks the earlier ones.
     """
 
     began: float | None = None
@@ -29,7 +29,7 @@ class RunClock:
         self.left, self.losses = left, []
 
     def update(self, loss: float) -> None:
-        """Count an update."""
+        """Count an update of the weights, and keep its loss for the mean of the epoch."""
         self.updates, self.left = self.updates + 1, self.left - 1
         self.losses.append(loss)
 
@@ -40,7 +40,7 @@ class RunClock:
         return f"{duration((time.monotonic() - self.began) / self.updates * self.left)} left of the run"
 
     def texts(self, values: Mapping[str, float], digits: int) -> list[str]:
-        """What the line of an epoch states: its mean loss, measured values, and the time left."""
+        """Return the parts of an epoch's line: its mean loss, measured values, and the time left, as far as known."""
         loss = [f"train loss {sum(self.losses) / len(self.losses):.3f}"] if self.losses else []
         measured = [f"{name} {value:.{digits}f}" for name, value in values.items()]
         return [*loss, *measured, *filter(None, [self.note()])]

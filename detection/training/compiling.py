@@ -30,5 +30,7 @@ def compile_parts(detector: Detector, backend: str = "inductor") -> CountedBacke
     counted = CountedBackend(backend)
     for part in (detector.backbone, detector.context):
         if part is not None:
+            # Not `torch.compile(part)`: that returns another module, whose state dict has `_orig_mod.` before every
+            # name.
             part.compile(backend=counted)
     return counted

@@ -21,7 +21,7 @@ def deterministic(wanted: bool) -> Iterator[None]:
     if not wanted:
         yield
         return
-    # cuBLAS reads it when it is first used.
+    # cuBLAS reads it once, when it is first used; without a fixed workspace its sums have no fixed order.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     memory: Any = torch.utils.deterministic
     cudnn: Any = torch.backends.cudnn
@@ -33,6 +33,7 @@ def deterministic(wanted: bool) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        # torch has no exception type for this: the text alone names the operation.
         found = re.search(r"(\S+) does not have a deterministic implementation", str(error))
         if found is None:
             raise

@@ -51,12 +51,13 @@ class DeviceBatches:
         for batch in self._measured():
             with torch.cuda.stream(stream):
                 copied = to_device(*batch, self.device)
+            # Handed on before the wait below, so that the step on it is not queued behind the copy of the next one.
             if previous is not None:
                 yield previous
             current = torch.cuda.current_stream(self.device)
             current.wait_stream(stream)
             for tensor in _tensors(copied):
-                tensor.record_stream(current)  # its memory is in use there until then
+                tensor.record_stream(current)  # the copying stream, which allocated it, must not reuse it before
             previous = copied
         if previous is not None:
             yield previous

@@ -26,6 +26,7 @@ from detection.training.random_state import kept_random_state
 
 def seed_epoch(seed: int, epoch: int, rank: int) -> None:
     """Set the random state of an epoch; it depends on nothing before, so that a resumed run repeats an unbroken one."""
+    # Mixed, because neighboring integers as seeds need not give independent streams.
     number = int(np.random.SeedSequence([seed, epoch, rank]).generate_state(1, np.uint32)[0])
     random.seed(number)
     np.random.seed(number)
@@ -79,7 +80,9 @@ def train_one_epoch(
         images, targets = to_device(images, targets, accelerator.device)
         group.append((images, targets))
         update = index % gradient_accumulation_steps == 0 or index == num_batches
+        # The last group of an epoch may be smaller, and its gradient is the mean over the batches that it has.
         in_group = gradient_accumulation_steps if index <= num_batches - rest else rest
+        # Gradients are averaged over the processes once an update, at its last batch.
         with nullcontext() if update else accelerator.no_sync(model):
             losses = model(images, targets)
             total = torch.stack(list(losses.values())).sum()
@@ -89,6 +92,7 @@ def train_one_epoch(
         images_seen += len(images)
         if not update:
             continue
+        # fp16 computes with scaled gradients; the norm is logged, and clipped at, without that scale.
         accelerator.unscale_gradients(optimizer)
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         # The one wait for the device in a step: everything that is logged or checked, at once.
@@ -99,6 +103,7 @@ def train_one_epoch(
             torch.nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm)
         line |= learning_rates(optimizer)
         optimizer.step()
+        # fp16's gradient scaler skips an update whose gradients overflow: the schedule does not count it.
         if not accelerator.optimizer_step_was_skipped:
             scheduler.step()
             if average is not None:
@@ -131,6 +136,7 @@ def evaluate(
         COCO results of all images, on every process: `image_id`, `category_id`, `bbox` xywh in pixels and `score`,
         by image id and falling score.
     """
+    # Kept by module: frozen ones are in evaluation mode in training, too.
     was_training = [m for m in detector.modules() if m.training]
     detector.eval()
     _equal_buffers(detector, accelerator)
@@ -146,6 +152,7 @@ def evaluate(
         module.training = True
     if accelerator.num_processes > 1:
         results = gather_object(results)
+    # They come process by process: sorted, the file is the same for any number of processes.
     return sorted(results, key=lambda r: (r["image_id"], -r["score"]))
 
 
@@ -169,6 +176,7 @@ def validation_loss(detector: Detector, batches: Iterable[Batch], accelerator: A
     of_images = list(zip(image_ids, torch.stack(losses).tolist() if losses else [], strict=True))
     if accelerator.num_processes > 1:
         of_images = gather_object(of_images)
+    # `fsum` is exact, so that the order in which processes give their images does not matter.
     return math.fsum(loss for _, loss in of_images) / max(len(of_images), 1)
 
 
@@ -214,6 +222,7 @@ def _loss_mode(detector: Detector) -> Iterator[None]:
 
 def _equal_buffers(detector: nn.Module, accelerator: Accelerator) -> None:
     """Give every process the first one's batch statistics, so that all evaluate the same detector."""
+    # DDP makes buffers equal before each forward pass in training, and the last one has changed them since.
     if accelerator.num_processes > 1:
         for buffer in detector.buffers():
             buffer.copy_(broadcast(buffer))
@@ -238,6 +247,7 @@ def _stop_if_not_finite(
     bad = [k for k in watched if not math.isfinite(line[k])]
     if not bad:
         return
+    # Their sum, `loss`, and the gradient norm are not finite because a term is not: name the term.
     terms = [k for k in bad if k.startswith("loss_")] or bad
     ids = ", ".join(str(t["image_id"]) for _, targets in group for t in targets)
     saved = ""

@@ -1,4 +1,4 @@
-"""What is printed after an epoch about the computation: waiting for data, memory, compiled graphs."""
+"""Lines printed after an epoch about the computation: waiting for data, memory, compiled graphs."""
 
 from typing import TYPE_CHECKING
 

@@ -65,7 +65,11 @@ class OpenEvaluation:
     Attributes:
         run: the run folder.
         config: its config with the overrides.
-        categories: of the detector's labels, in their order.
+        detector: with the checkpoint's weights, in evaluation mode, on the accelerator's device.
+        categories: of the detector's labels, in their order; the data may list fewer.
+        dataset: images and annotations of the split.
+        loader: batches of it, this process's share.
+        accelerator: device, precision and processes.
         split: `val` or `test`.
         checkpoint: `best` or `last`; None for the best there is.
     """
@@ -85,7 +89,7 @@ class OpenEvaluation:
         return detect_split(self.detector, self.loader, self.accelerator, self.categories, label, batches)
 
     def record(self) -> dict[str, Any]:
-        """What is evaluated, for `evaluation.json`: config, checkpoint, and the identity of the data."""
+        """Return the content of `evaluation.json`: config, checkpoint, and the identity of the evaluated data."""
         data = describe_splits({self.split: self.dataset}, self.accelerator)
         return {"checkpoint": self.checkpoint, "split": self.split, "data": data, "config": config_json(self.config)}
 
@@ -183,6 +187,7 @@ def evaluate_run(
     named = evaluation_folder(Path(run), annotations, split, checkpoint, context_from, classes_ignored)
     folder = Path(output) if output is not None else folder_of(named, record)
     if opened.accelerator.is_main_process:
+        # Before the detection, whose results would be lost where they cannot be written.
         require_writable(folder)
     # Of the same batches as the replaced one, as padding to the largest image changes detections a little.
     order = _random_order(opened) if context_from == "other" else None
@@ -282,9 +287,10 @@ def evaluation_folder(
     context_from: str | None = None,
     classes_ignored: bool = False,
 ) -> Path:
-    """The folder in which `evaluate_run` writes unless it is given another: `RUN/evaluation`, numbered by `folder_of`.
+    """Return the folder in which `evaluate_run` writes unless it is given another, before `folder_of` numbers it.
 
-    The stem of other annotations follows, the split `test`, the checkpoint `last`, `context-SOURCE`, `ignore-classes`.
+    It is `RUN/evaluation`, with a suffix for all that is not the default: `-STEM` of other annotations or `-test`,
+    `-last`, `-context-SOURCE` and `-ignore-classes`.
     """
     name = Path(annotations).stem if annotations is not None else "" if split == "val" else split
     context = context_from and f"context-{context_from}"

@@ -10,7 +10,7 @@ from detection.errors import UserError
 
 
 def freezable(model: nn.Module) -> dict[str, list[nn.Module]]:
-    """Names that can be frozen: the backbone's stages, and modules by their path (`backbone`, `head` …)."""
+    """Return what can be frozen by name: the backbone's stages, and modules by their path (`backbone`, `head` …)."""
     backbone: Any = model.backbone
     return {**{name: [module] for name, module in model.named_modules() if name}, **backbone.stages()}
 
@@ -37,6 +37,7 @@ def freeze(model: nn.Module, frozen: Mapping[str, int | None], epoch: int) -> tu
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}."
             raise UserError(f"freeze.{name}: the detector has no such stage or module; {hint}")
     now = tuple(name for name, until in frozen.items() if until is None or epoch < until)
+    # Everything first, because what was frozen in the epoch before may be trained in this one.
     model.train()
     model.requires_grad_(True)
     for name in now:

@@ -1,4 +1,4 @@
-"""What a run resumes from: the state that is saved, and taken up again."""
+"""The checkpoint that a run resumes from: its training state is saved, and taken up again."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -67,11 +67,13 @@ def _take_up(run: TrainingRun, state: Mapping[str, Any]) -> None:
         run.average.updates = int(state["average_updates"])
     if state["scheduler"].keys() != run.scheduler.state_dict().keys():
         raise ValueError("the scheduler is another one")
+    # Of the present config: loading the two states brings back the rates of the config that they were saved with.
     rates = run.scheduler.base_lrs
     load_optimizer(run.optimizer, state["optimizer"])
     require_sound_state(run.optimizer)
     run.scheduler.load_state_dict(state["scheduler"])
     run.scheduler.base_lrs = rates
+    # LambdaLR computes rates when it is stepped, that is after the first resumed update, which needs them already.
     factors = [factor(run.scheduler.last_epoch) for factor in run.scheduler.lr_lambdas]  # type: ignore[attr-defined]
     run.scheduler._last_lr = [rate * factor for rate, factor in zip(rates, factors, strict=True)]
     for group, base, rate in zip(run.optimizer.param_groups, rates, run.scheduler._last_lr, strict=True):
@@ -79,6 +81,7 @@ def _take_up(run: TrainingRun, state: Mapping[str, Any]) -> None:
     if run.accelerator.scaler is not None and state["scaler"] is not None:
         run.accelerator.scaler.load_state_dict(state["scaler"])
     run.done, run.random_states = Progress(**state["progress"]), state.get("random_states", ())
+    # A dataclass takes values of any type; a wrong one would only fail epochs later.
     for name, default in vars(Progress()).items():
         if default is not None and type(getattr(run.done, name)) is not type(default):
             raise TypeError(f"progress.{name} is no {type(default).__name__}")

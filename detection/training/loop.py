@@ -71,6 +71,7 @@ def resumable(run: TrainingRun) -> Iterator[None]:
 
 def _run_epochs(run: TrainingRun, log: RunLog, after_epoch: Callable[[Any, RunLog], bool]) -> None:
     accelerator, epochs, done = run.accelerator, run.config.schedule.epochs, run.done
+    # Before the model is prepared, which fixes the gradients that processes wait for (see below).
     frozen = freeze(run.model, run.frozen, done.epoch)
     model, run.optimizer = accelerator.prepare(run.model, run.optimizer)
     if done.awaits_evaluation and _end_epoch(run, log, after_epoch):
@@ -100,6 +101,7 @@ def _run_epochs(run: TrainingRun, log: RunLog, after_epoch: Callable[[Any, RunLo
 
 def _end_epoch(run: TrainingRun, log: RunLog, after_epoch: Callable[[Any, RunLog], bool]) -> bool:
     """Evaluate a trained epoch where that is due, and save that this is done; True ends the run."""
+    # The epoch's weights are saved, and a resumed run evaluates them again: nothing is lost by an interruption here.
     with at_once():
         ended = after_epoch(run, log)
     run.done.awaits_evaluation = False
@@ -164,12 +166,15 @@ def _save_within_epoch(run: TrainingRun, log: RunLog) -> None:
     """
     accelerator, minutes = run.accelerator, run.config.checkpoint_minutes
     due = minutes is not None and time.monotonic() - run.saved_at >= 60 * minutes
+    # A signal may reach one process only, and their clocks differ: one that asks for it has all save.
     number, due = _greatest(accelerator, requested(), int(due))
     if not (number or due):
         return
+    # Within an epoch the random streams go on from here; an epoch's start depends on the seed alone.
     state = [random_state(accelerator.device)]
     log.synchronize()
     save_last(run, gather_object(state) if accelerator.num_processes > 1 else state)
+    # Where one process ends, torchrun ends the others: not before the main one has written the checkpoint.
     accelerator.wait_for_everyone()
     if number:
         raise Interrupted(number)

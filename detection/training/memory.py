@@ -13,5 +13,6 @@ def peak_memory(device: torch.device) -> str:
         from resource import RUSAGE_SELF, getrusage
     except ImportError:  # Windows
         return ""
+    # getrusage counts bytes on macOS, and units of 1024 bytes on Linux.
     unit = 1 if sys.platform == "darwin" else 1024
     return f"{getrusage(RUSAGE_SELF).ru_maxrss * unit / 1e6:.0f} MB"

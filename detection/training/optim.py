@@ -61,6 +61,7 @@ def build_optimizer(
 def _groups(config: OptimizerConfig, module: nn.Module, rate: float) -> Iterator[dict[str, Any]]:
     prefixes = _longest_prefixes(config.lr_multipliers, module)
     stages = {} if config.layer_decay is None else _backbone_stages(module)
+    # The last stage has the decay once, the one before it twice, and so on down to the stem.
     powers = {stage: (config.layer_decay or 1.0) ** (len(stages) - depth) for depth, stage in enumerate(stages)}
     stage_of = {id(p): stage for stage, parameters in stages.items() for p in parameters}
     for (prefix, multiplier), (stage, power) in itertools.product(
@@ -73,6 +74,7 @@ def _groups(config: OptimizerConfig, module: nn.Module, rate: float) -> Iterator
                 (weights if _is_weight(module.get_submodule(owner), own_name, parameter) else others).append(parameter)
         factor = multiplier * power
         label = f"{prefix or 'backbone'}.{stage}" if stage else prefix
+        # torch keeps further keys of a group: these name it in logs, and are not settings of the optimizer.
         common = {"lr": factor * rate, "prefix": label, "lr_multiplier": factor}
         if weights:
             yield {"params": weights, "weight_decay": config.weight_decay, "kind": "weights", **common}
@@ -216,6 +218,7 @@ def learning_rate_factor(config: ScheduleConfig, update: int, total: int) -> flo
 
     The warm-up rises linearly and multiplies the step, cosine or exponential that goes on beneath it.
     """
+    # A run of few updates, as on a small data set, would otherwise end before its warm-up does.
     warmup = min(config.warmup, total // 10)
     factor = 1.0
     if update < warmup:
@@ -232,7 +235,8 @@ def learning_rate_factor(config: ScheduleConfig, update: int, total: int) -> flo
 class WeightAverage(AveragedModel):
     """Exponential moving average of weights and batch statistics, `decay` growing to its value in the first updates.
 
-    The decay at update n is min(decay, (1 + n) / (10 + n)), so that the random initialization is forgotten at once.
+    The decay at update n is min(decay, (1 + n) / (10 + n)), so that the random initialization is forgotten at once;
+    TensorFlow's `ExponentialMovingAverage` has the same formula.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:

@@ -70,7 +70,7 @@ def watch(*, until_exit: bool = False) -> Iterator[None]:
         return
     defaults = (signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler)
     previous = {n: handler for n in SIGNALS if (handler := signal.getsignal(n)) in defaults}
-    _received.__dict__.clear()
+    _received.__dict__.clear()  # back to the defaults, which are the class's
     _received.pid = os.getpid()
     for number in previous:
         signal.signal(number, _received.handle)
@@ -166,6 +166,7 @@ def outlive_signals(worker: int = 0) -> None:
                 signal.signal(number, signal.SIG_IGN)
         return
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    # Only a blocked signal can be waited for, and the new thread inherits that it is blocked.
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -183,4 +184,4 @@ def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     while parent is not None and signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent.pid:
         pass
-    os._exit(0)
+    os._exit(0)  # `sys.exit` would end this thread alone

@@ -68,7 +68,7 @@ class DetectorRun(TrainingRun[Detector]):
 
     @property
     def stopped_early(self) -> bool:
-        """Whether the best has not improved for long enough."""
+        """True once `early_stopping` evaluations in a row were not better than the best; False without that limit."""
         limit = self.config.early_stopping
         return limit is not None and self.done.evaluations_without_best >= limit
 
@@ -138,6 +138,7 @@ def prepare(config: Config, folder: Path, accelerator: Accelerator, resume: bool
         _measure_best_by(run, config.best_metric)
         if run.done.epoch >= config.schedule.epochs and run.done.best_epoch < 0:
             run.done.awaits_evaluation = True  # it has become the last epoch, which is always evaluated
+    # After the average was copied from the detector: stages copied later would run the detector's own.
     if config.checkpoint_backbone:
         checkpoint_stages(detector.backbone)
     if config.compile:

@@ -1,4 +1,4 @@
-"""What is printed of a detector's run before it starts."""
+"""Lines printed about a detector's run before it starts: its data, weights, size and device."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING

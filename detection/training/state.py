@@ -22,7 +22,7 @@ Model = TypeVar("Model", bound=nn.Module)
 
 @dataclass
 class Progress:
-    """How far a run is: what a resumed run needs to know besides weights and optimizer.
+    """Progress of a run, which a resumed one needs besides weights and optimizer.
 
     Attributes:
         epoch: epochs that are done.
@@ -32,6 +32,9 @@ class Progress:
         seconds: of training.
         best: value of the best checkpoint, by `best_metric`.
         best_metric: by which the best was chosen or, after a resume by another one, is compared; empty before.
+        best_epoch: number of epochs after which the best checkpoint was saved; -1 before there is one.
+        evaluations_without_best: evaluations since then in which `best_metric` was defined and not better.
+        metrics: numbers of the last evaluation, by name.
     """
 
     epoch: int = 0
@@ -55,6 +58,8 @@ class TrainingRun(Generic[Model]):
 
     Attributes:
         config: its settings, with `schedule`, `optimizer` and `seed`.
+        folder: the run folder.
+        accelerator: device, precision and processes.
         model: the bare module that the optimizer moves, on its device.
         order: positions of the images of each batch, by epoch.
         batches: images and targets in that order.
@@ -121,12 +126,12 @@ class TrainingRun(Generic[Model]):
 
     @property
     def stopped_early(self) -> bool:
-        """Whether the run has ended before its last epoch; none does here."""
+        """True where the run has ended before its last epoch, for subclasses that stop early; False here."""
         return False
 
     @property
     def ended(self) -> bool:
-        """Whether nothing is left to train or to evaluate."""
+        """True where nothing is left to train or to evaluate."""
         done = self.done
         stopped = done.epoch >= self.config.schedule.epochs or (self.stopped_early and not done.updates)
         return stopped and not done.awaits_evaluation

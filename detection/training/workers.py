@@ -1,4 +1,4 @@
-"""How many processes load images, where a config leaves that open."""
+"""The number of processes that load images, where a config leaves it open, and a note where it is too small."""
 
 import os
 from typing import Literal
