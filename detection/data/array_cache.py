@@ -43,7 +43,7 @@ def cached_arrays(
     if content is not None:
         return content, folder
     with _one_at_a_time(root / f".{name}.lock"):
-        content = _open_sound(folder, is_sound)
+        content = _open_sound(folder, is_sound)  # another process may have built it while this one waited
         if content is None:
             if os.path.lexists(folder):
                 note_rebuilt(folder)
@@ -111,6 +111,7 @@ def _save_arrays(folder: Path, arrays: dict[str, np.ndarray], meta: dict, is_sou
             (temporary / "meta.json").write_text(json.dumps({"meta": meta, "checksums": checksums}), encoding="utf-8")
             for path in temporary.iterdir():
                 path.chmod(0o600)
+            # A damaged entry would be in the way; a sound one, of another process, stays.
             if _open_sound(folder, is_sound) is None:
                 remove(folder)
         return True
@@ -120,6 +121,7 @@ def _save_arrays(folder: Path, arrays: dict[str, np.ndarray], meta: dict, is_sou
 
 
 def _checksum(path: Path) -> int:
+    # Against damage, for which CRC-32 is enough: others cannot write here (`is_private`).
     checksum = 0
     with path.open("rb") as file:
         while block := file.read(1 << 20):

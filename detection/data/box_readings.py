@@ -24,12 +24,12 @@ ORDERS = {
 
 @dataclass(frozen=True)
 class Reading:
-    """What four numbers mean.
+    """A meaning of the four numbers of a box.
 
     Attributes:
         order: a key of `ORDERS`.
         canvas: the numbers are shares of this of the image's width and height; None: they are pixels.
-        factor: of pixels.
+        factor: by which pixels are multiplied.
         frame: `upright` pixels, `raw` ones, or those of an image of the listed size (`scaled`).
     """
 
@@ -48,7 +48,7 @@ class Reading:
 
     @property
     def words(self) -> str:
-        """What it means, in words."""
+        """The reading in words, for sentences."""
         if self.frame == "raw":
             return "boxes drawn on the pixels as stored, without the EXIF orientation"
         if self.frame == "scaled":
@@ -115,7 +115,8 @@ def to_xywh(reading: Reading, boxes: np.ndarray, placement: Placement) -> np.nda
         points = np.stack([a, b, a + c, b + d], axis=1).reshape(-1, 2, 2)  # (M, 2 corners, xy)
         points = map_points(reading, points, placement)
         low, high = points.min(axis=1), points.max(axis=1)
-        if reading.frame != "raw":  # a box without size has none under any scale
+        # Corners change places only where the image is turned; elsewhere a negative side stays one, and does not fit.
+        if reading.frame != "raw":
             low, high = points[:, 0], points[:, 1]
         return np.concatenate([low, high - low], axis=1)  # (M, 4)
 
@@ -133,6 +134,7 @@ def map_points(reading: Reading, points: np.ndarray, placement: Placement) -> np
 
 
 def _upright_points(points: np.ndarray, placement: Placement) -> np.ndarray:
+    # EXIF 5 … 8 exchange the axes; then 2, 3, 6 and 7 mirror left to right, and 3, 4, 7 and 8 top to bottom.
     turn = placement.orientations
     swapped = turn >= 5
     width, height = placement.sizes.T

@@ -125,6 +125,7 @@ def require_coco(data: Any, path: Path) -> dict:
 
 def repeated(ids: np.ndarray) -> np.ndarray:
     """Return (n,) bool: which ids occur more than once."""
+    # Ascending, as in most files: none can repeat, and nothing need be sorted.
     if (ids[1:] > ids[:-1]).all():
         return np.zeros(len(ids), dtype=bool)
     ordered = np.sort(ids)
@@ -195,6 +196,7 @@ def examine(data: dict, path: Path) -> tuple[Tables, list[Problem]]:
     category_rows = annotations.references("category_id", known_categories, "category")
     known = image_rows >= 0
     safe_rows = np.where(known, image_rows, 0)
+    # A box of an image of unknown size, which is reported already, is not measured against one.
     no_limit = np.iinfo(np.int64).max
     limits = [np.where(known, size[safe_rows], 0) if len(size) else np.zeros(len(known)) for size in (widths, heights)]
     boxes = annotations.boxes(*(np.where(limit > 0, limit, no_limit) for limit in limits))

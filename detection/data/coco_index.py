@@ -28,6 +28,7 @@ from detection.errors import UserError
 LARGE_BYTES = 1 << 26
 """Annotation files from this size on are read in pieces."""
 
+# Part of an entry's name in the cache, so that a version with other arrays does not open those of this one.
 _FORMAT = 2
 _BLOCK = 1 << 20  # boxes that are compared at once
 
@@ -115,6 +116,7 @@ class CocoIndex:
         }
 
     def __reduce__(self) -> tuple[Callable, tuple]:
+        # A loading process that is not forked opens the cached arrays again, in place of a copy for each process.
         if self._folder is None:
             return _from_content, (self.path, self.digest, _packed(self), None)
         return _reopen, (self.path, self.digest, self._folder)
@@ -193,6 +195,7 @@ def _arrange(columns: dict[str, Any], path: Path, digest: str, dropped: np.ndarr
     by_id = np.argsort(category_ids)
     by_id = by_id[~np.isin(by_id, unused)]
     _require_own_names([category_names[row] for row in by_id], path)
+    # COCO's ids have gaps (80 classes up to 90): labels count without them, in the order of ids.
     label_of_row = np.zeros(len(category_ids), dtype=np.int32)
     label_of_row[by_id] = np.arange(1, len(by_id) + 1)
     image_rows, boxes, areas, annotation_ids = (
@@ -200,6 +203,7 @@ def _arrange(columns: dict[str, Any], path: Path, digest: str, dropped: np.ndarr
     )
     iscrowd, labels = columns.pop("iscrowd")[order], label_of_row[columns.pop("category_rows")[order]]
     n, widths, heights = len(columns["image_ids"]), columns["widths"], columns["heights"]
+    # JSON can hold half of a surrogate pair, which plain UTF-8 refuses.
     names = [name.encode("utf-8", "surrogatepass") for name in columns["file_names"]]
     crowd = np.bincount(image_rows[iscrowd], minlength=n)
     per_image = np.bincount(image_rows, minlength=n)

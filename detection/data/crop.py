@@ -26,13 +26,14 @@ def crop_window(
     Args:
         boxes: (N, 4) xyxy in pixels, inside the image and of positive size.
         height: Of the image, pixels.
-        width: The same.
+        width: Likewise.
         rng: Where the draws come from; always the same number of them.
 
     Returns:
         The window (x1, y1, x2, y2) in integer pixels, the full image if none of 32 tries fits, and (N,) bool of the
         boxes kept: at least one, if there are any. Their coordinates are still the image's, and not clipped.
     """
+    # All windows at once, whether the first fits or not: the draws that follow do not depend on the boxes.
     size = np.array([width, height])
     sides = np.maximum(np.ceil(rng.uniform(MIN_SIDE, 1, (_TRIES, 2)) * size), 1).astype(np.int64)
     corners = np.floor(rng.random((_TRIES, 2)) * (size - sides + 1)).astype(np.int64)

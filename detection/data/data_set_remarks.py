@@ -1,4 +1,4 @@
-"""What the doctor finds worth checking in a data set whose images it has opened."""
+"""Remarks of the doctor on what is worth checking in a data set whose images it has opened."""
 
 import os
 from collections import Counter

@@ -86,6 +86,7 @@ class DetectionDataset(Dataset):
         }
         self._check_files()
         pixels = index.widths[self._kept].astype(np.int64) * index.heights[self._kept]
+        # Bytes a pixel: RGB, and a label where there are masks.
         fits = int(pixels.sum()) * (3 if masks is None else 4) <= cache_bytes
         self._image_cache = PixelCache(3 * pixels) if fits else None
         self._semantic_cache = PixelCache(pixels) if fits and masks is not None else None
@@ -212,8 +213,9 @@ class DetectionDataset(Dataset):
 def item_seed(seed: int, epoch: int, image_id: int, repeat: int = 0) -> int:
     """Return the seed of one image in one epoch, whatever its place in the data set, the worker or the process.
 
-    Each `repeat` of the image in the epoch has a seed of its own.
+    Each `repeat` of the image in the epoch has another seed.
     """
+    # An id may be negative, which SeedSequence refuses.
     words = (seed, epoch, image_id % 2**64, *((repeat,) if repeat else ()))
     return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0])
 

@@ -1,15 +1,15 @@
-"""How well the sides of boxes lie on the edges of an image, compared with the same boxes put elsewhere.
+"""Agreement of the sides of boxes with the edges of an image, compared with the same boxes put elsewhere.
 
 H x W pixels, M boxes, P places.
 """
 
 import numpy as np
 
-_LARGEST = 800
-_SMALLEST_SIDE = 5.0
-_RADIUS = 2
+_LARGEST = 800  # pixels of the longer side; of a larger image every k-th pixel is taken
+_SMALLEST_SIDE = 5.0  # pixels after that; a box with a shorter side is not scored
+_RADIUS = 2  # pixels within which a side takes the strongest edge
 _LEFT_OUT = 0.35  # of a side at both ends: round objects touch their box in the middle
-_PLACES = 8
+_PLACES = 8  # random ones that a box is compared with
 _LARGEST_SCORE = 2.0  # so that no single image decides
 
 
@@ -44,6 +44,7 @@ def edge_scores(pixels: np.ndarray, boxes: np.ndarray, rng: np.random.Generator)
 
 def _accumulated(pixels: np.ndarray) -> np.ndarray:
     """Return (H + 1, W + 1) sums, from the top, of the edges between neighboring columns; 0 at the image's border."""
+    # Sums, because the mean edge along a side is then a difference of two of them, whatever its length.
     edges = np.zeros((pixels.shape[0] + 1, pixels.shape[1] + 1), dtype=np.float64)
     edges[1:, 1:-1] = np.abs(np.diff(pixels, axis=1)).max(axis=2)
     return np.cumsum(edges, axis=0)

@@ -23,8 +23,9 @@ _SECTIONS = ("images", "annotations", "categories")
 _Id = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 
+# gc=False: entries hold no containers that refer back to them, and Python's collector need not look at millions.
 class ImageEntry(msgspec.Struct, gc=False):
-    """What is read of an entry of `images`."""
+    """The part of an entry of `images` that is read."""
 
     id: _Id
     file_name: str
@@ -33,7 +34,7 @@ class ImageEntry(msgspec.Struct, gc=False):
 
 
 class AnnotationEntry(msgspec.Struct, gc=False):
-    """What is read of an entry of `annotations`; an area that is missing is NaN."""
+    """The part of an entry of `annotations` that is read; an area that is missing is NaN."""
 
     id: _Id
     image_id: _Id
@@ -70,7 +71,7 @@ def _typed_entries(key: str, entries: list[dict]) -> tuple[list[Entry], list[int
     for position, entry in enumerate(entries):
         try:
             if isinstance(entry.get("area"), float) and not np.isfinite(entry["area"]):
-                raise OverflowError
+                raise OverflowError  # odd: msgspec takes it, and NaN stands for a missing area
             typed.append(msgspec.convert(entry, type_))
         except _UNFIT:
             typed.append(_patched(entry, _PLACEHOLDERS[key]))
@@ -148,7 +149,7 @@ def _column(entries: Iterable, name: str, dtype: type) -> np.ndarray:
 
 
 class Sections:
-    """What was read of a COCO file; made by `read_sections`.
+    """The content of a COCO file as columns; made by `read_sections`.
 
     Attributes:
         images: columns.

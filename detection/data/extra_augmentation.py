@@ -1,7 +1,7 @@
 """Augmentations of the user's own: albumentations transforms, and callables on an image, its boxes and labels.
 
 A step is written as a partial: `partial(albumentations.OneOf, transforms=[partial(albumentations.Blur)])`,
-`partial(darken, by=30)`. Every part of a group draws from a stream of its own. All boxes that a step gives pass the
+`partial(darken, by=30)`. Every part of a group draws from another stream. All boxes that a step gives pass the
 same checks: they are clipped to the image, and those of which too little is left are left out and counted.
 """
 
@@ -102,7 +102,7 @@ def build_steps(steps: Sequence[functools.partial]) -> list[Step]:
 
 
 def seed_parts(transform: Any, rng: Generator) -> None:
-    """Give an albumentations transform and every part of it, at any depth, a stream of its own.
+    """Give an albumentations transform and every part of it, at any depth, another random stream.
 
     A group hands its seed to all its parts, so that, say, two flips in a `Sequential` would always come together.
     """

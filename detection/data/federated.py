@@ -15,6 +15,7 @@ from typing import Any
 from detection.errors import UserError
 
 KEYS = ("neg_category_ids", "not_exhaustive_category_ids")
+# xywh. COCO takes the share of a detection inside a crowd region for their IoU: here it is always 1.
 _EVERYWHERE = [-1e6, -1e6, 2e6, 2e6]
 
 

@@ -88,6 +88,7 @@ class EdgeEvidence:
         if len(pairs) == 0:
             return 0, 0, 0.0, 0.0
         differences = pairs[:, 1] - pairs[:, 0]
+        # At least 0.1: over few images the spread may be small by chance, and t large for no reason.
         spread = max(float(differences.std(ddof=1)) if len(pairs) > 1 else np.inf, 0.1)
         t = float(differences.mean()) / (spread / len(pairs) ** 0.5)
         return len(pairs), int((differences > 0).sum()), t, float(pairs[:, 1].mean())
@@ -118,7 +119,7 @@ def score_image(
         corners = np.where(usable, corners, 0).reshape(-1, 4)  # (R * M, 4)
         scores = edge_scores(pixels, corners, np.random.default_rng(seed)).reshape(len(tried), n)  # (R, M)
         # A reading under which a box is not in the image at all has nothing on edges.
-        inside = np.stack([fits(part, size) for part in xywh])
+        inside = np.stack([fits(part, size) for part in xywh])  # (R, M)
         scores = np.where(inside, scores, 0.0)
     known = ~np.isnan(scores)
     means = np.where(

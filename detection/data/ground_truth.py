@@ -28,7 +28,7 @@ def load_ground_truth(path: Path) -> dict[str, Any]:
         the ids here of images and categories by those of the file that are texts, if there are any.
 
     Raises:
-        UserError: Images or categories have no ids of their own, or the file is no COCO annotation file.
+        UserError: Images or categories have no ids, or share them, or the file is no COCO annotation file.
     """
     raw = read_annotations(path)
     data, _ = read_values(raw)

@@ -23,7 +23,7 @@ SIZE_KIND = "image size differs"
 
 @dataclass
 class ImageFacts:
-    """What the readable images of a data set are, by their position in the annotation file.
+    """Facts on the readable images of a data set, by their position in the annotation file.
 
     Attributes:
         sizes: real (width, height), upright.
@@ -135,6 +135,7 @@ def _decode(tables: Tables, folder: Path, rows: list[int]) -> Iterator[tuple[int
         brightest = int(image.pixels.max(initial=0))
         return row, _Found((width, height), image.orientation, image.depth, brightest, _digest(image), scores)
 
+    # Threads are enough: Pillow's decoders release the interpreter's lock.
     with ThreadPoolExecutor(usable_cores()) as threads:
         yield from threads.map(examined, rows)
 

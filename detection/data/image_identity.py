@@ -92,7 +92,7 @@ def file_digests(
 def images_changed(record: Mapping[str, Any]) -> bool:
     """Return whether the images of a split differ from those of its record in `environment.json`.
 
-    Images that were moved away, and records without their hash, say nothing.
+    Images that were moved away, and records without their hash, count as unchanged.
 
     Raises:
         UserError: the annotations, or an image, cannot be read.

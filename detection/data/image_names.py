@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 from detection.data.image_paths import leaves_folder, missing_and_escaping
 
+# Tried in this order. File systems of macOS may decompose accents, and those of Windows do not heed case.
 _FORMS = (
     ("", str),
     ("another Unicode form", lambda name: unicodedata.normalize("NFC", name)),
@@ -68,7 +69,7 @@ def folder_names(folder: Path) -> set[str]:
 
 
 def may_mean(written: str, file: str, folders: Collection[str]) -> bool:
-    """Whether a name may mean a file, by the folders that both are in.
+    """Return whether a name may mean a file, by the folders that both are in.
 
     Args:
         written: The name.

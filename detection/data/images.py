@@ -136,6 +136,7 @@ def _pixels(image: Image.Image, path: Path) -> tuple[int, np.ndarray]:
     """Return an image's depth in bits and its pixels, (H, W, 3) uint8 RGB, as stored."""
     if image.mode == "RGB" and "transparency" not in image.info:
         pixels = np.array(image)
+        # Of 16 bits a color Pillow keeps the upper 8, and of a sensor's 12 bits these are below 16.
         return _deep_color(pixels, image, path) if pixels.max(initial=0) < 16 else (8, pixels)
     if image.mode.startswith("I"):
         depth, gray = _scaled(np.asarray(image), image, path)
@@ -180,4 +181,4 @@ def _deep_color(pixels: np.ndarray, image: Image.Image, path: Path) -> tuple[int
     found = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     if found is None or found.dtype != np.uint16 or found.shape != pixels.shape or not found.any():
         return 8, pixels
-    return _scaled(found[:, :, ::-1], image, path)
+    return _scaled(found[:, :, ::-1], image, path)  # OpenCV reads BGR

@@ -163,6 +163,7 @@ def _elements(window: _Window, decode: Decode, key: str) -> tuple[Any, int]:
     size = window.piece_bytes
     window.fill(size)
     meeting = None
+    # The last place in the piece where two elements seem to meet; looked for in its last 64 KiB only, to be fast.
     for meeting in _MEETING.finditer(window.data, max(0, size - 65536), size):  # noqa: B007
         pass
     if meeting is not None:
@@ -183,6 +184,7 @@ def _elements(window: _Window, decode: Decode, key: str) -> tuple[Any, int]:
         text, closing = window.data, b""
     else:
         text, closing = window.data[:length], b"]"
+    # From one byte before: of the bracket that is put in front of the text.
     value = _decoded(window, b"[%b%b" % (text, closing), decode, key, window.offset - 1)
     window.advance(len(text))
     return value, len(text)
@@ -206,6 +208,7 @@ def _nesting(text: bytes) -> tuple[np.ndarray, np.ndarray]:
     quotes = np.flatnonzero(codes == _QUOTE)
     escaped = [i for i, q in enumerate(quotes.tolist()) if _follows_odd_backslashes(text, q)] if b"\\" in text else []
     quotes = np.delete(quotes, escaped)
+    # Outside of texts an even number of quotes comes before.
     at = at[np.searchsorted(quotes, at) % 2 == 0]
     return at, np.cumsum(np.where(folded[at] == _BRACKET, 1, -1))
 

@@ -74,7 +74,7 @@ class DataSet:
 
 
 def one_staff(page: Page) -> Iterator[Window]:
-    """A window for each staff with a clef, centered on it."""
+    """Yield a window for each staff with a clef, centered on it."""
     for staff in page.staves:
         if clefs := page.clefs[staff.id]:
             top = staff.top + staff.height // 2 - 128
@@ -82,7 +82,7 @@ def one_staff(page: Page) -> Iterator[Window]:
 
 
 def two_staves(page: Page) -> Iterator[Window]:
-    """A window for each two neighbors whose first clefs differ in kind and stand below each other."""
+    """Yield a window for each two neighbors whose first clefs differ in kind and stand below each other."""
     for upper, lower in zip(page.staves, page.staves[1:], strict=False):
         clefs = [page.clefs[staff.id][:1] for staff in (upper, lower)]
         if not all(clefs) or lower.top - upper.top > 352:
@@ -94,7 +94,10 @@ def two_staves(page: Page) -> Iterator[Window]:
 
 
 def systems(page: Page) -> Iterator[Window]:
-    """A window for each system of three staves or more, or with two clefs on a staff: in full width, 64 pixels high."""
+    """Yield a window for each system of three staves or more, or with two clefs on a staff.
+
+    It has the full width of the staves, and 64 pixels of the page above and below them.
+    """
     groups = [s for s in page.symbols.values() if s.name == "staff_grouping"]
     inner = {link for group in groups for link in group.links}
     firsts = Counter[int]()
@@ -121,7 +124,7 @@ def _inside(page: Page, window: Window) -> Iterator[Symbol]:
 
 
 def notes(page: Page, window: Window) -> Iterator[tuple[Symbol, int | None]]:
-    """Note heads with the index of the clef in force."""
+    """Yield note heads with the index of the clef in force; None where none is, or the staff is not the window's."""
     for symbol in _inside(page, window):
         if symbol.name in HEADS:
             staff, clef = page.staff_of(symbol), page.clef_of(symbol)
@@ -130,7 +133,7 @@ def notes(page: Page, window: Window) -> Iterator[tuple[Symbol, int | None]]:
 
 
 def symbols(page: Page, window: Window) -> Iterator[tuple[Symbol, int | None]]:
-    """Symbols of the commonest kinds."""
+    """Yield symbols of the commonest kinds, with the index of their kind."""
     for symbol in _inside(page, window):
         if symbol.name in COMMONEST:
             yield symbol, COMMONEST.index(symbol.name)
@@ -238,7 +241,7 @@ def draw_set(pages: Sequence[Page], name: str, split: str, out: Path) -> str:
 
 
 def _why_nothing(pages: Sequence[Page], name: str) -> str:
-    """Say why pages have no window with a box in it, and what to do."""
+    """Return why pages have no window with a box in it, and what to do."""
     if not pages:
         return "no page is of its pieces and writers; give the folder with all pages of MUSCIMA++"
     staves = sum(len(page.staves) for page in pages)

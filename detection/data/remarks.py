@@ -1,4 +1,4 @@
-"""What does not break training, but a person would want to know of a data set: cheap, without opening an image.
+"""Remarks on a data set that do not break training, but matter to a person: cheap, without opening an image.
 
 M objects (crowd regions left out), N images, K categories.
 """

@@ -23,7 +23,7 @@ _NO_IMAGE_KINDS = {"missing image_id", "bad image_id"}
 
 @dataclass(frozen=True)
 class RepairOptions:
-    """What a person has decided about a repair.
+    """Decisions of a person about a repair.
 
     Attributes:
         reading: what the boxes mean; None: as given.

@@ -32,8 +32,8 @@ def repeat_factors(image: np.ndarray, label: np.ndarray, num_images: int, thresh
 
 def epoch_length(factors: np.ndarray) -> int:
     """Return the images of an epoch: the sum of the factors, rounded up."""
-    whole, share = _split(factors)
-    return int(whole.sum() + np.ceil(share.sum()))
+    times, share = _split(factors)
+    return int(times.sum() + np.ceil(share.sum()))
 
 
 def draw_repeats(factors: np.ndarray, image_ids: np.ndarray, seed: int, epoch: int) -> np.ndarray:
@@ -48,18 +48,20 @@ def draw_repeats(factors: np.ndarray, image_ids: np.ndarray, seed: int, epoch: i
     Returns:
         (n,) int64, the factors rounded up or down at random; their sum is `epoch_length`, or one less.
     """
-    whole, share = _split(factors)
+    times, share = _split(factors)
+    # Systematic sampling: along the shares laid end to end, in random order, a point at each integer from a random
+    # start on; an image is seen once more where a point falls into its share.
     order = np.argsort(_hashed(image_ids, seed, epoch), kind="stable")
     start = np.random.default_rng([seed, epoch, 2]).random()
     steps = np.floor(np.concatenate([[0.0], np.cumsum(share[order])]) + start).astype(np.int64)
-    whole[order] += np.diff(steps)
-    return whole
+    times[order] += np.diff(steps)
+    return times
 
 
 def _split(factors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the whole part of each factor and the share that is left, in 2⁻²⁰: their sum is exact in any order."""
-    whole = np.floor(factors)
-    return whole.astype(np.int64), np.round((factors - whole) * 2**20) / 2**20
+    """Return the integer part of each factor and the share that is left, in 2⁻²⁰: their sum is exact in any order."""
+    times = np.floor(factors)
+    return times.astype(np.int64), np.round((factors - times) * 2**20) / 2**20
 
 
 def _hashed(image_ids: np.ndarray, seed: int, epoch: int) -> np.ndarray:

@@ -27,6 +27,7 @@ def semantic_map(index: CocoIndex, masks: Masks, row: int) -> np.ndarray:
     runs = [masks.run_lengths(i, height, width) for i in span]
     crowd = index.iscrowd[span.start : span.stop]
     labels = np.where(crowd, IGNORED, index.labels[span.start : span.stop]).tolist()
+    # Run lengths alternate, background first: every second one is of the object.
     areas = np.array([lengths[1::2].sum() for lengths in runs], dtype=np.int64)
     columns = np.zeros(height * width, dtype=np.uint8)
     for k in np.lexsort((-areas, ~crowd)).tolist():
@@ -37,5 +38,5 @@ def semantic_map(index: CocoIndex, masks: Masks, row: int) -> np.ndarray:
 
 
 def nearest(new: int, old: int) -> np.ndarray:
-    """Return (new,) int64: of `old` pixels along an axis, those on which the centers of `new` ones lie."""
+    """Return (new,) int64: of `old` pixels along an axis, those that hold the centers of `new` ones."""
     return (2 * np.arange(new) + 1) * old // (2 * new)

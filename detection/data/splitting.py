@@ -123,7 +123,7 @@ def assign(groups: Sequence[Group], fractions: Mapping[str, float], seed: int, s
 
 
 class _Plan:
-    """What each part still lacks of images and classes."""
+    """The groups given to each part so far, and the images and classes that it still lacks."""
 
     def __init__(self, fractions: Mapping[str, float], images: int, classes: Counter[int]) -> None:
         self.room = {part: fraction * images for part, fraction in fractions.items()}

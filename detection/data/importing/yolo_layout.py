@@ -1,4 +1,4 @@
-"""Where a YOLO data set has its images and labels, and what its classes are called.
+"""Layout of a YOLO data set: its splits with their images and label files, and the names of its classes.
 
 `data.yaml` names the splits (a folder, a list file, or several of both) and the classes; without one, folders of the
 usual names are taken, and classes are in `classes.txt`.
