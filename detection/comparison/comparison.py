@@ -118,15 +118,16 @@ def require_same_images(runs: Sequence[FinishedRun]) -> None:
 
 
 def run_metrics(run: FinishedRun) -> dict[str, float]:
-    """Metrics of a run, those of each class as `METRIC/CLASS`; NaN where one is not defined."""
+    """Compute the metrics of a run, those of each class as `METRIC/CLASS`; NaN where one is not defined."""
     every = np.ones((1, run.per_image.num_images), dtype=np.int64)
     return {name: float(value[0]) for name, value in run.per_image.resampled(every).items()}
 
 
 def metric_differences(first: FinishedRun, second: FinishedRun) -> dict[str, Interval | None]:
-    """Second − first, each with an interval over the images; None where a metric is not defined."""
+    """Compute second − first by metric, each with an interval over the images; None where one is not defined."""
     counts = bootstrap_counts(first.per_image.num_images)
     a, b = (run_metrics(run) for run in (first, second))
+    # Both on the same samples: how hard the images of a sample are cancels in the difference.
     resampled_a, resampled_b = (run.per_image.resampled(counts) for run in (first, second))
     return {
         name: difference_interval(np.array([b[name] - value]), (resampled_b[name] - resampled_a[name])[None])
@@ -160,7 +161,7 @@ class ImageDifference:
 
 
 def image_differences(first: FinishedRun, second: FinishedRun) -> list[ImageDifference]:
-    """All images, from those where the second run is better than the first by most to those where it is worse."""
+    """Return all images, from those where the second run is better than the first by most to where it is worse."""
     found_a, found_b = (_found(run) for run in (first, second))
     false_positives = zip(*(_false_positives(run).tolist() for run in (first, second)), strict=True)
     every = []

@@ -15,7 +15,7 @@ from detection.evaluation.coco import match_images
 from detection.evaluation.columns import CocoDataset, CocoResults, class_names
 
 RECALLS = np.linspace(0, 1, 101)
-_CHUNK = 2_000_000
+_CHUNK = 2_000_000  # detections of all resamplings that are weighed at once
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ def _ranking(images: list[dict[str, Any] | None], num_thresholds: int) -> Rankin
         np.concatenate([nothing, *(image[key].reshape(num_thresholds, -1) for _, image in found)], axis=1) > 0
         for key in ("dtMatches", "dtIgnore")
     )
+    # Stable, as pycocotools sorts: detections of equal scores keep their order.
     order = np.argsort(-score, kind="mergesort")
     # Detections that never count, and those after the last hit, change no AP.
     order = order[~ignored[:, order].all(axis=0)]
@@ -93,12 +94,13 @@ def _average_precision(ranking: Ranking, counts: np.ndarray) -> np.ndarray:
     result = np.zeros((len(counts), len(ranking.matched)))
     kept, seen = None, np.zeros(0)
     for threshold, (matched, ignored) in enumerate(zip(ranking.matched, ranking.ignored, strict=True)):
+        # The sums are those of the threshold before, unless other detections are ignored at this one.
         if kept is None or (kept == ignored).any():
             kept = ~ignored
             seen = np.cumsum(weights * kept, axis=1)
         hits = np.flatnonzero(matched & kept)
         found = np.cumsum(weights[:, hits], axis=1)
-        precision = found / (seen[:, hits] + np.spacing(1))
+        precision = found / (seen[:, hits] + np.spacing(1))  # pycocotools' guard against 0 / 0
         best_from_here = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
         recall = np.divide(found, targets[:, None], out=np.zeros_like(precision), where=targets[:, None] > 0)
         reached = np.searchsorted(RECALLS, recall, side="right")

@@ -60,6 +60,7 @@ def ignore_classes(ground_truth: CocoDataset, results: CocoResults) -> tuple[Coc
 
 def _kept(ground_truth: CocoDataset, results: CocoResults) -> list[int]:
     """Rows of the results that NMS keeps, ascending."""
+    # The row of each result goes through the sort as its box.
     places = [{**result, "bbox": [row, 0, 0, 0]} for row, result in enumerate(results)]
     rows = detection_columns(ground_truth, places).box[:, 0].astype(int)  # (D,) best first
     boxes = detection_columns(ground_truth, results)

@@ -38,6 +38,7 @@ def coco_metrics(ground_truth: CocoDataset, results: CocoResults, backend: Backe
     precision, recall = BACKENDS[backend](*renumbered(ground_truth, results))
     metrics = dict(zip(METRICS, _summary(precision, recall), strict=True))
     per_class = {
+        # Of all sizes (0), with 100 detections an image (-1).
         name: {"AP": _mean(precision[:, :, k, 0, -1]), "AP50": _mean(precision[0, :, k, 0, -1])}
         for k, name in enumerate(class_names(ground_truth).values())
     }
@@ -56,6 +57,8 @@ def renumbered(ground_truth: CocoDataset, results: CocoResults) -> tuple[CocoDat
         place = {"image_id": images[item["image_id"]] + 1, "category_id": categories[item["category_id"]] + 1}
         return {"id": number, **place, "bbox": [float(value) for value in item["bbox"]], **more}
 
+    # COCO sorts objects into sizes by the annotation's area, which counts the mask's pixels, and detections by their
+    # box's.
     targets = [
         annotation(n, a, area=float(a.get("area", a["bbox"][2] * a["bbox"][3])), iscrowd=int(a.get("iscrowd", 0)))
         for n, a in enumerate(ground_truth["annotations"], start=1)

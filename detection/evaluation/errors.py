@@ -1,4 +1,4 @@
-"""Why a detector is wrong: TIDE's kinds of error, calibration, subsets of images and likely label errors, by hotcoco.
+"""Error analysis by hotcoco: TIDE's kinds of error, calibration, subsets of images and likely label errors.
 
 Bolya et al., "TIDE: A General Toolbox for Identifying Object Detection Errors", ECCV 2020. Matches are COCO's at an IoU
 of 0.5; a detection that overlaps every box by less than 0.1 is background.

@@ -36,12 +36,12 @@ def folder_of(base: Path, record: dict[str, Any]) -> Path:
 
     Checkpoint None, the best there is, is the same as `best`.
     """
-    wanted = _comparable(json.loads(json.dumps(record)))
+    wanted = _comparable(json.loads(json.dumps(record)))  # as it is read from a file: tuples become lists
     return next(folder for folder in numbered(base) if _recorded(folder) in (None, wanted))
 
 
 def _recorded(folder: Path) -> Any:
-    """What a folder's `evaluation.json` records; None where it has none, as after an interruption."""
+    """Return the content of a folder's `evaluation.json`; None where it has none, as after an interruption."""
     try:
         return _comparable(json.loads((folder / "evaluation.json").read_bytes()))
     except (OSError, ValueError):

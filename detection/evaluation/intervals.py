@@ -106,8 +106,10 @@ def difference_interval(differences: np.ndarray, resampled: np.ndarray) -> Inter
     of_seed = by_images = math.nan
     if n > 1:
         of_seed = float(differences.var(ddof=1))
+        # The mean covariance of two different seeds; estimated, it may be negative, which no variance is.
         by_images = max(0.0, float(covariance.sum() - np.trace(covariance)) / (n * (n - 1)))
         laws.append(_law(of_seed, by_images, n))
+    # The wider one: seeds that agree by luck do not make it narrower than the images alone do.
     half = max(_half_width(*law) for law in laws)
     if half < _ROUNDING < abs(value):
         return None

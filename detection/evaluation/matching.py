@@ -125,6 +125,7 @@ def match_detections(detections: DetectionColumns, targets: GroundTruthColumns, 
     crowd = targets.crowd.tolist()
     previous = -1
     for detection, ground_truth, overlap in zip(*(part.tolist() for part in pairs), strict=True):
+        # Pairs come detection by detection. One takes its box only after its last pair, as that may overlap more.
         if detection != previous and previous in best:
             free[matched[previous]] = False
         previous = detection

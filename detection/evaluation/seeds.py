@@ -62,7 +62,7 @@ class Learning:
         return (self.chance + self.best) / 2
 
     def learned(self, values: Sequence[float]) -> np.ndarray:
-        """Whether each value is nearer to the best seed than to chance; none is if the best is not above chance."""
+        """Return booleans (n,): values nearer to the best seed than to chance; none if the best is not above chance."""
         return (np.asarray(values) > self.threshold) & (self.best > self.chance)
 
 
