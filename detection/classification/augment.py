@@ -19,7 +19,7 @@ NUMBERS = 5
 
 @dataclass(frozen=True)
 class ImageAugmentation:
-    """How far training images may be changed; each amount is drawn evenly from its range.
+    """Limits of the random changes of training images; each amount is drawn evenly from its range.
 
     Attributes:
         shift: most pixels to each side, an integer. With `data.crop` 8 smaller than the image, a shift of 4 reaches
@@ -56,6 +56,6 @@ def augment(images: Tensor, settings: ImageAugmentation, numbers: Tensor, crop: 
     across = step * (1 - 2 * (mirror < 0.5) * settings.flip)
     cosine, sine = angle.cos(), angle.sin()
     rows = [torch.stack([across * cosine, -step * sine], 1), torch.stack([across * sine, step * cosine], 1)]
-    theta = torch.cat([torch.stack(rows, 1), (shift * 2 / side)[:, :, None]], 2)
-    grid = affine_grid(theta, [len(images), 1, crop, crop], align_corners=False)
+    theta = torch.cat([torch.stack(rows, 1), (shift * 2 / side)[:, :, None]], 2)  # (B, 2, 3)
+    grid = affine_grid(theta, [len(images), 1, crop, crop], align_corners=False)  # (B, crop, crop, 2)
     return grid_sample(images, grid, align_corners=False)

@@ -37,16 +37,16 @@ class Images:
         return Images(self.pixels[positions], self.labels[positions], self.classes)
 
     def to(self, device: torch.device) -> "Images":
-        """The same images on a device; their labels stay."""
+        """Return the same images on a device; their labels stay where they are."""
         return dataclasses.replace(self, pixels=self.pixels.to(device))
 
     def batch(self, positions: Tensor) -> Tensor:
-        """Images (B, 3, S, S) with values in [0, 1]; gray becomes three equal channels."""
+        """Return the images (B, 3, S, S) at positions (B,), in [0, 1]; gray becomes three equal channels."""
         pixels = self.pixels[positions.to(self.pixels.device)]
         return pixels.expand(-1, 3, -1, -1) / 255
 
     def digest(self) -> str:
-        """SHA-256 of pixels and labels."""
+        """Return the SHA-256 of pixels and labels as hex."""
         digest = hashlib.sha256(self.pixels.contiguous().numpy().data)
         digest.update(self.labels.numpy().data)
         return digest.hexdigest()

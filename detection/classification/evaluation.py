@@ -25,7 +25,7 @@ from detection.training.loaders import build_accelerator
 
 @dataclass(frozen=True)
 class ClassifierResults:
-    """What a classifier does with N images.
+    """Correctness and loss of a classifier on each of N images.
 
     Attributes:
         correct: (N,) bool, in their order.

@@ -38,6 +38,7 @@ class Classifier(nn.Module):
     @torch.no_grad()
     def set_statistics(self, images: Tensor) -> None:
         """Set mean and standard deviation of each channel to those of training images, (N, 1 or 3, H, W) uint8."""
+        # From the counts of the 256 values, without a float copy of all pixels.
         shades = torch.arange(256, device=images.device) / 255
         for channel in range(3):
             values = images[:, channel % images.shape[1]].flatten()

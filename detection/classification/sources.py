@@ -1,4 +1,4 @@
-"""Where images with a class come from: scikit-learn's digits, torchvision's data sets, folders."""
+"""Sources of images with a class: scikit-learn's digits, torchvision's data sets, folders."""
 
 import hashlib
 import os
@@ -110,7 +110,7 @@ def _digits() -> Images:
             "data.kind=digits: scikit-learn, which has them, is not installed: pip install 'context-detection[digits]'."
         ) from None
     digits: Any = load_digits()
-    pixels = torch.from_numpy(np.round(digits.images * (255 / 16)).astype(np.uint8))[:, None]
+    pixels = torch.from_numpy(np.round(digits.images * (255 / 16)).astype(np.uint8))[:, None]  # (N, 1, 8, 8)
     return Images(pixels, torch.from_numpy(digits.target).long(), tuple(map(str, digits.target_names)))
 
 
@@ -189,5 +189,5 @@ def _open_classes(folder: Path, size: int | None) -> Images:
 
 
 def _read(path: Path, size: int | None) -> Tensor:
-    pixels = torch.from_numpy(read_image(path)).permute(2, 0, 1)
+    pixels = torch.from_numpy(read_image(path)).permute(2, 0, 1)  # (3, H, W)
     return pixels if size is None else center_crop(resize(pixels, [size]), [size, size])

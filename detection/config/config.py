@@ -52,7 +52,7 @@ class DetectorConfig:
         segmentation: a loss on the context's map that asks it for the class of each pixel, or None; training only.
         min_size: pixels of an image's shorter side inside the detector.
         max_size: most pixels of its longer side.
-        weights: weights of a whole detector to start from: a torchvision name such as
+        weights: weights of a complete detector to start from: a torchvision name such as
             `FasterRCNN_ResNet50_FPN_Weights.COCO_V1`, a run or checkpoint folder, whose class rows go by category
             name, a safetensors file, or None.
         inference: box iterations, voting and mirrored images.
@@ -193,7 +193,7 @@ class ScheduleConfig:
         kind: `step` multiplies by `gamma` at each milestone, `cosine` falls to 0, `exponential` falls by one factor an
             update, to `gamma` at the end, `constant` stays.
         milestones: fractions of all updates at which `step` drops.
-        gamma: factor of a drop, or of the whole exponential fall.
+        gamma: factor of a drop, or of the complete exponential fall.
         warmup: updates over which the rate rises linearly from `warmup_start` times its value; at most a tenth of all.
         warmup_start: factor at the first update.
     """

@@ -5,7 +5,7 @@ from typing import Any
 
 
 def differences(old: Any, new: Any, key: str = "") -> list[str]:
-    """Where two plain configs differ, as `key=old instead of new`, in the order of their keys.
+    """List where two plain configs differ, as `key=old instead of new`, in the order of their keys.
 
     Parts of different classes differ by their class; their settings have nothing in common.
     """

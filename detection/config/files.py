@@ -12,7 +12,7 @@ from typing import Any
 from detection.errors import UserError
 
 _homes: dict[str, str] = {}
-"""Folders of the configs beside which modules are that they imported."""
+"""Modules that configs imported from their own folder: its path by the module's name."""
 
 
 def run_file(path: Path, what: str, reason: Callable[[Exception], str] = str) -> dict[str, Any]:

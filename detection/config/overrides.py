@@ -11,7 +11,7 @@ from detection.errors import UserError
 
 
 def as_overrides(changes: Sequence[str] | Mapping[str, Any], key: str) -> tuple[str, ...]:
-    """The changes of a variant or a data set as `key=value` texts.
+    """Return the changes of a variant or a data set as `key=value` texts.
 
     Args:
         changes: such texts already, or values and parts by dotted key.
@@ -34,7 +34,7 @@ def as_overrides(changes: Sequence[str] | Mapping[str, Any], key: str) -> tuple[
 
 
 def as_text(value: Any, key: str) -> str:
-    """A value as a command line takes it: a part is its class, with the settings that were given in a dictionary."""
+    """Return a value as a command line takes it: a part is its class, in a dictionary with the settings given to it."""
     if isinstance(value, str):
         return value
     plain = _short(value, key)

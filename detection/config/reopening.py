@@ -1,4 +1,4 @@
-"""Whether a run could be opened again: settings against what `config.json` would give back."""
+"""A check that a run could be opened again: its settings against what `config.json` would give back."""
 
 import json
 from collections.abc import Iterator, Mapping

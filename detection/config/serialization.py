@@ -52,7 +52,7 @@ def to_plain(value: Any, key: str = "") -> Any:
 
 
 def set_key(settings: Settings, key: str, text: str) -> Settings:
-    """The same settings with one of them changed.
+    """Return the settings with one of them changed.
 
     Args:
         settings: a dataclass, whose fields may be dataclasses, parts or dictionaries.
@@ -95,7 +95,7 @@ def require_keywords(part: functools.partial, key: str) -> None:
 def _parameters(cls: Any) -> dict[str, inspect.Parameter]:
     if inspect.isfunction(cls):
         return dict(inspect.signature(cls).parameters)
-    return dict(list(inspect.signature(cls.__init__).parameters.items())[1:])
+    return dict(list(inspect.signature(cls.__init__).parameters.items())[1:])  # without `self`
 
 
 def setting_types(node: Any) -> dict[str, Any]:
@@ -206,6 +206,7 @@ def _convert(value: Any, annotation: Any, key: str) -> Any:
             raise UserError(f"{key}: has the key {wrong[0]!r}; keys must be texts.")
         return {k: _convert(v, arguments[1], _join(key, str(k))) for k, v in value.items()}
     if annotation is float and isinstance(value, int) and not isinstance(value, bool):
+        # Beyond that `float` raises; infinity is refused below, with its key.
         value = float(value) if abs(value) < 2**1023 else math.inf
     if isinstance(annotation, type) and type(value) is annotation:
         if isinstance(value, float) and not math.isfinite(value):
@@ -338,7 +339,7 @@ def _convert_part(value: Any, contract: Any, key: str) -> functools.partial:
 
 
 def _convert_setting(value: Any, annotation: Any, default: Any, key: str) -> Any:
-    """Check a setting of a part; its default is taken as it is, whatever another package's annotation says of it."""
+    """Check a setting of a part; its default is taken as it is, even where another package's annotation excludes it."""
     try:
         return _convert(value, annotation, key)
     except UserError:

@@ -102,6 +102,7 @@ class _NMS(torch.autograd.Function):
 
     @staticmethod
     def symbolic(g: Any, boxes: Any, scores: Any, iou: float) -> Any:
+        # Most boxes of a class; IoU; least score: below that of any candidate, above that of a row that is not there.
         limits = (torch.tensor([sys.maxsize]), torch.tensor([iou]), torch.tensor([ABSENT / 2]))
         constants = [g.op("Constant", value_t=limit) for limit in limits]
         return g.op("NonMaxSuppression", boxes, scores, *constants)

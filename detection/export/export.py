@@ -30,7 +30,7 @@ DYNAMIC = {
 
 @dataclass(frozen=True)
 class ExportSettings:
-    """What an exported file takes.
+    """Settings of an exported file.
 
     Attributes:
         size: height and width of the one batch that it takes; None: of any size, and any number of images.

@@ -250,6 +250,7 @@ def _is_undecided(
 ) -> bool:
     """Return whether less than `MAX_SCORE` decides that an image has this detection."""
     score, iou, most = float(own["scores"][row]), *_nms(detector)
+    # Just above the threshold, or the last of as many as are kept at most.
     if score <= threshold + MAX_SCORE:
         return True
     if count >= most and score <= float(own["scores"].min()) + MAX_SCORE:
@@ -259,6 +260,7 @@ def _is_undecided(
     tied = (candidates["scores"] - score).abs() <= MAX_SCORE
     distance = (candidates["boxes"] - own["boxes"][row]).abs().amax(1)
     is_candidate = (near & tied & (distance <= MAX_PIXELS)).any()
+    # Another candidate that suppresses it, or not, by the order of nearly equal scores or an IoU close to the limit.
     rival = near & (distance > MAX_PIXELS) & ((overlap > iou) & tied | ((overlap - iou).abs() <= MAX_SCORE))
     return bool(is_candidate & rival.any())
 
