@@ -44,8 +44,8 @@ class Ablation:
         chance: the metric of a model that only guesses, by name of the data set: a number for `metric`, or numbers by
             metric. Seeds nearer to it than to the best one have not learned. ContextScenes state theirs.
         evaluate_on: changes by name, with which every finished run is evaluated again, such as larger images:
-            `{"2x": changes}` for all data sets, or `{"2x": {data: changes}}` for some. The report has each as a data
-            set of its own, `DATA-NAME`.
+            `{"2x": changes}` for all data sets, or `{"2x": {data: changes}}` for some. The report has each as
+            another data set, `DATA-NAME`.
         choice: settings that are chosen for each variant before the first run, by equally many tries of each.
         question: asks whether one variant helps on the data at hand, which the report answers first.
         run_type: detectors, classifiers or another type of run.

@@ -68,7 +68,7 @@ class Chosen:
 
 
 def trial_name(variant: str, option: str) -> str:
-    """Return the name that a variant with an option has as a variant of its own."""
+    """Return the name that a variant with an option has as a variant of the choice's ablation."""
     return f"{variant}+{option}"
 
 

@@ -123,7 +123,7 @@ class ClassifierRuns(RunType):
 
 
 def _require_same_data(folder: Path) -> None:
-    """Check that the images of all parts have not changed since the run; images that were moved away say nothing.
+    """Check that the images of all parts have not changed since the run; such as were moved away are not compared.
 
     Raises:
         UserError: the images cannot be opened.

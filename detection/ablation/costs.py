@@ -22,6 +22,7 @@ class ArchitectureCost:
     """Costs of one architecture.
 
     Attributes:
+        parameters: their number, learned or frozen.
         flops: FLOPs of a forward pass on one image.
         train_step_s: seconds of a training step on one batch, median.
         inference_s: seconds of inference on one image, median.
@@ -100,7 +101,7 @@ def read_costs(path: Path) -> MeasuredCosts | None:
 
 
 def all_measured(costs: MeasuredCosts | None, plan: Plan) -> bool:
-    """Whether every architecture of a plan was measured; if not, all are measured again, together."""
+    """Return whether every architecture of a plan was measured; if not, all are measured again, together."""
     return costs is not None and set(architectures(plan)) <= set(costs.architectures)
 
 

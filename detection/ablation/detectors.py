@@ -213,7 +213,7 @@ def _source_of(plain: dict[str, Any]) -> _Source:
 
 
 def _source_of_evaluation(output: Path) -> tuple[_Source, dict[str, Any]]:
-    """Where an evaluation's results are, and the record of its data."""
+    """Return the place of an evaluation's results, and the record of its data."""
     plain = read_json(output / "evaluation.json", dict)
     try:
         split, checkpoint, record = plain["split"], plain["checkpoint"], plain["data"][plain["split"]]

@@ -1,4 +1,4 @@
-"""Evaluations of an ablation's trained runs on other data, each as a data set of its own in the report."""
+"""Evaluations of an ablation's trained runs on other data, each as another data set in the report."""
 
 from dataclasses import replace
 from typing import Any

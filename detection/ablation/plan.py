@@ -25,7 +25,7 @@ class Run:
             variant.
         config: the base with these changes and the seed.
         digest: of that config's plain data.
-        trained: the run whose weights this one evaluates again, in a folder of its own below; None for a training.
+        trained: the run whose weights this one evaluates again, in a folder below that run's; None for a training.
     """
 
     data: str
@@ -175,6 +175,7 @@ def make_plan(
             changes = (*ablation.run_type.expand((*of_data, *overrides)), *of_variant)
             resolved_config = _resolve(ablation, config, changes, f"{data}/{variant}")
             changes = full_overrides(config, changes)
+            # With complete keys, as the commands and the record of the plan have them.
             variants[variant] = changes[len(changes) - len(of_variant) :]
             resolved[variant] = changes, resolved_config
         _require_different(ablation, f"{data}: ", {variant: config for variant, (_, config) in resolved.items()})
@@ -187,7 +188,7 @@ def make_plan(
 
 
 def superseded(plan: Plan) -> list[str]:
-    """Return a sentence for each override of the command line that variants replace by a value of their own.
+    """Return a sentence for each override of the command line that variants replace by another value.
 
     Raises:
         UserError: the seed is among them, which every run has from the ablation.

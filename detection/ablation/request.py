@@ -1,4 +1,4 @@
-"""What is asked of an ablation's file: which part of it, and how that is carried out."""
+"""A request: the part of an ablation's file that is asked for, and how that is carried out."""
 
 import time
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Request:
-    """What a command asks of an ablation.
+    """A request to an ablation, as a command makes it.
 
     Attributes:
         file: of the ablation, or a shipped one's name.

@@ -22,11 +22,11 @@ from detection.runs.folder import config_json
 
 
 class CorruptRun(Exception):
-    """What a run folder lacks or holds that cannot be read: the rest of a sentence that begins with the folder."""
+    """A run folder lacks something, or holds what cannot be read; the text completes a sentence about the folder."""
 
 
 class StaleRun(Exception):
-    """Why the metrics of a finished run are no longer valid, such as data that has changed since."""
+    """The metrics of a finished run are no longer valid; the text is the reason, such as data changed since."""
 
 
 @dataclass(frozen=True)
@@ -101,11 +101,11 @@ class RunType(ABC):
 
     @abstractmethod
     def architecture(self, config: Any) -> Any:
-        """The part of `plain` that decides what training and inference cost."""
+        """Return the part of `plain` that decides what training and inference cost."""
 
     @abstractmethod
     def size(self, config: Any, what: str) -> int:
-        """`parameters` or `flops` of the model, independent of its data; a `UserError` where it cannot be built."""
+        """Count the `parameters` or `flops` of the model, without its data; a `UserError` where it cannot be built."""
 
     @abstractmethod
     def prepare(self, config: Any) -> None:
@@ -172,11 +172,11 @@ class RunType(ABC):
         """Build the model at random weights, with images of its data; a `UserError` where the data is missing."""
 
     def effort(self, config: Any) -> Effort:
-        """What a run with this config does; a `UserError` where its data cannot be used."""
+        """Count the work of a run with this config; a `UserError` where its data cannot be used."""
         raise UserError("the time of runs of this type cannot be estimated: leave out question= in the ablation.")
 
     def data_remarks(self, config: Any) -> list[str]:
-        """What a person should know of the data before hours of training, leaks between splits first; sentences."""
+        """Return sentences on what matters in the data before hours of training, leaks between splits first."""
         return []
 
     def overlap(self, config: Any) -> tuple[int, int]:
@@ -194,11 +194,11 @@ class RunType(ABC):
         return ChangedImages((), ())
 
     def progress(self, folder: Path) -> str:
-        """How far a running run is, in two or three words; empty if unknown."""
+        """Return the progress of a running run in two or three words; empty if unknown."""
         return ""
 
     def can_resume(self, folder: Path) -> bool:
-        """Whether `command --output RUN --resume` can continue a stopped run: it has a checkpoint of this package."""
+        """Return whether `command --output RUN --resume` can continue a stopped run: it has a checkpoint."""
         return newest_complete(folder / "checkpoints" / "last").joinpath("state.pt").exists()
 
     def digest(self, plain: Any) -> str:

@@ -130,6 +130,7 @@ def widen(
     Raises:
         UserError: 64 times as wide is still too small.
     """
+    # Doubling brackets the size; then bisection, until both ends round to the same widths, which are integers.
     low, high = 1.0, 2.0
     while size(_times(widths, high)) < target:
         low, high = high, 2 * high

@@ -110,6 +110,7 @@ class AblationSummary:
         mine, theirs = self._results(data, variant), self._results(data, against or self.plan.ablation.reference)
         if mine is None or theirs is None or not self.same_images(data, variant, against):
             return None
+        # Pairs of one seed: the luck that both have from it, such as the order of images, cancels in the difference.
         learned = [self._learned(data, metric, results) or (True,) * len(results) for results in (mine, theirs)]
         pairs = [pair for pair, *both in zip(zip(mine, theirs, strict=True), *learned, strict=True) if all(both)]
         if not pairs:
@@ -129,7 +130,7 @@ class AblationSummary:
         return [(a - b, both and other) for a, b, both, other in rows]
 
     def same_images(self, data: str, variant: str, against: str | None = None) -> bool:
-        """Whether all runs of two variants that count were evaluated on the same images."""
+        """Return whether all runs of two variants that count were evaluated on the same images."""
         runs = self.plan.of(data, variant) + self.plan.of(data, against or self.plan.ablation.reference)
         return len({self.results[run.name].images_key for run in runs if run.name in self.results}) <= 1
 
@@ -157,7 +158,7 @@ class AblationSummary:
         return tuple(learning.learned([result.metrics.get(basis, math.nan) for result in results]).tolist())
 
     def updates(self, data: str, variant: str) -> str:
-        """How long a variant was trained, as `376 updates`."""
+        """Describe the length of a variant's training, as `376 updates`."""
         found = sorted({result.updates for result in self._results(data, variant) or () if result.updates})
         return f"{' to '.join(map(str, found[:: max(1, len(found) - 1)]))} updates" if found else "its training"
 

@@ -1,7 +1,7 @@
-"""What the comparisons of an ablation show, with all of them counted.
+"""Verdicts on the comparisons of an ablation, adjusted for the number of all of them.
 
 A comparison of two variants has two tests: of the difference among seeds with which both learned, and of the shares of
-seeds that learn (Fisher). A primary comparison is a family of its own; all others of one metric on one data set are one
+seeds that learn (Fisher). A primary comparison is one family; all others of one metric on one data set are one
 family, in which Holm's adjustment lets a false verdict happen at most 5 % of the time.
 """
 

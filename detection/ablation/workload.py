@@ -19,6 +19,7 @@ class Workload:
     """A model whose costs are measured.
 
     Attributes:
+        parameters: their number, learned or frozen.
         flops: FLOPs of a forward pass on one image.
         train_step: updates the model once on one batch, always the same.
         infer: runs inference on one image.
@@ -32,7 +33,7 @@ class Workload:
 
 @dataclasses.dataclass(frozen=True)
 class Effort:
-    """What a run does, from which its time is estimated.
+    """Work of a run, from which its time is estimated.
 
     Attributes:
         epochs: its epochs.

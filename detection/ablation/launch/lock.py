@@ -33,6 +33,7 @@ def locked(folder: Path) -> Iterator[int]:
         print(f"note: {folder}: cannot be locked here: take care that one ablation runs in it", file=sys.stderr)
     try:
         if fcntl is not None:
+            # Of the open file, which runs inherit; the record lock of a run's folder (`runs.lock`) is of a process.
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(file)

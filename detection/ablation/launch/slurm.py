@@ -14,7 +14,7 @@ from typing import Any
 from detection.ablation.launch.launchers import STOP_SECONDS, Launcher, RunningProcess
 from detection.errors import UserError
 
-MANY = 10_000
+MANY = 10_000  # jobs at a time, where nobody limits them: Slurm holds back what its users may not run yet
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,7 @@ def _interrupt(process: subprocess.Popen) -> None:
             os.kill(process.pid, number)
         while time.monotonic() < until:
             try:
+                # WNOWAIT leaves the exit status to the `wait` that this interrupts.
                 if os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
                     return
             except ChildProcessError:
@@ -118,7 +119,7 @@ class SlurmQueue:
         self.ids: frozenset[str] | None = None
 
     def holds(self, job: Any) -> bool:
-        """Whether a job waits or runs; true where Slurm does not answer, as nothing is known then."""
+        """Return whether a job waits or runs; True where Slurm does not answer, as nothing is known then."""
         if time.monotonic() - self.polled >= self.seconds:
             command = ["squeue", "--me", "--noheader", "--format=%A"]
             queue = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)

@@ -24,11 +24,11 @@ Outcome = Literal["helps", "hurts", "level", "undetermined", "missing"]
 
 @dataclass(frozen=True)
 class Answer:
-    """What one comparison shows.
+    """The answer of one comparison.
 
     Attributes:
         outcome: `helps` and `hurts` where the difference is significant and not negligible, `level` where the interval
-            lies within ± the margin, `missing` where a run is; else `undetermined`.
+            is within ± the margin, `missing` where a run is; else `undetermined`.
         text: the same in words with numbers.
         by_seeds: whether it is undetermined for the number of seeds, and not for another reason.
     """
@@ -109,7 +109,7 @@ def more_seeds(interval: Interval) -> int | None:
     """Estimate how many more seeds would decide between helps, hurts and level; None where `MOST_SEEDS` are too few.
 
     The difference and the variances of seeds and images are taken to stay as they are, and the interval to shrink with
-    Student's t: until it excludes 0, or lies within ± `MARGIN`.
+    Student's t: until it excludes 0, or is within ± `MARGIN`.
     """
     value = abs(interval.value)
     for seeds in range(interval.seeds + 1, MOST_SEEDS + 1):

@@ -1,4 +1,4 @@
-"""How long an ablation takes, from a measured step of each variant, and what a budget of hours leaves out.
+"""The time of an ablation, from a measured step of each variant, and what a budget of hours leaves out.
 
 Variants go first, in the order of the question, then epochs; seeds never go, nor one epoch of the variants that answer
 the question.
@@ -25,7 +25,7 @@ SAFETY = 1.2
 
 @dataclass(frozen=True)
 class Scope:
-    """What is run.
+    """The part of a plan that is run.
 
     Attributes:
         dropped: variants that are left out, in order.
@@ -69,6 +69,7 @@ class Estimate:
         free = [0.0] * self.slots
         for variant in variants:
             for _ in range(self.seeds):
+                # As the launcher does it: the next run takes the slot that is free first.
                 heapq.heapreplace(free, free[0] + self.run_seconds(variant, epochs))
         return max(free) / 3600
 
@@ -160,6 +161,7 @@ def fit_budget(ablation: Ablation, found: Estimate, budget: float, spent: float 
         kept.remove(dropped[-1])
         texts.append(f"leaves out {dropped[-1]}: {hours(epochs):.2f} h")
     if hours(epochs) > left:
+        # The most epochs that fit: hours rise with epochs.
         epochs = max(1, bisect_right(range(1, epochs + 1), left, key=hours))
     if hours(epochs) > left:
         seeds, need = ", ".join(map(str, ablation.seeds)), math.ceil(10 * (hours(1) + spent)) / 10

@@ -1,4 +1,4 @@
-"""What an ablation has to know of a detector's data before it starts: leaks, remarks, overlaps, and amounts."""
+"""Facts on a detector's data that an ablation needs before it starts: leaks, remarks, overlaps, and amounts."""
 
 import time
 from itertools import combinations

@@ -21,7 +21,7 @@ at 0.5 can keep only one of two such objects."""
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """Whether one variant helps against the reference, and against the reference made as large.
+    """The question whether one variant helps against the reference, and against the reference made as large.
 
     Attributes:
         default: the variant that the answer is about.
@@ -34,7 +34,7 @@ class Question:
     where_crowded: Mapping[str, Sequence[str] | Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
     def only(self, variants: Mapping[str, Any]) -> "Question":
-        """The same question for some variants."""
+        """Return the question for some variants alone."""
         drop = tuple(name for name in self.drop if name in variants or name in self.where_crowded)
         return dataclasses.replace(self, drop=drop)
 

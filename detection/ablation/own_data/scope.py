@@ -1,4 +1,4 @@
-"""What of an ablation with a question is run: decided once from measured times, then read again."""
+"""The part of an ablation with a question that is run: decided once from measured times, then read again."""
 
 import dataclasses
 import json
@@ -17,7 +17,7 @@ FILE = "budget.json"
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
-    """What is run, and what it was decided for.
+    """The part that is run, and what it was decided for.
 
     Attributes:
         scope: what is run.
@@ -67,7 +67,7 @@ def read_decision(
     any_budget: bool = False,
     runs: tuple[str, Sequence[int]] = ("", ()),
 ) -> Decision | None:
-    """What was decided before for these variants, or more, and this budget, or whatever budget; None: nothing was.
+    """Read the decision on these variants, or more, and this budget, or any; None where there is none.
 
     `runs` is the digest of all runs and their seeds, by which former versions knew a decision.
     """

@@ -68,7 +68,7 @@ def _images_of(summary: AblationSummary) -> int:
 
 
 def data_blocks(remarks: Sequence[str]) -> list[Block]:
-    """What was found in the data before the first run, and what was decided from it."""
+    """List what was found in the data before the first run, and what was decided from it."""
     return [Heading(2, "Data and plan"), Bullets(list(remarks))] if remarks else []
 
 

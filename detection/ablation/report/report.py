@@ -148,7 +148,7 @@ def _metrics(summary: AblationSummary, data: str, costs: MeasuredCosts | None) -
 
 def _learning_curves(summary: AblationSummary, data: str) -> list[Block]:
     plan, metric = summary.plan, summary.plan.ablation.metric
-    # Of finished runs and those on their way: what other settings or other data left has no place beside them.
+    # Of finished runs and those on their way: what other settings or other data left has no place among them.
     other = {name for name, reason in summary.missing.items() if reason.startswith(("stale", "corrupt"))}
     curves = {
         v: [read_curve(run.folder, metric) for run in plan.of(data, v) if run.name not in other] for v in plan.variants
@@ -221,7 +221,7 @@ def _controls(summary: AblationSummary, controls: Mapping[str, Control], what: s
 
 
 def _choice(plan: Plan) -> list[Block]:
-    """What each variant had to choose from, how it did, and what was chosen."""
+    """List the options of each variant, how they did, and which was chosen."""
     if not plan.chosen:
         return []
     metric, options = plan.ablation.metric, dict.fromkeys(o for chosen in plan.chosen.values() for o in chosen.means)
