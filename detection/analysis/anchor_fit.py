@@ -1,4 +1,4 @@
-"""Whether anchors have the shapes of the objects, and by which factor they would: before a training, without an image.
+"""Fit of anchors to the shapes of the objects, and the factor by which more would fit: without a training or image.
 
 A region proposal network learns from the anchors that overlap an object, and an object that none overlaps well is found
 late and placed badly, without any error. M boxes (crowd regions left out), A anchor shapes.
@@ -23,9 +23,9 @@ GAIN = 0.1
 MOST_BOXES = 20_000
 """Of more, evenly spaced ones are taken."""
 
-_FACTORS = 2.0 ** (np.arange(-24, 25) / 6)
-_EQUAL = 0.02
-_CHUNK = 1 << 22
+_FACTORS = 2.0 ** (np.arange(-24, 25) / 6)  # from 1/16 to 16, six to an octave
+_EQUAL = 0.02  # mean IoU by which sizes may be worse than the best and still count as equal
+_CHUNK = 1 << 22  # pairs of a box and an anchor that are compared at once
 
 
 def input_boxes(index: CocoIndex, config: Config, most: int | None = None) -> np.ndarray:

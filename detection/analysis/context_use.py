@@ -1,4 +1,4 @@
-"""How much a detector takes from its context: metrics as it is, and with the context's feature map replaced.
+"""Use that a detector makes of its context: metrics as it is, and with the context's feature map replaced.
 
 B images, C channels, H×W feature map.
 """

@@ -1,4 +1,4 @@
-"""Which parts of an image decided the class of each detection: by occlusion (Zeiler, Fergus 2014), and by gradient.
+"""Parts of an image that decided the class of each detection: by occlusion (Zeiler, Fergus 2014), and by gradient.
 
 Boxes are held fixed, so that only their classes are asked for. Patches in a detection's own surroundings are kept apart
 from those far away. A patch is covered by the image's mean color, and recolored, its color channels exchanged in both
@@ -21,14 +21,14 @@ from detection.detector import Detector
 from detection.errors import UserError
 from detection.runs.logs import progress
 
-_ROUNDING = 1e-6
+_ROUNDING = 1e-6  # a drop of a probability that is no larger is none
 COVERS = 3
 """The mean color, and the two rotations of the color channels."""
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """What decided the classes of an image's detections.
+    """The parts of an image that decided the classes of its detections.
 
     Attributes:
         probabilities: (n,) of each detection's class, by the image as it is.

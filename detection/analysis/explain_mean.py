@@ -1,4 +1,4 @@
-"""Where the context of all detections of a data set comes from: mean drops by a patch's place relative to the object.
+"""Origin of the context of all detections of a data set: mean drops by a patch's place relative to the object.
 
 One image's explanation is anecdote; the mean over many shows whether classes come from the left, from above, or from
 nearby. n detections, h×w patches, R×C offsets.
@@ -11,7 +11,7 @@ import numpy as np
 from detection.analysis.explain import Explanation
 
 LEAST_SHARE = 0.1
-"""Of the detections that an offset must have been measured for; others lie outside of most images."""
+"""Of the detections that an offset must have been measured for; others are outside of most images."""
 
 
 class MeanDrops:

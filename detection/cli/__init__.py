@@ -1,4 +1,7 @@
-"""Commands: one file each, an argument parser and one call."""
+"""Commands: one file each, an argument parser and one call.
+
+Slow imports, torch above all, are inside of functions: help and a mistyped option are answered without them.
+"""
 
 import argparse
 import os

@@ -70,7 +70,7 @@ Block = Heading | Paragraph | Bullets | Table | Figure | Code
 
 
 def to_markdown(blocks: Sequence[Block]) -> str:
-    """The text of a `.md` file."""
+    """Return the text of a `.md` file."""
     return "\n\n".join(_markdown(block) for block in blocks) + "\n"
 
 
@@ -140,7 +140,7 @@ pre { overflow-x: auto; background: #f4f4f4; padding: 0.75rem; font-size: 0.8rem
 
 
 def to_html(blocks: Sequence[Block]) -> str:
-    """The text of an `.html` file."""
+    """Return the text of an `.html` file, which holds its figures and style itself."""
     title = next((block.text for block in blocks if isinstance(block, Heading)), "report")
     body = "\n".join(_html(block) for block in blocks)
     return (

@@ -57,7 +57,7 @@ def _arrange(
     reach = LENGTH * size / 2
     while True:
         extents = size * rng.uniform(*EXTENTS, (256, count))
-        low = 1 + extents[..., None] / 2  # rings lie inside of the image
+        low = 1 + extents[..., None] / 2  # rings are inside of the image
         rings = low + rng.uniform(0, 1, (256, count, 2)) * (side - 2 * low)
         arrows = 1 + reach + rng.uniform(0, 1, (256, count, 2)) * (side - 2 - 2 * reach)
         offset = np.abs(rings[:, :, None] - arrows[:, None]) - extents[:, :, None, None] / 2  # (256, rings, arrows, 2)

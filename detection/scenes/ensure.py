@@ -14,7 +14,7 @@ def ensure_scenes(data: DataConfig, splits: Collection[str] = SPLITS) -> None:
 
     Args:
         data: the data of a config.
-        splits: those that are needed; the others are not drawn. All lie in the folder of the first.
+        splits: those that are needed; the others are not drawn. All are in the folder of the first.
 
     Raises:
         UserError: settings that the task does not take, or a folder that holds something else.

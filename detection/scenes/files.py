@@ -15,6 +15,8 @@ from detection.scenes import drawing
 from detection.scenes.task import Scene
 from detection.scenes.tasks import SPLITS, TASKS, draw_scene, require_canvas
 
+# Of the drawing, in each split's info: a set that was drawn otherwise is not taken for the same. The control version
+# has changed once.
 VERSION, CONTROL_VERSION = 1, 2
 
 

@@ -26,7 +26,7 @@ COLUMNS = "file", "frame", "time", "label", "score", "x1", "y1", "x2", "y2"
 
 @dataclass
 class FilmSummary:
-    """What was done with a video.
+    """Counts and problems of one video.
 
     Attributes:
         path: of the video.

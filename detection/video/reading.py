@@ -19,6 +19,7 @@ from detection.errors import UserError
 PLAIN_RATE = 25.0
 """Frames a second of a video that states none, or none that is possible."""
 
+# Boxes at the top level of MP4 and QuickTime files.
 _BOXES = b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"uuid", b"styp", b"moof", b"sidx"
 
 
@@ -65,14 +66,14 @@ class Video:
             if not is_read or pixels is None:
                 return
             seconds = self._capture.get(self._time) / 1000
-            if not (math.isfinite(seconds) and seconds > last):  # no time stamp of its own
+            if not (math.isfinite(seconds) and seconds > last):  # without a time stamp
                 seconds = number / self.rate if last < 0 else last + 1 / self.rate
-            yield Frame(number, seconds, pixels[:, :, ::-1])
+            yield Frame(number, seconds, pixels[:, :, ::-1])  # OpenCV reads BGR
             number, last = number + 1, seconds
 
 
 def opencv() -> ModuleType:
-    """Return OpenCV, which prints nothing of its own about a file and fetches nothing that it refers to.
+    """Return OpenCV, which prints nothing itself about a file and fetches nothing that it refers to.
 
     Raises:
         UserError: it is not installed.

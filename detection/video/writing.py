@@ -13,7 +13,7 @@ from detection.video.reading import count_frames, opencv
 CODECS = (("mp4v", ".mp4"), ("XVID", ".avi"), ("MJPG", ".avi"))
 """FourCC and suffix, the first that works is taken; H.264 (`avc1`) is missing in OpenCV's wheels."""
 
-_TRIED = 3
+_TRIED = 3  # frames by which a codec is tried
 
 
 class FilmWriter:
