@@ -19,6 +19,7 @@ from detection.data.transforms import Transform
 from detection.errors import UserError
 from detection.evaluation.columns import BoxColumns, GroundTruthColumns
 from detection.evaluation.matching import overlapping_pairs
+from detection.training.data import needs_validation_loss
 from detection.training.loaders import open_split
 
 _LOADED = 8
@@ -116,9 +117,10 @@ def detector_effort(config: Config) -> Effort:
     transform = Transform(config.data.augmentation, config.detector.min_size, config.detector.max_size)
     train = DetectionDataset(index, Path(split.images), transform, config.seed, split.empty_images)
     epochs, every = config.schedule.epochs, config.evaluate_every
-    evaluations = epochs // every + (epochs % every > 0) + config.validation_loss * epochs // every
+    # An evaluation passes over the images once, and once more for the validation loss; the last epoch always has one.
+    passes = -(-epochs // every) * (1 + needs_validation_loss(config))
     # The best checkpoint's results on val are those of its own evaluation.
-    evaluated = evaluations * len(splits["val"][0]) + (len(splits["test"][0]) if "test" in splits else 0)
+    evaluated = passes * len(splits["val"][0]) + (len(splits["test"][0]) if "test" in splits else 0)
     threshold = config.data.repeat_threshold
     images = len(train) if threshold is None else epoch_length(train.repeat_factors(threshold))
     steps = epochs * -(-images // config.batch_size)

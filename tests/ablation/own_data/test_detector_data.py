@@ -102,3 +102,10 @@ def test_steps_and_evaluations_are_counted(folder):
     test = [f"data.test.annotations={folder}/val.json", f"data.test.images={folder}/val"]
     assert detector_effort(tiny_config(folder, "batch_size=7", *test)).evaluated == 9
     assert detector_effort(tiny_config(folder, "validation_loss=true")).evaluated == 12
+
+
+def test_passes_for_the_validation_loss_are_counted(folder):
+    """It is computed at each evaluation, that of the last epoch included, and where the best is chosen by it."""
+    epochs = "schedule.epochs=5", "evaluate_every=2"
+    assert detector_effort(tiny_config(folder, *epochs, "validation_loss=true")).evaluated == 18
+    assert detector_effort(tiny_config(folder, *epochs, "best_metric=val_loss")).evaluated == 18
