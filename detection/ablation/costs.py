@@ -71,7 +71,7 @@ def measure_costs(
             built[digest].train_step()
         except (UserError, RuntimeError, ValueError) as error:
             built.pop(digest, None)
-            failures[digest] = str(error).splitlines()[0]
+            failures[digest] = next(iter(str(error).splitlines()), type(error).__name__)
     memory = {d: (peak(w.train_step), peak(w.infer)) for d, w in built.items()}
     times = times_in_turns([f for w in built.values() for f in (w.train_step, w.infer)], rounds, settle)
     medians = [statistics.median(of_function) for of_function in times]

@@ -15,6 +15,7 @@ its time; --budget-hours leaves out variants, then epochs, until that fits.
 """
 
 import argparse
+import math
 import os
 import re
 import shlex
@@ -86,6 +87,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
         value, least = getattr(args, name), 0 if name in ("gpus", "cost_rounds") else 1e-9
         if value is not None and not value >= least:  # nan is neither
             raise UserError(f"--{name.replace('_', '-')} {value}: must be {'0 or more' if not least else 'above 0'}.")
+    for name in ("hours", "memory"):
+        if getattr(args, name) == math.inf:
+            raise UserError(f"--{name} inf: must be a finite number above 0.")
     for seed in args.seeds:
         if not seed.isdecimal():
             raise UserError(f"--seeds: {seed!r} is not an integer; such as --seeds 0,1.")

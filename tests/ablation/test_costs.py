@@ -55,6 +55,17 @@ def test_what_cannot_be_measured_is_a_failure_and_not_a_number(plan, monkeypatch
     assert read_costs(tmp_path / "costs.json") == costs
 
 
+def test_an_error_without_a_text_is_a_failure_by_its_name(plan, monkeypatch):
+    def workload(config):
+        if config.width == 8:
+            raise NotImplementedError
+        return Workload(1, 2, nothing, nothing)
+
+    monkeypatch.setattr(COINS, "workload", workload)
+    costs = measure_costs(plan, 1, nothing, lambda function: 7)
+    assert list(costs.failures.values()) == ["NotImplementedError"] and len(costs.architectures) == 1
+
+
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", '{"architectures": []}', json.dumps({"architectures": {"a": {"parameters": 1}}})]
 )

@@ -534,6 +534,12 @@ def test_an_option_without_effect_is_refused(capsys, arguments, words):
     assert code == 2 and words in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("option", ["hours", "memory"])
+def test_a_job_without_end_is_refused(capsys, option):
+    assert run("--launcher=slurm", f"--{option}=inf", "--dry-run") == 2
+    assert f"--{option} inf: must be a finite number above 0." in capsys.readouterr().err
+
+
 def test_a_refused_start_leaves_nothing_that_the_next_one_refuses(capsys, monkeypatch):
     def refuse(*_):
         raise UserError("there is no cluster")
