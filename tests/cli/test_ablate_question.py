@@ -307,6 +307,24 @@ def test_a_question_fits_its_variants(place, capsys, before, after, words):
     assert words in capsys.readouterr().err
 
 
+def test_a_start_that_is_killed_at_its_first_file_is_started_again(place, fast, monkeypatch):
+    """What it wrote by then, before or after its record, is not taken for something other than an ablation."""
+
+    def killed(*_):
+        raise SystemExit(9)
+
+    for name in ("save_controls", "write_json"):
+        with monkeypatch.context() as patch:
+            patch.setattr(session, name, killed)
+            with pytest.raises(SystemExit):
+                run()
+        session.require_ours(Path("out"))
+        shutil.rmtree("out")
+    Path("out").mkdir()
+    Path("out/.ablation.json.7").touch()  # as a power cut leaves it
+    assert run() == 0
+
+
 def test_more_seeds_than_the_files_may_be_given(done, capsys):
     assert run("--seeds=0,1,2,3", "--variants=average") == 0
     text = capsys.readouterr().out

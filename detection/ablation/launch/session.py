@@ -54,9 +54,10 @@ def require_ours(output: Path) -> None:
     if output.exists() and not output.is_dir():
         raise UserError(f"{output}: is a file; choose another --output.")
     files = (output / RECORD, output / FOLDER / RECORD)
-    # A start that was refused leaves its lock.
+    # A start that was refused leaves its lock, a power cut what was written of the record.
     folders = [folder for folder in (output, output / FOLDER) if folder.is_dir()]
-    held = [path for folder in folders for path in folder.iterdir() if path.name != LOCK and path not in folders]
+    paths = [path for folder in folders for path in folder.iterdir() if path not in folders]
+    held = [path for path in paths if path.name != LOCK and not path.match(f".{RECORD}.*")]
     if held and not any(file.exists() for file in files):
         raise UserError(f"{output}: holds something other than an ablation; choose another --output.")
 
@@ -84,9 +85,11 @@ def open_scope(request: Request, opened: Opened, plan: Plan) -> Scope | None:
     require_ours(output)
     with watch(until_exit=True), locked(output) as held:
         launcher = build_launcher(request, len(plan.runs), held)
-        save_controls(output / WIDER_FILE, *opened.wider)
+        # First, or `require_ours` would refuse what is left of a start that was killed. The record of runs that exist
+        # stays until `run_planned` replaces it.
         if not (output / RECORD).exists():
             write_json(output / RECORD, plan.record())
+        save_controls(output / WIDER_FILE, *opened.wider)
         launch_cost_measurement(request, plan, launcher)
         slots = min(launcher.slots, len(plan.runs))
         spent = (time.monotonic() - request.began) / 3600
