@@ -68,6 +68,7 @@ def measure_costs(
     for digest, run in architectures(plan).items():
         try:
             built[digest] = plan.ablation.run_type.workload(run.config)
+            # A step that does not fit in memory fails here, and not while the others are measured.
             built[digest].train_step()
         except (UserError, RuntimeError, ValueError) as error:
             built.pop(digest, None)

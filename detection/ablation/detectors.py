@@ -270,6 +270,7 @@ def _per_image(folder: Path, source: _Source, record: dict[str, Any]) -> Detecti
 
 def _logged_epoch(folder: Path) -> int:
     with (folder / "log.jsonl").open("rb") as file:
+        # The end alone: this is read again and again while the run trains.
         file.seek(max(0, file.seek(0, 2) - 4000))
         return json.loads(file.read().splitlines()[-1])["epoch"] + 1
 

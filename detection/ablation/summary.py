@@ -18,6 +18,7 @@ from detection.evaluation.intervals import RESAMPLINGS, Interval, bootstrap_coun
 from detection.evaluation.seeds import Estimate, Learning, mean_interval, share_interval
 
 TOLERANCE = 1e-6
+"""Between a metric in metrics.json and the same computed from the results."""
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,7 @@ class _Parser(argparse.ArgumentParser):
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
         """Return the arguments as `argparse` does; parsers of subcommands keep its order."""
+        # `parse_intermixed_args` raises a TypeError for a parser with subcommands.
         if any(action.nargs == argparse.PARSER for action in self._actions):
             return super().parse_args(args, namespace)
         return self.parse_intermixed_args(args, namespace)

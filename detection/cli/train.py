@@ -109,6 +109,7 @@ def _train(args: argparse.Namespace) -> None:
     config, folder, resume = choose_run(args, load_config, open_config)
     accelerator = build_accelerator(config.precision, args.device)
     require_buildable(config.detector, num_classes=1)  # before images are drawn or read
+    # The others wait, and then find the images; all would draw the same files.
     if accelerator.is_main_process:
         ensure_scenes(config.data)
     accelerator.wait_for_everyone()

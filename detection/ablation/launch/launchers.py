@@ -137,6 +137,7 @@ def _separate(held: Sequence[int]) -> dict[str, Any]:
 
 def _visible_gpus(number: int) -> list[str]:
     """Names of the GPUs that this process may use."""
+    # A scheduler's need not begin at 0, and may be UUIDs.
     names = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     return names.split(",") if names else [str(index) for index in range(number)]
 
@@ -191,6 +192,7 @@ def run_all(commands: Sequence[QueuedCommand], launcher: Launcher, callbacks: Ca
 
 def _stop(processes: Collection[RunningProcess]) -> None:
     """End processes, all at the same time, with the signal that this one has received if it has."""
+    # All are asked before one is waited for. Postponed, as a signal in between would leave some running.
     with postponed():
         for process in processes:
             process.interrupt(requested() or signal.SIGTERM)

@@ -109,6 +109,7 @@ def run_planned(request: Request, planned: Planned) -> None:
     # A signal ends the runs, too, which save their state.
     with watch(until_exit=True), locked(request.output) as held:
         launcher = build_launcher(request, len(plan.runs), held)
+        # Before the first run: primary comparisons count if they are recorded by then.
         write_json(request.output / RECORD, plan.record())
         if planned.controls:
             save_controls(request.output / "controls.json", planned.controls, planned.digest)

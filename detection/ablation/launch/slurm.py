@@ -65,6 +65,7 @@ class SlurmCommand:
             "OMP_WAIT_POLICY": "PASSIVE",
             "DETECTION_RESTARTS": str(restarts),
         }
+        # A command that goes on keeps what it wrote before.
         with Path(self.log).open("ab" if restarts else "wb") as output:
             self.process = subprocess.Popen(
                 self.command, cwd=self.folder, env=environment, stdout=output, stderr=subprocess.STDOUT

@@ -93,6 +93,7 @@ def estimate(plan: Plan, costs: MeasuredCosts | None, slots: int) -> Estimate:
     known = {base.epochs: base}
 
     def effort(epochs: int) -> Effort:
+        # A search for the number of epochs asks for many; loading an image is timed once, so that hours rise with them.
         if epochs not in known:
             found = run_type.effort(run_type.override(config, [f"{run_type.epochs_key}={epochs}"]))
             known[epochs] = replace(found, load_s=base.load_s)
@@ -148,6 +149,7 @@ def fit_budget(ablation: Ablation, found: Estimate, budget: float, spent: float 
     assert ablation.question is not None
     kept, epochs, texts = list(found.costs), found.epochs, list[str]()
     core = ablation.question.core(ablation)
+    # Variants that the question does not name are the first to go.
     unnamed = [name for name in kept if name not in (*core, *ablation.question.drop)]
 
     def hours(of_epochs: int) -> float:
