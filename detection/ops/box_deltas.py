@@ -32,10 +32,11 @@ def encode_deltas(coder: BoxCoder, targets: Tensor, boxes: Tensor) -> Tensor:
 
 
 def decode_deltas(coder: BoxCoder, deltas: Tensor, boxes: Tensor) -> Tensor:
-    """Return boxes (…, 4) xyxy by deltas (…, 4) of boxes (…, 4); they grow by at most the coder's bound."""
+    """Return boxes (…, 4) xyxy by deltas (…, 4) of boxes (…, 4); sides grow at most exp(`bbox_xform_clip`)-fold."""
     x, y, width, height = _centers_and_sides(boxes.to(deltas.dtype))
     dx, dy, dw, dh = (delta / weight for delta, weight in zip(deltas.unbind(-1), coder.weights, strict=True))
     x, y = dx * width + x, dy * height + y
+    # An untrained prediction may be of any size: without the bound its exponential would soon be infinite.
     half_width = 0.5 * (dw.clamp(max=coder.bbox_xform_clip).exp() * width)
     half_height = 0.5 * (dh.clamp(max=coder.bbox_xform_clip).exp() * height)
     return torch.stack([x - half_width, y - half_height, x + half_width, y + half_height], -1)
@@ -53,7 +54,7 @@ def clip_rows(boxes: Tensor, images: Tensor, image_sizes: Sequence[tuple[int, in
 
 def _limits(image_sizes: Sequence[tuple[int, int]], like: Tensor) -> Tensor:
     """Return width, height, width and height (B, 4) of images."""
-    sides = np.array(image_sizes, dtype=np.float32).reshape(-1, 2)[:, [1, 0, 1, 0]]
+    sides = np.array(image_sizes, dtype=np.float32).reshape(-1, 2)[:, [1, 0, 1, 0]]  # (B, 4), also of no images
     return to_device(sides, like.device).to(like.dtype)
 
 

@@ -67,7 +67,10 @@ def match_boxes(
 
 
 def best_matches(boxes: Tensor, ground_truth: Ragged) -> Tensor:
-    """Return the index (B, n) of the ground-truth box that each of a few boxes (B, n, 4) overlaps most, the first."""
+    """Return the index (B, n) of the ground-truth box that each of a few boxes (B, n, 4) overlaps most.
+
+    Of several with the same IoU it is the first.
+    """
 
     def best(boxes: Tensor, rows: Tensor, valid: Tensor) -> Tensor:
         found = [iou_matrix(own, rows).argmax(2) for own in chunks_of(boxes, valid.numel(), 1)]
@@ -97,17 +100,20 @@ def ignored_regions(targets: Sequence[Mapping[str, Tensor]], boxes: Tensor) -> R
 
 def _shares(boxes: Tensor, regions: Tensor) -> Tensor:
     """Return the share (B, I, N) of each box that is inside of each region; 0 for a box without area."""
-    left_top = torch.maximum(boxes[:, None, :, :2], regions[:, :, None, :2])
+    left_top = torch.maximum(boxes[:, None, :, :2], regions[:, :, None, :2])  # (B, I, N, 2)
     sides = (torch.minimum(boxes[:, None, :, 2:], regions[:, :, None, 2:]) - left_top).clamp(min=0)  # (B, I, N, 2)
-    return (sides.prod(-1) / box_area(boxes.flatten(0, 1)).view(boxes.shape[0], 1, -1)).nan_to_num(0)
+    areas = box_area(boxes.flatten(0, 1)).view(boxes.shape[0], 1, -1)  # (B or 1, 1, N)
+    return (sides.prod(-1) / areas).nan_to_num(0)
 
 
 def _states(matcher: Matcher, boxes: Tensor, ground_truth: Tensor, valid: Tensor) -> Tensor:
     """Return the states (B, N) of boxes (B or 1, N, 4) by ground truth (B, M, 4), `valid` (B, M) where not padding."""
     chunks = chunks_of(boxes, valid.numel(), 1)
+    # A single chunk's IoUs serve both passes; several are computed again in the second, as not all are held at once.
     ious = [iou_matrix(ground_truth, chunks[0])] if len(chunks) == 1 else (iou_matrix(ground_truth, c) for c in chunks)
     best = None
     if matcher.allow_low_quality_matches:
+        # Boxes that overlap a ground truth most are positive whatever their IoU. No IoU reaches the 2 at padding.
         kept = ious if isinstance(ious, list) else (iou_matrix(ground_truth, c) for c in chunks)
         best = torch.stack([iou.amax(2) for iou in kept]).amax(0).masked_fill(~valid, 2)[..., None]  # (B, M, 1)
     some = valid.any(1, keepdim=True)
@@ -116,12 +122,13 @@ def _states(matcher: Matcher, boxes: Tensor, ground_truth: Tensor, valid: Tensor
 
 def _label(matcher: Matcher, iou: Tensor, best: Tensor | None, some: Tensor) -> Tensor:
     """Return the states (B, n) by IoUs (B, M, n), which are overwritten."""
-    most = iou.amax(1).where(some, -1)
+    most = iou.amax(1).where(some, -1)  # without ground truth below every threshold: all boxes are negative
     positive = most >= matcher.high_threshold
     if best is not None:
         # No IoU is above the best of its ground truth: a difference of 0 is the best.
         positive = positive | (iou.sub_(best).amax(1) >= 0)
     negative = ~positive & (most < matcher.low_threshold)
+    # 1 − 0, 0 − 0 and 0 − 1: `POSITIVE`, `NEGATIVE` and `NEITHER`.
     return positive.char() - (~(positive | negative)).char()
 
 
@@ -135,11 +142,12 @@ def by_groups(match: Callable[[Tensor, Tensor, Tensor], Tensor], boxes: Tensor, 
     for images in groups:
         rows, valid = others.padded(None if len(groups) == 1 else images)
         rows = torch.where(valid[..., None], rows, _far(rows))
+        # Anchors that all images share are the boxes of one, and serve every group.
         own = boxes if len(groups) == 1 or len(boxes) == 1 else boxes[to_device(np.array(images), boxes.device)]
         found.append(match(own, rows, valid))
     if len(groups) == 1:
         return found[0]
-    order = np.argsort(np.concatenate(groups))
+    order = np.argsort(np.concatenate(groups))  # back to the order of the batch
     return torch.cat(found)[to_device(order, boxes.device)]
 
 
@@ -148,7 +156,7 @@ def _far(like: Tensor) -> Tensor:
 
 
 def groups_of_similar(counts: Sequence[int], boxes: int, device: torch.device) -> Iterator[list[int]]:
-    """Return images in groups, in which padding to the most adds few pairs with `boxes` boxes to any image."""
+    """Yield images in groups, in which padding to the most adds few pairs with `boxes` boxes to any image."""
     allowed = CPU_PADDING if device.type == "cpu" else MAX_PADDING
     if not counts:
         return

@@ -55,8 +55,9 @@ def cross_scan(
         NotImplementedError: forward-mode differentiation, which the operations do not have.
     """
     with torch.autocast(x.device.type, enabled=False):
+        # (B, H, W, 1) and (B, H, W, P)
         inside = (torch.ones_like(x[:, :1], dtype=torch.bool) if valid is None else valid).movedim(1, -1)
-        rows = x.to(state_type(x)).movedim(1, -1)  # (B, H, W, P)
+        rows = x.to(state_type(x)).movedim(1, -1)
         if isinstance(cells[0], LinearCell):
             h = _scan_linear(cast(Sequence[LinearCell], cells), rows, inside, routes)
         else:
@@ -72,6 +73,7 @@ def _scan_linear(cells: Sequence[LinearCell], rows: Tensor, inside: Tensor, rout
         first = _first_inside(inside, route)
         a, b = cell.coefficients(rows, first)
         if cell.initial is not None:
+            # The state before a route is kept by the first step inside, and enters by its b.
             b = torch.where(first, b + a * cell.initial[0], b)
         keeps.append(torch.where(inside, a, 1))
         new.append(torch.where(inside, b, 0))
@@ -79,29 +81,29 @@ def _scan_linear(cells: Sequence[LinearCell], rows: Tensor, inside: Tensor, rout
         return torch.cat([_traced(a, b, route) for a, b, route in zip(keeps, new, routes, strict=True)], 3)
     a, b = (as_map(torch.cat(parts, 3)) for parts in (keeps, new))
     refuse_forward_mode(a, b, name="cross_scan", instead="reverse mode")
-    return route_scan(a, b, " ".join(routes)).movedim(1, -1)
+    return route_scan(a, b, " ".join(routes)).movedim(1, -1)  # (B, H, W, K·D)
 
 
 def _scan_others(cells: Sequence[ScannedCell], rows: Tensor, inside: Tensor, routes: Sequence[str]) -> Tensor:
     """Return the outputs (B, H, W, K·D) of cells that scan complete lines: the map is one line on each route."""
     steps_of = cast(tuple[float, ...], cells[0].identity_step)
-    idle = torch.cat([rows.new_full((n,), v) for n, v in zip(cells[0].projection_sizes, steps_of, strict=True)])
+    idle = torch.cat([rows.new_full((n,), v) for n, v in zip(cells[0].projection_sizes, steps_of, strict=True)])  # (P,)
     rows = torch.where(inside, rows, idle)
     outputs = []
     for cell, route in zip(cells, routes, strict=True):
-        turned = rows if is_horizontal(route) else rows.transpose(1, 2)
+        turned = rows if is_horizontal(route) else rows.transpose(1, 2)  # (B, H, W, P) or (B, W, H, P)
         line = turned.flatten(1, 2).unsqueeze(1)  # (B, 1, H·W, P)
         found = sweep([cell], as_map(line), None, ["left" if is_reversed(route) else "right"])
-        found = found.movedim(1, -1).reshape(*turned.shape[:3], cell.hidden_size)
-        outputs.append(found if is_horizontal(route) else found.transpose(1, 2))
+        found = found.movedim(1, -1).reshape(*turned.shape[:3], cell.hidden_size)  # as turned, with D channels
+        outputs.append(found if is_horizontal(route) else found.transpose(1, 2))  # (B, H, W, D)
     return torch.cat(outputs, 3)
 
 
 def _first_inside(inside: Tensor, route: str) -> Tensor:
     """Return booleans (B, H, W, 1): the first location on the route that is inside the image."""
-    turned = inside if is_horizontal(route) else inside.transpose(1, 2)
+    turned = inside if is_horizontal(route) else inside.transpose(1, 2)  # (B, H, W, 1) or (B, W, H, 1)
     flat = turned.flatten(1).to(torch.int32)  # (B, H·W)
-    count = flat.cumsum(1)
+    count = flat.cumsum(1)  # locations inside up to each, itself included
     before = count[:, -1:] - count if is_reversed(route) else count - flat
     first = ((before == 0) & (flat == 1)).reshape(turned.shape)
     return first if is_horizontal(route) else first.transpose(1, 2)
@@ -115,7 +117,7 @@ def _traced(a: Tensor, b: Tensor, route: str) -> Tensor:
     lines = [t.flip(0) for t in lines] if is_reversed(route) else lines
     h = traced_linear_scan(*lines)
     h = (h.flip(0) if is_reversed(route) else h).transpose(0, 1).reshape(shape)
-    return h if is_horizontal(route) else h.transpose(1, 2)
+    return h if is_horizontal(route) else h.transpose(1, 2)  # (B, H, W, D)
 
 
 @custom_op("detection::route_scan", mutates_args=())
@@ -144,7 +146,8 @@ def _(a: Tensor, b: Tensor, routes: str) -> Tensor:
 
 def _scan_by_lines(keeps: Tensor, new: Tensor, out: Tensor, route: str) -> None:
     """Write the states of one route (B, H, W, D)."""
-    a, b, h = (steps(t, route) for t in (keeps, new, out))
+    a, b, h = (steps(t, route) for t in (keeps, new, out))  # (B, L, D) a step, of all lines
+    # What a line makes of the state before it, p·h + q.
     p, q = a[0].clone(), b[0].clone()
     for a_t, b_t in zip(a[1:], b[1:], strict=True):
         torch.addcmul(b_t, q, a_t, out=q)
@@ -166,7 +169,7 @@ def _carry(p: Tensor, q: Tensor, backwards: bool) -> Tensor:
 
 def _scan_as_one_line(keeps: Tensor, new: Tensor, out: Tensor, route: str) -> None:
     """Write the states of one route (B, H, W, D) by the kernel of `linear_scan`, along one line of H·W steps."""
-    turned = [t if is_horizontal(route) else t.transpose(1, 2) for t in (keeps, new)]
+    turned = [t if is_horizontal(route) else t.transpose(1, 2) for t in (keeps, new)]  # (B, H, W, D) or (B, W, H, D)
     a, b = (as_map(t.flatten(1, 2).unsqueeze(1)) for t in turned)  # (B, D, 1, H·W)
     h = linear_scan(a, b, None, "left" if is_reversed(route) else "right").movedim(1, -1).reshape(turned[0].shape)
     out.copy_(h if is_horizontal(route) else h.transpose(1, 2))
@@ -182,7 +185,7 @@ def route_scan_backward(grad: Tensor, out: Tensor, a: Tensor, routes: str) -> tu
         if grad.numel():
             own = [t[:, :, :, k] for t in (grads, outs, keeps)]
             _scan_back(own[0], own[1], own[2], grad_a[:, :, :, k], grad_b[:, :, :, k], route)
-    return as_map(grad_a.flatten(3)), as_map(grad_b.flatten(3))
+    return as_map(grad_a.flatten(3)), as_map(grad_b.flatten(3))  # (B, K·D, H, W) each
 
 
 @route_scan_backward.register_fake
@@ -194,6 +197,7 @@ def _scan_back(grads: Tensor, outs: Tensor, keeps: Tensor, grad_a: Tensor, grad_
     """Write the gradients of one route (B, H, W, D)."""
     g, h, a, to_a, to_b = (steps(t, route) for t in (grads, outs, keeps, grad_a, grad_b))
     last = len(g) - 1
+    # Against the route a line makes p·x' + x of x' = x(t + 1), that of the line after it.
     p, x = a[last].clone(), g[last] * a[last]
     for t in reversed(range(last)):
         x.add_(g[t]).mul_(a[t])

@@ -48,14 +48,15 @@ def neighbor_weights(logits: Tensor, valid: Tensor | None, directions: Sequence[
     near = torch.stack([_neighbors(inside, direction) for direction in directions], 1)  # (B, K, 3, H, W)
     near = near[:, :, None] & inside[:, :, None, None]  # (B, K, 1, 3, H, W)
     grouped = logits.to(state_type(logits)).unflatten(1, (len(directions), -1, NEIGHBORS))  # (B, K, G, 3, H, W)
-    return (grouped.where(near, _FAR).softmax(3) * near).flatten(1, 3)
+    # Without any neighbor the softmax is 1/3 each, and the product 0.
+    return (grouped.where(near, _FAR).softmax(3) * near).flatten(1, 3)  # (B, K·G·3, H, W)
 
 
 def _neighbors(inside: Tensor, direction: str) -> Tensor:
     """Return whether each of three neighbors in the line before is inside: (B, 1, H, W) → (B, 3, H, W)."""
     h, w = inside.shape[2:]
     padded = F.pad(inside, (1, 1, 1, 1))
-    before = 2 if is_reversed(direction) else 0
+    before = 2 if is_reversed(direction) else 0  # where the lines before begin in the padded map
     if is_horizontal(direction):
         return torch.cat([padded[:, :, n : n + h, before : before + w] for n in range(NEIGHBORS)], 1)
     return torch.cat([padded[:, :, before : before + h, n : n + w] for n in range(NEIGHBORS)], 1)
@@ -82,8 +83,8 @@ def line_propagation(x: Tensor, weight: Tensor, directions: str) -> Tensor:
         hs[0].copy_(xs[0])
         for t in range(1, len(xs)):
             torch.addcmul(xs[t], same[t], hs[t - 1], out=hs[t])
-            upper[t].addcmul_(to_upper[t], lower[t - 1])
-            lower[t].addcmul_(to_lower[t], upper[t - 1])
+            upper[t].addcmul_(to_upper[t], lower[t - 1])  # w(j, −1)·h(j − 1)
+            lower[t].addcmul_(to_lower[t], upper[t - 1])  # w(j, 1)·h(j + 1)
     return as_map(out.flatten(3)).to(x.dtype)  # (B, K·D, H, W)
 
 
@@ -101,6 +102,7 @@ def line_propagation_backward(grad: Tensor, out: Tensor, weight: Tensor, directi
     num, size = len(names), grad.shape[1] // len(names)
     wide, weights = _grouped(out, weight, num)
     groups = weights.shape[4]
+    # (B, H, W, K, G, D/G) each
     outs, grads = (t.reshape(*wide.shape[:3], num, groups, size // groups) for t in (wide, as_rows(grad)))
     total = wide.new_empty(*wide.shape[:3], groups, size // groups)
     grad_weight = torch.zeros_like(weights)  # (B, H, W, K, G, 3)
@@ -210,7 +212,7 @@ def line_propagation_by_steps(x: Tensor, weight: Tensor, directions: str) -> Ten
             else:
                 padded = F.pad(h, (1, 1)).unflatten(1, (own.shape[1], -1))  # (B, G, D/G, L + 2)
                 near = [padded[..., n : n + h.shape[2]] * weights[t][:, :, n, None] for n in range(NEIGHBORS)]
-                h = (near[0] + near[1] + near[2]).flatten(1, 2) + lines[t]
+                h = (near[0] + near[1] + near[2]).flatten(1, 2) + lines[t]  # (B, D, L)
             found[t] = h
         outputs.append(torch.stack([found[t] for t in order], along))
     return torch.cat(outputs, 1).to(x.dtype)

@@ -61,6 +61,8 @@ def _by_image(boxes: Tensor, scores: Tensor, levels: Sequence[int], iou: float, 
     """Choose as `select_by_nms` does, by one call an image."""
     counts = (scores >= 0).sum(1).tolist()
     level = to_device(np.repeat(np.arange(len(levels)), levels), boxes.device)
+    # As `batched_nms`, to the bit: up to `MANY_BOXES` one call for all levels, moved apart, which rounds coordinates;
+    # above it a call a level.
     near = boxes
     if len(levels) > 1 and min(counts) <= MANY_BOXES:
         near = _apart(boxes, level[None], scores)
@@ -129,7 +131,7 @@ def select_in_parallel(
     """Choose as `select_by_nms` does, in one pass; what has a score below 0 is left out."""
     kept, counts = keep_in_parallel(boxes, scores, levels, iou)
     order = torch.where(kept, scores, -1).sort(dim=1, descending=True, stable=True).indices
-    images, width = order.shape
+    images, width = order.shape  # B, P
     first = torch.arange(images, device=order.device)[:, None] * width
     counts = [min(count, most) for count in counts]
     return (order + first).flatten()[positions(counts, width, order.device)], counts
@@ -144,14 +146,18 @@ def keep_in_parallel(boxes: Tensor, scores: Tensor, levels: Sequence[int], iou: 
     index, inside = _by_level(levels)
     places = to_device(index, boxes.device)
     valid = (scores >= 0)[:, places] & to_device(inside, boxes.device)  # (B, L, n)
-    order = torch.where(valid, scores[:, places], -1).flatten(0, 1).sort(dim=1, descending=True, stable=True).indices
+    ranked = torch.where(valid, scores[:, places], -1).flatten(0, 1)  # (G, n)
+    order = ranked.sort(dim=1, descending=True, stable=True).indices
     valid = valid.flatten(0, 1).gather(1, order)  # (G, n)
     own = boxes[:, places].flatten(0, 1).gather(1, order[..., None].expand(-1, -1, 4))  # (G, n, 4)
-    over = torch.cat([_suppresses(part, iou) for part in own.split(max(1, MAX_PAIRS // order.shape[1] ** 2))])
+    parts = own.split(max(1, MAX_PAIRS // order.shape[1] ** 2))
+    over = torch.cat([_suppresses(part, iou) for part in parts])  # (G, n, n)
     keep = before = valid
     while True:
         for _ in range(ROUNDS):
+            # How many kept boxes suppress each. Only 0 counts, and no sum of ones is rounded to it in float16.
             before, keep = keep, valid & ((keep[:, None].to(over.dtype) @ over)[:, 0] == 0)
+        # Of each image, over its levels (B, L·n), and whether the last round changed anything.
         numbers = torch.cat([keep.view(len(boxes), -1).sum(1), (keep != before).any()[None]])
         *counts, unsettled = numbers.tolist()  # the one wait
         if not unsettled:
@@ -169,7 +175,8 @@ def _by_level(levels: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
 
 def _suppresses(boxes: Tensor, iou: float) -> Tensor:
     """Return 1 where a box (G, n, 4) would suppress a later one (G, n, n), else 0."""
-    # torchvision compares an IoU, widened to float64, with the threshold: so is this, without widening.
+    # torchvision compares an IoU, widened to float64, with the threshold. So is this, without widening: a float32 is
+    # above the threshold if it is above the largest float32 that is not.
     bound = float(np.float32(iou))
     if boxes.dtype == torch.float32 and bound > iou:
         bound = float(np.nextafter(np.float32(iou), np.float32(-1)))

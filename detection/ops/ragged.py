@@ -85,12 +85,13 @@ class Ragged:
         counts, starts = np.asarray(self.counts)[chosen], self.starts[chosen]
         places = np.arange(max(1, counts.max(initial=0)))
         inside = places < counts[:, None]  # (B, N)
-        index = np.where(inside, starts[:, None] + places, len(self.rows))
+        index = np.where(inside, starts[:, None] + places, len(self.rows))  # (B, N), at padding the row of zeros
         device = self.rows.device
         return self._padded_rows[to_device(index, device)], to_device(inside, device)
 
     def take(self, indices: Tensor) -> Tensor:
         """Return rows (B, n, …) at each image's own indices (B, n); below 0 the first, zeros where there is none."""
+        # An image without rows reads the row of zeros.
         first = np.where(np.asarray(self.counts) > 0, self.starts, len(self.rows))
-        place = indices.clamp(min=0) + to_device(first, indices.device)[:, None]
+        place = indices.clamp(min=0) + to_device(first, indices.device)[:, None]  # (B, n)
         return self._padded_rows[place]

@@ -93,6 +93,7 @@ def _forward(
     of_level = levels == torch.arange(len(features), device=levels.device)[:, None]  # (L, R)
     counts = of_level.sum(1).tolist()
     rows = torch.where(of_level.any(0), levels, len(features)).argsort(stable=True)
+    # Boxes of no level come last, and their descriptors stay 0.
     rows_of_levels = rows.split([*counts, len(rows) - sum(counts)])[:-1]
     for places, feature_map, scale in zip(rows_of_levels, features, scales, strict=True):
         found = _of_one_map(feature_map, rois[places], n, scale, samples)
@@ -115,11 +116,13 @@ class _RoIAlign(torch.autograd.Function):
         ctx.scales, ctx.samples = scales, samples
         ctx.shapes = [m.shape for m in features]
         if features[0].device.type != "cpu":
+            # There torchvision's forward repeats, and only the backward is ours.
             return _forward(features, rois, levels, scales, n, samples)
         dtype = torch.float64 if features[0].dtype == torch.float64 else torch.float32
         weights = _last_weights(rois.to(dtype), levels, scales, ctx.shapes, n, samples)
+        # (locations of all levels, C)
         rows = torch.cat([m.permute(0, 2, 3, 1).reshape(-1, m.shape[1]) for m in features]).to(dtype)
-        descriptors = weights.by_bin(rows).view(len(rois), n, n, rows.shape[1]).permute(0, 3, 1, 2)
+        descriptors = weights.by_bin(rows).view(len(rois), n, n, rows.shape[1]).permute(0, 3, 1, 2)  # (R, C, n, n)
         return descriptors.to(features[0].dtype)
 
     @staticmethod
@@ -129,7 +132,7 @@ class _RoIAlign(torch.autograd.Function):
         # Under autocast torchvision computes in float32; a double stays one.
         grad = grad if grad.dtype == torch.float64 else grad.float()
         weights = _last_weights(rois.to(grad.dtype), levels, ctx.scales, ctx.shapes, grad.shape[-1], ctx.samples)
-        rows = grad.permute(0, 2, 3, 1).reshape(-1, grad.shape[1])  # (R n n, C)
+        rows = grad.permute(0, 2, 3, 1).reshape(-1, grad.shape[1])  # (R·n·n, C)
         grads = weights.by_location(rows).split([b * h * w for b, _, h, w in ctx.shapes])
         # (B, C, H, W) each, in channels-last memory
         return (None,) * 5 + tuple(

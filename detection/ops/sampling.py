@@ -66,6 +66,7 @@ def sample_boxes(states: Tensor, batch_size_per_image: int, positive_fraction: f
         batch_size_per_image: boxes of an image, fewer where it has fewer.
         positive_fraction: most of them that are positive; negatives take the rest.
     """
+    # Keys are at least 0: −1 marks what `topk` returns for lack of others, as a fixed size waits for no GPU.
     keys = random_keys(states)
     most = min(int(batch_size_per_image * positive_fraction), states.shape[1])
     key, positive = torch.where(states == POSITIVE, keys, -1).topk(most, 1)

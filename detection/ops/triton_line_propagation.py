@@ -24,7 +24,7 @@ MAX_LINES = 64
 def _place(codes, B, H, W, D, G, BLOCK: tl.constexpr):
     """Return direction, steps, length of a line, its first location, strides along and across, group and channels."""
     k = tl.program_id(0) // B
-    code = (codes >> (2 * k)) % 4
+    code = (codes >> (2 * k)) % 4  # the place of the direction in `DIRECTIONS`
     horizontal = code < 2
     steps = tl.where(horizontal, W, H)
     length = tl.where(horizontal, H, W)
@@ -45,7 +45,7 @@ def _place(codes, B, H, W, D, G, BLOCK: tl.constexpr):
 def _propagate(x, weight, out, codes, B, D, G, H, W, K, LINES: tl.constexpr, BLOCK: tl.constexpr):
     k, steps, length, first, along, across, group, c, is_channel = _place(codes, B, H, W, D, G, BLOCK)
     for t in range(0, steps):
-        tl.debug_barrier()
+        tl.debug_barrier()  # other threads wrote what is read of the line before
         for top in range(0, length, LINES):
             j = top + tl.arange(0, LINES)
             inside = (j < length)[:, None] & is_channel[None, :]
@@ -119,7 +119,7 @@ def launch_line_propagation_backward(
         weights.shape[3],
         directions,
     )
-    grad_x = grad_h.unflatten(3, (num, size)).sum(3)
+    grad_x = grad_h.unflatten(3, (num, size)).sum(3)  # (B, H, W, D)
     return as_map(grad_x.to(grad.dtype)), as_map(grad_weight.sum(0).to(weight.dtype))
 
 

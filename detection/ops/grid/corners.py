@@ -109,8 +109,9 @@ def scan_order(height: int, width: int, corners: Sequence[str], device: torch.de
     """
     places = torch.arange(height * width, device=device).view(height, width)
     row, column = places // width, places % width
+    # Stable, so that a diagonal's locations stay in the order of their rows.
     by_diagonal = (row + column).flatten().argsort(stable=True)
-    return torch.stack([mirrored(places, corner).flatten()[by_diagonal] for corner in corners], 1)
+    return torch.stack([mirrored(places, corner).flatten()[by_diagonal] for corner in corners], 1)  # (H·W, K)
 
 
 def by_anti_diagonal(x: Tensor, corner: str) -> Tensor:

@@ -154,8 +154,8 @@ def grid_linear(value: Tensor, gates: Tensor, valid: Tensor | None, corners: str
         scan = _scan(v, matrix.unbind(4), order)
         for target, (_, found) in zip(order.by_diagonal(v), scan, strict=True):
             target.copy_(found.narrow(3, 0, 1))  # in the place of v, which is read no more
-        out[piece].copy_(order.undone(v).permute(3, 0, 1, 2, 4))
-    return as_map(out.flatten(3))
+        out[piece].copy_(order.undone(v).permute(3, 0, 1, 2, 4))  # (b, H, W, K, D)
+    return as_map(out.flatten(3))  # (B, K·D, H, W)
 
 
 @custom_op("detection::grid_linear_backward", mutates_args=())
@@ -176,16 +176,16 @@ def _gradients(grad: Tensor, value: Tensor, gates: Tensor, names: list[str]) -> 
     """Return the gradients of values (B, H, W, D) and gates (B, H, W, K·G·9) of those of the outputs (B, H, W, K·D)."""
     order = _Order(value, names)
     found, found_gates = torch.empty_like(value), torch.empty_like(gates)
-    by_corner = found_gates.unflatten(3, (len(names), -1))
+    by_corner = found_gates.unflatten(3, (len(names), -1))  # (B, H, W, K, G·9)
     room = gates.new_empty(3 * order.images * len(names) * value[:1].numel())  # once: new memory takes time to get
     for piece in order.pieces:
         v, matrix = order.by_head(value[piece], gates[piece])
         kept = _incoming(v, matrix, order, room)
         del v  # which is in the first third of what is kept
-        dy = order.of_each(grad[piece].to(gates.dtype)).view_as(kept[:, :, :, :1])
+        dy = order.of_each(grad[piece].to(gates.dtype)).view_as(kept[:, :, :, :1])  # (N, K, b, 1, G, d)
         dm = _scan_back(dy, kept, matrix, order)
-        found[piece].copy_(order.undone(dy).sum(2).permute(2, 0, 1, 3))
-        by_corner[piece].copy_(order.undone(dm.movedim(5, 3)).permute(3, 0, 1, 2, 4))
+        found[piece].copy_(order.undone(dy).sum(2).permute(2, 0, 1, 3))  # (b, H, W, D), over corners
+        by_corner[piece].copy_(order.undone(dm.movedim(5, 3)).permute(3, 0, 1, 2, 4))  # (b, H, W, K, G·9)
     return found, found_gates
 
 
@@ -210,7 +210,8 @@ class _Order:
         self.images = min(images, max(1, PIECE // (self.num * height * width * channels)))
         self.pieces = [slice(start, start + self.images) for start in range(0, images, self.images)]
         self.shared = scan_order(height, width, corners, rows.device)
-        self.own = (self.shared * self.num + torch.arange(self.num, device=rows.device)).flatten()
+        # Into (H·W·K), rows of each corner's own, as `shared` is into (H·W).
+        self.own = (self.shared * self.num + torch.arange(self.num, device=rows.device)).flatten()  # (N·K,)
         self.back = self.own.argsort()
         self.steps = anti_diagonals(height, width, "top_left"), anti_diagonals(height, width, "bottom_right")
 
@@ -221,7 +222,7 @@ class _Order:
 
     def of_each(self, rows: Tensor) -> Tensor:
         """Return (N, K, b, C) of rows (b, H, W, K·C) of each corner."""
-        by_place = rows.flatten(1, 2).unflatten(2, (self.num, -1)).permute(1, 2, 0, 3).contiguous()
+        by_place = rows.flatten(1, 2).unflatten(2, (self.num, -1)).permute(1, 2, 0, 3).contiguous()  # (N, K, b, C)
         return by_place.flatten(0, 1).index_select(0, self.own).unflatten(0, (-1, self.num))
 
     def undone(self, places: Tensor) -> Tensor:
@@ -231,7 +232,7 @@ class _Order:
 
     def by_head(self, value: Tensor, gates: Tensor) -> tuple[Tensor, Tensor]:
         """Return v (N, K, b, 1, G, d) in the states' type, and M (N, K, b, 3, 3, G, 1)."""
-        matrix = self.of_each(gates).unflatten(3, (-1, 3, 3, 1)).movedim(3, 5)
+        matrix = self.of_each(gates).unflatten(3, (-1, 3, 3, 1)).movedim(3, 5)  # (N, K, b, 3, 3, G, 1)
         return self.of_all(value.to(gates.dtype)).unflatten(3, (1, matrix.shape[5], -1)), matrix
 
     def by_diagonal(self, places: Tensor, against: bool = False) -> tuple[Tensor, ...]:
@@ -249,7 +250,8 @@ def _scan(
         they last until the next.
     """
     # By row, as a diagonal has at most one location of it; a row without a state before it is still 0.
-    size = order.size[0] + 2, *v.shape[1:3], 3, *v.shape[4:]
+    size = order.size[0] + 2, *v.shape[1:3], 3, *v.shape[4:]  # (H + 2, K, b, 3, G, d)
+    # Two of them: each diagonal writes its y, h and u to the one that the diagonal before did not.
     lines = [(t, *t.split(1, 3)[1:]) for t in v.new_zeros(2, *size).unbind()]
     steps = zip(order.steps[against], *(order.by_diagonal(t, against) for t in (v, *columns)), strict=True)
     for t, (step, value, from_v, from_h, from_u) in enumerate(steps):
@@ -278,7 +280,7 @@ def _scan_back(dy: Tensor, kept: Tensor, matrix: Tensor, order: _Order) -> Tenso
         of_outputs, product = torch.cat(gradients, 3, out=both[: len(saved)]), products[: len(saved)]
         torch.mul(of_outputs.unsqueeze(4), saved.unsqueeze(3), out=product)
         # A product with ones, for which a sum over so few channels takes longer.
-        torch.mv(product.view(-1, len(ones)), ones, out=sums.view(-1))
+        torch.mv(product.view(-1, len(ones)), ones, out=sums.view(-1))  # (n·K·b·3·3·G, d) times (d,)
         dv.copy_(found.narrow(3, 0, 1))
     return dm
 

@@ -149,7 +149,7 @@ def grid_lstm(
     for k, corner in enumerate(corners.split()):
         kept = (gates[k], states[k]) if keep else None
         _scan(rows, out[:, :, :, k], weight[k], bias[k], corner, stable, kept)
-    return as_map(out.flatten(3)), gates, states
+    return as_map(out.flatten(3)), gates, states  # (B, K·D, H, W) first
 
 
 def _allocate(x: Tensor, weight: Tensor, keep: bool) -> tuple[Tensor, Tensor]:
@@ -179,8 +179,8 @@ def _scan(
     for step in anti_diagonals(height, width, corner):
         places = step.places(images) if kept else slice(0, step.count * images)
         gates, state = (part[places] for part in scratch)
-        torch.add(step.of(rows), bias, out=gates.view(step.count, images, -1))
-        if step.start > 0:
+        torch.add(step.of(rows), bias, out=gates.view(step.count, images, -1))  # (n, B, 5·D)
+        if step.start > 0:  # (n·B, D) of each neighbor by (D, 5·D)
             gates.addmm_(h[step.above].view(-1, size), vertical).addmm_(h[step.own].view(-1, size), horizontal)
         _activate(gates, size)
         i, _, _, o, g = gates.chunk(GATES, 1)
@@ -290,14 +290,14 @@ class _Back:
         self.dc.zero_()
         _tanh_backward(torch.mul(dc, i, out=d), new, grad_input=dnew)
         _sigmoid_backward(torch.mul(dc, new, out=d), i, grad_input=di)
-        above, beside = (self.c[own].view(-1, self.size) for own in (step.above, step.own))
+        vertical, horizontal = (self.c[own].view(-1, self.size) for own in (step.above, step.own))  # (n·B, D) each
         if self.shares is None:
-            _sigmoid_backward(torch.mul(dc, above, out=d), f, grad_input=df)
-            _sigmoid_backward(torch.mul(dc, beside, out=d), other_f, grad_input=dother)
+            _sigmoid_backward(torch.mul(dc, vertical, out=d), f, grad_input=df)
+            _sigmoid_backward(torch.mul(dc, horizontal, out=d), other_f, grad_input=dother)
         else:
-            torch.lerp(beside, above, other_f, out=squashed)
+            torch.lerp(horizontal, vertical, other_f, out=squashed)  # ∂c/∂f = f'·c + (1 − f')·c'
             _sigmoid_backward(torch.mul(dc, squashed, out=d), f, grad_input=df)
-            torch.sub(above, beside, out=squashed).mul_(f)
+            torch.sub(vertical, horizontal, out=squashed).mul_(f)  # ∂c/∂f' = f·(c − c')
             _sigmoid_backward(torch.mul(dc, squashed, out=d), other_f, grad_input=dother)
         return dc
 

@@ -67,7 +67,7 @@ def _scan(
     the gradients of gates, from `own_value` and `states` of the scan itself, go to `grad_gates` (blocks, …).
     """
     k = tl.program_id(0) // B
-    code = (codes >> (2 * k)) % 4
+    code = (codes >> (2 * k)) % 4  # the place of the corner in `CORNERS`
     down = tl.where(code >= 2, -W, W)
     along = tl.where(code % 2 == 1, -1, 1)
     first = (tl.program_id(0) % B).to(tl.int64) * H * W
@@ -81,7 +81,7 @@ def _scan(
     c = (group * size + own)[None, :]
     rows = tl.program_id(0).to(tl.int64) * 2 * H
     for t in range(0, H + W - 1):
-        tl.debug_barrier()
+        tl.debug_barrier()  # other threads wrote the states that are read of the diagonal before
         stop = tl.minimum(H, t + 1)
         for top in range(tl.maximum(0, t - W + 1), stop, LINES):
             i = top + tl.arange(0, LINES)

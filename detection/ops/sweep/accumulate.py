@@ -40,8 +40,8 @@ def accumulate(x: Tensor, weight: Tensor | None, valid: Tensor | None, direction
     if use_triton(x):
         return triton_kernels().launch_accumulate(x, weight, valid, directions)
     rows = close(as_rows(x), valid, -torch.inf)
-    out = rows.new_empty(*rows.shape[:3], len(directions.split()), rows.shape[3])
-    direct = out.dtype == state_type(x)
+    out = rows.new_empty(*rows.shape[:3], len(directions.split()), rows.shape[3])  # (B, H, W, K, C)
+    direct = out.dtype == state_type(x)  # else states have separate memory, as the output is rounded
     for k, direction in enumerate(directions.split()):
         h = state = _zeros_of_a_step(rows, direction)
         for x_t, out_t in zip(steps(rows, direction), steps(out[:, :, :, k], direction), strict=True):
@@ -67,7 +67,7 @@ def accumulate_backward(grad: Tensor, out: Tensor, weight: Tensor | None, direct
     num = len(directions.split())
     grads, outs = (as_rows(t).unflatten(3, (num, -1)) for t in (grad, out))  # (B, H, W, K, C)
     outs = outs.to(state_type(grad))
-    total = outs.new_empty(*outs.shape[:3], outs.shape[4])
+    total = outs.new_empty(*outs.shape[:3], outs.shape[4])  # (B, H, W, C)
     grad_weight = total.new_empty(0 if weight is None else num, outs.shape[4])
     for k, direction in enumerate(directions.split()):
         after, own = (_zeros_of_a_step(total, direction) for _ in range(2))

@@ -1,4 +1,4 @@
-"""Whether an ONNX file is for lines of any length, in which case no length may become a constant of its graph."""
+"""A switch for ONNX files for lines of any length, in whose graphs no length may become a constant."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

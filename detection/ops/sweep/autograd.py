@@ -116,6 +116,7 @@ def gated_sweep_backward(
     total = torch.empty_like(rows, dtype=state_type(grad))
     grad_weight, grad_bias = torch.zeros_like(weight), torch.zeros_like(bias)
     for places, names in groups(directions, weight.device):
+        # Of two directions at once each adds to it; the first alone writes to it, which saves the zeros.
         if places.start == 0 and len(names) > 1:
             total.zero_()
         scans = [shared_steps(t, names) for t in (rows, total)]

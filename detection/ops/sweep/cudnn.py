@@ -76,7 +76,7 @@ def _scan(
     forward = next((p for p, name in enumerate(names) if not is_reversed(name)), None)
     backward = next((p for p, name in enumerate(names) if is_reversed(name)), None)
     if len(names) == 2 and forward is not None and backward is not None:
-        if forward == 1:
+        if forward == 1:  # the kernels have the forward direction first
             weight, bias = weight.flip(0), None if bias is None else bias.flip(0)
         found = _call(kernel, rows, weight, bias, names[forward])
         return found if forward == 0 else found[::-1]
@@ -91,7 +91,7 @@ def _call(kernel: Callable[..., Any], rows: Tensor, weight: Tensor, bias: Tensor
     scanned = lines.flatten(1, 2)  # (T, B·L, G·D)
     state = scanned.new_zeros(count, scanned.shape[1], size)
     identity = torch.eye(gates, dtype=rows.dtype, device=rows.device)
-    parameters: list[Tensor] = []
+    parameters: list[Tensor] = []  # W, U and, with biases, those of both, of each direction
     for p in range(count):
         parameters += [identity, weight[p]]
         if bias is not None:

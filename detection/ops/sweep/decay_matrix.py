@@ -33,7 +33,7 @@ PIECE = 64
 
 
 class Carried(NamedTuple):
-    """What is left of a memory from one piece to another.
+    """Shares of a memory that are left from one piece to another.
 
     Attributes:
         behind: F(end of p, s)·i(s) (B, L, K, P, S).
@@ -47,7 +47,7 @@ class Carried(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """What is left of a step at another one, each scaled by exp(−m) so that no exponential overflows.
+    """Shares of a step that are left at another one, each scaled by exp(−m) so that no exponential overflows.
 
     Attributes:
         within: F(t, s)·i(s) (B, L, K, P, S, S) of pairs of steps in a piece.
@@ -77,10 +77,11 @@ def fading_weights(log_keep: Tensor, log_take: Tensor | None, outside: Tensor | 
         apart = apart | _differ(runs, runs) | (outside > 0)[..., None, :]
     starts = sums if log_take is None else sums - log_take
     within = _differences(sums, starts).to(log_keep.dtype).masked_fill_(apart, -math.inf)
+    # Detached: m cancels in what is read, and has no gradient.
     most = None if log_take is None else within.detach().amax(-1).clamp(min=0)
     carried = None
     if is_of_any_length() or sums.shape[3] > 1:
-        last = within[..., 0 if reverse else -1, :]
+        last = within[..., 0 if reverse else -1, :]  # the row of a piece's end, log F·i of equation (1)
         carried, most = _carry(sums, runs, last, most, reverse)
     scale = torch.zeros_like(log_keep) if most is None else most
     within = within if most is None else within.sub_(most[..., None])
@@ -104,7 +105,8 @@ def _carry(
     ends = _running(sum_of_piece, reverse)
     apart, ahead = _not_before(ends, reverse, True), sums
     if runs is not None:
-        holes = (runs[..., last] > 0).long()
+        # A location outside ends a memory: of a piece between two here, of the two themselves in `behind` and `ahead`.
+        holes = (runs[..., last] > 0).long()  # (B, L, 1, P)
         ends_of_runs = _running(holes, reverse)
         apart = apart | _differ(ends_of_runs - holes, ends_of_runs)
         ahead = ahead.masked_fill(runs > 0, -math.inf)
@@ -156,10 +158,11 @@ def _pieces(length: int) -> tuple[int, int]:
 
 def _cut(x: Tensor, heads: int, pieces: tuple[int, int]) -> Tensor:
     """Return (B, L, T, K·E) as (B, L, K, P, S, E); what the last piece lacks are zeros, which change no memory."""
-    x, missing = x.unflatten(3, (heads, -1)).transpose(2, 3), pieces[0] * pieces[1] - x.shape[2]
+    missing = pieces[0] * pieces[1] - x.shape[2]
+    x = x.unflatten(3, (heads, -1)).transpose(2, 3)  # (B, L, K, T, E)
     if is_of_any_length() or missing:
         x = pad(x, (0, 0, 0, missing))
-    return x.reshape(*x.shape[:3], *pieces, x.shape[4])
+    return x.reshape(*x.shape[:3], *pieces, x.shape[4])  # (B, L, K, P, S, E)
 
 
 def _cut_mask(inside: Tensor | None, pieces: tuple[int, int]) -> Tensor | None:
@@ -169,7 +172,8 @@ def _cut_mask(inside: Tensor | None, pieces: tuple[int, int]) -> Tensor | None:
 
 def _join(parts: Tensor, length: int) -> Tensor:
     """Return (B, L, K, P, S, E) as (B, L, T, K·E)."""
-    return parts.permute(0, 1, 3, 4, 2, 5).flatten(4).flatten(2, 3)[:, :, :length]
+    rows = parts.permute(0, 1, 3, 4, 2, 5).flatten(4)  # (B, L, P, S, K·E)
+    return rows.flatten(2, 3)[:, :, :length]
 
 
 def _read(q: Tensor, k: Tensor, v: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
@@ -187,8 +191,8 @@ def _read(q: Tensor, k: Tensor, v: Tensor, weights: Weights) -> tuple[Tensor, Te
         return found, total
     behind, between, ahead = weights.carried
     q, k = q * ahead[..., None], k * behind[..., None]  # (B, L, K, P, S, N)
-    memories = k.transpose(4, 5) @ v, k.sum(4)[..., None]  # (B, L, K, P, N, E or 1)
-    before = ((between @ m.flatten(4)).unflatten(4, m.shape[4:]) for m in memories)
+    memories = k.transpose(4, 5) @ v, k.sum(4)[..., None]  # U of equation (1), (B, L, K, P, N, E or 1)
+    before = ((between @ m.flatten(4)).unflatten(4, m.shape[4:]) for m in memories)  # M, of the same shapes
     found, total = (own + q @ m for own, m in zip((found, total), before, strict=True))
     return found, total
 

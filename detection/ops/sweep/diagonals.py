@@ -30,15 +30,15 @@ def sweep_by_shear(
     The two directions along the same diagonals share a sheared map.
     """
     outputs: dict[int, Tensor] = {}
-    for kind in (None, False, True):
-        places = [k for k, d in enumerate(directions) if (is_falling(d) if is_diagonal(d) else None) is kind]
+    for falling in (None, False, True):  # straight, along rising diagonals, along falling ones
+        places = [k for k, d in enumerate(directions) if (is_falling(d) if is_diagonal(d) else None) is falling]
         if places:
             own = [cells[k] for k in places]
             names: list[Direction] = [directions[k] for k in places]
-            if kind is None:
+            if falling is None:
                 rows = scan(own, x, valid, names, False).permute(0, 2, 3, 1)  # (B, H, W, K·D)
             else:
-                rows = _along_diagonals(scan, own, x, valid, names, kind)
+                rows = _along_diagonals(scan, own, x, valid, names, falling)
             outputs |= zip(places, rows.chunk(len(places), 3), strict=True)
     return as_map(torch.cat([outputs[k] for k in range(len(directions))], 3))
 
@@ -51,9 +51,9 @@ def _along_diagonals(
     # In a trace sizes are not compared: the graph is for both shapes of images.
     turn = not torch.onnx.is_in_onnx_export() and x.shape[2] > x.shape[3]
     across = (0, 3, 2, 1) if turn else (0, 2, 3, 1)
-    sheared, inside = (as_map(shear(t.permute(across), falling)) for t in (x, valid))
+    sheared, inside = (as_map(shear(t.permute(across), falling)) for t in (x, valid))  # (B, …, S, S + L − 1) each
     # What goes down and left goes up and right once rows and columns are exchanged.
     first = "up" if turn and not falling else "down"
-    ways: list[Direction] = [first if n.startswith("down") else ("down" if first == "up" else "up") for n in names]
-    rows = unshear(scan(cells, sheared, inside, ways, True).permute(0, 2, 3, 1), falling)  # (B, S, L, K·D)
-    return rows.transpose(1, 2) if turn else rows
+    straight: list[Direction] = [first if n.startswith("down") else ("down" if first == "up" else "up") for n in names]
+    rows = unshear(scan(cells, sheared, inside, straight, True).permute(0, 2, 3, 1), falling)  # (B, S, L, K·D)
+    return rows.transpose(1, 2) if turn else rows  # (B, H, W, K·D)

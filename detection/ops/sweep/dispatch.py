@@ -141,7 +141,7 @@ def _sweep(cells: Sequence[Cell], x: Tensor, valid: Tensor | None, directions: s
         vectors = torch.stack([cast(LinearCell, cell).vectors(x.new_empty(0, dtype=wide)) for cell in cells])
         return gated_scan(x, vectors, valid, directions, kind.__name__)
     if isinstance(cells[0], LinearCell):
-        rows = x.to(wide).movedim(1, -1)
+        rows = x.to(wide).movedim(1, -1)  # (B, H, W, G·D)
         coefficients = [
             cast(LinearCell, cell).coefficients(rows, first_locations(x, valid, d) if kind is RGLRU else None)
             for cell, d in zip(cells, directions.split(), strict=True)
@@ -151,7 +151,7 @@ def _sweep(cells: Sequence[Cell], x: Tensor, valid: Tensor | None, directions: s
     if kind is IndRNN:
         weight = torch.stack([cast(IndRNN, cell).recurrent_weight() for cell in cells]).to(wide)
         return accumulate(x, weight, valid, directions)
-    weight = torch.stack([cell.weight_hh for cell in cells]).to(wide)
+    weight = torch.stack([cell.weight_hh for cell in cells]).to(wide)  # U (K, G·D, D)
     biases = [cell.bias_hh for cell in cells if cell.bias_hh is not None]
     bias = torch.stack(biases).to(wide) if biases else None
     if backend == "cudnn":
@@ -186,9 +186,10 @@ def _scan_whole_lines(
     outputs = []
     for cell, direction in zip(cells, directions, strict=True):
         across = not is_horizontal(direction)
+        # Columns are the lines of the map with its sides exchanged: (B, L, T, P), (B, L, T)
         lines, mask = (t.transpose(1, 2) if across and t is not None else t for t in (rows, inside))
         found = cell.scan(cast(Tensor, lines), mask, is_reversed(direction))
-        outputs.append(found.transpose(1, 2) if across else found)
+        outputs.append(found.transpose(1, 2) if across else found)  # (B, H, W, D)
     return as_map(torch.cat(outputs, 3)).to(x.dtype)
 
 

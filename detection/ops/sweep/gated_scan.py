@@ -77,6 +77,7 @@ def gated_scan_backward(
             parts, sums = (t[piece.steps].chunk(gates.num_gates, -1) for t in (xs, totals))
             gates.read(parts, piece.outside, piece.first)
             g = memory[: len(piece.order)].copy_(gs[piece.steps])
+            # g(t) = ∂L/∂h(t) + a(t + 1)·g(t + 1), of which `carried` is the second term for the piece's last step.
             g_steps, keep_steps = g.unbind(), gates.keep().unbind()
             g_steps[piece.order[-1]].add_(carried)
             for s, after in zip(piece.order[-2::-1], piece.order[:0:-1], strict=True):

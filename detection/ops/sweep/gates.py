@@ -121,18 +121,18 @@ class MinGRUGates(Gates):
     def _read(self, parts: Parts, outside: Tensor | None, first: Tensor | None) -> None:
         z = self._biased(parts, 0, self.buffers[0]).sigmoid_()
         if outside is not None:
-            torch.maximum(z, outside, out=z)
+            torch.maximum(z, outside, out=z)  # h becomes n, which is 0 there
 
     def scan(self, parts: Parts, h: Tensor, states: Parts, order: Iterable[int]) -> Tensor:
-        """See `Gates`."""
+        """Write h + z·(n − h)."""
         return _scan_taking(parts[1], self.buffers[0], h, states, order)
 
     def keep(self) -> Tensor:
-        """See `Gates`."""
+        """Return 1 − z."""
         return torch.sub(1, self.buffers[0], out=self.buffers[1])
 
     def collect(self, parts: Parts, before: Tensor, g: Tensor, totals: Parts) -> None:
-        """See `Gates`."""
+        """Add ∂L/∂n = g·z, and what follows from ∂L/∂z = g·(n − h(t − 1))."""
         z, _, d = self.buffers
         totals[1].addcmul_(g, z)
         torch.sub(parts[1], before, out=d).mul_(g)
@@ -156,26 +156,26 @@ class MinLSTMGates(Gates):
             parts = [logsigmoid(self._biased(parts, place, k)) for place in (0, 1)]
             torch.sub(*parts, out=k).sigmoid_()
         if outside is not None:
-            k.mul_(1 - outside)
+            k.mul_(1 - outside)  # h becomes n, which is 0 there
 
     def scan(self, parts: Parts, h: Tensor, states: Parts, order: Iterable[int]) -> Tensor:
-        """See `Gates`."""
+        """Write n + k·(h − n)."""
         news, keeps = parts[2].unbind(), self.buffers[2].unbind()
         for s in order:
             h = torch.lerp(news[s], h, keeps[s], out=states[s])
         return h
 
     def keep(self) -> Tensor:
-        """See `Gates`."""
+        """Return k."""
         return self.buffers[2]
 
     def collect(self, parts: Parts, before: Tensor, g: Tensor, totals: Parts) -> None:
-        """See `Gates`."""
+        """Add ∂L/∂n = g·(1 − k), and what follows from ∂L/∂k = g·(h(t − 1) − n)."""
         f, i, k, d = self.buffers
         torch.sub(before, parts[2], out=d).mul_(g)
         _sigmoid_backward(d, k, grad_input=d)
         totals[2].add_(g).addcmul_(g, k, value=-1)
-        # d·σ(−f) and −d·σ(−i)
+        # k is the logistic function of log σ(f) − log σ(i): of f and of i there are d·σ(−f) and −d·σ(−i).
         self._add(torch.addcmul(d, d, f, value=-1, out=f), 0, totals)
         self._add(i.sub_(1).mul_(d), 1, totals)
 
@@ -195,18 +195,18 @@ class GatedLinearGates(Gates):
         torch.sub(-self.vectors[0], parts[0], out=gate).sigmoid_()
         torch.mul(gate, self.above_floor, out=take)
         if outside is not None:
-            torch.maximum(take, outside, out=take)
+            torch.maximum(take, outside, out=take)  # h becomes n, which is 0 there
 
     def scan(self, parts: Parts, h: Tensor, states: Parts, order: Iterable[int]) -> Tensor:
-        """See `Gates`."""
+        """Write h + s·(n − h)."""
         return _scan_taking(parts[1], self.buffers[1], h, states, order)
 
     def keep(self) -> Tensor:
-        """See `Gates`."""
+        """Return 1 − s."""
         return torch.sub(1, self.buffers[1], out=self.buffers[2])
 
     def collect(self, parts: Parts, before: Tensor, g: Tensor, totals: Parts) -> None:
-        """See `Gates`."""
+        """Add ∂L/∂n = g·s, and what follows from ∂L/∂s = g·(n − h(t − 1))."""
         gate, take, d = self.buffers
         totals[1].addcmul_(g, take)
         torch.sub(before, parts[1], out=d).mul_(g)  # of −s
@@ -241,10 +241,10 @@ class RGLRUGates(Gates):
             torch.maximum(root, first, out=root)
         torch.mul(root, i, out=scaled)
         if outside is not None:
-            a.mul_(1 - outside)
+            a.mul_(1 - outside)  # h becomes a multiple of n, which is 0 there
 
     def scan(self, parts: Parts, h: Tensor, states: Parts, order: Iterable[int]) -> Tensor:
-        """See `Gates`."""
+        """Write a·h + root·i·n."""
         _, _, a, _, scaled, spare = self.buffers
         news, keeps = torch.mul(scaled, parts[2], out=spare).unbind(), a.unbind()
         for s in order:
@@ -252,11 +252,11 @@ class RGLRUGates(Gates):
         return h
 
     def keep(self) -> Tensor:
-        """See `Gates`."""
+        """Return a."""
         return self.buffers[2]
 
     def collect(self, parts: Parts, before: Tensor, g: Tensor, totals: Parts) -> None:
-        """See `Gates`."""
+        """Add ∂L/∂n = g·root·i, and what follows from ∂L/∂i = g·root·n, ∂L/∂root = g·i·n and ∂L/∂log a."""
         r, i, a, root, scaled, d = self.buffers
         totals[2].addcmul_(g, scaled)
         taken = torch.mul(g, parts[2], out=scaled)  # the gradient of root·i
@@ -285,7 +285,7 @@ def _complement(y: Tensor, root: Tensor, coefficients: Parts, memory: Tensor, ou
     """
     if y.dtype != torch.float32:
         return torch.expm1(y.neg_(), out=out).neg_()
-    difference = torch.addcmul(coefficients[-1], root, root, value=-1, out=memory)
+    difference = torch.addcmul(coefficients[-1], root, root, value=-1, out=memory)  # 1 − root², inexact near 0
     first, second, *others = coefficients
     y.clamp_(max=SERIES_BELOW)
     series = torch.addcmul(second, y, first, out=out)

@@ -54,7 +54,7 @@ def gru_backward(
 def _scan(xs: Steps, outs: Steps, weight: Tensor, bias: Tensor, kept: Sequence[Tensor] | None) -> None:
     """Write the outputs of pre-activations, both as views step by step, and the recurrent side of n."""
     p, _, size = weight.shape
-    transposed, bias = weight.transpose(1, 2), bias[:, None]
+    transposed, bias = weight.transpose(1, 2), bias[:, None]  # (P, D, 3·D), (P, 1, 3·D)
     h = weight.new_zeros(p, xs[0][0].shape[:2].numel(), size)
     recurrent, n = weight.new_empty(*h.shape[:2], 3 * size), torch.empty_like(h)
     rz, new = recurrent[..., : 2 * size], recurrent[..., 2 * size :]
@@ -119,12 +119,12 @@ class _Back:
         """Turn r, z and n (P, N, D) into the gradients of their pre-activations, and fill that of U h + b of n."""
         r, z, d_new, n = parts
         d_n, d = self.scratch
-        torch.sub(before, n, out=d).mul_(self.dh)
-        torch.addcmul(self.dh, self.dh, z, value=-1, out=d_n)
-        self.dh.mul_(z)
+        torch.sub(before, n, out=d).mul_(self.dh)  # ∂L/∂z
+        torch.addcmul(self.dh, self.dh, z, value=-1, out=d_n)  # ∂L/∂n
+        self.dh.mul_(z)  # ∂L/∂h(t − 1) but for the product with U
         _sigmoid_backward(d, z, grad_input=z)
         _tanh_backward(d_n, n, grad_input=n)
-        torch.mul(n, new, out=d)
+        torch.mul(n, new, out=d)  # ∂L/∂r, n being the gradient of its pre-activation now
         torch.mul(n, r, out=d_new)
         _sigmoid_backward(d, r, grad_input=r)
 

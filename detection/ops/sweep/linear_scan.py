@@ -71,6 +71,7 @@ def linear_scan_backward(
             else:
                 grad_a_t.zero_()
             g.mul_(a_t)
+    # (B, K·D, H, W) each
     return tuple(as_map(close(t.flatten(3), valid, 0)) for t in (grad_a, grad_b))  # type: ignore[return-value]
 
 

@@ -62,7 +62,7 @@ def lstm_backward(
 def _scan(xs: Steps, outs: Steps, weight: Tensor, bias: Tensor, kept: Sequence[Tensor] | None) -> None:
     """Write the outputs of pre-activations, both as views step by step, and the cell states."""
     p, _, size = weight.shape
-    transposed = weight.transpose(1, 2)
+    transposed = weight.transpose(1, 2)  # (P, D, 4·D)
     h, c = weight.new_zeros(2, p, xs[0][0].shape[:2].numel(), size).unbind()
     gates = weight.new_empty(*h.shape[:2], 4 * size)
     i, f, g, o = gates.chunk(4, -1)
@@ -129,18 +129,18 @@ class _Back:
         i, f, g, o = gates
         squashed, d, other = self.scratch
         squash(c, out=squashed)  # cheaper to compute again than to keep
-        torch.mul(self.dh, squashed, out=d)
+        torch.mul(self.dh, squashed, out=d)  # ∂L/∂o
         self.dc.add_(_tanh_backward(self.dh.mul_(o), squashed, grad_input=squashed))
         _sigmoid_backward(d, o, grad_input=o)
-        torch.mul(self.dc, g, out=d)
-        torch.mul(self.dc, i, out=other)
+        torch.mul(self.dc, g, out=d)  # ∂L/∂i
+        torch.mul(self.dc, i, out=other)  # ∂L/∂g
         _tanh_backward(other, g, grad_input=g)
         _sigmoid_backward(d, i, grad_input=i)
         if before is None:
             f.zero_()
         else:
-            torch.mul(self.dc, before, out=d)
-            self.dc.mul_(f)
+            torch.mul(self.dc, before, out=d)  # ∂L/∂f
+            self.dc.mul_(f)  # what it carries back to c(t − 1)
             _sigmoid_backward(d, f, grad_input=f)
 
 

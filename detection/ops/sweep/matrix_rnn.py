@@ -30,11 +30,12 @@ def matrix_rnn(
         rectified: whether f is ReLU, else tanh.
     """
     rows = close(as_rows(x), valid, -torch.inf if rectified else 0.0)
-    out = rows.new_empty(*rows.shape[:3], len(weight), rows.shape[3])
+    out = rows.new_empty(*rows.shape[:3], len(weight), rows.shape[3])  # (B, H, W, K, D)
     for places, names in groups(directions, weight.device):
-        transposed = weight[places].transpose(1, 2)
+        transposed = weight[places].transpose(1, 2)  # (P, D, D)
         biases = None if bias is None else bias[places]
         xs, outs = shared_steps(rows, names), separate_steps(out[:, :, :, places], names)
+        # A ReLU is 0 at x = −∞; no x makes a tanh forget U h.
         masks = None if rectified else _masks(valid, names, weight.dtype)
         h, last = (weight.new_empty(len(names), xs[0][0].shape[:2].numel(), rows.shape[3]) for _ in range(2))
         for t, (views, targets) in enumerate(zip(xs, outs, strict=True)):

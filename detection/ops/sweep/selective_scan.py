@@ -60,7 +60,7 @@ def selective_scan(
             _fill(step, rate, u, b[..., n, None], keeps, a, h)
             _scan(scan)
             y.addcmul_(h, c[..., n, None])
-        out[piece].copy_(y.transpose(0, 1))
+        out[piece].copy_(y.transpose(0, 1))  # (M, T, D)
     return out
 
 
@@ -126,7 +126,7 @@ def _states_backward(
     for n, rate in enumerate(decay.t().contiguous()):
         _fill(step, rate, u, b[..., n, None], keeps, a, h)
         _scan(scan)
-        torch.sum(torch.mul(h, dy, out=q), 2, out=dc[..., n])
+        torch.sum(torch.mul(h, dy, out=q), 2, out=dc[..., n])  # equation (2), as the next sums
         torch.mul(dy, c[..., n, None], out=g)
         _scan_back(scan_back)
         torch.sum(torch.mul(g, u, out=q), 2, out=db[..., n])
@@ -186,13 +186,13 @@ def _kept(inside: Tensor | None, piece: Place, like: Tensor) -> Tensor | None:
     """Return 1 where a location is inside and else 0, (T, M, 1); None where all are."""
     if inside is None or bool(inside[piece].all()):
         return None
-    return inside[piece].transpose(0, 1).to(like.dtype, copy=True)[..., None]
+    return inside[piece].transpose(0, 1).to(like.dtype, copy=True)[..., None]  # (T, M, 1)
 
 
 def _read(lines: Tensor, bias: Tensor, decay: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return x, Δ before and after the softplus (T, M, D), B and C (T, M, N) of lines (M, T, P)."""
     size, states = decay.shape
-    x, z, others = lines.transpose(0, 1).split([size, size, 2 * states], 2)
+    x, z, others = lines.transpose(0, 1).split([size, size, 2 * states], 2)  # (T, M, D), (T, M, D), (T, M, 2·N)
     # Of one layout, in which a step is contiguous: a sum would keep that of the lines.
     x, z = x.contiguous(), torch.add(z, bias[:size], out=z.new_empty(z.shape))
     b, c = (others + bias[size:]).chunk(2, 2)

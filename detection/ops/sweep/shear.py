@@ -21,7 +21,7 @@ def shear(rows: Tensor, falling: bool) -> Tensor:
     b, s, length, c = rows.shape
     width = length + s - 1
     rows = rows.flip(2) if falling else rows
-    padded = torch.cat([rows, rows.new_zeros(b, s, s, c)], 2)
+    padded = torch.cat([rows, rows.new_zeros(b, s, s, c)], 2)  # (B, S, L + S, C)
     # Rows one shorter than they were written: each begins a location later than the row before.
     return padded.reshape(b, s * (length + s), c)[:, : s * width].reshape(b, s, width, c)
 
@@ -29,6 +29,6 @@ def shear(rows: Tensor, falling: bool) -> Tensor:
 def unshear(rows: Tensor, falling: bool) -> Tensor:
     """Return a sheared map (B, S, S + L − 1, C) as it was, (B, S, L, C)."""
     b, s, width, c = rows.shape
-    flat = torch.cat([rows.reshape(b, s * width, c), rows.new_zeros(b, s, c)], 1)
+    flat = torch.cat([rows.reshape(b, s * width, c), rows.new_zeros(b, s, c)], 1)  # (B, S·(width + 1), C)
     rows = flat.reshape(b, s, width + 1, c)[:, :, : width - s + 1]
     return rows.flip(2) if falling else rows

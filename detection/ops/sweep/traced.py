@@ -121,10 +121,11 @@ def _along(scan: Scan, cell: Cell, x: Tensor, valid: Tensor | None, direction: s
     inside = torch.ones_like(x[:, :1], dtype=torch.bool) if valid is None else valid
     order = (3, 0, 2, 1) if is_horizontal(direction) else (2, 0, 3, 1)
     lines = x.permute(order)  # (T, B, L, G·D)
+    # (T, N, G·D) and (T, N, 1) → (T, N, D)
     found = scan(cell, lines.flatten(1, 2), inside.permute(order).flatten(1, 2), is_reversed(direction))
     shape = lines.shape
     found = found.reshape(shape[0], shape[1], shape[2], cell.hidden_size)  # (T, B, L, D)
-    return found.permute((1, 3, 2, 0) if is_horizontal(direction) else (1, 3, 0, 2))
+    return found.permute((1, 3, 2, 0) if is_horizontal(direction) else (1, 3, 0, 2))  # (B, D, H, W)
 
 
 def _in_order(scan: Callable[[Cell, Tensor, Tensor], Tensor]) -> Scan:
@@ -160,7 +161,7 @@ def _selective(cell: Cell, x: Tensor, inside: Tensor) -> Tensor:
 
 def _by_pairs(cell: Cell, x: Tensor, inside: Tensor, is_reversed: bool) -> Tensor:
     lines, kept = x.transpose(0, 1)[None], inside[..., 0].transpose(0, 1)[None]  # (1, N, T, P)
-    return cast(ScannedCell, cell).scan(lines, kept, is_reversed)[0].transpose(0, 1)
+    return cast(ScannedCell, cell).scan(lines, kept, is_reversed)[0].transpose(0, 1)  # (T, N, D)
 
 
 def _max_affine(cell: Cell, x: Tensor, inside: Tensor) -> Tensor:
@@ -185,10 +186,10 @@ def _by_operator(cell: Cell, x: Tensor, inside: Tensor, is_reversed: bool) -> Te
     bias = x.new_zeros(len(order) * size) if cell.bias_hh is None else cell.bias_hh
     bias = torch.cat([torch.zeros_like(bias)[None], by_gate(bias)], 1)  # (1, 2·G·D)
     initial = [torch.zeros(size)] * cell.num_states if cell.initial is None else cell.initial.unbind()
-    states = [state.expand(1, count, size) for state in initial]
+    states = [state.expand(1, count, size) for state in initial]  # (1, N, D) each
     # A line's locations inside are its first; a scan against it begins at the last of them.
     lengths = inside[..., 0].sum(0).int()  # (N,)
-    peepholes = [cell.peephole[list(_PEEPHOLES)].reshape(1, -1)] if isinstance(cell, PeepholeLSTM) else []
+    peepholes = [cell.peephole[list(_PEEPHOLES)].reshape(1, -1)] if isinstance(cell, PeepholeLSTM) else []  # (1, 3·D)
     if isinstance(cell, GRU):
         settings = {"linear_before_reset_i": int(cell.reset == "after")}
     settings = {**settings, "hidden_size_i": size, "direction_s": "reverse" if is_reversed else "forward"}

@@ -24,6 +24,7 @@ def _line(code, b, line, H, W):
     """Return the steps of a line (0 if there is none), its first location in the map, and its stride."""
     horizontal = code < 2
     steps = tl.where(horizontal, W, H)
+    # Wide, as the offsets of a large batch leave 32 bits.
     first = b.to(tl.int64) * H * W + tl.where(horizontal, line * W, line)
     stride = tl.where(horizontal, 1, W)
     if code % 2 == 1:  # left and up
@@ -38,6 +39,7 @@ def _place(codes, B, H, W):
     lines = tl.maximum(H, W)
     scan = tl.program_id(0)
     k = scan // (B * lines)
+    # Rows and columns share a grid of max(H, W) lines; of those that a map does not have the steps are 0.
     steps, first, stride = _line((codes >> (2 * k)) % 4, scan // lines % B, scan % lines, H, W)
     return k, steps, first, stride
 
