@@ -157,7 +157,7 @@ class Cell(nn.Module, ABC):
         if self.initial is None:
             return tuple(x.new_zeros(count, size) for size in self.state_sizes)
         flags = (x.new_zeros(count, self.hidden_size),) * self.num_flags
-        return (*self.initial.to(x.dtype)[:, None].expand(-1, count, -1), *flags)
+        return (*self.initial.to(x.dtype)[:, None].expand(-1, count, -1), *flags)  # (N, D) each
 
     def forward(self, x: Tensor, state: State | None = None) -> State:
         """Compute one step; the state is kept in float32 (or wider) under autocast.
@@ -171,10 +171,12 @@ class Cell(nn.Module, ABC):
     def advance(self, x: Tensor, state: State | None = None) -> State:
         """Compute one step from pre-activations (N, P): `forward` for a caller that projects once and steps often."""
         with torch.autocast(x.device.type, enabled=False):
+            # In half precision a sum over many steps loses what one of them adds.
             x = x.to(torch.promote_types(x.dtype, torch.float32))
             return self.step(x, self.initial_state(x) if state is None else state)
 
     def _recur(self, h: Tensor) -> Tensor:
+        """Return U h + b of all recurrent gates (N, `recurrent_gates`·D) for h (N, D)."""
         return linear(h, as_type_of(h, self.weight_hh), as_type_of(h, self.bias_hh))
 
     def _recur_gates(self, h: Tensor, first: int, end: int) -> Tensor:

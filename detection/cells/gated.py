@@ -30,8 +30,8 @@ class LSTM(Cell):
 
     def _initialize(self, init: Initialization) -> None:
         super()._initialize(init)
-        self._set_gate(0, init.take)
-        self._set_gate(1, init.keep)
+        self._set_gate(0, init.take)  # i
+        self._set_gate(1, init.keep)  # f
 
     def step(self, x: Tensor, state: State) -> State:
         """Return h and c."""
@@ -69,7 +69,7 @@ class TiedLSTM(Cell):
     """An LSTM whose forget gate is tied to its output gate: f = 1 − o, c = f·c + i·g, h = o·c; gates i, g, o.
 
     The cell of ReInspect's code (Stewart et al. 2016), in which the last tanh is missing. It is initialized as PyTorch
-    does, with half of the state kept, and so it does not reach far: a long memory would close its output gate.
+    does, with half of the state kept, and so its memory is short: a long one would close its output gate.
 
     Args:
         hidden_size, input_size, bias, init, learned_initial_state: as in `Cell`.
@@ -95,8 +95,8 @@ class TiedLSTM(Cell):
 
     def _initialize(self, init: Initialization) -> None:
         super()._initialize(init)
-        self._set_gate(0, init.take)
-        self._set_gate(2, _negative(init.keep))
+        self._set_gate(0, init.take)  # i
+        self._set_gate(2, _negative(init.keep))  # o, as f = 1 − o
 
     def step(self, x: Tensor, state: State) -> State:
         """Return h and c."""
@@ -136,7 +136,7 @@ class GRU(Cell):
 
     def _initialize(self, init: Initialization) -> None:
         super()._initialize(init)
-        self._set_gate(1, init.keep)
+        self._set_gate(1, init.keep)  # z, which in PyTorch's form is what is kept
 
     def step(self, x: Tensor, state: State) -> State:
         """Return (1 − z)·n + z·h."""
@@ -169,12 +169,12 @@ class MUT1(Cell):
     def _add_recurrent_side(self, bias: bool) -> None:
         super()._add_recurrent_side(bias)
         if bias:
-            # Without an input side z would have no bias of its own to remember by.
+            # Without an input side z would have no bias to remember by.
             self.bias_hh = nn.Parameter(torch.empty(3 * self.hidden_size))
 
     def _initialize(self, init: Initialization) -> None:
         super()._initialize(init)
-        self._set_gate(0, _negative(init.keep), recurrent_gate=2)
+        self._set_gate(0, _negative(init.keep), recurrent_gate=2)  # z, which is what is taken in
 
     def step(self, x: Tensor, state: State) -> State:
         """Return z·n + (1 − z)·h; z depends on the input alone."""
@@ -201,7 +201,7 @@ class MUT2(Cell):
 
     def _initialize(self, init: Initialization) -> None:
         super()._initialize(init)
-        self._set_gate(0, _negative(init.keep))
+        self._set_gate(0, _negative(init.keep))  # z, which is what is taken in
 
     def _input_of_z(self, h: Tensor) -> Tensor:
         return h

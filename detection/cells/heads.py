@@ -1,4 +1,4 @@
-"""Heads of a cell: groups of channels with a memory of their own."""
+"""Heads of a cell: groups of channels, each with a separate memory."""
 
 import math
 from functools import partial
@@ -29,7 +29,7 @@ def head_count(hidden_size: int, num_heads: int | None) -> int:
 
 
 class HeadedCell(Cell):
-    """A cell of K heads.
+    """A cell of K heads, whose channels are split evenly among them.
 
     Args:
         hidden_size, input_size, bias, init, learned_initial_state: as in `Cell`.

@@ -18,7 +18,7 @@ Longest = Annotated[int, Range(3, 100_000)]
 
 
 class Initialization(NamedTuple):
-    """What a function of this module gives to a cell; None leaves it as PyTorch, or the cell's paper, has it.
+    """Initial values of a cell from a function of this module; None is PyTorch's, or that of the cell's paper.
 
     Attributes:
         keep: (D,) logits of the share of the state that a step keeps, wherever the cell has a gate for it.

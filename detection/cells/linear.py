@@ -187,7 +187,7 @@ class RGLRU(LinearCell):
         """Return a and b; without `first` no location is the first of a line."""
         r, i, new = self._biased(x)
         log_a = -RG_LRU_SCALE * softplus(self.decay) * torch.sigmoid(r)
-        share = _bounded_root(-torch.expm1(2 * log_a))
+        share = _bounded_root(-torch.expm1(2 * log_a))  # √(1 − a²), whose difference a near 1 would leave no digits
         share = share if first is None else torch.where(first, 1.0, share)
         return torch.exp(log_a), share * torch.sigmoid(i) * new
 
@@ -203,6 +203,8 @@ class RGLRU(LinearCell):
 
 def _bounded_root(x: Tensor) -> Tensor:
     """Return √x, whose gradient is at most `MAX_ROOT_GRADIENT`."""
-    least = (2 * MAX_ROOT_GRADIENT) ** -2
+    least = (2 * MAX_ROOT_GRADIENT) ** -2  # where the slope 1/(2·√x) reaches the bound
     line = MAX_ROOT_GRADIENT * x
+    # Below it, the value of the root with the slope of a line. The clamp is for the gradient of the other branch: the
+    # slope of √0 is infinite, and NaN where it is masked.
     return torch.where(x < least, line + (x.sqrt() - line).detach(), x.clamp(min=least).sqrt())

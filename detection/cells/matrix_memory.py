@@ -81,13 +81,13 @@ class MLSTM(HeadedCell, ScannedCell):
         q, k, v, o, log_i, log_f = self._gates(x)
         q, k, v, o, n = (t.unflatten(-1, (self.num_heads, -1)) for t in (q, k, v, o, state[2]))  # (N, K, E)
         memory = state[1].unflatten(-1, (*v.shape[1:], -1))  # (N, K, E, E)
-        m = torch.maximum(log_f + state[3], log_i).clamp(min=0)
+        m = torch.maximum(log_f + state[3], log_i).clamp(min=0)  # so that exp(−m), the scaled 1, is at most 1
         keep, take = ((t - m).exp()[..., None] for t in (log_f + state[3], log_i))  # (N, K, 1)
         memory = keep[..., None] * memory + (take * v)[..., None] * k[..., None, :]
         n = keep * n + take * k
         total = torch.maximum((n * q).sum(-1, keepdim=True).abs(), scaled_one(m)[..., None])
         h = o * (memory @ q[..., None])[..., 0] / total
-        return h.flatten(1), memory.flatten(1), n.flatten(1), m
+        return h.flatten(1), memory.flatten(1), n.flatten(1), m  # (N, D), (N, D·E), (N, D), (N, K)
 
     def scan(self, lines: Tensor, inside: Tensor | None, reverse: bool) -> Tensor:
         """Scan by products of matrices."""
@@ -132,7 +132,7 @@ class SLSTM(HeadedCell):
 
     def _recur(self, h: Tensor) -> Tensor:
         heads = h.unflatten(1, (self.num_heads, -1)).transpose(0, 1)  # (K, N, E)
-        weight = as_type_of(h, self.weight_hh).unflatten(0, (4, self.num_heads, -1))
+        weight = as_type_of(h, self.weight_hh).unflatten(0, (4, self.num_heads, -1))  # (4, K, E, E)
         weight = weight.transpose(0, 1).flatten(1, 2)  # (K, 4·E, E)
         found = (heads @ weight.transpose(-1, -2)).unflatten(2, (4, -1)).permute(1, 2, 0, 3).flatten(1)  # (N, 4·D)
         return found if self.bias_hh is None else found + self.bias_hh

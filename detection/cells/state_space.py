@@ -32,7 +32,7 @@ FASTEST, SLOWEST = 0.1, 0.001
 
 
 class StateSpace(ScannedCell):
-    """What S6 and SSD share: parts x (D), Δ (K), B (N) and C (N) of the pre-activations, and a state (D·N).
+    """Parent of S6 and SSD: parts x (D), Δ (K), B (N) and C (N) of the pre-activations, and a state (D·N).
 
     `decay_log` is log(−A), `skip` (K) is d, and `bias_hh` (K + 2·N) is added to Δ before the softplus, to B and to C.
 
@@ -86,6 +86,7 @@ class StateSpace(ScannedCell):
         else:
             keep = -logsigmoid(init.keep[::width])  # of a head's first channel
             step = torch.ones_like(keep) if init.take is None else torch.sigmoid(init.take[::width])
+            # exp(Δ A) is to be the share that `init` keeps, at the Δ of pre-activations of 0.
             own = step if self.bias_hh is not None else torch.full_like(step, math.log(2))  # softplus(0)
             rates = (keep / own)[:, None].expand(-1, self._rates())
         nn.init.ones_(self.skip)
@@ -115,12 +116,12 @@ class StateSpace(ScannedCell):
         keep = torch.exp(step[..., None] * self.decay().to(x.dtype))[..., None, :]  # (…, K, 1, 1 or N)
         new = new.unflatten(-1, (self.num_heads, -1)) * step[..., None]  # (…, K, E)
         taken = new[..., None] * b[..., None, None, :]  # (…, K, E, N)
-        return keep.expand_as(taken).flatten(-3), taken.flatten(-3)
+        return keep.expand_as(taken).flatten(-3), taken.flatten(-3)  # (…, K·E·N) each
 
     def read(self, x: Tensor, h: Tensor) -> Tensor:
         """Return y (…, D) of pre-activations (…, P) and the states after the step (…, D·N)."""
         new, _, _, c = self.parts(x)
-        read = (h.unflatten(-1, (self.hidden_size, self.state_size)) * c[..., None, :]).sum(-1)
+        read = (h.unflatten(-1, (self.hidden_size, self.state_size)) * c[..., None, :]).sum(-1)  # ⟨C, h⟩, (…, D)
         return read + self.skip.to(x.dtype).repeat_interleave(self.hidden_size // self.num_heads) * new
 
     def step(self, x: Tensor, state: State) -> State:
