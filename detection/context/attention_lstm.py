@@ -66,6 +66,7 @@ class AttentionLSTM(Context):
             raise UserError(
                 "cell.learned_initial_state=True: AttentionLSTM computes initial states of the features; leave it out."
             )
+        # Sizes of each layer's states that are computed from the features, and of its flags; without layers h alone.
         own = [(c.state_sizes, c.num_flags) for c in cast(list[Cell], list(self.cells))] or [((hidden_channels,), 0)]
         self.states, self.flags = zip(*((s[: len(s) - n], s[len(s) - n :]) for s, n in own), strict=True)
         self.initial_state = nn.Sequential(
@@ -95,6 +96,7 @@ class AttentionLSTM(Context):
         rows, columns = _shares(valid, self.size)
         _, weights = self._attend(x, rows, columns)
         weights = weights.unflatten(2, (rows.shape[1], columns.shape[1]))  # (B, T, k, k)
+        # (B, 1, H, k) by (B, T, k, k) by (B, 1, k, W)
         return rows.transpose(1, 2)[:, None].to(weights) @ weights @ columns[:, None].to(weights)
 
     def _attend(self, x: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,7 +111,7 @@ class AttentionLSTM(Context):
             pooled = pooled.flatten(2).transpose(1, 2)  # (B, k·k, C)
             score = self.score(pooled, rows, columns)
             states = self._initial_states(pooled.sum(1) / exists.sum(1, keepdim=True).clamp(min=1))
-            attended, weights = pooled[:, :0].sum(1), []
+            attended, weights = pooled[:, :0].sum(1), []  # (B, C), which no step reads
             # Finite, so that an image without any valid location gives no NaN.
             lowest = torch.finfo(x.dtype).min
             for step in range(self.num_steps):
@@ -128,6 +130,7 @@ class AttentionLSTM(Context):
         ]
 
     def _advance(self, x: Tensor, states: list[State]) -> list[State]:
+        """Return the next states of all layers, of which the first reads x (B, C), each other the layer below."""
         advanced = []
         for cell, state in zip(self.cells, states, strict=True):
             advanced.append(cell(x, state))

@@ -1,5 +1,7 @@
 """Contexts without recurrence, for comparison: those that the Inside-Outside Net was compared with, and more."""
 
+# B images, C channels, H×W map, D hidden channels.
+
 import torch
 from torch import Tensor, nn
 
@@ -75,6 +77,7 @@ class GlobalAverage(Context):
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
         """Return the context (B, `hidden_channels`, H, W) of x (B, C, H, W); without a valid location the mean is 0."""
+        # A sum over a large map would leave float16's range.
         total = (at_least_float32(x) * valid).sum((2, 3), keepdim=True)
         mean = total / valid.sum((2, 3), keepdim=True).clamp(min=1)
         return torch.relu(self.linear(mean.to(x.dtype))) * valid

@@ -1,5 +1,7 @@
 """Parts of contexts that read one location at a time: the root mean square over channels, and 1×1 convolutions."""
 
+# B images, C channels, H×W map.
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -14,7 +16,12 @@ def over_rms(x: Tensor, scale: Tensor) -> Tensor:
 
 
 def initialize_parts(conv: nn.Conv2d, sizes: tuple[int, ...]) -> None:
-    """Initialize as Glorot and Bengio, each part of the output, such as a gate, separately."""
+    """Initialize as Glorot and Bengio (2010), each part of the output, such as a gate, by the part's fan-out.
+
+    Args:
+        conv: its weights and bias, which becomes 0.
+        sizes: output channels of each part.
+    """
     for part in conv.weight.data.split(sizes):
         nn.init.xavier_uniform_(part)
     nn.init.zeros_(conv.bias)  # type: ignore[arg-type]

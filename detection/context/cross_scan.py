@@ -10,6 +10,8 @@ VMamba sums its routes. Here they are concatenated, as in `SpatialRNN`, with whi
 behind has the sum among what it can learn, and may weigh routes by channel.
 """
 
+# B images, C channels, H×W map.
+
 from functools import partial
 from typing import cast
 

@@ -1,11 +1,13 @@
 """Gated recurrent convolution (Wang, Hu 2017): a gate decides how much each location takes in of its surroundings.
 
     x(0) = ReLU(BN(W_f * u)),
-    G(t) = σ(BN(W_gf * u) + BN(W_gr * x(t−1))),                         W_gf and W_gr are 1×1
-    x(t) = ReLU(BN(W_f * u) + BN(BN(W_r * x(t−1)) ⊙ G(t))),             output x(T)
+    G(t) = σ(BN(W_gf * u) + BN(W_gr * x(t−1))),                 (1)     W_gf and W_gr are 1×1
+    x(t) = ReLU(BN(W_f * u) + BN(BN(W_r * x(t−1)) ⊙ G(t))),     (2)     output x(T)
 
 Each batch norm is one for each step, and no convolution has a bias.
 """
+
+# B images, C channels of u, K of the state, H×W map, T steps.
 
 from typing import Literal
 
@@ -53,14 +55,14 @@ class GatedSteps(nn.Module):
     def forward(self, u: Tensor, fed: Tensor, recurrent_conv: nn.Module | None, valid: Tensor, steps: int) -> Tensor:
         """Return the output (B, K, H, W) after some steps, from u (B, C, H, W) and W_f * u, or u itself if residual."""
         gate_fed = None if self.gate_forward_conv is None else self.gate_forward_conv(u)
-        z = self.forward_norm(fed, valid, 0)
+        z = self.forward_norm(fed, valid, 0)  # of x(0), before its ReLU
         for step in range(steps):
             state = torch.relu(z) * valid
             gate = self.gate_recurrent_norm(self.gate_recurrent_conv(state), valid, step)  # type: ignore[misc]
             if gate_fed is not None:
-                gate = gate + self.gate_forward_norm(gate_fed, valid, step)
+                gate = gate + self.gate_forward_norm(gate_fed, valid, step)  # equation (1) but for σ
             new = self.recurrent_norm(recurrent_conv(state), valid, step)  # type: ignore[misc]
-            z = self.product_norm(new * torch.sigmoid(gate), valid, step)
+            z = self.product_norm(new * torch.sigmoid(gate), valid, step)  # equation (2)
             if self.feeds:
                 z = z + self.forward_norm(fed, valid, step + 1)
         return (z if self.residual else torch.relu(z)) * valid

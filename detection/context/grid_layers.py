@@ -1,6 +1,6 @@
 """Layers of `GridLSTM`: a 1×1 convolution and scans from some corners, of an LSTM or in pLSTM's linear form."""
 
-# B images, D hidden size, H×W map, K corners, G heads.
+# B images, C channels of the input, D hidden size, H×W map, K corners, G heads.
 
 import math
 from collections.abc import Callable
@@ -40,8 +40,9 @@ class LSTMLayer(nn.Module):
         self.weight = nn.Parameter(torch.empty(len(corners), GATES * size, 2 * size))
         nn.init.uniform_(self.weight, -((2 * size) ** -0.5), (2 * size) ** -0.5)
         logits = torch.full((size,), forget_bias)
-        logits[1::2] *= -1
+        logits[1::2] *= -1  # even channels keep their vertical neighbor's state, odd ones their horizontal neighbor's
         bias = torch.zeros(len(corners), GATES, size)
+        # f and f': of the vertical and the horizontal neighbor, or how much and the vertical one's share.
         bias[:, 1], bias[:, 2] = (forget_bias, logits) if stable else (logits, -logits)
         self.bias = nn.Parameter(bias.flatten(1))
 
@@ -81,6 +82,7 @@ class LinearLayer(nn.Module):
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         b, channels, height, width = logits.shape
         k = len(self.corners)
+        # (B, K, 9 or 8, G, H, W)
         logits = logits.reshape(b, k, channels // (k * self.heads), self.heads, height, width)
         # Sums over a quadrant leave float16's range before they are normalized; bfloat16 holds them.
         wide = values.to(logits.dtype) if values.dtype == torch.float16 else values
@@ -103,7 +105,7 @@ def edge_gates(logits: Tensor, mode: Mode) -> EdgeGates:
     if mode == "D":
         hh, vv, vh = transitions
         return EdgeGates(*marks, source_h, hh, vh, source_v, torch.zeros_like(hh), vv)
-    # 1 − σ(l) as σ(−l), which keeps its digits.
+    # 1 − σ(l) of the gates `straight` as σ(−l), which keeps its digits.
     turned_h, turned_v = torch.sigmoid(-logits[:, :, 3]), torch.sigmoid(-logits[:, :, 5])
     keep_h, straight_h, keep_v, straight_v = transitions
     hh, hv, vv, vh = keep_h * straight_h, keep_h * turned_h, keep_v * straight_v, keep_v * turned_v

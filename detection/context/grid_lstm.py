@@ -3,9 +3,11 @@
     in ─ 1×1 ─► pre-activations ─ 4 corners ─► concat ─ 1×1, ReLU ─► out
 
 A location takes its state from its vertical and its horizontal neighbor. One corner's outputs depend on the quadrant
-between the location and that corner, itself included: after one layer of four corners a location depends on the whole
-map.
+between the location and that corner, itself included: after one layer of four corners a location depends on the
+complete map.
 """
+
+# B images, C channels, H×W map.
 
 from functools import partial
 from typing import cast

@@ -1,5 +1,7 @@
 """A depthwise convolution with a large kernel (RepLKNet, Ding et al. 2022), without recurrence."""
 
+# B images, C channels, H×W map.
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -55,7 +57,7 @@ class LargeKernel(Context):
         x = self.before(x * valid).relu() * valid
         if torch.onnx.is_in_onnx_export():  # which takes no computed kernel
             return self.after((self.large(x) + self.small(x)).relu()).relu() * valid
-        # One convolution with the sum of both kernels is what two branches compute.
+        # One convolution with the sum of both kernels is what two branches compute, in one pass over the map.
         margin = (self.large.kernel_size[0] - self.small.kernel_size[0]) // 2
         kernel = self.large.weight + F.pad(self.small.weight, (margin,) * 4)
         x = F.conv2d(x, kernel, self.large.bias, padding=self.large.padding, groups=len(kernel)).relu()  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Line propagation as a context: a whole line at once, each location from three neighbors in the line before.
+"""Line propagation as a context: a complete line at once, each location from three neighbors in the line before.
 
     in ─ 1×1 ─► v, λ, u, logits ─► h_i = w_i h_{i−1} + λ_i ⊙ v_i in each direction, u ⊙ h ─► concat ─ 1×1, ReLU ─► out
 
@@ -11,6 +11,8 @@ Equal weights blur: over 40 lines a signal spreads over ±5 locations and its ow
 neighbor has a weight of 0.987, of which 0.59 is left over 40 lines, and λ and u are 1: the first pass is nearly a
 running sum along each direction, as an accumulator's.
 """
+
+# B images, C channels, D hidden channels, G groups, H×W map.
 
 from typing import cast
 
@@ -99,6 +101,7 @@ class LinePropagation(Context):
             return torch.relu(convolve_wide(self.out, x)) * valid
 
     def _propagate(self, x: Tensor, valid: Tensor, layer: tuple[Straight, ...]) -> Tensor:
+        """Return u ⊙ h of each of K directions (B, K·D, H, W), from v, λ, u and logits x (B, 3·D + K·G·3, H, W)."""
         size = self.hidden_channels
         value, take, read, logits = x.split([size, size, size, x.shape[1] - 3 * size], 1)
         taken = torch.where(valid, take * value, 0)
@@ -118,6 +121,6 @@ def _initialize(conv: nn.Conv2d, size: int, middle: float, gain: float) -> None:
     weight.zero_()
     nn.init.xavier_uniform_(weight[:size])
     bias.zero_()
-    bias[size : 2 * size] = gain
-    bias[2 * size : 3 * size] = 1
-    bias[3 * size + 1 :: NEIGHBORS] = middle
+    bias[size : 2 * size] = gain  # λ
+    bias[2 * size : 3 * size] = 1  # u
+    bias[3 * size + 1 :: NEIGHBORS] = middle  # of three logits the second

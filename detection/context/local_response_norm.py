@@ -6,6 +6,8 @@ PyTorch's scans the window channel by channel, which takes longer than the 3×3 
 1×1 convolution whose weights are a band of α/N, and the power two square roots (`detection benchmark local-response`).
 """
 
+# B images, C channels, H×W map.
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d

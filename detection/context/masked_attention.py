@@ -1,5 +1,7 @@
 """Attention to valid locations only, by PyTorch's fused kernels."""
 
+# B images, N heads, Q queries, L keys, E channels of a head.
+
 from torch import Tensor
 from torch.nn import functional as F
 

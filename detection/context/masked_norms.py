@@ -1,5 +1,7 @@
 """Batch and group norm whose statistics are those of the valid locations, so that padding changes nothing."""
 
+# B images, C channels, H×W map.
+
 from collections.abc import Callable
 
 import torch
@@ -25,7 +27,7 @@ class MaskedBatchNorm(nn.Module):
         if not norm.training:
             return norm(x)
         exact = at_least_float32(x)
-        mean, variance = _moments(exact, valid, (0, 2, 3), self._over_processes)
+        mean, variance = _moments(exact, valid, (0, 2, 3), self._over_processes)  # (1, C, 1, 1) each
         self._update(mean.detach().flatten(), variance.detach().flatten(), self._over_processes(valid.sum()))
         y = (exact - mean) * (variance + norm.eps).rsqrt() * norm.weight[:, None, None] + norm.bias[:, None, None]
         return y.to(x.dtype)
@@ -48,6 +50,7 @@ class MaskedBatchNorm(nn.Module):
         some = (count > 0).to(mean.dtype)
         weight = some * (norm.momentum if norm.momentum is not None else 1 / (norm.num_batches_tracked + 1))
         norm.num_batches_tracked += some.to(norm.num_batches_tracked.dtype)
+        # As in PyTorch, which normalizes by the biased variance and keeps the unbiased one.
         unbiased = variance * count / (count - 1).clamp(min=1)
         norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), weight.to(norm.running_mean.dtype))
         norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), weight.to(norm.running_var.dtype))

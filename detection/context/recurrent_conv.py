@@ -6,6 +6,8 @@
 With every step a location depends on one more ring of neighbors, by the same weights. `gated_steps` has the gated form.
 """
 
+# B images, C channels of u, K of the state, H×W map, T steps.
+
 from typing import Annotated, Literal
 
 import torch

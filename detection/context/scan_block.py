@@ -7,6 +7,8 @@ The last 1×1 convolution starts at zero, so that the block returns its input un
 location at a time: a group norm would mix an image's locations.
 """
 
+# B images, C channels, H×W map.
+
 from functools import partial
 
 import torch
@@ -61,6 +63,9 @@ class ScanBlock(Context):
 
 
 def _normalized(x: Tensor, scale: Tensor) -> Tensor:
-    """Divide x (B, C, H, W) at each location by its root mean square over channels, in float32 or wider, as `scale`."""
+    """Divide x (B, C, H, W) at each location by its root mean square over channels, in float32 or wider, times `scale`.
+
+    The result has the type of `scale` (C,).
+    """
     with torch.autocast(x.device.type, enabled=False):
         return over_rms(at_least_float32(x), at_least_float32(scale)).to(scale.dtype)

@@ -72,7 +72,7 @@ class _Block(nn.Module):
         if expansion:
             widen, narrow = nn.Linear(channels, wide), nn.Linear(wide, channels)
             self.mlp = nn.Sequential(nn.LayerNorm(channels), widen, nn.GELU(), narrow)
-        for part in self.qkv.weight.data.chunk(3):
+        for part in self.qkv.weight.data.chunk(3):  # three matrices, each with the fan-out of one
             nn.init.xavier_uniform_(part)
         last = [self.out] if self.mlp is None else [self.out, self.mlp[-1]]
         for linear in (self.qkv, *last):
@@ -86,7 +86,7 @@ class _Block(nn.Module):
         parts = qkv.permute(2, 0, 3, 1, 4)  # (3, B, N, L, D / N)
         query, key = rotate(parts[:2], size)
         attended = masked_attention(query, key, parts[2], mask[..., 0], dropout=self.dropout if self.training else 0.0)
-        x = x + self.out(attended.transpose(1, 2).flatten(2))
+        x = x + self.out(attended.transpose(1, 2).flatten(2))  # (B, L, D)
         return x if self.mlp is None else x + self.mlp(x)
 
 
@@ -110,4 +110,4 @@ def rotate(x: Tensor, size: tuple[int, int] | torch.Size, base: float = 100.0) -
     angles = torch.stack([rows, columns], 1)[..., None] * rates  # (L, 2, E / 4)
     cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
     first, second = x.unflatten(-1, (2, 2, pairs)).unbind(-2)  # (…, L, 2, E / 4) each
-    return torch.stack([first * cos - second * sin, first * sin + second * cos], -2).flatten(-3)
+    return torch.stack([first * cos - second * sin, first * sin + second * cos], -2).flatten(-3)  # (…, L, E)

@@ -3,9 +3,11 @@
     in ─ 1×1 ─► pre-activations ─ 4 sweeps ─► concat ─ 1×1 ─► pre-activations ─ 4 sweeps ─► concat ─ 1×1, ReLU ─► out
 
 A 1×1 convolution is the input side of a layer's cells, shared by its directions, and the output side of the layer
-before. After one layer of four directions a location depends on its row and its column, after two on the whole image;
+before. After one layer of four directions a location depends on its row and its column, after two on all of the image;
 one layer of all eight directions adds its two diagonals. Every direction reads the part of a line that is behind it.
 """
+
+# B images, C channels, H×W map.
 
 from contextlib import nullcontext
 from functools import partial

@@ -1,5 +1,7 @@
 """Norms of the steps of a recurrent convolution: one for all steps, but a separate batch norm for each."""
 
+# B images, C channels, H×W map.
+
 import math
 from typing import Literal
 
@@ -25,7 +27,7 @@ class StepNorms(nn.Module):
         super().__init__()
         self.separate = kind == "batch"
         makers = {
-            "lrn": lambda: LocalResponseNorm(channels, channels // 8 + 1),
+            "lrn": lambda: LocalResponseNorm(channels, channels // 8 + 1),  # N = K/8 + 1, as in the paper
             "batch": lambda: MaskedBatchNorm(channels),
             "group": lambda: MaskedGroupNorm(math.gcd(32, channels), channels),
         }
