@@ -44,7 +44,7 @@ def find_candidates(
     has_area = (boxes[:, 2:] - boxes[:, :2] >= MIN_SIDE).all(1)
     of_image = image == torch.arange(len(regions), device=image.device)[:, None]  # (B, M)
     counts = (of_image & has_area).sum(1).tolist()
-    # In order, and without the wait of an index by booleans.
+    # Those with an area first, in their order: an index by booleans would wait for a GPU once more.
     kept = (~has_area).char().argsort(stable=True)[: sum(counts)]
     return row[kept], column[kept], boxes[kept], counts
 

@@ -71,6 +71,7 @@ class ClassifierLoss(nn.Module):
         if self.weights is None:
             return self.each(logits, labels).mean() if self.focal_gamma else F.cross_entropy(logits, labels)
         loss = self.each(logits, labels)
+        # All weights of a sample may be 0.
         return loss.sum() / self.weights[labels].sum().clamp(min=torch.finfo(loss.dtype).tiny)
 
     def each(self, logits: Tensor, labels: Tensor) -> Tensor:

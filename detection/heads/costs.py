@@ -123,6 +123,7 @@ class SetCost(MatchingCost):
     @torch.no_grad()
     def cost(self, boxes: Tensor, codes: Tensor, logits: Tensor, region_targets: RegionTargets) -> Tensor:
         """Return the weighted sums (R, T, N)."""
+        # (R, T, N); a label at padding may be of no class, and the costs there may be any.
         labels = region_targets.labels.where(region_targets.valid, 0)[:, None].expand(-1, boxes.shape[1], -1)
         probability = widen(logits).softmax(-1).gather(2, labels)
         giou = pairwise_giou(widen(boxes), widen(region_targets.boxes))
@@ -136,7 +137,8 @@ def _l1(codes: Tensor, region_targets: Tensor) -> Tensor:
 def pairwise_giou(boxes: Tensor, others: Tensor) -> Tensor:
     """Return the generalized IoUs (…, T, N) of boxes (…, T, 4) and others (…, N, 4) (Rezatofighi et al. 2019)."""
     iou, union = pairwise_iou(boxes, others)
-    x1, y1, x2, y2 = boxes[..., :, None, :].unbind(-1)
-    left, top, right, bottom = others[..., None, :, :].unbind(-1)
+    x1, y1, x2, y2 = boxes[..., :, None, :].unbind(-1)  # (…, T, 1) each
+    left, top, right, bottom = others[..., None, :, :].unbind(-1)  # (…, 1, N) each
+    # IoU − (hull − union) / hull, the hull being the smallest box around both.
     width = torch.maximum(x2, right) - torch.minimum(x1, left)
     return iou - 1 + union / (width * (torch.maximum(y2, bottom) - torch.minimum(y1, top)))

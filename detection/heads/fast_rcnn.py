@@ -140,14 +140,14 @@ class FastRCNN(RefinementHead):
         states = states.masked_fill(~inside, NEITHER)
         sample = sample_boxes(states, sampler.batch_size_per_image, sampler.positive_fraction)
         rows, counts = sample.ascending(states.shape[1])
-        flat = positions(counts, rows.shape[1], rows.device)
+        flat = positions(counts, rows.shape[1], rows.device)  # (R,) in the flattened (B, n)
         chosen = padded.gather(1, rows[..., None].expand(-1, -1, 4))  # (B, n, 4)
-        matched = best_matches(chosen, ground_truth)
+        matched = best_matches(chosen, ground_truth)  # (B, n)
         positive = states.gather(1, rows) == POSITIVE
         labels = Ragged.of([target["labels"] for target in targets]).take(matched).where(positive, 0)
-        sampled = chosen.flatten(0, 1)[flat]
-        answers = ground_truth.take(matched).flatten(0, 1)[flat]
-        deltas = encode_deltas(heads.box_coder, answers, sampled)
+        sampled = chosen.flatten(0, 1)[flat]  # (R, 4)
+        target_boxes = ground_truth.take(matched).flatten(0, 1)[flat]  # (R, 4), zeros in images without ground truth
+        deltas = encode_deltas(heads.box_coder, target_boxes, sampled)
         return list(sampled.split(counts)), Samples(labels.flatten()[flat], deltas)
 
     def forward(self, regions: PooledRegions, samples: Samples | None = None) -> tuple[Detections, dict[str, Tensor]]:
@@ -164,11 +164,13 @@ class FastRCNN(RefinementHead):
                 return [], {"loss_classifier": logits.sum(), "loss_box_reg": deltas.sum()}
             # torchvision's `fastrcnn_loss` asks a GPU how many boxes are positive.
             positive = (samples.labels > 0)[:, None]
-            own = samples.labels[:, None, None].expand(-1, -1, 4)
+            own = samples.labels[:, None, None].expand(-1, -1, 4)  # (R, 1, 4)
             found = deltas.unflatten(1, (-1, 4)).gather(1, own)[:, 0]  # (R, 4), of each box's class
+            # Masked before and after: the deltas of background need not be finite, and an infinite one times 0 is NaN.
             distance = F.smooth_l1_loss(found, samples.deltas.where(positive, 0), beta=1 / 9, reduction="none")
             return [], {
                 "loss_classifier": self.classifier_loss(logits, samples.labels),
+                # By all sampled boxes and not by the positive ones, as torchvision's.
                 "loss_box_reg": distance.where(positive, 0).sum() / len(logits),
             }
         candidates = self.decode(*as_probabilities(logits, deltas), regions.boxes, regions.image_sizes)
@@ -195,7 +197,7 @@ class FastRCNN(RefinementHead):
         row, label, found, counts = find_candidates(
             probabilities[:, 1:], heads.score_thresh, boxes_at, [len(b) for b in boxes], image_sizes
         )
-        label = label + 1
+        label = label + 1  # the scores that were searched have no background
         return by_image({"boxes": found, "labels": label, "scores": probabilities[row, label]}, counts)
 
     def select(self, candidates: Detections, voting_iou: float | None = None) -> Detections:

@@ -78,7 +78,8 @@ def _iou_keys(boxes: Tensor, regions: Tensor | None) -> list[Tensor]:
 
 def _in_order(keys: list[Tensor], valid: Tensor) -> Tensor:
     """Return the order (R, T) of rising keys (R, T), the last of them first, with padding at the end."""
-    order = torch.arange(valid.shape[1], device=valid.device).expand(valid.shape)
+    # Stable sorts by one key after another leave the last key decisive.
+    order = torch.arange(valid.shape[1], device=valid.device).expand(valid.shape)  # (R, T)
     for key in (*keys, (~valid).byte()):
         order = order.gather(1, key.gather(1, order).argsort(dim=1, stable=True))
     return order
@@ -90,14 +91,13 @@ def by_permutations(cost: Tensor) -> Tensor:
     Of equal ones the first in the order of `itertools.permutations`, in which the first step has the earliest column.
     """
     columns, chosen = _permutations(cost.shape[1], cost.device)
-    return columns[(cost.flatten(1) @ chosen).argmin(1)]
+    return columns[(cost.flatten(1) @ chosen).argmin(1)]  # the product (R, T!) has the cost of each permutation
 
 
 @cache
 def _permutations(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
     columns = torch.tensor(list(permutations(range(size))))  # (T!, T)
     chosen = F.one_hot(columns, size).flatten(1).T.to(widest(device))  # (T·T, T!)
-    # Its product with costs sums each permutation.
     return columns.to(device), chosen.contiguous().to(device)
 
 
@@ -185,18 +185,18 @@ def set_loss(
     # One row more, that of padding, for steps without a ground truth: it has label 0, the background.
     rows = matched.where(answers, region_targets.labels.shape[1])
     labels = F.pad(region_targets.labels, (0, 1)).gather(1, rows)
-    corner_rows = rows[..., None].expand(-1, -1, 4)
+    corner_rows = rows[..., None].expand(-1, -1, 4)  # (R, T, 4)
     target = F.pad(region_targets.codes, (0, 0, 0, 1)).gather(1, corner_rows)
     box_loss = box_weight * at_least_float32(codes).sub(target).where(answers[..., None], 0).abs().sum()
     if giou_weight:
         assert boxes is not None, "the GIoU is of boxes, not of codes"
         # A box with an area, because the gradient of a GIoU without one is NaN even where it is masked.
-        some_box = torch.arange(4, device=boxes.device).expand(len(boxes), 1, 4)
+        some_box = torch.arange(4, device=boxes.device).expand(len(boxes), 1, 4)  # (R, 1, 4)
         target = (
             torch.cat([region_targets.boxes, some_box], dim=1).gather(1, corner_rows).to(at_least_float32(boxes).dtype)
         )
         giou = pairwise_giou(at_least_float32(boxes)[:, :, None], target[:, :, None])[..., 0, 0]  # (R, T)
         box_loss = box_loss + giou_weight * (1 - giou).where(answers, 0).sum()
-    entropy = classifier_loss.each(at_least_float32(logits).flatten(0, 1), labels.flatten())
+    entropy = classifier_loss.each(at_least_float32(logits).flatten(0, 1), labels.flatten())  # (R·T,)
     entropy = torch.where(answers.flatten(), entropy, background_weight * entropy)
     return {"loss_classifier": classifier_weight * entropy.sum() / regions, "loss_box_reg": box_loss / regions}

@@ -218,8 +218,8 @@ class SequenceHead(Head):
         else:
             rows, counts = sample_boxes(states, *self.sampler).ascending(states.shape[1])
         device = padded.device
-        sampled = padded.gather(1, rows[..., None].expand(-1, -1, 4)).flatten(0, 1)
-        sampled = sampled[positions(counts, rows.shape[1], device)]
+        sampled = padded.gather(1, rows[..., None].expand(-1, -1, 4)).flatten(0, 1)  # (B·n, 4), with padding
+        sampled = sampled[positions(counts, rows.shape[1], device)]  # (R, 4)
         owners = image_indices(counts, device)
         parts = [
             self._region_targets(own, image, ground_truth.padded(), labels.padded()[0])
@@ -246,7 +246,7 @@ class SequenceHead(Head):
         """Return the fields of `RegionTargets` of regions (R, 4) on images (R,), with ground truth (B, M, 4)."""
         boxes, present = (t[images] for t in ground_truth)  # (R, M, 4), (R, M)
         belongs = self.assigner.belongs(regions[:, None], boxes)[:, 0] & present
-        middles = [(b[..., :2] + b[..., 2:]) / 2 for b in (regions, boxes)]
+        middles = [(b[..., :2] + b[..., 2:]) / 2 for b in (regions, boxes)]  # (R, 2), (R, M, 2)
         distance = torch.linalg.vector_norm(middles[0][:, None] - middles[1], dim=-1)
         rows, valid = keep_nearest(belongs, distance, self.decoder.num_steps)
         chosen = F.pad(boxes, (0, 0, 0, 1)).gather(1, rows[..., None].expand(-1, -1, 4))  # (R, T, 4)
@@ -265,9 +265,9 @@ class SequenceHead(Head):
         """
         windows, counts = torch.cat(regions.boxes), [len(b) for b in regions.boxes]
         stop_below = self.score_threshold if self.early_stop and not self.training else None
-        decoded = self.decoder(self.embed(regions.descriptors.flatten(1)), stop_below)
+        decoded = self.decoder(self.embed(regions.descriptors.flatten(1)), stop_below)  # of (R, C·h·w)
         codes, logits = decoded.codes * self.box_coder.scale, decoded.logits
-        found = self.box_coder.decode(codes, windows)
+        found = self.box_coder.decode(codes, windows)  # (R, T, 4)
         corrections = self._corrections(regions, decoded, found)
         if self.training:
             assert samples is not None, "in training the head needs samples"
@@ -299,6 +299,7 @@ class SequenceHead(Head):
         region_targets: RegionTargets,
         corrections: tuple[Tensor, Tensor] | None,
     ) -> dict[str, Tensor]:
+        """Return the losses of codes (R, T, 4), logits (R, T, 1 + K) and decoded boxes (R, T, 4) of regions (R, 4)."""
         if self.strategy == "emd":
             cost = loss_cost(
                 codes, logits, region_targets, boxes=found, classifier_loss=self.classifier_loss, **self.loss_weights
@@ -319,7 +320,9 @@ class SequenceHead(Head):
     def _detections(
         self, found: Tensor, logits: Tensor, going: Tensor, counts: list[int], image_sizes: list[tuple[int, int]]
     ) -> Detections:
+        """Return the detections of each image among decoded boxes (R, T, 4), before the step where a region stopped."""
         scores = logits.softmax(-1)[..., 1:].masked_fill(~going[..., None], 0).flatten(1)  # (R, T·K)
+        # Place step·K + label − 1 among the T·K scores of a region.
         region, place, boxes, numbers = find_candidates(
             scores, self.score_threshold, lambda row, place: found[row, place // self.num_classes], counts, image_sizes
         )

@@ -69,14 +69,14 @@ class _BatchedRPN(RegionProposalNetwork):
     ) -> list[Tensor]:
         """Return proposals (N, 4) of each image by predictions (B, A) and (B, A, 4) at anchors (A, 4)."""
         best = self._get_top_n_idx(objectness, levels)  # (B, P)
-        chosen = deltas.gather(1, best[..., None].expand(-1, -1, 4))
+        chosen = deltas.gather(1, best[..., None].expand(-1, -1, 4))  # (B, P, 4)
         boxes = clip_boxes(decode_deltas(self.box_coder, chosen, anchors[best]), image_sizes)
         scores = objectness.gather(1, best).sigmoid()
         sides = boxes[..., 2:] - boxes[..., :2]
         valid = (sides >= self.min_size).all(-1) & (scores >= self.score_thresh)
         counts = [min(count, self.pre_nms_top_n()) for count in levels]
         rows, kept = select_by_nms(boxes, scores, valid, counts, self.nms_thresh, self.post_nms_top_n())
-        return list(boxes.flatten(0, 1)[rows].split(kept))
+        return list(boxes.flatten(0, 1)[rows].split(kept))  # (N, 4) each
 
     def losses(self, objectness: Tensor, deltas: Tensor, anchors: Tensor, targets: Targets) -> dict[str, Tensor]:
         """Compute the losses on sampled anchors by predictions (B, A) and (B, A, 4) at anchors (A, 4)."""
@@ -86,13 +86,15 @@ class _BatchedRPN(RegionProposalNetwork):
         )
         sampler = self.fg_bg_sampler
         sample = sample_boxes(states, sampler.batch_size_per_image, sampler.positive_fraction)
+        # Both losses are divided by the sampled anchors of all images, as torchvision's.
         count = (sample.is_positive.sum() + sample.is_negative.sum()).clamp(min=1)
-        chosen = torch.cat([sample.positive, sample.negative], 1)
+        chosen = torch.cat([sample.positive, sample.negative], 1)  # (B, positives + negatives)
         wanted = torch.zeros_like(chosen, dtype=objectness.dtype)
         wanted[:, : sample.positive.shape[1]] = 1
         entropy = F.binary_cross_entropy_with_logits(objectness.gather(1, chosen), wanted, reduction="none")
         taken = torch.cat([sample.is_positive, sample.is_negative], 1)
-        own = anchors[sample.positive]
+        own = anchors[sample.positive]  # (B, positives, 4)
+        # An anchor that fills up the sample has itself for target, so that its deltas are finite where they are masked.
         boxes = ground_truth.take(best_matches(own, ground_truth)).where(sample.is_positive[..., None], own)
         distance = F.smooth_l1_loss(
             deltas.gather(1, sample.positive[..., None].expand(-1, -1, 4)),
