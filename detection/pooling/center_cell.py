@@ -1,5 +1,7 @@
 """The one location of a feature map on which the center of a box is (Stewart et al. 2016, ReInspect)."""
 
+# B images, C channels, H×W map, N boxes of one image, R of all.
+
 from collections.abc import Mapping
 
 import torch
@@ -12,7 +14,7 @@ from detection.ops.ragged import image_indices
 class CenterCell(Pool):
     """The location of a feature map on which the center of a box is: ReInspect's descriptor of a grid cell, exactly.
 
-    torchvision's RoIAlign reads half a cell away from it.
+    torchvision's RoIAlign reads half a location away from it.
 
     Args:
         in_channels: channels of each feature map by name.
@@ -30,10 +32,10 @@ class CenterCell(Pool):
 
     def forward(self, features: Features, boxes: list[Tensor], image_sizes: list[tuple[int, int]]) -> Tensor:
         """Return the descriptors (R, C, 1, 1) of boxes (N, 4) xyxy of each image; a center outside reads the border."""
-        cells = features[self.stage]
-        height, width = cells.shape[-2:]
+        feature_map = features[self.stage]
+        height, width = feature_map.shape[-2:]
         corners = torch.cat(boxes)
         image = image_indices([len(b) for b in boxes], corners.device)
         column, row = ((corners[:, :2] + corners[:, 2:]) / (2 * self.stride)).floor().long().unbind(1)
         place = (image * height + row.clamp(0, height - 1)) * width + column.clamp(0, width - 1)
-        return cells.permute(0, 2, 3, 1).flatten(0, 2)[place][..., None, None]  # (R, C, 1, 1)
+        return feature_map.permute(0, 2, 3, 1).flatten(0, 2)[place][..., None, None]  # (R, C, 1, 1)

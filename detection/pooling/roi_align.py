@@ -1,5 +1,7 @@
 """RoIAlign (He et al. 2017) on one feature map or on pyramid levels chosen by box size (Lin et al. 2017, eq. 1)."""
 
+# B images, C channels, N boxes of one image, R of all, h×w bins of a descriptor.
+
 import math
 from collections.abc import Mapping
 from itertools import pairwise
@@ -88,8 +90,9 @@ class RoIAlign(Pool):
             return self.align(dict(features), boxes, image_sizes)
         corners = torch.cat(boxes)
         image = image_indices([len(b) for b in boxes], corners.device).to(corners.dtype)
-        rois = torch.cat([image[:, None], corners], dim=1)
+        rois = torch.cat([image[:, None], corners], dim=1)  # (R, 5)
         one = len(self.stages) == 1
+        # By box size, equation 1 of Lin et al. 2017.
         levels = rois.new_zeros(len(rois), dtype=torch.int64) if one else self.map_levels([corners])
         read = [features[s] for s in self.stages]
         return roi_align(read, rois, levels, self.scales, self.output_size, self.align.sampling_ratio)

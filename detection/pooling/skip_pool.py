@@ -117,7 +117,7 @@ class SkipPool(Pool):
 
     def _start_as_identity(self) -> None:
         norm, channels = self.sources[0].norm, self.channels[0]
-        if norm is not None or self.out_channels != channels:
+        if norm is not None or self.out_channels != channels:  # no weights would be the identity
             raise UserError(
                 f"pool.init=identity: pool.sources[0] has {channels} channels and norm={norm}, but must have the "
                 f"{self.out_channels} channels of a descriptor (pool.out_channels) and no norm."
@@ -126,14 +126,15 @@ class SkipPool(Pool):
         nn.init.eye_(self.reduce.weight[:, :channels, 0, 0])
 
     def set_amplitude(self, amplitude: float) -> None:
-        """Give the normalized sources this root mean square."""
+        """Give all channels of the normalized sources this root mean square."""
         for part in self.parts:
             if isinstance(part, _NormalizedSource):
                 nn.init.constant_(part.amplitude, amplitude)
 
     def forward(self, features: Features, boxes: list[Tensor], image_sizes: list[tuple[int, int]]) -> Tensor:
         """Return the descriptors (R, O, n, n) of the boxes (N, 4) xyxy of each image."""
-        weights = self.reduce.weight.split(self.channels, dim=1)
+        # A 1×1 convolution of joined channels is the sum of one for each source.
+        weights = self.reduce.weight.split(self.channels, dim=1)  # (O, C, 1, 1) each
         shares = (part(features, boxes, image_sizes, weight) for part, weight in zip(self.parts, weights, strict=True))
         joined = next(shares) + self.reduce.bias[:, None, None]  # type: ignore[index]
         for share in shares:
@@ -178,8 +179,8 @@ class _PooledSource(nn.Module):
         # A trace or an export must not depend on how many boxes its example has.
         if torch.jit.is_tracing() or torch.compiler.is_compiling():  # pyright: ignore[reportPrivateImportUsage]
             return True
-        cells = sum(len(m) * m.shape[-2] * m.shape[-1] for m in features.values())
-        return cells < sum(map(len, boxes)) * self.align.output_size**2
+        locations = sum(len(m) * m.shape[-2] * m.shape[-1] for m in features.values())
+        return locations < sum(map(len, boxes)) * self.align.output_size**2
 
 
 class _NormalizedSource(_PooledSource):
@@ -202,12 +203,13 @@ class _NormalizedSource(_PooledSource):
         weight = weight * self.amplitude[:, None, None]
         with torch.autocast(weight.device.type, enabled=False):
             features = {name: m.to(weight.dtype) for name, m in features.items()}
-            pooled = self.align(features, boxes, image_sizes)
+            # The norm is that of the pooled source, whichever side of the pooling the convolution is on.
+            pooled = self.align(features, boxes, image_sizes)  # (R, C, n, n)
             if self._convolves_maps(features, boxes):
                 reduced = self.align({name: conv2d(m, weight) for name, m in features.items()}, boxes, image_sizes)
             else:
                 reduced = conv2d(pooled, weight)
-            norm = torch.linalg.vector_norm(pooled, dim=self.dims, keepdim=True)
+            norm = torch.linalg.vector_norm(pooled, dim=self.dims, keepdim=True)  # (R, 1, n, n) or (R, 1, 1, 1)
             count = math.prod(pooled.shape[d] for d in self.dims)
             return reduced * (norm / math.sqrt(count)).clamp_min(self.FLOOR).reciprocal()
 
@@ -221,7 +223,11 @@ def scale_boxes(boxes: list[Tensor], scale: float, image_sizes: Sequence[tuple[i
 
 
 def _amplitudes(amplitude: float | tuple[float, ...], normalized: int) -> tuple[float, ...]:
-    """Return one for each normalized source."""
+    """Return the initial amplitude of each normalized source.
+
+    Raises:
+        UserError: there are others than one number, or one for each.
+    """
     amplitudes = amplitude if isinstance(amplitude, tuple) else (amplitude,) * normalized
     if len(amplitudes) != normalized:
         raise UserError(
