@@ -139,9 +139,9 @@ def norm_layer(norm: Norm, weights: str | None, eps: float = 1e-5) -> Callable[[
 
 
 def gives_nhwc(network: nn.Module) -> bool:
-    """Whether a network, or the one that it wraps, gives feature maps (B, H, W, C), as some of timm's do.
+    """Return whether a network, or the one that it wraps, gives feature maps (B, H, W, C), as some of timm's do.
 
-    A map's shape does not tell: its height may be its number of channels.
+    A map's shape does not show it: its height may be its number of channels.
     """
     while isinstance(body := getattr(network, "body", None), nn.Module):
         network = body

@@ -27,16 +27,16 @@ class FoldingConv(nn.Conv2d):
 
     @property
     def is_folded(self) -> bool:
-        """Whether the norm is computed here."""
+        """True where the norm is computed here."""
         return self.training or not self.only_in_training
 
     def folded(self) -> tuple[Tensor, Tensor]:
         """Return weights and bias with the norm in them."""
         (norm,) = self.norm
-        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-        shift = norm.bias - norm.running_mean * scale
+        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()  # (C,), s
+        shift = norm.bias - norm.running_mean * scale  # t
         if self.bias is not None:
-            shift = shift + self.bias * scale
+            shift = shift + self.bias * scale  # which the norm scales, too
         return self.weight * scale[:, None, None, None], shift
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -100,11 +100,11 @@ def _pairs(network: nn.Module, classes: Classes, side: int) -> list[tuple[Any, A
     reads: list[tuple[nn.Module, nn.Module, Tensor]] = []
     calls: Counter[nn.Module] = Counter()
 
-    def keep(module: nn.Module, _: Any, output: Tensor) -> None:
+    def note_output(module: nn.Module, _: Any, output: Tensor) -> None:
         calls[module] += 1
-        outputs[id(output)] = (module, output)
+        outputs[id(output)] = (module, output)  # held, or a later tensor could get its id
 
-    def look(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def note_input(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         calls[module] += 1
         if inputs and id(inputs[0]) in outputs:
             reads.append((outputs[id(inputs[0])][0], module, inputs[0]))
@@ -114,10 +114,12 @@ def _pairs(network: nn.Module, classes: Classes, side: int) -> list[tuple[Any, A
         if type(module) in classes:
             is_convolution = isinstance(module, nn.Conv2d)
             handles.append(
-                module.register_forward_hook(keep) if is_convolution else module.register_forward_pre_hook(look)
+                module.register_forward_hook(note_output)
+                if is_convolution
+                else module.register_forward_pre_hook(note_input)
             )
     try:
-        network.eval()
+        network.eval()  # or batch norms would count the image of zeros
         with torch.enable_grad():
             found = network(torch.zeros(1, 3, side, side))
     except Exception:  # whatever a network raises on an image that it cannot read
@@ -128,6 +130,7 @@ def _pairs(network: nn.Module, classes: Classes, side: int) -> list[tuple[Any, A
         for module, mode in modes:
             module.training = mode
     maps = found.values() if isinstance(found, dict) else [found] if isinstance(found, Tensor) else found
+    # Hooks see the modules that read a tensor; the graph also what reads it outside of modules, such as a sum.
     readers = _readers(maps)
     return [
         (convolution, norm)
@@ -139,7 +142,7 @@ def _pairs(network: nn.Module, classes: Classes, side: int) -> list[tuple[Any, A
 def _readers(outputs: Iterable[Tensor]) -> Counter[Any]:
     """Count how often the result of each operation is read, or is an output."""
     found: Counter[Any] = Counter(output.grad_fn for output in outputs if output.grad_fn is not None)
-    waiting = list(found)
+    waiting = list(found)  # nodes whose inputs are not counted yet, each once
     while waiting:
         nodes: Sequence[tuple[Any, int]] = waiting.pop().next_functions
         for node, _ in nodes:

@@ -56,7 +56,7 @@ class FPN(WrappedBackbone):
                 "for coarser levels only, leave the finest stage out of stages."
             )
         for place, name in enumerate(names):
-            # The subsampled level is computed from the last one.
+            # The subsampled level is computed from the last one, which then is not idle.
             if name not in self.wanted and not (name == names[-1] and self.levels[-1] in self.wanted):
                 self.fpn.layer_blocks[place] = nn.Identity()
         self.out_channels = {**self.body.out_channels, **dict.fromkeys(self.wanted, out_channels)}

@@ -31,7 +31,7 @@ class GoogLeNet(Backbone):
         super().__init__()
         self.weights = weights
         network = torchvision.models.googlenet(weights=None, aux_logits=False, init_weights=weights is None)
-        layer = norm_layer(norm, weights, eps=1e-3)
+        layer = norm_layer(norm, weights, eps=1e-3)  # that of torchvision's GoogLeNet
         for module in network.modules():
             if isinstance(module, BasicConv2d):
                 module.bn = layer(module.conv.out_channels)  # type: ignore[assignment]

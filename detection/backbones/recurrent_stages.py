@@ -1,5 +1,7 @@
 """Recurrent layers after the stages of any backbone, whose outputs the next stages read."""
 
+# B images, C channels, H×W map.
+
 from functools import partial
 from typing import Any
 
@@ -67,7 +69,10 @@ class _Inserted(nn.Module):
         self.layer, self.is_nhwc = layer, is_nhwc
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the layer's output (B, C, H, W) of x (B, C, H, W), with every location valid."""
         return self.layer(x, torch.ones_like(x[:, :1], dtype=torch.bool))
 
     def after(self, _module: nn.Module, _inputs: Any, x: Tensor) -> Tensor:
+        """Return what a forward hook puts in the place of x, the output of its module."""
+        # (B, H, W, C) to (B, C, H, W) and back
         return self(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1) if self.is_nhwc else self(x)

@@ -69,16 +69,19 @@ class Timm(Backbone):
 
     def stages(self) -> dict[str, list[nn.Module]]:
         """Return the modules of each stage by name; timm's are in running order."""
+        # `feature_info` names modules by their path in the classifier; here underscores may take the place of dots.
         modules = [(name.replace(".", "_"), m) for name, m in self.body.named_modules() if name]
         stages: dict[str, list[nn.Module]] = {"stem": []}
         start = 0
         for stage, info in zip(self.all_names, self.body.feature_info.get_dicts(), strict=True):
             end_name = info["module"].replace(".", "_")
             ends = [name == end_name or name.startswith(f"{end_name}_") for name, _ in modules]
-            end = max(i for i, is_end in enumerate(ends) if is_end) + 1
+            end = max(i for i, is_end in enumerate(ends) if is_end) + 1  # after the last module inside of it
             direct = {i: modules[i][1] for i in range(start, end)}
+            # Modules that have parameters, then those with buffers alone, such as frozen norms.
             own = [i for i, m in direct.items() if any(True for _ in m.parameters(recurse=False))]
             own += [i for i, m in direct.items() if i not in own and any(True for _ in m.buffers(recurse=False))]
+            # The stem: all of `c1`, or what runs before the module of the first stage.
             before = [i for i in own if stage == "c1" or (start == 0 and not ends[i])]
             stages["stem"] += [modules[i][1] for i in before]
             if stage != "c1":

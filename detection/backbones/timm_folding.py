@@ -1,4 +1,4 @@
-"""What timm's convolutions and frozen norms become when they are folded."""
+"""Classes that timm's convolutions and frozen norms become when they are folded."""
 
 from typing import Any
 
@@ -36,12 +36,13 @@ class FoldedNormAct(FrozenBatchNormAct2d):
         if not self.convolution[0].is_folded:
             return super().forward(x)
         x = self.drop(x)
+        # Whether PyTorch's activation in place would copy x for the backward pass.
         is_copied = x.requires_grad and getattr(self.act, "inplace", False) and not torch.compiler.is_compiling()
         return WITHOUT_COPY.get(type(self.act), self.act)(x) if is_copied else self.act(x)
 
 
 class ReLU6InPlace(torch.autograd.Function):
-    """ReLU6 that keeps its result for the backward pass, which tells as much as what it overwrites.
+    """ReLU6 that keeps its result for the backward pass: the gradient follows from it as from what it overwrites.
 
     PyTorch's in place copies what it overwrites: one more pass over each map, and twice the memory.
     """
