@@ -245,6 +245,7 @@ def _build(config: DetectorConfig, num_classes: int, resize_in_training: bool) -
     if config.context is not None:
         require_feature_maps("context", (config.context_source,), channels)
         context = config.context(channels[config.context_source])
+        # To the parts after it the context is one more feature map.
         channels["context"], strides["context"] = context.out_channels, strides[config.context_source]
     regions = config.regions(channels)
     pool = config.pool(channels, strides)

@@ -81,6 +81,7 @@ def iterate_boxes(
         boxes = [candidates["boxes"] for candidates in found]
         labels = torch.cat([candidates["labels"] for candidates in found])
         probabilities, deltas = predict(boxes)
+        # Each box was regressed for its class, and is a proposal for that one only.
         found = head.decode(only_class(probabilities, labels), deltas, boxes, image_sizes)
         iterations.append(found)
     together = [{k: torch.cat([c[k] for c in image]) for k in image[0]} for image in zip(*iterations, strict=True)]
@@ -88,7 +89,7 @@ def iterate_boxes(
 
 
 def only_class(probabilities: Tensor, labels: Tensor) -> Tensor:
-    """The probabilities (R, 1 + K) with -inf for every class but each box's own, `labels` (R,)."""
+    """Return the probabilities (R, 1 + K) with -inf for every class but each box's own, `labels` (R,)."""
     classes = torch.arange(probabilities.shape[1], device=labels.device)
     return probabilities.masked_fill(classes != labels[:, None], -torch.inf)
 
@@ -118,6 +119,7 @@ def averaged(predict: Predict, predict_mirrored: Predict, image_sizes: Sequence[
 
     def both(boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
         probabilities, deltas = predict(boxes)
+        # The same boxes, so that deltas can be averaged; boxes of two predictions would first have to be matched.
         others, mirrored_deltas = predict_mirrored(mirror_boxes(boxes, image_sizes))
         return (probabilities + others) / 2, (deltas + mirror_deltas(mirrored_deltas)) / 2
 

@@ -19,7 +19,7 @@ from detection.ranges import Bins
 def with_context(
     detector: DetectorConfig, context: partial[Context], source: str, *, output_size: Bins = 3
 ) -> DetectorConfig:
-    """Settings of a detector whose classes are also read from a context; its regions and boxes are found as before.
+    """Return settings of a detector whose classes are also read from a context; regions and boxes are as before.
 
     The head becomes a `LocalGlobal`: a second pool and two fully connected layers as wide as the head's read the
     context alone, and the class scores read these next to the head's own. docs/results/joining.md compares this with
@@ -95,6 +95,7 @@ def add_context(
 
 
 def _with_context(pool: Pool, channels: dict[str, int], strides: dict[str, int], norm: SourceNorm | None) -> SkipPool:
+    """Return a pool with the context for one more source, which at first gives the descriptors of the old pool."""
     context = Source(("context",), norm=norm)
     if isinstance(pool, RoIAlign):
         return SkipPool(channels, strides, sources=(Source(pool.stages), context), init="identity", **_settings(pool))
@@ -102,7 +103,7 @@ def _with_context(pool: Pool, channels: dict[str, int], strides: dict[str, int],
         raise UserError(f"add_context: the pool is a {type(pool).__name__}; it must be RoIAlign or SkipPool.")
     amplitude = pool.initial_amplitude
     if isinstance(amplitude, tuple) and norm is not None:
-        amplitude = (*amplitude, 1.0)
+        amplitude = (*amplitude, 1.0)  # one for each source with a norm
     new = SkipPool(
         channels,
         strides,
@@ -113,6 +114,7 @@ def _with_context(pool: Pool, channels: dict[str, int], strides: dict[str, int],
         reference=pool.reference,
         **pool.align_settings,
     )
+    # Not strict: the amplitude of the new source keeps its initial value.
     new.load_state_dict(pool.state_dict() | {"reduce.weight": _widened(pool, new)}, strict=False)
     return new
 
@@ -125,6 +127,7 @@ def _widened(pool: SkipPool, new: SkipPool) -> torch.Tensor:
 
 
 def _settings(pool: RoIAlign) -> dict[str, Any]:
+    """Return the settings of a `RoIAlign` that a `SkipPool` shares with it."""
     align = pool.align
     return {
         "output_size": pool.output_size,

@@ -103,7 +103,9 @@ class SegmentationLoss(ContextLoss):
         size = max(h for h, _ in sizes), max(w for _, w in sizes)
         equal = len(set(sizes)) == 1
         labels = torch.stack(list(semantic)) if equal else padded_images(semantic, size, fill=IGNORED)
+        # The middle of each square.
         labels = labels[:, self.output_stride // 2 :: self.output_stride, self.output_stride // 2 :: self.output_stride]
+        # Padding is cut off or overwritten, for the deconvolution would mix it into the pixels at an image's border.
         if equal:
             height, width = (-(-side // self.stride) for side in size)
             own = logits[:, :, :height, :width]
@@ -118,7 +120,7 @@ class SegmentationLoss(ContextLoss):
 
 
 def groups_of_size(sizes: Sequence[tuple[int, int]], scores: Tensor) -> Iterator[list[int]]:
-    """Return images of (height, width) in groups of at most `MAX_BYTES` of scores, padded to the largest by little.
+    """Yield images of (height, width) in groups of at most `MAX_BYTES` of scores, padded to the largest by little.
 
     Args:
         sizes: of each image.
@@ -131,6 +133,7 @@ def groups_of_size(sizes: Sequence[tuple[int, int]], scores: Tensor) -> Iterator
     height = width = smallest = 0
     for image in sorted(range(len(sizes)), key=lambda i: sizes[i]):
         h, w = sizes[image]
+        # Of the group with this image: height and width of its batch, and its smallest area.
         new = max(height, h), max(width, w), min(smallest, h * w)
         if group and ((len(group) + 1) * new[0] * new[1] > most or new[0] * new[1] - new[2] > allowed):
             yield sorted(group)
@@ -167,7 +170,7 @@ class Upsample(nn.Module):
     def __init__(self, channels: int, factor: int, learned: bool) -> None:
         super().__init__()
         self.factor = factor
-        weight = bilinear_kernel(factor).expand(channels, 1, -1, -1).contiguous()
+        weight = bilinear_kernel(factor).expand(channels, 1, -1, -1).contiguous()  # (C, 1, k, k)
         if learned:
             self.weight = nn.Parameter(weight)
         else:
@@ -176,6 +179,7 @@ class Upsample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Enlarge maps (B, C, H, W) to (B, C, factor·H, factor·W)."""
         continued = F.pad(x, (1, 1, 1, 1), mode="replicate")
+        # A bilinear deconvolution cuts off factor // 2 on each side; here also the pixels of the location added there.
         padding = self.factor + self.factor // 2
         return F.conv_transpose2d(continued, self.weight, stride=self.factor, padding=padding, groups=len(self.weight))
 
