@@ -88,6 +88,7 @@ def fold_frozen_norms(
         return 0
     pairs = _pairs(network, classes, 2 * stride)
     for convolution, norm in pairs:
+        # Another class for the same module: its weights, its name and its hooks stay.
         convolution.__class__, norm.__class__ = classes[type(convolution)], classes[type(norm)]
         convolution.norm, convolution.only_in_training = (norm,), only_in_training
         norm.convolution = (convolution,)

@@ -139,7 +139,7 @@ def _propagate_back(
             _sum_of_products(g, hs[t - 1], product, to_same[t])
             _sum_of_products(_upper(g), lower[t - 1], _upper(product), to_upper[t])
             _sum_of_products(_lower(g), upper[t - 1], _lower(product), to_lower[t])
-        g, after = after, g
+        g, after = after, g  # the next step overwrites what this one read
 
 
 def _sum_of_products(a: Tensor, b: Tensor, product: Tensor, out: Tensor) -> None:

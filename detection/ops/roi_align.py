@@ -236,6 +236,7 @@ def _axis(low: Tensor, high: Tensor, size: Tensor, n: int, samples: int) -> tupl
 
     Boxes reach from `low` to `high` (R,) in units of their map, which has the length `size` (R,).
     """
+    # As torchvision's, not `aligned`: a box is at least a location long.
     step = ((high - low).clamp(min=1) / n)[:, None, None]
     bins = torch.arange(n, dtype=low.dtype, device=low.device)[:, None]
     within = torch.arange(samples, dtype=low.dtype, device=low.device) + 0.5

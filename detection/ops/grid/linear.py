@@ -198,8 +198,12 @@ class _Order:
 
     Attributes:
         size: H and W.
+        num: K.
         images: most of a piece.
         pieces: of images.
+        shared: (N, K), the location among H·W of each place of each scan.
+        own: (N·K,), the same in rows (H·W·K) that each corner has for itself.
+        back: (N·K,), the place of each location and corner in a scan, the inverse of `own`.
         steps: diagonals as seen from the top left, in the order of a scan and against it.
     """
 
@@ -210,7 +214,6 @@ class _Order:
         self.images = min(images, max(1, PIECE // (self.num * height * width * channels)))
         self.pieces = [slice(start, start + self.images) for start in range(0, images, self.images)]
         self.shared = scan_order(height, width, corners, rows.device)
-        # Into (H·W·K), rows of each corner's own, as `shared` is into (H·W).
         self.own = (self.shared * self.num + torch.arange(self.num, device=rows.device)).flatten()  # (N·K,)
         self.back = self.own.argsort()
         self.steps = anti_diagonals(height, width, "top_left"), anti_diagonals(height, width, "bottom_right")

@@ -121,10 +121,11 @@ def _accumulate_backward(
                 location = (b * H * W + line.to(tl.int64) * across + position * along)[:, None]
                 place = (location * K + k) * C + c[None, :]
                 g = (g * u[None, :] if WEIGHTED else g) + tl.load(grad + place, inside, 0.0).to(tl.float32)
-                g = tl.where(tl.load(out + place, inside, 0.0).to(tl.float32) > 0, g, 0.0)
+                g = tl.where(tl.load(out + place, inside, 0.0).to(tl.float32) > 0, g, 0.0)  # equation (1)
                 if WEIGHTED:
                     before = tl.where(code % 2 == 1, along, -along).to(tl.int64) * K * C
                     earlier = inside & (t + 1 < steps)
+                    # Equation (2) of `accumulate`.
                     products += g * tl.load(out + place + before, earlier, 0.0).to(tl.float32)
                 own = location * C + c[None, :]
                 added = g + tl.load(total + own, inside, 0.0) if j > 0 else g
@@ -177,7 +178,7 @@ def _linear_backward(
         g += tl.load(grad + place, c < C, 0.0).to(tl.float32)
         if MASKED:
             g = tl.where(tl.load(valid + location) == 0, 0.0, g)
-        tl.store(grad_b + place, g, c < C)
+        tl.store(grad_b + place, g, c < C)  # equation (1) of `linear_scan`, then (2)
         last = tl.load(out + place - stride * K * C, c < tl.where(t + 1 < steps, C, 0), 0.0).to(tl.float32)
         tl.store(grad_a + place, g * last, c < C)
         g *= tl.load(a + place, c < C, 0.0).to(tl.float32)

@@ -151,6 +151,7 @@ def _backward(
         taken = u * b[:, None]
         _, h = tl.associative_scan((a, taken), 0, _compose)
         a_after = tl.where(has_after[:, None], tl.exp(step_after * rate[None, :]), 0.0)
+        # Equations (1) to (3) of `selective_scan`.
         _, g = tl.associative_scan((a_after, dy * c[:, None]), 0, _compose, reverse=True)
         tl.store(pairs + n, tl.where(open_, tl.sum(g * u, 1), 0.0), place < T)
         tl.store(pairs + N + n, tl.sum(h * dy, 1), place < T)
