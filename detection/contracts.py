@@ -28,8 +28,8 @@ Features = Mapping[str, Tensor]
 """Feature maps (B, C, H, W) by name: `c2` … of the backbone, `p2` … of a pyramid, and `context`."""
 
 Targets = list[dict[str, Tensor]]
-"""Per image `boxes` (N, 4) and `labels` (N,) int64, 1 … K; with crowd regions also `ignored` (I, 4), where what is no
-object is not known to be none: a negative inside of one is in no loss."""
+"""Per image `boxes` (N, 4) and `labels` (N,) int64, 1 … K; with crowd regions also `ignored` (I, 4), where objects may
+have no boxes: a negative inside of one is in no loss."""
 
 Detections = list[dict[str, Tensor]]
 """Per image `boxes` (n, 4), `labels` (n,) 1 … K and `scores` (n,), best first."""
@@ -120,13 +120,13 @@ class Head(nn.Module, ABC):
     and the number of foreground classes; then `connect` is called once.
 
     Attributes:
-        weights: where its own initial weights come from, for `load_pretrained`; None for a random start.
+        weights: where its own initial weights come from, for `load_pretrained`; None for random ones.
     """
 
     weights: str | None = None
 
     def load_pretrained(self) -> LoadReport | None:
-        """Fill in the weights that it starts from; None where it starts at random."""
+        """Fill in its initial weights; None where they are random."""
         return None
 
     def connect(self, channels: Mapping[str, int], strides: Mapping[str, int]) -> None:

@@ -46,7 +46,7 @@ class SegmentationLoss(ContextLoss):
         output_stride: side in pixels of the squares that are classified, a divisor of the stride; the label of one is
             that of its middle. 1 as in the paper; K = 80 at 800×1333 then keeps 0.35 GB an image until the backward
             pass and three times that in passing, a quarter of it at 2.
-        learned_upsampling: train the deconvolution, from its bilinear start.
+        learned_upsampling: train the deconvolution, which is initialized as bilinear interpolation.
     """
 
     class_weights: Tensor

@@ -1,4 +1,4 @@
-"""Frozen batch norm folded into the convolution before it: one pass over a map less in each direction, and one fewer.
+"""Frozen batch norm folded into the convolution before it, which saves a pass over each map, forward and backward.
 
 Frozen statistics make the norm an affine map of each channel, s·x + t. Its s goes into the convolution's weights and
 its t into the convolution's bias, at every call, so that weights, statistics and their names stay what they are, and
@@ -73,7 +73,8 @@ def fold_frozen_norms(
 ) -> int:
     """Fold each frozen norm that reads a convolution's output, if nothing else reads it.
 
-    Which do is seen by one image of zeros; a network that cannot read an image of 2 × `stride` pixels is left as it is.
+    They are found by a forward pass of one image of zeros; a network that cannot read an image of 2 × `stride` pixels a
+    side is left as it is.
 
     Args:
         network: with float32 weights that require gradients; its modules change their classes.

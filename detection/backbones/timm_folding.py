@@ -21,7 +21,7 @@ class FoldingConvSame(FoldingConv, Conv2dSame):
 
 
 class FoldedNormAct(FrozenBatchNormAct2d):
-    """A norm with an activation, which is left.
+    """A norm with an activation, of which only the activation is left to compute.
 
     Attributes:
         convolution: in a tuple, so that it is no module of this one.

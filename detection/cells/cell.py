@@ -87,7 +87,7 @@ class Cell(nn.Module, ABC):
 
     @property
     def projection_sizes(self) -> tuple[int, ...]:
-        """Channels of each part of the pre-activations P, which is initialized as a matrix of its own: D for a gate."""
+        """Channels of each part of the pre-activations P, which is initialized as a separate matrix: D for a gate."""
         return (self.hidden_size,) * self.gates
 
     @property
@@ -187,9 +187,9 @@ class Cell(nn.Module, ABC):
 
 
 class ScannedCell(Cell):
-    """A cell with an operation of its own for whole lines, which computes what its `step` computes one after another.
+    """A cell with an operation for complete lines, which computes what its `step` computes one after another.
 
-    Its states may be larger than its outputs, and need not reach memory.
+    Its states may be larger than its outputs, and need not be written to memory.
 
     Attributes:
         identity_step: a value for each part of `projection_sizes` with which a step leaves every state as it is; None

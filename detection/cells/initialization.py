@@ -63,7 +63,7 @@ def uniform_gate(hidden_size: int) -> Initialization:
 
 
 def uniform_decay(hidden_size: int, *, low: PositiveFraction = 0.9, high: ProperFraction = 0.999) -> Initialization:
-    """Draw the share that is kept uniformly from [low, high], the RG-LRU's own start (De et al. 2024)."""
+    """Draw the share that is kept uniformly from [low, high], as the RG-LRU's authors (De et al. 2024)."""
     return Initialization(keep=torch.logit(torch.empty(hidden_size).uniform_(min(low, high), max(low, high))))
 
 

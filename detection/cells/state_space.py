@@ -28,7 +28,7 @@ StateSize = Annotated[int, Range(1, 256)]
 """States of a channel."""
 
 FASTEST, SLOWEST = 0.1, 0.001
-"""Δ at the paper's start, drawn between them uniformly in its logarithm."""
+"""Δ as the paper initializes it, drawn between them uniformly in its logarithm."""
 
 
 class StateSpace(ScannedCell):
@@ -75,7 +75,7 @@ class StateSpace(ScannedCell):
 
     @abstractmethod
     def _papers_rates(self) -> Tensor:
-        """Return −A (K, 1 or N) of the paper's start."""
+        """Return −A (K, 1 or N) as the paper initializes it."""
 
     def _initialize(self, init: Initialization) -> None:
         super()._initialize(init)

@@ -54,10 +54,10 @@ class LSTMLayer(nn.Module):
 class LinearLayer(nn.Module):
     """Scans of pLSTM's linear form, over their root mean square at each location.
 
-    Each of G = gcd(8, D) heads has gates of its own in each corner. They start to pass nearly all on, straight ahead:
+    Each of G = gcd(8, D) heads has separate gates in each corner. At first they pass nearly all on, straight ahead:
     σ(b) of a state is kept. In mode P half of the heads turn σ(−b) of that to the other edge, the others up to σ(−1);
     in mode D nothing is turned, and a vertical edge passes σ(−1) to the horizontal one besides. Of the center's
-    gradient at least 0.1 is left 40 locations away at the start, on a map of 81×81 or a single line, in both modes.
+    gradient at least 0.1 is left 40 locations away at first, on a map of 81×81 or a single line, in both modes.
     """
 
     def __init__(

@@ -17,9 +17,9 @@ class SelfAttention(Context):
     """Transformer blocks with the norm first: attention of every location to all valid ones, then a pointwise MLP.
 
     Queries and keys are turned by their row in one half of a head's channels and by their column in the other ("axial"
-    rotary embedding; Su et al. 2021, Heo et al. 2024), so that a score depends on where the two are to each other, at
-    any map size. Each block's last layers are zero at first: the output then is the input, or its projection to
-    `hidden_channels`.
+    rotary embedding; Su et al. 2021, Heo et al. 2024), so that a score depends on the position of one relative to the
+    other, at any map size. Each block's last layers are zero at first: the output then is the input, or its projection
+    to `hidden_channels`.
 
     Args:
         in_channels: channels of the input.

@@ -90,7 +90,7 @@ def check_layers(layers: tuple[tuple[str, ...], ...], what: str, known: tuple[st
     Args:
         layers: names.
         what: `direction` or `corner`.
-        known: the names that there are.
+        known: the names to choose from.
     """
     if not layers or not all(layers):
         raise UserError(f"context.layers={layers}: give at least one layer, and each at least one {what}.")

@@ -43,7 +43,7 @@ class ClassifierLoss(nn.Module):
         """Take up the names of classes, label k being the (k − 1)-th, so that weights find theirs.
 
         Raises:
-            UserError: a weight of a class that there is not, or of a name that two classes share.
+            UserError: a weight of a class that does not exist, or of a name that two classes share.
         """
         if self.weights is None:
             return
@@ -111,7 +111,7 @@ def name_classes(model: nn.Module, names: Sequence[str]) -> None:
     """Hand the names of classes, in the order of labels, to the losses of a detector that have weights for them.
 
     Raises:
-        UserError: a weight of a class that there is not.
+        UserError: a weight of a class that does not exist.
     """
     for module in model.modules():
         if isinstance(module, ClassifierLoss):

@@ -58,8 +58,8 @@ class FastRCNN(RefinementHead):
         convs: channels of 3×3 convolutions before one fully connected layer, as in torchvision's `_v2` head; with none
             there are two fully connected layers.
         norm: batch norm after those convolutions, or none.
-        weights: of the two layers at the start, VGG's fc6 and fc7: a torchvision name such as
-            `VGG16_Weights.IMAGENET1K_V1`, or a file with `classifier.0` and `classifier.3`; None for a random start.
+        weights: initial weights of the two layers, VGG's fc6 and fc7: a torchvision name such as
+            `VGG16_Weights.IMAGENET1K_V1`, or a file with `classifier.0` and `classifier.3`; None for random ones.
             They need descriptors of 512 channels and 7×7 bins, `hidden_channels` 4096, and a backbone from the same
             training, which fixes how images are normalized; `IMAGENET1K_FEATURES` comes without them. Filled in by
             `load_pretrained`, unless the whole detector's weights are given.
@@ -213,7 +213,7 @@ class FastRCNN(RefinementHead):
         return detections
 
     def load_pretrained(self) -> LoadReport | None:
-        """Fill in the weights that the two layers start from; None where they start at random.
+        """Fill in the initial weights of the two layers; None where they are random.
 
         Raises:
             UserError: they cannot be had, or are not two trained layers of these sizes.

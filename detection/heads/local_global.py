@@ -109,5 +109,5 @@ class LocalGlobal(RefinementHead):
         return self.fast_rcnn.select(candidates, voting_iou)
 
     def load_pretrained(self) -> LoadReport | None:
-        """Fill in the local branch's weights, see `FastRCNN`; the global branch starts at random."""
+        """Fill in the local branch's weights, see `FastRCNN`; the global branch keeps its random ones."""
         return self.fast_rcnn.load_pretrained()

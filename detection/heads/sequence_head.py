@@ -69,13 +69,14 @@ class Overlaps(Assigner):
 class Embed(nn.Module):
     """Descriptors (R, C·h·w) → features (R, F): a linear layer.
 
-    ReInspect's has 1024 features, no ReLU, a gaussian start of 0.005, and outputs scaled by 0.01.
+    ReInspect's has 1024 features, no ReLU, Gaussian initial weights with a standard deviation of 0.005, and outputs
+    scaled by 0.01.
 
     Args:
         in_features: C·h·w.
         features: F, its width.
         relu: whether a ReLU follows.
-        std: of a gaussian start; None for PyTorch's.
+        std: standard deviation of Gaussian initial weights; None for PyTorch's initialization.
         scale: of the outputs.
     """
 

@@ -57,7 +57,7 @@ class RoIAlign(Pool):
         canonical_level: log2 of that level's stride.
 
     Raises:
-        UserError: a map that there is not, or maps that are no such levels.
+        UserError: a map that does not exist, or maps that are no such levels.
     """
 
     def __init__(

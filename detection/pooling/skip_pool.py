@@ -23,7 +23,7 @@ SourceNorm = Literal["channels", "region"]
 
 @dataclass(frozen=True)
 class Source:
-    """One of the things that a descriptor is made of.
+    """One source of a descriptor: what is pooled for it, inside of which boxes, with which norm.
 
     Attributes:
         feature_maps: one feature map, or the levels of a pyramid, finest first.

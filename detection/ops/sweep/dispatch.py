@@ -5,7 +5,7 @@
     accumulator, IndRNN             `accumulate`: sums of contiguous runs of channels; Triton on CUDA
     minGRU, minLSTM, gated linear, RG-LRU
                                     `gated_scan` on a CPU, `linear_scan` elsewhere
-    S6, SSD, mLSTM                  `ScannedCell.scan`, an operation for whole lines
+    S6, SSD, mLSTM                  `ScannedCell.scan`, an operation for complete lines
     tanh RNN, IRNN, LSTM, GRU       `matrix_rnn`, `lstm`, `gru`: a product a step for all lines; `cudnn` on CUDA
     tied and peephole LSTM, sLSTM, GRU that resets before the product, MUT1–3, learned initial states, a
     cell from outside               `sweep_by_lines`
@@ -171,7 +171,7 @@ def refuse_forward_mode(
     *tensors: Tensor, name: str = "sweep", instead: str = "backend='lines', or reverse mode"
 ) -> None:
     """Raise a `NotImplementedError` where a tensor has a tangent."""
-    # PyTorch takes the tangent of a custom operation for 0 without a word.
+    # PyTorch takes the tangent of a custom operation for 0 without an error.
     if not torch.compiler.is_compiling() and any(forward_ad.unpack_dual(t).tangent is not None for t in tensors):
         raise NotImplementedError(f"{name}: its operations have no forward-mode derivative; use {instead}.")
 

@@ -99,7 +99,7 @@ def _(grad: Tensor, out: Tensor, x: Tensor, vectors: Tensor, *_: object) -> tupl
 
 @dataclass(frozen=True)
 class _Piece:
-    """Consecutive steps of a scan; the first step is a piece of its own, for nothing comes before it.
+    """Consecutive steps of a scan; the first step is a separate piece, for nothing comes before it.
 
     Attributes:
         steps: their places on the map.
