@@ -86,9 +86,9 @@ def error_table(runs: Sequence[FinishedRun]) -> list[Block]:
     found = [a["delta_AP50"] for a in analyses if a is not None]
     if not found:
         return []
-    calibration = [a["calibration"]["error"] for a in analyses if a is not None]
+    calibration = [a["calibration"] for a in analyses if a is not None]
     rows = [[kind, *(f"{gains[kind]:+.3f}" for gains in found)] for kind in found[0]]
-    rows.append(["calibration error", *(f"{error:.3f}" for error in calibration)])
+    rows.append(["calibration error", *("–" if c is None else f"{c['error']:.3f}" for c in calibration)])
     return [Table(["AP50 gained without errors of the kind", *(run.name for run in runs)], rows)]
 
 

@@ -72,7 +72,9 @@ def analyze_errors(
     evaluation: Any = hotcoco.COCOeval(hotcoco.COCO(targets), hotcoco.COCO(detections), "bbox")
     evaluation.evaluate()
     found = evaluation.tide_errors()
-    calibration = evaluation.calibration()
+    # Of scores that are no probabilities, such as percentages or logits, hotcoco raises.
+    are_shares = all(0 <= detection["score"] <= 1 for detection in detections["annotations"])
+    calibration = evaluation.calibration() if are_shares else None
     candidates = evaluation.image_diagnostics(score_thr=confident)["label_errors"]
     evaluation.accumulate()
     places = positions(ground_truth["images"])
@@ -82,7 +84,8 @@ def analyze_errors(
     return {
         "delta_AP50": gains,
         "counts": {name: found["counts"][kind] for kind, name in KINDS.items()},
-        "calibration": {"error": calibration["ece"], "largest": calibration["mce"], "bins": calibration["bins"]},
+        "calibration": calibration
+        and {"error": calibration["ece"], "largest": calibration["mce"], "bins": calibration["bins"]},  # fmt: skip
         "subsets": {
             name: {"images": len(ids), "AP": sliced[name]["AP"], "AP50": sliced[name]["AP50"]}
             for name, ids in subsets.items()
@@ -117,10 +120,11 @@ def errors_table(errors: dict[str, Any]) -> str:
     tables.append(markdown_table(["images with", "images", "AP", "AP50"], rows))
     calibration, number = errors["calibration"], len(errors["label_errors"])
     fit = "detections fit" if number != 1 else "detection fits"
-    tables.append(
-        f"calibration error {calibration['error']:.3f} (a score is off by so much on average); "
-        f"{number} confident {fit} no annotation, which may be wrong or missing"
-    )
+    if calibration is None:
+        calibrated = "no calibration error, as scores are not between 0 and 1"
+    else:
+        calibrated = f"calibration error {calibration['error']:.3f} (a score is off by so much on average)"
+    tables.append(f"{calibrated}; {number} confident {fit} no annotation, which may be wrong or missing")
     return "\n\n".join(tables)
 
 

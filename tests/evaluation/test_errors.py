@@ -73,6 +73,17 @@ def test_calibration():
     assert [b["count"] for b in calibration["bins"]] == [0, 2, 0, 0, 0, 0, 0, 0, 0, 8]
 
 
+@pytest.mark.parametrize("score", [95.0, -0.5, 1.0001], ids=["percent", "logit", "a little above 1"])
+def test_scores_that_are_no_probabilities_have_no_calibration(score, tmp_path):
+    found = results((1, 1, BOX, score), (2, 1, BOX, 0.5))
+    metrics = evaluate_detections(TRUTH, found, errors=True)
+    assert metrics["errors"]["calibration"] is None
+    assert metrics["errors"]["counts"]["missed"] == 3
+    assert "no calibration error, as scores are not between 0 and 1; " in metrics_table(metrics)
+    write_evaluation(tmp_path, TRUTH, found, metrics)
+    assert (tmp_path / "plots/errors.png").exists()
+
+
 def test_subsets_of_images():
     found = results((1, 1, BOX, 0.9), (4, 2, BOX, 0.9))
     subsets = analyze_errors(TRUTH, found, "weather")["subsets"]
