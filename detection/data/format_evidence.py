@@ -54,6 +54,8 @@ class Finding:
     def sentence(self) -> str:
         """The finding and its evidence."""
         parts = []
+        if self.reading.canvas == 1:
+            parts.append("as given they are within one pixel")
         if self.fitting > self.fitting_as_given:
             parts.append(
                 f"so read {self.fitting} of {self.boxes} boxes fit their image, as given {self.fitting_as_given}"

@@ -74,6 +74,13 @@ def test_another_reading_is_found(name):
     assert "the boxes look like" in finding.sentence
 
 
+@pytest.mark.parametrize("name", ["xywh/1", "xyxy/1", "cxcywh/1"])
+def test_shares_of_one_have_their_evidence_in_words(name):
+    # As pixels they fit their images as well, and are too small to have edges.
+    sentence = _find(name, 16, content=False).sentence
+    assert sentence.endswith("of the image's sides: as given they are within one pixel")
+
+
 @pytest.mark.parametrize("name", ["xywh*0.5", "xywh*2", "xywh/100", "xyxy"])
 def test_another_scale_of_round_soft_objects_is_found(name):
     finding = _find(name, 40, draw=_draw_cells)
