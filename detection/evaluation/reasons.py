@@ -8,6 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from detection.data.box_readings import Placement
+from detection.data.format_evidence import find_reading
 from detection.evaluation.columns import (
     BoxColumns,
     CocoDataset,
@@ -53,10 +55,11 @@ def find_notes(ground_truth: CocoDataset, results: CocoResults, ap: float) -> li
     targets, detections = ground_truth_columns(ground_truth), detection_columns(ground_truth, results)
     objects = _select(targets, ~targets.crowd)
     sizes = image_sizes(ground_truth)
-    boxes = _wrong_boxes(objects, detections, sizes)
-    cause = boxes or _wrong_classes(ground_truth, objects, detections)
+    boxes = _wrong_annotations(objects, detections, sizes) or _wrong_boxes(objects, detections, sizes)
+    positions = None if boxes else _positions(ground_truth, results, objects, detections)
+    cause = boxes or positions or _wrong_classes(ground_truth, objects, detections)
     notes += [] if boxes else _beyond_the_image(objects, detections, sizes)
-    notes += _one_category(objects, detections)
+    notes += [] if positions else _one_category(objects, detections)
     notes += _scores_above_1(detections)
     notes += _more_than_100(objects, detections)
     if cause or ap != 0:
@@ -197,6 +200,15 @@ def _hits(box: np.ndarray, detections: DetectionColumns, targets: GroundTruthCol
     return len(np.unique(found[0])), len(np.unique(found[1]))
 
 
+def _wrong_annotations(targets: GroundTruthColumns, detections: DetectionColumns, sizes: np.ndarray) -> str | None:
+    """Find a box format in which the annotations, and not the detections, are meant."""
+    placement = Placement(*[sizes[targets.image]] * 2, np.ones(len(targets.box), dtype=int))
+    finding = find_reading(targets.box, targets.image, placement)
+    if finding is None or 2 * _hits(detections.box, detections, targets)[1] > len(targets.box):
+        return None
+    return f"in the annotations, {finding.sentence}; `detection doctor` examines them with their images, and converts."
+
+
 def _wrong_boxes(targets: GroundTruthColumns, detections: DetectionColumns, sizes: np.ndarray) -> str | None:
     """Find a box format, and a size the images were resized to, in which far more detections overlap objects."""
     pairs = np.bincount(targets.image, minlength=len(sizes)) * np.bincount(detections.image, minlength=len(sizes))
@@ -280,6 +292,27 @@ def _shifted(targets: GroundTruthColumns, sizes: np.ndarray, shift: int) -> Grou
     image = (targets.image + shift) % len(sizes)
     ratio = np.nan_to_num(sizes[image] / sizes[targets.image], nan=1.0)[:, [0, 1, 0, 1]]  # (N, 4)
     return replace(targets, image=image, box=targets.box * ratio)
+
+
+def _positions(
+    ground_truth: CocoDataset, results: CocoResults, targets: GroundTruthColumns, detections: DetectionColumns
+) -> str | None:
+    """Find that category ids, some of which the annotations lack, are positions in their list."""
+    ids, used = sorted({c["id"] for c in ground_truth["categories"]}), {r["category_id"] for r in results}
+    if used <= set(ids) or not all(1 <= id_ <= len(ids) for id_ in used):
+        return None
+    meant = detection_columns(ground_truth, [{**r, "category_id": ids[r["category_id"] - 1]} for r in results])
+    hits, any_class, given = (
+        len(np.unique(overlapping_pairs(found, targets, 0.5, same_category=same)[0]))
+        for found, same in ((meant, True), (meant, False), (detections, True))
+    )
+    # Detections whose classes are guessed have the right one by chance.
+    if hits < max(MIN_HITS, MIN_RATIO * given) or 4 * hits < 3 * any_class:
+        return None
+    return (
+        "category ids look like positions in the list of categories, counted from 1, rather than its ids: read so, "
+        f"{hits} of {len(results)} detections overlap an object of their class, as given {given}."
+    )
 
 
 def _wrong_classes(ground_truth: CocoDataset, targets: GroundTruthColumns, detections: DetectionColumns) -> str | None:

@@ -149,6 +149,46 @@ def test_positions_instead_of_sparse_ids():
     assert "it seems that category ids are positions in the list of categories, counted from 0" in note
 
 
+def test_positions_that_are_mostly_no_ids():
+    """Of the positions 1, 2 and 3 of the ids 3, 7 and 11, only 3 is an id, of another class."""
+    ground_truth, rows = right_boxes()
+    ids = {1: 3, 2: 7, 3: 11}
+    for item in ground_truth["categories"]:
+        item["id"] = ids[item["id"]]
+    for annotation in ground_truth["annotations"]:
+        annotation["category_id"] = ids[annotation["category_id"]]
+    lost = sum(k != 3 for _, k, _, _ in rows)
+    assert notes_of(rows, ground_truth)[1] == [
+        f"{lost} of 64 detections name an image or a category that the annotations lack and were left out.",
+        "AP is 0: category ids look like positions in the list of categories, counted from 1, rather than its ids: "
+        "read so, 64 of 64 detections overlap an object of their class, as given 0.",
+    ]
+    rng = random.Random(0)
+    guessed = [(i, rng.choice((1, 2, 3)), box, score) for i, _, box, score in rows]
+    assert not any("positions" in note for note in notes_of(guessed, ground_truth)[1])
+
+
+GROUND_TRUTHS = {
+    "corners": (corners, "corners (left, top, right, bottom): so read 64 of 64 boxes fit their image, as given "),
+    "shares": (lambda b, w, h: times(1 / w, 1 / h)(b), "in shares of 1 of the image's sides: "),
+}
+
+
+@pytest.mark.parametrize("name", GROUND_TRUTHS)
+def test_annotations_in_another_format(name):
+    """The detections are right, so nothing is reported of them."""
+    change, sentence = GROUND_TRUTHS[name]
+    ground_truth, rows = right_boxes()
+    sizes = {item["id"]: (item["width"], item["height"]) for item in ground_truth["images"]}
+    for annotation in ground_truth["annotations"]:
+        annotation["bbox"] = list(change(annotation["bbox"], *sizes[annotation["image_id"]]))
+    (note,) = (note for note in notes_of(rows, ground_truth)[1] if note.startswith("AP is"))
+    assert ": in the annotations, the boxes look like " in note and sentence in note
+    assert note.endswith("; `detection doctor` examines them with their images, and converts.")
+    same = [(a["image_id"], a["category_id"], tuple(a["bbox"]), 0.9) for a in ground_truth["annotations"]]
+    assert not any("in the annotations, the boxes" in note for note in notes_of(same, ground_truth)[1])
+
+
 def test_fewer_than_twenty_detections_are_no_evidence():
     ground_truth, rows = right_boxes(box=corners)
     assert any("[x1, y1, x2, y2]" in note for note in find_notes(ground_truth, make_results(rows[:28]), 0.0))
