@@ -31,6 +31,25 @@ def repaired_categories(data: dict, path: Path, options: "RepairOptions", notes:
     return data if options.categories is None else _renumbered(data, path, options.categories, notes)
 
 
+def shifted_ids(data: dict) -> str | None:
+    """Return how the category ids of all annotations seem to be shifted: the list has all of them one higher or lower.
+
+    Those that it has as they are would be other categories.
+    """
+    listed = {entry["id"] for entry in data["categories"] if type(entry.get("id")) is int}
+    named = [entry.get("category_id") for entry in data["annotations"]]
+    if not set(map(type, named)) <= {int} or (used := set(named)) <= listed:
+        return None
+    shifts = {1: ("low", 0, "higher"), -1: ("high", 1, "lower")}
+    for shift, (words, first, other) in shifts.items():
+        if {id_ + shift for id_ in used} <= listed:
+            return (
+                f"the category_id of all annotations seems to be one too {words} (counted from {first}?), for the list "
+                f"of categories has each of them one {other}"
+            )
+    return None
+
+
 def _without_equals(entries: list[dict], notes: "Notes") -> list[dict]:
     first: dict[str, dict] = {}
     for entry in entries:

@@ -58,7 +58,7 @@ def _empty_categories(entries: list[dict], tables: Tables, category_rows: np.nda
 def _image_remarks(tables: Tables, facts: ImageFacts, finding: Finding | None) -> list[str]:
     ids, remarks = tables.image_ids, []
     turned = [row for row, orientation in facts.orientations.items() if orientation != 1]
-    if turned and finding is None and not _settled(facts):
+    if turned and finding is None and not upright_by_content(facts):
         remarks += counted(
             ids[turned].tolist(),
             "images are turned by their EXIF orientation; if the labeling tool showed them as stored, boxes are "
@@ -79,7 +79,7 @@ def _image_remarks(tables: Tables, facts: ImageFacts, finding: Finding | None) -
     return remarks
 
 
-def _settled(facts: ImageFacts) -> bool:
+def upright_by_content(facts: ImageFacts) -> bool:
     """Return whether the images' content shows that the boxes belong to the upright images."""
     images, _, t, _ = facts.edges.of(RAW)
     return images >= 6 and t < -4

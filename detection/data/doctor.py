@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from detection.atomic_write import write_json
-from detection.data.box_readings import AS_GIVEN
+from detection.data.box_readings import AS_GIVEN, fits
+from detection.data.category_repair import shifted_ids
 from detection.data.checks import Problem, Tables, examine, read_annotations, repeated, shortened
-from detection.data.data_set_remarks import data_set_remarks, format_finding
-from detection.data.format_evidence import Finding
+from detection.data.data_set_remarks import data_set_remarks, format_finding, upright_by_content
+from detection.data.format_evidence import RAW, Finding
 from detection.data.image_checks import ImageFacts, examine_images
 from detection.data.image_names import NameMatch, match_names
 from detection.data.image_paths import missing_and_escaping
@@ -104,6 +105,7 @@ def examine_set(path: Path, images: Path, masks: bool, options: RepairOptions) -
     found += ([_renamed(unread, matches, path, images)] if matches else []) + image_problems
     found += _examine_masks(data["annotations"], unread, path) if masks else []
     faults = [_listed(problem, path) for problem in found]
+    faults += [[shifted]] if (shifted := shifted_ids(readable)) else []
     faults += [["no image has a box"]] * bool(tables.iscrowd.all())
     # A person who states the reading knows better.
     finding = format_finding(tables, facts) if options.reading is None else None
@@ -133,6 +135,12 @@ def _write_copy(found: Examined, fix: Path, options: RepairOptions) -> None:
             f"either: decide it for --fix: --boxes scaled scales them with the image, --boxes {AS_GIVEN.name} keeps "
             "them."
         )
+    if options.reading is None and (turned := _listed_as_stored(found)):
+        raise UserError(
+            f"{found.path} lists {turned} images in the size that they are stored in, before their EXIF orientation, "
+            f"and the boxes may be drawn so, too: decide it for --fix: --boxes {RAW.name} turns them with the image, "
+            f"--boxes {AS_GIVEN.name} keeps them."
+        )
     notes = Notes()
     for kind, ids in found.changes.items():
         notes.changed("read", "value", kind, ids)
@@ -158,6 +166,18 @@ def _resized(found: Examined) -> int:
         x, y = facts.sizes[row][0] / tables.widths[row], facts.sizes[row][1] / tables.heights[row]
         scaled += int(abs(x - 1) > 0.02 and abs(x / y - 1) < 0.02)
     return scaled if scaled >= 3 and scaled > len(rows) / 2 else 0
+
+
+def _listed_as_stored(found: Examined) -> int:
+    """Return the number of images that are listed without their EXIF orientation, if all of their boxes fit them so."""
+    tables, facts = found.tables, found.facts
+    listed = np.stack([tables.widths, tables.heights], axis=1)  # (N, 2)
+    turned = [row for row, size in facts.sizes.items() if size[0] != size[1] and tuple(listed[row]) == size[::-1]]
+    turned = [row for row in turned if facts.orientations[row] >= 5]
+    rows = np.flatnonzero(np.isin(tables.image_rows, turned))
+    images = tables.image_rows[rows]
+    is_decided = upright_by_content(facts) or not fits(tables.boxes[rows], listed[images]).all()
+    return 0 if is_decided else len(np.unique(images))
 
 
 def _with_matched_names(data: dict, changes: Changes, folder: Path) -> tuple[dict, dict[int, NameMatch]]:

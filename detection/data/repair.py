@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from detection.data.box_readings import AS_GIVEN, Reading
-from detection.data.category_repair import repaired_categories
+from detection.data.category_repair import repaired_categories, shifted_ids
 from detection.data.checks import Problem, Tables, clip_boxes, examine, partly_outside, shortened
 from detection.data.image_checks import SIZE_KIND, ImageFacts
 from detection.data.reading_repair import converted, is_area
@@ -64,6 +64,10 @@ def repair(
         UserError: Only a person knows what was meant, or nothing would be left.
     """
     data = repaired_categories(data, path, options, notes)
+    if not options.drop_boxes and (shifted := shifted_ids(data)):
+        raise UserError(
+            f"{path}: {shifted}: correct either, or add --drop-boxes to leave out those that are not in the list."
+        )
     tables, problems = examine(data, path)
     data = converted(data, tables, facts, options.reading or AS_GIVEN, notes)
     found = [problem for problem in problems if problem.section == "images"] + image_problems

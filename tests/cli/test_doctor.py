@@ -263,6 +263,31 @@ def test_images_of_another_size_need_a_decision(tmp_path, capsys):
     ]
 
 
+def test_boxes_of_images_listed_as_stored_need_a_decision(tmp_path, capsys):
+    """Too few to see by their content that the boxes were drawn without the EXIF orientation."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = small()
+    data["images"] = data["images"][:1]
+    data["annotations"] = [{"id": 1, "image_id": 20, "category_id": 9, "bbox": [30, 5, 8, 20], "area": 160}]
+    path, fixed = write(tmp_path, data), tmp_path / "fixed.json"
+    Image.new("RGB", (40, 30)).save(tmp_path / "images/a.png", exif=exif)
+    code, report, error = _run(capsys, path, tmp_path / "images", "--fix", fixed)
+    assert "lists 40x30 pixels for image 20, but a.png has 30x40 (EXIF orientation 6 applied)" in report
+    assert code == 2 and not fixed.exists()
+    assert error == (
+        f"error: {path} lists 1 images in the size that they are stored in, before their EXIF orientation, and the "
+        "boxes may be drawn so, too: decide it for --fix: --boxes raw turns them with the image, --boxes xywh keeps "
+        "them.\n"
+    )
+    _run(capsys, path, tmp_path / "images", "--fix", fixed, "--boxes", "raw")
+    (entry,) = json.loads(fixed.read_text())["annotations"]
+    assert entry["bbox"] == [5, 30, 20, 8]
+    data["annotations"][0]["bbox"] = [5, 10, 20, 28]  # fits the upright image alone
+    path.write_text(json.dumps(data))
+    assert "corrected the size of 1 image" in _run(capsys, path, tmp_path / "images", "--fix", fixed)[1]
+
+
 def test_what_cannot_be_kept_takes_its_image_out(tmp_path, capsys):
     data = small()
     data["annotations"][0]["bbox"] = [1, 2, math.nan, 4]
@@ -282,6 +307,19 @@ def test_an_object_of_no_known_image_stops_the_repair(tmp_path, capsys):
     path, fixed = write(tmp_path, data), tmp_path / "fixed.json"
     code, _, error = _run(capsys, path, tmp_path / "images", "--fix", fixed)
     assert code == 2 and "nobody knows in which image" in error and "--drop-boxes" in error and not fixed.exists()
+
+
+@pytest.mark.parametrize(("shift", "words"), [(1, "too low (counted from 0?)"), (-1, "too high (counted from 1?)")])
+def test_category_ids_that_are_shifted_are_not_repaired(tmp_path, capsys, shift, words):
+    """Some of them are ids of other categories, so that what is left would have wrong classes."""
+    data = small()
+    data["categories"] = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+    for annotation, own in zip(data["annotations"], (1, 2, 2, 1), strict=True):
+        annotation["category_id"] = own - shift
+    path, fixed = write(tmp_path, data), tmp_path / "fixed.json"
+    code, report, error = _run(capsys, path, tmp_path / "images", "--fix", fixed)
+    assert f"the category_id of all annotations seems to be one {words}" in report
+    assert code == 2 and f"one {words}" in error and "--drop-boxes" in error and not fixed.exists()
 
 
 def test_clipping_is_reported(tmp_path, capsys):
