@@ -5,6 +5,7 @@ and ids that are texts. What cannot be read stays as it is, for the checks to na
 """
 
 import math
+import os
 import re
 from collections import Counter
 from typing import Any
@@ -93,7 +94,7 @@ def read_values(data: dict) -> tuple[dict, Changes]:
     categories = [_named(entry, changes) for entry in categories]
     images, image_ids = _numbered(data["images"], "image", changes)
     images = [_sized(entry, changes) for entry in images]
-    by_name, by_file = _ids_by(categories, "name"), _ids_by(images, "file_name")
+    by_name, by_file = _ids_by(categories, "name"), _ids_by_file(images)
     entries = data["annotations"]
     found = {
         "image_id": _references(entries, "image_id", image_ids, by_file, changes),
@@ -111,6 +112,17 @@ def _ids_by(entries: list[dict], key: str) -> dict[str, Any]:
     texts = [entry[key] for entry in entries if isinstance(entry.get(key), str)]
     times = Counter(texts)
     return {e[key]: e.get("id") for e in entries if isinstance(e.get(key), str) and times[e[key]] == 1}
+
+
+def _ids_by_file(images: list[dict]) -> dict[str, Any]:
+    """Return the id of each file name, in full, without folders and without suffix, that only one image has."""
+    names = [(entry.get("id"), entry["file_name"]) for entry in images if isinstance(entry.get("file_name"), str)]
+    bases = [(id_, name.replace("\\", "/").rpartition("/")[2]) for id_, name in names]
+    stems = [(id_, os.path.splitext(base)[0]) for id_, base in bases]
+    found: dict[str, Any] = {}
+    for form in (stems, bases, names):
+        found |= _ids_by([{"id": id_, "name": name} for id_, name in form], "name")
+    return found
 
 
 def _key(value: Any) -> tuple[str, object] | None:
@@ -156,14 +168,14 @@ def _references(entries: list[dict], key: str, known: dict, by_name: dict, chang
     """Return the new id that the image_id or category_id of each annotation means, None where it names nothing known.
 
     A text can be the id of one entry and the name of another, such as of digits: it is read as an id, unless all texts
-    are names and some are no ids.
+    are names and some are no ids, or not written as such (`000007`).
     """
     values = [entry.get(key) for entry in entries]
     texts = {value for value in values if isinstance(value, str) and _key(value) not in known}
     numbers = {id_ for (_, old), id_ in known.items() if integer(old) == id_}
     ids = {text: id_ for text in texts if (id_ := integer(text)) in numbers}
     names = {text: by_name[text] for text in texts if type(by_name.get(text)) is int}
-    are_names = texts == set(names) and texts != set(ids)
+    are_names = texts == set(names) and any(str(ids.get(text)) != text for text in texts)
     means = ids | names if are_names else names | ids
     found: list[int | None] = []
     for entry, value in zip(entries, values, strict=True):

@@ -83,3 +83,25 @@ def test_texts_that_are_ids_and_names_are_read_by_one_rule(texts, ids, rule):
     assert [kind for kind in changes if "fits an id and another's name: all are read as " + rule in kind]
     data["categories"] = [{"id": id_, "name": f"{id_}"} for id_ in (1, 2, 3, 4)]
     assert not [kind for kind in read_values(data)[1] if "another's name" in kind]
+
+
+@pytest.mark.parametrize("names", [("000002", "000010", "000007"), ("x/20", "x/10", "x/n"), ("a.b", "c.d", "e")])
+def test_image_ids_that_are_names_of_files(names):
+    """File names without folders and suffix; of digits, `000010` is the file of that name, not the image of id 10."""
+    data = small()
+    data["images"][2]["id"] = 2
+    for image, name in zip(data["images"], names, strict=True):
+        image["file_name"] = f"{name}.jpg"
+    stems = [name.rpartition("/")[2] for name in names]
+    for annotation, row in zip(data["annotations"], (1, 0, 2, 1), strict=True):
+        annotation["image_id"] = stems[row]
+    read, changes = read_values(data)
+    assert [annotation["image_id"] for annotation in read["annotations"]] == [10, 20, 2, 10]
+    assert len(changes["annotation image_id read as what it means"]) == 4
+
+
+def test_a_stem_of_two_files_is_no_image():
+    data = small()
+    data["images"][0]["file_name"], data["images"][1]["file_name"] = "a.png", "sub/a.jpg"
+    data["annotations"][0]["image_id"] = "a"
+    assert read_values(data)[0]["annotations"][0]["image_id"] == "a"
