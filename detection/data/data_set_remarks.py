@@ -11,6 +11,7 @@ from detection.data.format_evidence import RAW, Finding, find_reading
 from detection.data.image_checks import ImageFacts
 from detection.data.image_paths import IMAGE_SUFFIXES
 from detection.data.placeholders import placeholder_remark, placeholder_rows
+from detection.data.readable_values import flag
 from detection.data.remarks import counted, object_remarks, objects_of_tables
 
 DARK = 20
@@ -32,6 +33,7 @@ def data_set_remarks(data: dict, tables: Tables, facts: ImageFacts, folder: Path
     without = np.setdiff1d(np.flatnonzero(~repeated(ids)), objects.image_rows)
     remarks = counted(ids[without].tolist(), "images have no box")
     remarks += _empty_categories(data["categories"], tables, objects.category_rows)
+    remarks += _ignored(data["annotations"])
     remarks += object_remarks(objects)
     if finding is None:  # else the format is what is wrong
         every = np.arange(len(tables.image_rows))
@@ -55,6 +57,16 @@ def _empty_categories(entries: list[dict], tables: Tables, category_rows: np.nda
     return remarks + [placeholder_remark(tables.category_names[row]) for row in placeholders]
 
 
+def _ignored(annotations: list[dict]) -> list[str]:
+    """Return the remark on objects that other tools leave out; here, as in pycocotools, `iscrowd` alone does so."""
+    marked = [
+        entry.get("id")
+        for entry in annotations
+        if not entry.get("iscrowd") and any(flag(entry.get(key)) for key in ("ignore", "difficult"))
+    ]
+    return counted(marked, "annotations have ignore or difficult 1, which is not read; iscrowd 1 leaves them out")
+
+
 def _image_remarks(tables: Tables, facts: ImageFacts, finding: Finding | None) -> list[str]:
     ids, remarks = tables.image_ids, []
     turned = [row for row, orientation in facts.orientations.items() if orientation != 1]
@@ -71,6 +83,8 @@ def _image_remarks(tables: Tables, facts: ImageFacts, finding: Finding | None) -
         remarks += counted(ids[rows].tolist(), f"images have {depth} bits a color: {white} is read as white")
     dark = [row for row, brightest in facts.brightest.items() if brightest < DARK]
     remarks += counted(ids[dark].tolist(), f"images are nearly black (no pixel above {DARK - 1} of 255)")
+    plain = [row for row in sorted(facts.plain) if facts.brightest[row] >= DARK]
+    remarks += counted(ids[plain].tolist(), "images have one color alone (what is transparent is read as white)")
     digests = Counter(facts.digests.values())
     same = [row for row, digest in facts.digests.items() if digests[digest] > 1]
     if same:

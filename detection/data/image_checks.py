@@ -30,6 +30,7 @@ class ImageFacts:
         orientations: EXIF orientations, 1 … 8.
         depths: bits a pixel of a color, 8 … 16.
         brightest: value of the brightest pixel, 0 … 255.
+        plain: images of which all pixels are equal.
         digests: hashes of the pixels, equal for equal images whatever their names and formats.
         edges: agreement of boxes with edges.
     """
@@ -38,6 +39,7 @@ class ImageFacts:
     orientations: dict[int, int] = field(default_factory=dict)
     depths: dict[int, int] = field(default_factory=dict)
     brightest: dict[int, int] = field(default_factory=dict)
+    plain: set[int] = field(default_factory=set)
     digests: dict[int, bytes] = field(default_factory=dict)
     edges: EdgeEvidence = field(default_factory=EdgeEvidence)
 
@@ -75,6 +77,8 @@ def examine_images(
             continue
         facts.sizes[row], facts.orientations[row], facts.depths[row] = found.size, found.orientation, found.depth
         facts.brightest[row], facts.digests[row] = found.brightest, found.digest
+        if found.is_plain:
+            facts.plain.add(row)
         if found.scores is not None:
             facts.edges.scores.append(found.scores)
     names = {position: f"names {tables.file_names[row]}" for position, row in enumerate(rows)}
@@ -110,6 +114,7 @@ class _Found(NamedTuple):
     orientation: int
     depth: int
     brightest: int
+    is_plain: bool
     digest: bytes
     scores: np.ndarray | None
 
@@ -133,11 +138,17 @@ def _decode(tables: Tables, folder: Path, rows: list[int]) -> Iterator[tuple[int
             scores = score_image(image.pixels, boxes, listed, image.orientation, row)
         height, width = image.pixels.shape[:2]
         brightest = int(image.pixels.max(initial=0))
-        return row, _Found((width, height), image.orientation, image.depth, brightest, _digest(image), scores)
+        is_plain = _is_plain(image.pixels)
+        return row, _Found((width, height), image.orientation, image.depth, brightest, is_plain, _digest(image), scores)
 
     # Threads are enough: Pillow's decoders release the interpreter's lock.
     with ThreadPoolExecutor(usable_cores()) as threads:
         yield from threads.map(examined, rows)
+
+
+def _is_plain(pixels: np.ndarray) -> bool:
+    # A few pixels first, which settle it for almost all images.
+    return all(bool((some == pixels[:1, :1]).all()) for some in (pixels[::16, ::16], pixels))
 
 
 def _digest(image: LoadedImage) -> bytes:

@@ -85,6 +85,8 @@ def object_remarks(objects: Objects) -> list[str]:
     remarks += counted(objects.ids[repeated].tolist(), "boxes repeat another of the same category and image")
     both = np.setdiff1d(relabeled, repeated)
     remarks += counted(objects.ids[both].tolist(), "boxes repeat another of their image with another category")
+    thin = np.flatnonzero((objects.boxes[:, 2:] < 1).any(axis=1))
+    remarks += counted(objects.ids[thin].tolist(), "boxes are less than a pixel wide or high")
     with np.errstate(over="ignore", invalid="ignore"):
         products = objects.boxes[:, 2] * objects.boxes[:, 3]
         larger = np.flatnonzero(objects.areas > 1.02 * products + 1)

@@ -478,6 +478,29 @@ def test_dark_crowded_and_relabeled_sets_are_remarked_on(tmp_path, capsys):
     assert code == 0
 
 
+def test_ignored_objects_thin_boxes_and_empty_images_are_remarked_on(tmp_path, capsys):
+    data = small()
+    more = {"image_id": 20, "category_id": 3, "area": 0.5}
+    data["annotations"][0]["ignore"] = 1
+    data["annotations"][1]["ignore"] = 1  # a crowd region, which is left out
+    data["annotations"][2]["difficult"] = "0"
+    data["annotations"] += [
+        {"id": 50, **more, "bbox": [1, 1, 9, 9], "difficult": True},
+        {"id": 51, **more, "bbox": [0.4, 0.2, 0.1, 0.3]},
+        {"id": 52, **more, "bbox": [3, 3, 1, 1]},
+    ]
+    path = write(tmp_path, data)
+    Image.new("RGBA", (40, 30), (9, 99, 199, 0)).save(tmp_path / "images/a.png")
+    code, report, _ = _run(capsys, path, tmp_path / "images")
+    for words in (
+        "2 annotations have ignore or difficult 1, which is not read; iscrowd 1 leaves them out: id 7, 50",
+        "1 boxes are less than a pixel wide or high: id 51",
+        "1 images have one color alone (what is transparent is read as white): id 20",
+    ):
+        assert words in report, words
+    assert code == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
