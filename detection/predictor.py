@@ -17,7 +17,7 @@ from detection.analysis.visualize import distinct_colors, draw_boxes
 from detection.data.coco_index import Category
 from detection.data.images import read_image, to_rgb
 from detection.errors import UserError
-from detection.runs.folder import open_run
+from detection.runs.folder import best_or_last, open_run
 from detection.runs.own_files import read_bounded_json
 from detection.tiles import Tiles, fitting_tiles, merge_tiles
 from detection.training.engine import coco_results
@@ -104,8 +104,8 @@ class Predictor:
         run_or_checkpoint: a run folder, for its best checkpoint, or one of its checkpoints: `RUN/checkpoints/last`, or
             the `model.safetensors` in it.
         device: where the detector goes; None for a GPU if there is one.
-        score: least score of a detection; None for that of the run's best F1, or 0.5 where it was not measured. The
-            run's `detector.head.score_threshold` is a lower limit.
+        score: least score of a detection; None for that of the checkpoint's best F1, or 0.5 where it was not measured.
+            The run's `detector.head.score_threshold` is a lower limit.
         trust: packages other than `detection` whose parts the run may name.
 
     Raises:
@@ -126,7 +126,7 @@ class Predictor:
         self.run, checkpoint = split_run(Path(run_or_checkpoint))
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.detector, self.categories, self.config = open_run(self.run, self.device, checkpoint, trust=trust)
-        self.score, _ = choose_score(self.run, score)
+        self.score, self.score_reason = choose_score(self.run, score, checkpoint)
 
     @overload
     def __call__(
@@ -211,11 +211,15 @@ class Predictor:
         return Detections(boxes.float(), scores.float(), labels, (image.shape[1], image.shape[2]), self.categories)
 
 
-def choose_score(run: Path, asked: float | None) -> tuple[float, str]:
-    """Choose the least score of a detection, with its origin in words: `asked`, that of the run's best F1, or 0.5."""
+def choose_score(run: Path, asked: float | None, checkpoint: str | None = None) -> tuple[float, str]:
+    """Choose the least score of a detection, with its origin in words: `asked`, that of the best F1, or 0.5.
+
+    The best F1 is that of the checkpoint, which is named as in `open_run`.
+    """
     if asked is not None:
         return asked, "as asked for"
-    path = run / "metrics.json"
+    is_last = (checkpoint or best_or_last(run)) == "last"
+    path = (run / "last" if is_last else run) / "metrics.json"
     try:
         best = float(read_bounded_json(path)["best_f1"]["score"])
     except (OSError, UserError, ValueError, KeyError, TypeError, OverflowError):

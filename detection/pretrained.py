@@ -11,7 +11,7 @@ from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
 from detection.detector import Detector
 from detection.errors import UserError
-from detection.runs.checkpoint import load_meta, newest_complete
+from detection.runs.checkpoint import load_meta, newest_complete, require_as_written
 from detection.weights import LoadReport, load_state, read_state, renamed
 
 _TORCHVISION_PREFIXES = [
@@ -70,7 +70,7 @@ def find_weights(weights: str) -> tuple[str, list[str]]:
         weights: a run folder, a checkpoint folder, a file, or a torchvision name.
 
     Raises:
-        UserError: a folder without a checkpoint, or a damaged `meta.json` next to the file.
+        UserError: a folder without a checkpoint, a damaged `meta.json` next to the file, or a file that changed since.
     """
     path = Path(weights)
     places = (path / "checkpoints" / "best", path / "checkpoints" / "last", path)
@@ -85,6 +85,7 @@ def find_weights(weights: str) -> tuple[str, list[str]]:
     path = Path(source)
     if path.suffix != ".safetensors" or not (path.parent / "meta.json").is_file():
         return source, []
+    require_as_written(path)
     return source, [str(category.name) for category in load_meta(path.parent)["categories"]]
 
 

@@ -158,6 +158,17 @@ def test_the_score_is_that_of_the_best_f1(run, photos, tmp_path):
             Predictor(run, "cpu", score)
 
 
+def test_the_score_of_the_last_checkpoint_is_its_own(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    write_json(copy / "metrics.json", {"best_f1": {"score": 0.4}})
+    last = copy / "checkpoints" / "last"
+    assert Predictor(last, "cpu").score == 0.5
+    write_json(copy / "last" / "metrics.json", {"best_f1": {"score": 0.3}})
+    assert [Predictor(path, "cpu").score for path in (copy, last, last / "model.safetensors")] == [0.4, 0.3, 0.3]
+    shutil.rmtree(copy / "checkpoints" / "best")
+    assert Predictor(copy, "cpu").score == 0.3
+
+
 def test_a_checkpoint_can_be_named(run, photos, monkeypatch):
     best, last = (Predictor(run / "checkpoints" / name, "cpu", 0.0)(photos[0]) for name in ("best", "last"))
     assert_same(Predictor(run, "cpu", 0.0)(photos[0]), best)

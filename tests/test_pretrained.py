@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -136,6 +137,16 @@ def test_a_run_gives_its_best_checkpoint_else_its_last(tmp_path):
         shutil.rmtree(run / "checkpoints" / name)
     with pytest.raises(UserError, match="no checkpoint in this folder; give a run folder"):
         load_pretrained(build(config(), 3, 2), str(run), KNOWN)
+
+
+def test_weights_that_changed_since_they_were_written_are_an_error(saved):
+    """As a copy that broke off leaves a file of the full length."""
+    file = Path(saved[0], "model.safetensors")
+    content = file.read_bytes()
+    file.write_bytes(content[:-100] + bytes(100))
+    for weights in (saved[0], str(file)):
+        with pytest.raises(UserError, match="model.safetensors: the checkpoint is damaged, its content"):
+            load_pretrained(build(config(), 3, 1), weights, KNOWN)
 
 
 def test_names_that_do_not_belong_to_the_weights_are_an_error(saved):

@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"{output}: exists already; remove it, or choose another --output.")
     detector, categories, config = open_run(run, "cpu", checkpoint, args.overrides, args.trust)
     images, origin = comparison_images(args.images, config)
-    score, _ = choose_score(run, None)
+    score, _ = choose_score(run, None, checkpoint)
     size = None if args.dynamic else tuple(args.size) if args.size else default_size(detector)
     found = export(detector, categories, output, ExportSettings(size, args.opset, score), images)
     if config.precision != "no":

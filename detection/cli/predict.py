@@ -59,7 +59,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--score",
         type=float,
-        help="least score; if left out, that of the run's best F1 (in its metrics.json), else 0.5. The run's "
+        help="least score; if left out, that of the best F1 (in the run's metrics.json, of its last checkpoint in "
+        "last/metrics.json), else 0.5. The run's "
         "detector.head.score_threshold (0.05 unless set) is a lower limit",
     )
     parser.add_argument("--attention", action="store_true", help="draw the attention of the context, too")
@@ -164,7 +165,7 @@ def main(argv: list[str] | None = None) -> int:
     if videos and args.attention:
         raise UserError("--attention: is drawn in images alone; leave it out, or give frames of the video.")
     from detection.analysis.attention import require_attention
-    from detection.predictor import Predictor, choose_score
+    from detection.predictor import Predictor
     from detection.tiles import Tiles
     from detection.training.loaders import require_device
 
@@ -174,8 +175,7 @@ def main(argv: list[str] | None = None) -> int:
     predictor = Predictor(args.run, args.device, args.score)
     if args.attention:
         require_attention(predictor.detector)
-    score, reason = choose_score(predictor.run, args.score)
-    print(f"score       from {score:.3g}, {visible(reason)}", flush=True)
+    print(f"score       from {predictor.score:.3g}, {visible(predictor.score_reason)}", flush=True)
     for number, note in enumerate(found.notes):
         print(f"{'' if number else 'not taken':11} {visible(note)}", flush=True)
     # A signal ends the command by an exception, so that no half-written folder stays.

@@ -164,12 +164,21 @@ def _opened(path: Path) -> Iterator[Path]:
     """
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint; has the run finished an epoch?")
-    if not _is_as_written(path):
-        raise UserError(f"{path}: the checkpoint is damaged, its content is not what was written; use another one.")
+    require_as_written(path)
     try:
         yield path
     except SafetensorError as error:
         raise UserError(f"{path}: the checkpoint is damaged ({error}).") from None
+
+
+def require_as_written(path: Path) -> None:
+    """Check that a file of a checkpoint has the content that was written.
+
+    Raises:
+        UserError: it has not.
+    """
+    if not _is_as_written(path):
+        raise UserError(f"{path}: the checkpoint is damaged, its content is not what was written; use another one.")
 
 
 def load_meta(folder: Path) -> dict[str, Any]:

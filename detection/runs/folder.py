@@ -117,6 +117,11 @@ def config_json(config: Any) -> dict[str, Any]:
     return {"format": CONFIG_FORMAT, **to_plain(config)}
 
 
+def best_or_last(run: str | Path) -> str:
+    """Name of the checkpoint that is opened where none is named: the best, or the last where there is no best."""
+    return "best" if newest_complete(Path(run) / "checkpoints" / "best").is_dir() else "last"
+
+
 def open_run(
     run: str | Path,
     device: torch.device | str = "cpu",
@@ -143,10 +148,9 @@ def open_run(
     """
     with trusting(trust):
         config = open_config(run, overrides)
-    checkpoints = Path(run) / "checkpoints"
-    best = newest_complete(checkpoints / "best")
-    folder = newest_complete(checkpoints / (checkpoint or ("best" if best.is_dir() else "last")))
-    if checkpoint is None and not best.is_dir() and folder.is_dir():
+    chosen = checkpoint or best_or_last(run)
+    folder = newest_complete(Path(run) / "checkpoints" / chosen)
+    if checkpoint is None and chosen == "last" and folder.is_dir():
         print(f"note: {run} has no best checkpoint: {folder} is opened.", file=sys.stderr)
     categories = load_meta(folder)["categories"]
     # A stranger's config may ask for any amount of memory: it is compared with the weights before that is taken.
@@ -164,16 +168,27 @@ def write_run_description(
 ) -> None:
     """Write `config.json` and `environment.json`, with what is recorded of each split of the `data`.
 
-    A run that is resumed after some epochs keeps its environment; the present one is appended to its `history`.
+    A run that is resumed after some epochs keeps its environment but for where its data are; the present one is
+    appended to its `history`.
     """
     now = environment(config, data, accelerator)
     if resumed is not None:
         changed = differences(to_plain(config), to_plain(read_config(folder, type(config))))
         first = read_environment(folder)
         entry = {"epoch": resumed, "changed": changed, **now}
-        now = {**first, "config_hash": now["config_hash"], "history": [*first.get("history", ()), entry]}
+        # The same data, where they are now.
+        recorded = {**first.get("data", {}), **now["data"]}
+        history = [*first.get("history", ()), entry]
+        now = {**first, "config_hash": now["config_hash"], "data": recorded, "history": history}
     write_json(folder / "environment.json", now)
     write_json(folder / "config.json", config_json(config))
+
+
+def remove_results(folder: Path) -> None:
+    """Remove what a finished run has measured, before it is trained further: `metrics.json` marks a finished run."""
+    for part in (folder, folder / "last", folder / "test"):
+        for name in ("metrics.json", "results.json", "correct.json"):
+            (part / name).unlink(missing_ok=True)
 
 
 def read_environment(folder: Path) -> dict[str, Any]:

@@ -31,7 +31,8 @@ class RunLog:
 
     Of a resumed run the lines of the first `keep_epochs` stay; later epochs are done again, and with `evaluate_last`
     the evaluation of the last of them; of the epoch that follows, `keep_updates` updates stay. A line that was cut off
-    is left out, and so are damaged ones, with a note of their number.
+    is left out, and so are damaged ones, with a note of their number. Where lines are missing, steps go on from
+    `updates_before`.
 
     What is written goes to the `trackers`, too.
 
@@ -47,6 +48,7 @@ class RunLog:
         *,
         evaluate_last: bool = False,
         keep_updates: int = 0,
+        updates_before: int = 0,
         trackers: Trackers | None = None,
     ) -> None:
         self.main = main
@@ -62,7 +64,7 @@ class RunLog:
         if evaluate_last:
             kept = [line for line in kept if "lr" in line or line["epoch"] < keep_epochs - 1]
         kept += [line for line in complete if line["epoch"] == keep_epochs and "lr" in line][:keep_updates]
-        self.step = max((line.get("step", 0) for line in kept), default=0)
+        self.step = max([updates_before, *(line.get("step", 0) for line in kept)])
         text = "".join(json.dumps(line) + "\n" for line in kept)
         atomic_write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
         # Line by line, so that a killed process leaves all updates but perhaps a part of the last line.

@@ -17,6 +17,12 @@ def read_record(folder: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def environments(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return what an `environment.json` holds of the run's start, and of each resume."""
+    history = record.get("history")
+    return [record, *(entry for entry in (history if isinstance(history, list) else ()) if isinstance(entry, Mapping))]
+
+
 def data_difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
     """Name what differs between two records of a split: `annotations`, `images`, both, or nothing.
 
@@ -32,16 +38,27 @@ def data_key(split: Mapping[str, Any]) -> str:
     return "-".join(str(split.get(key, "unknown")) for key in ("sha256", "images_sha256"))
 
 
-def version_differences(environments: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str]]:
+def version_differences(records: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str]]:
     """Find the libraries whose versions differ between runs.
 
     Args:
-        environments: `environment.json` of each run by its name; those without versions are not compared.
+        records: `environment.json` of each run by its name; those without versions are not compared.
 
     Returns:
-        By library the version of every run by its name, `none` where it is not installed.
+        By library the version of every run by its name, `none` where it is not installed, and after `, then` that with
+        which it was resumed.
     """
-    versions = {name: e["versions"] for name, e in environments.items() if isinstance(e.get("versions"), Mapping)}
-    libraries = sorted({library for of_run in versions.values() for library in of_run})
-    found = {lib: {name: str(v.get(lib, "none")) for name, v in versions.items()} for lib in libraries}
-    return {library: of_runs for library, of_runs in found.items() if len(set(of_runs.values())) > 1}
+    versions = {name: found for name, record in records.items() if (found := _versions(record))}
+    libraries = sorted({library for of_run in versions.values() for one in of_run for library in one})
+    found = {lib: {name: [str(v.get(lib, "none")) for v in vs] for name, vs in versions.items()} for lib in libraries}
+    return {
+        library: {name: ", then ".join(dict.fromkeys(of_run)) for name, of_run in of_runs.items()}
+        for library, of_runs in found.items()
+        if len({version for of_run in of_runs.values() for version in of_run}) > 1
+    }
+
+
+def _versions(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The versions of a run's start and of each resume, as far as they are known."""
+    found = (environment.get("versions") for environment in environments(record))
+    return [versions for versions in found if isinstance(versions, Mapping)]

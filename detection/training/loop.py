@@ -1,5 +1,6 @@
 """The loop over the epochs of a run of detectors or classifiers."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -13,7 +14,7 @@ from torch import nn
 from detection.config import OptimizerConfig
 from detection.errors import Interrupted, UserError
 from detection.runs.checkpoint import fitting_state
-from detection.runs.folder import config_json, read_config, write_run_description
+from detection.runs.folder import config_json, read_config, remove_results, write_run_description
 from detection.runs.logs import RunLog, progress
 from detection.runs.room import require_room
 from detection.runs.trackers import Trackers
@@ -28,6 +29,9 @@ from detection.training.random_state import random_state, set_random_state
 from detection.training.resuming import has_checkpoint, require_same_data, resume_command
 from detection.training.state import TrainingRun
 
+_EVALUATED = ("data", "detector", "eval_batch_size", "samples")
+"""Settings that a resumed run may change and that its evaluation reads."""
+
 
 def run_epochs(run: TrainingRun, after_epoch: Callable[[Any, RunLog], bool]) -> None:
     """Train until the last epoch, with a log, and leave a checkpoint after each.
@@ -39,11 +43,12 @@ def run_epochs(run: TrainingRun, after_epoch: Callable[[Any, RunLog], bool]) -> 
     """
     done, main = run.done, run.accelerator.is_main_process
     kept = {"evaluate_last": done.awaits_evaluation, "keep_updates": done.updates}
+    begun = {"updates_before": done.epoch * run.updates_per_epoch + done.updates}
     trackers = Trackers(run.config.trackers if main else (), run.folder, config_json(run.config))
     with (
         postponed(),
         closing(trackers),
-        closing(RunLog(run.folder, main, done.epoch, trackers=trackers, **kept)) as log,
+        closing(RunLog(run.folder, main, done.epoch, trackers=trackers, **kept, **begun)) as log,
     ):
         _run_epochs(run, log, after_epoch)
 
@@ -200,10 +205,21 @@ def describe_run(run: TrainingRun, data: Mapping[str, Any]) -> None:
     if run.resumed:
         require_same_data(run.folder, data)
     if run.accelerator.is_main_process:
-        # Settings that nothing is trained with do not become those of the run.
-        config = read_config(run.folder, type(run.config)) if run.resumed and run.ended else run.config
+        config = _kept_config(run) if run.resumed and run.ended else run.config
         require_room(run.folder, run.model, run.optimizer, averaged=run.average is not None)
         with resumable(run), postponed():
+            if run.resumed and not run.ended:
+                remove_results(run.folder)
             write_run_description(run.folder, config, data, run.accelerator, run.done.epoch if run.resumed else None)
     run.print_line(f"run       {run.folder}")
     run.accelerator.wait_for_everyone()
+
+
+def _kept_config(run: TrainingRun) -> Any:
+    """The config of a run with nothing left to train: as it was trained, and as it is evaluated now."""
+    before, now = read_config(run.folder, type(run.config)), run.config
+    if run.ends(before):
+        evaluated = {name: getattr(now, name) for name in _EVALUATED if hasattr(before, name)}
+        return dataclasses.replace(before, **evaluated)
+    epochs = max(run.done.epoch, now.schedule.epochs)
+    return dataclasses.replace(now, schedule=dataclasses.replace(now.schedule, epochs=epochs))

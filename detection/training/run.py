@@ -21,11 +21,18 @@ from detection.data.dataset import DetectionDataset
 from detection.data.federated import federated_remark
 from detection.data.remarks import training_remarks
 from detection.detector import Detector, build_detector
+from detection.errors import UserError
 from detection.evaluation import evaluate_detections, is_defined, metrics_table, write_evaluation, write_metrics
 from detection.evaluation.columns import CocoDataset, CocoResults
 from detection.heads import name_classes
 from detection.pretrained import load_pretrained
-from detection.runs.checkpoint import load_meta, load_weights, newest_complete, save_checkpoint
+from detection.runs.checkpoint import (
+    load_meta,
+    load_weights,
+    newest_complete,
+    require_fitting_weights,
+    save_checkpoint,
+)
 from detection.runs.data_identity import describe_splits
 from detection.runs.folder import read_config_json
 from detection.runs.lock import writing
@@ -66,11 +73,9 @@ class DetectorRun(TrainingRun[Detector]):
     compiled: CountedBackend | None = None
     graphs: int = 0
 
-    @property
-    def stopped_early(self) -> bool:
-        """True once `early_stopping` evaluations in a row were not better than the best; False without that limit."""
-        limit = self.config.early_stopping
-        return limit is not None and self.done.evaluations_without_best >= limit
+    def stops_early(self, config: Config) -> bool:
+        """True once a config's `early_stopping` evaluations in a row were not better; False without that limit."""
+        return config.early_stopping is not None and self.done.evaluations_without_best >= config.early_stopping
 
 
 def train(config: Config, folder: str | Path, accelerator: Accelerator, *, resume: bool = False) -> dict[str, Any]:
@@ -135,9 +140,11 @@ def prepare(config: Config, folder: Path, accelerator: Accelerator, resume: bool
     )
     if resume:
         restore(run)
+        _forget_unusable_best(run)
         _measure_best_by(run, config.best_metric)
-        if run.done.epoch >= config.schedule.epochs and run.done.best_epoch < 0:
-            run.done.awaits_evaluation = True  # it has become the last epoch, which is always evaluated
+        done = run.done
+        if done.epoch >= config.schedule.epochs and (done.best_epoch < 0 or 0 < done.evaluated_epoch < done.epoch):
+            done.awaits_evaluation = True  # it has become the last epoch, which is always evaluated
     # After the average was copied from the detector: stages copied later would run the detector's own.
     if config.checkpoint_backbone:
         checkpoint_stages(detector.backbone)
@@ -156,6 +163,20 @@ def prepare(config: Config, folder: Path, accelerator: Accelerator, resume: bool
         run.print_line(f"amplitude {amplitude:.3g}, {note}")
     describe_run(run, describe_splits(data.splits, accelerator))
     return run
+
+
+def _forget_unusable_best(run: DetectorRun) -> None:
+    """After a resume without the weights of the best so far, choose among those that follow."""
+    done = run.done
+    if done.best_epoch < 0:
+        return
+    try:
+        require_fitting_weights(newest_complete(run.folder / "checkpoints" / "best"), run.model)
+    except UserError:
+        first = done.epoch if done.epoch >= run.config.schedule.epochs or done.awaits_evaluation else done.epoch + 1
+        lost = f"the best checkpoint, of epoch {done.best_epoch}, is missing or damaged"
+        run.print_line(f"note      {lost}: the best is chosen among the epochs from {first} on")
+        done.best, done.best_epoch, done.evaluations_without_best = None, -1, 0
 
 
 def _measure_best_by(run: DetectorRun, name: str) -> None:
@@ -181,7 +202,7 @@ def after_epoch(run: DetectorRun, log: RunLog) -> bool:
         evaluate_epoch(run, log)
     else:
         run.print_epoch()
-    if last or not run.stopped_early:
+    if last or not run.stops_early(config):
         return False
     run.print_line(f"stopped   no better {config.best_metric} in {done.evaluations_without_best} evaluations")
     return True
@@ -208,7 +229,7 @@ def evaluate_epoch(run: DetectorRun, log: RunLog) -> None:
             run.print_line(f"note      {note}")
     if accelerator.num_processes > 1:
         broadcast_object_list(shared)
-    done.metrics, run.last_results = shared[0], results
+    done.metrics, done.evaluated_epoch, run.last_results = shared[0], done.epoch, results
     _keep_if_best(run, results)
 
 

@@ -29,6 +29,7 @@ class Progress:
         updates: updates of the epoch in progress that are done.
         formed_by: images of a global batch when that epoch began.
         awaits_evaluation: the last epoch is trained and not evaluated yet.
+        evaluated_epoch: epochs that were done at the last evaluation; 0 before it, and where it was not kept yet.
         seconds: of training.
         best: value of the best checkpoint, by `best_metric`.
         best_metric: by which the best was chosen or, after a resume by another one, is compared; empty before.
@@ -41,6 +42,7 @@ class Progress:
     updates: int = 0
     formed_by: int = 0
     awaits_evaluation: bool = False
+    evaluated_epoch: int = 0
     seconds: float = 0.0
     best: float | None = None
     best_metric: str = ""
@@ -124,17 +126,20 @@ class TrainingRun(Generic[Model]):
         """Images an update by the settings, more than there are where an epoch has fewer batches than they ask for."""
         return self.order.global_size * self.gradient_accumulation_steps
 
-    @property
-    def stopped_early(self) -> bool:
-        """True where the run has ended before its last epoch, for subclasses that stop early; False here."""
+    def stops_early(self, config: Any) -> bool:
+        """True where a config ends the run here, before its last epoch, in subclasses that stop early; False here."""
         return False
+
+    def ends(self, config: Any) -> bool:
+        """True where a config leaves nothing to train or to evaluate."""
+        done = self.done
+        stopped = done.epoch >= config.schedule.epochs or (self.stops_early(config) and not done.updates)
+        return stopped and not done.awaits_evaluation
 
     @property
     def ended(self) -> bool:
         """True where nothing is left to train or to evaluate."""
-        done = self.done
-        stopped = done.epoch >= self.config.schedule.epochs or (self.stopped_early and not done.updates)
-        return stopped and not done.awaits_evaluation
+        return self.ends(self.config)
 
     @property
     def evaluated(self) -> Model:

@@ -202,6 +202,16 @@ def test_versions_of_libraries_that_differ_are_a_warning(capsys):
         assert "torch" not in text
 
 
+def test_versions_that_a_resume_changed_are_a_warning(capsys):
+    for name in ("plain", "context"):
+        path = Path("a", name, "environment.json")
+        history = [{"versions": {"torch": "2.15", "pillow": "12.0"}}, "damaged"]
+        content = {**json.loads(path.read_text()), "versions": {"torch": "2.15", "pillow": "11.0"}, "history": history}
+        path.write_text(json.dumps(content))
+    assert compare.main(["a/plain", "a/context"]) == 0
+    assert "- pillow: 11.0, then 12.0 (plain), 11.0, then 12.0 (context)" in capsys.readouterr().out
+
+
 BAD = {
     "one run": (lambda: None, ["a/plain"], ["two runs"]),
     "twice": (lambda: None, ["a/plain", "a/../a/plain"], ["named twice"]),

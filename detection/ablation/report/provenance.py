@@ -5,7 +5,7 @@ from typing import Any
 
 from detection.ablation.plan import Plan
 from detection.reports.document import Block, Bullets, Paragraph
-from detection.runs.records import read_record, version_differences
+from detection.runs.records import environments, read_record, version_differences
 
 
 def describe_runs(plan: Plan, counted: Collection[str]) -> list[Block]:
@@ -24,10 +24,19 @@ def describe_runs(plan: Plan, counted: Collection[str]) -> list[Block]:
 
 
 def made_with(environment: Mapping[str, Any], differing: Collection[str] = ()) -> str:
-    """Commit, versions and machine of a run, from its `environment.json`, as one line.
+    """Commit, versions and machine of a run, and of each resume with others, from its `environment.json`, as one line.
 
     Of the libraries it names torch, torchvision and those that `differing` lists.
     """
+    start, *resumes = environments(environment)
+    text = last = _made_with(start, differing)
+    for resume in resumes:
+        if (other := _made_with(resume, differing)) != last:
+            text, last = f"{text}; resumed after {resume.get('epoch', '?')} epochs with {other}", other
+    return text
+
+
+def _made_with(environment: Mapping[str, Any], differing: Collection[str]) -> str:
     try:
         git, versions, machine = (environment[key] for key in ("git", "versions", "machine"))
         names = [name for name in ("python", "torch", "torchvision") if name in versions]

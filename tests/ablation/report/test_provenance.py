@@ -54,3 +54,14 @@ def test_runs_that_do_not_count_are_not_described(tmp_path):
     found, _ = plan(tmp_path, ENVIRONMENT, None)
     assert len(describe_runs(found, {"run 0"})) == 1
     assert describe_runs(found, set()) == [Paragraph("There is none yet.")]
+
+
+def test_a_run_that_was_resumed_was_made_with_both(tmp_path):
+    entry = {**ENVIRONMENT, "epoch": 3, "versions": {"python": "3.12", "torch": "2.16", "pillow": "12"}}
+    (block,) = describe_runs(*plan(tmp_path / "a", {**ENVIRONMENT, "history": [{**ENVIRONMENT, "epoch": 3}, "?"]}))
+    assert block.text == "All were made with commit 0123456789ab, python 3.12, torch 2.15, cpu, 2 thread(s)."
+    (block,) = describe_runs(*plan(tmp_path / "b", {**ENVIRONMENT, "history": [entry]}))
+    resumed = "commit 0123456789ab, python 3.12, torch 2.16, pillow 12, cpu, 2 thread(s)"
+    assert block.text.endswith(f"pillow none, cpu, 2 thread(s); resumed after 3 epochs with {resumed}.")
+    warning, bullets = describe_runs(*plan(tmp_path / "c", ENVIRONMENT, {**ENVIRONMENT, "history": [entry]}))
+    assert warning.warning and len(bullets.items) == 2
