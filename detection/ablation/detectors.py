@@ -19,6 +19,7 @@ from detection.ablation.own_data.drawn_changes import draw_changes
 from detection.ablation.run_types import ChangedImages, CorruptRun, RunType, StaleRun, epoch_progress, read_json
 from detection.ablation.workload import Effort, Workload, build_workload
 from detection.analysis.complexity import count_flops, count_parameters
+from detection.channels_last import to_channels_last
 from detection.config import Config, load_config, override
 from detection.config.differences import differences
 from detection.data.checks import file_digest
@@ -33,6 +34,7 @@ from detection.heads import name_classes
 from detection.runs.records import data_key, read_record
 from detection.scenes.ensure import ensure_scenes
 from detection.scenes.tasks import TASKS
+from detection.training.activation_checkpoints import checkpoint_stages
 from detection.training.data import open_data
 from detection.training.loaders import build_accelerator
 
@@ -67,7 +69,7 @@ class DetectorRuns(RunType):
         """The detector but for its initial weights, the settings of a training step, and the data."""
         plain = self.plain(config)
         detector = {k: v for k, v in plain["detector"].items() if k != "weights"}
-        rest = {k: plain[k] for k in ("batch_size", "precision", "freeze", "data")}
+        rest = {k: plain[k] for k in ("batch_size", "precision", "freeze", "checkpoint_backbone", "data")}
         return {"detector": detector, "optimizer": plain["optimizer"]["kind"], **rest}
 
     def size(self, config: Config, what: str) -> int:
@@ -146,7 +148,7 @@ class DetectorRuns(RunType):
         return _per_image(output.parent, *_source_of_evaluation(output))
 
     def workload(self, config: Config) -> Workload:
-        """Build the detector at its initialization, with the first images of its data.
+        """Build the detector at its initialization, with the first images of its data, in a training's memory format.
 
         At random weights there are as many boxes as the config allows, so that costs that grow with their number are at
         their maximum.
@@ -155,9 +157,13 @@ class DetectorRuns(RunType):
         data = open_data(dataclasses.replace(config, data=dataclasses.replace(config.data, workers=0)), accelerator)
         detector = _initialize(config, len(data.train.categories))
         name_classes(detector, [category.name for category in data.train.categories])
+        to_channels_last(detector)
         image, _ = data.val[0]
         images, targets = zip(*(data.train[i] for i in range(min(config.batch_size, len(data.train)))), strict=True)
-        return build_workload(detector, config, accelerator, (list(images), list(targets)), image, config.freeze)
+        work = build_workload(detector, config, accelerator, (list(images), list(targets)), image, config.freeze)
+        if config.checkpoint_backbone:
+            checkpoint_stages(detector.backbone)
+        return work
 
     def effort(self, config: Config) -> Effort:
         """Count steps and evaluated images from the annotations, and load a few images."""

@@ -79,9 +79,7 @@ def test_a_detector_at_work_stays_as_it_is(shapes, change):
     """It trains, as the batches that its norms have seen show; and yet its weights hardly move."""
     config = tiny_config(Path(shapes), change)
     work = DETECTORS.workload(config)
-    detector = next(
-        cell.cell_contents for cell in work.infer.__closure__ if isinstance(cell.cell_contents, torch.nn.Module)
-    )
+    detector = detector_of(work)
     before = {name: p.detach().clone() for name, p in detector.named_parameters()}
     for _ in range(3):
         work.train_step()
@@ -90,6 +88,28 @@ def test_a_detector_at_work_stays_as_it_is(shapes, change):
     seen = {int(buffer) for name, buffer in detector.named_buffers() if name.endswith("num_batches_tracked")}
     assert seen == {3}
     assert work.parameters == sum(map(torch.numel, before.values())) and work.flops > 2e6
+
+
+def detector_of(work):
+    """The detector that is at work."""
+    cells = [cell.cell_contents for cell in work.infer.__closure__]
+    return next(content for content in cells if isinstance(content, torch.nn.Module))
+
+
+def test_a_detector_is_measured_in_the_memory_format_that_it_trains_in(shapes):
+    weights = [p for p in detector_of(DETECTORS.workload(tiny_config(Path(shapes)))).parameters() if p.dim() == 4]
+    assert weights and all(p.is_contiguous(memory_format=torch.channels_last) for p in weights)
+
+
+def test_a_checkpointed_backbone_costs_what_it_does_in_a_training(shapes):
+    plain, saving = (tiny_config(Path(shapes), f"checkpoint_backbone={on}") for on in ("false", "true"))
+    assert DETECTORS.architecture(plain) != DETECTORS.architecture(saving)
+    work = DETECTORS.workload(saving)
+    stages = [module for modules in detector_of(work).backbone.stages().values() for module in modules]
+    assert any(isinstance(module.forward, partial) for module in stages)
+    work.train_step()
+    work.infer()
+    assert work.flops == DETECTORS.workload(plain).flops
 
 
 def test_a_detector_without_its_data_cannot_be_measured(tmp_path):
