@@ -11,7 +11,8 @@ Writes into DIR (explanations, or the next free of explanations-2, -3, ...) for 
              that lowers the probability most (far_patch, xyxy in pixels), and by how much (drop); neither where none
              lowers it
 and, of two images or more,
-  mean.png   the mean over all detections, by a patch's place relative to the object: where context comes from
+  mean.png   the mean over these detections of all images, by a patch's place relative to the object: where context
+             comes from
   mean.json  its numbers (mean_drop), and the place at least a patch away that matters most (far)
 """
 

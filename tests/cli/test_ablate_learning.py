@@ -137,6 +137,26 @@ def test_a_reference_that_has_not_learned_is_named(place):
     # Four seeds of four against none: Fisher's p is 2 / 70, the only test of the family.
     text = "the reference has not learned in 376 updates, learns more often"
     assert differences["good"] == ["not learned", "0.029", text]
+    assert "or of the shares of seeds that learn, the smaller one" in Path("out/report.md").read_text()
+    good = table()["good"]
+    assert (good["p"], good["verdict"]) == ("", text) and float(good["p_share"]) == pytest.approx(2 / 70)
+
+
+@pytest.mark.parametrize("chance", ["", CHANCE])
+def test_a_difference_that_nothing_varies_has_no_interval_and_is_of_all_seeds(place, chance):
+    """As of a class with one object, which one variant finds with each seed and the other never."""
+    write(chance, {"some": ["p=0.5"], "none": ["p=0.0"], "all": ["p=1.0"]}, seeds=(0, 1))
+    Path("coins.py").write_text(Path("coins.py").read_text().replace("seeds=", "reference='none', seeds="))
+    assert make() == 0
+    report = Path("out/report.md").read_text()
+    assert rows(report.split("### Difference to none")[1])["all"][0] == ("not learned" if chance else "no interval")
+    assert "no seed of both" not in report and "“no interval” a difference that too few images decide" in report
+
+
+def test_seeds_that_learned_with_one_of_two_variants_each_have_no_difference(place):
+    write(variants={"odd": ["p=0.9", "stuck=(0, 1)"], "even": ["p=0.9", "stuck=(2, 3)"]})
+    assert make() == 0
+    assert rows(Path("out/report.md").read_text().split("### Difference to odd")[1])["even"][0] == "no seed of both"
 
 
 def test_without_a_chance_level_nothing_is_stated_of_learning(done):

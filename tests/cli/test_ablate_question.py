@@ -131,6 +131,12 @@ def test_data_come_first_then_the_time_and_the_answer_in_words(done, capsys):
     assert rest.count("Named in the ablation's file before the first run") == 1
 
 
+def test_sizes_are_of_ap_whatever_the_question_is_of(done, monkeypatch):
+    monkeypatch.setattr("detection.ablation.report.answer._SIZES", {"accuracy": "small coins"})
+    assert run("--report-only") == 0
+    assert "| AP of small coins " in Path("out/report.md").read_text()
+
+
 def test_the_answer_is_missing_with_a_run(done, capsys):
     Path("out/runs/data/wider/seed-1/metrics.json").unlink()
     assert run("--report-only") == 1

@@ -113,7 +113,9 @@ def _by_part(summary: AblationSummary) -> list[Block]:
     classes = [(metric, name) for metric, name in summary.class_metrics(data) if metric == ablation.metric]
     shown = short_names([name for _, name in classes])
     rows = {f"{metric}/{name}": short for (metric, name), short in zip(classes, shown, strict=True)}
-    rows |= {key: text for key, text in _SIZES.items() if key in ablation.run_type.metrics}
+    # By size there is AP alone.
+    of_size = "" if ablation.metric == "AP" else "AP of "
+    rows |= {key: f"{of_size}{text}" for key, text in _SIZES.items() if key in ablation.run_type.metrics}
     rivals = [rival for rival in _rivals(summary) if summary.spread(data, rival, ablation.metric)]
     # Sizes that the data do not have are no rows.
     rows = {key: text for key, text in rows.items() if summary.spread(data, default, key)}

@@ -60,8 +60,9 @@ def difference_blocks(summary: AblationSummary, data: str) -> list[Block]:
     )
     text = (
         "Mean difference over the seeds with which both variants learned [95 % interval of this comparison alone]. p "
-        "is adjusted by Holm for all comparisons of a metric on this data set but the primary ones; an asterisk marks "
-        "p below 0.05."
+        "is that of this difference or of the shares of seeds that learn, the smaller one; it is adjusted by Holm for "
+        "all comparisons of a metric on this data set but the primary ones. An asterisk marks a difference whose own p "
+        "is below 0.05."
     )
     return [
         Heading(3, f"Difference to {reference} on {data}"),
@@ -81,5 +82,5 @@ def _share(summary: AblationSummary, data: str, variant: str, metric: str) -> st
 def _verdict(summary: AblationSummary, data: str, metric: str, verdict: Verdict, pair: tuple[str, str]) -> list[str]:
     """Texts of the difference, the smallest p value of the comparison, and the verdict."""
     p_values = [p for p in (verdict.p_mean, verdict.p_share) if p is not None]
-    p = "–" if not p_values else "below 0.001" if min(p_values) < 0.001 else f"{min(p_values):.3f}"
+    p = formatting.p_value(min(p_values)) if p_values else "–"
     return [formatting.difference(summary, data, pair[0], metric, verdict, pair[1]), p, verdict.text]

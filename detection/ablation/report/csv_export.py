@@ -11,7 +11,7 @@ from detection.names import csv_name
 
 _COLUMNS = (
     "data variant metric class mean sd values learned share share_low share_high mean_low mean_high "
-    "reference difference low high p verdict primary missing chosen"
+    "reference difference low high p p_share verdict primary missing chosen"
 ).split()
 
 
@@ -46,7 +46,9 @@ def _lines(
         verdict = None if variant == reference else found[key][variant, reference]
         interval = None if verdict is None else verdict.interval
         ends = ["", "", ""] if interval is None else [interval.value, interval.low, interval.high]
-        tested = ["", "", ""] if verdict is None else [verdict.p_mean, verdict.text, int(verdict.primary)]
+        tested = [""] * 4
+        if verdict is not None:
+            tested = [verdict.p_mean, verdict.p_share, verdict.text, int(verdict.primary)]
         names = map(csv_name, (data, variant, metric, of_class))
         yield [*names, *values, *_over_seeds(spread), csv_name(reference), *ends, *tested, missing, chosen]
 

@@ -1,9 +1,11 @@
 """Metrics and costs as texts of a table."""
 
+from collections.abc import Sequence
+
 from detection.ablation.costs import ArchitectureCost
-from detection.ablation.summary import AblationSummary
+from detection.ablation.summary import AblationSummary, Spread
 from detection.ablation.verdicts import Verdict
-from detection.evaluation.intervals import format_interval
+from detection.evaluation.intervals import LEVEL, format_interval
 
 COST_COLUMNS = (
     "parameters",
@@ -42,10 +44,25 @@ def difference(
     if any(spread is not None and not spread.has_learned for spread in found):
         return "not learned"
     if verdict.interval is None and all(found):
-        return "no seed of both"
+        # Where seeds learned with both, no resampling changes the difference, or few images define the metric.
+        return "no interval" if _learned_with_both(found) else "no seed of both"
     seeds = len(summary.plan.ablation.seeds)
     of_all = f" ({verdict.interval.seeds} of {seeds})" if verdict.interval and verdict.interval.seeds < seeds else ""
     return format_interval(verdict.interval, verdict.is_significant) + of_all
+
+
+def _learned_with_both(found: Sequence[Spread | None]) -> bool:
+    """Whether a seed has learned with all, or no chance level is stated."""
+    learned = [spread.learned for spread in found if spread is not None and spread.learned is not None]
+    return any(all(of_seed) for of_seed in zip(*learned, strict=True)) if learned else True
+
+
+def p_value(p: float) -> str:
+    """Format with three digits; one that is significant is not rounded to the level, which is not."""
+    if p < 0.001:
+        return "below 0.001"
+    text, level = f"{p:.3f}", f"{1 - LEVEL:.3f}"
+    return f"below {1 - LEVEL:.2g}" if p < 1 - LEVEL and text == level else text
 
 
 def cost(found: ArchitectureCost | None, reference: ArchitectureCost | None) -> list[str]:

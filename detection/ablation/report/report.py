@@ -256,8 +256,8 @@ def _costs(summary: AblationSummary, costs: MeasuredCosts | None) -> Iterator[Bl
         f"Measured on {costs.machine}: medians of {costs.rounds} rounds, in each of which every architecture has its "
         "turn, at random weights, on the first images of its data. × is relative to the reference. FLOPs are of one "
         "image, a multiply-add counts twice; a training step is one batch forward and backward with the optimizer's "
-        "step; inference is of one image. Memory is the peak beyond weights, gradients and inputs that were allocated "
-        "before."
+        "step, never compiled; inference is of one image. Memory is the peak beyond weights, gradients and inputs that "
+        "were allocated before."
     )
     if costs.failures:
         yield Bullets([f"not measured: {reason}" for reason in costs.failures.values()])
@@ -283,5 +283,8 @@ def _how_to_read(summary: AblationSummary, shown: int) -> list[Block]:
         f"The tables above show {shown} intervals. If each covers what it names 95 % of the time, {0.05 * shown:.3g} "
         "of them miss it by chance, on average."
     )
-    missing = "A value with a missing seed is missing here; “n/a” is a metric that its data does not define."
+    missing = (
+        "A value with a missing seed is missing here; “n/a” is a metric that its data does not define, and “no "
+        "interval” a difference that too few images decide, as of a class with one object."
+    )
     return [Heading(2, "How to read this"), Bullets([about, chance, missing])]
