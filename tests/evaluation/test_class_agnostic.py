@@ -28,6 +28,11 @@ def test_the_best_of_an_object_s_detections_counts_whatever_its_class():
     assert as_it_is["AP50"] < 1 and "classes_ignored" not in as_it_is
 
 
+def test_boxes_of_an_iou_of_exactly_0_5_are_two():
+    found = make_results([(1, 1, (0, 0, 20, 10), 0.9), (1, 2, (0, 0, 10, 10), 0.8)])
+    assert len(ignore_classes(TRUTH, found)[1]) == 2
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_nms_is_torchvision_s(seed):
     rng = random.Random(seed)

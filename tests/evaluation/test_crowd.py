@@ -44,6 +44,7 @@ class TestEqualError:
             ("FFFFTTTT", (), (0, 0.96)),
             ("TT", (), (2 / 4, 0.98)),  # fewer than ground-truth boxes: the recall of all
             ("TTTTF", (4, 5), (3.5 / 4, 0.96)),  # the fourth is the hit or the miss, nobody knows
+            ("TTFFFFFF", range(1, 9), (1 / 4, 0.99)),  # any four of eight: one hit on average
             ("", (), (0, -1)),
         ],
     )

@@ -97,6 +97,16 @@ def test_subsets_of_images():
     assert subsets["2 to 4 objects"]["AP"] == pytest.approx(evaluate_detections(alone, found[1:])["AP"])
 
 
+@pytest.mark.parametrize(("shift", "overlapping"), [(50, 1), (55, 0)])
+def test_objects_overlap_from_an_iou_of_0_3(shift, overlapping):
+    """Boxes 100 wide, an IoU of 50 / 150 and of 45 / 155."""
+    truth = data({1: {}}, [(1, 1, BOX), (1, 2, (shift, 0, 100, 100))])
+    subsets = analyze_errors(truth, [])["subsets"]
+    assert [name for name in subsets if "overlapping" in name] == ["no overlapping objects", "overlapping objects"][
+        overlapping:
+    ][:1]
+
+
 def test_null_is_no_value():
     truth = data({1: {"weather": "sun"}, 2: {"weather": None}, 3: {}, 4: {}}, [])
     subsets = analyze_errors(truth, [], "weather")["subsets"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import t
 
-from detection.evaluation.intervals import Interval, bootstrap_counts, difference_interval
+from detection.evaluation.intervals import Interval, bootstrap_counts, difference_interval, expected_half_width
 
 
 def test_identical_runs_differ_by_exactly_nothing():
@@ -45,6 +45,13 @@ def test_seeds_that_agree_by_luck_do_not_make_it_narrower_than_images_do():
     resampled = np.array([[0.0, 0.2, 0.1, 0.1], [0.1, 0.1, 0.0, 0.2]])
     found = difference_interval(np.array([0.1, 0.1]), resampled)
     assert (found.high - found.low) / 2 == pytest.approx(1.959964 * np.std(resampled.mean(axis=0), ddof=1))
+
+
+def test_more_seeds_do_not_reduce_what_they_share():
+    """Of a variance of 0.0009 over images 0.0001 is shared, and the seeds agree."""
+    interval = Interval(0.1, 0.0, 0.2, 3, seed_variance=0.0, image_variance=0.0001, single_variance=0.0009)
+    assert expected_half_width(interval, 4) == pytest.approx(1.959964 * math.sqrt(0.0009 / 4 + 0.0001 * 3 / 4))
+    assert expected_half_width(interval, 10**6) == pytest.approx(1.959964 * 0.01, rel=1e-3)
 
 
 def test_an_undefined_number_has_no_interval_and_undefined_samples_are_left_out():

@@ -269,6 +269,11 @@ def test_more_than_100_objects(classes, most, lost):
         )
 
 
+def test_100_objects_are_not_more_than_100():
+    boxes = [(1, 1, (n % 15 * 6, n // 15 * 6, 5, 5)) for n in range(100)]
+    assert notes_of([(*row, 0.5) for row in boxes[:60]], make_truth(boxes))[1] == []
+
+
 MISSING = {
     "nothing": ([], "AP is 0: there are no detections at all"),
     "wrong split": (

@@ -39,6 +39,7 @@ def test_the_mean_has_a_t_interval_at_99_percent_within_the_metrics_range():
 def test_a_seed_has_learned_where_it_is_nearer_to_the_best_than_to_chance():
     learning = Learning(chance=0.3, best=0.9)
     assert learning.learned([0.3, 0.59, 0.61, 0.9]).tolist() == [False, False, True, True]
+    assert Learning(0.0, 1.0).learned([0.5]).tolist() == [False]  # as near to chance as to the best
     assert not Learning(0.3, 0.3).learned([0.3]).any() and not Learning(0.3, 0.2).learned([0.1, 0.2, 0.3]).any()
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import norm, t, trim_mean
 
 from detection.evaluation.suite import (
     improvement,
@@ -51,6 +52,19 @@ def test_intervals_hold_their_value_and_are_the_same_every_time():
     assert np.isnan(interquartile_mean_interval(ours[:1]).low)
 
 
+@pytest.mark.parametrize(("n", "m"), [(2, 6), (5, 3)])
+def test_the_bootstrap_is_expanded_by_the_degrees_of_freedom_within_data_sets(n, m):
+    """Against percentiles of the same draws: n − 1 degrees of freedom for each of the m data sets."""
+    scores = np.random.default_rng(2).normal(0.5, 0.05, (n, m))
+    rows = np.random.default_rng(7).integers(n, size=(100, n, m))
+    drawn = [trim_mean([scores[row[i, j], j] for i in range(n) for j in range(m)], 0.25) for row in rows]
+    found = interquartile_mean_interval(scores, resamplings=100, seed=7)
+    factor = np.sqrt(n / (n - 1)) * t.ppf(0.99, m * (n - 1)) / norm.ppf(0.975)
+    ends = found.value + factor * (np.quantile(drawn, [0.025, 0.975]) - found.value)
+    assert (found.low, found.high) == pytest.approx(tuple(ends))
+
+
 def test_a_profile_is_the_share_of_runs_above_each_threshold():
     found = profile(np.array([[0.1, 0.5], [0.2, 0.9]]), np.array([0.0, 0.3, 0.95]))
+    assert profile(np.array([[0.5]]), np.array([0.5]))[0].value == 0
     assert [estimate.value for estimate in found] == [1, 0.5, 0] and found[1].low < 0.5 < found[1].high
