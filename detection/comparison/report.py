@@ -126,7 +126,7 @@ def _counts(first: FinishedRun, run: FinishedRun, ranked: Sequence[ImageDifferen
     false = [sum(d.false_positives[i] for d in ranked) for i in (0, 1)]
     better, worse = sum(d.gain > EVEN for d in ranked), sum(d.gain < EVEN for d in ranked)
     return Paragraph(
-        f"Each at the score of its best F1 ({first.threshold:.2f} and {run.threshold:.2f}), IoU 0.5: objects that "
+        f"Each at the score of its best F1 ({first.threshold:.4g} and {run.threshold:.4g}), IoU 0.5: objects that "
         f"{run.name} alone finds: {gained}, that {first.name} alone finds: {lost}; false positives {false[0]} → "
         f"{false[1]}. It is better on {better} images, worse on {worse}, even on {len(ranked) - better - worse}. An "
         "object that a false positive of another class outscores does not count as found."
@@ -180,6 +180,6 @@ def draw_difference(first: FinishedRun, second: FinishedRun, difference: ImageDi
     for run in (first, second):
         found = [r for r in run.results if r["image_id"] == item["id"] and r["score"] >= run.threshold]
         panels.append(draw_results(image, found, by_id, colors, factor))
-    titles = ("ground truth", *(f"{run.name}, score from {run.threshold:.2f}" for run in (first, second)))
+    titles = ("ground truth", *(f"{run.name}, score from {run.threshold:.4g}" for run in (first, second)))
     height, width = image.shape[:2]
     return contact_sheet(panels, columns=1 if width >= 2 * height else 3, titles=titles)  # legible on a page

@@ -93,7 +93,7 @@ def plot_confusion(matching: Matching, score: float, all_classes: Sequence[str] 
         for label_of_class, name in zip(labels, classes, strict=False):  # the last are of no single class
             plain, text = ([value / 255 for value in c] for c in (colors[name], text_color(colors[name])))
             label_of_class.set(color=text, bbox={"facecolor": plain, "linewidth": 0, "boxstyle": "square,pad=0.15"})
-    above = "all scores" if score == -1 else f"score ≥ {score:.2f}"
+    above = "all scores" if score == -1 else f"score ≥ {score:.4g}"
     axes.set(xlabel="predicted", ylabel="ground truth", title=f"Confusion at IoU 0.5, {above}")
     if size <= 21:
         for row, column in np.ndindex(counts.shape):

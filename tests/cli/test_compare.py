@@ -130,7 +130,7 @@ def test_the_images_on_which_they_differ_most_are_drawn(capsys):
     assert compare.main(["a/plain", "a/context", "--output=deep/out"]) == 0
     assert "written to deep/out/comparison.html" in capsys.readouterr().out
     text, page = (Path(f"deep/out/comparison.{ending}").read_text() for ending in ("md", "html"))
-    assert '- context="context" instead of "plain"' in text
+    assert '- context="context" instead of "plain"' in text and "at the score of its best F1 (0.9 and 0.9)" in text
     assert "objects that context alone finds: 1, that plain alone finds: 1; false positives 1 → 0" in text
     better, worse = text.split("Where context is better")[1].split("Where context is worse")
     assert "![1.png: objects gained 1, lost 0; false positives 1 → 0](2-plain-context-1.png)" in better

@@ -121,6 +121,10 @@ class TestPlots:
         assert [line.get_label() for line in lines] == ["cat  1.000", "dog  0.000"]
         assert np.array(lines[0].get_data()).tolist() == [[0, 0.5, 1, 1], [1, 1, 1, 2 / 3]]
 
+    @pytest.mark.parametrize(("score", "text"), [(-1, "all scores"), (0.5, "score ≥ 0.5"), (0.9968, "score ≥ 0.9968")])
+    def test_confusion_names_the_score_and_not_1_for_one_below(self, score, text):
+        assert plot_confusion(match_results(TRUTH, RESULTS), score).axes[0].get_title().endswith(f", {text}")
+
     def test_confusion_shares_and_counts(self):
         figure = plot_confusion(match_results(TRUTH, RESULTS), 0.0)
         assert figure.axes[0].images[0].get_array().tolist()[:2] == [[1, 0, 0, 0], [1, 0, 0, 0]]
