@@ -15,7 +15,7 @@ from detection.ablation.plan import Plan, Run
 from detection.ablation.run_types import CorruptRun, PerImageResults
 from detection.errors import UserError
 from detection.evaluation.intervals import RESAMPLINGS, Interval, bootstrap_counts, difference_interval
-from detection.evaluation.seeds import Estimate, Learning, mean_interval, share_interval
+from detection.evaluation.seeds import Estimate, Learning, chance_margin, mean_interval, share_interval
 
 TOLERANCE = 1e-6
 """Between a metric in metrics.json and the same computed from the results."""
@@ -141,9 +141,11 @@ class AblationSummary:
         A metric without its own chance level has that of the main metric, by which a seed has learned or not.
         """
         basis, chance = self._basis(data, metric)
-        values = [result.metrics.get(basis, math.nan) for result in self.of_data(data)] if basis else []
-        values = [value for value in values if not math.isnan(value)]
-        return Learning(chance, max(values)) if values else None
+        found = [r for r in self.of_data(data) if not math.isnan(r.metrics.get(basis, math.nan))] if basis else []
+        if not found:
+            return None
+        best = max(found, key=lambda result: result.metrics[basis])
+        return Learning(chance, best.metrics[basis], chance_margin(best.resampled[basis], len(found)))
 
     def _basis(self, data: str, metric: str) -> tuple[str, float]:
         """The metric that decides which seeds have learned, and its chance level; empty where none is stated."""

@@ -9,7 +9,8 @@ estimands are therefore kept apart:
   and of exponential seeds a t interval at 95 % covers the mean 0.88 to 0.90 of the time with 3 to 10 seeds; one at 99 %
   covers it 0.95 to 0.96, and is what is reported.
 
-A seed has learned where its metric is nearer to the best seed's than to chance. Simulated coverage:
+A seed has learned where its metric is nearer to the best seed's than to chance, and none has where the best is above
+chance by no more than its images explain. Simulated coverage:
 `tests/evaluation/test_simulated_coverage.py`.
 """
 
@@ -18,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import beta, hypergeom
+from scipy.stats import beta, hypergeom, norm
 from scipy.stats import t as student
 
 from detection.evaluation.intervals import LEVEL
@@ -51,19 +52,39 @@ class Learning:
     Attributes:
         chance: metric of a model that knows nothing of what the task asks, which the data state.
         best: metric of the report's best seed.
+        margin: by how much that has to be above chance, see `chance_margin`.
     """
 
     chance: float
     best: float
+    margin: float = 0.0
 
     @property
     def threshold(self) -> float:
         """The middle between chance and the best seed."""
         return (self.chance + self.best) / 2
 
+    @property
+    def is_above_chance(self) -> bool:
+        """True where the best seed is above chance by more than the margin."""
+        return self.best > self.chance + self.margin
+
     def learned(self, values: Sequence[float]) -> np.ndarray:
         """Return booleans (n,): values nearer to the best seed than to chance; none if the best is not above chance."""
-        return (np.asarray(values) > self.threshold) & (self.best > self.chance)
+        return (np.asarray(values) > self.threshold) & self.is_above_chance
+
+
+def chance_margin(resampled: np.ndarray, runs: int) -> float:
+    """Compute how far the best of some runs that guess may be above chance: with several, one of them is.
+
+    Args:
+        resampled: the metric of the best run on bootstrap samples of its images, (S,); NaN where it is undefined.
+        runs: number of runs that it is the best of.
+
+    Returns:
+        The one-sided 95 % bound of as many runs (Bonferroni), by the standard deviation over images.
+    """
+    return float(norm.isf((1 - LEVEL) / runs) * np.nanstd(resampled, ddof=1))
 
 
 def share_interval(count: int, total: int) -> Estimate:

@@ -142,6 +142,17 @@ def test_a_reference_that_has_not_learned_is_named(place):
     assert (good["p"], good["verdict"]) == ("", text) and float(good["p_share"]) == pytest.approx(2 / 70)
 
 
+def test_where_all_seeds_guess_none_has_learned_because_it_guessed_well(place):
+    """The best of eight is above chance by a little, and counted as one that learned."""
+    write(variants={"never": VARIANTS["never"], "stuck": ["p=0.6", NEVER]})
+    assert make() == 0
+    text = part("## Metrics on data")
+    assert max(map(float, table()["never"]["values"].split())) > 1 / 3
+    assert "none is above chance by more than its images explain, so none has learned. The share" in text
+    assert {row[0] for row in rows(text.split("Mean ±")[0]).values() if row[0].endswith("of 4")} == {"0 of 4"}
+    assert rows(text.split("### Difference to never")[1])["stuck"][2] == "neither has learned in 376 updates"
+
+
 @pytest.mark.parametrize("chance", ["", CHANCE])
 def test_a_difference_that_nothing_varies_has_no_interval_and_is_of_all_seeds(place, chance):
     """As of a class with one object, which one variant finds with each seed and the other never."""

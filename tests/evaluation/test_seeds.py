@@ -2,11 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
 from scipy.stats import fisher_exact
 
 from detection.evaluation.seeds import (
     Learning,
+    chance_margin,
     format_estimate,
     holm,
     mean_interval,
@@ -41,6 +43,19 @@ def test_a_seed_has_learned_where_it_is_nearer_to_the_best_than_to_chance():
     assert learning.learned([0.3, 0.59, 0.61, 0.9]).tolist() == [False, False, True, True]
     assert Learning(0.0, 1.0).learned([0.5]).tolist() == [False]  # as near to chance as to the best
     assert not Learning(0.3, 0.3).learned([0.3]).any() and not Learning(0.3, 0.2).learned([0.1, 0.2, 0.3]).any()
+
+
+def test_none_has_learned_where_the_best_is_above_chance_by_its_images_alone():
+    learning = Learning(chance=0.33, best=0.36, margin=0.04)
+    assert not learning.learned([0.33, 0.36]).any() and Learning(0.33, 0.38, 0.04).learned([0.38]).all()
+    resampled = np.array([0.3, 0.4, np.nan, 0.5])
+    assert chance_margin(resampled, 1) == pytest.approx(1.644854 * 0.1)
+    assert chance_margin(resampled, 10) == pytest.approx(2.575829 * 0.1)
+    # Of 12 runs that guess 200 images right by one third, some are above chance, and seldom by more than that.
+    rng = np.random.default_rng(0)
+    best = rng.binomial(200, 1 / 3, (2000, 12)).max(axis=1) / 200
+    margin = chance_margin(rng.binomial(200, 1 / 3, 1000) / 200, 12)
+    assert (best > 1 / 3).mean() > 0.95 and (best > 1 / 3 + margin).mean() < 0.09
 
 
 def test_shares_that_could_not_differ_significantly_are_not_tested():

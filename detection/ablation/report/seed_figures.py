@@ -36,7 +36,8 @@ def plot_seeds(rows: Sequence[tuple[str, Spread | None]], learning: Learning | N
     axes = figure.subplots()
     if learning is not None:
         axes.axvline(learning.chance, color="black", linewidth=0.8, label="chance")
-        axes.axvline(learning.threshold, color="black", linewidth=0.8, linestyle=":", label="has learned")
+        if learning.is_above_chance:
+            axes.axvline(learning.threshold, color="black", linewidth=0.8, linestyle=":", label="has learned")
     for place, (_, spread) in enumerate(rows):
         if spread is None:
             where = {"xycoords": ("axes fraction", "data"), "va": "center"}

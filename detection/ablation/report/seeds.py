@@ -52,12 +52,11 @@ def _meaning(summary: AblationSummary, data: str, learning: Learning | None) -> 
             f"No chance level of {metric} is stated for {data} (chance= in the ablation's file), so nothing is stated "
             "of learning: means and intervals are over all seeds, and mean little where some seeds stayed at chance."
         )
-    above = f"a seed above {learning.threshold:.3f} has learned"
-    if learning.best <= learning.chance:
-        above = "none is above chance, so none has learned"
+    above = f"a seed above {learning.threshold:.3f} has learned, being nearer to the best seed than to chance"
+    if not learning.is_above_chance:
+        above = "none is above chance by more than its images explain, so none has learned"
     return (
-        f"By chance {metric} is {learning.chance:.3f}, and the best seed has {learning.best:.3f}: {above}, being "
-        "nearer to the best seed than to chance. The share of seeds that learn has the exact 95 % interval of Clopper "
-        "and Pearson; the mean among seeds that learned has a t interval, at 99 %, with which skewed seeds are covered "
-        "at 95 %. Both are over seeds, on these images."
+        f"By chance {metric} is {learning.chance:.3f}, and the best seed has {learning.best:.3f}: {above}. The share "
+        "of seeds that learn has the exact 95 % interval of Clopper and Pearson; the mean among seeds that learned has "
+        "a t interval, at 99 %, with which skewed seeds are covered at 95 %. Both are over seeds, on these images."
     )
