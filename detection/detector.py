@@ -31,6 +31,13 @@ from detection.data.inputs import require_images, require_targets
 from detection.errors import UserError, building
 from detection.image_batch import BatchTransform, inside_images
 from detection.inference import PLAIN, InferenceConfig, Predict, averaged, iterate_boxes, mirror_batch, require_steps
+from detection.part_outputs import (
+    require_boxes,
+    require_descriptors,
+    require_features,
+    require_losses,
+    require_map,
+)
 from detection.segmentation import semantic_maps
 
 MAX_PARAMETERS = 2_000_000_000
@@ -121,25 +128,27 @@ class Detector(nn.Module):
             return self.transform.postprocess(self.detect(batch), batch.image_sizes, original_sizes)
         assert targets is not None
         features = self.extract_features(batch)
-        boxes, losses = self.regions(batch, features, targets)
+        boxes, losses = self._propose(batch, features, targets)
         if self.segmentation is not None:
             semantic = semantic_maps(targets, original_sizes, batch.image_sizes)
             losses = {**losses, **self.segmentation(features["context"], semantic)}
         boxes, samples = self.head.sample(boxes, targets)
         _, head_losses = self.head(self._pooled(features, boxes, batch.image_sizes), samples)
-        return {**losses, **head_losses}
+        losses = {**losses, **head_losses}
+        require_losses(losses)
+        return losses
 
     def detect(self, batch: ImageList) -> Detections:
         """Return detections, with `boxes` in pixels of the padded batch of normalized images."""
         features = self.extract_features(batch)
-        boxes, _ = self.regions(batch, features, None)
+        boxes, _ = self._propose(batch, features, None)
         if self.inference == PLAIN:
             return self.head(self._pooled(features, boxes, batch.image_sizes))[0]
         return self._refine(batch, features, boxes)
 
     def _require_inputs(self, images: Sequence[Tensor], targets: Targets | None) -> None:
         # Values are checked once where that waits for a GPU, and always on a CPU; never in a trace.
-        if torch.jit.is_tracing() or torch.compiler.is_compiling():  # pyright: ignore[reportPrivateImportUsage]
+        if _is_traced():
             return
         values = not self._values_checked or next(self.parameters()).device.type == "cpu"
         require_images(images, values)
@@ -150,14 +159,29 @@ class Detector(nn.Module):
     def extract_features(self, batch: ImageList) -> dict[str, Tensor]:
         """Return all feature maps of a padded batch by name, the context among them."""
         features = self.backbone(batch.tensors)
+        if not _is_traced():
+            require_features(features, self.backbone.out_channels, self.backbone.strides, batch.tensors)
         if self.context is not None:
             source = features[self.context_source]
             valid = valid_mask(batch.image_sizes, self.backbone.strides[self.context_source], source)
             features = {**features, "context": self.context(source, valid)}
+            if not _is_traced():
+                require_map(features["context"], self.context.out_channels, source)
         return features
 
+    def _propose(
+        self, batch: ImageList, features: Features, targets: Targets | None
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        boxes, losses = self.regions(batch, features, targets)
+        if not _is_traced():
+            require_boxes(boxes, len(batch.image_sizes))
+        return boxes, losses
+
     def _pooled(self, features: Features, boxes: list[Tensor], image_sizes: list[tuple[int, int]]) -> PooledRegions:
-        return PooledRegions(self.pool(features, boxes, image_sizes), boxes, image_sizes, features)
+        descriptors = self.pool(features, boxes, image_sizes)
+        if not _is_traced():
+            require_descriptors(descriptors, self.pool.out_channels, self.pool.output_size, boxes)
+        return PooledRegions(descriptors, boxes, image_sizes, features)
 
     def _refine(self, batch: ImageList, features: Features, boxes: list[Tensor]) -> Detections:
         """Detect by the settings of `inference`; proposals come from the images as they are."""
@@ -171,6 +195,10 @@ class Detector(nn.Module):
         if self.inference.flip:
             predict = averaged(predict, predict_on(self.extract_features(mirror_batch(batch))), sizes)
         return iterate_boxes(self.inference, head, predict, boxes, sizes)
+
+
+def _is_traced() -> bool:
+    return torch.jit.is_tracing() or torch.compiler.is_compiling()  # pyright: ignore[reportPrivateImportUsage]
 
 
 def valid_mask(image_sizes: Sequence[tuple[int, int]], stride: int, like: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ Each function builds the part on the CPU, with random weights that are the same 
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec
 
 import torch
@@ -49,6 +49,7 @@ def check_context(context: Callable[..., Context], in_channels: int = 6) -> None
     part = _randomized(context(in_channels)).eval()
     x, valid = padded_batch(in_channels)
     y = part(x, valid)
+    assert isinstance(y, Tensor), f"the output must be a tensor, not a {type(y).__name__}"
     expected = (len(SIZES), part.out_channels, 6, 7)
     assert y.shape == expected, f"output of {tuple(y.shape)}, not {expected} (out_channels={part.out_channels})"
     assert torch.isfinite(y).all() and y.dtype == torch.float32, "the output must be finite float32"
@@ -71,6 +72,13 @@ def check_context(context: Callable[..., Context], in_channels: int = 6) -> None
     double = part.double()(x.double(), valid)
     assert double.dtype == torch.float64, "in double precision the output must be double"
     _check_alone(part, x.double(), valid, double)
+
+
+def _check_losses(losses: Any) -> None:
+    assert isinstance(losses, dict) and all(name.startswith("loss_") for name in losses), "losses are named `loss_…`"
+    for name, loss in losses.items():
+        assert isinstance(loss, Tensor) and loss.ndim == 0, f"{name} must be a tensor of one number, without dimensions"
+        assert loss.isfinite(), f"{name} is not finite"
 
 
 def _check_alone(part: Context, x: Tensor, valid: Tensor, y: Tensor) -> None:
@@ -118,7 +126,7 @@ def check_regions(regions: Callable[..., Regions], channels: int = 4) -> None:
     assert len(boxes) == 3 and all(b.ndim == 2 and b.shape[1] == 4 for b in boxes), "boxes (N, 4) of every image"
     assert losses == {}, "no losses at inference"
     boxes, losses = part.train()(images, features, targets)
-    assert all(name.startswith("loss_") and loss.isfinite() for name, loss in losses.items()), "losses are `loss_…`"
+    _check_losses(losses)
     if losses:
         _check_gradients(part, torch.stack(list(losses.values())))
 
@@ -149,8 +157,8 @@ def check_head(head: Callable[..., Head], in_channels: int = 4, size: int = 3, n
     for targets in ([ground_truth, nothing], [nothing, nothing]):
         chosen, samples = part.train().sample(boxes, targets)
         found, losses = part(pooled(chosen), samples)
-        assert losses and all(name.startswith("loss_") for name in losses), "losses are named `loss_…`"
-        assert all(loss.isfinite() for loss in losses.values()) and not found, "finite losses, and no detections"
+        assert losses and not found, "losses, and no detections"
+        _check_losses(losses)
         if targets[0] is ground_truth:
             _check_gradients(part, torch.stack(list(losses.values())))
     with torch.no_grad():
@@ -168,6 +176,7 @@ def check_backbone(backbone: Callable[..., Backbone]) -> None:
     side = max(part.strides.values())
     images = torch.rand(2, 3, 2 * side, 3 * side, generator=torch.Generator().manual_seed(0))
     features = part(images)
+    assert isinstance(features, Mapping), f"the output must be feature maps by name, not a {type(features).__name__}"
     assert set(features) == set(part.out_channels) == set(part.strides), "names in out_channels and strides"
     for name, feature in features.items():
         expected = (2, part.out_channels[name], 2 * side // part.strides[name], 3 * side // part.strides[name])

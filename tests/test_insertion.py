@@ -112,7 +112,7 @@ def test_what_does_not_fit_gets_one_sentence():
     for context, words in (
         (partial(SpatialRNN, hiden_channels=8), ".hiden_channels: .*SpatialRNN has no such setting; did you mean"),
         (partial(SpatialRNN, hidden_channels=0), ".hidden_channels=0: must be"),
-        (SpatialRNN(16, hidden_channels=8), "must be the name of a class"),
+        (SpatialRNN(16, hidden_channels=8), "must be the name of a Context"),
         ("spatial", "spatial"),
         (partial(nn.Linear, out_features=3), "Linear"),
     ):

@@ -99,6 +99,11 @@ class Single(Leaking):
         return (self.conv(x * valid) * valid).float()
 
 
+class Pair(Leaking):
+    def forward(self, x, valid):
+        return self.conv(x), valid
+
+
 class OfTheBatch(Leaking):
     """Knows a little of the other images, less than float32 rounds in a long sum."""
 
@@ -114,6 +119,7 @@ class OfTheBatch(Leaking):
         (NotZero, "must be 0 outside"),
         (NotANumber, "not finite on an input of"),
         (OtherWidth, "out_channels=3"),
+        (Pair, "the output must be a tensor, not a tuple"),
         (Single, "must be double"),
         (OfTheBatch, "image 0 alone is not as in the batch"),
     ],
@@ -167,3 +173,30 @@ class Negative(FastRCNN):
 def test_a_head_whose_labels_start_at_0_is_named():
     with pytest.raises(AssertionError, match="labels are 1"):
         check_head(partial(Negative, hidden_channels=8))
+
+
+@pytest.mark.parametrize("change", [lambda loss: loss.repeat(2), lambda loss: loss.item()])
+def test_a_loss_that_is_not_one_number_is_named(change):
+    class Several(FastRCNN):
+        def forward(self, regions, samples=None):
+            found, losses = super().forward(regions, samples)
+            return found, {name: change(loss) for name, loss in losses.items()}
+
+    class SeveralRegions(RPN):
+        def forward(self, images, features, targets):
+            boxes, losses = super().forward(images, features, targets)
+            return boxes, {name: change(loss) for name, loss in losses.items()}
+
+    with pytest.raises(AssertionError, match="loss_classifier must be a tensor of one number"):
+        check_head(partial(Several, hidden_channels=8))
+    with pytest.raises(AssertionError, match="loss_objectness must be a tensor of one number"):
+        check_regions(SeveralRegions)
+
+
+def test_a_backbone_that_returns_one_map_is_named():
+    class OneMap(Tiny):
+        def forward(self, images):
+            return super().forward(images)["c3"]
+
+    with pytest.raises(AssertionError, match="the output must be feature maps by name, not a Tensor"):
+        check_backbone(OneMap)

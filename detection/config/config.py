@@ -291,9 +291,10 @@ def override(config: Config, overrides: Sequence[str]) -> Config:
     Raises:
         UserError: an unknown key (names the nearest one) or a value of the wrong type.
     """
+    config = apply_overrides(config, ())  # a class as a partial of it, as in what is compared below
     changed = validate(apply_overrides(config, data_overrides(overrides)))
     require_reopening(changed)
-    if config.note and changed.note == config.note and to_plain(changed) != to_plain(config):
+    if config.note and changed.note == config.note and changed != config and to_plain(changed) != to_plain(config):
         return dataclasses.replace(changed, note="")
     return changed
 

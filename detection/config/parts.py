@@ -201,6 +201,8 @@ def _implementations(contract: type) -> Iterator[Any]:
     while candidates:
         cls = candidates.pop()
         candidates.update(cls.__subclasses__())
-        public = not cls.__name__.startswith("_") and cls.__module__.startswith("detection.")
+        package, _, rest = cls.__module__.partition(".")
+        is_ours = package == "detection" and rest.partition(".")[0] in (*_PACKAGES, "classification")
+        public = is_ours and not cls.__name__.startswith("_")
         if public and not getattr(cls, "__abstractmethods__", None) and not issubclass(cls, tuple):
             yield cls

@@ -48,7 +48,8 @@ def to_plain(value: Any, key: str = "") -> Any:
         return [to_plain(v, f"{key}[{i}]") for i, v in enumerate(value)]
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    raise UserError(f"{key}: a {type(value).__name__} cannot be written to config.json; use plain values.")
+    what = f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
+    raise UserError(f"{key}: {what} cannot be written to config.json; give plain values, or a partial of a class.")
 
 
 def set_key(settings: Settings, key: str, text: str) -> Settings:
@@ -208,6 +209,8 @@ def _convert(value: Any, annotation: Any, key: str) -> Any:
     if annotation is float and isinstance(value, int) and not isinstance(value, bool):
         # Beyond that `float` raises; infinity is refused below, with its key.
         value = float(value) if abs(value) < 2**1023 else math.inf
+    if origin is type and isinstance(value, type):  # that config.json cannot hold it, `to_plain` reports
+        return value
     if isinstance(annotation, type) and type(value) is annotation:
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"{key}={value}: must be {_form(annotation, value)}.")
@@ -320,17 +323,19 @@ def _convert_part(value: Any, contract: Any, key: str) -> functools.partial:
         cls, settings = _named(value["class"], contract, key), {k: v for k, v in value.items() if k != "class"}
     else:
         found = shorten(" ".join(repr(value).split()), 60)
-        example = "such as detection.context.SpatialRNN, or in Python the class or a partial of it"
-        raise UserError(f"{key}={found}: must be the name of a class, {example}.")
+        what = contract.__name__ if isinstance(contract, type) else "class"
+        raise UserError(f"{key}={found}: must be the name of a {what}, or in Python the class or a partial of it.")
     if inspect.isfunction(cls) or (contract is not Any and isinstance(contract, type)):
         require_fitting(cls, contract, key)
-    hints = _part_settings(cls, settings)
+    hints, parameters = _part_settings(cls, settings), _parameters(cls)
     for k in settings:
         if k not in hints:
             near = difflib.get_close_matches(str(k), hints, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(hints))}."
+            known = ", ".join(sorted(hints)) or "none"
+            if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+                known += " (what is behind ** has no names: write the settings out)"
+            hint = f"did you mean {near[0]}?" if near else f"known: {known}."
             raise UserError(f"{_join(key, str(k))}: {class_name(cls, key)} has no such setting; {hint}")
-    parameters = _parameters(cls)
     converted = {k: _convert_setting(v, hints[k], parameters[k].default, _join(key, k)) for k, v in settings.items()}
     # A partial equals itself alone, and settings that nothing changed stay equal.
     if isinstance(value, functools.partial) and repr(converted) == repr(settings):

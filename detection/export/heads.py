@@ -45,11 +45,15 @@ class Images:
 
 
 def require_exportable(head: nn.Module) -> None:
-    """Check that a head's post-processing can be a graph.
+    """Check that a head, and its post-processing, can be a graph.
 
     Raises:
         UserError: it cannot.
     """
+    if detect.dispatch(type(head)) is detect.dispatch(object):
+        raise UserError(
+            f"{type(head).__name__}: only FastRCNN, LocalGlobal and SequenceHead can be exported as a head."
+        )
     if isinstance(head, SequenceHead) and not isinstance(head.postprocess, NMS | SetNMS):
         kind = type(head.postprocess).__name__
         why = (
@@ -74,9 +78,9 @@ def detect(head: nn.Module, images: Images, boxes: Tensor, valid: Tensor, infere
         inference: box iterations, voting and mirrored images.
 
     Raises:
-        UserError: a head that is none of the package's.
+        NotImplementedError: a head that is none of the package's, which `require_exportable` refuses.
     """
-    raise UserError(f"{type(head).__name__}: only FastRCNN, LocalGlobal and SequenceHead can be exported as a head.")
+    raise NotImplementedError(type(head).__name__)
 
 
 @detect.register(FastRCNN)

@@ -185,11 +185,17 @@ def coco_results(detection: dict[str, Tensor], image_id: int, categories: Sequen
 
     Boxes xywh are rounded to a thousandth of a pixel; scores are the shortest decimals that give the same float32, so
     that two detections have equal scores in a file only if they have in the detector.
+
+    Raises:
+        UserError: a label that is none of the categories'.
     """
     scores = detection["scores"].float().cpu().numpy().astype(str).astype(float)
     boxes = detection["boxes"].cpu().to(torch.float64, copy=True)
     boxes[:, 2:] -= boxes[:, :2]
-    rows = zip(boxes.tolist(), detection["labels"].tolist(), scores.tolist(), strict=True)
+    labels = detection["labels"].tolist()
+    if wrong := [label for label in labels if not 1 <= label <= len(categories)]:
+        raise UserError(f"detector.head: returned the label {wrong[0]}; labels are 1 … {len(categories)}, without 0.")
+    rows = zip(boxes.tolist(), labels, scores.tolist(), strict=True)
     return [
         {
             "image_id": image_id,

@@ -9,6 +9,7 @@ from functools import partial
 
 import pytest
 from PIL import Image
+from torch import nn
 
 from detection.backbones import Tiny
 from detection.config import from_plain, load_config, override, to_plain
@@ -301,6 +302,52 @@ def test_python_may_give_a_class_or_one_value_of_several(tmp_path):
     changed = override(replace(base, detector=detector), ["detector.context.hidden_channels=8"])
     assert changed.detector.context.keywords == {"hidden_channels": 8}
     assert build_detector(detector, 2).context.out_channels == ConvStack(16).out_channels
+    noted = replace(base, detector=detector, note="AP 0.5")
+    assert override(noted, []).note == "AP 0.5" and override(noted, ["seed=1"]).note == ""
+
+
+def test_a_class_of_a_notebook_keeps_its_note_until_something_changes(tmp_path):
+    class Local(NoContext):
+        pass
+
+    base = tiny_config(tmp_path, "note=AP 0.5")
+    config = replace(base, detector=replace(base.detector, context=partial(Local), context_source="c3"))
+    assert override(config, []).note == "AP 0.5"
+
+
+class OfAModule(NoContext):
+    """A context with a setting that is a class."""
+
+    def __init__(self, in_channels: int, *, layer: type[nn.Module] = nn.ReLU, **others) -> None:
+        super().__init__(in_channels, **others)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"layer": nn.GELU}, "detector.context.layer: the class GELU cannot be written to config.json; give plain"),
+        ({"layer": 3}, "detector.context.layer=3: must be of type type, not int"),
+        ({"width": 3}, r"detector.context.width: .*OfAModule has no such setting; known: layer \(what is behind \*\*"),
+    ],
+)
+def test_settings_that_no_run_could_keep(tmp_path, settings, sentence):
+    base = tiny_config(tmp_path)
+    part = partial(OfAModule, **settings)
+    with pytest.raises(UserError, match=sentence):
+        to_plain(override(replace(base, detector=replace(base.detector, context=part, context_source="c3")), []))
+
+
+@pytest.mark.parametrize(("value", "sentence"), [(None, "=None"), (NoContext(8), r"=NoContext\(\)")])
+def test_what_is_no_part_is_asked_for_one_that_fits(tmp_path, value, sentence):
+    base = tiny_config(tmp_path)
+    with pytest.raises(UserError, match=f"detector.head{sentence}: must be the name of a Head, or in Python the class"):
+        override(replace(base, detector=replace(base.detector, head=value)), [])
+
+
+def test_only_parts_are_found_by_their_names(tmp_path):
+    importlib.import_module("detection.analysis.context_use")  # whose context replaces another
+    with pytest.raises(UserError, match="detector.context=ReplacedContext: is not the name of a public Context"):
+        override(tiny_config(tmp_path), ["detector.context=ReplacedContext"])
 
 
 @pytest.mark.parametrize(

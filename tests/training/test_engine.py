@@ -135,6 +135,13 @@ def test_coco_results_by_hand():
     assert detection["boxes"].tolist() == [[1.0, 2.0, 11.0, 22.0]]
 
 
+@pytest.mark.parametrize("label", [0, len(CATEGORIES) + 1])
+def test_a_label_of_no_category_is_refused(label):
+    detection = {"boxes": torch.tensor([[0.0, 0, 1, 1]]), "labels": torch.tensor([label]), "scores": torch.ones(1)}
+    with pytest.raises(UserError, match=f"detector.head: returned the label {label}; labels are 1 … {len(CATEGORIES)}"):
+        coco_results(detection, 7, CATEGORIES)
+
+
 def test_validation_loss_changes_nothing_and_repeats(detector, accelerator):
     freeze(detector, {"stem": None}, 0)
     batches = [as_batch(item(1), item(2)), as_batch(item(3))]
