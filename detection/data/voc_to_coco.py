@@ -200,7 +200,7 @@ def convert(options: argparse.Namespace) -> list[Conversion]:
     }
     lists = {
         "boxes without size, left out": builder.without_size,
-        "images of another size than in their annotation": sizes,
+        "images of another size than in their annotation, boxes as written": sizes,
     }
     report = conversion_report(builder.coco, counts, lists)
     return [Conversion(options.out, builder.coco, report, options.images)]

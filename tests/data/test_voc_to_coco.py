@@ -226,7 +226,7 @@ def test_the_images_size_counts(voc, capsys):
     assert [(image["width"], image["height"]) for image in data["images"]] == [(60, 40), (40, 60)]
     assert [item["bbox"] for item in data["annotations"]] == [[0, 0, 60, 9], [0, 0, 40, 60]]
     text = capsys.readouterr().out
-    assert "than in their annotation: 1" in text and "a.xml has (100, 100), a.jpg is (60, 40)" in text
+    assert "than in their annotation, boxes as written: 1" in text and "a.xml has (100, 100), a.jpg is (60, 40)" in text
 
 
 def test_a_missing_size_is_read_from_the_image(voc):

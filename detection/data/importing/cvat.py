@@ -63,7 +63,7 @@ def convert(options: argparse.Namespace) -> list[Conversion]:
     counts: dict[str, object] = {**reader.counts, "boxes clipped to their image": builder.clipped}
     lists = {
         "boxes without size, left out": builder.without_size,
-        "images of another size than in the XML": reader.sizes,
+        "images of another size than in the XML, boxes as written": reader.sizes,
         "images that are not there, left out with their annotations": finder.left_out,
     }
     return [Conversion(options.out, builder.coco, conversion_report(builder.coco, counts, lists), options.images)]

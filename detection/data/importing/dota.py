@@ -13,6 +13,7 @@ and `difficult` may be left out. The upright box around the four corners is the 
 """
 
 import argparse
+import math
 from collections import Counter
 from pathlib import Path
 
@@ -93,8 +94,20 @@ def read_labels(path: Path) -> list[Label]:
                 "or remove the line"
             )
         x1, y1, x2, y2, x3, y3, x4, y4 = (finite_number(word, where) for word in words[:8])
+        if len(words) == 9 and "." in words[8] and _is_number(words[8]):
+            raise UserError(
+                f"{where}: class is {words[8][:40]!r}, a number; lines with the class first and shares of the image "
+                "are YOLO's: convert them by --from yolo"
+            )
         difficult = words[9] if len(words) == 10 else "0"
         if difficult not in ("0", "1", "2"):
             raise UserError(f"{where}: difficult is {difficult[:40]!r}, not 0, 1 or 2; correct the line")
         labels.append(([(x1, y1), (x2, y2), (x3, y3), (x4, y4)], words[8], difficult != "0", where))
     return labels
+
+
+def _is_number(word: str) -> bool:
+    try:
+        return math.isfinite(float(word))
+    except ValueError:
+        return False

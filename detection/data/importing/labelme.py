@@ -5,6 +5,7 @@
 - Rectangles are boxes; a polygon, a rotated rectangle and a circle become the upright box around them, polygons are
   kept as such. Of a mask the box is kept, not its pixels. Points and lines have no box: they are left out, counted by
   kind.
+- A shape with `difficult` (X-AnyLabeling's) becomes `iscrowd` 1, which training ignores too.
 - Polygons of one label that share a `group_id` are parts of one object, as in LabelMe's own export.
 - Classes are the labels in all files, sorted, numbered from 1; `--categories labels.txt` takes another order, without
   LabelMe's `__ignore__` and `_background_`.
@@ -41,13 +42,14 @@ _BOXLESS = ("point", "points", "line", "linestrip", "lines")
 
 @dataclass(frozen=True)
 class LabelMeShape:
-    """One shape: its kind, label, points in pixels, group or None, and place for messages."""
+    """One shape: its kind, label, points in pixels, group or None, place for messages, difficult or not."""
 
     kind: str
     label: str
     points: list[Point]
     group: object
     where: str
+    difficult: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,10 +91,11 @@ def convert(options: argparse.Namespace) -> list[Conversion]:
             sizes.append(f"{file.path} has {file.size}, {name} is {size}: the image's size is used")
         for shapes in _objects(file.shapes, counts):
             _add(builder, shapes, categories, counts)
+    counts["difficult shapes, written as iscrowd 1"] = sum(item["iscrowd"] for item in builder.coco["annotations"])
     shown: dict[str, object] = {**counts, "boxes clipped to their image": builder.clipped}
     lists = {
         "boxes without size, left out": builder.without_size,
-        "images of another size than in their annotation": sizes,
+        "images of another size than in their annotation, boxes as written": sizes,
         "JSON files without shapes, not read": others,
         "images that are not there, left out with their annotations": finder.left_out,
         "JSON files that several images fit, left out": finder.ambiguous,
@@ -155,7 +158,7 @@ def _shape(shape: Any, where: str) -> LabelMeShape:
     if kind == "circle" and len(points) != 2:
         raise UserError(f"{where} is a circle of {len(points)} points, not center and edge; correct or remove it")
     plain = [(float(x), float(y)) for x, y in points]
-    return LabelMeShape(kind, str(label).strip(), plain, shape.get("group_id"), where)
+    return LabelMeShape(kind, str(label).strip(), plain, shape.get("group_id"), where, shape.get("difficult") is True)
 
 
 def _is_point(point: Any) -> bool:
@@ -178,10 +181,10 @@ def _objects(shapes: list[LabelMeShape], counts: Counter[str]) -> list[list[Labe
 
 def _add(builder: CocoBuilder, shapes: list[LabelMeShape], categories: dict[str, int], counts: Counter[str]) -> None:
     first = shapes[0]
-    category = categories[first.label]
+    category, iscrowd = categories[first.label], int(first.difficult)
     if first.kind in _OUTLINES:
         counts["polygons, as the upright boxes around them"] += 1
-        builder.add_outlines([shape.points for shape in shapes], category, first.where)
+        builder.add_outlines([shape.points for shape in shapes], category, first.where, iscrowd=iscrowd)
         return
     if first.kind == "circle":
         counts["circles, as the upright boxes around them"] += 1
@@ -193,4 +196,4 @@ def _add(builder: CocoBuilder, shapes: list[LabelMeShape], categories: dict[str,
         xs, ys = zip(*first.points, strict=True)
         last = int(first.kind == "mask")  # its corners are pixels, the last included
         edges = (min(xs), min(ys), max(xs) + last, max(ys) + last)
-    builder.add_box(edges, category, first.where, edges)
+    builder.add_box(edges, category, first.where, edges, iscrowd=iscrowd)

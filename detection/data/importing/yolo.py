@@ -179,7 +179,9 @@ class _Reader:
                 f"{self.split.folder}: none of the {len(self.split.images)} images has a label file in {places}; give "
                 f"LABELS IMAGES OUT.json{line}"
             )
-        counts: dict[str, object] = {**self.counts, "boxes clipped to their image": self.builder.clipped}
+        clipped = self.builder.clipped
+        hint = f"{clipped} (if many, lines may not be center x, center y, width, height)"
+        counts: dict[str, object] = {**self.counts, "boxes clipped to their image": hint if clipped else 0}
         left_out = {"boxes without size, left out": self.builder.without_size}
         return self.builder.coco, conversion_report(self.builder.coco, counts, left_out)
 

@@ -55,6 +55,7 @@ def test_empty_files_are_images_without_objects(dota, tmp_path, capsys):
         ("1 1 2 1 2 2 1 2", ("line 2", "8 words")),
         ("1 1 2 1 2 2 1 2 plane 7", ("line 2", "difficult is '7'")),
         ("1 1 2 1 2 2 1 inf plane 0", ("line 2", "'inf'")),
+        ("0 0.1 0.1 0.2 0.1 0.2 0.2 0.1 0.25", ("line 2", "class is '0.25'", "--from yolo")),
     ],
 )
 def test_a_bad_line_is_named(dota, capsys, line, words):

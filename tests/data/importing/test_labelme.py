@@ -45,6 +45,18 @@ def test_shapes_become_boxes(labelme, capsys, given, box, words):
     assert words in capsys.readouterr().out
 
 
+def test_difficult_shapes_are_neither_found_nor_missed(labelme, capsys):
+    shapes = [shape("rectangle", [0, 0], [9, 9], difficult=value) for value in (True, False)]
+    shapes.append(shape("polygon", [10, 10], [30, 10], [20, 30], difficult=True))
+    shapes.append(shape("point", [3, 3], difficult=True))
+    arguments = labelme(*shapes, imageWidth=160, imageHeight=80)
+    assert converted("labelme", *arguments, "--no-check") == 0
+    assert [item["iscrowd"] for item in read(arguments[2])["annotations"]] == [1, 0, 1]
+    text = capsys.readouterr().out
+    assert "difficult shapes, written as iscrowd 1: 2" in text
+    assert "images of another size than in their annotation, boxes as written: 1" in text
+
+
 def test_polygons_of_one_group_are_one_object(labelme, capsys):
     first, second = ([[0, 0], [10, 0], [10, 10]], [[20, 20], [30, 20], [30, 30]])
     shapes = [shape("polygon", *points, group_id=1) for points in (first, second)]
@@ -69,7 +81,8 @@ def test_what_has_no_box_is_counted(labelme, capsys, tmp_path):
     text = capsys.readouterr().out
     for words in (
         "point shapes, which have no box, left out: 1", "linestrip shapes", "boxes without size, left out: 1",
-        "a.json, shape 3", "another size than in their annotation: 1", "without shapes, not read: 1", "coco.json",
+        "a.json, shape 3", "another size than in their annotation, boxes as written: 1",
+        "without shapes, not read: 1", "coco.json",
     ):  # fmt: skip
         assert words in text, words
     assert converted("labelme", *arguments, "--no-check") == 0  # with its own result in the folder
