@@ -202,8 +202,8 @@ def _hits(box: np.ndarray, detections: DetectionColumns, targets: GroundTruthCol
 
 def _wrong_annotations(targets: GroundTruthColumns, detections: DetectionColumns, sizes: np.ndarray) -> str | None:
     """Find a box format in which the annotations, and not the detections, are meant."""
-    placement = Placement(*[sizes[targets.image]] * 2, np.ones(len(targets.box), dtype=int))
-    finding = find_reading(targets.box, targets.image, placement)
+    own = sizes[targets.image]
+    finding = find_reading(targets.box, targets.image, Placement(own, own, np.ones(len(own), dtype=int)))
     if finding is None or 2 * _hits(detections.box, detections, targets)[1] > len(targets.box):
         return None
     return f"in the annotations, {finding.sentence}; `detection doctor` examines them with their images, and converts."
