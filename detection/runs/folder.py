@@ -185,7 +185,7 @@ def write_run_description(
 
 
 def remove_results(folder: Path) -> None:
-    """Remove what a finished run has measured, before it is trained further: `metrics.json` marks a finished run."""
+    """Remove what a finished run has measured, before it is no longer its own; `metrics.json` marks a finished run."""
     for part in (folder, folder / "last", folder / "test"):
         for name in ("metrics.json", "results.json", "correct.json"):
             (part / name).unlink(missing_ok=True)

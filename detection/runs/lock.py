@@ -78,6 +78,27 @@ def require_present(folder: Path) -> None:
         )
 
 
+def find_holder(folder: Path) -> str | None:
+    """Name the other process that has locked a run folder, empty where its name is not known; None where none has."""
+    if fcntl is None or folder.resolve() in _held:
+        return None
+    try:
+        file = os.open(folder / LOCK, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+    except OSError:
+        return None
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return _read_holder(file) if error.errno in _HELD else None
+    finally:
+        os.close(file)
+    return None
+
+
+def _read_holder(file: int) -> str:
+    return os.pread(file, 200, 0).decode(errors="replace").strip()
+
+
 def _lock(folder: Path) -> int:
     """Open and lock the lock file of a folder, and return its descriptor, which holds the lock."""
     path = folder / LOCK
@@ -89,7 +110,7 @@ def _lock(folder: Path) -> int:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in _HELD:
-                holder = os.pread(file, 200, 0).decode(errors="replace").strip()
+                holder = _read_holder(file)
                 os.close(file)
                 raise UserError(
                     f"{folder}: another process{f' ({holder})' * bool(holder)} is training here; wait for it, end it, "

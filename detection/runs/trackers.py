@@ -21,6 +21,7 @@ from detection.names import short_name
 
 TrackerName = Literal["wandb", "mlflow"]
 PROJECT = "context-detection"
+_FOLDER = "folder"
 
 
 def require_trackers(names: Sequence[TrackerName]) -> None:
@@ -37,8 +38,9 @@ def require_trackers(names: Sequence[TrackerName]) -> None:
 class Trackers:
     """Hands a run's config, losses, metrics and sample images to trackers; a resumed run goes on in the same entry.
 
-    The entry of each is in `RUN/trackers.json`. A tracker that fails is left out from then on with a warning: no
-    training ends because a server does not answer.
+    The entry of each is in `RUN/trackers.json`, with the folder that it is of: a copy gets another entry, as long as
+    the original is where it was. A tracker that fails is left out from then on with a warning: no training ends because
+    a server does not answer.
 
     Args:
         names: the trackers.
@@ -49,11 +51,11 @@ class Trackers:
     def __init__(self, names: Sequence[TrackerName], folder: Path, config: Mapping[str, Any]) -> None:
         self._trackers: dict[str, Any] = {}
         path = folder / "trackers.json"
-        entries: dict[str, str] = json.loads(path.read_text(encoding="utf-8")) if names and path.exists() else {}
+        entries = _entries(folder) if names else {}
         for name in names:
             self._try(name, lambda name=name: self._start(name, folder, entries, config))
         if names:
-            write_json(path, entries)
+            write_json(path, {**entries, _FOLDER: str(folder.resolve())})
 
     def _start(self, name: str, folder: Path, entries: dict[str, str], config: Mapping[str, Any]) -> None:
         from accelerate.tracking import MLflowTracker, WandBTracker
@@ -98,6 +100,15 @@ class Trackers:
             self._trackers.pop(name, None)
             reason = short_name(f"{type(error).__name__}: {error}", 200)
             print(f"warning: the tracker {name} is left out from here on ({reason})", file=sys.stderr)
+
+
+def _entries(folder: Path) -> dict[str, str]:
+    """The entries of a run's trackers, by name; none where it is a copy of a run that goes on in them."""
+    path = folder / "trackers.json"
+    entries: dict[str, str] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    original = Path(entries.pop(_FOLDER, folder), path.name)
+    is_copy = original.exists() and not original.samefile(path)
+    return {} if is_copy else entries
 
 
 def _log_image(name: str, tracker: Any, title: str, image: np.ndarray, step: int) -> None:

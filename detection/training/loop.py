@@ -208,11 +208,15 @@ def describe_run(run: TrainingRun, data: Mapping[str, Any]) -> None:
         config = _kept_config(run) if run.resumed and run.ended else run.config
         require_room(run.folder, run.model, run.optimizer, averaged=run.average is not None)
         with resumable(run), postponed():
-            if run.resumed and not run.ended:
+            if run.resumed and (not run.ended or _is_changed(run, config)):
                 remove_results(run.folder)
             write_run_description(run.folder, config, data, run.accelerator, run.done.epoch if run.resumed else None)
     run.print_line(f"run       {run.folder}")
     run.accelerator.wait_for_everyone()
+
+
+def _is_changed(run: TrainingRun, config: Any) -> bool:
+    return config_json(config) != config_json(read_config(run.folder, type(config)))
 
 
 def _kept_config(run: TrainingRun) -> Any:

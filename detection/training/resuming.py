@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from glob import escape
 from itertools import pairwise
@@ -142,6 +143,9 @@ def require_same_data(folder: Path, data: Mapping[str, Any]) -> None:
     Raises:
         UserError: naming the split, and what differs.
     """
+    record = folder / "environment.json"
+    if not record.exists():
+        print(f"note: {record}: missing; whether its data are those of before is not known.", file=sys.stderr)
     recorded = read_environment(folder).get("data", {})
     for name, split in data.items():
         if what := data_difference(recorded.get(name, {}), split):

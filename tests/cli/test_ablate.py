@@ -250,6 +250,39 @@ def test_a_stopped_run_goes_on_if_asked_to(capsys):
     assert not Path("out/set-aside").exists()
 
 
+HOLD = """
+import sys, time
+from pathlib import Path
+
+from detection.runs.lock import writing
+
+with writing(Path(sys.argv[1])):
+    Path(sys.argv[1], "environment.json").write_text("{}")
+    print("trains", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="nothing is locked on Windows")
+def test_a_run_that_another_process_trains_is_left_to_it(capsys, monkeypatch):
+    assert run("--variants=fair") == 0
+    folder = Path("out/runs/data/good/seed-1")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    with subprocess.Popen([sys.executable, "-c", HOLD, folder], stdout=subprocess.PIPE) as other:
+        try:
+            assert other.stdout.readline() == b"trains\n"
+            capsys.readouterr()
+            assert run() == 2
+            error = capsys.readouterr().err
+            assert f"{folder}: another process (process {other.pid} on " in error and "is training there" in error
+            assert (folder / "environment.json").exists() and not Path("out/set-aside").exists()
+            assert run("--report-only") == 1
+            assert "missing  data/good/seed-1: blocked: " in capsys.readouterr().out
+        finally:
+            other.kill()
+    assert run() == 0
+
+
 def processes_of(folder):
     """Commands of living processes that name a folder."""
     found = []

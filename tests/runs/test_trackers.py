@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,19 @@ def test_a_resumed_run_has_one_entry(fakes, tmp_path):
     other.mkdir()
     Trackers(("wandb",), other, CONFIG)
     assert fakes[-1].settings["id"] != first[0].settings["id"]
+
+
+def test_a_copy_of_a_run_gets_another_entry_and_a_moved_run_keeps_its_own(fakes, tmp_path):
+    (tmp_path / "run").mkdir()
+    Trackers(("wandb",), tmp_path / "run", CONFIG).close()
+    shutil.copytree(tmp_path / "run", tmp_path / "copy")
+    (tmp_path / "link").symlink_to("run")
+    for name in ("copy", "run", "link", "copy"):
+        Trackers(("wandb",), tmp_path / name, CONFIG).close()
+    (tmp_path / "run").rename(tmp_path / "moved")
+    Trackers(("wandb",), tmp_path / "moved", CONFIG).close()
+    first, copy, again, link, copied, moved = (made.settings["id"] for made in fakes)
+    assert first == again == link == moved != copy == copied
 
 
 def test_one_that_fails_is_left_out(fakes, tmp_path, capsys):

@@ -91,6 +91,21 @@ def test_metrics_of_a_finished_run_are_those_of_its_config(run, shapes, tmp_path
         open_finished(run, "run", "test")
 
 
+def test_metrics_of_former_settings_do_not_stay_where_an_evaluation_breaks(run, monkeypatch):
+    with monkeypatch.context() as patched, pytest.raises(KeyError):
+        patched.setattr(training, "detect_split", lambda *args: {}["broken"])
+        resume(run, "detector.inference.flip=true")
+    assert read(run / "config.json")["detector"]["inference"]["flip"] and not list(run.rglob("metrics.json"))
+
+
+def test_data_that_are_not_on_record_are_a_note(run, capsys):
+    (run / "environment.json").unlink()
+    resume(run)
+    missing = f"note: {run / 'environment.json'}: missing; whether its data are those of before is not known."
+    assert missing in capsys.readouterr().err
+    assert DETECTORS.read(run)
+
+
 def test_a_run_that_is_ended_before_its_time_says_so(shapes, tmp_path, monkeypatch):
     run = tmp_path / "run"
     with monkeypatch.context() as patched, pytest.raises(KeyError):

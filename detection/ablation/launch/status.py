@@ -11,7 +11,7 @@ from detection.ablation.plan import Run
 from detection.ablation.run_types import CorruptRun, RunType, StaleRun, read_json
 from detection.config.differences import differences
 from detection.errors import UserError
-from detection.runs.lock import LOCK
+from detection.runs.lock import LOCK, find_holder
 
 # The first is what a power cut leaves of the second.
 _RUN_FILES = (".environment.json.*", "environment.json", "log.jsonl", "checkpoints", "tensorboard")
@@ -24,8 +24,8 @@ class RunStatus:
     Attributes:
         state: `finished`: complete, with this very config; `absent`: no folder, or nothing but a lock in it; `stopped`:
             did not end; `corrupt`: ended, but files are missing or contradict each other; `stale`: other settings or
-            other data; `blocked`: something other than a run, or a run whose data cannot be read, which must not
-            be replaced.
+            other data; `blocked`: something other than a run, or a run whose data cannot be read or that another
+            process trains, which must not be replaced.
         reason: why it is not finished.
         metrics: of a finished run, see `RunType.read`.
     """
@@ -38,7 +38,11 @@ class RunStatus:
 def inspect_run(run: Run, run_type: RunType) -> RunStatus:
     """Read the status of a run; nothing is changed."""
     try:
-        return _inspect_run(run, run_type)
+        status = _inspect_run(run, run_type)
+        if status.state != "finished" and (holder := find_holder(run.folder)) is not None:
+            named = f" ({holder})" * bool(holder)
+            raise UserError(f"{run.folder}: another process{named} is training there; wait for it, or end it.")
+        return status
     except UserError as error:
         return RunStatus("blocked", str(error))
 
