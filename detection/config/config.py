@@ -266,10 +266,14 @@ class Config:
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Run a config file and apply `key=value` overrides to its `config`.
 
+    Args:
+        path: the file, or the name of a shipped config, such as `finetune`.
+        overrides: texts such as `schedule.epochs=2`, in order.
+
     Raises:
-        UserError: no such file, no `config = Config(...)` in it, or an override that does not fit.
+        UserError: no such file or name, no `config = Config(...)` in it, or an override that does not fit.
     """
-    path = Path(path)
+    path = find_config(path)
     config = run_file(path, "config file").get("config")
     if not isinstance(config, Config):
         raise UserError(f"{path}: a config file must end in `config = Config(...)`; found {type(config).__name__}.")
@@ -282,7 +286,7 @@ def base_config(name: str) -> Config:
     Raises:
         UserError: no shipped config of this name.
     """
-    return load_config(find_config(name))
+    return load_config(name)
 
 
 def override(config: Config, overrides: Sequence[str]) -> Config:

@@ -26,9 +26,9 @@ def trust(packages: Iterable[str]) -> None:
     """Allow parts from other packages in this process: what `--trust PACKAGE` does.
 
     Args:
-        packages: top-level names, found in the current folder or the environment.
+        packages: top-level names, found in the current folder or the environment; or one of them.
     """
-    for package in packages:
+    for package in [packages] if isinstance(packages, str) else packages:
         if not package.isidentifier():
             raise UserError(f"--trust {package}: must be the name of a package or module, such as mylab.")
         _trusted.add(package)
@@ -88,7 +88,11 @@ def find_class(name: str, key: str) -> Any:
     module, _, attribute = str(name).rpartition(".")
     package = module.partition(".")[0]
     if package != "detection" and package not in _trusted:
-        hint = f"; if you trust it, add --trust {package}" if package.isidentifier() else ""
+        hint = (
+            f"; if you trust it, add --trust {package} (in Python trust=[{package!r}])"
+            if package.isidentifier()
+            else ""
+        )
         raise UserError(f"{key}: {name!r} is not a class of the package `detection`, and no other is opened{hint}.")
     try:
         found = getattr(_import(module, package), attribute)

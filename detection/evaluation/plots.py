@@ -147,6 +147,7 @@ def plot_losses(log: str | Path) -> Figure | None:
         if all(value > 0 for points in losses.values() for _, value in points):
             axes.set_yscale("log")
         axes.set(xlabel="step", ylabel="loss", title="Losses")
+        _count_in_integers(axes)
         axes.grid(alpha=0.3, which="both")
         _legend_below(axes)
     if scores:
@@ -154,10 +155,15 @@ def plot_losses(log: str | Path) -> Figure | None:
         for name, points in scores.items():
             axes.plot(*np.array(points).T, marker="o", markersize=4, label=name)
         axes.set(xlabel="epochs trained", ylabel="AP", ylim=(0, 1), title="Validation")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        _count_in_integers(axes)
         axes.grid(alpha=0.3)
         _legend_below(axes)
     return figure
+
+
+def _count_in_integers(axes: Any) -> None:
+    """Mark steps and epochs at integers, where only one of them is in view, too."""
+    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
 
 
 def _legend_below(axes: Any) -> None:

@@ -209,9 +209,14 @@ def test_a_damaged_config_json_gets_one_sentence(change, sentence):
         from_plain(plain, Config)
 
 
+def test_a_shipped_config_is_loaded_by_its_name():
+    named, base = load_config("finetune", ["epochs=2"]), override(base_config("finetune"), ["epochs=2"])
+    assert to_plain(named) == to_plain(base)
+
+
 def test_config_files_are_named_when_missing_or_wrong(tmp_path):
     (tmp_path / "good.py").write_text("x = 1")
-    with pytest.raises(UserError, match=r"gud.py: no such config file; did you mean .*good.py\?"):
+    with pytest.raises(UserError, match=r"gud.py: no such file, and no shipped .*; did you mean .*good.py\?"):
         load_config(tmp_path / "gud.py")
     with pytest.raises(UserError, match="must end in `config = Config"):
         load_config(tmp_path / "good.py")

@@ -108,11 +108,13 @@ def test_a_run_with_a_part_from_outside_names_it(outside):
 
 def test_it_opens_only_where_the_package_is_trusted(place):
     with pytest.raises(
-        UserError, match=r"'mylab_context.Doubled' is not a class .*; if you trust it, add --trust mylab_c"
+        UserError,
+        match=r"'mylab_context.Doubled' is not a class .*; if you trust it, add --trust mylab_context .in Python",
     ):
         open_run("run")
     assert "mylab_context" not in sys.modules
     detector, _, config = open_run("run", trust=["mylab_context"])
+    assert type(open_run("run", trust="mylab_context")[0].context) is type(detector.context)
     assert type(detector.context).__name__ == "Doubled" and config.detector.context.keywords == {"factor": 3.0}
     with pytest.raises(UserError, match="--trust"):
         open_config("run")

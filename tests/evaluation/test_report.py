@@ -166,6 +166,14 @@ class TestPlots:
         drawn = {line.get_label(): np.array(line.get_data()).T.tolist() for line in scores.get_lines()}
         assert drawn == {"AP": [[1, 0.1], [2, 0.2]], "AP50": [[1, 0.3]]}
 
+    def test_one_step_and_one_epoch_are_marked_as_such(self, tmp_path):
+        lines = ({"step": 4, "epoch": 1, "loss": 2.0}, {"step": 4, "epoch": 1, "AP": 0.1})
+        (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        losses, scores = plot_losses(tmp_path / "log.jsonl").axes
+        for axes, place in ((losses, 4), (scores, 2)):
+            low, high = axes.get_xlim()
+            assert [tick for tick in axes.get_xticks() if low <= tick <= high] == [place]
+
     def test_nothing_to_draw(self, tmp_path):
         (tmp_path / "log.jsonl").write_text("")
         assert plot_losses(tmp_path / "log.jsonl") is None
