@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -46,6 +47,8 @@ def _short(value: Any, key: str) -> Any:
         require_keywords(value, key)
         settings = {name: _short(setting, key) for name, setting in value.keywords.items()}
         return {"class": class_name(value.func, key), **settings}
+    if isinstance(value, type) or inspect.isfunction(value):  # which stands for a partial of it
+        return {"class": class_name(value, key)}
     if isinstance(value, list | tuple):
         return [_short(item, key) for item in value]
     if isinstance(value, Mapping):

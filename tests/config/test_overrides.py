@@ -33,7 +33,8 @@ def test_a_value_becomes_a_text_that_gives_the_value(tmp_path, key, value):
 
 
 def test_texts_are_short():
-    assert as_text(partial(NoContext), "k") == "detection.context.NoContext"
+    assert as_text(partial(NoContext), "k") == as_text(NoContext, "k") == "detection.context.NoContext"
+    assert as_text(partial(SpatialRNN, cell=GRU), "k") == as_text(partial(SpatialRNN, cell=partial(GRU)), "k")
     given = as_text(partial(SpatialRNN, hidden_channels=8), "k")
     assert given == "{'class': 'detection.context.SpatialRNN', 'hidden_channels': 8}"
     assert as_text("c4", "k") == "c4" and as_text(0.5, "k") == "0.5"
