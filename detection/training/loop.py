@@ -4,6 +4,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -42,14 +43,17 @@ def run_epochs(run: TrainingRun, after_epoch: Callable[[Any, RunLog], bool]) -> 
         Interrupted: a signal asked for it; the run can be resumed from the update that was at work.
     """
     done, main = run.done, run.accelerator.is_main_process
-    kept = {"evaluate_last": done.awaits_evaluation, "keep_updates": done.updates}
-    begun = {"updates_before": done.epoch * run.updates_per_epoch + done.updates}
+    open_log = partial(
+        RunLog,
+        run.folder,
+        main,
+        done.epoch,
+        evaluate_last=done.awaits_evaluation,
+        keep_updates=done.updates,
+        updates_before=done.epoch * run.updates_per_epoch + done.updates,
+    )
     trackers = Trackers(run.config.trackers if main else (), run.folder, config_json(run.config))
-    with (
-        postponed(),
-        closing(trackers),
-        closing(RunLog(run.folder, main, done.epoch, trackers=trackers, **kept, **begun)) as log,
-    ):
+    with postponed(), closing(trackers), closing(open_log(trackers=trackers)) as log:
         _run_epochs(run, log, after_epoch)
 
 
