@@ -71,6 +71,15 @@ def test_words_have_the_numbers():
     assert judge(interval(0.0, 0.01, seeds=1), None, "AP").outcome == "undetermined"
 
 
+def test_the_bounds_of_the_words_are_the_documented_ones():
+    """At least 0.01 helps, and level is within 0.03 at most, and within a quarter of the higher metric."""
+    assert judge(interval(0.01, 0.005), 0.01, "AP").outcome == "helps"
+    assert judge(interval(0.0, 0.03), 0.6, "AP").outcome == "level"
+    assert judge(interval(0.0, 0.0301), 0.6, "AP").outcome == "undetermined"
+    assert judge(interval(0.0, 0.02), 0.6, "AP", best=0.08).outcome == "level"
+    assert judge(interval(0.0, 0.02), 0.6, "AP", best=0.0799).outcome == "undetermined"
+
+
 def test_more_seeds_come_after_those_that_were_run():
     found = interval(0.02, 0.06, of_seed=0.0002)
     assert "seeds would (--seeds 0,1,2,3," in judge(found, 0.5, "AP").text

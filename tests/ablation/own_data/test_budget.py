@@ -23,3 +23,10 @@ def test_runs_that_do_not_fill_the_slots_leave_some_idle(slots, runs_one_after_a
 def test_a_long_run_starts_when_a_slot_is_free():
     found = estimate(1, 2, a=1.0, b=2.0, c=4.0)
     assert found.hours(["a", "b", "c"], 1) == pytest.approx((2 * START_S + 5000) / 3600)
+
+
+def test_a_run_loads_every_image_of_its_batches_and_evaluations():
+    """10 steps of 2 s on 4 images of 0.5 s each, and 30 evaluated images of 0.1 s and as long to load."""
+    costs = {"a": ArchitectureCost(1, 1, 2.0, 0.1, 1, 1)}
+    found = Estimate(costs, lambda epochs: Effort(epochs, 10 * epochs, 30 * epochs, 4, 0.5), 1, 1, 1)
+    assert found.run_seconds("a", 1) == pytest.approx(START_S + 10 * (2 + 4 * 0.5) + 30 * (0.1 + 0.5))
