@@ -79,7 +79,8 @@ def choose_run(
         UserError: settings that cannot be read, or a folder that cannot be used.
     """
     from detection.config.files import find_config
-    from detection.training.resuming import choose_folder, has_checkpoint, is_restarted
+    from detection.runs.folder import has_checkpoint
+    from detection.training.resuming import choose_folder, is_restarted
 
     output: Path = args.output
     go_on = args.resume_or_start or is_restarted()

@@ -1,6 +1,7 @@
 """A run folder: where a new one goes, its `config.json`, and the detector that is rebuilt from it."""
 
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,6 +32,18 @@ CONFIG_FORMAT = 2
 """Of `config.json`; the number changes where an older run can no longer be opened."""
 
 
+_OF_BEGUN_RUNS = (
+    "config.json",
+    "environment.json",
+    "log.jsonl",
+    "tensorboard",
+    "checkpoints",
+    "trackers.json",
+    "wandb",
+)
+"""Entries of the folder of a run that was ended before its first checkpoint."""
+
+
 def new_run_folder(output: Path | None, name: str) -> Path:
     """Choose the folder of a new run, `output` or the first free of `runs/NAME`, `runs/NAME-2`, …; it is not made yet.
 
@@ -40,8 +53,31 @@ def new_run_folder(output: Path | None, name: str) -> Path:
     if output is None:
         return next(path for path in numbered(Path("runs", name)) if not os.path.lexists(path))
     if os.path.lexists(output) and not (output.is_dir() and all(path.name == LOCK for path in output.iterdir())):
-        raise UserError(f"{output}: exists already; continue it with --resume, or choose another --output.")
+        raise UserError(f"{output}: exists already{_what_holds(output)} choose another --output.")
     return output
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a run can be resumed; a damaged checkpoint counts, which resuming it reports."""
+    return newest_complete(folder / "checkpoints" / "last").exists()
+
+
+def holds_no_checkpoint_yet(folder: Path) -> bool:
+    """Whether a folder holds nothing, or what a run leaves that was ended before its first checkpoint."""
+    return folder.is_dir() and all(_is_of_begun_run(path.name) for path in folder.iterdir())
+
+
+def _is_of_begun_run(name: str) -> bool:
+    return name in _OF_BEGUN_RUNS or name.startswith(".") or re.fullmatch(r"non_finite_batch_\d+\.pt", name) is not None
+
+
+def _what_holds(output: Path) -> str:
+    """Name what can be done with a path that is taken, for a sentence that goes on with another choice."""
+    if has_checkpoint(output):
+        return "; continue it with --resume, or"
+    if (output / "config.json").exists() and holds_no_checkpoint_yet(output):
+        return ", a run that was ended before its first checkpoint; begin it again with --resume-or-start, or"
+    return " and holds no run that could be continued;"
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from torch import nn
 from detection.config import OptimizerConfig
 from detection.errors import Interrupted, UserError
 from detection.runs.checkpoint import fitting_state
-from detection.runs.folder import config_json, read_config, remove_results, write_run_description
+from detection.runs.folder import config_json, has_checkpoint, read_config, remove_results, write_run_description
 from detection.runs.logs import RunLog, progress
 from detection.runs.room import require_room
 from detection.runs.trackers import Trackers
@@ -27,7 +27,7 @@ from detection.training.last_checkpoint import save_last
 from detection.training.optim import group_lines, scaled_learning_rate
 from detection.training.preemption import advised, at_once, postponed, requested
 from detection.training.random_state import random_state, set_random_state
-from detection.training.resuming import has_checkpoint, require_same_data, resume_command
+from detection.training.resuming import require_same_data, resume_command
 from detection.training.state import TrainingRun
 
 _EVALUATED = ("data", "detector", "eval_batch_size", "samples")

@@ -1,7 +1,6 @@
 """Going on with a run: whether its folder has something to go on from, what must stay, and the command that does."""
 
 import os
-import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,8 +14,13 @@ from detection.config.differences import differences
 from detection.config.parts import trust_arguments
 from detection.data.coco_index import Category
 from detection.errors import UserError
-from detection.runs.checkpoint import newest_complete
-from detection.runs.folder import new_run_folder, read_config, read_environment
+from detection.runs.folder import (
+    has_checkpoint,
+    holds_no_checkpoint_yet,
+    new_run_folder,
+    read_config,
+    read_environment,
+)
 from detection.runs.records import data_difference
 
 if TYPE_CHECKING:
@@ -24,9 +28,6 @@ if TYPE_CHECKING:
 
 _RESTARTS = ("TORCHELASTIC_RESTART_COUNT", "DETECTION_RESTARTS")
 """Set by `torchrun --max-restarts`, and by the ablation launcher for a job that is queued again."""
-
-_OWN = ("config.json", "environment.json", "log.jsonl", "tensorboard", "checkpoints", "trackers.json", "wandb")
-"""Entries of the folder of a run that was ended before its first checkpoint."""
 
 
 def is_restarted() -> bool:
@@ -50,13 +51,9 @@ def choose_folder(output: Path | None, name: str, *, go_on: bool) -> tuple[Path,
     folder = output or _newest_run_folder(name)
     if has_checkpoint(folder):
         return folder, True
-    if folder.is_dir() and all(_is_own(path.name) for path in folder.iterdir()):
+    if holds_no_checkpoint_yet(folder):
         return folder, False
     return new_run_folder(folder, name), False
-
-
-def _is_own(name: str) -> bool:
-    return name in _OWN or name.startswith(".") or re.fullmatch(r"non_finite_batch_\d+\.pt", name) is not None
 
 
 def _newest_run_folder(name: str) -> Path:
@@ -75,11 +72,6 @@ def _is_of_another_config(folder: Path, name: str) -> bool:
     after_output = [text for before, text in pairwise(("", *command)) if before != "--output"]
     stems = {Path(text).stem for text in after_output if "=" not in text}
     return folder.name in stems and name not in stems
-
-
-def has_checkpoint(folder: Path) -> bool:
-    """Whether a run can be resumed; a damaged checkpoint counts, which resuming it reports."""
-    return newest_complete(folder / "checkpoints" / "last").exists()
 
 
 def resume_command(run: "TrainingRun") -> str:

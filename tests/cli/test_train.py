@@ -162,7 +162,17 @@ def test_a_run_folder_that_exists(workplace, capsys):
     Path("run").mkdir()
     (Path("run") / "note.txt").touch()
     error = refused(capsys, "config.py", "--output=run")
-    assert "run: exists already" in error and "--resume" in error
+    assert "run: exists already and holds no run that could be continued; choose another --output." in error
+
+
+def test_a_run_without_a_checkpoint_can_be_begun_again_as_its_refusal_says(workplace, capsys):
+    Path("run/tensorboard").mkdir(parents=True)
+    (Path("run") / "config.json").write_text("{}")
+    error = refused(capsys, "config.py", "--output=run")
+    assert "run: exists already, a run that was ended before its first checkpoint; begin it again with" in error
+    assert train.main(["config.py", "--output=run", "--resume-or-start", "--device=cpu"]) == 0
+    error = refused(capsys, "config.py", "--output=run")
+    assert "run: exists already; continue it with --resume, or choose another --output." in error
 
 
 def test_a_loss_that_is_not_finite(workplace, capsys):

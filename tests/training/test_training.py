@@ -239,7 +239,7 @@ def test_run_folders_are_numbered_or_refused(tmp_path, monkeypatch):
     first.mkdir(parents=True)
     assert str(new_run_folder(None, "quickstart")) == "runs/quickstart-2"
     (first / "x").touch()
-    with pytest.raises(UserError, match="exists already; continue it with --resume"):
+    with pytest.raises(UserError, match="exists already and holds no run that could be continued"):
         new_run_folder(first, "quickstart")
 
 
