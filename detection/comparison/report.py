@@ -71,7 +71,8 @@ def metric_tables(runs: Sequence[FinishedRun]) -> list[Block]:
     classes = [key for key in metrics[first.name] if key.startswith("AP50/")]
     about = (
         f"{first.per_image.num_images} images. Differences with 95 % intervals from bootstrapping the images; each is "
-        "one run, so they are about these trained networks on other images, not about another seed."
+        "one run, so they are about these trained networks on other images, not about another seed. An asterisk marks "
+        "an interval that excludes 0."
     )
     return [
         Paragraph(about),

@@ -268,7 +268,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
     Args:
         path: the file, or the name of a shipped config, such as `finetune`.
-        overrides: texts such as `schedule.epochs=2`, in order.
+        overrides: texts such as `schedule.epochs=2`, in order; a text alone is one override.
 
     Raises:
         UserError: no such file or name, no `config = Config(...)` in it, or an override that does not fit.
@@ -290,11 +290,16 @@ def base_config(name: str) -> Config:
 
 
 def override(config: Config, overrides: Sequence[str]) -> Config:
-    """Return `config` with `dotted.key=value` strings applied in order, `data=FOLDER` too, and the result checked.
+    """Return `config` with `dotted.key=value` texts applied in order, `data=FOLDER` too, and the result checked.
+
+    Args:
+        config: the settings, which stay as they are.
+        overrides: texts in order; a text alone is one override.
 
     Raises:
         UserError: an unknown key (names the nearest one) or a value of the wrong type.
     """
+    overrides = [overrides] if isinstance(overrides, str) else overrides
     config = apply_overrides(config, ())  # a class as a partial of it, as in what is compared below
     changed = validate(apply_overrides(config, data_overrides(overrides)))
     require_reopening(changed)

@@ -76,7 +76,7 @@ def test_figures_next_to_each_other(capsys):
     assert re.fullmatch(r"[+−]0\.\d{3} \[−0\.\d{3}, \+0\.\d{3}\]", table["AP50"][2]), table["AP50"]
     apart = metrics[1]["per_class"]["dog"]["AP50"] - metrics[0]["per_class"]["dog"]["AP50"]
     assert apart > 0.1 and table["dog"][2].startswith(f"+{apart:.3f} [")
-    assert "about these trained networks" in text
+    assert "about these trained networks" in text and "An asterisk marks an interval that excludes 0." in text
 
 
 def test_kinds_of_error(capsys):

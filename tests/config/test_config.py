@@ -214,6 +214,10 @@ def test_a_shipped_config_is_loaded_by_its_name():
     assert to_plain(named) == to_plain(base)
 
 
+def test_a_text_alone_is_one_override():
+    assert load_config("finetune", "epochs=2").schedule.epochs == 2
+
+
 def test_config_files_are_named_when_missing_or_wrong(tmp_path):
     (tmp_path / "good.py").write_text("x = 1")
     with pytest.raises(UserError, match=r"gud.py: no such file, and no shipped .*; did you mean .*good.py\?"):
