@@ -119,6 +119,8 @@ def test_a_file_that_differs_is_not_kept(accumulator, tmp_path, monkeypatch):
 
 def test_a_size_that_a_part_keeps_is_found(tmp_path):
     class Keeps(nn.Module):
+        out_channels = 16
+
         def forward(self, x, valid):
             return x + 0.1 * int(x.shape[3]) * valid
 
