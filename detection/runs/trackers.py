@@ -105,8 +105,12 @@ class Trackers:
 def _entries(folder: Path) -> dict[str, str]:
     """The entries of a run's trackers, by name; none where it is a copy of a run that goes on in them."""
     path = folder / "trackers.json"
-    entries: dict[str, str] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    original = Path(entries.pop(_FOLDER, folder), path.name)
+    try:
+        entries: dict[str, str] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        original = Path(entries.pop(_FOLDER, folder), path.name)
+    except (ValueError, TypeError, AttributeError):
+        print(f"warning: {path} cannot be read: the run gets new entries in its trackers", file=sys.stderr)
+        return {}
     is_copy = original.exists() and not original.samefile(path)
     return {} if is_copy else entries
 

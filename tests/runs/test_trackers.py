@@ -89,6 +89,14 @@ def test_a_copy_of_a_run_gets_another_entry_and_a_moved_run_keeps_its_own(fakes,
     assert first == again == link == moved != copy == copied
 
 
+@pytest.mark.parametrize("text", ["{", "[]", '{"folder": 1}'])
+def test_a_record_that_cannot_be_read_gives_new_entries(fakes, tmp_path, capsys, text):
+    (tmp_path / "trackers.json").write_text(text)
+    Trackers(("wandb",), tmp_path, {}).close()
+    assert "trackers.json cannot be read: the run gets new entries" in capsys.readouterr().err
+    assert json.loads((tmp_path / "trackers.json").read_text())["wandb"]
+
+
 def test_one_that_fails_is_left_out(fakes, tmp_path, capsys):
     trackers = Trackers(("wandb", "mlflow"), tmp_path, CONFIG)
     fakes[0].fails = ("log",)
