@@ -66,9 +66,8 @@ def other_kind(path: Path) -> UserError | None:
     """Return the error of a file that is packed, or has one object a line; None if it is neither."""
     with path.open("rb") as file:
         start = file.read(1 << 20)
-    for magic, kind, program in _PACKED:
-        if start.startswith(magic):
-            return UserError(f"{path}: this is {kind}: unpack it ({program}).")
+    if (error := packed(path)) is not None:
+        return error
     lines = start.split(b"\n", 3)[:2]
     try:
         ndjson = len(lines) == 2 and all(isinstance(json.loads(line), dict) for line in lines)
@@ -80,3 +79,13 @@ def other_kind(path: Path) -> UserError | None:
         f"{path} has one JSON object a line (ndjson), but a COCO annotation file is one object with images, "
         "annotations and categories: convert it."
     )
+
+
+def packed(path: Path) -> UserError | None:
+    """Return the error of a packed file by its first bytes; None if it is none."""
+    with path.open("rb") as file:
+        start = file.read(max(len(magic) for magic, *_ in _PACKED))
+    for magic, kind, program in _PACKED:
+        if start.startswith(magic):
+            return UserError(f"{path}: this is {kind}: unpack it ({program}).")
+    return None

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from detection.data.json_files import packed
 from detection.errors import UserError
 from detection.evaluation.columns import CocoDataset, CocoResults
 from detection.evaluation.predicted_ids import predicted_ids
@@ -182,9 +183,10 @@ def _read_list(path: Path) -> list[Any]:
             raise UserError(
                 f"{path}: one JSON object a line; results are a JSON list of such objects, written as one."
             ) from None
-        raise UserError(f"{path}: malformed JSON at {where} ({error.msg}); write the results file again.") from None
+        malformed = UserError(f"{path}: malformed JSON at {where} ({error.msg}); write the results file again.")
+        raise packed(path) or malformed from None
     except (ValueError, RecursionError):
-        raise UserError(f"{path}: this is not JSON; write the results file again.") from None
+        raise packed(path) or UserError(f"{path}: this is not JSON; write the results file again.") from None
     if isinstance(entries, dict) and "annotations" in entries:
         raise UserError(
             f"{path}: this is an annotations file; results are a list of {', '.join(KEYS)}, "

@@ -1,5 +1,6 @@
 """Results files: what is read, and the sentence for every mistake."""
 
+import gzip
 import json
 
 import pytest
@@ -81,6 +82,8 @@ BAD_FILES = {
     "empty": ("", "malformed JSON at line 1, column 1"),
     "binary": (b"\x89PNG\r\n\x1a\n\xff\xfe", "this is not JSON"),
     "nested": ("[" * 100_000, "this is not JSON"),
+    "gzip": (gzip.compress(b"[]"), "this is gzip: unpack it (gunzip)."),
+    "zip": (b"PK\x03\x04 and so on", "this is a zip archive: unpack it (unzip)."),
 }
 
 
