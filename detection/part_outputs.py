@@ -6,6 +6,7 @@
 # B images, C channels, H×W feature map, N boxes of one image, R boxes of all images.
 
 from collections.abc import Mapping, Sequence
+from math import ceil, floor
 from typing import Any
 
 from torch import Tensor
@@ -27,14 +28,14 @@ def require_features(features: Any, channels: Mapping[str, int], strides: Mappin
     """
     if not isinstance(features, Mapping):
         raise UserError(f"detector.backbone: returned a {type(features).__name__}, not feature maps by name.")
-    height, width = batch.shape[-2:]
     for name, count in channels.items():
         if name not in features:
             raise UserError(f"detector.backbone: out_channels states {name}, but it returned {', '.join(features)}.")
-        expected = (len(batch), count, -(-height // strides[name]), -(-width // strides[name]))
-        _require_shape(
-            features[name], expected, f"detector.backbone: {name}", "its out_channels and strides", "check_backbone"
-        )
+        found, stride = features[name], strides[name]
+        # Batches are padded to multiples of 32: a map of a larger stride may be rounded down as well as up.
+        down, up = ([f(side / stride) for side in batch.shape[-2:]] for f in (floor, ceil))
+        expected = (len(batch), count, *(down if getattr(found, "shape", ())[2:] == tuple(down) else up))
+        _require_shape(found, expected, f"detector.backbone: {name}", "its out_channels and strides", "check_backbone")
 
 
 def require_map(found: Any, channels: int, source: Tensor) -> None:

@@ -9,6 +9,7 @@ from torch import nn
 from detection.context import NoContext
 from detection.detector import build_detector
 from detection.errors import UserError
+from detection.part_outputs import require_features
 from tests.tiny_runs import DETECTOR
 
 IMAGES = [torch.rand(3, 64, 80), torch.rand(3, 70, 64)]
@@ -47,3 +48,14 @@ def test_what_a_part_returns_has_the_shape_that_it_states(part, change, sentence
     if part != "head":
         with pytest.raises(UserError, match=sentence), torch.no_grad():
             changed(part, change).eval()(IMAGES)
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 2), (2, 2), (2, 3)])
+def test_a_map_of_a_stride_that_does_not_divide_the_batch_is_rounded_down_or_up(height, width):
+    batch = torch.zeros(1, 3, 96, 160)
+    found = {"p6": torch.zeros(1, 4, height, width)}
+    if (height, width) == (2, 2):  # one down, one up
+        with pytest.raises(UserError, match=r"p6 must be of shape \(1, 4, 2, 3\)"):
+            require_features(found, {"p6": 4}, {"p6": 64}, batch)
+    else:
+        require_features(found, {"p6": 4}, {"p6": 64}, batch)
