@@ -1,7 +1,7 @@
 """Layout of a YOLO data set: its splits with their images and label files, and the names of its classes.
 
 `data.yaml` names the splits (a folder, a list file, or several of both) and the classes; without one, folders of the
-usual names are taken, and classes are in `classes.txt`.
+usual names are taken, else darknet's lists `train.txt` and `valid.txt`, and classes are in `classes.txt`.
 """
 
 import os
@@ -297,6 +297,29 @@ def _from_folder(folder: Path) -> YoloSet:
             if path.is_dir() and not any(known.name == split for known in found.splits):
                 add_split(split, [path.resolve()], found)
     if not found.splits:
+        _add_lists(found)
+    if not found.splits:
         path = folder / "images" if (folder / "images").is_dir() else folder
         add_split("all", [path.resolve()], found)
     return found
+
+
+def _add_lists(found: YoloSet) -> None:
+    """Add the splits of lists of images at the top of a data set, such as darknet's `train.txt` and `valid.txt`."""
+    used: list[str] = []
+    for split, names in SPLITS.items():
+        lists = [path for name in names if _is_list(path := found.root / f"{name}.txt")]
+        if lists:
+            add_split(split, lists, found)
+            used += [path.name for path in lists]
+    listed = {image for split in found.splits for image in split.images}
+    if listed and (left := len(set(_images_in(found.root, found.remarks)) - listed)):
+        found.remarks.append(f"{left} images of {found.root} are in none of {', '.join(used)}, and are left out")
+
+
+def _is_list(path: Path) -> bool:
+    """Whether the first line of a file with text is the path of an image."""
+    if not path.is_file():
+        return False
+    first = next((line.strip() for line in read_lines(path, "a list of images") if line.strip()), "")
+    return Path(first).suffix.lower() in IMAGE_SUFFIXES

@@ -136,6 +136,33 @@ def test_splits_may_be_lists_of_images_and_several_folders(tmp_path):
     assert [image["file_name"] for image in val["images"]] == ["c.jpg", "b.jpg"]
 
 
+def darknet(root, train):
+    for name in ("a", "b", "c", "d"):
+        add_image(root / f"obj/{name}.jpg")
+        add_text(root / f"obj/{name}.txt", BOX)
+    add_text(root / "obj.names", "cat\ndog\n")
+    add_text(root / "train.txt", train)
+    add_text(root / "valid.txt", "data/obj/c.jpg\n")
+
+
+def test_lists_of_darknet_are_splits_and_what_is_in_none_is_counted(tmp_path, capsys):
+    darknet(tmp_path, "\ndata/obj/a.jpg\ndata/obj/b.jpg\n")
+    assert converted("yolo", tmp_path) == 0
+    images = {split: read(tmp_path / f"annotations/{split}.json")["images"] for split in ("train", "val")}
+    assert {split: [i["file_name"] for i in found] for split, found in images.items()} == {
+        "train": ["a.jpg", "b.jpg"],
+        "val": ["c.jpg"],
+    }
+    assert f"1 images of {tmp_path} are in none of train.txt, valid.txt, and are left out" in capsys.readouterr().out
+
+
+def test_a_text_that_lists_no_images_is_no_split(tmp_path):
+    darknet(tmp_path, "trained in spring\n")
+    (tmp_path / "valid.txt").unlink()
+    assert converted("yolo", tmp_path) == 0
+    assert len(read(tmp_path / "annotations/all.json")["images"]) == 4
+
+
 def test_labels_may_be_next_to_images_and_classes_in_a_list(tmp_path):
     add_image(tmp_path / "a.jpg")
     add_text(tmp_path / "a.txt", BOX)
