@@ -99,6 +99,10 @@ def _pack_polygons(section: Section, raw: list, widths: np.ndarray, heights: np.
             far = ~((low >= -sizes) & (high <= 2 * sizes)).all(axis=1)
         owned = np.unique(owners[far]).tolist()
         _refuse_value(section, owned, " with a point far outside its image, or not finite")
+        first_pixel = ((low >= 0) & (high <= 1)).all(axis=1)
+        within = np.setdiff1d(owners[first_pixel], owners[~first_pixel]).tolist()
+        shares = [row for row in within if _ends_beyond(section.entries[row].get("bbox"), 2)]
+        _refuse_value(section, shares, " within the first pixel, unlike its bbox: polygons are in pixels")
     coordinates *= POINT_UNIT
     per_annotation = np.zeros(len(raw), dtype=np.int64)
     per_annotation[rows] = polygons
@@ -107,6 +111,14 @@ def _pack_polygons(section: Section, raw: list, widths: np.ndarray, heights: np.
         "point_offsets": offsets_of(numbers // 2),
         "polygon_offsets": offsets_of(per_annotation),
     }
+
+
+def _ends_beyond(bbox: object, pixels: float) -> bool:
+    """Whether a box, where it is one, ends to the right of these pixels or below them."""
+    if not (isinstance(bbox, list) and len(bbox) == 4 and all(type(side) in (int, float) for side in bbox)):
+        return False
+    x, y, width, height = bbox
+    return max(x + width, y + height) > pixels
 
 
 def _plain_polygons(raw: list[list]) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:

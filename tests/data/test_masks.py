@@ -243,6 +243,7 @@ WRONG = [
     ([[1, 2, 3, 4, 5, float("inf")]], "with a point far outside its image, or not finite"),
     ([rectangle(1, 2, 3, 4), rectangle(1, 2, 3, 1e9)], "with a point far outside its image"),
     ([rectangle(-20.5, 2, 3, 4)], "with a point far outside its image"),
+    ([rectangle(0, 0.25, 0.5, 0.75)], "within the first pixel, unlike its bbox: polygons are in pixels"),
     (RLE | {"size": [20, 12]}, "has a segmentation of size [20, 12], but its image's height and width are [12, 20]"),
     (RLE | {"size": None}, "has a segmentation of size None"),
     (
@@ -291,6 +292,14 @@ def test_good_neighbors_of_the_bad_masks_are_taken(tmp_path):
     ):
         painted(tmp_path, data_set((3, segmentation, 0)))
     assert painted(tmp_path, data_set((3, [rectangle(-20, -12, 40, 24)], 0))).min() == 1
+
+
+def test_a_small_mask_in_the_first_pixel_is_taken(tmp_path):
+    """One polygon of several, and an object as small as its mask."""
+    painted(tmp_path, data_set((3, [rectangle(0, 0, 1, 1), rectangle(2, 2, 9, 9)], 0)))
+    data = data_set((3, [rectangle(0, 0, 1, 1)], 0))
+    data["annotations"][0]["bbox"] = [0, 0, 1, 1]
+    painted(tmp_path, data)
 
 
 def test_a_dropped_annotation_needs_no_mask(tmp_path):
