@@ -234,11 +234,11 @@ def build_detector(config: DetectorConfig, num_classes: int, *, resize_in_traini
 
     Args:
         config: the parts and the image size.
-        num_classes: foreground classes.
+        num_classes: foreground classes, 1 or more.
         resize_in_training: see `Detector`.
 
     Raises:
-        UserError: parts that do not fit together.
+        UserError: parts that do not fit together, or no class.
     """
     require_buildable(config, num_classes)
     return _build(serialization.from_plain(config, DetectorConfig, "detector"), num_classes, resize_in_training)
@@ -253,6 +253,8 @@ def require_buildable(config: DetectorConfig, num_classes: int) -> Detector:
     Raises:
         UserError: a setting out of range, parts that do not fit each other, or more than 2 G parameters.
     """
+    if num_classes < 1:
+        raise UserError(f"num_classes: is {num_classes}, not 1 or more; background is not counted.")
     config = serialization.from_plain(config, DetectorConfig, "detector")
     require_context(config)
     with building("detector"), torch.device("meta"):

@@ -129,6 +129,12 @@ def tiny():
     return build_detector(DETECTOR, 3).eval()
 
 
+@pytest.mark.parametrize("num_classes", [0, -1])
+def test_a_detector_has_a_class(num_classes):
+    with pytest.raises(UserError, match=f"num_classes: is {num_classes}, not 1 or more"):
+        build_detector(DETECTOR, num_classes)
+
+
 def test_uint8_images_equal_their_floats(tiny):
     image = torch.randint(0, 256, (3, 50, 64), dtype=torch.uint8)
     with torch.no_grad():
