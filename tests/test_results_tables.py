@@ -30,6 +30,12 @@ NAMES = {
     "sweeps and diagonals: RG-LRU": "diagonals",
     "cross-scan: RG-LRU": "crossscan",
     "grid: pLSTM": "plstm",
+    "sweeps: tanh RNN": "tanh",
+    "grid: MDLSTM": "gridlstm",
+    "line propagation": "linepropagation",
+    "sweeps: S6": "s6",
+    "scan block: RG-LRU": "scanblock",
+    "sweeps: sLSTM": "slstm",
 }
 STARTS = {
     "as is": "as-is",
