@@ -33,8 +33,9 @@ def require_features(features: Any, channels: Mapping[str, int], strides: Mappin
             raise UserError(f"detector.backbone: out_channels states {name}, but it returned {', '.join(features)}.")
         found, stride = features[name], strides[name]
         # Batches are padded to multiples of 32: a map of a larger stride may be rounded down as well as up.
-        down, up = ([f(side / stride) for side in batch.shape[-2:]] for f in (floor, ceil))
-        expected = (len(batch), count, *(down if getattr(found, "shape", ())[2:] == tuple(down) else up))
+        up, down = (tuple(rounded(side / stride) for side in batch.shape[-2:]) for rounded in (ceil, floor))
+        is_rounded_down = isinstance(found, Tensor) and found.shape[2:] == down
+        expected = (len(batch), count, *(down if is_rounded_down else up))
         _require_shape(found, expected, f"detector.backbone: {name}", "its out_channels and strides", "check_backbone")
 
 

@@ -2,6 +2,9 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
 
 from detection.backbones import Tiny
 from detection.cli import scenes
@@ -18,6 +21,8 @@ from detection.config import (
 from detection.heads import FastRCNN
 from detection.pooling import RoIAlign
 from detection.regions import RPN
+from detection.runs.folder import open_config
+from detection.training.run import train
 
 DETECTOR = DetectorConfig(
     backbone=partial(Tiny, channels=(8, 16), stem_channels=8),
@@ -56,6 +61,11 @@ def tiny_config(folder: Path, *overrides: str) -> Config:
         samples=2,
     )
     return override(config, overrides)
+
+
+def resume(run: Path, *overrides: str) -> dict[str, Any]:
+    """Go on with a run of `tiny_config` in this process; returns its metrics."""
+    return train(open_config(run, overrides), run, Accelerator(cpu=True), resume=True)
 
 
 def write_config(path: Path, folder: Path) -> Path:

@@ -34,7 +34,7 @@ def repaired_categories(data: dict, path: Path, options: "RepairOptions", notes:
 def shifted_ids(data: dict) -> str | None:
     """Return how the category ids of all annotations seem to be shifted: the list has all of them one higher or lower.
 
-    Those that it has as they are would be other categories.
+    Without the shift an id that is in the list is another category's.
     """
     listed = {entry["id"] for entry in data["categories"] if type(entry.get("id")) is int}
     named = [entry.get("category_id") for entry in data["annotations"]]

@@ -92,17 +92,8 @@ def _pack_polygons(section: Section, raw: list, widths: np.ndarray, heights: np.
     points, starts = coordinates.reshape(-1, 2), np.cumsum(numbers // 2) - numbers // 2  # (V, 2), (P,)
     owners = np.repeat(rows, polygons).astype(np.int64)
     if len(owners):
-        # A point further outside is no rounding, and would cost pycocotools memory without limit.
-        sizes = np.stack([widths[owners], heights[owners]], axis=1).astype(np.float64)
-        with np.errstate(invalid="ignore"):
-            low, high = (reduce.reduceat(points, starts, axis=0) for reduce in (np.minimum, np.maximum))
-            far = ~((low >= -sizes) & (high <= 2 * sizes)).all(axis=1)
-        owned = np.unique(owners[far]).tolist()
-        _refuse_value(section, owned, " with a point far outside its image, or not finite")
-        first_pixel = ((low >= 0) & (high <= 1)).all(axis=1)
-        within = np.setdiff1d(owners[first_pixel], owners[~first_pixel]).tolist()
-        shares = [row for row in within if _ends_beyond(section.entries[row].get("bbox"), 2)]
-        _refuse_value(section, shares, " within the first pixel, unlike its bbox: polygons are in pixels")
+        sizes = np.stack([widths[owners], heights[owners]], axis=1).astype(np.float64)  # (P, 2)
+        _refuse_places(section, points, starts, owners, sizes)
     coordinates *= POINT_UNIT
     per_annotation = np.zeros(len(raw), dtype=np.int64)
     per_annotation[rows] = polygons
@@ -111,6 +102,31 @@ def _pack_polygons(section: Section, raw: list, widths: np.ndarray, heights: np.
         "point_offsets": offsets_of(numbers // 2),
         "polygon_offsets": offsets_of(per_annotation),
     }
+
+
+def _refuse_places(
+    section: Section, points: np.ndarray, starts: np.ndarray, owners: np.ndarray, sizes: np.ndarray
+) -> None:
+    """Refuse polygons far outside their image, and those of annotations that have none beyond the first pixel.
+
+    Args:
+        section: the annotations.
+        points: (V, 2), xy in pixels.
+        starts: (P,), the first point of each polygon.
+        owners: (P,), the annotation of each polygon.
+        sizes: (P, 2), width and height of its image in pixels.
+    """
+    # A point further outside is no rounding, and would cost pycocotools memory without limit.
+    with np.errstate(invalid="ignore"):
+        low, high = (reduce.reduceat(points, starts, axis=0) for reduce in (np.minimum, np.maximum))  # (P, 2)
+        far = ~((low >= -sizes) & (high <= 2 * sizes)).all(axis=1)
+    owned = np.unique(owners[far]).tolist()
+    _refuse_value(section, owned, " with a point far outside its image, or not finite")
+    # Shares of 1 look so. A small object in the corner may, too: its bbox, rounded outwards, ends at 2 at most.
+    first_pixel = ((low >= 0) & (high <= 1)).all(axis=1)
+    within = np.setdiff1d(owners[first_pixel], owners[~first_pixel]).tolist()
+    shares = [row for row in within if _ends_beyond(section.entries[row].get("bbox"), 2)]
+    _refuse_value(section, shares, " within the first pixel, unlike its bbox: polygons are in pixels")
 
 
 def _ends_beyond(bbox: object, pixels: float) -> bool:

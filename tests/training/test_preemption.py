@@ -17,13 +17,12 @@ import detection.training.run as training
 from detection.cli import train as train_command
 from detection.errors import Interrupted, UserError
 from detection.runs.checkpoint import load_training_state
-from detection.runs.folder import open_config
 from detection.runs.logs import RunLog
 from detection.training import last_checkpoint, loop, preemption
 from detection.training.clock import RunClock
 from detection.training.loaders import DataLoader
 from detection.training.run import train
-from tests.tiny_runs import tiny_config, write_config
+from tests.tiny_runs import resume, tiny_config, write_config
 from tests.training.forked_runs import log_lines, require_equal, start, wait_for
 
 PREEMPTIONS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
@@ -58,10 +57,6 @@ def signals(monkeypatch):
 
     monkeypatch.setattr(RunLog, "update", counted)
     return send
-
-
-def resume(run, *overrides):
-    return train(open_config(run, overrides), run, Accelerator(cpu=True), resume=True)
 
 
 SETTINGS = {

@@ -10,9 +10,8 @@ from safetensors.torch import load_file
 
 import detection.training.run as training
 from detection.errors import UserError
-from detection.runs.folder import open_config
 from detection.training.run import train
-from tests.tiny_runs import tiny_config
+from tests.tiny_runs import resume, tiny_config
 
 
 def weights(run):
@@ -35,10 +34,6 @@ def stopped(shapes, tmp_path_factory):
 @pytest.fixture
 def run(stopped, tmp_path):
     return shutil.copytree(stopped, tmp_path / "run")
-
-
-def resume(run, *overrides):
-    return train(open_config(run, overrides), run, Accelerator(cpu=True), resume=True)
 
 
 def move(shapes, folder):

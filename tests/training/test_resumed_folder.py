@@ -11,11 +11,10 @@ from detection.ablation.run_types import CorruptRun
 from detection.comparison.comparison import open_finished
 from detection.errors import UserError
 from detection.runs.checkpoint import load_meta
-from detection.runs.folder import open_config
 from detection.training import loop
 from detection.training import run as training
 from detection.training.run import train
-from tests.tiny_runs import tiny_config
+from tests.tiny_runs import resume, tiny_config
 
 pytestmark = pytest.mark.usefixtures("blank_plots")
 
@@ -34,10 +33,6 @@ def finished(shapes, tmp_path_factory):
 @pytest.fixture
 def run(finished, tmp_path):
     return shutil.copytree(finished, tmp_path / "run")
-
-
-def resume(run, *overrides):
-    return train(open_config(run, overrides), run, Accelerator(cpu=True), resume=True)
 
 
 def stop_after(monkeypatch, epochs):
