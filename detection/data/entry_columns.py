@@ -47,7 +47,8 @@ class AnnotationEntry(msgspec.Struct, gc=False):
 Entry = ImageEntry | AnnotationEntry
 
 _TYPES: dict[str, type[Entry]] = {"images": ImageEntry, "annotations": AnnotationEntry}
-_UNFIT = (msgspec.ValidationError, OverflowError, TypeError)
+# A `SystemError` is what msgspec before 0.22 raises for an integer that no float holds.
+_UNFIT = (msgspec.ValidationError, OverflowError, SystemError, TypeError)
 _DECODERS = {key: msgspec.json.Decoder(list[type_]) for key, type_ in _TYPES.items()}
 _PLACEHOLDERS: dict[str, Entry] = {
     "images": ImageEntry(0, "", 0, 0),

@@ -166,6 +166,10 @@ def test_a_safetensors_file_is_loaded_and_reported(tmp_path):
 
 @torch.no_grad()
 def test_a_timm_network_of_channels_last_is_read_so_where_a_map_is_as_high_as_it_has_channels():
+    import timm
+
+    if not timm.list_models("mambaout_femto"):
+        pytest.skip("this timm has no network of channels last among its outputs")
     backbone = Timm("mambaout_femto", weights=None).eval()
     assert backbone.out_channels["c2"] == 48
     assert [*backbone(torch.zeros(1, 3, 192, 64))["c2"].shape] == [1, 48, 48, 16]

@@ -333,6 +333,8 @@ def test_what_was_not_taken_is_printed(run, photos, capsys):
 
 @pytest.mark.parametrize("suffix", ["jfif", "avif", "jp2", "ppm", "tga"])
 def test_every_format_of_pillow_is_taken(photos, suffix):
+    if f".{suffix}" not in Image.registered_extensions():
+        pytest.skip(f"this Pillow writes no .{suffix}")
     Image.new("RGB", (8, 8), "red").save(photos / f"x.{suffix}", "JPEG" if suffix == "jfif" else None)
     (path,) = (path for path in find_images(["photos"]).paths if path.name.startswith("x."))
     assert read_image(path).shape == (8, 8, 3)
