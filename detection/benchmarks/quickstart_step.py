@@ -1,7 +1,6 @@
 """An update of the quick start on 32 images that are in memory."""
 
 import torch
-from accelerate import Accelerator
 
 from detection.analysis.timing import Measurements, settle_on, times_in_turns
 from detection.benchmarks.dispatch import noise_batch, small_detector
@@ -10,6 +9,7 @@ from detection.config import load_config
 from detection.config.files import find_config
 from detection.training.device_batches import DeviceBatches
 from detection.training.engine import train_one_epoch
+from detection.training.loaders import build_accelerator
 from detection.training.optim import build_optimizer
 
 IMAGES, ROUNDS = 32, 15
@@ -18,7 +18,7 @@ IMAGES, ROUNDS = 32, 15
 def benchmark_quickstart_step(device: str) -> Measurements:
     """Measure one update of the quick start by our loop, images in memory as a loader hands them over."""
     config = load_config(find_config("quickstart"))
-    accelerator = Accelerator(cpu=device == "cpu")
+    accelerator = build_accelerator("no", device)  # stated, for a benchmark before may have been in another precision
     detector = to_channels_last(small_detector(device, "quickstart"))
     optimizer = build_optimizer(config.optimizer, detector, IMAGES)
     scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer, 1e-6)  # weights and proposals stay what they are

@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -23,6 +22,7 @@ from detection.pretrained import load_pretrained
 from detection.regions import RPN
 from detection.training.engine import train_one_epoch
 from detection.training.freezing import freeze
+from detection.training.loaders import build_accelerator
 from detection.weights import load_state
 
 Batch = tuple[list[torch.Tensor], list[dict[str, Any]]]
@@ -67,7 +67,7 @@ def our_train_step(device: str, config: Config, batch: Batch | None = None) -> t
     detector = build_detector(config.detector, 3, resize_in_training=False)
     load_pretrained(detector, None)
     freeze(detector, {}, 0)
-    accelerator = Accelerator(cpu=device == "cpu")
+    accelerator = build_accelerator("no", device)  # stated, for a benchmark before may have been in another precision
     detector.to(memory_format=torch.channels_last)
     # So small a rate that weights and proposals stay the same in all rounds.
     optimizer = torch.optim.SGD(detector.parameters(), lr=1e-9, momentum=0.9, weight_decay=1e-4, fused=True)

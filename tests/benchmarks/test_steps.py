@@ -4,7 +4,10 @@ import math
 
 import pytest
 
-from detection.benchmarks import detector_step, loading, quickstart_step
+from detection.benchmarks import detector_step, loading, quickstart_step, train_step
+from detection.config import load_config
+from detection.config.files import find_config
+from detection.training.loaders import build_accelerator
 
 
 def test_loading_is_measured():
@@ -19,6 +22,19 @@ def test_the_quick_start_s_update_is_measured(monkeypatch):
     monkeypatch.setattr(quickstart_step, "IMAGES", 2)
     results = quickstart_step.benchmark_quickstart_step("cpu")
     assert results["an update of 2 images (s, median of 1)"] == results["the fastest (s)"] > 0
+
+
+def test_steps_are_in_float32_after_a_benchmark_in_bf16(monkeypatch):
+    build_accelerator("bf16", "cpu")
+    precisions = []
+    for module in (train_step, quickstart_step):
+        monkeypatch.setattr(module, "train_one_epoch", lambda *args, **_: precisions.append(args[5].mixed_precision))
+    monkeypatch.setattr(quickstart_step, "ROUNDS", 1)
+    monkeypatch.setattr(quickstart_step, "IMAGES", 2)
+    _, step = train_step.our_train_step("cpu", load_config(find_config("finetune")))
+    step()
+    quickstart_step.benchmark_quickstart_step("cpu")
+    assert set(precisions) == {"no"}
 
 
 @pytest.mark.slow
