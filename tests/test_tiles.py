@@ -26,6 +26,7 @@ def test_windows_cover_the_image_and_overlap_enough(height, width, overlap):
 def test_the_full_image_is_one_more_window_unless_it_is_the_only_one():
     assert Tiles(640).windows(4000, 6000)[-1] == (0, 0, 6000, 4000)
     assert Tiles(640).windows(600, 640) == [(0, 0, 640, 600)]
+    assert Tiles(640).windows(600, 641) == [(0, 0, 640, 600), (1, 0, 641, 600), (0, 0, 641, 600)]
 
 
 @pytest.mark.parametrize(
@@ -139,3 +140,27 @@ def test_classes_and_detections_of_one_tile_are_not_merged():
 
 
 WINDOWS = [(0, 0, 200, 100), (150, 0, 400, 100)]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "number"),
+    [
+        ((160, 10, 190, 90), (160, 36, 190, 116), 1),  # complete in both tiles: IoU 54 / 106
+        ((160, 10, 190, 90), (160, 37, 190, 117), 2),
+        ((180, 30, 200, 70), (160, 10, 300, 50), 1),  # a fragment that is half inside of the complete box
+        ((180, 31, 200, 71), (160, 10, 300, 50), 2),
+    ],
+)
+def test_half_agreement_makes_one_object(first, second, number):
+    windows = [(0, 0, 200, 200), (150, 0, 400, 200)]
+    boxes = torch.tensor([first, second], dtype=torch.float32)
+    rows, merged = merge_tiles(boxes, torch.tensor([0.6, 0.5]), torch.tensor([1, 1]), [0, 1], windows)
+    assert len(rows) == number and torch.equal(merged, boxes[rows])
+
+
+def test_a_box_that_ends_a_few_pixels_off_its_tiles_edge_is_cut():
+    """A fiftieth of a tile's side, 12.8 pixels here."""
+    windows = [(0, 0, 640, 200), (512, 0, 1152, 200)]
+    boxes = torch.tensor([[300.0, 50, 628, 100], [524.0, 50, 800, 100]])
+    rows, merged = merge_tiles(boxes, torch.tensor([0.6, 0.5]), torch.tensor([1, 1]), [0, 1], windows)
+    assert rows.tolist() == [0] and merged.tolist() == [[300, 50, 800, 100]]

@@ -29,6 +29,11 @@ def test_the_nearest_of_all_factors_is_found(target):
     assert area(texts) == size and texts[0].startswith("a=(")
 
 
+@pytest.mark.parametrize("target", [1_437_000, 1_999_000, 2_001_600])
+def test_wide_layers_are_matched_to_a_channel(target):
+    assert widen({"a": 1000}, target, lambda texts: 1000 * area(texts))[0] == (f"a={round(target / 1000)}",)
+
+
 def test_several_keys_grow_together():
     assert widen({"a": 2, "b.c": 3}, 24, area) == (("a=4", "b.c=6"), 24)
 

@@ -73,6 +73,14 @@ def test_by_hand():
     assert found["AP50"] == pytest.approx([51 / 202, 1 / 2, 26 / 202, 0])
 
 
+def test_ap75_is_that_of_an_iou_of_three_quarters():
+    ground_truth = make_truth([(1, 1, (0, 0, 100, 100))], ("cat",), num_images=1)
+    for height, ap75 in ((74, 0), (76, 1)):
+        found = detection_results(ground_truth, make_results([(1, 1, (0, 0, 100, height), 0.9)]), "")
+        metrics = found.resampled(np.ones((1, 1), dtype=int))
+        assert (metrics["AP50"][0], metrics["AP75"][0]) == pytest.approx((1, ap75))
+
+
 def test_crowd_and_empty_images_by_hand():
     """Image 1 has an object and a crowd region, 2 a crowd region alone, 3 a false alarm alone, 4 nothing at all."""
     box, region, far = (0, 0, 20, 20), (50, 50, 40, 40), (60, 60, 20, 20)

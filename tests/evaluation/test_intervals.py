@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import t
+from scipy.stats import norm, t, ttest_1samp
 
 from detection.evaluation.intervals import Interval, bootstrap_counts, difference_interval, expected_half_width
 
@@ -29,6 +29,21 @@ def test_where_images_do_nothing_it_is_students_t_over_seeds():
     found = difference_interval(differences, np.repeat(differences[:, None], 50, axis=1))
     half = t.ppf(0.975, 2) * 0.1 / math.sqrt(3)
     assert (found.value, found.low, found.high) == pytest.approx((0.2, 0.2 - half, 0.2 + half))
+
+
+def test_the_p_value_is_two_sided_and_of_the_wider_law():
+    differences = np.array([0.1, 0.3, 0.2])
+    for sign in (1, -1):
+        found = difference_interval(sign * differences, np.repeat(sign * differences[:, None], 50, axis=1))
+        assert found.p_value == pytest.approx(ttest_1samp(differences, 0).pvalue)  # images do nothing
+    resampled = np.array([[0.1, 0.3, 0.2, 0.4]])
+    of_images = 2 * norm.sf(0.25 / np.std(resampled, ddof=1))
+    assert difference_interval(np.array([0.25]), resampled).p_value == pytest.approx(of_images)
+    # Seeds that agree by luck are no evidence: by their own law the p value would be 0.
+    resampled = np.array([[0.0, 0.2, 0.1, 0.1], [0.1, 0.1, 0.0, 0.2]])
+    of_images = 2 * norm.sf(0.1 / np.std(resampled.mean(axis=0), ddof=1))
+    assert difference_interval(np.array([0.1, 0.1]), resampled).p_value == pytest.approx(of_images)
+    assert difference_interval(np.zeros(3), np.zeros((3, 100))).p_value == 1
 
 
 def test_what_seeds_share_is_added_and_gives_more_degrees_of_freedom():

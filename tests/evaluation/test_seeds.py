@@ -32,7 +32,7 @@ def test_the_mean_has_a_t_interval_at_99_percent_within_the_metrics_range():
     found = mean_interval([0.49, 0.5, 0.51])
     half = 9.924843 * 0.01 / math.sqrt(3)
     assert (found.value, found.low, found.high) == pytest.approx((0.5, 0.5 - half, 0.5 + half))
-    assert mean_interval([0.98, 1.0]).high == 1
+    assert mean_interval([0.98, 1.0]).high == 1 and mean_interval([0.0, 0.02]).low == 0
     alone = mean_interval([0.7])
     assert alone.value == 0.7 and math.isnan(alone.low) and format_estimate(alone) == "0.700"
     assert format_estimate(None) == "n/a"
@@ -42,6 +42,7 @@ def test_a_seed_has_learned_where_it_is_nearer_to_the_best_than_to_chance():
     learning = Learning(chance=0.3, best=0.9)
     assert learning.learned([0.3, 0.59, 0.61, 0.9]).tolist() == [False, False, True, True]
     assert Learning(0.0, 1.0).learned([0.5]).tolist() == [False]  # as near to chance as to the best
+    assert not Learning(0.3, 0.3).is_above_chance
     assert not Learning(0.3, 0.3).learned([0.3]).any() and not Learning(0.3, 0.2).learned([0.1, 0.2, 0.3]).any()
 
 
@@ -71,4 +72,5 @@ def test_shares_that_could_not_differ_significantly_are_not_tested():
 
 def test_holm_by_hand():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.04, 0.5, 0.01]) == pytest.approx([0.08, 0.5, 0.03])  # each at its own place
     assert holm([0.5, 0.9]) == [1.0, 1.0] and holm([]) == []

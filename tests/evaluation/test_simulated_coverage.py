@@ -61,6 +61,15 @@ def test_shares_and_means_in_a_few_repetitions():
     assert share > LEAST and mean > LEAST and every < 0.8
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_drawn_scores_have_the_stated_means_and_move_with_the_shift(shape):
+    for shift in (0.0, -0.05):
+        scores = draw_scores(np.random.default_rng(0), shape, (20_000, 3), shift)
+        expected = np.array([0.4, 0.5, 0.6]) + shift
+        expected = (0.6 + shift) * (expected + 0.4) if shape == "bimodal" else expected
+        assert scores.mean(axis=0) == pytest.approx(expected, abs=0.01)
+
+
 def test_a_few_simulations_run():
     found = simulated_coverage(3, 3, repetitions=20, resamplings=50)
     assert set(found) == set(SHAPES) and all(0.7 < c <= 1 for pair in found.values() for c in pair)

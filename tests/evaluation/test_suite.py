@@ -41,6 +41,12 @@ def test_where_all_pairs_agree_the_interval_is_exact_instead_of_empty():
     assert (lost.value, lost.low) == (0, 0) and lost.high == pytest.approx(1 - 0.025 ** (1 / 12))
 
 
+def test_no_interval_is_beyond_what_it_is_of():
+    ours, theirs = np.array([[0.9, 0.9, 0.9], [0.9, 0.9, 0.1]]), np.full((2, 3), 0.5)  # 5 of 6 are won
+    assert improvement_interval(ours, theirs).high == 1 and improvement_interval(theirs, ours).low == 0
+    assert interquartile_mean_interval(ours + 0.1).high == 1
+
+
 def test_intervals_hold_their_value_and_are_the_same_every_time():
     rng = np.random.default_rng(1)
     ours, theirs = rng.normal(0.6, 0.1, (3, 4)), rng.normal(0.5, 0.1, (3, 4))

@@ -78,6 +78,8 @@ def test_the_bounds_of_the_words_are_the_documented_ones():
     assert judge(interval(0.0, 0.0301), 0.6, "AP").outcome == "undetermined"
     assert judge(interval(0.0, 0.02), 0.6, "AP", best=0.08).outcome == "level"
     assert judge(interval(0.0, 0.02), 0.6, "AP", best=0.0799).outcome == "undetermined"
+    for sign in (1, -1):  # the farther end decides
+        assert judge(interval(sign * 0.02, 0.02), 0.6, "AP").outcome == "undetermined"
 
 
 def test_more_seeds_come_after_those_that_were_run():
@@ -136,6 +138,14 @@ def test_how_many_seeds_more_would_decide_is_estimated():
     assert "; 1 more seed would (--seeds 0,1,2,3), estimated" in judge(found, 0.08, "AP").text
     never = interval(0.05, 0.2, of_seed=0.001, by_images=0.01)
     assert more_seeds(never) is None and "more evaluation images would" in judge(never, 0.5, "AP").text
+
+
+@pytest.mark.parametrize(("least", "more"), [(99.5, 97), (100.5, None)])
+def test_up_to_a_hundred_seeds_are_tried(least, more):
+    """Images alone: n seeds decide where 1.96² · variance / n is below the square of the difference."""
+    found = interval(0.1, 0.2)
+    variance = 0.01 * least / 1.959964**2
+    assert more_seeds(dataclasses.replace(found, single_variance=variance)) == more
 
 
 @pytest.mark.parametrize(
