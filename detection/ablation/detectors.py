@@ -83,7 +83,7 @@ class DetectorRuns(RunType):
     def prepare(self, config: Config) -> None:
         """Draw ContextScenes as the command would, so that no two runs draw the same set at once, and open the data."""
         ensure_scenes(config.data)
-        open_splits(config.data)
+        open_splits(config)
 
     def evaluated_on(self, config: Config) -> str:
         """The last epoch on the validation split or, with a test split, the best checkpoint on that."""

@@ -16,7 +16,9 @@ from detection.data.coco_index import CocoIndex, load_index
 from detection.data.dataset import DetectionDataset, collate
 from detection.data.sampling import EvalBatches, TrainBatches
 from detection.data.shared_batches import SharedCollate, require_shared_memory
+from detection.detector import require_visible
 from detection.errors import UserError
+from detection.names import short_name
 from detection.training.preemption import blocked, outlive_signals
 from detection.training.rendezvous import group_settings
 from detection.training.workers import loading_processes
@@ -56,10 +58,32 @@ def train_batches(num_images: int, config: Any, accelerator: Accelerator, **imag
 def eval_loader(
     dataset: DetectionDataset, config: Config, accelerator: Accelerator, order: Sequence[int] | None = None
 ) -> DataLoader:
-    """Load every image of a data set once, in its order or a permutation, in this process's share of the batches."""
+    """Load every image of a data set once, in its order or a permutation, in this process's share of the batches.
+
+    Raises:
+        UserError: an image that the detector would refuse as too thin.
+    """
+    require_visible_images(dataset.index, config)
     share = {"num_processes": accelerator.num_processes, "rank": accelerator.process_index}
     batches = EvalBatches(len(dataset), config.eval_batch_size, **share, order=order)
     return build_loader(dataset, batches, config.data.workers, accelerator)
+
+
+def require_visible_images(index: CocoIndex, config: Config) -> None:
+    """Check that the detector of a config can detect in every image of a split.
+
+    It refuses an image that is too thin itself, but after hours of training, and does not know its file.
+
+    Raises:
+        UserError: an image that is too thin, with its id and file.
+    """
+    min_size, max_size = config.detector.min_size, config.detector.max_size
+    short, long = np.minimum(index.widths, index.heights), np.maximum(index.widths, index.heights)
+    thin = np.flatnonzero(short * np.minimum(min_size / short, max_size / long) < 1)
+    if len(thin):
+        row, more = int(thin[0]), f" (and {len(thin) - 1} more)" if len(thin) > 1 else ""
+        name = f"{index.path}: image {index.image_ids[row]}{more}, {short_name(index.file_name(row))},"
+        require_visible(int(index.heights[row]), int(index.widths[row]), min_size, max_size, name)
 
 
 def build_loader(

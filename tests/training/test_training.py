@@ -7,8 +7,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate import Accelerator
+from PIL import Image
 from safetensors.torch import load_file
 
+from detection.ablation.own_data.detector_data import open_splits
 from detection.errors import UserError
 from detection.evaluation.coco import METRICS
 from detection.runs.folder import CONFIG_FORMAT, new_run_folder, open_config, open_run, read_config_json
@@ -231,6 +233,27 @@ def test_data_with_other_categories_is_refused(finished_run, shapes, tmp_path):
     (tmp_path / "other.json").write_text(json.dumps(data))
     with pytest.raises(UserError, match=r"its categories differ .* 'blob' \(id 1\)"):
         evaluate_run(finished_run, annotations=str(tmp_path / "other.json"), images=str(shapes / "val"), device="cpu")
+
+
+def test_an_image_that_is_too_thin_is_named_before_training(finished_run, shapes, tmp_path):
+    """The detector refuses it at the first evaluation, hours later, and does not know its file."""
+    shutil.copytree(shapes / "val", tmp_path / "images")
+    data = json.loads((shapes / "val.json").read_text())
+    for name, width, height in (("strip.png", 1000, 10), ("line.png", 5, 2000)):
+        Image.new("RGB", (width, height)).save(tmp_path / "images" / name)
+        data["images"].append({"id": 900 + height, "file_name": name, "width": width, "height": height})
+    file = tmp_path / "thin.json"
+    file.write_text(json.dumps(data))
+    words = r"thin.json: image 910 \(and 1 more\), strip.png, of 1000x10 pixels is too thin to detect anything in: crop"
+    for split in ("val", "test"):
+        changes = (f"data.{split}.annotations={file}", f"data.{split}.images={tmp_path / 'images'}")
+        with pytest.raises(UserError, match=words):
+            prepare(tiny_config(shapes, *changes), tmp_path / "run", Accelerator(cpu=True), False)
+        with pytest.raises(UserError, match=words):
+            open_splits(tiny_config(shapes, *changes))
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(UserError, match=words):
+        evaluate_run(finished_run, annotations=str(file), images=str(tmp_path / "images"), device="cpu")
 
 
 def test_run_folders_are_numbered_or_refused(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ import numpy as np
 
 from detection.ablation.workload import Effort
 from detection.analysis.anchor_fit import anchor_remarks
-from detection.config import Config, DataConfig, SplitConfig
+from detection.config import Config, SplitConfig
 from detection.data.checks import shortened
 from detection.data.coco_index import CocoIndex
 from detection.data.dataset import DetectionDataset, match_categories
@@ -20,22 +20,24 @@ from detection.errors import UserError
 from detection.evaluation.columns import BoxColumns, GroundTruthColumns
 from detection.evaluation.matching import overlapping_pairs
 from detection.training.data import needs_validation_loss
-from detection.training.loaders import open_split
+from detection.training.loaders import open_split, require_visible_images
 
 _LOADED = 8
 """Images that are loaded to measure how long that takes."""
 
 
-def open_splits(data: DataConfig) -> dict[str, tuple[CocoIndex, SplitConfig]]:
+def open_splits(config: Config) -> dict[str, tuple[CocoIndex, SplitConfig]]:
     """Open the annotations of the splits that are given, by name, and check that their images are there.
 
     Raises:
-        UserError: training on them would be refused.
+        UserError: training or evaluating on them would be refused.
     """
+    data = config.data
     names = ("train", "val", *(["test"] if data.test.is_given else []))
     splits = {name: (open_split(f"data.{name}", getattr(data, name)), getattr(data, name)) for name in names}
     for name in names[1:]:
         match_categories(splits["train"][0], splits[name][0])
+        require_visible_images(splits[name][0], config)
     for index, split in splits.values():
         DetectionDataset(index, Path(split.images))
     return splits
@@ -47,7 +49,7 @@ def leaks_and_remarks(config: Config) -> list[str]:
     Raises:
         UserError: training would be refused, or a split has no object, so that nothing can be learned or measured.
     """
-    splits = open_splits(config.data)
+    splits = open_splits(config)
     for name, (index, _) in splits.items():
         if index.iscrowd.all():
             of_crowd = f", but for {len(index.iscrowd)} regions to ignore (iscrowd 1)" if len(index.iscrowd) else ""
@@ -112,7 +114,7 @@ def overlapping_objects(split: SplitConfig, iou: float = 0.5) -> tuple[int, int]
 
 def detector_effort(config: Config) -> Effort:
     """Count the training steps and the evaluated images of a run on one process, and time the loading of an image."""
-    splits = open_splits(config.data)
+    splits = open_splits(config)
     index, split = splits["train"]
     transform = Transform(config.data.augmentation, config.detector.min_size, config.detector.max_size)
     train = DetectionDataset(index, Path(split.images), transform, config.seed, split.empty_images)
