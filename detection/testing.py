@@ -42,18 +42,25 @@ def _reproducible(check: Callable[_P, None]) -> Callable[_P, None]:
 def check_context(context: Callable[..., Context], in_channels: int = 6) -> None:
     """Check a context: shape and type, no leak from padding, alone = in a batch, gradients, and degenerate inputs.
 
+    It must change neither input, keep nothing from one call to the next, and draw nothing outside of training.
+
     Args:
         context: a class, or a partial of one with its settings.
         in_channels: channels of the feature map that it is tried on.
     """
     part = _randomized(context(in_channels)).eval()
     x, valid = padded_batch(in_channels)
+    _check_inputs_kept(part, x, valid)
     y = part(x, valid)
     assert isinstance(y, Tensor), f"the output must be a tensor, not a {type(y).__name__}"
+    assert y.requires_grad, "the output has no gradient: it is detached from its input and weights"
     expected = (len(SIZES), part.out_channels, 6, 7)
     assert y.shape == expected, f"output of {tuple(y.shape)}, not {expected} (out_channels={part.out_channels})"
     assert torch.isfinite(y).all() and y.dtype == torch.float32, "the output must be finite float32"
     assert (y[~valid.expand_as(y)] == 0).all(), "the output must be 0 outside of the valid locations"
+    with torch.no_grad():
+        part(2 * x, valid)  # what is kept of the last call is of another input
+    assert torch.equal(y, part(x, valid)), "a later call gives another output: something is kept, or drawn at random"
     noise = torch.where(valid, x, 100 * torch.randn_like(x))
     assert torch.equal(y, part(noise, valid)), "valid locations depend on what lies outside of `valid`"
     (gradient,) = torch.autograd.grad(y.square().sum(), x, allow_unused=True, retain_graph=True)
@@ -72,6 +79,14 @@ def check_context(context: Callable[..., Context], in_channels: int = 6) -> None
     double = part.double()(x.double(), valid)
     assert double.dtype == torch.float64, "in double precision the output must be double"
     _check_alone(part, x.double(), valid, double)
+
+
+def _check_inputs_kept(part: Context, x: Tensor, valid: Tensor) -> None:
+    given, mask = x.detach().clone(), valid.clone()
+    with torch.no_grad():
+        part(given, mask)
+    kept = torch.equal(given, x) and torch.equal(mask, valid)
+    assert kept, "the input is changed in place, which other parts read: write to a copy"
 
 
 def _check_losses(losses: Any) -> None:
@@ -206,8 +221,20 @@ def _features(channels: int, images: int = 3) -> dict[str, Tensor]:
     return {n: torch.randn(images, channels, 128 // s, 128 // s, generator=generator) for n, s in _strides().items()}
 
 
+def _require_registered(part: nn.Module) -> None:
+    """Check that no attribute holds modules in a list, tuple or dictionary, where torch does not see them."""
+    for path, module in part.named_modules():
+        for key, value in vars(module).items():
+            # A module's own dictionaries, such as `_modules`, begin with an underscore.
+            held = list(value.values()) if isinstance(value, dict) and not key.startswith("_") else value
+            if isinstance(held, list | tuple) and any(isinstance(item, nn.Module) for item in held):
+                name = f"{path}.{key}".lstrip(".")
+                raise AssertionError(f"{name} holds modules that nothing trains or saves: use an nn.ModuleList")
+
+
 def _randomized(part: Any) -> Any:
     """Add noise to every weight: some are 0 at first, which would hide mistakes."""
+    _require_registered(part)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in part.parameters():

@@ -111,9 +111,65 @@ class OfTheBatch(Leaking):
         return (self.conv(x * valid) + 1e-7 * (x * valid).mean()) * valid
 
 
+class InPlace(Leaking):
+    def forward(self, x, valid):
+        x *= valid
+        return self.conv(x) * valid
+
+
+class MaskInPlace(Leaking):
+    def forward(self, x, valid):
+        y = self.conv(x * valid) * valid
+        valid[:] = False
+        return y
+
+
+class Remembering(Leaking):
+    """Adds what it saw at the last call."""
+
+    last = 0.0
+
+    def forward(self, x, valid):
+        y, before = self.conv(x * valid), self.last
+        self.last = y.mean().detach()
+        return (y + before) * valid
+
+
+class Drawing(Leaking):
+    def forward(self, x, valid):
+        return nn.functional.dropout(self.conv(x * valid)) * valid
+
+
+class Detached(Leaking):
+    def forward(self, x, valid):
+        return (self.conv(x * valid) * valid).detach()
+
+
+class InAList(Leaking):
+    def __init__(self, in_channels):
+        super().__init__(in_channels)
+        self.layers = [nn.Conv2d(3, 3, 1)]
+
+    def forward(self, x, valid):
+        return self.layers[0](self.conv(x * valid)) * valid
+
+
+class InADictionary(InAList):
+    def __init__(self, in_channels):
+        super().__init__(in_channels)
+        self.layers = {0: nn.Conv2d(3, 3, 1)}
+
+
 @pytest.mark.parametrize(
     ("context", "sentence"),
     [
+        (InPlace, "the input is changed in place"),
+        (MaskInPlace, "the input is changed in place"),
+        (Remembering, "a later call gives another output"),
+        (Drawing, "a later call gives another output"),
+        (Detached, "has no gradient: it is detached"),
+        (InAList, "layers holds modules that nothing trains"),
+        (InADictionary, "layers holds modules that nothing trains"),
         (Leaking, "valid locations depend on what lies outside"),
         (Idle, "unused.weight has no gradient"),
         (NotZero, "must be 0 outside"),

@@ -173,7 +173,20 @@ class Cell(nn.Module, ABC):
         with torch.autocast(x.device.type, enabled=False):
             # In half precision a sum over many steps loses what one of them adds.
             x = x.to(torch.promote_types(x.dtype, torch.float32))
-            return self.step(x, self.initial_state(x) if state is None else state)
+            return self.next_state(x, state)
+
+    def next_state(self, x: Tensor, state: State | None) -> State:
+        """Return `step` of pre-activations (N, P) and a state, None for the initial one.
+
+        Raises:
+            UserError: `step` gives no tuple of `num_states` tensors. Of a tensor the first row would be the state.
+        """
+        found = self.step(x, self.initial_state(x) if state is None else state)
+        if not isinstance(found, tuple | list) or len(found) != self.num_states:
+            given = len(found) if isinstance(found, tuple | list) else f"a {type(found).__name__}"
+            name, states = type(self).__name__, self.num_states
+            raise UserError(f"cell: {name}.step must return a tuple of num_states={states} tensors, not {given}.")
+        return found
 
     def _recur(self, h: Tensor) -> Tensor:
         """Return U h + b of all recurrent gates (N, `recurrent_gates`·D) for h (N, D)."""

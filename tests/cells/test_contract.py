@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from detection import cells as kinds
+from detection.errors import UserError
 from detection.ops.sweep.directions import DIRECTIONS
 from detection.ops.sweep.dispatch import sweep
 from tests.cells.formulas import CELLS, naive_step
@@ -107,3 +108,27 @@ def test_gradcheck(name):
     assert torch.autograd.gradcheck(
         lambda x, *_: sweep(list(made), x, valid, ("left", "down")), (x, *made.parameters())
     )
+
+
+class Bare(kinds.Cell):
+    """Forgets the tuple around its state."""
+
+    def step(self, x, state):
+        return x.tanh() + 0.5 * state[0]
+
+
+class Surplus(kinds.Cell):
+    def step(self, x, state):
+        return x.tanh(), state[0]
+
+
+@pytest.mark.parametrize(("cell", "given"), [(Bare, "a Tensor"), (Surplus, "2")])
+def test_a_step_that_returns_no_state_is_refused(cell, given):
+    """The first row of a tensor was the state of all lines, without a word."""
+    made, words = cell(SIZE), f"{cell.__name__}.step must return a tuple of num_states=1 tensors, not {given}"
+    x = torch.randn(2, SIZE, 3, 4)
+    for backend in ("lines", "steps"):
+        with pytest.raises(UserError, match=words):
+            sweep([made], x, None, ("right",), backend=backend)
+    with pytest.raises(UserError, match=words):
+        made(torch.randn(5, SIZE))

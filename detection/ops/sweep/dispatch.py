@@ -208,7 +208,7 @@ def _scan_lines(cell: Cell, rows: Tensor, inside: Tensor | None, direction: Dire
     scan = steps(rows, direction)
     for t, x_t in enumerate(scan):
         lines = x_t.flatten(0, 1)  # (B·L, G·D)
-        state = cell.step(lines, cell.initial_state(lines) if state is None else state)
+        state = cell.next_state(lines, state)
         if masks is not None:
             inside_t = masks[t].flatten(0, 1)  # (B·L, 1)
             state, output = _inside(cell, state, inside_t)
@@ -243,7 +243,7 @@ def _scan(cell: Cell, x: Tensor, valid: Tensor | None, direction: Direction) -> 
     for t in order:
         x_t = x.select(along, t).movedim(1, -1)  # (B, L, G·D)
         lines = x_t.flatten(0, 1)  # (B·L, G·D)
-        state = cell.step(lines, cell.initial_state(lines) if state is None else state)
+        state = cell.next_state(lines, state)
         if valid is not None:
             inside = valid.select(along, t).reshape(-1, 1)  # (B·L, 1)
             state, output = _inside(cell, state, inside)
