@@ -4,6 +4,9 @@ detection evaluate RUN [--split test | --annotations A.json --images DIR] [--out
 detection evaluate RUN --context-from other|mean|none    what the detector takes from its context
 detection evaluate --results R.json --annotations A.json [--output DIR]
 
+Metrics equal pycocotools' to the last digit, but where an annotation has the id 0: a match with that is none for
+pycocotools, and one here.
+
 --ignore-classes measures the finding alone: all classes are one, and of detections of an image that overlap with an
 IoU over 0.5, whatever their classes, the one with the best score is kept.
 

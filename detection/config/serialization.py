@@ -135,6 +135,8 @@ def _replace(node: Any, path: list[str], text: str, key: str) -> Any:
         raise UserError(f"{key}: {parent} is {node!r} and has no settings of its own.")
     settings = setting_types(node)
     if name not in settings:
+        if not settings:
+            raise UserError(f"{key}: unknown config key; what it names has no settings.")
         near = difflib.get_close_matches(name, settings, n=1, cutoff=0.4)
         prefix = key[: len(key) - len(".".join(path))]
         raise UserError(

@@ -34,6 +34,7 @@ def data_set_remarks(data: dict, tables: Tables, facts: ImageFacts, folder: Path
     remarks = counted(ids[without].tolist(), "images have no box")
     remarks += _empty_categories(data["categories"], tables, objects.category_rows)
     remarks += _ignored(data["annotations"])
+    remarks += _rotated(data["annotations"])
     remarks += object_remarks(objects)
     if finding is None:  # else the format is what is wrong
         every = np.arange(len(tables.image_rows))
@@ -65,6 +66,22 @@ def _ignored(annotations: list[dict]) -> list[str]:
         if not entry.get("iscrowd") and any(flag(entry.get(key)) for key in ("ignore", "difficult"))
     ]
     return counted(marked, "annotations have ignore or difficult 1, which is not read; iscrowd 1 leaves them out")
+
+
+def _rotated(annotations: list[dict]) -> list[str]:
+    """Return the remark on rotated boxes of CVAT, whose COCO export gives them as they were before the rotation."""
+    rotated = []
+    for entry in annotations:
+        attributes = entry.get("attributes")
+        angle = attributes.get("rotation") if isinstance(attributes, dict) else None
+        # Upside down a box is itself.
+        if isinstance(angle, int | float) and angle % 180 > 0:
+            rotated.append(entry.get("id"))
+    what = (
+        "annotations have attributes.rotation, but bbox is the box before that in CVAT's COCO export: export CVAT for "
+        "images 1.1, and `detection convert --from cvat`"
+    )
+    return counted(rotated, what)
 
 
 def _image_remarks(tables: Tables, facts: ImageFacts, finding: Finding | None) -> list[str]:

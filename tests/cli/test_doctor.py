@@ -501,6 +501,21 @@ def test_ignored_objects_thin_boxes_and_empty_images_are_remarked_on(tmp_path, c
     assert code == 0
 
 
+def test_boxes_that_cvat_rotates_after_its_coco_export_are_remarked_on(tmp_path, capsys):
+    data = small()
+    rotations = ({"rotation": 30.0}, {"rotation": 180}, {"rotation": 0.0, "occluded": False}, {"rotation": -90})
+    for annotation, attributes in zip(data["annotations"], rotations, strict=True):
+        annotation["attributes"] = attributes
+    data["annotations"] += [
+        {"id": 60 + k, "image_id": 20, "category_id": 3, "bbox": [3 + k, 3, 9, 9], "attributes": attributes}
+        for k, attributes in enumerate(([30], {"rotation": None}, {"rotation": float("nan")}, "rotation"))
+    ]
+    code, report, _ = _run(capsys, write(tmp_path, data), tmp_path / "images")
+    assert "2 annotations have attributes.rotation, but bbox is the box before that" in report
+    assert "`detection convert --from cvat`: id 7, 0" in report
+    assert code == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -49,6 +49,11 @@ def test_overrides_are_typed(item, read):
     assert read(override(CONFIG, [item]))
 
 
+def test_a_setting_of_a_part_that_has_none_is_refused():
+    with pytest.raises(UserError, match="detector.context.width: unknown config key; what it names has no settings."):
+        override(CONFIG, ["detector.context=detection.context.NoContext", "detector.context.width=7"])
+
+
 def test_an_override_leaves_the_rest_alone():
     changed = override(CONFIG, ["detector.head.hidden_channels=7"])
     assert changed.detector.head.keywords["batch_size_per_image"] == 16
