@@ -229,6 +229,9 @@ def _sizes(
 
 
 def _launch(kernel, grid: tuple[int, int], *arguments: Tensor | float) -> None:
+    *_, steps, block = arguments
+    # 16 values of a tile to a lane at most: with 32 the backward pass has more than there are registers.
+    warps = max(4, int(steps * block) // 512)
     # Triton launches on the current device, which need not be the tensors'.
     with torch.cuda.device_of(arguments[0]):
-        kernel[grid](*arguments, num_warps=4)
+        kernel[grid](*arguments, num_warps=warps)
