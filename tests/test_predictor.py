@@ -88,6 +88,10 @@ def test_a_pil_image_is_read_as_its_file_is(run, tmp_path, mode):
     image = gray if mode == "I;16" else Image.fromarray(colors).convert(mode)
     path = tmp_path / "image.tif"
     image.save(path)
+    try:
+        Image.open(path).load()
+    except OSError:
+        pytest.skip(f"this Pillow cannot read its own TIFF of mode {mode}")
     predictor = Predictor(run, "cpu", 0.0)
     assert_same(predictor(image), predictor(path))
     assert len(predictor(path)) > 0
