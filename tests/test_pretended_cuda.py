@@ -24,6 +24,7 @@ from detection.tiles import Tiles
 from detection.training.device_batches import to_device
 from detection.training.evaluate import evaluate_run
 from detection.training.loaders import build_accelerator
+from detection.training.optim import WeightAverage
 from detection.training.run import train
 from tests.config.test_shipped_configs import FILES, NUM_CLASSES, make_batch, shrunk
 from tests.context.test_contract import CONTEXTS
@@ -164,6 +165,14 @@ def test_a_run_and_its_use(cuda, shapes, tmp_path, precision):
     assert len(found) and not found.boxes.is_cuda
     image = torch.rand(3, 64, 80).to("cuda")
     assert not explain_detections(predictor.detector, image, found.boxes[:2], found.labels[:2], patch=4).drops.is_cuda
+
+
+def test_the_weight_average_waits_for_nothing(cuda):
+    module = torch.nn.Sequential(torch.nn.Conv2d(2, 2, 1), torch.nn.BatchNorm2d(2)).to("cuda")
+    average = WeightAverage(module, 0.9)
+    cuda.waits.clear()
+    average.update_parameters(module)
+    assert not cuda.waits and all(tensor.is_cuda for tensor in average.module.state_dict().values())
 
 
 def test_box_iterations_and_mirrored_images(cuda):

@@ -4,11 +4,11 @@ import copy
 import difflib
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
@@ -240,22 +240,22 @@ class WeightAverage(AveragedModel):
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
-        self.updates = 0
-
-        def average(averages: Iterable[Tensor], currents: Iterable[Tensor], _: Tensor | int) -> None:
-            rate = 1 - min(decay, (1 + self.updates) / (10 + self.updates))
-            for old, new in zip(averages, currents, strict=True):
-                if old.is_floating_point():
-                    old.lerp_(new.to(old.dtype), rate)
-                else:
-                    old.copy_(new)
-
-        super().__init__(copy.deepcopy(module), multi_avg_fn=average, use_buffers=True)
+        super().__init__(copy.deepcopy(module), use_buffers=True)
+        self.decay, self.updates = decay, 0
         self.requires_grad_(False)
         # The first update of an average copies the weights instead; they are already copied.
         self.n_averaged.fill_(1)
 
+    @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
         """Take in the weights as they are now."""
-        super().update_parameters(model)
+        # Not by `AveragedModel`, which copies its counter to the device each time, for which the host waits.
+        rate = 1 - min(self.decay, (1 + self.updates) / (10 + self.updates))
+        averages, currents = (itertools.chain(m.parameters(), m.buffers()) for m in (self.module, model))
+        for old, new in zip(averages, currents, strict=True):
+            if old.is_floating_point():
+                old.lerp_(new.to(old.dtype), rate)
+            else:
+                old.copy_(new)
+        self.n_averaged += 1
         self.updates += 1
