@@ -13,8 +13,12 @@ import torch
 
 from detection.analysis.attention import attention_over_pixels
 from detection.analysis.explain import explain_detections
+from detection.backbones import RCNN
+from detection.classification import Classifier, ImageAugmentation
+from detection.classification.data import Batches, Images
 from detection.config import Config, from_plain, load_config, to_plain
 from detection.context import AttentionLSTM, SpatialRNN
+from detection.data.sampling import TrainBatches
 from detection.detector import build_detector
 from detection.inference import InferenceConfig
 from detection.insertion import add_context
@@ -173,6 +177,19 @@ def test_the_weight_average_waits_for_nothing(cuda):
     cuda.waits.clear()
     average.update_parameters(module)
     assert not cuda.waits and all(tensor.is_cuda for tensor in average.module.state_dict().values())
+
+
+def test_a_classifier_waits_for_nothing(cuda):
+    images = Images(torch.randint(0, 256, (8, 1, 8, 8), dtype=torch.uint8), torch.arange(8) % 2, ("a", "b"))
+    classifier = Classifier(2, partial(RCNN, channels=(4, 4), first_stride=1, num_steps=1))
+    classifier.set_statistics(images.pixels)
+    classifier.to("cuda")
+    order = TrainBatches(8, 4, seed=0)
+    batches = Batches(images.to(CUDA), order, ImageAugmentation(shift=1, flip=True), 6)
+    cuda.waits.clear()
+    for given in batches:
+        classifier(*given)["loss_class"].backward()
+    assert not cuda.waits
 
 
 def test_box_iterations_and_mirrored_images(cuda):

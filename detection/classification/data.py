@@ -41,8 +41,8 @@ class Images:
         return dataclasses.replace(self, pixels=self.pixels.to(device))
 
     def batch(self, positions: Tensor) -> Tensor:
-        """Return the images (B, 3, S, S) at positions (B,), in [0, 1]; gray becomes three equal channels."""
-        pixels = self.pixels[positions.to(self.pixels.device)]
+        """Return the images (B, 3, S, S) at positions (B,) on the CPU, in [0, 1]; gray becomes three equal channels."""
+        pixels = self.pixels[positions.to(self.pixels.device, non_blocking=True)]
         return pixels.expand(-1, 3, -1, -1) / 255
 
     def digest(self) -> str:
@@ -100,7 +100,8 @@ class Batches:
             if self.augmentation is None:
                 batch = middle(batch, self.crop)
             else:
-                batch = augment(batch, self.augmentation, self._numbers(keys).to(batch.device), self.crop)
+                numbers = self._numbers(keys).to(batch.device, non_blocking=True)
+                batch = augment(batch, self.augmentation, numbers, self.crop)
             yield list(batch), [{"label": labels[p], "image_id": p} for p in positions.tolist()]
 
     def _numbers(self, keys: list[tuple[int, int, int]]) -> Tensor:

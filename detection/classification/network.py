@@ -4,11 +4,13 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from detection.backbones import RCNN, Backbone
+from detection.ops.ragged import to_device
 
 RCNN_96 = partial(RCNN, channels=(96, 96), first_stride=1, dropout=0.5)
 
@@ -64,5 +66,5 @@ class Classifier(nn.Module):
         scores = self.linear(last.amax((2, 3))).float()
         if not self.training or targets is None:
             return scores
-        labels = torch.tensor([target["label"] for target in targets], device=scores.device)
+        labels = to_device(np.array([target["label"] for target in targets], np.int64), scores.device)
         return {"loss_class": cross_entropy(scores, labels)}
