@@ -19,7 +19,7 @@ from detection.runs.lock import writing
 from detection.runs.logs import RunLog
 from detection.training.last_checkpoint import restore
 from detection.training.loaders import train_batches
-from detection.training.loop import describe_run, resumable, run_epochs
+from detection.training.loop import describe_run, finished, resumable, run_epochs
 from detection.training.preemption import watch
 from detection.training.state import TrainingRun
 
@@ -52,7 +52,8 @@ def train_classifier(
         with resumable(run):
             run_epochs(run, _after_epoch)
             metrics = _finish(run)
-    accelerator.end_training()
+        with finished(run):
+            accelerator.end_training()
     return metrics
 
 

@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
 @contextmanager
 def until_signaled() -> Iterator[None]:
     """End this process when a signal asks for it, from before its libraries are loaded until its end."""
-    with watch(until_exit=True), advised(lambda: "nothing has been trained yet; give the same command again"):
+    with watch(until_exit=True), advised(lambda: "this command has trained nothing yet; give it again"):
         yield
 
 

@@ -78,6 +78,13 @@ def resumable(run: TrainingRun) -> Iterator[None]:
             raise
 
 
+@contextmanager
+def finished(run: TrainingRun) -> Iterator[None]:
+    """Have an `Interrupted` of this block, in which trackers may still send, state that the run is complete."""
+    with advised(lambda: f"{run.folder} is finished"):
+        yield
+
+
 def _run_epochs(run: TrainingRun, log: RunLog, after_epoch: Callable[[Any, RunLog], bool]) -> None:
     accelerator, epochs, done = run.accelerator, run.config.schedule.epochs, run.done
     # Before the model is prepared, which fixes the gradients that processes wait for (see below).

@@ -47,7 +47,7 @@ from detection.training.epoch_notes import print_epoch_notes
 from detection.training.evaluate import detect_split
 from detection.training.freezing import freeze
 from detection.training.last_checkpoint import restore
-from detection.training.loop import describe_run, resumable, run_epochs
+from detection.training.loop import describe_run, finished, resumable, run_epochs
 from detection.training.memory import peak_memory
 from detection.training.optim import WeightAverage
 from detection.training.preemption import postponed, watch
@@ -100,12 +100,13 @@ def train(config: Config, folder: str | Path, accelerator: Accelerator, *, resum
         with resumable(run):
             run_epochs(run, after_epoch)
             metrics = finish(run)
-    peak = peak_memory(accelerator.device)
-    memory = f", {peak} of memory at most" if peak else ""
-    run.print_line(f"finished  {folder} in {(time.perf_counter() - began) / 60:.1f} min{memory}")
-    if config.note:
-        run.print_line(f"note      {config.note}")
-    accelerator.end_training()
+        with finished(run):
+            peak = peak_memory(accelerator.device)
+            memory = f", {peak} of memory at most" if peak else ""
+            run.print_line(f"finished  {folder} in {(time.perf_counter() - began) / 60:.1f} min{memory}")
+            if config.note:
+                run.print_line(f"note      {config.note}")
+            accelerator.end_training()
     return metrics
 
 

@@ -252,9 +252,23 @@ def test_before_the_data_is_opened_one_line_and_nothing_written(workplace, monke
     monkeypatch.setattr("detection.detector.require_buildable", interrupted)
     assert train_command.main(["config.py", "--device=cpu", "--output=run"]) == 128 + number
     restore_handlers()
-    sentence = "nothing has been trained yet; give the same command again"
+    sentence = "this command has trained nothing yet; give it again"
     assert capsys.readouterr().err == f"interrupted by {number.name}: {sentence}\n"
     assert [path.name for path in workplace.iterdir()] == ["config.py"]
+
+
+def test_behind_its_end_a_run_is_called_finished(workplace, monkeypatch, capsys, blank_plots):
+    """The command said that nothing had been trained, and to give it again, which it then refused."""
+
+    def interrupted(device):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(training, "peak_memory", interrupted)
+    arguments = ["config.py", "--device=cpu", "--output=run", "schedule.epochs=1"]
+    assert train_command.main(arguments) == 128 + signal.SIGINT
+    restore_handlers()
+    assert capsys.readouterr().err == "interrupted by SIGINT: run is finished\n"
+    assert (workplace / "run/metrics.json").is_file()
 
 
 def restore_handlers():
