@@ -47,6 +47,10 @@ def test_a_set_of_one_size_gets_the_factor_that_makes_the_finest_map_fit():
     share, better = describe_anchor_fit(np.full((50, 2), 800.0), config)
     assert share == 0 and better.startswith("100% with detector.regions.anchor_sizes=((384,),(768,),")
     assert describe_anchor_fit(np.full((50, 2), 30.0), config) == (1.0, "")
+    some = np.concatenate([np.full((40, 2), 12.0), np.full((10, 2), 24.0)])
+    share, better = describe_anchor_fit(some, config)
+    assert share == 0.2 and better == "100% with detector.regions.anchor_sizes=((12,),(24,),(48,),(96,))"
+    assert describe_anchor_fit(np.full((50, 2), 24.0) * [1, 0.5], config) == (1.0, "")  # an IoU of 0.5 fits
 
 
 def test_a_few_small_objects_do_not_take_the_finest_map_from_the_rest():
@@ -62,6 +66,8 @@ def test_sizes_that_gain_little_are_not_named():
     assert describe_anchor_fit(boxes, config) == (0.95, "")
     shares = [describe_anchor_fit(boxes[:count], config) for count in (0, 95)]
     assert shares == [None, (1.0, "")]
+    boxes = np.concatenate([np.full((88, 2), 48.0), np.full((12, 2), 3.0)])  # with no factor more fit
+    assert describe_anchor_fit(boxes, config) == (0.88, "")
 
 
 def test_sizes_that_are_named_can_be_given_and_then_fit():
@@ -122,6 +128,13 @@ def test_sizes_are_those_at_the_detectors_input(drawn, tmp_path):
     found = json.loads((drawn / "train.json").read_text())["annotations"]
     expected = [entry["bbox"][2:] for entry in found if not entry.get("iscrowd")]
     np.testing.assert_allclose(sorted(input_boxes(index, config).tolist()), sorted(expected), atol=1e-4)
+    content = json.loads((drawn / "train.json").read_text())
+    for image in content["images"]:
+        image["width"] = 128  # twice as wide as high: halved by the longer side
+    (tmp_path / "wide.json").write_text(json.dumps(content))
+    wide = override(config, [f"data.train.annotations={tmp_path / 'wide.json'}", "detector.max_size=64"])
+    halved = input_boxes(open_split("data.train", wide.data.train), wide)
+    np.testing.assert_allclose(halved, input_boxes(index, config) / 2)
     all_boxes = input_boxes(index, config)
     np.testing.assert_allclose(input_boxes(index, config, len(all_boxes)), all_boxes)
     np.testing.assert_allclose(input_boxes(index, config, len(all_boxes) - 1), all_boxes[::2])

@@ -5,9 +5,10 @@ import json
 import math
 import os
 
+import numpy as np
 import pytest
 
-from detection.data.checks import examine, read_annotations
+from detection.data.checks import clip_boxes, examine, partly_outside, read_annotations
 from detection.data.coco_index import load_index
 from detection.errors import UserError
 from tests.coco_files import small, write
@@ -219,3 +220,14 @@ def test_all_problems_are_found_and_the_first_states_how_many_more(tmp_path):
 def test_a_good_file_has_no_problem(tmp_path):
     path = write(tmp_path, small(), images=False)
     assert examine(read_annotations(path), path)[1] == []
+
+
+def test_boxes_are_clipped_at_the_borders_of_their_image_and_no_earlier():
+    """Of an image of 30 by 20 pixels: the complete image, and boxes that are beyond each border by a half."""
+    boxes = np.array(
+        [[0, 0, 30, 20], [-0.5, 2, 3, 3], [2, -0.5, 3, 3], [28, 2, 2.5, 3], [2, 18, 3, 2.5], [25, 2, 3, 3.0]]
+    )
+    widths, heights = np.full(len(boxes), 30), np.full(len(boxes), 20)
+    corners = [[0, 0, 30, 20], [0, 2, 2.5, 5], [2, 0, 5, 2.5], [28, 2, 30, 5], [2, 18, 5, 20], [25, 2, 28, 5]]
+    assert clip_boxes(boxes, widths, heights).tolist() == corners
+    assert partly_outside(boxes, widths, heights).tolist() == [False, True, True, True, True, False]

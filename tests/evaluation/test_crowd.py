@@ -206,6 +206,7 @@ class TestOverlapping:
         assert not overlapping_ground_truth(matching.targets, iou=0.34).any()
         assert found_ground_truth(matching)[:2].tolist() == [True, True]
         assert found_ground_truth(matching, threshold=0.5)[:2].tolist() == [True, False]
+        assert found_ground_truth(matching, threshold=0.4)[:2].tolist() == [True, True]  # down to this score
         per_class = crowd_metrics(self.ground_truth, self.results)["per_class"]
         assert (per_class["cat"]["overlapping_ground_truth"], per_class["dog"]["overlapping_ground_truth"]) == (2, 0)
 

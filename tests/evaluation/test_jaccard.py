@@ -57,6 +57,7 @@ def test_three_images_by_hand():
 
 
 def test_boxes_are_clipped_to_their_image():
+    assert image_sizes(make_truth([], size=(100, 40))).tolist() == [[100, 40]]  # width and height
     ground_truth = make_truth([(1, 1, (80, 0, 60, 20))], categories=("person",))
     results = make_results([(1, 1, (80, 0, 20, 20), 0.9)])
     assert jaccard_of(ground_truth, results) == [(1, 0)]

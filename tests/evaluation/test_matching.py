@@ -149,6 +149,14 @@ class TestByHand:
         overall = best_f1(precision_recall(found))
         assert overall == {"score": 0.7, **dict.fromkeys(("f1", "precision", "recall"), pytest.approx(2 / 3))}
 
+    def test_of_equal_f1_the_highest_score_is_taken(self):
+        # One of two is found alone, and both with two false ones: 1 · 1/2 and 1/2 · 1.
+        ground_truth = make_truth([(1, 1, (0, 0, 20, 20)), (1, 1, (30, 0, 20, 20))])
+        stray = (1, 1, (0, 80, 10, 10))
+        rows = [(1, 1, (0, 0, 20, 20), 0.9), (*stray, 0.8), (*stray, 0.7), (1, 1, (30, 0, 20, 20), 0.6)]
+        best = best_f1(precision_recall(match_results(ground_truth, make_results(rows)), 0))
+        assert best == {"score": 0.9, "f1": pytest.approx(2 / 3), "precision": 1.0, "recall": 0.5}
+
     def test_best_f1_without_ground_truth(self):
         assert set(best_f1(precision_recall(match_results(make_truth([]), self.results), 0)).values()) == {-1}
 
@@ -174,6 +182,12 @@ class TestByHand:
         results = make_results([(1, 2, (0, 0, 20, 20), 0.9), (1, 1, (0, 0, 20, 18), 0.3)])
         assert confusion_matrix(match_results(ground_truth, results), 0.0).tolist() == [[1, 0, 0], [0, 0, 0], [0, 1, 0]]
         assert confusion_matrix(match_results(ground_truth, results), 0.5).tolist() == [[0, 1, 0], [0, 0, 0], [0, 0, 0]]
+
+    def test_confusion_needs_half_an_overlap(self):
+        ground_truth = make_truth([(1, 1, (0, 0, 20, 20))])
+        for height, matrix in ((10, [[0, 1, 0], [0, 0, 0], [0, 0, 0]]), (9.9, [[0, 0, 1], [0, 0, 0], [0, 1, 0]])):
+            found = match_results(ground_truth, make_results([(1, 2, (0, 0, 20, height), 0.9)]))
+            assert confusion_matrix(found, 0.0).tolist() == matrix
 
     def test_nothing_at_all(self):
         found = match_results({"images": [], "annotations": [], "categories": []}, [])

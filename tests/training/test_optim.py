@@ -29,9 +29,9 @@ def test_learning_rate_is_scaled_to_the_real_batch():
 
 
 def test_step_schedule_by_hand():
-    config = ScheduleConfig(kind="step", milestones=(0.5, 0.9), gamma=0.1, warmup=2, warmup_start=0.5)
+    config = ScheduleConfig(kind="step", milestones=(0.5, 0.9), gamma=0.1, warmup=2, warmup_start=0.2)
     factors = [learning_rate_factor(config, u, 20) for u in range(20)]
-    assert factors[:3] == pytest.approx([0.5, 0.75, 1.0])
+    assert factors[:3] == pytest.approx([0.2, 0.6, 1.0])
     assert factors[9:11] == pytest.approx([1.0, 0.1])
     assert factors[17:19] == pytest.approx([0.1, 0.01])
 
