@@ -182,8 +182,9 @@ class Predictor:
     @torch.no_grad()
     def _detect(self, images: list[Tensor]) -> list[Detections]:
         dtype = _AUTOCAST.get(self.config.precision)
-        # A run trained in fp16 runs in float32 on a CPU, which has no fp16 kernels for convolutions.
-        mixed = dtype is not None and (self.device.type, dtype) != ("cpu", torch.float16)
+        # A run trained in fp16 runs in float32 on a CPU, which has no fp16 kernels for convolutions, and all do on MPS,
+        # where nobody has tried whether autocast leaves float32 to what needs it.
+        mixed = dtype is not None and self.device.type != "mps" and (self.device.type, dtype) != ("cpu", torch.float16)
         with torch.autocast(self.device.type, dtype, enabled=mixed):
             found = self.detector.eval()([image.to(self.device) for image in images])
         return [self._select(f, image) for f, image in zip(found, images, strict=True)]

@@ -28,6 +28,7 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from detection.data.formats import readable_formats
+from detection.data.stand_ins import START, stand_in
 from detection.errors import UserError
 
 MAX_PIXELS = 500_000_000
@@ -114,7 +115,9 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     except UnidentifiedImageError:
         empty = path.stat().st_size == 0
         what = "is empty (0 bytes)" if empty else "is not an image that Pillow can read"
-        raise UserError(f"image {path} {what}: copy it again, or leave it out.") from None
+        with path.open("rb") as file:
+            instead = stand_in(file.read(START))
+        raise UserError(f"image {path} {instead or f'{what}: copy it again, or leave it out'}.") from None
     except Image.DecompressionBombError:
         million = MAX_PIXELS // 1_000_000
         raise UserError(f"image {path} has more than {million} million pixels: cut it into tiles.") from None

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from detection.data.stand_ins import START, stand_in
 from detection.errors import UserError
 
 _PACKED = (
@@ -82,9 +83,11 @@ def other_kind(path: Path) -> UserError | None:
 
 
 def packed(path: Path) -> UserError | None:
-    """Return the error of a packed file by its first bytes; None if it is none."""
+    """Return the error of a packed file, or one that stands for another, by its first bytes; None if it is neither."""
     with path.open("rb") as file:
-        start = file.read(max(len(magic) for magic, *_ in _PACKED))
+        start = file.read(START)
+    if (instead := stand_in(start)) is not None:
+        return UserError(f"{path} {instead}.")
     for magic, kind, program in _PACKED:
         if start.startswith(magic):
             return UserError(f"{path}: this is {kind}: unpack it ({program}).")

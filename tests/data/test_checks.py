@@ -177,6 +177,8 @@ def test_a_byte_order_mark_is_no_error(tmp_path):
         (b'{"id": 1}\n{"id": 2}\n', "one JSON object a line (ndjson)"),
         ('{"a": "ä"}'.encode("cp1252"), "not encoded in UTF-8"),
         (b'{"images": [', "may be cut short"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "is a pointer of Git LFS"),
+        (b"\n<!DOCTYPE html>\n<html></html>", "is a web page"),
     ],
 )
 def test_what_a_file_is_instead_is_named(tmp_path, content, words):

@@ -99,7 +99,10 @@ def test_truncated_files_are_refused(tmp_path, kind, share):
         read_image(path)
 
 
-@pytest.mark.parametrize(("content", "words"), [(b"", "empty"), (b"no image", "not an image"), (b"\x89PNG", "")])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"", "empty"), (b"no image", "not an image"), (b"\x89PNG", ""), (b"version https://git-lfs", "Git LFS, not the")],
+)
 def test_files_that_are_no_image(tmp_path, content, words):
     path = tmp_path / "a.jpg"
     path.write_bytes(content)
