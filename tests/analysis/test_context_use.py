@@ -44,8 +44,10 @@ def test_the_mean_keeps_the_contract():
 def test_zeros_and_the_mean_over_valid_locations():
     x, valid = batch((2, 3), (4, 2))
     assert torch.equal(ReplacedContext(Doubled(2), "none")(x, valid), torch.zeros_like(x))
+    sizes = (2, 3), (4, 2), (1, 1)
+    x, valid = batch(*sizes)
     mean = ReplacedContext(Doubled(2), "mean")(x, valid)
-    for image, source, (h, w) in zip(mean, x, ((2, 3), (4, 2)), strict=True):
+    for image, source, (h, w) in zip(mean, x, sizes, strict=True):
         expected = torch.zeros_like(source)
         expected[:, :h, :w] = 2 * source[:, :h, :w].mean((1, 2), keepdim=True)
         torch.testing.assert_close(image, expected)
@@ -76,7 +78,7 @@ def test_batches_do_not_matter(parts, passes):
     replaced, alone = (ReplacedContext(Doubled(2), "other", passes) for _ in range(2))
     for context in (replaced, alone):
         for z in (x, -x)[:passes]:  # the predecessor of the first
-            context(z[3:], valid[3:])
+            assert torch.equal(context(z[3:], valid[3:]), 2 * z[3:] * valid[3:])  # which keeps its own
     together = [replaced(z, valid) for z in (x, -x)[:passes]]
     found = []
     for own, mask in zip(x.split(parts), valid.split(parts), strict=True):

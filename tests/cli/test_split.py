@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detection.cli import split
-from detection.data.splitting import Group, assign, group_names
+from detection.data.splitting import Group, _Plan, assign, group_names, make_groups
 
 FRACTIONS = ["--fractions", "train=0.8", "val=0.1", "test=0.1"]
 PARTS = ("train", "val", "test")
@@ -180,6 +180,26 @@ def test_each_part_has_each_class_that_enough_images_have():
         for class_ in range(len(chances)):
             having = [any(class_ in labels[row] for row in rows) for rows in parts.values()]
             assert all(having) or sum(class_ in own for own in labels) < 4
+
+
+def test_classes_are_counted_by_images_and_not_by_boxes_or_groups():
+    film, other = make_groups(["film", "film", "other"], [0, 0, 0, 1, 2], [5, 5, 6, 5, 5])
+    assert (film.classes, other.classes) == (Counter({5: 2, 6: 1}), Counter({5: 1}))
+    sizes = [8, *[1] * 8]
+    starts = [sum(sizes[:n]) for n in range(len(sizes))]
+    groups = [Group(list(range(a, a + n)), Counter({5: n})) for a, n in zip(starts, sizes, strict=True)]
+    for seed in range(5):
+        assert {len(rows) for rows in assign(groups, {"a": 0.5, "b": 0.5}, seed, True).values()} == {8}
+
+
+def test_an_exchange_is_against_a_group_of_about_as_many_images():
+    plan = _Plan({"a": 0.5, "b": 0.5}, 14, Counter({0: 14, 7: 2}))
+    for part, groups in (("a", [[0], [1], [2, 3, 4, 5, 6]]), ("b", [[7], [8], [9, 10, 11, 12, 13]])):
+        for images in groups:
+            plan.give(Group(images, Counter({0: len(images)} | ({7: 1} if images in ([0], [1]) else {}))), part)
+    plan.complete()
+    assert all(plan.has[part][7] == 1 for part in "ab")
+    assert [sum(len(group.images) for group in plan.given[part]) for part in "ab"] == [7, 7]
 
 
 def test_entries_of_one_file_are_in_one_part(tmp_path, capsys):

@@ -1,7 +1,9 @@
 import copy
 import dataclasses
+import itertools
 import json
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -70,21 +72,27 @@ def test_an_epoch_moves_every_weight_and_logs_every_update(detector, accelerator
     assert len(moved) == len(list(detector.parameters()))
 
 
-def test_accumulated_gradients_equal_a_loop_by_hand(detector, accelerator):
-    """Three batches, two an update: the second update has one batch and is not halved."""
+def test_accumulated_gradients_equal_a_loop_by_hand(detector, accelerator, monkeypatch):
+    """Three batches, two an update: the second update has one batch and is not halved, nor is what is logged."""
     batches = [as_batch(item(1)), as_batch(item(2)), as_batch(item(3))]
     reference = copy.deepcopy(detector)
+    clock = SimpleNamespace(perf_counter=itertools.count().__next__)  # a second from update to update
+    monkeypatch.setattr("detection.training.engine.time", clock)
     lines = run(detector, batches, accelerator, gradient_accumulation_steps=2)
-    assert len(lines) == 2
+    assert [line["images_per_s"] for line in lines] == [2, 1]
 
     optimizer, _ = sgd(reference)
     freeze(reference, {}, 0)
     torch.manual_seed(3)
-    for group in (batches[:2], batches[2:]):
+    for group, line in zip((batches[:2], batches[2:]), lines, strict=True):
         optimizer.zero_grad()
-        for images, targets in group:
-            (sum(reference(images, targets).values()) / len(group)).backward()
+        losses = [reference(images, targets) for images, targets in group]
+        for of_batch in losses:
+            (sum(of_batch.values()) / len(group)).backward()
         optimizer.step()
+        for name in losses[0]:
+            assert line[name] == pytest.approx(sum(of_batch[name].item() for of_batch in losses) / len(group), rel=1e-5)
+        assert line["loss"] == pytest.approx(sum(line[name] for name in losses[0]), rel=1e-5)
     for a, b in zip(detector.parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
 
@@ -118,7 +126,8 @@ def test_evaluation_gives_original_ids_and_leaves_the_mode_alone(detector, accel
     results = evaluate(detector, [as_batch(item(9), item(2)), as_batch(item(5))], accelerator, CATEGORIES, seen.append)
     assert frozen and [m.training for m in detector.modules()] == modes
     assert seen == [2, 1]
-    assert [r["image_id"] for r in results] == sorted(r["image_id"] for r in results)
+    assert results == sorted(results, key=lambda r: (r["image_id"], -r["score"]))
+    assert len({r["score"] for r in results}) > len({r["image_id"] for r in results}) == 3
     assert {r["category_id"] for r in results} <= {4, 70, 71}
     json.dumps(results)
 
