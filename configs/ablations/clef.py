@@ -8,7 +8,8 @@ there is a FOLDER/clef2, of two staves an image (`--set clef2`), it is asked, to
 MUSCIMA++ (Hajič, Pecina 2017; CC BY-NC-SA), one staff an image, three classes. The tiny detector of
 `ablations/recurrences` at twice its rate, with the same 532 updates of 16 images for every context, with recurrence and
 without. `default` has the quick start's context and reads it as the quick start does: sweeps of an LSTM, for classes
-only; all others are read by one pool, for classes and boxes. 90 runs take two to four minutes of CPU time each.
+only; all others are read by one pool, for classes and boxes. `crossscan` and `linepropagation` are two of the newer
+recurrences. 110 runs take two to four minutes of CPU time each.
 """
 
 from detection.ablation import Ablation, data_folder, load_ablation
@@ -28,6 +29,7 @@ ablation = Ablation(
         **{
             name: recurrences.variants[name] for name in ("selfattention", "largekernel", "accumulator", "irnn", "lstm")
         },
+        **{name: recurrences.variants[name] for name in ("crossscan", "linepropagation")},
         "default": joining.variants["lstm-classes"],
     },
     data={name: changes for name, changes in joining.data.items() if name in ("clef", "clef2")},
