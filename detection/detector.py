@@ -216,14 +216,19 @@ def valid_mask(image_sizes: Sequence[tuple[int, int]], stride: int, like: Tensor
     return inside_images(image_sizes, height, width, like.device, stride)[:, None]
 
 
+def is_too_thin(height: int, width: int, min_size: int, max_size: int) -> bool:
+    """Return whether an image of a size in pixels is less than a pixel thick once resized."""
+    short, long = min(height, width), max(height, width)
+    return short * min(min_size / short, max_size / long) < 1
+
+
 def require_visible(height: int, width: int, min_size: int, max_size: int, name: str = "an image") -> None:
     """Check that an image is still a pixel thick once resized.
 
     Raises:
         UserError: it is not.
     """
-    short, long = min(height, width), max(height, width)
-    if short * min(min_size / short, max_size / long) < 1:
+    if is_too_thin(height, width, min_size, max_size):
         raise UserError(
             f"{name} of {width}x{height} pixels is too thin to detect anything in: crop it or leave it out."
         )

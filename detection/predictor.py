@@ -21,6 +21,7 @@ from detection.runs.folder import best_or_last, open_run
 from detection.runs.own_files import read_bounded_json
 from detection.tiles import Tiles, fitting_tiles, merge_tiles
 from detection.training.engine import coco_results
+from detection.training.loaders import inference_precision
 
 if TYPE_CHECKING:
     import supervision  # pyright: ignore[reportMissingImports]
@@ -181,11 +182,8 @@ class Predictor:
 
     @torch.no_grad()
     def _detect(self, images: list[Tensor]) -> list[Detections]:
-        dtype = _AUTOCAST.get(self.config.precision)
-        # A run trained in fp16 runs in float32 on a CPU, which has no fp16 kernels for convolutions, and all do on MPS,
-        # where nobody has tried whether autocast leaves float32 to what needs it.
-        mixed = dtype is not None and self.device.type != "mps" and (self.device.type, dtype) != ("cpu", torch.float16)
-        with torch.autocast(self.device.type, dtype, enabled=mixed):
+        dtype = _AUTOCAST.get(inference_precision(self.config.precision, self.device.type))
+        with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
             found = self.detector.eval()([image.to(self.device) for image in images])
         return [self._select(f, image) for f, image in zip(found, images, strict=True)]
 

@@ -15,6 +15,7 @@ import torchvision  # noqa: F401, for its operations
 from torch._decomp import decomposition_table
 from torch._library.custom_ops import OPDEFS
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 PACKAGE = f"{Path(__file__).parents[1] / 'detection'}/"
 CUDA = torch.device("cuda", 0)
@@ -94,7 +95,7 @@ class _Mode(TorchDispatchMode):
 
 def _call(function, args, kwargs):
     kind, given = function.overloadpacket, dict[int, Pretended]()
-    everything = list(tensors_in((args, kwargs)))
+    everything = tensors_in((args, kwargs))
     host = [t for t in everything if not isinstance(t, Pretended)]
     mixed = host and len(host) < len(everything)
     wanted = None if kwargs.get("device") is None else torch.device(kwargs["device"]).type
@@ -111,28 +112,18 @@ def _call(function, args, kwargs):
         with _Mode():  # our own operators choose their code by the device
             return OPDEFS[function.name()]._init_fn(*args, **kwargs)
     settings = {**kwargs, "device": torch.device("cpu")} if wanted and there else kwargs
-    args, settings = _mapped((args, settings), lambda t: given.setdefault(id(t.values), t).values, Pretended)
+    args, settings = tree_map_only(Pretended, lambda t: given.setdefault(id(t.values), t).values, (args, settings))
     try:
         found = function(*args, **settings)
     except NotImplementedError:  # an operation of CUDA alone
         found = decomposition_table[function](*args, **settings)
-    return _mapped(found, lambda t: given[id(t)] if id(t) in given else Pretended(t), torch.Tensor) if there else found
+    if not there:
+        return found
+    return tree_map_only(torch.Tensor, lambda t: given[id(t)] if id(t) in given else Pretended(t), found)
 
 
 def tensors_in(value):
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, list | tuple | dict):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from tensors_in(item)
-
-
-def _mapped(value, change, kind):
-    if isinstance(value, kind):
-        return change(value)
-    if isinstance(value, dict):
-        return {key: _mapped(item, change, kind) for key, item in value.items()}
-    return type(value)(_mapped(item, change, kind) for item in value) if type(value) in (list, tuple) else value
+    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)]
 
 
 def _require_one_device(function, args, host):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from detection.cells import CELLS, LSTM, Accumulator, MinGRU
+from detection.cells import CELLS, LSTM, S6, Accumulator, MinGRU
 from detection.context import (
     AttentionLSTM,
     CrossScan,
@@ -89,6 +89,22 @@ def test_sweeps_agree_with_the_cpu(cell, dtype, masked, backend, monkeypatch):
     tolerance = {"rtol": 3e-4, "atol": 3e-4} if dtype == torch.float32 else {"rtol": 0.05, "atol": 0.1}
     for here, there in zip(*found, strict=True):
         torch.testing.assert_close(there.cpu(), here, **tolerance)
+
+
+@pytest.mark.parametrize("length", [64, 65, 400])
+def test_long_lines_of_s6_agree_with_the_cpu(length):
+    """More than 64 locations take 8 warps."""
+    torch.manual_seed(0)
+    cell = S6(20)
+    x, grad = torch.randn(2, cell.projection_channels, 3, length), torch.randn(2, 20, 3, length)
+    found = []
+    for device in ("cpu", "cuda"):
+        cell.to(device)
+        m = x.to(device).requires_grad_()
+        y = sweep([cell], m, None, ("left",))
+        found.append([y, *torch.autograd.grad(y, [m, *cell.parameters()], grad.to(device))])
+    for here, there in zip(*found, strict=True):
+        torch.testing.assert_close(there.cpu(), here, rtol=3e-4, atol=3e-4)
 
 
 CONTEXTS = {

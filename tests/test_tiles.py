@@ -7,6 +7,8 @@ import torch
 from detection.errors import UserError
 from detection.tiles import Tiles, merge_tiles
 
+WINDOWS = [(0, 0, 200, 100), (150, 0, 400, 100)]
+
 
 @pytest.mark.parametrize("overlap", [0, 0.2, 0.5])
 @pytest.mark.parametrize(("height", "width"), [(4000, 6000), (640, 641), (100, 2000), (639, 640), (1153, 1025), (1, 1)])
@@ -137,9 +139,6 @@ def test_classes_and_detections_of_one_tile_are_not_merged():
     assert rows.tolist() == [1, 0]
     rows, boxes = merge_tiles(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.long), [], WINDOWS)
     assert len(rows) == 0 and boxes.shape == (0, 4)
-
-
-WINDOWS = [(0, 0, 200, 100), (150, 0, 400, 100)]
 
 
 @pytest.mark.parametrize(

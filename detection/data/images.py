@@ -113,16 +113,19 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     except FileNotFoundError:
         raise UserError(f"image {path} does not exist: check the image folder.") from None
     except UnidentifiedImageError:
-        empty = path.stat().st_size == 0
-        what = "is empty (0 bytes)" if empty else "is not an image that Pillow can read"
-        with path.open("rb") as file:
-            instead = stand_in(file.read(START))
-        raise UserError(f"image {path} {instead or f'{what}: copy it again, or leave it out'}.") from None
+        raise UserError(f"image {path} {_instead_of_an_image(path)}.") from None
     except Image.DecompressionBombError:
         million = MAX_PIXELS // 1_000_000
         raise UserError(f"image {path} has more than {million} million pixels: cut it into tiles.") from None
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more.
         raise UserError(f"image {path} is truncated or damaged ({error}): copy it again, or leave it out.") from None
+
+
+def _instead_of_an_image(path: Path) -> str:
+    with path.open("rb") as file:
+        start = file.read(START)
+    what = "is not an image that Pillow can read" if start else "is empty (0 bytes)"
+    return stand_in(start) or f"{what}: copy it again, or leave it out"
 
 
 def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:

@@ -64,10 +64,10 @@ def not_utf8(path: Path, byte: int, position: int) -> UserError:
 
 
 def other_kind(path: Path) -> UserError | None:
-    """Return the error of a file that is packed, or has one object a line; None if it is neither."""
+    """Return the error of a file that is packed, stands for another, or has one object a line; None if it is none."""
     with path.open("rb") as file:
         start = file.read(1 << 20)
-    if (error := packed(path)) is not None:
+    if (error := packed_or_stand_in(path)) is not None:
         return error
     lines = start.split(b"\n", 3)[:2]
     try:
@@ -82,7 +82,7 @@ def other_kind(path: Path) -> UserError | None:
     )
 
 
-def packed(path: Path) -> UserError | None:
+def packed_or_stand_in(path: Path) -> UserError | None:
     """Return the error of a packed file, or one that stands for another, by its first bytes; None if it is neither."""
     with path.open("rb") as file:
         start = file.read(START)

@@ -1,4 +1,4 @@
-"""Files that stand where another one was meant to be, and have its name: of Git LFS, and of web servers."""
+"""Files that stand where another one was meant to be, under its name: pointers of Git LFS, and web pages."""
 
 START = 64
 """Bytes of a file that are enough to tell."""

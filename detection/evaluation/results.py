@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from detection.data.json_files import packed
+from detection.data.json_files import packed_or_stand_in
 from detection.errors import UserError
 from detection.evaluation.columns import CocoDataset, CocoResults
 from detection.evaluation.predicted_ids import predicted_ids
@@ -184,9 +184,11 @@ def _read_list(path: Path) -> list[Any]:
                 f"{path}: one JSON object a line; results are a JSON list of such objects, written as one."
             ) from None
         malformed = UserError(f"{path}: malformed JSON at {where} ({error.msg}); write the results file again.")
-        raise packed(path) or malformed from None
+        raise packed_or_stand_in(path) or malformed from None
     except (ValueError, RecursionError):
-        raise packed(path) or UserError(f"{path}: this is not JSON; write the results file again.") from None
+        raise packed_or_stand_in(path) or UserError(
+            f"{path}: this is not JSON; write the results file again."
+        ) from None
     if isinstance(entries, dict) and "annotations" in entries:
         raise UserError(
             f"{path}: this is an annotations file; results are a list of {', '.join(KEYS)}, "

@@ -16,7 +16,7 @@ from detection.data.coco_index import CocoIndex, load_index
 from detection.data.dataset import DetectionDataset, collate
 from detection.data.sampling import EvalBatches, TrainBatches
 from detection.data.shared_batches import SharedCollate, require_shared_memory
-from detection.detector import require_visible
+from detection.detector import is_too_thin, require_visible
 from detection.errors import UserError
 from detection.names import short_name
 from detection.training.preemption import blocked, outlive_signals
@@ -78,12 +78,12 @@ def require_visible_images(index: CocoIndex, config: Config) -> None:
         UserError: an image that is too thin, with its id and file.
     """
     min_size, max_size = config.detector.min_size, config.detector.max_size
-    short, long = np.minimum(index.widths, index.heights), np.maximum(index.widths, index.heights)
-    thin = np.flatnonzero(short * np.minimum(min_size / short, max_size / long) < 1)
-    if len(thin):
-        row, more = int(thin[0]), f" (and {len(thin) - 1} more)" if len(thin) > 1 else ""
+    sizes = list(zip(index.heights.tolist(), index.widths.tolist(), strict=True))
+    thin = [row for row, size in enumerate(sizes) if is_too_thin(*size, min_size, max_size)]
+    if thin:
+        row, more = thin[0], f" (and {len(thin) - 1} more)" if len(thin) > 1 else ""
         name = f"{index.path}: image {index.image_ids[row]}{more}, {short_name(index.file_name(row))},"
-        require_visible(int(index.heights[row]), int(index.widths[row]), min_size, max_size, name)
+        require_visible(*sizes[row], min_size, max_size, name)
 
 
 def build_loader(
@@ -107,26 +107,30 @@ def build_loader(
     )
 
 
+def inference_precision(precision: str, device_type: str) -> str:
+    """Return the precision in which a run trained in `precision` detects; `no` is float32."""
+    # A CPU has no fp16 kernels for convolutions, and nobody has tried whether autocast on MPS leaves float32 to what
+    # needs it.
+    return "no" if device_type == "mps" or (device_type, precision) == ("cpu", "fp16") else precision
+
+
 def build_accelerator(precision: str, device: str | None = None, *, inference: bool = False) -> Accelerator:
     """Choose device, precision and processes by the environment that `torchrun` or `accelerate launch` sets.
 
     Args:
         precision: `no`, `bf16` or `fp16`.
         device: `cpu`, `cuda`, `mps`, or None for a GPU of CUDA if there is one.
-        inference: whether nothing is trained; fp16 then becomes float32 on a CPU.
+        inference: whether nothing is trained; the precision is then `inference_precision`'s.
 
     Raises:
         UserError: a device that is not there, or a precision that it cannot train in.
     """
     require_device(device)
     cpu = device == "cpu" or (device != "mps" and not torch.cuda.is_available())
+    if inference:
+        precision = inference_precision(precision, device if device == "mps" else "cpu" if cpu else "cuda")
     if device == "mps" and precision != "no":
-        # Nobody has tried whether autocast there leaves float32 to what needs it.
-        if not inference:
-            raise UserError(f"precision={precision}: is for CUDA and CPUs; use precision=no with --device mps.")
-        precision = "no"
-    if cpu and precision == "fp16" and inference:
-        precision = "no"
+        raise UserError(f"precision={precision}: is for CUDA and CPUs; use precision=no with --device mps.")
     if cpu and precision == "fp16":
         raise UserError("precision=fp16: needs a GPU; use precision=bf16 or precision=no on a CPU.")
     _forget_another(precision, cpu)

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.optim.lr_scheduler import LambdaLR
-from torch.optim.swa_utils import AveragedModel
 
 from detection.backbones import Backbone
 from detection.backbones.backbone import WrappedBackbone
@@ -232,24 +231,25 @@ def learning_rate_factor(config: ScheduleConfig, update: int, total: int) -> flo
     return factor
 
 
-class WeightAverage(AveragedModel):
+class WeightAverage:
     """Exponential moving average of weights and batch statistics, `decay` growing to its value in the first updates.
 
     The decay at update n is min(decay, (1 + n) / (10 + n)), so that the random initialization is forgotten at once;
-    TensorFlow's `ExponentialMovingAverage` has the same formula.
+    TensorFlow's `ExponentialMovingAverage` has the same formula. PyTorch's `AveragedModel` copies its counter to the
+    device at each update, for which the host waits.
+
+    Attributes:
+        module: the averaged weights, in a copy of the module.
+        updates: how often they were updated.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
-        super().__init__(copy.deepcopy(module), use_buffers=True)
+        self.module = copy.deepcopy(module).requires_grad_(False)
         self.decay, self.updates = decay, 0
-        self.requires_grad_(False)
-        # The first update of an average copies the weights instead; they are already copied.
-        self.n_averaged.fill_(1)
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
         """Take in the weights as they are now."""
-        # Not by `AveragedModel`, which copies its counter to the device each time, for which the host waits.
         rate = 1 - min(self.decay, (1 + self.updates) / (10 + self.updates))
         averages, currents = (itertools.chain(m.parameters(), m.buffers()) for m in (self.module, model))
         for old, new in zip(averages, currents, strict=True):
@@ -257,5 +257,4 @@ class WeightAverage(AveragedModel):
                 old.lerp_(new.to(old.dtype), rate)
             else:
                 old.copy_(new)
-        self.n_averaged += 1
         self.updates += 1

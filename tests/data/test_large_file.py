@@ -4,6 +4,7 @@ import json
 import random
 import tracemalloc
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -67,6 +68,23 @@ def test_bad_boxes_are_the_same(tmp_path, monkeypatch, box, expected):
             first, second = both(tmp_path, patch, bad_boxes=bad_boxes)
         assert first == second and (bad_boxes == "drop" or expected in first)
     assert first[1]["dropped"] == 2
+
+
+def test_an_integer_that_no_float_holds_is_found_with_an_older_msgspec(tmp_path, monkeypatch):
+    """Before 0.22 it raises a SystemError for one."""
+
+    def older(value, type_, convert=msgspec.convert):
+        try:
+            return convert(value, type_)
+        except msgspec.ValidationError as error:
+            raise SystemError from error
+
+    monkeypatch.setattr(msgspec, "convert", older)
+    data = small()
+    data["annotations"][0]["area"] = 10**400
+    write(tmp_path, data, images=False)
+    first, second = both(tmp_path, monkeypatch)
+    assert first == second and "area" in first
 
 
 CONTENTS = [

@@ -11,7 +11,7 @@ from detection.errors import UserError
 from detection.ops.sweep.dispatch import _fastest
 from detection.system_errors import explain as explain_error
 from detection.training import device_batches, loaders, random_state
-from detection.training.loaders import build_accelerator, require_device
+from detection.training.loaders import build_accelerator, inference_precision, require_device
 from detection.training.random_state import kept_random_state, set_random_state
 from detection.training.resuming import resume_command
 
@@ -51,6 +51,13 @@ def test_mixed_precision_is_not_for_the_gpu_of_a_mac(monkeypatch):
     with pytest.raises(UserError, match="precision=bf16: is for CUDA and CPUs; use precision=no with --device mps"):
         build_accelerator("bf16", "mps")
     assert build_accelerator("bf16", "mps", inference=True)["mixed_precision"] == "no"
+
+
+@pytest.mark.parametrize(
+    ("precision", "found"), [("no", ("no",) * 3), ("bf16", ("bf16", "bf16", "no")), ("fp16", ("fp16", "no", "no"))]
+)
+def test_the_precision_of_inference_is_one_that_the_device_has(precision, found):
+    assert tuple(inference_precision(precision, device) for device in ("cuda", "cpu", "mps")) == found
 
 
 def test_one_process_builds_accelerators_of_several_precisions():

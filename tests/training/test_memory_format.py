@@ -4,6 +4,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from detection.benchmarks.dispatch import noise_batch
 from detection.config import load_config
@@ -19,11 +20,7 @@ def is_channels_last(tensor):
 
 
 def tensors(value):
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, dict | list | tuple):
-        for entry in value.values() if isinstance(value, dict) else value:
-            yield from tensors(entry)
+    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)]
 
 
 @pytest.mark.parametrize("name", ["quickstart", "finetune", "ion_lite0_finetune"])

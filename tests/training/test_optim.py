@@ -279,7 +279,7 @@ def test_weight_average_equals_a_loop_by_hand():
         assert average.module.weight.item() == pytest.approx(expected)
         assert average.module.running_mean.item() == pytest.approx(expected - 1)
     assert average.module.num_batches_tracked == 3
-    assert not any(p.requires_grad for p in average.parameters())
+    assert not any(p.requires_grad for p in average.module.parameters())
     assert math.isclose(module.weight.item(), 5.0)
 
 
