@@ -12,7 +12,7 @@ from detection.data.image_checks import ImageFacts
 from detection.data.image_paths import IMAGE_SUFFIXES
 from detection.data.placeholders import placeholder_remark, placeholder_rows
 from detection.data.readable_values import flag
-from detection.data.remarks import counted, object_remarks, objects_of_tables
+from detection.data.remarks import counted, name_remarks, object_remarks, objects_of_tables
 
 DARK = 20
 """An image whose brightest pixel, of 255, is below this is nearly black."""
@@ -32,6 +32,7 @@ def data_set_remarks(data: dict, tables: Tables, facts: ImageFacts, folder: Path
     # Of images that share an id nobody knows which one has the boxes.
     without = np.setdiff1d(np.flatnonzero(~repeated(ids)), objects.image_rows)
     remarks = counted(ids[without].tolist(), "images have no box")
+    remarks += name_remarks([name for row, name in enumerate(tables.category_names) if row not in tables.placeholders])
     remarks += _empty_categories(data["categories"], tables, objects.category_rows)
     remarks += _ignored(data["annotations"])
     remarks += _rotated(data["annotations"])

@@ -3,6 +3,9 @@
 M objects (crowd regions left out), N images, K categories.
 """
 
+import re
+import unicodedata
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,6 +98,16 @@ def object_remarks(objects: Objects) -> list[str]:
     )
 
 
+def name_remarks(names: Sequence[str]) -> list[str]:
+    """Return a remark on category names that are the same but for case, spaces, hyphens and underscores."""
+    alike = defaultdict(list)
+    for name in dict.fromkeys(names):
+        alike[re.sub(r"[\s_-]+", "", unicodedata.normalize("NFKC", name).casefold())].append(name)
+    several = [repr(name) for group in alike.values() if len(group) > 1 for name in group]
+    what = "categories have nearly another's name, and are learned as classes of their own"
+    return counted(several, what, "name")
+
+
 def _repeats(rows: np.ndarray) -> np.ndarray:
     """Return the positions of rows that an earlier row equals."""
     if len(rows) == 0:
@@ -119,6 +132,8 @@ def training_remarks(train: CocoIndex, val: CocoIndex, train_images: Path, val_i
         if finding := reading_of(objects):
             remarks.append(f"{index.path}: {finding.sentence}; {doctor} examines it with the images, and converts")
         remarks += [f"{index.path}: {remark}" for remark in object_remarks(objects)]
+        names = [category.name for category in index.categories]
+        remarks += [f"{index.path}: {remark}" for remark in name_remarks(names)]
         remarks += [f"{index.path}: {placeholder_remark(category.name)}" for category in index.left_out]
         if val.digest == train.digest:
             break

@@ -11,7 +11,7 @@ from detection.data.dataset import DetectionDataset, match_categories, require_t
 from detection.data.masks import load_masks
 from detection.data.sampling import TrainBatches
 from detection.data.transforms import Transform
-from detection.training.loaders import build_loader, eval_loader, open_split, train_batches
+from detection.training.loaders import build_loader, eval_loader, open_split, require_visible_images, train_batches
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ def open_data(config: Config, accelerator: Accelerator) -> Data:
     """
     train_index, val_index = open_split("data.train", config.data.train), open_split("data.val", config.data.val)
     match_categories(train_index, val_index)
+    require_visible_images(train_index, config)
     test = None
     if config.data.test.is_given:
         test_index = open_split("data.test", config.data.test)

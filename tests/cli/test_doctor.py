@@ -123,13 +123,14 @@ def test_a_copy_of_a_good_file_is_equal(tmp_path, capsys):
 
 def test_warnings(tmp_path, capsys):
     data = small()
-    data["categories"].append({"id": 1, "name": "unicorn"})
+    data["categories"] += [{"id": 1, "name": "unicorn"}, {"id": 4, "name": "Unicorn"}]
     data["annotations"].append({**data["annotations"][0], "id": 99})
     path = write(tmp_path, data)
     write_image(tmp_path / "images/sub/unlisted.png", 4, 4)
     code, report, _ = _run(capsys, path, tmp_path / "images")
     assert code == 0
-    assert "1 categories have no box: name unicorn" in report
+    assert "2 categories have no box: name unicorn, Unicorn" in report
+    assert "2 categories have nearly another's name, and are learned as classes of their own: name 'unicorn', " in report
     assert "1 boxes repeat another of the same category and image: id 99" in report
     assert "1 image files in the folder are not listed: file sub/unlisted.png" in report
 

@@ -39,3 +39,13 @@ def test_a_placeholder_is_named(tmp_path):
     index = load_index(write(tmp_path, data))
     remarks = training_remarks(index, index, tmp_path, tmp_path)
     assert sum("category 0, 'animals', is no class" in remark for remark in remarks) == 1
+
+
+def test_names_that_are_nearly_anothers(tmp_path):
+    data = small()
+    names = ["traffic light", "Traffic_Light", "traffic lights", "car 1", "car 2", "Ⅳ", "iv"]
+    data["categories"] = [{"id": number, "name": name} for number, name in enumerate(names, start=1)]
+    data["annotations"] = [{**entry, "category_id": 1} for entry in data["annotations"]]
+    index = load_index(write(tmp_path, data))
+    (remark,) = [text for text in training_remarks(index, index, tmp_path, tmp_path) if "nearly another's" in text]
+    assert remark.endswith("name 'traffic light', 'Traffic_Light', 'Ⅳ', 'iv'") and ": 4 categories have" in remark

@@ -236,7 +236,7 @@ def test_data_with_other_categories_is_refused(finished_run, shapes, tmp_path):
 
 
 def test_an_image_that_is_too_thin_is_named_before_training(finished_run, shapes, tmp_path):
-    """The detector refuses it at the first evaluation, hours later, and does not know its file."""
+    """A detector refuses it at the first evaluation, hours later, and does not know its file; in training it is a line."""
     shutil.copytree(shapes / "val", tmp_path / "images")
     data = json.loads((shapes / "val.json").read_text())
     for name, width, height in (("strip.png", 1000, 10), ("line.png", 5, 2000)):
@@ -245,7 +245,7 @@ def test_an_image_that_is_too_thin_is_named_before_training(finished_run, shapes
     file = tmp_path / "thin.json"
     file.write_text(json.dumps(data))
     words = r"thin.json: image 910 \(and 1 more\), strip.png, of 1000x10 pixels is too thin to detect anything in: crop"
-    for split in ("val", "test"):
+    for split in ("train", "val", "test"):
         changes = (f"data.{split}.annotations={file}", f"data.{split}.images={tmp_path / 'images'}")
         with pytest.raises(UserError, match=words):
             prepare(tiny_config(shapes, *changes), tmp_path / "run", Accelerator(cpu=True), False)

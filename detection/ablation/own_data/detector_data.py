@@ -37,8 +37,8 @@ def open_splits(config: Config) -> dict[str, tuple[CocoIndex, SplitConfig]]:
     splits = {name: (open_split(f"data.{name}", getattr(data, name)), getattr(data, name)) for name in names}
     for name in names[1:]:
         match_categories(splits["train"][0], splits[name][0])
-        require_visible_images(splits[name][0], config)
     for index, split in splits.values():
+        require_visible_images(index, config)
         DetectionDataset(index, Path(split.images))
     return splits
 
