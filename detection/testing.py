@@ -10,11 +10,13 @@ Each function builds the part on the CPU, with random weights that are the same 
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, ParamSpec
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 from torchvision.models.detection.image_list import ImageList
 
 from detection.backbones.backbone import Backbone
@@ -50,7 +52,9 @@ def check_context(context: Callable[..., Context], in_channels: int = 6) -> None
     """
     part = _randomized(context(in_channels)).eval()
     x, valid = padded_batch(in_channels)
-    _check_inputs_kept(part, x, valid)
+    given, mask = x.detach().clone(), valid.clone()
+    with torch.no_grad(), _kept(given, mask):
+        part(given, mask)
     y = part(x, valid)
     assert isinstance(y, Tensor), f"the output must be a tensor, not a {type(y).__name__}"
     assert y.requires_grad, "the output has no gradient: it is detached from its input and weights"
@@ -81,12 +85,20 @@ def check_context(context: Callable[..., Context], in_channels: int = 6) -> None
     _check_alone(part, x.double(), valid, double)
 
 
-def _check_inputs_kept(part: Context, x: Tensor, valid: Tensor) -> None:
-    given, mask = x.detach().clone(), valid.clone()
-    with torch.no_grad():
-        part(given, mask)
-    kept = torch.equal(given, x) and torch.equal(mask, valid)
+@contextmanager
+def _kept(*inputs: Any) -> Iterator[None]:
+    """Check that a block changes no tensor or number of what it is given: nested lists and dictionaries."""
+    before = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in tree_leaves(inputs)]
+    yield
+    after = tree_leaves(inputs)
+    kept = len(after) == len(before) and all(map(_same, before, after))
     assert kept, "the input is changed in place, which other parts read: write to a copy"
+
+
+def _same(before: Any, after: Any) -> bool:
+    if not isinstance(before, Tensor):
+        return before == after
+    return isinstance(after, Tensor) and torch.equal(before, after)
 
 
 def _check_losses(losses: Any) -> None:
@@ -104,7 +116,7 @@ def _check_alone(part: Context, x: Tensor, valid: Tensor, y: Tensor) -> None:
 
 @_reproducible
 def check_pool(pool: Callable[..., Pool], channels: int = 4) -> None:
-    """Check a pool: the shape of descriptors, their order over images, empty images, and gradients.
+    """Check a pool: the shape of descriptors, their order over images, empty images, gradients, and inputs kept.
 
     Args:
         pool: a class, or a partial of one; it may read the feature maps c2 … c5 and p2 … p6 at strides 4 … 64.
@@ -115,7 +127,8 @@ def check_pool(pool: Callable[..., Pool], channels: int = 4) -> None:
     features = _features(channels)
     boxes = [torch.tensor([[4.0, 4, 40, 60], [10, 20, 100, 90]]), torch.zeros(0, 4), torch.tensor([[0.0, 0, 64, 64]])]
     sizes = [(128, 128)] * 3
-    found = part(features, boxes, sizes)
+    with _kept(features, boxes, sizes):
+        found = part(features, boxes, sizes)
     expected = (3, part.out_channels, part.output_size, part.output_size)
     assert found.shape == expected, f"descriptors of {tuple(found.shape)}, not {expected}"
     for i, rows in ((0, slice(0, 2)), (2, slice(2, 3))):
@@ -128,7 +141,7 @@ def check_pool(pool: Callable[..., Pool], channels: int = 4) -> None:
 
 @_reproducible
 def check_regions(regions: Callable[..., Regions], channels: int = 4) -> None:
-    """Check regions: boxes inside of the padded batch for every image, losses in training only, and gradients.
+    """Check regions: boxes for every image, losses in training only, gradients, and inputs kept.
 
     Args:
         regions: a class, or a partial of one; it may read the feature maps c2 … c5 and p2 … p6.
@@ -137,10 +150,12 @@ def check_regions(regions: Callable[..., Regions], channels: int = 4) -> None:
     part = _randomized(regions(dict.fromkeys(_strides(), channels)))
     images, features = ImageList(torch.zeros(3, 3, 128, 128), [(128, 128), (96, 128), (128, 64)]), _features(channels)
     targets = [{"boxes": torch.tensor([[8.0, 8, 50, 50]]), "labels": torch.tensor([1])}] * 3
-    boxes, losses = part.eval()(images, features, None)
+    with _kept(images.tensors, images.image_sizes, features, targets):
+        boxes, losses = part.eval()(images, features, None)
     assert len(boxes) == 3 and all(b.ndim == 2 and b.shape[1] == 4 for b in boxes), "boxes (N, 4) of every image"
     assert losses == {}, "no losses at inference"
-    boxes, losses = part.train()(images, features, targets)
+    with _kept(images.tensors, images.image_sizes, features, targets):
+        boxes, losses = part.train()(images, features, targets)
     _check_losses(losses)
     if losses:
         _check_gradients(part, torch.stack(list(losses.values())))
@@ -148,7 +163,7 @@ def check_regions(regions: Callable[..., Regions], channels: int = 4) -> None:
 
 @_reproducible
 def check_head(head: Callable[..., Head], in_channels: int = 4, size: int = 3, num_classes: int = 2) -> None:
-    """Check a head: finite losses in training with and without objects, sorted detections at inference, gradients.
+    """Check a head: finite losses in training, also without objects, sorted detections, gradients, and inputs kept.
 
     Args:
         head: a class, or a partial of one; its own pools may read the feature maps c2 … c5 and p2 … p6.
@@ -170,14 +185,18 @@ def check_head(head: Callable[..., Head], in_channels: int = 4, size: int = 3, n
         return PooledRegions(descriptors, boxes, [(128, 128)] * 2, features)
 
     for targets in ([ground_truth, nothing], [nothing, nothing]):
-        chosen, samples = part.train().sample(boxes, targets)
-        found, losses = part(pooled(chosen), samples)
+        with _kept(boxes, targets):
+            chosen, samples = part.train().sample(boxes, targets)
+        regions = pooled(chosen)
+        with _kept(vars(regions), targets):
+            found, losses = part(regions, samples)
         assert losses and not found, "losses, and no detections"
         _check_losses(losses)
         if targets[0] is ground_truth:
             _check_gradients(part, torch.stack(list(losses.values())))
-    with torch.no_grad():
-        detections, losses = part.eval()(pooled(boxes))
+    regions = pooled(boxes)
+    with torch.no_grad(), _kept(vars(regions)):
+        detections, losses = part.eval()(regions)
     assert losses == {} and len(detections) == 2 and not len(detections[1]["boxes"]), "detections of every image only"
     for found in detections:
         assert set(found) == {"boxes", "labels", "scores"} and (found["scores"].diff() <= 0).all(), "best first"
@@ -190,7 +209,8 @@ def check_backbone(backbone: Callable[..., Backbone]) -> None:
     part = _randomized(backbone()).eval()
     side = max(part.strides.values())
     images = torch.rand(2, 3, 2 * side, 3 * side, generator=torch.Generator().manual_seed(0))
-    features = part(images)
+    with _kept(images):
+        features = part(images)
     assert isinstance(features, Mapping), f"the output must be feature maps by name, not a {type(features).__name__}"
     assert set(features) == set(part.out_channels) == set(part.strides), "names in out_channels and strides"
     for name, feature in features.items():

@@ -256,3 +256,53 @@ def test_a_backbone_that_returns_one_map_is_named():
 
     with pytest.raises(AssertionError, match="the output must be feature maps by name, not a Tensor"):
         check_backbone(OneMap)
+
+
+class InPlacePool(RoIAlign):
+    def forward(self, features, boxes, image_sizes):
+        boxes[0].clamp_(max=50)
+        return super().forward(features, boxes, image_sizes)
+
+
+class InPlaceRegions(RPN):
+    """Regions that change the targets, and only in training."""
+
+    def forward(self, images, features, targets):
+        if targets is not None:
+            targets[0]["boxes"] += 1
+        return super().forward(images, features, targets)
+
+
+class InPlaceSampling(FastRCNN):
+    def sample(self, boxes, targets):
+        boxes.reverse()
+        return super().sample(boxes, targets)
+
+
+class InPlaceDetection(FastRCNN):
+    """A head that changes a feature map, and only at inference."""
+
+    def forward(self, regions, samples=None):
+        if not self.training:
+            regions.features["c2"].relu_()
+        return super().forward(regions, samples)
+
+
+class InPlaceBackbone(Tiny):
+    def forward(self, images):
+        return super().forward(images.sub_(0.5))
+
+
+@pytest.mark.parametrize(
+    ("check", "part"),
+    [
+        (check_pool, InPlacePool),
+        (check_regions, InPlaceRegions),
+        (check_head, partial(InPlaceSampling, hidden_channels=8)),
+        (check_head, partial(InPlaceDetection, hidden_channels=8)),
+        (check_backbone, InPlaceBackbone),
+    ],
+)
+def test_a_part_that_changes_its_input_is_named(check, part):
+    with pytest.raises(AssertionError, match="the input is changed in place"):
+        check(part)

@@ -130,7 +130,7 @@ def test_warnings(tmp_path, capsys):
     code, report, _ = _run(capsys, path, tmp_path / "images")
     assert code == 0
     assert "2 categories have no box: name unicorn, Unicorn" in report
-    assert "2 categories have nearly another's name, and are learned as classes of their own: name 'unicorn', " in report
+    assert "2 categories have nearly another's name, and are learned as classes of their own: name 'unicorn'" in report
     assert "1 boxes repeat another of the same category and image: id 99" in report
     assert "1 image files in the folder are not listed: file sub/unlisted.png" in report
 

@@ -236,7 +236,7 @@ def test_data_with_other_categories_is_refused(finished_run, shapes, tmp_path):
 
 
 def test_an_image_that_is_too_thin_is_named_before_training(finished_run, shapes, tmp_path):
-    """A detector refuses it at the first evaluation, hours later, and does not know its file; in training it is a line."""
+    """A detector refuses it at the first evaluation, hours later, without its file; training would make it a line."""
     shutil.copytree(shapes / "val", tmp_path / "images")
     data = json.loads((shapes / "val.json").read_text())
     for name, width, height in (("strip.png", 1000, 10), ("line.png", 5, 2000)):
