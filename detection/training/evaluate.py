@@ -1,6 +1,6 @@
 """Evaluate a finished run on its validation or test data, or on other data of the same categories."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,10 @@ from detection.evaluation.folders import folder_of, require_writable
 from detection.evaluation.report import write_evaluation
 from detection.evaluation.results import add_attribute
 from detection.runs.data_identity import describe_splits
-from detection.runs.folder import config_json, open_run
+from detection.runs.folder import config_json, open_run, read_environment
 from detection.runs.logs import progress
 from detection.runs.output import require_no_run
+from detection.runs.records import data_difference
 from detection.scenes.ensure import ensure_scenes
 from detection.training.engine import Batch, evaluate
 from detection.training.loaders import build_accelerator, eval_loader, open_split
@@ -201,11 +202,21 @@ def evaluate_run(
         as_it_is = metrics
         ground_truth, results, metrics = measure(targets, replaced, classes_ignored, slice_by)
         metrics |= {"context_from": context_from, "context_use": context_use(as_it_is, metrics)}
+    # Other data that are asked for, such as larger scenes, are no surprise.
+    if annotations is None and not any(item.startswith((f"data.{split}", "data.scenes")) for item in overrides):
+        metrics["notes"] += _changed_data(opened.run, split, record["data"][split])
     metrics["notes"] += filter(None, [federated_remark(index.path)])
     classes = None if classes_ignored else [category.name for category in opened.categories]
     _write(folder, record, ground_truth, results, metrics, classes)
     on_written(folder)
     return metrics
+
+
+def _changed_data(run: Path, split: str, data: Mapping[str, Any]) -> list[str]:
+    """Return a note where a run's own data have changed since its training."""
+    what = data_difference(read_environment(run).get("data", {}).get(split, {}), data)
+    sentence = f"data.{split} is not what {run} was evaluated on in training, its {what} differ: metrics of the two are"
+    return [f"{sentence} not comparable."] if what else []
 
 
 def _require_context(opened: OpenEvaluation, source: ContextSource) -> None:

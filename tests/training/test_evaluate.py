@@ -144,6 +144,33 @@ def test_the_last_checkpoint_and_what_was_evaluated(finished_run, tmp_path):
     assert not {"context_from", "classes_ignored"} & set(record)
 
 
+def test_data_that_have_changed_since_the_training_are_noted(finished_run, shapes, tmp_path):
+    """Other data that are asked for are not: their metrics are no mistake."""
+    run, data = tmp_path / "run", tmp_path / "data"
+    shutil.copytree(finished_run, run)
+    data.mkdir()
+    shutil.copytree(shapes / "val", data / "val")
+    shutil.copy(shapes / "val.json", data)
+    config = read(run / "config.json")
+    config["data"]["val"] |= {"annotations": str(data / "val.json"), "images": str(data / "val")}
+    (run / "config.json").write_text(json.dumps(config))
+    options = {"output": tmp_path / "out", "device": "cpu"}
+    note = f"data.val is not what {run} was evaluated on in training, its {{}} differ: metrics of the two are not com"
+
+    def notes(**more):
+        return " ".join(evaluate_run(run, **options, **more)["notes"])
+
+    assert "comparable" not in notes()
+    changed = read(data / "val.json")
+    changed["annotations"].pop()
+    (data / "val.json").write_text(json.dumps(changed))
+    assert note.format("annotations") in notes()
+    Image.new("RGB", (64, 64)).save(data / "val" / changed["images"][0]["file_name"])
+    assert note.format("annotations and images") in notes()
+    assert "comparable" not in notes(overrides=[f"data.val.annotations={data / 'val.json'}"])
+    assert "comparable" not in notes(annotations=str(data / "val.json"), images=str(data / "val"))
+
+
 @pytest.mark.parametrize("place", [".", "last", "test"])
 def test_what_a_run_measured_itself_is_not_replaced(finished_run, tmp_path, capsys, place):
     (tmp_path / "link").symlink_to(finished_run)
