@@ -1,6 +1,7 @@
 """The five parts in a row, against torchvision's Faster R-CNN and by themselves."""
 
 import dataclasses
+import inspect
 from functools import partial
 
 import pytest
@@ -43,6 +44,25 @@ TWO_MODELS = {
     "fasterrcnn_resnet50_fpn": (RESNET50_FPN, {}),
     "fasterrcnn_resnet50_fpn_v2": (RESNET50_FPN_V2, FEW_PROPOSALS),
 }
+
+
+def test_defaults_are_torchvisions():
+    theirs = defaults(torchvision.models.detection.FasterRCNN)
+    rpn, head, config = defaults(RPN), defaults(FastRCNN), defaults(DetectorConfig)
+    assert {name: config[name] for name in ("min_size", "max_size")} == {"min_size": 800, "max_size": 1333}
+    for ours, name in {
+        "nms_threshold": "nms_thresh", "foreground_iou": "fg_iou_thresh", "background_iou": "bg_iou_thresh",
+        "batch_size_per_image": "batch_size_per_image", "positive_fraction": "positive_fraction",
+    }.items():  # fmt: skip
+        assert (rpn[ours], head[ours]) == (theirs[f"rpn_{name}"], theirs[f"box_{name}"]), ours
+    for name in ("pre_nms_top_n", "post_nms_top_n"):
+        assert rpn[name] == (theirs[f"rpn_{name}_train"], theirs[f"rpn_{name}_test"])
+    assert head["score_threshold"] == theirs["box_score_thresh"]
+    assert head["detections_per_image"] == theirs["box_detections_per_img"]
+
+
+def defaults(function):
+    return {name: parameter.default for name, parameter in inspect.signature(function).parameters.items()}
 
 
 @pytest.fixture(scope="module", params=TWO_MODELS, ids=list(TWO_MODELS))
