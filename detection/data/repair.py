@@ -13,6 +13,7 @@ from detection.data.box_readings import AS_GIVEN, Reading
 from detection.data.category_repair import repaired_categories, shifted_ids
 from detection.data.checks import Problem, Tables, clip_boxes, examine, partly_outside, shortened
 from detection.data.image_checks import SIZE_KIND, ImageFacts
+from detection.data.mask_boxes import with_boxes_of_masks
 from detection.data.reading_repair import converted, is_area
 from detection.errors import UserError
 
@@ -70,6 +71,7 @@ def repair(
         )
     tables, problems = examine(data, path)
     data = converted(data, tables, facts, options.reading or AS_GIVEN, notes)
+    data = {**data, "annotations": with_boxes_of_masks(data["annotations"], notes)}
     found = [problem for problem in problems if problem.section == "images"] + image_problems
     gone = _unusable_images(data["images"], found, facts, notes)
     images = _sized(data["images"], facts, gone, notes)

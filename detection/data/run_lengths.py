@@ -30,6 +30,31 @@ def encode_runs(lengths: list[int], height: int, width: int) -> bytes:
     return mask.frPyObjects(rle, height, width)["counts"]
 
 
+def sound_runs(value: object) -> tuple[list[int], list[int]] | None:
+    """Return the run lengths and the (height, width) of an RLE of COCO's files, None where it is no sound one."""
+    if not isinstance(value, dict) or not isinstance(value.get("counts"), str | list):
+        return None
+    size, counts = value.get("size"), value["counts"]
+    if not isinstance(size, list) or len(size) != 2 or not all(type(n) is int and 0 < n < 2**16 for n in size):
+        return None
+    if isinstance(counts, list):
+        runs = counts if all(type(n) is int and n >= 0 for n in counts) else None
+    else:
+        # Checked before pycocotools reads it, which a damaged text leads beyond its memory.
+        found = decode_runs(counts.encode()) if counts.isascii() else None
+        runs = None if found is None else found.tolist()
+    return None if runs is None or sum(runs) != size[0] * size[1] else (runs, size)
+
+
+def box_of_mask(value: object) -> list[float] | None:
+    """Return the xywh box of an RLE as COCO's files have it, None where it is no sound one."""
+    if (found := sound_runs(value)) is None:
+        return None
+    runs, size = found
+    rle: Any = {"counts": encode_runs(runs, *size), "size": size}
+    return mask.toBbox(rle).tolist()
+
+
 def decode_runs(text: bytes) -> np.ndarray | None:
     """Return the (n,) int64 run lengths that a compressed RLE stands for, None where it is damaged.
 

@@ -125,29 +125,6 @@ def _with_numbers(entry: Any, text_ids: dict[str, dict[str, int]]) -> Any:
     return {**entry, **ids}
 
 
-def _box_of_mask(mask: Any) -> list[float] | None:
-    """Return the box of a mask in RLE, None where it is no sound one."""
-    from pycocotools.mask import toBbox
-
-    from detection.data.run_lengths import decode_runs, encode_runs
-
-    if not isinstance(mask, dict) or not isinstance(mask.get("counts"), str | list):
-        return None
-    size, counts = mask.get("size"), mask["counts"]
-    if not isinstance(size, list) or len(size) != 2 or not all(type(n) is int and 0 < n < 2**16 for n in size):
-        return None
-    if isinstance(counts, list):
-        runs = counts if all(type(n) is int and n >= 0 for n in counts) else None
-    else:
-        # Checked before pycocotools reads it, which a damaged text leads beyond its memory.
-        found = decode_runs(counts.encode()) if counts.isascii() else None
-        runs = None if found is None else found.tolist()
-    if runs is None or sum(runs) != size[0] * size[1]:
-        return None
-    rle: Any = {"counts": encode_runs(runs, *size), "size": size}
-    return toBbox(rle).tolist()
-
-
 def _text_id_hint(entry: Any, ground_truth: CocoDataset) -> str:
     """The remedy for an id that is a text: of a number, or the name of an image or category of the annotations."""
     for key, name_key, items in (("image_id", "file_name", "images"), ("category_id", "name", "categories")):
@@ -204,7 +181,9 @@ def _checked(entry: Any) -> dict[str, Any]:
     if not isinstance(entry, dict):
         raise ValueError(f"it is {_kind(entry)}, not an object with {', '.join(KEYS)}")
     if "bbox" not in entry and "segmentation" in entry:
-        box = _box_of_mask(entry["segmentation"])
+        from detection.data.run_lengths import box_of_mask
+
+        box = box_of_mask(entry["segmentation"])
         if box is None:
             raise ValueError("bbox is missing, and segmentation is no sound RLE whose box could stand for it")
         entry = {**entry, "bbox": box}

@@ -548,3 +548,44 @@ def test_hostile_names_are_escaped(tmp_path, capsys):
     assert r"\x1b[31mred" in report and r"two\nfile.png" in report and "a.json, images in" in report
     assert _code(path, folder, "--fix", tmp_path / "\x1b[1mfixed.json", "--drop-boxes", "--merge-categories") == 1
     assert r"Repaired copy" in printed(capsys)
+
+
+def test_annotations_of_masks_alone_get_their_boxes(tmp_path, capsys):
+    """Values worked by hand; segmentation tools write no box, a null or an empty one."""
+    data = small()
+    square = [[2, 3, 8, 3, 8, 7, 2, 7], [1, 3, 2, 3, 2, 4]]
+    masks = {
+        "polygons": {"segmentation": square},
+        "null": {"segmentation": square, "bbox": None, "area": 5},
+        "empty": {"segmentation": square[0], "bbox": []},
+        "flat": {"segmentation": square, "bbox": [0, 0, 0, 0]},
+        "rle": {"segmentation": {"size": [30, 40], "counts": [30 + 4, 2, 28, 2, 30 * 37 + 24]}},
+        "a box": {"segmentation": square, "bbox": [0, 0, 9, 9], "area": 81},
+    }
+    image = data["images"][0]["id"]
+    data["images"][0] |= {"width": 40, "height": 30}
+    data["annotations"] = [
+        {"id": number, "image_id": image, "category_id": 3, **given} for number, given in enumerate(masks.values(), 1)
+    ]
+    path = write(tmp_path, data)
+    _, report, _ = _run(capsys, path, tmp_path / "images", "--fix", tmp_path / "fixed.json")
+    assert "took from their masks the boxes of 5 annotations (without a box of their own): id 1, 2, 3, 4, 5" in report
+    found = json.loads((tmp_path / "fixed.json").read_text())["annotations"]
+    assert [a["bbox"] for a in found] == [[1, 3, 7, 4]] * 2 + [[2, 3, 6, 4], [1, 3, 7, 4], [1, 4, 2, 2], [0, 0, 9, 9]]
+    assert [a["area"] for a in found] == [24.5, 5, 24, 24.5, 4, 81]
+    assert _code(tmp_path / "fixed.json", tmp_path / "images", "--masks") == 0
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        [], None, [[1, 2, 3, 4]], [[1, 2, 3, 4, 5, 6, 7]], [[1, 1, 5, 1, 9, 1]], [["a"] * 6], [[0, 0, 5, 0, 5, 1e10]],
+        {"size": [30, 40], "counts": [1200]}, {"size": [30, 40], "counts": "?"}, {"size": [30, 40], "counts": [5, 5]},
+    ],
+)  # fmt: skip
+def test_a_mask_that_is_none_gives_no_box(tmp_path, capsys, mask):
+    data = small()
+    data["annotations"][0] = {k: v for k, v in data["annotations"][0].items() if k != "bbox"} | {"segmentation": mask}
+    path = write(tmp_path, data)
+    _, report, _ = _run(capsys, path, tmp_path / "images", "--fix", tmp_path / "fixed.json")
+    assert "left out 1 annotation (missing bbox)" in report
