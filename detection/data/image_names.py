@@ -8,13 +8,33 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from detection.data.image_paths import leaves_folder, missing_and_escaping
+from detection.data.image_paths import IMAGE_SUFFIXES, leaves_folder, missing_and_escaping
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+def _folded(name: str) -> str:
+    return _composed(name).casefold()
+
+
+def _decoded(name: str) -> str:
+    return _folded(unquote(name)).strip()
+
+
+def _without_suffix(name: str) -> str:
+    stem, suffix = os.path.splitext(_decoded(name))
+    return stem if suffix in IMAGE_SUFFIXES else stem + suffix
+
 
 # Tried in this order. File systems of macOS may decompose accents, and those of Windows do not heed case.
 _FORMS = (
     ("", str),
-    ("another Unicode form", lambda name: unicodedata.normalize("NFC", name)),
-    ("another case", lambda name: unicodedata.normalize("NFC", name).casefold()),
+    ("another Unicode form", _composed),
+    ("another case", _folded),
+    ("spaces around it or % codes", _decoded),
+    ("another suffix", _without_suffix),
 )
 
 
@@ -65,7 +85,7 @@ def match_names(folder: Path, file_names: Sequence[str], rows: Sequence[int]) ->
 
 def folder_names(folder: Path) -> set[str]:
     """Return the names of all folders below a folder, in the form that `may_mean` compares."""
-    return {_FORMS[-1][1](name) for _, names, _ in os.walk(folder) for name in names}
+    return {_folded(name) for _, names, _ in os.walk(folder) for name in names}
 
 
 def may_mean(written: str, file: str, folders: Collection[str]) -> bool:
@@ -77,12 +97,12 @@ def may_mean(written: str, file: str, folders: Collection[str]) -> bool:
         folders: Those of `folder_names`.
     """
     own = _parent(_plain(written)[0])
-    return own not in folders or own in {_FORMS[-1][1](name) for name in file.split("/")[:-1]}
+    return own not in folders or own in {_folded(name) for name in file.split("/")[:-1]}
 
 
 def _parent(name: str) -> str:
     parts = [part for part in name.split("/") if part not in ("", ".", "..")]
-    return _FORMS[-1][1](parts[-2]) if len(parts) > 1 else ""
+    return _folded(parts[-2]) if len(parts) > 1 else ""
 
 
 def _files(folder: Path) -> list[str]:

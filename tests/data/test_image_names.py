@@ -8,7 +8,15 @@ from detection.data.image_names import absent_reason, match_names
 
 @pytest.fixture
 def folder(tmp_path):
-    for name in ("img1.JPG", "sub/b.png", "other/b.png", unicodedata.normalize("NFD", "ä.png"), "deep/er/only.png"):
+    for name in (
+        "img1.JPG",
+        "sub/b.png",
+        "other/b.png",
+        unicodedata.normalize("NFD", "ä.png"),
+        "deep/er/only.png",
+        "c dé.png",
+        "v1.2.tif",
+    ):
         path = tmp_path / "images" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
@@ -26,6 +34,11 @@ def folder(tmp_path):
         ("https://host/x/sub/b.png?size=1", "sub/b.png", "a URL"),
         ("/data/img1.jpg", "img1.JPG", "an absolute path, a folder in front, another case"),
         ("elsewhere/only.png", "deep/er/only.png", "another folder"),
+        ("img1.jpg ", "img1.JPG", "spaces around it or % codes"),
+        ("x/c%20d%C3%A9.PNG", "c dé.png", "a folder in front, spaces around it or % codes"),
+        ("img1.png", "img1.JPG", "another suffix"),
+        ("images/img1", "img1.JPG", "a folder in front, another suffix"),
+        ("v1.2", "v1.2.tif", "another suffix"),
     ],
 )
 def test_a_name_is_matched(folder, written, found, difference):
@@ -38,6 +51,10 @@ def test_only_unique_matches_count(folder):
     assert match_names(folder, ["a/only.png", "b/only.png"], [0, 1]) == {}
     assert match_names(folder, ["x/img1.JPG", "img1.JPG"], [0]) == {}
     assert match_names(folder, ["none.png", "", "..", "http://[", "\ud800.png"], range(5)) == {}
+    (folder / "img1.txt").touch()
+    (folder / "sub/only.jpg").touch()
+    assert match_names(folder, ["img1.bmp"], [0])[0].name == "img1.JPG"
+    assert match_names(folder, ["only.bmp", "v1"], [0, 1]) == {}
 
 
 def test_a_name_whose_folder_is_there_means_no_file_of_another_folder(folder):
