@@ -15,6 +15,10 @@ Changes = dict[str, list[object]]
 
 _FLAGS = {"false": 0, "no": 0, "0": 0, "0.0": 0, "": 0, "true": 1, "yes": 1, "1": 1, "1.0": 1}
 _BOX_KEYS = (("x", "y", "width", "height"), ("x", "y", "w", "h"), ("left", "top", "width", "height"))
+_CORNER_KEYS = (
+    ("xmin", "ymin", "xmax", "ymax"), ("x_min", "y_min", "x_max", "y_max"), ("x1", "y1", "x2", "y2"),
+    ("x0", "y0", "x1", "y1"), ("left", "top", "right", "bottom"),
+)  # fmt: skip
 _INT64 = 2**63
 
 
@@ -48,18 +52,27 @@ def integer(value: Any) -> int | None:
 
 
 def box_numbers(value: Any) -> list[int | float] | None:
-    """Return the four numbers of a box that is a list, a text or an object with x, y, width, height; else None."""
+    """Return the four numbers of a box that is a list, a text or an object with x, y, width, height; else None.
+
+    Of an object with two corners, whose keys say so, they are x, y, width and height, too.
+    """
     if isinstance(value, str):
         value = re.split(r"[,;\s]+", value.strip().strip("[](){}").strip())
+    corners = False
     if isinstance(value, dict):
-        keys = next((keys for keys in _BOX_KEYS if set(keys) <= set(value)), None)
+        value = {str(key).lower(): side for key, side in value.items()}
+        keys = next((keys for keys in (*_BOX_KEYS, *_CORNER_KEYS) if set(keys) <= set(value)), None)
+        corners = keys in _CORNER_KEYS
         value = None if keys is None else [value[key] for key in keys]
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], list):
         value = value[0]
     if not isinstance(value, list) or len(value) != 4:
         return None
     found = [number(item) for item in value]
-    return None if any(item is None for item in found) else found  # type: ignore[return-value]
+    if any(item is None for item in found):
+        return None
+    x, y, right, bottom = found
+    return [x, y, right - x, bottom - y] if corners else found  # type: ignore[operator,return-value]
 
 
 def flag(value: Any) -> int | None:

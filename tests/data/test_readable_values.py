@@ -24,6 +24,11 @@ def test_numbers_boxes_flags_and_polygons():
     for value in (box, ["1", "2", "3", "4"], "1 2 3 4", "[1, 2, 3, 4]", "1;2;3;4", [box], [[1], 2, 3, 4]):
         assert box_numbers(value) == box
     assert box_numbers({"x": 1, "y": 2, "width": 3, "height": 4}) == box
+    assert box_numbers({"Left": 1, "Top": 2, "Right": "4", "Bottom": 6}) == box
+    assert box_numbers({"xmin": 1, "ymin": 2, "xmax": 4, "ymax": 6}) == box_numbers({"x": 1, "y": 2, "w": 3, "h": 4})
+    for keys in (("x1", "y1", "x2", "y2"), ("x0", "y0", "x1", "y1"), ("x_min", "y_min", "x_max", "y_max")):
+        assert box_numbers(dict(zip(keys, [1, 2, 4, 6], strict=True))) == box
+    assert box_numbers({"xmin": 1, "ymin": 2, "xmax": 4}) is None and box_numbers({"xmin": None, "x": 1}) is None
     for value in (None, [1, 2, 3], "a b c d", {"x": 1}, [1, 2, 3, None]):
         assert box_numbers(value) is None
     assert [flag(v) for v in (None, "false", "0", False, 0.0, [0])] == [0] * 6
