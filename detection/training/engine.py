@@ -70,12 +70,13 @@ def train_one_epoch(
         failures: folder where the batch of a non-finite loss is saved.
 
     Raises:
-        UserError: a loss or gradient that is not finite; weights are as they were before that update.
+        UserError: a loss or gradient that is not finite, or losses of other names within an update; weights are as they
+            were before that update.
     """
     detector = accelerator.unwrap_model(model)
     parameters = [p for p in detector.parameters() if p.requires_grad]
     rest = num_batches % gradient_accumulation_steps
-    began, images_seen, summed, group = time.perf_counter(), 0, None, list[Batch]()
+    began, images_seen, summed, group, names = time.perf_counter(), 0, None, list[Batch](), list[str]()
     for index, (images, targets) in enumerate(batches, start=1):
         images, targets = to_device(images, targets, accelerator.device)
         group.append((images, targets))
@@ -87,7 +88,13 @@ def train_one_epoch(
             losses = model(images, targets)
             total = torch.stack(list(losses.values())).sum()
             accelerator.backward(total / in_group)
-        values = torch.stack([total.detach(), *(v.detach() for v in losses.values())]).float()
+        names = list(losses) if summed is None else names
+        if losses.keys() != set(names):
+            raise UserError(
+                f"the losses of a batch are {', '.join(losses)}, and of another of the same update {', '.join(names)}: "
+                "a part must give all of its losses every time, 0 where there is nothing to learn."
+            )
+        values = torch.stack([total.detach(), *(losses[name].detach() for name in names)]).float()
         summed = summed + values if summed is not None else values
         images_seen += len(images)
         if not update:
@@ -97,7 +104,7 @@ def train_one_epoch(
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         # The one wait for the device in a step: everything that is logged or checked, at once.
         values = torch.cat([summed / len(group), norm.float()[None]]).tolist()
-        line = dict(zip(["loss", *losses, "grad_norm"], values, strict=True))
+        line = dict(zip(["loss", *names, "grad_norm"], values, strict=True))
         _stop_if_not_finite(line, accelerator, group, failures)
         if clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm)

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 
 from detection.context import SelfAttention
 from detection.data.coco_index import Category
-from detection.detector import build_detector
+from detection.detector import Detector, build_detector
 from detection.errors import UserError
 from detection.heads import SequenceHead
 from detection.heads.lstm_decoder import LSTMDecoder
@@ -55,7 +55,8 @@ def sgd(detector, lr=0.01):
 def run(detector, batches, accelerator, **settings):
     lines = []
     optimizer, scheduler = sgd(detector)
-    freeze(detector, {}, 0)
+    if isinstance(detector, Detector):
+        freeze(detector, {}, 0)
     torch.manual_seed(3)
     train_one_epoch(detector, batches, len(batches), optimizer, scheduler, accelerator, log=lines.append, **settings)
     return lines
@@ -95,6 +96,33 @@ def test_accumulated_gradients_equal_a_loop_by_hand(detector, accelerator, monke
         assert line["loss"] == pytest.approx(sum(line[name] for name in losses[0]), rel=1e-5)
     for a, b in zip(detector.parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
+
+
+class Losses(torch.nn.Module):
+    """A model whose batch is its losses."""
+
+    def __init__(self):
+        super().__init__()
+        self.factor = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, images, targets):
+        return {name: value * self.factor for name, value in targets[0].items() if name.startswith("loss_")}
+
+
+def of_losses(**losses):
+    return [torch.zeros(3, 2, 2)], [{name: torch.tensor(float(value)) for name, value in losses.items()}]
+
+
+def test_losses_are_summed_by_name_over_the_batches_of_an_update(accelerator):
+    """A part may put its losses into the dictionary in another order, or, which is an error, leave one out."""
+    batches = [of_losses(loss_a=1, loss_b=10), of_losses(loss_b=30, loss_a=3)]
+    (line,) = run(Losses(), batches, accelerator, gradient_accumulation_steps=2)
+    assert (line["loss"], line["loss_a"], line["loss_b"]) == (22, 2, 20)
+    batches = [of_losses(loss_a=1, loss_b=10), of_losses(loss_a=3)]
+    with pytest.raises(UserError, match="a batch are loss_a, and of another of the same update loss_a, loss_b: a part"):
+        run(Losses(), batches, accelerator, gradient_accumulation_steps=2)
+    first, second = run(Losses(), batches, accelerator)
+    assert first["loss_b"] == 10 and "loss_b" not in second
 
 
 def test_gradients_are_clipped_to_the_norm(detector, accelerator):
