@@ -122,17 +122,18 @@ class CocoBuilder:
         width, height = (self.coco["images"][-1][side] for side in ("width", "height"))
         inside = [[(min(max(x, 0), width), min(max(y, 0), height)) for x, y in outline] for outline in outlines]
         # An outline along a line is the mask of nothing.
-        solid = [outline for outline in inside if len(outline) > 2 and self._rounded(_area(outline)) > 0]
+        solid = [outline for outline in inside if len(outline) > 2 and self._rounded(outline_area(outline)) > 0]
         if solid:
             polygons = [[round(value, 6) for point in outline for value in point] for outline in solid]
-            more = {"segmentation": polygons, "area": self._rounded(sum(map(_area, solid)))} | more
+            more = {"segmentation": polygons, "area": self._rounded(sum(map(outline_area, solid)))} | more
         self.add_box(edges, category, source, edges, **more)
 
     def _rounded(self, value: float) -> float:
         return value if self.decimals is None else round(value, self.decimals)
 
 
-def _area(outline: Sequence[Point]) -> float:
+def outline_area(outline: Sequence[Point]) -> float:
+    """Compute the area of a polygon from its corners in order, in square pixels (the shoelace formula)."""
     following = [*outline[1:], outline[0]]
     return abs(sum(x * v - u * y for (x, y), (u, v) in zip(outline, following, strict=True))) / 2
 

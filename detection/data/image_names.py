@@ -33,7 +33,7 @@ _FORMS = (
     ("", str),
     ("another Unicode form", _composed),
     ("another case", _folded),
-    ("spaces around it or % codes", _decoded),
+    ("spaces around it or percent-encoding", _decoded),
     ("another suffix", _without_suffix),
 )
 

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from detection.data.readable_values import polygons
+from detection.data.conversion import outline_area
+from detection.data.mask_checks import plain_polygons
 from detection.data.reading_repair import is_area
-from detection.data.run_lengths import box_of_mask, sound_runs
+from detection.data.run_lengths import box_and_area
 
 if TYPE_CHECKING:
     from detection.data.repair import Notes
@@ -37,30 +38,18 @@ def _is_box(value: Any) -> bool:
 
 def _box_and_area(mask: Any) -> tuple[list[float], float] | None:
     """Return the xywh box around a mask and its area; None where it is none, or of nothing."""
-    box: Any
-    if (runs := sound_runs(mask)) is not None:
-        box, area = box_of_mask(mask), float(sum(runs[0][1::2]))
-    elif (outlines := _outlines(mask)) is not None:
-        points = np.concatenate(outlines)  # (P, 2)
-        low, high = points.min(0), points.max(0)
-        box, area = np.round([*low, *(high - low)], 6).tolist(), round(sum(map(_area, outlines)), 6)
+    if isinstance(mask, list) and mask and (plain := plain_polygons([mask])) is not None:
+        found = _of_polygons(*plain[1:])
     else:
-        return None
-    return (box, area) if _is_box(box) else None
+        found = box_and_area(mask)
+    return found if found is not None and _is_box(found[0]) else None
 
 
-def _outlines(mask: Any) -> list[np.ndarray] | None:
-    """Return polygons as corners (P, 2) in pixels; None where it is no list of some, of three corners each."""
-    parts = polygons(mask)
-    if not isinstance(parts, list) or not parts or not all(isinstance(part, list) for part in parts):
+def _of_polygons(numbers: np.ndarray, coordinates: np.ndarray) -> tuple[list[float], float] | None:
+    """Return the same of P polygons with (P,) numbers each, x y x y …; None where one is no place in an image."""
+    if not (np.abs(coordinates) < 1e9).all():
         return None
-    if not all(len(part) >= 6 and len(part) % 2 == 0 for part in parts):
-        return None
-    if not all(type(value) in (int, float) and abs(value) < 1e9 for part in parts for value in part):
-        return None
-    return [np.array(part, dtype=np.float64).reshape(-1, 2) for part in parts]
-
-
-def _area(corners: np.ndarray) -> float:
-    (x, y), (following_x, following_y) = corners.T, np.roll(corners, -1, axis=0).T
-    return abs(float((x * following_y - y * following_x).sum())) / 2
+    points = coordinates.reshape(-1, 2)  # (V, 2)
+    low, high = points.min(0), points.max(0)
+    area = sum(outline_area(outline.tolist()) for outline in np.split(points, np.cumsum(numbers // 2)[:-1]))
+    return np.round([*low, *(high - low)], 6).tolist(), round(area, 6)

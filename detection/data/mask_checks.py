@@ -83,9 +83,9 @@ def _is_rle(value: object) -> bool:
 
 def _pack_polygons(section: Section, raw: list, widths: np.ndarray, heights: np.ndarray) -> dict[str, np.ndarray]:
     rows = [row for row, value in enumerate(raw) if type(value) is list]
-    plain = _plain_polygons([raw[row] for row in rows])
+    plain = plain_polygons([raw[row] for row in rows])
     if plain is None:
-        wrong = [row for row in rows if _plain_polygons([raw[row]]) is None]
+        wrong = [row for row in rows if plain_polygons([raw[row]]) is None]
         _refuse_value(section, wrong, ", which is not a list of polygons [x1, y1, x2, y2, x3, y3, …]")
         raise AssertionError("no polygon is wrong by itself")
     polygons, numbers, coordinates = plain
@@ -137,7 +137,7 @@ def _ends_beyond(bbox: object, pixels: float) -> bool:
     return max(x + width, y + height) > pixels
 
 
-def _plain_polygons(raw: list[list]) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+def plain_polygons(raw: list[list]) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """Return polygons an annotation, numbers a polygon, and all numbers; None if one is no list of 3 or more points."""
     polygons = list(chain.from_iterable(raw))
     if not set(map(type, polygons)) <= {list}:

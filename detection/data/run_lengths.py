@@ -30,8 +30,8 @@ def encode_runs(lengths: list[int], height: int, width: int) -> bytes:
     return mask.frPyObjects(rle, height, width)["counts"]
 
 
-def sound_runs(value: object) -> tuple[list[int], list[int]] | None:
-    """Return the run lengths and the (height, width) of an RLE of COCO's files, None where it is no sound one."""
+def box_and_area(value: object) -> tuple[list[float], int] | None:
+    """Return the xywh box of an RLE of COCO's files and the number of its pixels, None where it is no sound one."""
     if not isinstance(value, dict) or not isinstance(value.get("counts"), str | list):
         return None
     size, counts = value.get("size"), value["counts"]
@@ -43,16 +43,10 @@ def sound_runs(value: object) -> tuple[list[int], list[int]] | None:
         # Checked before pycocotools reads it, which a damaged text leads beyond its memory.
         found = decode_runs(counts.encode()) if counts.isascii() else None
         runs = None if found is None else found.tolist()
-    return None if runs is None or sum(runs) != size[0] * size[1] else (runs, size)
-
-
-def box_of_mask(value: object) -> list[float] | None:
-    """Return the xywh box of an RLE as COCO's files have it, None where it is no sound one."""
-    if (found := sound_runs(value)) is None:
+    if runs is None or sum(runs) != size[0] * size[1]:
         return None
-    runs, size = found
     rle: Any = {"counts": encode_runs(runs, *size), "size": size}
-    return mask.toBbox(rle).tolist()
+    return mask.toBbox(rle).tolist(), sum(runs[1::2])
 
 
 def decode_runs(text: bytes) -> np.ndarray | None:

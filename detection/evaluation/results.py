@@ -181,12 +181,12 @@ def _checked(entry: Any) -> dict[str, Any]:
     if not isinstance(entry, dict):
         raise ValueError(f"it is {_kind(entry)}, not an object with {', '.join(KEYS)}")
     if "bbox" not in entry and "segmentation" in entry:
-        from detection.data.run_lengths import box_of_mask
+        from detection.data.run_lengths import box_and_area
 
-        box = box_of_mask(entry["segmentation"])
-        if box is None:
+        found = box_and_area(entry["segmentation"])
+        if found is None:
             raise ValueError("bbox is missing, and segmentation is no sound RLE whose box could stand for it")
-        entry = {**entry, "bbox": box}
+        entry = {**entry, "bbox": found[0]}
     missing = [key for key in KEYS if key not in entry]
     if missing:
         annotation = missing == ["score"] and ("iscrowd" in entry or "area" in entry)

@@ -25,7 +25,7 @@ from detection.evaluation.folders import folder_of, require_writable
 from detection.evaluation.report import write_evaluation
 from detection.evaluation.results import add_attribute
 from detection.runs.data_identity import describe_splits
-from detection.runs.folder import config_json, open_run, read_environment
+from detection.runs.folder import config_json, open_run, read_config, read_environment
 from detection.runs.logs import progress
 from detection.runs.output import require_no_run
 from detection.runs.records import data_difference
@@ -202,9 +202,7 @@ def evaluate_run(
         as_it_is = metrics
         ground_truth, results, metrics = measure(targets, replaced, classes_ignored, slice_by)
         metrics |= {"context_from": context_from, "context_use": context_use(as_it_is, metrics)}
-    # Other data that are asked for, such as larger scenes, are no surprise.
-    if annotations is None and not any(item.startswith((f"data.{split}", "data.scenes")) for item in overrides):
-        metrics["notes"] += _changed_data(opened.run, split, record["data"][split])
+    metrics["notes"] += [] if annotations is not None else _changed_data(opened, record["data"][split])
     metrics["notes"] += filter(None, [federated_remark(index.path)])
     classes = None if classes_ignored else [category.name for category in opened.categories]
     _write(folder, record, ground_truth, results, metrics, classes)
@@ -212,8 +210,12 @@ def evaluate_run(
     return metrics
 
 
-def _changed_data(run: Path, split: str, data: Mapping[str, Any]) -> list[str]:
+def _changed_data(opened: OpenEvaluation, data: Mapping[str, Any]) -> list[str]:
     """Return a note where a run's own data have changed since its training."""
+    run, split = opened.run, opened.split
+    own, asked = read_config(run, Config).data, opened.config.data
+    if own.scenes != asked.scenes or getattr(own, split) != getattr(asked, split):
+        return []  # other data that are asked for, such as larger scenes, are no surprise
     what = data_difference(read_environment(run).get("data", {}).get(split, {}), data)
     sentence = f"data.{split} is not what {run} was evaluated on in training, its {what} differ: metrics of the two are"
     return [f"{sentence} not comparable."] if what else []

@@ -163,11 +163,12 @@ def test_data_that_have_changed_since_the_training_are_noted(finished_run, shape
     assert "comparable" not in notes()
     changed = read(data / "val.json")
     changed["annotations"].pop()
-    (data / "val.json").write_text(json.dumps(changed))
+    for name in ("val.json", "other.json"):
+        (data / name).write_text(json.dumps(changed))
     assert note.format("annotations") in notes()
     Image.new("RGB", (64, 64)).save(data / "val" / changed["images"][0]["file_name"])
     assert note.format("annotations and images") in notes()
-    assert "comparable" not in notes(overrides=[f"data.val.annotations={data / 'val.json'}"])
+    assert "comparable" not in notes(overrides=[f"val.annotations={data / 'other.json'}"])
     assert "comparable" not in notes(annotations=str(data / "val.json"), images=str(data / "val"))
 
 
