@@ -72,15 +72,17 @@ def eval_loader(
 def require_visible_images(index: CocoIndex, config: Config) -> None:
     """Check that the detector of a config can detect in every image of a split.
 
-    It refuses an image that is too thin itself, but after hours of training, and does not know its file.
+    It refuses an image that is too thin itself, but after hours of training, and does not know its file; in training
+    such an image would be resized to a line.
 
     Raises:
         UserError: an image that is too thin, with its id and file.
     """
     min_size, max_size = config.detector.min_size, config.detector.max_size
     sizes = list(zip(index.heights.tolist(), index.widths.tolist(), strict=True))
-    thin = [row for row, size in enumerate(sizes) if is_too_thin(*size, min_size, max_size)]
-    if thin:
+    # Each size once: a large set has few.
+    if thin_sizes := {size for size in set(sizes) if is_too_thin(*size, min_size, max_size)}:
+        thin = [row for row, size in enumerate(sizes) if size in thin_sizes]
         row, more = thin[0], f" (and {len(thin) - 1} more)" if len(thin) > 1 else ""
         name = f"{index.path}: image {index.image_ids[row]}{more}, {short_name(index.file_name(row))},"
         require_visible(*sizes[row], min_size, max_size, name)
