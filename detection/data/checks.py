@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from detection.data.image_paths import leaves_folder
-from detection.data.json_files import read_json, require_file, unreadable
+from detection.data.json_files import SECTIONS, read_json, require_file, unreadable
 from detection.data.placeholders import placeholder_rows
 from detection.errors import UserError
 
@@ -112,7 +112,7 @@ def require_coco(data: Any, path: Path) -> dict:
         raise UserError(f"{path} is a results file (a list of detections with scores), but {expected}.")
     if not isinstance(data, dict):
         raise UserError(f"{path} holds a {type(data).__name__} at its top, but {expected}.")
-    for key in ("images", "annotations", "categories"):
+    for key in SECTIONS:
         if key not in data:
             raise UserError(f"{path} has no key '{key}': {expected}.")
         if not isinstance(data[key], list):

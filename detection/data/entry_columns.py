@@ -15,11 +15,10 @@ import msgspec
 import numpy as np
 
 from detection.data.checks import require_coco
-from detection.data.json_files import invalid_json, not_utf8
+from detection.data.json_files import SECTIONS, invalid_json, not_utf8, require_once
 from detection.data.json_pieces import BrokenJson, BrokenText, Piece, line_and_column, read_pieces
 from detection.errors import UserError
 
-_SECTIONS = ("images", "annotations", "categories")
 _Id = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 
@@ -167,12 +166,15 @@ class Sections:
         self._outline: dict[str, Any] = {}  # of the file, for the check of its outer shape
         self._pieces: dict[str, list[tuple[int, int, int]]] = {}  # first row, place in the file and length of each
         self._lengths: dict[str, int] = {}
+        self._repeated: set[str] = set()
 
     def add(self, piece: Piece) -> None:
-        """Add a piece; of lists of the same name the last counts, as in `json`."""
+        """Add a piece."""
         key = piece.key
-        if key not in _SECTIONS or not piece.is_list:
-            self._outline[key] = piece.value if key in _SECTIONS else None
+        if key in self._outline and piece.is_first:
+            self._repeated.add(key)
+        if key not in SECTIONS or not piece.is_list:
+            self._outline[key] = piece.value if key in SECTIONS else None
             return
         if piece.is_first:
             self._outline[key], self.odd[key], self._pieces[key], self._lengths[key] = [], [], [], 0
@@ -195,6 +197,7 @@ class Sections:
 
     def require_coco(self) -> None:
         """Raise a `UserError` unless the file has the outer shape of COCO annotations."""
+        require_once(self.path, self._repeated)
         require_coco(self._outline, self.path)
 
     def entries(self, section: str, rows: np.ndarray) -> list[dict]:

@@ -1,11 +1,15 @@
 """JSON files that people give: what is wrong with one is a sentence."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from detection.data.stand_ins import START, stand_in
 from detection.errors import UserError
+
+SECTIONS = ("images", "annotations", "categories")
+"""The lists of a COCO file."""
 
 _PACKED = (
     (b"\x1f\x8b", "gzip", "gunzip"),
@@ -38,13 +42,37 @@ def read_json(path: Path) -> Any:
     if not content.strip():
         raise UserError(f"{path} is empty: copy or convert the annotation file again.")
     try:
-        return json.loads(content)
+        data = json.loads(content)
+        repeated = _repeated_sections(content) if isinstance(data, dict) else []
     except json.JSONDecodeError as error:
         raise invalid_json(path, error.msg, error.lineno, error.colno) from None
     except UnicodeDecodeError as error:
         raise not_utf8(path, error.object[error.start], error.start) from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON ({error}): convert the annotations again.") from None
+    require_once(path, repeated)
+    return data
+
+
+def _repeated_sections(content: bytes) -> list[str]:
+    """Return the lists of a COCO file that an object has more than once, of which `json` would keep the last."""
+    # Parsing with a hook takes several times as long: only where a name is there twice, as that of a category may be.
+    if all(content.count(f'"{key}"'.encode()) < 2 for key in SECTIONS):
+        return []
+    keys: list[str] = []
+
+    def note(pairs: list[tuple[str, Any]]) -> dict:
+        keys[:] = [key for key, _ in pairs]  # those of the outermost object come last
+        return dict(pairs)
+
+    json.loads(content, object_pairs_hook=note)
+    return [key for key in SECTIONS if keys.count(key) > 1]
+
+
+def require_once(path: Path, repeated: Iterable[str]) -> None:
+    """Raise a `UserError` if a file has lists more than once: the entries of all but the last would be lost."""
+    if names := " and ".join(f"'{key}'" for key in SECTIONS if key in repeated):
+        raise UserError(f"{path} has {names} more than once, and only the last would be read: join the lists.")
 
 
 def invalid_json(path: Path, message: str, line: int, column: int) -> UserError:

@@ -34,7 +34,7 @@ class Piece:
         offset: where its text begins in the file, in bytes.
         length: of its text, in bytes.
         is_list: whether it is a part of a list; else it is the value itself.
-        is_first: whether the list begins with it, again where a key is repeated: the last one counts.
+        is_first: whether the list begins with it, again where a key is repeated.
     """
 
     key: str

@@ -239,14 +239,30 @@ def test_flags_may_be_true_and_false(tmp_path, large, value):
     assert load_index(write(tmp_path, data, images=False), cache_dir=tmp_path).counts["crowd"] == value
 
 
-def test_the_last_of_two_lists_of_a_name_counts(tmp_path, large):
-    text = json.dumps(small())
-    text = '{"annotations": [{"id": "x"}, 3], "images": 5, "categories": [{"id": 1}], ' + text[1:]
-    (tmp_path / "a.json").write_text(text)
-    assert (
-        load_index(tmp_path / "a.json", cache_dir=tmp_path).to_coco()
-        == load_index(write(tmp_path, small(), "b.json", images=False), cache_dir=tmp_path).to_coco()
-    )
+@pytest.mark.parametrize(
+    ("repeated", "names"),
+    [
+        ('"annotations": [], ', "'annotations'"),
+        ('"categories": [{"id": 1}], "images": 5, ', "'images' and 'categories'"),
+        ('"images": [], "info": 1, "info": 2, "images": [], ', "'images'"),
+    ],
+)
+def test_a_list_that_is_there_twice_is_refused(tmp_path, monkeypatch, repeated, names):
+    """`json` would keep the last, and all entries before it would be lost without a word."""
+    (tmp_path / "a.json").write_text("{" + repeated + json.dumps(small())[1:])
+    first, second = both(tmp_path, monkeypatch)
+    path = tmp_path / "a.json"
+    assert first == second
+    assert first == f"{path} has {names} more than once, and only the last would be read: join the lists."
+
+
+def test_names_of_lists_elsewhere_are_not_lists(tmp_path, monkeypatch):
+    data = small()
+    data["categories"][0]["name"] = "images"
+    text = json.dumps(data | {"info": {"images": 1, "annotations": 2, "more": {"images": "categories"}}})
+    (tmp_path / "a.json").write_text(text.replace('"more"', '"images": 2, "more"'))
+    first, second = both(tmp_path, monkeypatch)
+    assert first == second and "images" in {category["name"] for category in first[0]["categories"]}
 
 
 def test_what_the_checks_accept_is_read_at_once(tmp_path, monkeypatch):
