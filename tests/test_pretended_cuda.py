@@ -46,6 +46,8 @@ NEEDED = {"ops/nms.py", "ops/sampling.py", "ops/roi_align.py"}
 ONCE = {"regions/rpn.py", "heads/hungarian.py"}
 """Where only the first step on a device does: for anchors and the table of permutations."""
 
+LARGE = ("vgg16", "resnet50", "googlenet")
+
 
 def require_cuda(*arguments, **settings):
     assert all(isinstance(tensor, Pretended) for tensor in tensors_in((arguments, settings)))
@@ -147,7 +149,10 @@ def test_heads(cuda, name):
     detected(detector, images)
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if any(part in name for part in LARGE) else ()) for name in FILES],
+)
 def test_configs(cuda, name):
     config = from_plain(json.loads(json.dumps(shrunk(to_plain(load_config(FILES[name]))))), Config).detector
     images, targets = make_batch(config.segmentation is not None)
@@ -157,7 +162,7 @@ def test_configs(cuda, name):
     detected(detector, images)
 
 
-@pytest.mark.parametrize("precision", ["no", "fp16"])
+@pytest.mark.parametrize("precision", [pytest.param("no", marks=pytest.mark.slow), "fp16"])
 @pytest.mark.usefixtures("blank_plots")
 def test_a_run_and_its_use(cuda, shapes, tmp_path, precision):
     settings = ("schedule.epochs=1", "ema=0.9", "optimizer.clip_norm=1", "validation_loss=true", "optimizer.kind=adamw")
