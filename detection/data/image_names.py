@@ -1,6 +1,7 @@
 """File names that are not in the image folder as they are written, matched with the files that they must mean."""
 
 import os
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
@@ -28,13 +29,19 @@ def _without_suffix(name: str) -> str:
     return stem if suffix in IMAGE_SUFFIXES else stem + suffix
 
 
+def _unpadded(name: str) -> str:
+    return re.sub(r"(?<!\d)0+(?=\d)", "", name)
+
+
 # Tried in this order. File systems of macOS may decompose accents, and those of Windows do not heed case.
 _FORMS = (
     ("", str),
     ("another Unicode form", _composed),
     ("another case", _folded),
     ("spaces around it or percent-encoding", _decoded),
+    ("zeros in front of a number", lambda name: _unpadded(_decoded(name))),
     ("another suffix", _without_suffix),
+    ("zeros in front of a number, another suffix", lambda name: _unpadded(_without_suffix(name))),
 )
 
 

@@ -16,6 +16,8 @@ def folder(tmp_path):
         "deep/er/only.png",
         "c dé.png",
         "v1.2.tif",
+        "000139.jpg",
+        "frame_7_010.png",
     ):
         path = tmp_path / "images" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,6 +41,9 @@ def folder(tmp_path):
         ("img1.png", "img1.JPG", "another suffix"),
         ("images/img1", "img1.JPG", "a folder in front, another suffix"),
         ("v1.2", "v1.2.tif", "another suffix"),
+        ("139.jpg", "000139.jpg", "zeros in front of a number"),
+        ("000000000139", "000139.jpg", "zeros in front of a number, another suffix"),
+        ("x/Frame_0007_10.png", "frame_7_010.png", "a folder in front, zeros in front of a number"),
     ],
 )
 def test_a_name_is_matched(folder, written, found, difference):
@@ -51,6 +56,7 @@ def test_only_unique_matches_count(folder):
     assert match_names(folder, ["a/only.png", "b/only.png"], [0, 1]) == {}
     assert match_names(folder, ["x/img1.JPG", "img1.JPG"], [0]) == {}
     assert match_names(folder, ["none.png", "", "..", "http://[", "\ud800.png"], range(5)) == {}
+    assert match_names(folder, ["1390.jpg", "39.jpg", "frame_70_10.png", "frame_7_1.png"], range(4)) == {}
     (folder / "img1.txt").touch()
     (folder / "sub/only.jpg").touch()
     assert match_names(folder, ["img1.bmp"], [0])[0].name == "img1.JPG"
