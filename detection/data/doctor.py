@@ -18,6 +18,7 @@ from detection.data.format_evidence import RAW, Finding
 from detection.data.image_checks import ImageFacts, examine_images
 from detection.data.image_names import NameMatch, match_names
 from detection.data.image_paths import missing_and_escaping
+from detection.data.mask_boxes import with_boxes_of_masks
 from detection.data.mask_checks import examine_masks
 from detection.data.readable_values import Changes, read_values
 from detection.data.repair import Notes, RepairOptions, repair
@@ -35,8 +36,9 @@ class Examined:
     Attributes:
         path: the annotation file.
         images: the folder of its images.
-        data: the file with all readable values and file names read as what they mean.
+        data: the file with all readable values and file names read as what they mean, and boxes taken from masks.
         changes: kinds of values that had to be read so.
+        of_masks: positions of the annotations whose boxes were taken from their masks.
         tables: columns of `data`.
         facts: what the images are.
         image_problems: of the image files.
@@ -48,6 +50,7 @@ class Examined:
     images: Path
     data: dict
     changes: Changes
+    of_masks: tuple[int, ...]
     tables: Tables
     facts: ImageFacts
     image_problems: list[Problem]
@@ -98,18 +101,20 @@ def examine_set(path: Path, images: Path, masks: bool, options: RepairOptions) -
     tables, problems = examine(data, path)
     readable, changes = read_values(data)
     readable, matches = _with_matched_names(readable, changes, images)
-    unread = tables
+    unread, masked = tables, with_boxes_of_masks(readable)
+    readable = masked.data
     tables, _ = examine(readable, path)
     image_problems, facts = examine_images(tables, path, images, _progress)
     found = problems + _shared_names(tables, path)
     found += ([_renamed(unread, matches, path, images)] if matches else []) + image_problems
     found += _examine_masks(data["annotations"], unread, path) if masks else []
     faults = [_listed(problem, path) for problem in found]
+    faults += [[masked.fault]] if masked.fault else []
     faults += [[shifted]] if (shifted := shifted_ids(readable)) else []
     faults += [["no image has a box"]] * bool(tables.iscrowd.all())
     # A person who states the reading knows better.
     finding = format_finding(tables, facts) if options.reading is None else None
-    return Examined(path, images, readable, changes, tables, facts, image_problems, faults, finding)
+    return Examined(path, images, readable, changes, masked.rows, tables, facts, image_problems, faults, finding)
 
 
 def report(found: Examined) -> None:
@@ -144,7 +149,9 @@ def _write_copy(found: Examined, fix: Path, options: RepairOptions) -> None:
     notes = Notes()
     for kind, ids in found.changes.items():
         notes.changed("read", "value", kind, ids)
-    fixed = repair(found.data, found.path, found.image_problems, found.facts, options, notes)
+    without_box = [found.data["annotations"][row].get("id", f"number {row}") for row in found.of_masks]
+    notes.changed("took from their masks the boxes of", "annotation", "without a box of their own", without_box)
+    fixed = repair(found.data, found.path, found.image_problems, found.facts, found.of_masks, options, notes)
     _, problems = examine(fixed, found.path)
     if problems:
         raise UserError(f"{problems[0].sentence.removesuffix('.')}; this cannot be repaired automatically.")

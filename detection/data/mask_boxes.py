@@ -1,33 +1,67 @@
 """Boxes of annotations that have a mask and no usable box, as segmentation tools write them."""
 
 import math
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from detection.data.checks import shortened
 from detection.data.conversion import outline_area
 from detection.data.mask_checks import plain_polygons
 from detection.data.reading_repair import is_area
 from detection.data.run_lengths import box_and_area
 
-if TYPE_CHECKING:
-    from detection.data.repair import Notes
 
+@dataclass(frozen=True)
+class MaskBoxes:
+    """A file whose annotations have the boxes of their masks where they have none of their own.
 
-def with_boxes_of_masks(annotations: list[dict], notes: "Notes") -> list[dict]:
-    """Return the annotations, those without a usable box with the one around their polygons or RLE.
-
-    An area that is missing becomes the mask's, in square pixels.
+    Attributes:
+        data: the file.
+        rows: positions of the annotations whose box is their mask's.
+        fault: what is wrong with run lengths that no box can be taken from; None if nothing is.
     """
-    found, ids = list(annotations), list[object]()
+
+    data: dict
+    rows: tuple[int, ...]
+    fault: str | None
+
+
+def with_boxes_of_masks(data: dict) -> MaskBoxes:
+    """Return the file, annotations without a usable box with the one around their polygons or RLE.
+
+    An area that is missing becomes the mask's, in the units of its box. Run lengths count the pixels of an image of
+    their own size: where that is not the one that is listed for their image, their box is in no known place.
+    """
+    sizes = {_id(image.get("id")): [image.get("height"), image.get("width")] for image in data["images"]}
+    annotations, rows, strange = list(data["annotations"]), list[int](), list[dict]()
     for row, entry in enumerate(annotations):
         if _is_box(entry.get("bbox")) or (measured := _box_and_area(entry.get("segmentation"))) is None:
             continue
+        mask, size = entry["segmentation"], sizes.get(_id(entry.get("image_id")))
+        if isinstance(mask, dict) and size is not None and mask["size"] != size:
+            strange.append({**entry, "listed": size})
+            continue
         box, area = measured
-        found[row] = {**entry, "bbox": box, "area": entry["area"] if is_area(entry.get("area")) else area}
-        ids.append(entry.get("id", f"number {row}"))
-    notes.changed("took from their masks the boxes of", "annotation", "without a box of their own", ids)
-    return found
+        annotations[row] = {**entry, "bbox": box, "area": entry["area"] if is_area(entry.get("area")) else area}
+        rows.append(row)
+    return MaskBoxes({**data, "annotations": annotations}, tuple(rows), _fault(strange))
+
+
+def _id(value: Any) -> Any:
+    return value if type(value) is int else None
+
+
+def _fault(strange: list[dict]) -> str | None:
+    if not strange:
+        return None
+    first, more = strange[0], f" ({len(strange) - 1} more like it)" if len(strange) > 1 else ""
+    return (
+        f"annotation {shortened([first.get('id')])} has no box, and run lengths of height and width "
+        f"{first['segmentation']['size']}, but those of its image are {first['listed']}{more}: write masks of the "
+        "size of their images, or boxes."
+    )
 
 
 def _is_box(value: Any) -> bool:

@@ -13,7 +13,6 @@ from detection.data.box_readings import AS_GIVEN, Reading
 from detection.data.category_repair import repaired_categories, shifted_ids
 from detection.data.checks import Problem, Tables, clip_boxes, examine, partly_outside, shortened
 from detection.data.image_checks import SIZE_KIND, ImageFacts
-from detection.data.mask_boxes import with_boxes_of_masks
 from detection.data.reading_repair import converted, is_area
 from detection.errors import UserError
 
@@ -49,7 +48,13 @@ class Notes(list[str]):
 
 
 def repair(
-    data: dict, path: Path, image_problems: list[Problem], facts: ImageFacts, options: RepairOptions, notes: Notes
+    data: dict,
+    path: Path,
+    image_problems: list[Problem],
+    facts: ImageFacts,
+    of_masks: Sequence[int],
+    options: RepairOptions,
+    notes: Notes,
 ) -> dict:
     """Repair an annotation file, whose values and file names are read already.
 
@@ -58,6 +63,7 @@ def repair(
         path: The file, for the sentences.
         image_problems: From `examine_images`.
         facts: From `examine_images`.
+        of_masks: Positions of the annotations whose boxes were taken from their masks.
         options: A person's decisions.
         notes: Gets a line for each kind of change.
 
@@ -70,8 +76,7 @@ def repair(
             f"{path}: {shifted}: correct either, or add --drop-boxes to leave out those that are not in the list."
         )
     tables, problems = examine(data, path)
-    data = converted(data, tables, facts, options.reading or AS_GIVEN, notes)
-    data = {**data, "annotations": with_boxes_of_masks(data["annotations"], notes)}
+    data = converted(data, tables, facts, options.reading or AS_GIVEN, of_masks, notes)
     found = [problem for problem in problems if problem.section == "images"] + image_problems
     gone = _unusable_images(data["images"], found, facts, notes)
     images = _sized(data["images"], facts, gone, notes)

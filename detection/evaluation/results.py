@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def read_results(path: str | Path, ground_truth: CocoDataset) -> CocoResults:
         UserError: Anything is wrong with the file; the sentence names the entry, counted from 0.
     """
     entries = _read_list(Path(path))
-    images = {image["id"] for image in ground_truth["images"]}
+    images = {image["id"]: [image.get("height"), image.get("width")] for image in ground_truth["images"]}
     categories = {category["id"] for category in ground_truth["categories"]}
     unknown = {e.get("category_id") for e in entries if isinstance(e, dict) and _is_number(e.get("category_id"))}
     some_known, unknown = bool(unknown & categories), unknown - categories
@@ -96,12 +97,14 @@ def read_results(path: str | Path, ground_truth: CocoDataset) -> CocoResults:
             if own_ids and result["image_id"] not in own_ids:
                 raise ValueError(f"image_id {result['image_id']} is not in images.json next to it")
             result["image_id"] = own_ids.get(result["image_id"], result["image_id"])
-            for key, known in (("image_id", images), ("category_id", categories)):
+            for key, known in (("image_id", images.keys()), ("category_id", categories)):
                 # As pycocotools, which measures the categories of the annotations.
                 if key == "category_id" and some_known and 0 not in unknown:
                     continue
                 if result[key] not in known:
                     raise ValueError(f"{key} {result[key]} is not in the annotations{_how_many(entries, key, known)}")
+            if "bbox" not in entry:
+                _require_size(entry["segmentation"]["size"], images[result["image_id"]])
         except ValueError as error:
             hint = _text_id_hint(entry, ground_truth)
             raise UserError(f"{path}: entry {number} (counted from 0): {error}{hint}.") from None
@@ -231,7 +234,16 @@ def _finite(key: str, value: Any) -> float:
     return number
 
 
-def _how_many(entries: list[Any], key: str, known: set[int]) -> str:
+def _require_size(size: list[int], of_image: list[Any]) -> None:
+    """Refuse run lengths that count the pixels of an image of another height and width, where those are known."""
+    if of_image != size and all(type(side) is int and side > 0 for side in of_image):
+        raise ValueError(
+            f"bbox is missing, and segmentation has height and width {size}, but those of its image are {of_image}; "
+            "write masks of the size of their images"
+        )
+
+
+def _how_many(entries: list[Any], key: str, known: Collection[int]) -> str:
     """Count how often unknown ids occur: once is a slip, always is another split or data set."""
     number = sum(isinstance(e, dict) and _is_number(e.get(key)) and e[key] not in known for e in entries)
     cause = "another split" if key == "image_id" else "category ids counted from 0, or another data set"

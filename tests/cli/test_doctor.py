@@ -589,3 +589,61 @@ def test_a_mask_that_is_none_gives_no_box(tmp_path, capsys, mask):
     path = write(tmp_path, data)
     _, report, _ = _run(capsys, path, tmp_path / "images", "--fix", tmp_path / "fixed.json")
     assert "left out 1 annotation (missing bbox)" in report
+
+
+def test_run_lengths_of_another_size_than_their_image_give_no_box(tmp_path, capsys):
+    """Swapped sides and masks at a network's own size are the usual mistakes."""
+    data = small()
+    image = data["images"][0]
+    image |= {"width": 40, "height": 30}
+    masks = [{"size": size, "counts": [4, 2, size[0] * size[1] - 6]} for size in ([40, 30], [15, 20], [30, 40])]
+    data["annotations"] = [
+        {"id": number, "image_id": image["id"], "category_id": 3, "segmentation": mask}
+        for number, mask in enumerate(masks, 1)
+    ]
+    path = write(tmp_path, data)
+    code, report, _ = _run(capsys, path, tmp_path / "images", "--fix", tmp_path / "fixed.json", "--drop-boxes")
+    words = "annotation 1 has no box, and run lengths of height and width [40, 30], but those of its image are [30, 40]"
+    assert code == 1 and f"{words} (1 more like it)" in report
+    assert "the boxes of 1 annotation (without a box of their own): id 3" in report
+    assert [a["bbox"] for a in json.loads((tmp_path / "fixed.json").read_text())["annotations"]] == [[0, 4, 1, 2]]
+
+
+def masked_set(folder, orientation):
+    """Two images of 40x30 stored pixels with an EXIF orientation, an annotation each with a polygon and no box."""
+    data = small()
+    data["images"], data["annotations"] = [], []
+    exif = Image.Exif()
+    exif[274] = orientation
+    for number in (1, 2):
+        name = f"{number}.jpg"
+        (folder / "images").mkdir(exist_ok=True)
+        Image.effect_noise((40, 30), 40).convert("RGB").save(folder / "images" / name, exif=exif)
+        data["images"].append({"id": number, "file_name": name, "width": 40, "height": 30})
+        outline = [[2, 3, 12, 3, 12, 8, 2, 8]]
+        data["annotations"].append({"id": number, "image_id": number, "category_id": 3, "segmentation": outline})
+    return data
+
+
+def test_masks_drawn_on_stored_pixels_are_asked_about_as_boxes_are(tmp_path, capsys):
+    """EXIF 6: stored (x, y) of 40x30 is upright (30 − y, x) of 30x40."""
+    path = write(tmp_path, masked_set(tmp_path, 6), images=False)
+    code, _, error = _run(capsys, path, tmp_path / "images", "--fix", tmp_path / "fixed.json")
+    assert code == 2 and "--boxes raw turns them with the image" in error
+    assert _code(path, tmp_path / "images", "--fix", tmp_path / "fixed.json", "--boxes", "raw") == 1
+    fixed = json.loads((tmp_path / "fixed.json").read_text())
+    assert [a["bbox"] for a in fixed["annotations"]] == [[22, 2, 5, 10]] * 2
+    assert fixed["annotations"][0]["segmentation"] == [[27, 2, 27, 12, 22, 12, 22, 2]]
+
+
+def test_a_reading_that_is_given_holds_for_masks_but_for_their_order(tmp_path, capsys):
+    data = masked_set(tmp_path, 1)
+    data["annotations"][0]["segmentation"] = [[0.1, 0.2, 0.5, 0.2, 0.5, 0.4]]
+    data["annotations"][1]["segmentation"] = {"size": [30, 40], "counts": [34, 2, 28, 2, 30 * 40 - 66]}
+    data["annotations"].append({"id": 3, "image_id": 1, "category_id": 3, "bbox": [0.1, 0.2, 0.5, 0.4], "area": 0.08})
+    path = write(tmp_path, data, images=False)
+    assert _code(path, tmp_path / "images", "--fix", tmp_path / "fixed.json", "--boxes", "xyxy/1") == 1
+    fixed = json.loads((tmp_path / "fixed.json").read_text())["annotations"]
+    assert [a["bbox"] for a in fixed] == [[4, 6, 16, 6], [1, 4, 2, 2], [4, 6, 16, 6]]
+    assert [a["area"] for a in fixed] == pytest.approx([48, 4, 96])
+    assert "segmentation" in fixed[1]  # its pixels need no conversion

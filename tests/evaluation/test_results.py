@@ -133,6 +133,10 @@ def test_helper_results_are_valid(tmp_path):
         ({"category_id": "dog"}, 'not an integer; the annotations have "dog" under the id 2: write that'),
         ({"score": "0.5"}, 'score is "0.5", not a number; write numbers without quotes'),
         ({"bbox": None, "segmentation": {"counts": "abc"}}, "bbox is missing, and segmentation is no sound RLE"),
+        (
+            {"bbox": None, "segmentation": {"size": [2, 3], "counts": [1, 5]}},
+            "segmentation has height and width [2, 3], but those of its image are [",
+        ),
     ],
 )
 def test_an_entry_of_another_kind_gets_its_remedy(tmp_path, change, words):
