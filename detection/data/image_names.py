@@ -30,7 +30,7 @@ def _without_suffix(name: str) -> str:
 
 
 def _unpadded(name: str) -> str:
-    return re.sub(r"(?<!\d)0+(?=\d)", "", name)
+    return re.sub(r"(?<![\d.])0+(?=\d)", "", name)
 
 
 # Tried in this order. File systems of macOS may decompose accents, and those of Windows do not heed case.

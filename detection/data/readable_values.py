@@ -28,7 +28,8 @@ def number(value: Any) -> int | float | None:
         value = value[0]
     if isinstance(value, str):
         text = value.strip()
-        if re.fullmatch(r"[+-]?\d+,\d+", text):  # a decimal comma
+        # A decimal comma; but 1,024 may be a thousand, and nobody knows.
+        if re.fullmatch(r"[+-]?\d+,\d+", text) and not re.fullmatch(r"[+-]?[1-9]\d{0,2},\d{3}", text):
             text = text.replace(",", ".")
         if "_" in text or not text.isascii():
             return None

@@ -57,6 +57,8 @@ def test_only_unique_matches_count(folder):
     assert match_names(folder, ["x/img1.JPG", "img1.JPG"], [0]) == {}
     assert match_names(folder, ["none.png", "", "..", "http://[", "\ud800.png"], range(5)) == {}
     assert match_names(folder, ["1390.jpg", "39.jpg", "frame_70_10.png", "frame_7_1.png"], range(4)) == {}
+    (folder / "t_0.5.png").touch()
+    assert match_names(folder, ["t_0.05.png"], [0]) == {}
     (folder / "img1.txt").touch()
     (folder / "sub/only.jpg").touch()
     assert match_names(folder, ["img1.bmp"], [0])[0].name == "img1.JPG"

@@ -10,6 +10,7 @@ from tests.coco_files import small
     ("value", "expected"),
     [
         (7, 7), ("7", 7), (" 7 ", 7), (7.0, 7), ("7.0", 7), ([7], 7), (["7"], 7), ("1e3", 1000), ("64,0", 64),
+        ("1,024", None), ("-12,000", None), ("1234,000", 1234), ("0,000", 0), ("64,0000", 64),
         (7.5, None), ("x", None), (None, None), (True, None), (math.nan, None), (math.inf, None), (2**63, None),
         ("1_0", None), ("", None), ([1, 2], None), ({}, None), ("9" * 5000, None),
     ],

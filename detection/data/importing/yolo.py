@@ -10,8 +10,8 @@ DATA is a folder, or its data.yaml. After the first form, `detection train finet
 - An image without a label file, or with an empty one, is a negative; both are counted. A label file is where the last
   folder `images` of the image's path is `labels`, or next to the image. A test split without any is not converted.
 - A line of 5 values is a box. One with 8 coordinates is a rotated box or an outline of four points, one with others an
-  outline: the upright box around it is the box, and the outline its polygon. Keypoints (`kpt_shape` in data.yaml) are
-  left out and counted.
+  outline: the upright box around it is the box, and the outline its polygon. Of a box with keypoints (`kpt_shape` in
+  data.yaml, or `--points keypoints`) these are left out and counted. Lines that look so without either are an error.
 - Shares of an image are those of the image as it is shown, with its EXIF orientation applied, as training reads it.
   What reaches a little outside is clipped; a value below -0.5 or above 1.5 is no share of an image, and an error.
 """
@@ -20,6 +20,8 @@ import argparse
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from detection.data.checks import shortened
 from detection.data.conversion import CocoBuilder, Conversion, conversion_report, given_categories, named_categories
@@ -51,6 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this format."""
     places = "DATA, DATA OUT_FOLDER, or LABELS IMAGES OUT.json"
     parser.add_argument("paths", type=Path, nargs="+", metavar="PATH", help=places)
+    points = "what lines of more than 5 values are: outlines, or a box with keypoints or with its outline"
+    parser.add_argument("--points", choices=("outlines", "keypoints"), help=points)
 
 
 def convert(options: argparse.Namespace) -> list[Conversion]:
@@ -60,8 +64,10 @@ def convert(options: argparse.Namespace) -> list[Conversion]:
         raise UserError(f"--from yolo takes at most LABELS IMAGES OUT.json, but there are {len(paths)} paths")
     labels = paths[0] if len(paths) == 3 else None
     found = _pair(*paths[:2]) if labels else open_yolo(paths[0])
+    if options.points is not None:
+        found.has_keypoints = options.points == "keypoints"
     classes = _classes(found, options.categories)
-    all_readers = [_Reader(found, split, classes, labels) for split in found.splits]
+    all_readers = [_Reader(found, split, classes, labels, options.points is None) for split in found.splits]
     readers = [reader for reader in all_readers if not reader.is_unlabeled_test()]
     found.splits = [reader.split for reader in readers]
     outs = [paths[2]] if labels else _outs(found, paths)
@@ -133,6 +139,7 @@ class _Reader:
         split: the split.
         classes: from `_classes`.
         labels: folder of label files, where they are not found by the images' paths.
+        judge: refuse outlines that look like boxes with keypoints.
 
     Attributes:
         used: label files that were read.
@@ -140,15 +147,21 @@ class _Reader:
     """
 
     def __init__(
-        self, found: YoloSet, split: YoloSplit, classes: tuple[dict[str, int], dict[int, int]], labels: Path | None
+        self,
+        found: YoloSet,
+        split: YoloSplit,
+        classes: tuple[dict[str, int], dict[int, int]],
+        labels: Path | None,
+        judge: bool,
     ) -> None:
-        self.found, self.split, self.labels = found, split, labels
+        self.found, self.split, self.labels, self.judge = found, split, labels, judge
         self.categories, self.ids = classes
         info: dict[str, object] = {"description": _DESCRIPTION}
         self.builder = CocoBuilder(info, split.folder, self.categories, decimals=6, slack=_SLACK)
         self.counts: Counter[str] = Counter()
         self.used: set[Path] = set()
         self.folders: set[Path] = set()
+        self._outlines, self._posed = 0, list[str]()  # lines with an outline, and those that look like a pose
         self._other_case: dict[Path, dict[str, Path]] = {}
 
     def is_unlabeled_test(self) -> bool:
@@ -172,6 +185,12 @@ class _Reader:
             self.counts["images with an empty label file, negatives"] += not lines
             for line_number, line in lines:
                 self._add(line.split(), f"{label}, line {line_number}", size)
+        if self.judge and len(self._posed) >= 3 and 4 * len(self._posed) > self._outlines:
+            raise UserError(
+                f"{self._posed[0]}: {len(self._posed)} of {self._outlines} lines of more than 5 values look like a box "
+                "with its keypoints or its outline behind it: --points keypoints reads the boxes, --points outlines "
+                "takes all values for outlines"
+            )
         if not self.used:
             places = ", ".join(map(str, sorted(self.folders)[:3]))
             line = f", or remove the line {self.split.line}" if self.split.line and len(self.found.splits) > 1 else ""
@@ -229,10 +248,32 @@ class _Reader:
             edges = [(x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height]
             self.builder.add_box([round(edge, 6) for edge in edges], category, where, values)
             return
+        self._outlines += 1
+        if looks_like_pose(values):
+            self._posed.append(where)
         self.counts[_FOUR if len(values) == 8 else _OUTLINE] += 1
         points = zip(values[::2], values[1::2], strict=True)
         outline = [(round(x * width, 6), round(y * height, 6)) for x, y in points]
         self.builder.add_outlines([outline], category, where)
+
+
+def looks_like_pose(values: list[float]) -> bool:
+    """Return whether an even number of shares is rather a box (center and sides) and points in it than an outline.
+
+    Of most outlines the second corner is no farther from the others than those are from one another. A box's sides, in
+    its place, are anywhere; where they are by chance there, too, points that touch all sides of the box decide.
+    """
+    x, y, width, height = values[:4]
+    points = np.array(values[4:]).reshape(-1, 2)  # (K, 2)
+    points = points[(points != 0).any(axis=1)]  # a keypoint that is not labeled is 0 0
+    center, sides = np.array([x, y]), np.array([width, height])
+    if not len(points) or (sides <= 0).any() or (np.abs(points - center) > sides / 2 + 0.01).any():
+        return False
+    low, high = points.min(0), points.max(0)
+    touches = np.abs([center - sides / 2 - low, center + sides / 2 - high]).max() <= 0.05 * sides.min()
+    low, high = np.minimum(low, center), np.maximum(high, center)
+    away = np.maximum(low - sides, sides - high).max()  # of the second corner from the others, 0 or less within
+    return bool(touches or away > (high - low).max())
 
 
 def _unused(readers: list[_Reader]) -> list[str]:

@@ -2,9 +2,11 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from detection.data.folder_layout import SplitFiles, find_splits
+from detection.data.importing.yolo import looks_like_pose
 from tests.data.importing.formats import (
     HEIGHT,
     WIDTH,
@@ -97,6 +99,55 @@ def test_keypoints_are_left_out_where_the_yaml_has_them(tmp_path, capsys):
     assert converted("yolo", tmp_path, "--no-check") == 0
     assert read(tmp_path / "annotations/train.json")["annotations"][0]["bbox"] == ITS_BOX
     assert "keypoints of boxes, left out: 1" in capsys.readouterr().out
+
+
+POSES = """0 0.5 0.5 0.1 0.2 0.46 0.42 0.54 0.55
+0 0.7 0.6 0.2 0.3 0 0 0.62 0.7
+0 0.3 0.7 0.1 0.3 0.26 0.6 0.34 0.8
+"""
+OUTLINES = """0 0.4 0.3 0.6 0.3 0.6 0.7 0.4 0.7
+0 0.5 0.5 0.9 0.5 0.8 0.9
+0 0.1 0.1 0.3 0.12 0.25 0.3 0.12 0.28
+0 0.62 0.5 0.6 0.51 0.61 0.53 0.63 0.52
+"""
+
+
+def test_boxes_with_keypoints_are_no_outlines(tmp_path, capsys):
+    """Two keypoints of two numbers make as many values as an outline of four points."""
+    small(tmp_path, POSES)
+    words = ("a.txt, line 1: 3 of 3 lines of more than 5 values look like a box", "--points keypoints", "outlines")
+    fails(capsys, words, "yolo", tmp_path)
+    assert not (tmp_path / "annotations").exists()
+    assert converted("yolo", tmp_path, "--points", "keypoints", "--no-check") == 0
+    found = read(tmp_path / "annotations/train.json")["annotations"]
+    assert [a["bbox"] for a in found] == [[36, 16, 8, 8], [48, 18, 16, 12], [20, 22, 8, 12]]
+    assert converted("yolo", tmp_path, "--points", "outlines", "--no-check") == 0
+    assert read(tmp_path / "annotations/train.json")["annotations"][0]["bbox"] == [8, 8, 35.2, 14]
+    small(tmp_path, POSES.rsplit("\n", 2)[0])  # two lines show nothing
+    assert converted("yolo", tmp_path, "--no-check") == 0
+    small(tmp_path, "0 0.5 0.5 0.25 0.5 0.375 0.25 0.625 0.5 0.5 0.75\n" * 3)  # an outline behind its box
+    fails(capsys, ("look like a box with its keypoints or its outline behind it",), "yolo", tmp_path)
+
+
+def test_outlines_are_no_keypoints(tmp_path):
+    small(tmp_path, OUTLINES * 2 + POSES.splitlines()[0])
+    assert converted("yolo", tmp_path, "--no-check") == 0
+    boxes = [a["bbox"] for a in read(tmp_path / "annotations/train.json")["annotations"]]
+    assert boxes[:2] == [[32, 12, 16, 16], [40, 20, 32, 16]] and len(boxes) == 9
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_random_outlines_and_poses_are_told_apart(seed):
+    draw = np.random.default_rng(seed)
+    size, corners = draw.uniform(0.03, 0.5, 300), draw.integers(3, 20, 300)
+    centers = draw.uniform(size[:, None] / 2, 1 - size[:, None] / 2, (300, 2))
+    outlines, poses = [], []
+    for s, n, center in zip(size, corners, centers, strict=True):
+        turn, radius = np.sort(draw.uniform(0, 2 * np.pi, n)), draw.uniform(0.3, 1, n) * s / 2
+        outlines.append([*(center + np.stack([np.cos(turn), np.sin(turn)], 1) * radius[:, None]).ravel()])
+        poses.append([*center, s, s, *draw.uniform(center - s / 2, center + s / 2, (n, 2)).ravel()])
+    assert np.mean([looks_like_pose(values) for values in outlines]) < 0.05
+    assert np.mean([looks_like_pose(values) for values in poses]) > 0.4
 
 
 def test_shares_are_of_the_image_as_it_is_shown(tmp_path):
