@@ -1,6 +1,7 @@
 """A COCO file made from annotations of another format, and the report on it: what all converters share."""
 
 import argparse
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from detection.data.category_repair import without_placeholders
-from detection.data.images import image_size
+from detection.data.images import exchanges_sides, image_size
 from detection.data.importing.text import read_lines
 from detection.data.json_files import read_json
 from detection.errors import UserError
@@ -59,6 +60,7 @@ class CocoBuilder:
         coco: the data so far.
         clipped: number of boxes that left their image.
         without_size: a line for each box that was left out.
+        other_sizes: a line for each image whose size is not the one that its annotation has.
     """
 
     def __init__(
@@ -74,10 +76,16 @@ class CocoBuilder:
         self.folder, self.decimals, self.slack = folder, decimals, slack
         self.clipped = 0
         self.without_size: list[str] = []
+        self.other_sizes: list[str] = []
+        self._clips = True
         self._sources: dict[str, str] = {}
 
-    def add_image(self, name: str, source: str, remedy: str) -> tuple[int, int]:
+    def add_image(self, name: str, source: str, remedy: str, written: Sequence[object] = ()) -> tuple[int, int]:
         """Add an image that the annotation `source` names, and return its (width, height).
+
+        Where `written`, the width and height that the annotation has, is that of the image as it is stored, without its
+        EXIF orientation, or of the same image at another scale, boxes are likely to be drawn on such an image. It is
+        listed so then, with the boxes as they are: the doctor asks what they belong to, and converts them.
 
         Raises:
             UserError: it is not readable, or another annotation names it too, with the remedy for that.
@@ -85,15 +93,27 @@ class CocoBuilder:
         if name in self._sources:
             raise UserError(f"{source} and {self._sources[name]} both name {name}; {remedy}")
         self._sources[name] = source
-        width, height = image_size(self.folder / name)
+        size = listed = image_size(self.folder / name)
+        given = tuple(written)
+        if len(given) == 2 and all(type(side) is int and side > 0 for side in given) and given != size:
+            if self._is_another_form(given, size, name):
+                listed = given
+            use = "the image's size is used" if listed == size else "listed as written, for the doctor to ask"
+            self.other_sizes.append(f"{source} has {given}, {name} is {size}: {use}")
+        self._clips = listed == size
         images = self.coco["images"]
-        images.append({"id": len(images) + 1, "file_name": name, "width": width, "height": height})
-        return width, height
+        images.append({"id": len(images) + 1, "file_name": name, "width": listed[0], "height": listed[1]})
+        return size
+
+    def _is_another_form(self, written: tuple, size: tuple[int, int], name: str) -> bool:
+        x, y = size[0] / written[0], size[1] / written[1]
+        scaled = abs(x - 1) > 0.02 and abs(x / y - 1) < 0.02
+        return scaled or (written == size[::-1] and exchanges_sides(self.folder / name))
 
     def add_box(
         self, edges: Sequence[float], category: int, source: str, written: Sequence[float], **more: object
     ) -> None:
-        """Add a box of the last image, clipped to it; one without size is noted and left out.
+        """Add a box of the last image, clipped to it if that has its own size; one without size is left out and noted.
 
         Args:
             edges: x0, y0, x1, y1 in pixels from the image's edge.
@@ -103,7 +123,7 @@ class CocoBuilder:
             **more: further keys, such as `iscrowd`, which is 0 without.
         """
         image, annotations = self.coco["images"][-1], self.coco["annotations"]
-        limits = (image["width"], image["height"]) * 2
+        limits = self._limits() * 2
         inside = [min(max(edge, 0), limit) for edge, limit in zip(edges, limits, strict=True)]
         width, height = self._rounded(inside[2] - inside[0]), self._rounded(inside[3] - inside[1])
         if width <= 0 or height <= 0:
@@ -119,7 +139,7 @@ class CocoBuilder:
         """Add the upright box around outlines of one object, which are kept as its polygons; the area is theirs."""
         xs, ys = zip(*(point for outline in outlines for point in outline), strict=True)
         edges = (min(xs), min(ys), max(xs), max(ys))
-        width, height = (self.coco["images"][-1][side] for side in ("width", "height"))
+        width, height = self._limits()
         inside = [[(min(max(x, 0), width), min(max(y, 0), height)) for x, y in outline] for outline in outlines]
         # An outline along a line is the mask of nothing.
         solid = [outline for outline in inside if len(outline) > 2 and self._rounded(outline_area(outline)) > 0]
@@ -127,6 +147,11 @@ class CocoBuilder:
             polygons = [[round(value, 6) for point in outline for value in point] for outline in solid]
             more = {"segmentation": polygons, "area": self._rounded(sum(map(outline_area, solid)))} | more
         self.add_box(edges, category, source, edges, **more)
+
+    def _limits(self) -> tuple[float, float]:
+        """Return where boxes of the last image are cut, to the right and below."""
+        image = self.coco["images"][-1]
+        return (image["width"], image["height"]) if self._clips else (math.inf, math.inf)
 
     def _rounded(self, value: float) -> float:
         return value if self.decimals is None else round(value, self.decimals)

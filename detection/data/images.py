@@ -85,6 +85,12 @@ def image_size(path: Path) -> tuple[int, int]:
         return (image.height, image.width) if exif_orientation(image) in _SWAPPING else image.size
 
 
+def exchanges_sides(path: Path) -> bool:
+    """Return whether an image's EXIF orientation makes its width of its height; raises as `read_image`."""
+    with _opened(Path(path)) as image:
+        return exif_orientation(image) in _SWAPPING
+
+
 def exif_orientation(image: Image.Image) -> int:
     """Return an image's EXIF orientation; 1 (upright) where it has none, or one that EXIF does not define."""
     orientation = image.getexif().get(ExifTags.Base.Orientation, 1)

@@ -126,6 +126,16 @@ def read_categories(given: str | None, files: dict[str, VocFile]) -> dict[str, i
     return named_categories(given, dict(sorted(uses.items())))
 
 
+def _require_pixels(files: list[VocFile]) -> None:
+    """Refuse corners that are shares of their images' sides: in pixels, all boxes would be in the first one."""
+    found = [(file.path, corner) for file in files for item in file.objects for corner in item.corners]
+    if found and all(0 <= corner <= 1 for _, corner in found):
+        raise UserError(
+            f"{found[0][0]}: the corners of all boxes are from 0 to 1, shares of the image's sides, but VOC's are in "
+            "pixels: multiply them by the width and the height"
+        )
+
+
 class ImageFolder:
     """Finds the images of annotation files in a folder, not in folders below it."""
 
@@ -178,13 +188,12 @@ def convert(options: argparse.Namespace) -> list[Conversion]:
     chosen = read_ids(options.ids, files) if options.ids else list(files)
     categories, first_pixel = read_categories(options.categories, files), options.first_pixel
     info = {"description": "converted from Pascal VOC", "first_pixel": first_pixel}
-    builder, images, sizes = CocoBuilder(info, options.images, categories), ImageFolder(options.images), []
+    _require_pixels([files[stem] for stem in chosen])
+    builder, images = CocoBuilder(info, options.images, categories), ImageFolder(options.images)
     flagged = Counter[str]()
     for file in (files[stem] for stem in chosen):
         name = images.find(file)
-        size = builder.add_image(name, str(file.path), "leave one of them out")
-        if file.size not in (None, size):
-            sizes.append(f"{file.path.name} has {file.size}, {name} is {size}: the image's size is used")
+        builder.add_image(name, str(file.path), "leave one of them out", file.size or ())
         for number, item in enumerate(file.objects, 1):
             edges, source = box_edges(item.corners, first_pixel), f"{file.path.name}, object {number}, {item.name}"
             before = len(builder.coco["annotations"])
@@ -200,7 +209,7 @@ def convert(options: argparse.Namespace) -> list[Conversion]:
     }
     lists = {
         "boxes without size, left out": builder.without_size,
-        "images of another size than in their annotation, boxes as written": sizes,
+        "images of another size than in their annotation, boxes as written": builder.other_sizes,
     }
     report = conversion_report(builder.coco, counts, lists)
     return [Conversion(options.out, builder.coco, report, options.images)]

@@ -229,6 +229,37 @@ def test_the_images_size_counts(voc, capsys):
     assert "than in their annotation, boxes as written: 1" in text and "a.xml has (100, 100), a.jpg is (60, 40)" in text
 
 
+def test_boxes_of_another_form_of_an_image_are_not_cut(voc, capsys, tmp_path):
+    """Drawn on an image twice as large, or on the pixels as stored: the doctor can still convert them."""
+    voc.add("a", thing("dog", (11, 21, 50, 60)), size=(120, 80))
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6
+    voc.add("b", thing("dog", (1, 1, 60, 20)), size=(60, 40))
+    Image.effect_noise((60, 40), 40).convert("RGB").save(voc.images / "b.jpg", exif=turned)
+    assert voc.run("--no-check") == 0
+    data, text = voc.read(), capsys.readouterr().out
+    assert [(image["width"], image["height"]) for image in data["images"]] == [(120, 80), (60, 40)]
+    assert [item["bbox"] for item in data["annotations"]] == [[10, 20, 40, 40], [0, 0, 60, 20]]
+    assert "boxes as written: 2" in text and "clipped" not in text
+    assert "a.xml has (120, 80), a.jpg is (60, 40): listed as written, for the doctor to ask" in text
+    for reading, boxes in (("scaled", [[5, 10, 20, 20]]), ("raw", [[20, 0, 20, 60]])):
+        image = data["images"][reading == "raw"]
+        one = {**data, "images": [image]}
+        one["annotations"] = [item for item in data["annotations"] if item["image_id"] == image["id"]]
+        (tmp_path / "one.json").write_text(json.dumps(one))
+        arguments = [tmp_path / "one.json", voc.images, "--fix", tmp_path / "fixed.json", "--boxes", reading]
+        doctor.main(list(map(str, arguments)))
+        assert [item["bbox"] for item in json.loads((tmp_path / "fixed.json").read_text())["annotations"]] == boxes
+
+
+def test_shares_of_the_sides_are_refused(voc, capsys):
+    voc.add("a", thing("dog", (0.1, 0.2, 0.5, 0.9)))
+    voc.add("b", thing("dog", (0, 0, 1, 1)))
+    fails(voc, capsys, "a.xml: the corners of all boxes are from 0 to 1", "multiply them by the width and the height")
+    voc.add("c", thing("dog", (0, 0, 2, 1)))
+    assert voc.run("--no-check") == 0
+
+
 def test_a_missing_size_is_read_from_the_image(voc):
     voc.add("a", thing("dog", (1, 1, 9, 9)))
     path = voc.annotations / "a.xml"

@@ -63,7 +63,7 @@ def convert(options: argparse.Namespace) -> list[Conversion]:
     counts: dict[str, object] = {**reader.counts, "boxes clipped to their image": builder.clipped}
     lists = {
         "boxes without size, left out": builder.without_size,
-        "images of another size than in the XML, boxes as written": reader.sizes,
+        "images of another size than in the XML, boxes as written": builder.other_sizes,
         "images that are not there, left out with their annotations": finder.left_out,
     }
     return [Conversion(options.out, builder.coco, conversion_report(builder.coco, counts, lists), options.images)]
@@ -96,14 +96,12 @@ class _Reader:
         self.builder = builder
         self.ids = {entry["name"]: entry["id"] for entry in builder.coco["categories"]}
         self.counts: Counter[str] = Counter()
-        self.sizes: list[str] = []
 
     def add_image(self, entry: ElementTree.Element, file: str, where: str) -> None:
         """Add an image and all of its shapes."""
-        size = self.builder.add_image(file, where, "leave one of them out")
-        listed = (entry.get("width"), entry.get("height"))
-        if None not in listed and listed != tuple(map(str, size)):
-            self.sizes.append(f"{where} has {' × '.join(map(str, listed))}, {file} is {size[0]} × {size[1]}")
+        listed = [entry.get(side, "") for side in ("width", "height")]
+        written = [int(side) for side in listed if side.isdecimal()]
+        self.builder.add_image(file, where, "leave one of them out", written)
         for row, shape in enumerate(entry, 1):
             place = f"{where}, <{shape.tag}> {row}"
             if shape.tag in _SHAPES:

@@ -80,22 +80,20 @@ def convert(options: argparse.Namespace) -> list[Conversion]:
     builder = CocoBuilder({"description": "converted from LabelMe"}, options.images, categories, decimals=6)
     remedy = "write the image's folder in imagePath"
     finder = LabeledImages(options.images, options.skip_missing, remedy=remedy)
-    counts, sizes = Counter[str](), []
+    counts = Counter[str]()
     written = [_image(file, options.source, finder) for file in files]
     found = finder.find(written, [str(file.path) for file in files])
     for file, name in zip(files, found, strict=True):
         if name is None:
             continue
-        size = builder.add_image(name, str(file.path), "leave one of them out")
-        if None not in file.size and file.size != size:
-            sizes.append(f"{file.path} has {file.size}, {name} is {size}: the image's size is used")
+        builder.add_image(name, str(file.path), "leave one of them out", file.size)
         for shapes in _objects(file.shapes, counts):
             _add(builder, shapes, categories, counts)
     counts["difficult shapes, written as iscrowd 1"] = sum(item["iscrowd"] for item in builder.coco["annotations"])
     shown: dict[str, object] = {**counts, "boxes clipped to their image": builder.clipped}
     lists = {
         "boxes without size, left out": builder.without_size,
-        "images of another size than in their annotation, boxes as written": sizes,
+        "images of another size than in their annotation, boxes as written": builder.other_sizes,
         "JSON files without shapes, not read": others,
         "images that are not there, left out with their annotations": finder.left_out,
         "JSON files that several images fit, left out": finder.ambiguous,
