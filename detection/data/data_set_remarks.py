@@ -12,7 +12,14 @@ from detection.data.image_checks import ImageFacts
 from detection.data.image_paths import IMAGE_SUFFIXES
 from detection.data.placeholders import placeholder_remark, placeholder_rows
 from detection.data.readable_values import flag
-from detection.data.remarks import counted, name_remarks, object_remarks, objects_of_tables
+from detection.data.remarks import (
+    counted,
+    divided_files,
+    divided_remark,
+    name_remarks,
+    object_remarks,
+    objects_of_tables,
+)
 
 DARK = 20
 """An image whose brightest pixel, of 255, is below this is nearly black."""
@@ -43,8 +50,10 @@ def data_set_remarks(data: dict, tables: Tables, facts: ImageFacts, folder: Path
         outside = partly_outside(tables.boxes, *np.where(sizes > 0, sizes, np.inf).T)
         outside &= (tables.image_rows >= 0) & (tables.category_rows >= 0) & ~tables.iscrowd
         remarks += counted(tables.annotation_ids[outside].tolist(), "boxes reach outside their image and are clipped")
+    divided = divided_files(tables.file_names, objects)
+    remarks += divided_remark([*divided], "--fix OUT.json")
     names = Counter(name for name in tables.file_names if name)
-    several = [name for name, times in names.items() if times > 1]
+    several = [name for name, times in names.items() if times > 1 and name not in divided]
     remarks += counted(several, "files are listed as several images", "file")
     remarks += _image_remarks(tables, facts, finding)
     return remarks + counted(_unlisted(tables.file_names, folder), "image files in the folder are not listed", "file")

@@ -174,8 +174,10 @@ def _images_of(path: Path, split: str, folder: Path) -> Path:
         if all(_is_file(candidate / name) for name in names):
             return candidate
     others = [place for place in _folders(folder) if all(_is_file(place / name) for name in names)]
-    # Exporters number the images of each split from 1.
-    others = [place for place in others if split in map(_split_of, place.relative_to(folder).parts)] or others
+    # Exporters number the images of each split from 1: the same names may be in a folder that names none.
+    named = [place for place in others if split in map(_split_of, place.relative_to(folder).parts)]
+    shared = [place for place in (folder / "images", folder, folder / "JPEGImages") if place in others]
+    others = named or shared[:1] or others
     if len(others) == 1:
         return others[0]
     if others:
@@ -199,7 +201,7 @@ def _first_names(path: Path) -> list[str]:
 
 
 def _likely(path: Path, split: str, folder: Path) -> Iterable[Path]:
-    """Yield the folders that layouts have, the special first."""
+    """Yield the folders of the split that layouts have."""
     year = re.search(r"\d{4}$", path.stem)
     names = [f"{name}{year[0]}" for name in SPLITS[split] if year] + list(SPLITS[split])
     if path.parent != folder and _split_of(path.parent.name):
@@ -208,7 +210,6 @@ def _likely(path: Path, split: str, folder: Path) -> Iterable[Path]:
         yield from (path.parent.parent / "images", path.parent.parent)
     for name in names:
         yield from (folder / name, folder / "images" / name, folder / name / "images")
-    yield from (folder / "images", folder, folder / "JPEGImages")
 
 
 def _is_file(path: Path) -> bool:

@@ -108,6 +108,48 @@ def name_remarks(names: Sequence[str]) -> list[str]:
     return counted(several, what, "name")
 
 
+def divided_files(names: Sequence[str], objects: Objects) -> dict[str, list[int]]:
+    """Return the images of each file that is listed as several, with different objects in at least two of them.
+
+    Exporters that write an image for each box do so. Files of which two images have nearly the same box of a category
+    are not among them: somebody annotated those twice.
+
+    Args:
+        names: of the N images' files.
+        objects: of the images.
+    """
+    images: dict[str, list[int]] = defaultdict(list)
+    if len(set(names)) < len(names):
+        for row, name in enumerate(names):
+            images[name].append(row)
+    several = {name: rows for name, rows in images.items() if name and len(rows) > 1}
+    order = np.argsort(objects.image_rows, kind="stable")
+    owners = objects.image_rows[order]
+
+    def is_divided(rows: list[int]) -> bool:
+        parts = [order[slice(*np.searchsorted(owners, [row, row + 1]))] for row in rows]
+        number = np.repeat(range(len(parts)), list(map(len, parts)))  # which image each object is of
+        every = np.concatenate(parts)
+        boxes, labels = objects.boxes[every], objects.category_rows[every]
+        low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
+        sides = np.minimum(high[:, None], high) - np.maximum(low[:, None], low)  # (m, m, 2)
+        shared, areas = sides.clip(min=0).prod(axis=2), boxes[:, 2:].prod(axis=1)
+        alike = shared > 0.7 * (areas[:, None] + areas - shared)
+        alike &= (labels[:, None] == labels) & (number[:, None] != number)
+        return len(np.unique(number)) > 1 and not alike.any()
+
+    return {name: rows for name, rows in several.items() if is_divided(rows)}
+
+
+def divided_remark(names: Sequence[str], remedy: str) -> list[str]:
+    """Return the remark on the names of `divided_files`."""
+    what = (
+        f"files are listed as several images with different objects, which are background in one another; {remedy} "
+        "joins them"
+    )
+    return counted(list(names), what, "file")
+
+
 def _repeats(rows: np.ndarray) -> np.ndarray:
     """Return the positions of rows that an earlier row equals."""
     if len(rows) == 0:
@@ -132,6 +174,8 @@ def training_remarks(train: CocoIndex, val: CocoIndex, train_images: Path, val_i
         if finding := reading_of(objects):
             remarks.append(f"{index.path}: {finding.sentence}; {doctor} examines it with the images, and converts")
         remarks += [f"{index.path}: {remark}" for remark in object_remarks(objects)]
+        divided = divided_files([index.file_name(row) for row in range(len(index))], objects)
+        remarks += [f"{index.path}: {remark}" for remark in divided_remark([*divided], f"{doctor} with --fix OUT.json")]
         names = [category.name for category in index.categories]
         remarks += [f"{index.path}: {remark}" for remark in name_remarks(names)]
         remarks += [f"{index.path}: {placeholder_remark(category.name)}" for category in index.left_out]

@@ -14,6 +14,7 @@ from detection.data.category_repair import repaired_categories, shifted_ids
 from detection.data.checks import Problem, Tables, clip_boxes, examine, partly_outside, shortened
 from detection.data.image_checks import SIZE_KIND, ImageFacts
 from detection.data.reading_repair import converted, is_area
+from detection.data.remarks import divided_files, objects_of_tables
 from detection.errors import UserError
 
 _SIZE_KINDS = {SIZE_KIND} | {f"{what} {key}" for what in ("bad", "missing") for key in ("width", "height")}
@@ -94,7 +95,24 @@ def repair(
     _renumber(entries, problems, notes)
     if not any(not entry.get("iscrowd") for entry in entries.values()):
         raise UserError(f"{path}: no box would be left after repair ({'; '.join(notes) or 'the file has none'}).")
-    return {**data, "images": [images[row] for row in kept], "annotations": list(entries.values())}
+    fixed = {**data, "images": [images[row] for row in kept], "annotations": list(entries.values())}
+    return _with_joined_images(fixed, path, notes)
+
+
+def _with_joined_images(data: dict, path: Path, notes: Notes) -> dict:
+    """Return the data with one image of each file that was listed as several with different objects."""
+    tables, _ = examine(data, path)
+    target: dict[object, object] = {}
+    for rows in divided_files(tables.file_names, objects_of_tables(tables)).values():
+        first, *others = (data["images"][row]["id"] for row in rows)
+        target |= dict.fromkeys(others, first)
+    notes.changed("joined", "image", "with another of the same file, which had others of its objects", list(target))
+    images = [image for image in data["images"] if image["id"] not in target]
+    annotations = [
+        {**entry, "image_id": target[entry["image_id"]]} if entry["image_id"] in target else entry
+        for entry in data["annotations"]
+    ]
+    return {**data, "images": images, "annotations": annotations}
 
 
 def _ids(entries: Sequence[dict] | dict[int, dict], rows: Iterable[int]) -> list[object]:

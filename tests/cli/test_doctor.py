@@ -7,8 +7,10 @@ import pytest
 from PIL import Image
 
 from detection.cli import doctor
+from detection.data.checks import examine
 from detection.data.coco_index import load_index
 from detection.data.dataset import match_categories
+from detection.data.remarks import divided_files, objects_of_tables
 from tests.coco_files import small, write, write_image
 from tests.data.mutations import draw_set
 from tests.hostile_names import KINDS, printed
@@ -647,3 +649,28 @@ def test_a_reading_that_is_given_holds_for_masks_but_for_their_order(tmp_path, c
     assert [a["bbox"] for a in fixed] == [[4, 6, 16, 6], [1, 4, 2, 2], [4, 6, 16, 6]]
     assert [a["area"] for a in fixed] == pytest.approx([48, 4, 96])
     assert "segmentation" in fixed[1]  # its pixels need no conversion
+
+
+def test_images_of_one_file_that_have_different_objects_are_joined(tmp_path, capsys):
+    """Some exporters write an image for each box: the others' objects would be background."""
+    data = small()
+    data["images"] = [{"id": n, "file_name": name, "width": 40, "height": 30} for n, name in enumerate("aabbcc", 1)]
+    for image in data["images"]:
+        image["file_name"] += ".png"
+    boxes = {1: [1, 1, 9, 9], 2: [20, 5, 9, 9], 3: [5, 5, 10, 10], 4: [6, 5, 10, 10], 5: [5, 5, 10, 10]}
+    data["annotations"] = [
+        {"id": n, "image_id": n, "category_id": 3, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+        for n, box in boxes.items()
+    ]
+    path = write(tmp_path, data)
+    _, report, _ = _run(capsys, path, tmp_path / "images", "--fix", tmp_path / "fixed.json")
+    assert "1 files are listed as several images with different objects, which are background in one" in report
+    assert "--fix OUT.json joins them: file a.png" in report
+    assert "2 files are listed as several images: file b.png, c.png" in report
+    assert "joined 1 image (with another of the same file, which had others of its objects): id 2" in report
+    fixed = json.loads((tmp_path / "fixed.json").read_text())
+    assert [image["id"] for image in fixed["images"]] == [1, 3, 4, 5, 6]
+    assert [a["image_id"] for a in fixed["annotations"]] == [1, 1, 3, 4, 5]
+    data["annotations"][3]["category_id"] = 9  # another object in the same place
+    divided = divided_files([image["file_name"] for image in data["images"]], objects_of_tables(examine(data, path)[0]))
+    assert divided == {"a.png": [0, 1], "b.png": [2, 3]}

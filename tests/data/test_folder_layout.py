@@ -48,6 +48,14 @@ def test_layouts(tmp_path, name, splits, file_name):
         assert files.images == tmp_path / images.format(split=split)
 
 
+def test_a_folder_of_the_splits_name_goes_before_one_of_none(tmp_path):
+    """Train's images in `images`, those of val, of the same names, in `val_images`."""
+    make(tmp_path, "{split}.json", "images", ("train", "val"), file_name="0.png")
+    write_image(tmp_path / "val_images/0.png", 8, 8)
+    found = find_splits(tmp_path)
+    assert (found["train"].images, found["val"].images) == (tmp_path / "images", tmp_path / "val_images")
+
+
 def test_names_with_folders_are_relative_to_the_folder(tmp_path):
     make(tmp_path, "annotations/{split}.json", ".", names=("/a.png",))
     assert {files.images for files in find_splits(tmp_path).values()} == {tmp_path}

@@ -49,3 +49,14 @@ def test_names_that_are_nearly_anothers(tmp_path):
     index = load_index(write(tmp_path, data))
     (remark,) = [text for text in training_remarks(index, index, tmp_path, tmp_path) if "nearly another's" in text]
     assert remark.endswith("name 'traffic light', 'Traffic_Light', 'Ⅳ', 'iv'") and ": 4 categories have" in remark
+
+
+def test_an_image_for_each_box_is_named(tmp_path):
+    data = small()
+    image, box = data["images"][0], data["annotations"][0]
+    data["images"] = [{**image, "id": n} for n in (1, 2)]
+    boxes = ([0, 0, 4, 4], [5, 5, 4, 4])
+    data["annotations"] = [{**box, "id": n, "image_id": n, "bbox": b} for n, b in enumerate(boxes, 1)]
+    index = load_index(write(tmp_path, data))
+    remarks = training_remarks(index, index, tmp_path, tmp_path)
+    assert sum("files are listed as several images with different objects" in remark for remark in remarks) == 1
