@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from detection.analysis.visualize import distinct_colors, draw_boxes
@@ -245,9 +245,8 @@ def _as_tensor(image: object, name: str) -> Tensor:
     """An image (3, H, W), uint8 or float32 in [0, 1]; `name` is for errors."""
     if isinstance(image, str | Path):
         return _channels_first(read_image(image))
-    if isinstance(image, Image.Image):
-        upright = ImageOps.exif_transpose(image)
-        return _channels_first(to_rgb(upright, Path(getattr(image, "filename", "") or "in memory")))
+    if isinstance(image, Image.Image) and 0 not in image.size:
+        return _channels_first(to_rgb(image, Path(getattr(image, "filename", "") or "in memory")))
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape[2:] == (3,) and image.size:
         return _channels_first(image.copy())
     if isinstance(image, Tensor) and image.shape[:-2] == (3,) and image.numel():
@@ -273,4 +272,6 @@ def _in_unit_range(image: Tensor, name: str) -> Tensor:
 def _description(image: object) -> str:
     if isinstance(image, np.ndarray | Tensor):
         return f"{type(image).__name__} of {str(image.dtype).removeprefix('torch.')} {tuple(image.shape)}"
+    if isinstance(image, Image.Image):
+        return f"{type(image).__name__} of {image.size[0]}x{image.size[1]} pixels"
     return type(image).__name__

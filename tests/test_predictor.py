@@ -231,6 +231,7 @@ def test_a_run_predicts_in_its_precision(run, photos, tmp_path, precision):
         (torch.zeros(4, 5, 3), "Tensor of float32 (4, 5, 3)"),
         (torch.zeros(3, 4, 5, dtype=torch.int64), "Tensor of int64 (3, 4, 5)"),
         (torch.zeros(3, 4, 0), "Tensor of float32 (3, 4, 0)"),
+        (Image.new("RGB", (0, 5)), "Image of 0x5 pixels"),
         ([np.zeros((4, 5, 3), np.uint8)] * 3 + [3.5], "images[3]: … got float"),
         ([[np.zeros((4, 5, 3), np.uint8)]], "images[0]: … got list"),
     ],

@@ -70,11 +70,33 @@ def load_image(path: str | Path) -> LoadedImage:
     """Decode an image file, with what was done to it; raises as `read_image`."""
     path = Path(path)
     with _opened(path) as image:
-        orientation = exif_orientation(image)
-        image.load()
-        depth, pixels = _pixels(image, path)
-        # Pillow turns a TIFF upright as it loads it, and takes its orientation away.
-        return LoadedImage(_upright(pixels, exif_orientation(image)), orientation, depth)
+        return _loaded(image, path)
+
+
+def to_rgb(image: Image.Image, path: Path) -> np.ndarray:
+    """Return an image's pixels as `read_image` has those of its file.
+
+    Args:
+        image: of Pillow.
+        path: its file, or a name for messages.
+
+    Raises:
+        UserError: it is truncated, or of a kind whose brightness scale is unknown.
+    """
+    try:
+        return _loaded(image, path).pixels
+    except UserError:
+        raise
+    except Exception as error:  # as in `_opened`
+        raise _damaged(path, error) from None
+
+
+def _loaded(image: Image.Image, path: Path) -> LoadedImage:
+    orientation = exif_orientation(image)
+    image.load()
+    depth, pixels = _pixels(image, path)
+    # Pillow turns a TIFF upright as it loads it, and takes its orientation away.
+    return LoadedImage(_upright(pixels, exif_orientation(image)), orientation, depth)
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -95,11 +117,6 @@ def exif_orientation(image: Image.Image) -> int:
     """Return an image's EXIF orientation; 1 (upright) where it has none, or one that EXIF does not define."""
     orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
-
-
-def to_rgb(image: Image.Image, path: Path) -> np.ndarray:
-    """Return an image's pixels, (H, W, 3) uint8 RGB; `path` is for the `UserError` where their scale is unknown."""
-    return _pixels(image, path)[1]
 
 
 @contextmanager
@@ -124,7 +141,11 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         million = MAX_PIXELS // 1_000_000
         raise UserError(f"image {path} has more than {million} million pixels: cut it into tiles.") from None
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more.
-        raise UserError(f"image {path} is truncated or damaged ({error}): copy it again, or leave it out.") from None
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    return UserError(f"image {path} is truncated or damaged ({error}): copy it again, or leave it out.")
 
 
 def _instead_of_an_image(path: Path) -> str:
@@ -190,7 +211,7 @@ def _deep_color(pixels: np.ndarray, image: Image.Image, path: Path) -> tuple[int
     """Read a nearly black RGB image again if its file has 16 bits a color, of which Pillow keeps the upper 8."""
     import cv2
 
-    found = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    found = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) if path.is_file() else None
     if found is None or found.dtype != np.uint16 or found.shape != pixels.shape or not found.any():
         return 8, pixels
     return _scaled(found[:, :, ::-1], image, path)  # OpenCV reads BGR

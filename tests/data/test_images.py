@@ -1,5 +1,6 @@
 import io
 import os
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from PIL import Image
 
 from detection.data.image_paths import leaves_folder, missing_and_escaping, resolve_image
-from detection.data.images import image_size, load_image, read_image
+from detection.data.images import image_size, load_image, read_image, to_rgb
 from detection.errors import UserError
 
 # 3 wide, 2 high; all six pixels differ.
@@ -188,6 +189,25 @@ def test_white_is_zero_is_turned_over(tmp_path):
     inverted = (65535 - GRAY * 257).astype(np.uint16)
     path = _save(tmp_path / "a.tif", Image.fromarray(inverted), tiffinfo={262: 0})
     assert (read_image(path)[:, :, 0] == GRAY).all()
+    assert (to_rgb(Image.open(path), path)[:, :, 0] == GRAY).all()
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "jpg"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_opened_image_is_read_as_its_file(tmp_path, orientation, suffix):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"a.{suffix}"
+    Image.effect_noise((9, 5), 90).save(path, exif=exif)
+    assert (to_rgb(Image.open(path), path) == read_image(path)).all()
+
+
+def test_a_truncated_image_in_memory_is_named(tmp_path):
+    buffer = io.BytesIO()
+    Image.effect_noise((60, 50), 90).save(buffer, "JPEG")
+    image = Image.open(io.BytesIO(buffer.getvalue()[:-500]))
+    with pytest.raises(UserError, match="image in memory is truncated or damaged"):
+        to_rgb(image, Path("in memory"))
 
 
 def test_signed_pixels_are_named(tmp_path):
