@@ -5,6 +5,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from detection.evaluation.errors import no_calibration
+
 BAR = "tab:blue"
 ALL = "0.6"
 
@@ -25,7 +27,7 @@ def plot_errors(errors: dict[str, Any]) -> Figure:
     left.set_xlim(0, max(0.05, 1.2 * max(gains.values())))
     left.grid(axis="x", alpha=0.3)
     if errors["calibration"] is None:
-        right.set_title("No calibration: scores are not between 0 and 1")
+        right.set_title(f"No calibration: {no_calibration(errors)}")
         right.set_axis_off()
         return figure
     _plot_calibration(right, errors["calibration"])

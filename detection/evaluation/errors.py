@@ -4,7 +4,9 @@ Bolya et al., "TIDE: A General Toolbox for Identifying Object Detection Errors",
 of 0.5; a detection that overlaps every box by less than 0.1 is background.
 
 On 300 images drawn at random all counts were those of the paper's program (tidecv 1.0.1), but for background on images
-without ground truth, which it leaves out, and gains of AP50 within 0.003 of its (2026-11-27, hotcoco 1.3.0).
+without ground truth, which it leaves out, and gains of AP50 within 0.003 of its (2026-11-27, hotcoco 1.3.0). A class of
+which nothing was detected has no object left once its missed ones are mended; hotcoco then counts its AP as 0, and the
+paper's program leaves the class out of the mean, as is done here.
 """
 
 import csv
@@ -17,6 +19,8 @@ import numpy as np
 from detection.errors import UserError
 from detection.evaluation.coco import renumbered
 from detection.evaluation.columns import CocoDataset, CocoResults, class_names, known_results, positions
+from detection.evaluation.curves import Matching, match_results
+from detection.evaluation.matching import FALSE_POSITIVE, IGNORED, overlapping_pairs
 from detection.names import csv_name, short_names
 from detection.reports.document import markdown_table
 
@@ -29,6 +33,8 @@ KINDS = {
     "Miss": "missed",
 }
 """TIDE's kinds of error, as hotcoco and here."""
+MATCH_IOU, BACKGROUND_IOU = 0.5, 0.1
+"""IoU from which a box matches an object, and below which it is on background."""
 OBJECTS = {"no objects": 0, "1 object": 1, "2 to 4 objects": 4, "5 to 9 objects": 9, "10 objects or more": 1 << 30}
 """Subsets of images by their most ground-truth boxes, crowds left out."""
 OVERLAPPING = ("overlapping objects", "no overlapping objects")
@@ -51,10 +57,11 @@ def analyze_errors(
         confident: score from which a detection that fits no annotation makes the annotations doubtful.
 
     Returns:
-        Plain data: `delta_AP50` (what AP50 would gain if all errors of a kind were mended, by kind, and `all false
-        positives`, `all missed`), `counts` by kind, `calibration` (`error`, the expected calibration error, `largest`
-        and `bins`), `subsets` (`images`, `AP` and `AP50` of images by number of objects, with and without overlapping
-        ones, and by `slice_by`: `KEY value` and `no KEY`, or `KEY=value` and `without KEY` where a name is taken) and
+        Plain data: `detections` (their number), `delta_AP50` (what AP50 would gain if all errors of a kind were
+        mended, by kind, and `all false positives`, `all missed`), `counts` by kind, `calibration` (`error`, the
+        expected calibration error, `largest` and `bins`; None without detections, or where a score is not in [0, 1]),
+        `subsets` (`images`, `AP` and `AP50` of images by number of objects, with and without overlapping ones, and by
+        `slice_by`: `KEY value` and `no KEY`, or `KEY=value` and `without KEY` where a name is taken) and
         `label_errors` (`file_name`, `image_id`, `kind`, `class`, `box` xywh, `score`, and of a wrong label
         `annotation_id` and `annotated`), the most confident first.
 
@@ -73,17 +80,19 @@ def analyze_errors(
     evaluation.evaluate()
     found = evaluation.tide_errors()
     # Of scores that are no probabilities, such as percentages or logits, hotcoco raises.
-    are_shares = all(0 <= detection["score"] <= 1 for detection in detections["annotations"])
-    calibration = evaluation.calibration() if are_shares else None
+    scores = [detection["score"] for detection in detections["annotations"]]
+    calibration = evaluation.calibration() if scores and all(0 <= score <= 1 for score in scores) else None
     candidates = evaluation.image_diagnostics(score_thr=confident)["label_errors"]
     evaluation.accumulate()
     places = positions(ground_truth["images"])
     sliced = evaluation.slice_by({name: [places[i] + 1 for i in ids] for name, ids in subsets.items() if ids})
     gains = {**{KINDS[kind]: found["delta_ap"][kind] for kind in KINDS}}
     gains |= {"all false positives": found["delta_ap"]["FP"], "all missed": found["delta_ap"]["FN"]}
+    gains |= _gains_of_missed(gains, found["ap_base"], match_results(ground_truth, results))
     return {
         "delta_AP50": gains,
         "counts": {name: found["counts"][kind] for kind, name in KINDS.items()},
+        "detections": len(scores),
         "calibration": calibration
         and {"error": calibration["ece"], "largest": calibration["mce"], "bins": calibration["bins"]},  # fmt: skip
         "subsets": {
@@ -121,11 +130,16 @@ def errors_table(errors: dict[str, Any]) -> str:
     calibration, number = errors["calibration"], len(errors["label_errors"])
     fit = "detections fit" if number != 1 else "detection fits"
     if calibration is None:
-        calibrated = "no calibration error, as scores are not between 0 and 1"
+        calibrated = f"no calibration error, as {no_calibration(errors)}"
     else:
         calibrated = f"calibration error {calibration['error']:.3f} (a score is off by so much on average)"
     tables.append(f"{calibrated}; {number} confident {fit} no annotation, which may be wrong or missing")
     return "\n\n".join(tables)
+
+
+def no_calibration(errors: dict[str, Any]) -> str:
+    """Return why there is no calibration, to end a sentence."""
+    return "scores are not between 0 and 1" if errors["detections"] else "nothing was detected"
 
 
 def label_errors_csv(errors: dict[str, Any]) -> str:
@@ -138,6 +152,40 @@ def label_errors_csv(errors: dict[str, Any]) -> str:
         names = {key: csv_name(row[key]) for key in ("file_name", "class", "annotated") if key in row}
         writer.writerow({**row, **names, **dict(zip("xywh", row["box"], strict=True))})
     return text.getvalue()
+
+
+def _gains_of_missed(gains: dict[str, float], ap50: float, matching: Matching) -> dict[str, float]:
+    """Leave the classes that mending missed objects empties out of the mean, in which hotcoco counts them as 0."""
+    targets = matching.targets
+    number = np.bincount(targets.category[~targets.crowd], minlength=len(targets.names))
+    detected = np.unique(matching.detections.category[matching.matched != IGNORED])
+    undetected = number > 0
+    undetected[detected] = False
+    reached = np.zeros_like(undetected)
+    reached[targets.category[_reached_by_wrong_class(matching)]] = True
+    classes = int((number > 0).sum())
+    mended = {}
+    for kind, emptied in ((KINDS["Miss"], undetected & ~reached), ("all missed", undetected)):
+        left = classes - int(emptied.sum())
+        # Without any class left nothing is missed, and nothing was detected.
+        mended[kind] = (gains[kind] + ap50) * classes / left - ap50 if left else 1 - ap50
+    return mended if classes else {}
+
+
+def _reached_by_wrong_class(matching: Matching) -> np.ndarray:
+    """Indices of the ground-truth boxes whose own class a detection of another would have to be: TIDE's kind `Cls`."""
+    targets = matching.targets
+    false = matching.detections.select(matching.matched == FALSE_POSITIVE)
+    detection, ground_truth, iou = overlapping_pairs(false, targets, BACKGROUND_IOU, same_category=False)
+    real = ~targets.crowd[ground_truth]
+    detection, ground_truth, iou = detection[real], ground_truth[real], iou[real]
+    same = false.category[detection] == targets.category[ground_truth]
+    best = np.zeros((2, len(false.score)))  # IoU with objects of other classes, and of the detection's own
+    np.maximum.at(best, (same.astype(int), detection), iou)
+    # A box of its own class that it fits poorly comes first: such a detection is of the kind `Loc`.
+    poor = (best[1] >= BACKGROUND_IOU) & (best[1] < MATCH_IOU)
+    wrong = ~same & (iou >= MATCH_IOU) & (iou == best[0, detection]) & ~poor[detection]
+    return ground_truth[wrong]
 
 
 def _by_objects(ground_truth: CocoDataset) -> dict[str, list[int]]:

@@ -9,7 +9,7 @@ import pytest
 from detection.cli import evaluate as command
 from detection.errors import UserError
 from detection.evaluation import evaluate_detections, metrics_table, write_evaluation
-from detection.evaluation.errors import KINDS, analyze_errors, label_errors_csv
+from detection.evaluation.errors import KINDS, analyze_errors, errors_table, label_errors_csv
 
 pytest.importorskip("hotcoco")
 
@@ -59,6 +59,36 @@ def test_a_duplicate_and_a_miss():
     assert errors["counts"] == {**dict.fromkeys(KINDS.values(), 0), "duplicate": 1, "missed": 3}
     # cat: 2 of 3 found, dog: 0 of 2
     assert errors["delta_AP50"]["all missed"] > 0.1 > errors["delta_AP50"]["duplicate"] > 0
+
+
+SIX = {i: {} for i in range(1, 7)}
+
+
+def test_missed_objects_of_a_class_that_is_never_predicted():
+    """All cats are found and no dog is: without missed objects there is no dog, and an AP50 of 1 from 0.5 (TIDE)."""
+    truth = data(SIX, [(i, 1 if i <= 3 else 2, BOX) for i in SIX])
+    gains = analyze_errors(truth, results(*((i, 1, BOX, 0.9) for i in (1, 2, 3))))["delta_AP50"]
+    assert gains["missed"] == gains["all missed"] == pytest.approx(0.5)
+    assert sum(map(abs, gains.values())) == pytest.approx(1)
+
+
+def test_missed_objects_that_a_wrong_class_reaches():
+    """Cats are found, a dog is taken for a cat with the lowest score, two are missed, and birds are missed altogether.
+
+    AP50 is (1 + 0 + 0) / 3. Without missed objects the dog that the wrong class reaches is left, and no bird:
+    (1 + 0) / 2. Without all false negatives no dog is left either: 1.
+    """
+    truth = data(SIX, [(1, 1, BOX), (2, 2, BOX), (3, 2, BOX), (4, 2, BOX), (5, 3, BOX)], ("cat", "dog", "bird"))
+    gains = analyze_errors(truth, results((1, 1, BOX, 0.9), (2, 1, BOX, 0.1)))["delta_AP50"]
+    assert gains["missed"] == pytest.approx(1 / 2 - 1 / 3)
+    assert gains["all missed"] == pytest.approx(1 - 1 / 3)
+
+
+def test_nothing_detected():
+    errors = analyze_errors(TRUTH, [])
+    assert errors["delta_AP50"]["missed"] == errors["delta_AP50"]["all missed"] == 1
+    assert errors["calibration"] is None
+    assert "no calibration error, as nothing was detected" in errors_table(errors)
 
 
 def test_calibration():
