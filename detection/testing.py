@@ -44,13 +44,15 @@ def _reproducible(check: Callable[_P, None]) -> Callable[_P, None]:
 def check_context(context: Callable[..., Context], in_channels: int = 6) -> None:
     """Check a context: shape and type, no leak from padding, alone = in a batch, gradients, and degenerate inputs.
 
-    It must change neither input, keep nothing from one call to the next, and draw nothing outside of training.
+    It must change neither input, keep nothing from one call to the next, and draw nothing outside of training. In
+    training, too, padding must not leak, and every weight that is trained must have a gradient.
 
     Args:
         context: a class, or a partial of one with its settings.
         in_channels: channels of the feature map that it is tried on.
     """
     part = _randomized(context(in_channels)).eval()
+    assert isinstance(getattr(part, "out_channels", None), int), "out_channels must be set, to channels of the output"
     x, valid = padded_batch(in_channels)
     given, mask = x.detach().clone(), valid.clone()
     with torch.no_grad(), _kept(given, mask):
@@ -70,7 +72,8 @@ def check_context(context: Callable[..., Context], in_channels: int = 6) -> None
     (gradient,) = torch.autograd.grad(y.square().sum(), x, allow_unused=True, retain_graph=True)
     assert gradient is None or (gradient[~valid.expand_as(x)] == 0).all(), "a gradient flows into the padding"
     _check_alone(part, x, valid, y)
-    _check_gradients(part, y)
+    _check_gradients(part, y, every=False)
+    _check_training(part, x, valid)
     degenerate = [padded_batch(in_channels, (size,), *size) for size in ((1, 1), (1, 9), (9, 1))]
     degenerate += [padded_batch(in_channels, ()), padded_batch(in_channels, ((6, 7), (0, 0)))]
     for x, valid in degenerate:
@@ -83,6 +86,23 @@ def check_context(context: Callable[..., Context], in_channels: int = 6) -> None
     double = part.double()(x.double(), valid)
     assert double.dtype == torch.float64, "in double precision the output must be double"
     _check_alone(part, x.double(), valid, double)
+
+
+def _check_training(part: Context, x: Tensor, valid: Tensor) -> None:
+    """Check what holds in training: a batch norm, for one, reads other values there."""
+    part.train()
+    outputs = []
+    for given in (x, torch.where(valid, x, 100 * x)):
+        torch.manual_seed(0)  # what a dropout draws
+        outputs.append(part(given, valid))
+    y, other = outputs
+    expected = (len(x), part.out_channels, *x.shape[2:])
+    assert y.shape == expected, f"in training the output is {tuple(y.shape)}, not {expected}"
+    assert torch.isfinite(y).all(), "in training the output is not finite"
+    assert (y[~valid.expand_as(y)] == 0).all(), "in training the output is not 0 outside of the valid locations"
+    assert torch.equal(y, other), "in training valid locations depend on what lies outside of `valid`"
+    _check_gradients(part, y)
+    part.eval()
 
 
 @contextmanager
@@ -123,7 +143,7 @@ def check_pool(pool: Callable[..., Pool], channels: int = 4) -> None:
         channels: of every feature map.
     """
     strides = _strides()
-    part = _randomized(pool(dict.fromkeys(strides, channels), strides))
+    part = _randomized(pool(dict.fromkeys(strides, channels), strides)).eval()
     features = _features(channels)
     boxes = [torch.tensor([[4.0, 4, 40, 60], [10, 20, 100, 90]]), torch.zeros(0, 4), torch.tensor([[0.0, 0, 64, 64]])]
     sizes = [(128, 128)] * 3
@@ -136,7 +156,7 @@ def check_pool(pool: Callable[..., Pool], channels: int = 4) -> None:
         _close(found[rows], alone, f"descriptors of image {i} alone are not as in the batch")
     none = part(features, [torch.zeros(0, 4)] * 3, sizes)
     assert none.shape == (0, *expected[1:]), "no boxes must give no descriptors"
-    _check_gradients(part, found)
+    _check_gradients(part, part.train()(features, boxes, sizes))
 
 
 @_reproducible
@@ -269,7 +289,8 @@ def _close(found: Tensor, expected: Tensor, sentence: str) -> None:
 
 
 def _check_gradients(part: nn.Module, output: Tensor, every: bool = True, **others: Tensor) -> None:
-    inputs = {**dict(part.named_parameters()), **others}
+    # A parameter may be fixed.
+    inputs = {**{name: p for name, p in part.named_parameters() if p.requires_grad}, **others}
     if not inputs:
         return
     found = torch.autograd.grad(output.square().sum(), list(inputs.values()), allow_unused=True, retain_graph=True)

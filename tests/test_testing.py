@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from detection.backbones import FPN, RCNN, ResNet, Tiny
+from detection.context import RecurrentConv
 from detection.contracts import Context, Pool
 from detection.heads import FastRCNN, LocalGlobal, LSTMDecoder, SequenceHead
 from detection.pooling import CenterCell, RoIAlign, SkipPool, Source
@@ -160,9 +161,85 @@ class InADictionary(InAList):
         self.layers = {0: nn.Conv2d(3, 3, 1)}
 
 
+class Normalized(Leaking):
+    """The statistics of a batch read the padding, in training alone."""
+
+    def __init__(self, in_channels):
+        super().__init__(in_channels)
+        self.norm = nn.BatchNorm2d(3)
+        self.reduce = nn.Conv2d(in_channels, 3, 1)
+
+    def forward(self, x, valid):
+        return self.norm(self.conv(x * valid) + self.reduce(x)) * valid
+
+
+class NotANumberInTraining(Leaking):
+    def forward(self, x, valid):
+        y = self.conv(x * valid) * valid
+        return y * torch.nan if self.training else y
+
+
+class LongerInTraining(Leaking):
+    def forward(self, x, valid):
+        y = self.conv(x * valid) * valid
+        return torch.cat([y, y]) if self.training else y
+
+
+class ShiftedInTraining(Leaking):
+    def forward(self, x, valid):
+        return self.conv(x * valid) * valid + self.training
+
+
+class IdleInTraining(Leaking):
+    def forward(self, x, valid):
+        return (x * valid)[:, :3] if self.training else self.conv(x * valid) * valid
+
+
+class WithoutWidth(Leaking):
+    def __init__(self, in_channels):
+        super().__init__(in_channels)
+        del self.out_channels
+
+
+class Fixed(Leaking):
+    """Weights that are not trained are no fault, nor is what a dropout draws in training."""
+
+    def __init__(self, in_channels):
+        super().__init__(in_channels)
+        self.conv.requires_grad_(False)
+        self.out = nn.Conv2d(3, 3, 1)
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, x, valid):
+        return self.dropout(self.out(self.conv(x * valid))) * valid
+
+
+def test_what_is_legal_passes():
+    check_context(Fixed)
+    check_context(partial(RecurrentConv, hidden_channels=4, inference_steps=0))
+    check_pool(NormalizedPool)
+
+
+class NormalizedPool(RoIAlign):
+    """A batch norm in a pool makes descriptors depend on the batch, in training alone."""
+
+    def __init__(self, in_channels, strides):
+        super().__init__(in_channels, strides)
+        self.norm = nn.BatchNorm2d(self.out_channels)
+
+    def forward(self, features, boxes, image_sizes):
+        return self.norm(super().forward(features, boxes, image_sizes))
+
+
 @pytest.mark.parametrize(
     ("context", "sentence"),
     [
+        (Normalized, "in training valid locations depend on what lies outside"),
+        (NotANumberInTraining, "in training the output is not finite"),
+        (LongerInTraining, r"in training the output is \(6, 3, 6, 7\), not \(3, 3, 6, 7\)"),
+        (ShiftedInTraining, "in training the output is not 0 outside"),
+        (IdleInTraining, "conv.weight has no gradient"),
+        (WithoutWidth, "out_channels must be set"),
         (InPlace, "the input is changed in place"),
         (MaskInPlace, "the input is changed in place"),
         (Remembering, "a later call gives another output"),

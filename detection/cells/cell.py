@@ -61,6 +61,18 @@ class Cell(nn.Module, ABC):
     weight_hh: Tensor
     bias_hh: Tensor | None
     initial: Tensor | None
+    computes_step: ClassVar[bool]
+    """Whether `scan` or `coefficients`, of a class that has it, is about its `step`, not that of a class before it."""
+
+    def __init_subclass__(cls, **settings: object) -> None:
+        super().__init_subclass__(**settings)
+        # Where in the order of classes each method is: a subclass may have written another step alone.
+        place = {
+            name: next(i for i, kind in enumerate(cls.__mro__) if name in vars(kind))
+            for name in ("scan", "coefficients", "step")
+            if hasattr(cls, name)
+        }
+        cls.computes_step = place["step"] >= min(place.values()) == next(iter(place.values()))
 
     def __init__(
         self,
@@ -145,7 +157,7 @@ class Cell(nn.Module, ABC):
 
     def project(self, x: Tensor) -> Tensor:
         """Return the pre-activations (…, P) of x (…, I), which is x itself without an input side."""
-        return x if self.input_size is None else linear(x, self.weight_ih, self.bias_ih)
+        return x if self.input_size is None else linear(x, as_type_of(x, self.weight_ih), as_type_of(x, self.bias_ih))
 
     @abstractmethod
     def step(self, x: Tensor, state: State) -> State:
@@ -221,6 +233,18 @@ class ScannedCell(Cell):
                 next location inside begins a line.
             reverse: scan from the last step to the first.
         """
+
+
+def built_of(cell: Callable[..., Cell], hidden_size: int, input_size: int | None) -> Cell:
+    """Build a cell of a part's setting, whose input size the part gives; None for no input side.
+
+    Raises:
+        UserError: the setting has an input size of its own, which nothing would read.
+    """
+    own = cell.keywords.get("input_size") if isinstance(cell, partial) else None
+    if own is not None:
+        raise UserError(f"cell.input_size={own}: what uses the cell gives it its input size; leave it out.")
+    return cell(hidden_size, input_size=input_size)
 
 
 _Parameter = TypeVar("_Parameter", Tensor, Tensor | None)

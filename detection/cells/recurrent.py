@@ -32,12 +32,15 @@ class IRNN(Cell):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Initialize W with small normal values, biases and U as 0, and then U by `init`."""
+        """Initialize W with small normal values, biases as 0, and U by `init`, or else as PyTorch does."""
+        init = self.init(self.hidden_size)
         for name, parameter in self.named_parameters():
             nn.init.zeros_(parameter)
             if name == "weight_ih":
                 nn.init.normal_(parameter, std=0.001)
-        self._initialize(self.init(self.hidden_size))
+        if init.recurrent is None:
+            nn.init.uniform_(self.weight_hh, -(self.hidden_size**-0.5), self.hidden_size**-0.5)
+        self._initialize(init)
 
     def step(self, x: Tensor, state: State) -> State:
         """Return max(x + U h + b, 0)."""

@@ -17,7 +17,8 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from detection.cells import LSTM, Cell, State, with_short_memory
+from detection.cells import LSTM, Cell, State, built_of, with_short_memory
+from detection.context.by_location import linear_wide
 from detection.contracts import Context, at_least_float32
 from detection.errors import UserError
 from detection.ranges import Channels, Count
@@ -61,7 +62,7 @@ class AttentionLSTM(Context):
         # A single attention step needs the initial state alone, and layers that never run would be idle weights.
         layers = num_layers if num_steps > 1 else 0
         widths = [in_channels, *[hidden_channels] * (layers - 1)] if layers else []
-        self.cells = nn.ModuleList(with_short_memory(cell)(hidden_channels, input_size=width) for width in widths)
+        self.cells = nn.ModuleList(built_of(with_short_memory(cell), hidden_channels, width) for width in widths)
         if any(c.initial is not None for c in self.cells):
             raise UserError(
                 "cell.learned_initial_state=True: AttentionLSTM computes initial states of the features; leave it out."
@@ -96,8 +97,9 @@ class AttentionLSTM(Context):
         rows, columns = _shares(valid, self.size)
         _, weights = self._attend(x, rows, columns)
         weights = weights.unflatten(2, (rows.shape[1], columns.shape[1]))  # (B, T, k, k)
-        # (B, 1, H, k) by (B, T, k, k) by (B, 1, k, W)
-        return rows.transpose(1, 2)[:, None].to(weights) @ weights @ columns[:, None].to(weights)
+        with torch.autocast(x.device.type, enabled=False):
+            # (B, 1, H, k) by (B, T, k, k) by (B, 1, k, W)
+            return rows.transpose(1, 2)[:, None].to(weights) @ weights @ columns[:, None].to(weights)
 
     def _attend(self, x: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
         """Return g(T) (B, C) and the weights of all steps (B, T, k·k), given the pooling of rows and of columns."""
@@ -123,7 +125,9 @@ class AttentionLSTM(Context):
 
     def _initial_states(self, mean: Tensor) -> list[State]:
         """Return the states of each layer (B, D) for the mean of the pooled map (B, C)."""
-        layers = self.initial_state(mean).split([sum(sizes) for sizes in self.states], 1)
+        # As `Sequential` would, in the type of the features also where the weights are in half precision.
+        hidden = torch.tanh(linear_wide(self.initial_state[0], mean))
+        layers = torch.tanh(linear_wide(self.initial_state[2], hidden)).split([sum(sizes) for sizes in self.states], 1)
         return [
             (*layer.split(sizes, 1), *(layer.new_zeros(len(mean), size) for size in flags))
             for layer, sizes, flags in zip(layers, self.states, self.flags, strict=True)
@@ -149,7 +153,7 @@ class _LinearScore(nn.Module):
     def forward(self, pooled: Tensor, rows: Tensor, columns: Tensor) -> Score:
         row, column = (self._positions(shares) for shares in (rows, columns))
         position = (row[:, :, None] * self.size + column[:, None]).flatten(1)  # (B, k·k)
-        return lambda h: self.linear(h).gather(1, position)
+        return lambda h: linear_wide(self.linear, h).gather(1, position)
 
     def _positions(self, shares: Tensor) -> Tensor:
         """Return the position (B, k) among K of each of an image's n ≤ k locations: (i + 1/2)·K/n, rounded down."""
@@ -168,8 +172,8 @@ class _AdditiveScore(nn.Module):
         self.out = nn.Linear(hidden_channels, 1, bias=False)
 
     def forward(self, pooled: Tensor, rows: Tensor, columns: Tensor) -> Score:
-        projected = self.of_location(pooled)
-        return lambda h: self.out(torch.tanh(projected + self.of_state(h)[:, None]))[..., 0]
+        projected = linear_wide(self.of_location, pooled)
+        return lambda h: linear_wide(self.out, torch.tanh(projected + linear_wide(self.of_state, h)[:, None]))[..., 0]
 
 
 def _shares(valid: Tensor, size: int) -> tuple[Tensor, Tensor]:

@@ -95,7 +95,7 @@ class NonLocal(Context):
 
     def __init__(self, in_channels: int, *, hidden_channels: Channels | None = None) -> None:
         super().__init__()
-        hidden = hidden_channels or in_channels // 2
+        hidden = hidden_channels or max(1, in_channels // 2)
         self.query, self.key, self.value = (nn.Conv2d(in_channels, hidden, 1) for _ in range(3))
         self.out = nn.Conv2d(hidden, in_channels, 1)
         self.out_channels = in_channels

@@ -2,6 +2,8 @@
 
 # B images, C channels, H×W map.
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -25,6 +27,13 @@ def initialize_parts(conv: nn.Conv2d, sizes: tuple[int, ...]) -> None:
     for part in conv.weight.data.split(sizes):
         nn.init.xavier_uniform_(part)
     nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+
+
+def linear_wide(linear: nn.Module, x: Tensor) -> Tensor:
+    """Apply an `nn.Linear` to x (…, I), in float32 or wider, in its own type, as `convolve_wide` does."""
+    layer = cast(nn.Linear, linear)
+    bias = None if layer.bias is None else layer.bias.to(x.dtype)
+    return F.linear(x, layer.weight.to(x.dtype), bias)
 
 
 def convolve_wide(conv: nn.Conv2d, x: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from detection.cells import RGLRU, Cell, LinearCell
+from detection.cells import RGLRU, Cell, LinearCell, built_of
 from detection.context.by_location import convolve_wide, initialize_parts, over_rms
 from detection.contracts import Context, at_least_float32
 from detection.errors import UserError
@@ -56,7 +56,9 @@ class CrossScan(Context):
     ) -> None:
         super().__init__()
         self.out_channels = out_channels or hidden_channels
-        self.cells = nn.ModuleList(nn.ModuleList(cell(hidden_channels) for _ in DIRECTIONS) for _ in range(num_layers))
+        self.cells = nn.ModuleList(
+            nn.ModuleList(built_of(cell, hidden_channels, None) for _ in DIRECTIONS) for _ in range(num_layers)
+        )
         own = cast(Cell, self.cells[0][0])  # type: ignore[index]
         _check_cell(own)
         width = len(DIRECTIONS) * hidden_channels
@@ -90,4 +92,10 @@ def _check_cell(cell: Cell) -> None:
             f"context.cell={type(cell).__name__}: CrossScan passes over locations outside of an image by steps that "
             f"leave the state as it is, and this cell has none; take MinGRU, MinLSTM, GatedLinear, RGLRU, S6, SSD or "
             f"MLSTM, or context=SpatialRNN for {type(cell).__name__}."
+        )
+    if not cell.computes_step:
+        method = "coefficients" if isinstance(cell, LinearCell) else "scan"
+        raise UserError(
+            f"context.cell={type(cell).__name__}: CrossScan computes with its `{method}`, which it has from a class "
+            f"with another `step`; write `{method}` too, or take context=SpatialRNN, which computes any step."
         )

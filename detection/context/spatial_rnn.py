@@ -16,7 +16,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from detection.cells import LSTM, Cell
+from detection.cells import LSTM, Cell, built_of
 from detection.context.by_location import convolve_wide, initialize_parts, over_rms
 from detection.contracts import Context
 from detection.errors import UserError
@@ -56,7 +56,9 @@ class SpatialRNN(Context):
         check_layers(layers, "direction", DIRECTIONS + DIAGONALS)
         self.layers = layers
         self.out_channels = out_channels or hidden_channels
-        self.cells = nn.ModuleList(nn.ModuleList(cell(hidden_channels) for _ in layer) for layer in layers)
+        self.cells = nn.ModuleList(
+            nn.ModuleList(built_of(cell, hidden_channels, None) for _ in layer) for layer in layers
+        )
         parts = cast(Cell, self.cells[0][0]).projection_sizes  # type: ignore[index]
         widths = [in_channels, *(len(layer) * hidden_channels for layer in layers)]
         outputs = [parts] * len(layers) + [(self.out_channels,)]

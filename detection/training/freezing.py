@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Mapping
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import nn
 
@@ -17,6 +18,8 @@ def freezable(model: nn.Module) -> dict[str, list[nn.Module]]:
 
 def freeze(model: nn.Module, frozen: Mapping[str, int | None], epoch: int) -> tuple[str, ...]:
     """Freeze what is to be frozen in an epoch, let go of the rest, and put the model in training mode.
+
+    Parameters that had no gradients before the first call, which a part's author has fixed, stay so.
 
     Args:
         model: a detector or a classifier; changed in place.
@@ -39,7 +42,9 @@ def freeze(model: nn.Module, frozen: Mapping[str, int | None], epoch: int) -> tu
     now = tuple(name for name, until in frozen.items() if until is None or epoch < until)
     # Everything first, because what was frozen in the epoch before may be trained in this one.
     model.train()
-    model.requires_grad_(True)
+    fixed = _fixed(model)
+    for parameter in model.parameters():
+        parameter.requires_grad_(id(parameter) not in fixed)
     for name in now:
         for module in known[name]:
             module.eval()
@@ -47,3 +52,14 @@ def freeze(model: nn.Module, frozen: Mapping[str, int | None], epoch: int) -> tu
     if now and not any(parameter.requires_grad for parameter in model.parameters()):
         raise UserError(f"freeze: no parameter is trained in epoch {epoch + 1}; leave out one of {', '.join(now)}.")
     return now
+
+
+_FIXED: WeakKeyDictionary[nn.Module, frozenset[int]] = WeakKeyDictionary()
+
+
+def _fixed(model: nn.Module) -> frozenset[int]:
+    """Return the identities of the parameters that a model had without gradients when this was first asked of it."""
+    # Not their names: wrappers around stages change those.
+    if model not in _FIXED:
+        _FIXED[model] = frozenset(id(parameter) for parameter in model.parameters() if not parameter.requires_grad)
+    return _FIXED[model]

@@ -391,3 +391,9 @@ def test_a_uniform_gate_of_few_channels_keeps_off_its_ends():
     share = torch.cat([initialization.uniform_gate(2).keep.sigmoid() for _ in range(20)])
     assert share.min() >= 0.1 and share.max() <= 0.9 and share.std() > 0.1
     assert initialization.uniform_gate(1).keep.isfinite().all()
+
+
+def test_an_irnn_that_is_left_as_pytorch_initializes_it_has_a_recurrence():
+    torch.manual_seed(0)
+    weight = IRNN(64, 2, init=partial(framework_default)).weight_hh
+    assert weight.abs().max() <= 0.125 and 0.06 < weight.std() < 0.08  # uniform in ±1/8: 0.072

@@ -10,6 +10,7 @@ from detection.cells import GRU, RGLRU, SLSTM
 from detection.config.serialization import from_plain
 from detection.context import AttentionLSTM
 from detection.errors import UserError
+from detection.testing import padded_batch
 
 C = 3
 SIZES = [(4, 7), (6, 3), (6, 7)]
@@ -200,3 +201,12 @@ def test_what_a_cell_counts_with_begins_at_0(cell, flags):
     assert before[0].abs().max() > 0.9 and not any(tensor.any() for tensor in before[-flags:])
     if cell is SLSTM:
         assert (after[2] >= 1).all() and (after[0].abs() <= 1).all()
+
+
+def test_attention_weights_are_float32_under_autocast():
+    torch.manual_seed(0)
+    context, (x, valid) = AttentionLSTM(6, hidden_channels=4, size=3), padded_batch(6)
+    with torch.autocast("cpu", torch.bfloat16):
+        weights = context.attention_weights(x, valid)
+    assert weights.dtype == torch.float32
+    torch.testing.assert_close(weights.sum((2, 3)), torch.ones(3, 3))

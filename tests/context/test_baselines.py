@@ -71,3 +71,7 @@ def test_non_local_equals_attention_location_by_location():
 def test_no_context_is_the_identity():
     x, valid = half_valid()
     assert torch.equal(NoContext(4)(x, valid), torch.where(valid, x, 0))
+
+
+def test_non_local_reads_a_single_channel():
+    assert NonLocal(1)(torch.randn(1, 1, 2, 2), torch.ones(1, 1, 2, 2, dtype=torch.bool)).shape == (1, 1, 2, 2)

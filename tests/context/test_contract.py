@@ -192,7 +192,6 @@ def test_maps_and_masks_of_any_strides(context):
         torch.testing.assert_close(context(given[0], given[1][:, :1]), expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", [name for name in CONTEXTS if not name.startswith("attention")])
 def test_weights_of_half_precision(context, name):
     x, valid = padded_batch(IN)
     expected = context(x, valid)

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 
-from detection.cells import LSTM, MLSTM, RGLRU, SLSTM, SSD, MinGRU
+from detection.cells import LSTM, MLSTM, RGLRU, S6, SLSTM, SSD, MinGRU
 from detection.context import CrossScan, LinePropagation
 from detection.errors import UserError
 from detection.ops.cross_scan import cross_scan
@@ -54,6 +54,22 @@ def test_a_cell_without_an_identity_step_gets_one_sentence(cell):
     sentence = f"context.cell={cell.__name__}: CrossScan passes .* context=SpatialRNN for {cell.__name__}"
     with pytest.raises(UserError, match=sentence):
         CrossScan(3, cell=partial(cell), hidden_channels=4)
+
+
+@pytest.mark.parametrize(("parent", "method"), [(MinGRU, "coefficients"), (S6, "scan")])
+def test_a_cell_that_changes_its_step_alone_gets_one_sentence(parent, method):
+    class Other(parent):
+        def step(self, x, state):
+            return super().step(x, state)
+
+    with pytest.raises(UserError, match=f"cell=Other: CrossScan computes with its `{method}`"):
+        CrossScan(4, cell=partial(Other), hidden_channels=4)
+    setattr(Other, method, getattr(parent, method))
+
+    class Both(Other):
+        pass
+
+    CrossScan(4, cell=partial(Both), hidden_channels=4)
 
 
 def test_each_route_of_each_layer_has_separate_weights():

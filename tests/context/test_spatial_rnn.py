@@ -5,9 +5,9 @@ from functools import partial
 import pytest
 import torch
 
-from detection.cells import IRNN, LSTM, Accumulator, TanhRNN
+from detection.cells import IRNN, LSTM, Accumulator, Cell, TanhRNN
 from detection.config.serialization import from_plain
-from detection.context import SpatialRNN
+from detection.context import AttentionLSTM, SpatialRNN
 from detection.errors import UserError
 from detection.ops.sweep.directions import DIAGONALS, DIRECTIONS
 
@@ -179,3 +179,22 @@ def test_sums_along_a_line_do_not_overflow_in_mixed_precision(cell, precision):
         found.float().mean().backward()
     torch.testing.assert_close(found.float(), exact, rtol=0.05 if precision == torch.bfloat16 else 5e-3, atol=1.0)
     assert x.grad.isfinite().all()
+
+
+class Plain(Cell):
+    """A cell as docs/extending.md says how to write one: no default for what the builder gives."""
+
+    def __init__(self, hidden_size, input_size, *, scale=1.0):
+        super().__init__(hidden_size, input_size)
+        self.scale = scale
+
+    def step(self, x, state):
+        return (torch.tanh(self.scale * (x + self._recur(state[0]))),)
+
+
+@pytest.mark.parametrize("context", [SpatialRNN, AttentionLSTM])
+def test_contexts_give_a_cell_its_input_size(context):
+    x, valid = torch.randn(2, 3, 4, 5), torch.ones(2, 1, 4, 5, dtype=torch.bool)
+    assert context(3, cell=partial(Plain, scale=0.5), hidden_channels=4)(x, valid).isfinite().all()
+    with pytest.raises(UserError, match="cell.input_size=9: what uses the cell gives it its input size; leave it out"):
+        context(3, cell=partial(Plain, input_size=9), hidden_channels=4)

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from detection.cells import GRU, IRNN, LSTM, Accumulator, IndRNN, TanhRNN
+from detection.cells import GRU, IRNN, LSTM, MUT2, S6, Accumulator, IndRNN, MinGRU, TanhRNN, TiedLSTM
+from detection.errors import UserError
 from detection.ops.sweep.cudnn import cudnn_computes
 from detection.ops.sweep.directions import DIRECTIONS
 from detection.ops.sweep.dispatch import sweep, sweep_by_steps
@@ -201,3 +202,55 @@ def test_directions_scanned_together_as_on_an_accelerator_equal_the_loop(cell, c
     monkeypatch.setattr("detection.ops.sweep.autograd.groups", lambda directions, device: by_axis(directions))
     monkeypatch.setattr("detection.ops.sweep.autograd.CHUNK", chunk)
     assert_backends_agree(["auto"], cells, x, corner(), DIRECTIONS, grad, rtol=1e-10, atol=1e-10)
+
+
+class Negative(S6):
+    """Another step than that of its scan."""
+
+    def step(self, x, state):
+        y, h = super().step(x, state)
+        return -y, h
+
+
+class OtherCoefficients(S6):
+    def coefficients(self, x):
+        a, b = super().coefficients(x)
+        return a, 2 * b
+
+
+@pytest.mark.parametrize("kind", [Negative, OtherCoefficients])
+def test_a_subclass_with_another_step_is_not_computed_by_the_scan_of_its_parent(kind):
+    torch.manual_seed(0)
+    cells = make(kind)
+    x, grad = draw(cells)
+    assert_backends_agree(["auto", "lines"], cells, x, holes(), DIRECTIONS, grad)
+    plain = make(S6)
+    for ours, own in zip(plain, cells, strict=True):
+        ours.load_state_dict(own.state_dict())
+    assert not torch.allclose(sweep(plain, x, None, DIRECTIONS), sweep(cells, x, None, DIRECTIONS))
+    assert not kind.computes_step and S6.computes_step and MinGRU.computes_step and LSTM.computes_step
+
+
+@pytest.mark.parametrize(
+    ("cell", "backend", "masked"),
+    [
+        (MUT2, "ours", False),
+        (MUT2, "cudnn", False),
+        (TiedLSTM, "ours", False),
+        (partial(GRU, reset="before"), "cudnn", False),
+        (partial(LSTM, learned_initial_state=True), "ours", False),
+        (TanhRNN, "cudnn", True),
+        (Negative, "ours", False),
+    ],
+)
+def test_a_backend_that_would_compute_another_cell_is_refused(cell, backend, masked):
+    cells = make(cell)
+    x, _ = draw(cells)
+    with pytest.raises(UserError, match=f"backend='{backend}' has no operation for these cells"):
+        sweep(cells, x, holes() if masked else None, DIRECTIONS, backend=backend)
+
+
+def test_an_unknown_direction_is_refused():
+    cells = make(LSTM, ["right"])
+    with pytest.raises(UserError, match="no direction is called 'rigth'; known are right, left, down, up, down_right"):
+        sweep(cells, draw(cells)[0], None, ["rigth"])

@@ -25,6 +25,16 @@ def test_stages_are_frozen_and_let_go_by_epoch(detector):
     assert frozen == {n for n, _ in detector.named_parameters() if n.startswith("backbone.stem.")}
 
 
+def test_what_a_part_has_fixed_is_never_trained(detector):
+    fixed = detector.backbone.blocks["c2"]
+    for parameter in fixed.parameters():
+        parameter.requires_grad_(False)
+    for epoch in range(3):
+        freeze(detector, {"c2": 1, "head": 2}, epoch)
+        assert not any(p.requires_grad for p in fixed.parameters())
+    assert all(p.requires_grad for p in detector.head.parameters())
+
+
 def test_frozen_norms_take_in_no_statistics(detector):
     freeze(detector, {"stem": None}, 0)
     before = {n: b.clone() for n, b in detector.named_buffers() if "running_mean" in n}

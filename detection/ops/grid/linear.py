@@ -308,4 +308,4 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 grid_linear.register_autograd(_backward, setup_context=_keep)
-refuse_second_derivative(grid_linear_backward)
+refuse_second_derivative(grid_linear_backward, "detection.ops.grid.linear.scan_grid_linear")

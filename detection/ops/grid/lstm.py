@@ -344,4 +344,4 @@ def _backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ..
 
 
 grid_lstm.register_autograd(_backward, setup_context=_keep)
-refuse_second_derivative(grid_lstm_backward)
+refuse_second_derivative(grid_lstm_backward, "detection.ops.grid.lstm.scan_grid_lstm")

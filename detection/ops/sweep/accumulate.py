@@ -113,4 +113,4 @@ def _backward(ctx, grad: Tensor):
 
 
 accumulate.register_autograd(_backward, setup_context=_keep_output)
-refuse_second_derivative(accumulate_backward)
+refuse_second_derivative(accumulate_backward, "detection.ops.sweep.dispatch.sweep")

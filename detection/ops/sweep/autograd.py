@@ -213,4 +213,4 @@ def register(sweep: Any, sweep_backward: Any) -> None:
     sweep.register_fake(fake)
     sweep_backward.register_fake(fake_backward)
     sweep.register_autograd(gradients, setup_context=keep_states)
-    refuse_second_derivative(sweep_backward)
+    refuse_second_derivative(sweep_backward, "detection.ops.sweep.dispatch.sweep")

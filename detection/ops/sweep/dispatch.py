@@ -38,10 +38,13 @@ from detection.cells import (
     State,
     TanhRNN,
 )
+from detection.errors import UserError
 from detection.ops.sweep.accumulate import accumulate
 from detection.ops.sweep.cudnn import cudnn_computes, cudnn_is_allowed, cudnn_sweep
 from detection.ops.sweep.diagonals import sweep_by_shear
 from detection.ops.sweep.directions import (
+    DIAGONALS,
+    DIRECTIONS,
     Direction,
     first_locations,
     from_lines,
@@ -85,7 +88,11 @@ def sweep(
 
     Raises:
         NotImplementedError: forward-mode differentiation through `ours` or `cudnn`, which have no such derivative.
+        UserError: there is no such direction, or `backend` has no operation for these cells.
     """
+    if unknown := set(directions) - {*DIRECTIONS, *DIAGONALS}:
+        known = ", ".join((*DIRECTIONS, *DIAGONALS))
+        raise UserError(f"sweep: no direction is called {sorted(unknown)[0]!r}; known are {known}.")
     if any(is_diagonal(direction) for direction in directions):
         return sweep_by_shear(partial(_sweep_straight, backend=backend), cells, x, valid, directions)
     return _sweep_straight(cells, x, valid, directions, False, backend)
@@ -104,6 +111,8 @@ def _sweep_straight(
         return traced_sweep(cells, x, valid, directions, sweep_by_lines, is_sheared)
     if backend == "auto":
         backend = _fastest(cells, x, valid)
+    elif backend in ("ours", "cudnn"):
+        _require_operation(cells, backend, valid)
     with torch.autocast(x.device.type, enabled=False):
         if backend == "steps" or x.numel() == 0:
             return sweep_by_steps(cells, x, valid, directions)
@@ -127,7 +136,17 @@ def _is_ours(cells: Sequence[Cell]) -> bool:
     if any(cell.initial is not None or (isinstance(cell, GRU) and cell.reset == "before") for cell in cells):
         return False
     kinds = {type(cell) for cell in cells}
-    return len(kinds) == 1 and (kinds < _OURS or isinstance(cells[0], ScannedCell))
+    kind = type(cells[0])
+    return len(kinds) == 1 and (kinds < _OURS or (issubclass(kind, ScannedCell) and kind.computes_step))
+
+
+def _require_operation(cells: Sequence[Cell], backend: Backend, valid: Tensor | None) -> None:
+    kind = type(cells[0])
+    if not _is_ours(cells) or (backend == "cudnn" and not cudnn_computes(kind, valid)):
+        raise UserError(
+            f"sweep: backend={backend!r} has no operation for these cells ({kind.__name__}), their settings or a mask; "
+            "take 'auto', or 'lines', which computes any."
+        )
 
 
 def _sweep(cells: Sequence[Cell], x: Tensor, valid: Tensor | None, directions: str, backend: Backend) -> Tensor:

@@ -157,4 +157,4 @@ def _backward(ctx, grad: Tensor):
 
 
 gated_scan.register_autograd(_backward, setup_context=_keep)
-refuse_second_derivative(gated_scan_backward)
+refuse_second_derivative(gated_scan_backward, "detection.ops.sweep.dispatch.sweep")

@@ -90,4 +90,4 @@ def _backward(ctx, grad: Tensor):
 
 
 linear_scan.register_autograd(_backward, setup_context=_keep)
-refuse_second_derivative(linear_scan_backward)
+refuse_second_derivative(linear_scan_backward, "detection.ops.sweep.dispatch.sweep")

@@ -116,4 +116,4 @@ def _backward(ctx, grad: Tensor):
 
 
 matrix_rnn.register_autograd(_backward, setup_context=_keep_output)
-refuse_second_derivative(matrix_rnn_backward)
+refuse_second_derivative(matrix_rnn_backward, "detection.ops.sweep.dispatch.sweep")

@@ -228,4 +228,4 @@ def _backward(ctx, grad: Tensor):
 
 
 selective_scan.register_autograd(_backward, setup_context=_keep)
-refuse_second_derivative(selective_scan_backward)
+refuse_second_derivative(selective_scan_backward, "detection.ops.sweep.dispatch.sweep")
