@@ -88,6 +88,8 @@ def comparison_images(asked: list[str] | None, config: "Config") -> "tuple[list[
     Raises:
         UserError: those asked for cannot be read.
     """
+    from detection.data.coco_index import load_index
+    from detection.data.image_paths import resolve_image
     from detection.data.images import read_image
     from detection.runs.image_files import find_images
 
@@ -96,8 +98,9 @@ def comparison_images(asked: list[str] | None, config: "Config") -> "tuple[list[
         return [read_image(path) for path in paths], "of --images"
     if config.data.val is not None and config.data.val.images:
         try:
-            paths = find_images([config.data.val.images]).paths[:COMPARED]
-            return [read_image(path) for path in paths], "of the validation set"
+            index = load_index(config.data.val.annotations)
+            names = [index.file_name(row) for row in range(min(COMPARED, len(index)))]
+            return [read_image(resolve_image(config.data.val.images, name)) for name in names], "of the validation set"
         except UserError:
             pass
     from detection.export.drawn_images import drawn_images

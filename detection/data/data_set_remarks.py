@@ -43,6 +43,7 @@ def data_set_remarks(data: dict, tables: Tables, facts: ImageFacts, folder: Path
     remarks += _empty_categories(data["categories"], tables, objects.category_rows)
     remarks += _ignored(data["annotations"])
     remarks += _rotated(data["annotations"])
+    remarks += _brushed(data["annotations"])
     remarks += object_remarks(objects)
     if finding is None:  # else the format is what is wrong
         every = np.arange(len(tables.image_rows))
@@ -92,6 +93,22 @@ def _rotated(annotations: list[dict]) -> list[str]:
         "images 1.1, and `detection convert --from cvat`"
     )
     return counted(rotated, what)
+
+
+def _brushed(annotations: list[dict]) -> list[str]:
+    """Return the remark on objects that CVAT's COCO export makes crowd regions, as it does of every mask."""
+    brushed = [
+        entry.get("id")
+        for entry in annotations
+        if flag(entry.get("iscrowd"))
+        and isinstance(entry.get("segmentation"), dict)
+        and isinstance(entry.get("attributes"), dict)
+    ]
+    what = (
+        "crowd regions have run lengths and attributes, as CVAT exports each object that was drawn with a brush; they "
+        "are not learned: if each is one object, set its iscrowd to 0"
+    )
+    return counted(brushed, what)
 
 
 def _image_remarks(tables: Tables, facts: ImageFacts, finding: Finding | None) -> list[str]:

@@ -42,6 +42,7 @@ class Merger:
         self._sources: dict[int, Path] = {}
         self._boxes: set[tuple] = set()
         self._exhaustive: dict[int, set[int]] = {}
+        self._classes: dict[Path, set[int]] = {}  # of each file, whether it has boxes of them or not
         self._infos: list[dict] = []
 
     def add(self, path: Path, folder: Path) -> None:
@@ -63,6 +64,7 @@ class Merger:
         self._infos.append({"file": path.name, "info": data.get("info")})
         licenses = self._add_licenses(data.get("licenses"))
         categories = self._add_categories(data, path)
+        self._classes.setdefault(path, set()).update(categories.values())
         entries = [{**image, **listed_categories(image, categories)} for image in data["images"]]
         images = self._add_images(entries, folder, licenses, path)
         if not any(key in image for image in data["images"] for key in KEYS):
@@ -77,6 +79,7 @@ class Merger:
     def result(self) -> dict[str, Any]:
         """Return the data, once all files are added."""
         self._report_spelling()
+        self._report_absent()
         self._list_absent()
         first = next((known["info"] for known in self._infos if isinstance(known["info"], dict)), {})
         description = f"joined from {', '.join(known['file'] for known in self._infos)}"
@@ -121,6 +124,16 @@ class Merger:
             if absent:
                 image[KEYS[0]] = sorted(absent.union(image.get(KEYS[0], ())))
                 self.counts[f"images that list the classes of their file without a box in {KEYS[0]}"] += 1
+
+    def _report_absent(self) -> None:
+        """Note the classes that a file does not know: their objects in its images, if any, have no box."""
+        if any(key in image for image in self.coco["images"] for key in KEYS):
+            return  # federated data say which classes each image is annotated with
+        for path, known in self._classes.items():
+            if absent := [entry["name"] for entry in self.coco["categories"] if entry["id"] not in known]:
+                self.remarks.append(
+                    f"{path} has no class {shortened(absent)}: such objects in its images, if any, are background now"
+                )
 
     def _report_spelling(self) -> None:
         spellings: dict[str, list[str]] = defaultdict(list)

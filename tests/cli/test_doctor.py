@@ -674,3 +674,15 @@ def test_images_of_one_file_that_have_different_objects_are_joined(tmp_path, cap
     data["annotations"][3]["category_id"] = 9  # another object in the same place
     divided = divided_files([image["file_name"] for image in data["images"]], objects_of_tables(examine(data, path)[0]))
     assert divided == {"a.png": [0, 1], "b.png": [2, 3]}
+
+
+def test_masks_that_a_tool_has_made_crowd_regions_are_named(tmp_path, capsys):
+    data = small()
+    mask = {"iscrowd": 1, "segmentation": {"size": [9, 9], "counts": [40, 1, 40]}}
+    data["annotations"][1] |= mask
+    _, report, _ = _run(capsys, write(tmp_path, data), tmp_path / "images")
+    assert "drawn with a brush" not in report
+    data["annotations"][1]["attributes"] = {"occluded": False}
+    _, report, _ = _run(capsys, write(tmp_path, data), tmp_path / "images")
+    assert "1 crowd regions have run lengths and attributes, as CVAT exports" in report
+    assert f"set its iscrowd to 0: id {data['annotations'][1]['id']}" in report

@@ -1,7 +1,9 @@
 """`detection export` on a run: what is written and printed, and mistakes."""
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -61,6 +63,22 @@ def test_without_the_validation_set_images_are_drawn(finished_run, capsys):
     images, origin = export.comparison_images(None, open_config(finished_run, ["data.val.images=nowhere"]))
     assert "drawn" in origin and len(images) == export.COMPARED
     images, origin = export.comparison_images(None, open_config(finished_run))
+    assert origin == "of the validation set" and len(images) == 3
+
+
+def test_images_in_folders_below_the_validation_sets_are_compared_on(finished_run, tmp_path):
+    from detection.runs.folder import open_config
+
+    split = open_config(finished_run).data.val
+    data = json.loads(Path(split.annotations).read_text())
+    folder = tmp_path / "images"
+    shutil.copytree(split.images, folder / "below")
+    (folder / "of_another_set.png").touch()
+    for image in data["images"]:
+        image["file_name"] = f"below/{image['file_name']}"
+    (tmp_path / "val.json").write_text(json.dumps(data))
+    keys = [f"data.val.annotations={tmp_path / 'val.json'}", f"data.val.images={folder}"]
+    images, origin = export.comparison_images(None, open_config(finished_run, keys))
     assert origin == "of the validation set" and len(images) == 3
 
 

@@ -176,3 +176,15 @@ def test_classes_of_an_exhaustive_file_are_absent_where_it_has_no_box(tmp_path, 
     assert "images that list the classes of their file without a box in neg_category_ids: 2" in capsys.readouterr().out
     both = joined(tmp_path, first, [second[0], first[1]])  # of one image, annotated by both files
     assert [image.get("neg_category_ids") for image in both["images"]] == [[1], [2, 3]]
+
+
+def test_classes_that_a_file_does_not_have_are_named(tmp_path, capsys):
+    """The objects of one set's class in the images of the other would be learned as background."""
+    first = make(tmp_path, "a", {1: "cat"}, [(7, 1)])
+    second = make(tmp_path, "b", {1: "dog", 2: "cow"}, [(7, 1)])
+    joined(tmp_path, first, second)
+    text = capsys.readouterr().out
+    assert f"{first[0]} has no class dog, cow: such objects in its images, if any, are background now" in text
+    assert f"{second[0]} has no class cat: such" in text
+    joined(tmp_path, first, make(tmp_path, "c", {3: "cat"}, [(7, 3)]))
+    assert "has no class" not in capsys.readouterr().out
