@@ -2,13 +2,14 @@
 
 A comparison of two variants has two tests: of the difference among seeds with which both learned, and of the shares of
 seeds that learn (Fisher). A primary comparison is one family; all others of one metric on one data set are one
-family, in which Holm's adjustment lets a false verdict happen at most 5 % of the time.
+family, in which Holm's adjustment lets a false verdict happen at most 5 % of the time. A difference that too few images
+define is not tested (`detection.evaluation.intervals`).
 """
 
 from dataclasses import dataclass, replace
 
 from detection.ablation.summary import AblationSummary
-from detection.evaluation.intervals import LEVEL, Interval
+from detection.evaluation.intervals import LEVEL, TOO_FEW, Interval
 from detection.evaluation.seeds import holm, share_p_value
 
 
@@ -73,8 +74,9 @@ def _p_values(
     if mine is None or theirs is None or not summary.same_images(data, *pair):
         return {}
     found: dict[str, float] = {}
-    # One pair of several seeds is about the images alone, which is no verdict on other seeds.
-    if interval is not None and interval.seeds >= min(2, len(mine.values)):
+    # One pair of several seeds is about the images alone, which is no verdict on other seeds, nor are few images one on
+    # other images.
+    if interval is not None and not interval.has_few_images and interval.seeds >= min(2, len(mine.values)):
         found["mean"] = interval.p_value
     if mine.learned is not None and theirs.learned is not None:
         p_share = share_p_value(mine.learned, theirs.learned)
@@ -96,4 +98,6 @@ def _text(summary: AblationSummary, data: str, metric: str, pair: tuple[str, str
         words.append("higher" if verdict.interval.value > 0 else "lower")
     if verdict.p_share is not None and verdict.p_share < 1 - LEVEL and mine.share and theirs.share:
         words.append("learns more often" if mine.share.value > theirs.share.value else "learns less often")
+    if verdict.interval is not None and verdict.interval.has_few_images:
+        words.append(TOO_FEW)
     return ", ".join(words) or "undecided"

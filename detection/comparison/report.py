@@ -22,7 +22,7 @@ from detection.data.images import read_image
 from detection.evaluation.coco import AP_METRICS
 from detection.evaluation.columns import class_names
 from detection.evaluation.errors import analyze_errors
-from detection.evaluation.intervals import format_interval
+from detection.evaluation.intervals import LEVEL, format_interval
 from detection.names import file_stem, short_name
 from detection.reports.document import Block, Bullets, Figure, Heading, Paragraph, Table
 from detection.reports.files import image_png
@@ -64,15 +64,23 @@ def metric_tables(runs: Sequence[FinishedRun]) -> list[Block]:
     def row(label: str, key: str) -> list[str]:
         texts = [label, _text(metrics[first.name][key])]
         for run in others:
-            texts += [_text(metrics[run.name][key]), format_interval(apart[run.name][key])]
+            interval = apart[run.name][key]
+            # Two values may differ by what no resampling of the images changes, as of a class with one object.
+            both = not math.isnan(metrics[first.name][key] + metrics[run.name][key])
+            difference = "no interval" if interval is None and both else format_interval(interval)
+            texts += [_text(metrics[run.name][key]), difference]
         return texts
 
     head = [first.name, *(text for run in others for text in (run.name, f"{run.name} − {first.name}"))]
     classes = [key for key in metrics[first.name] if key.startswith("AP50/")]
+    shown = [apart[run.name][key] for run in others for key in (*AP_METRICS, *classes)]
+    tested = sum(interval is not None and not interval.has_few_images for interval in shown)
     about = (
         f"{first.per_image.num_images} images. Differences with 95 % intervals from bootstrapping the images; each is "
         "one run, so they are about these trained networks on other images, not about another seed. An asterisk marks "
-        "an interval that excludes 0."
+        f"an interval that excludes 0; of runs that do not differ {(1 - LEVEL) * tested:.3g} of the {tested} intervals "
+        "below would have one by chance, on average. Where so few images have objects that resamplings may have none, "
+        "“too few images” is stated instead of a verdict."
     )
     return [
         Paragraph(about),

@@ -1,6 +1,7 @@
 """Summaries and verdicts of results made by hand: which tests are made, of what, and how they are adjusted."""
 
 import dataclasses
+import math
 from statistics import mean
 
 import numpy as np
@@ -9,6 +10,7 @@ from scipy.stats import fisher_exact, norm, ttest_rel
 
 from detection.ablation import Ablation
 from detection.ablation.plan import make_plan
+from detection.ablation.report.formatting import difference
 from detection.ablation.run_types import CorruptRun
 from detection.ablation.summary import AblationSummary, RunResult, Spread, _require_same
 from detection.ablation.verdicts import verdicts
@@ -70,6 +72,15 @@ def test_each_primary_comparison_is_a_family(summarized):
     assert [found[name].primary for name in MORE] == [False, True, True]
     lower = summarized({"plain": PLAIN, "less": tuple(np.subtract(PLAIN, MORE["much"]))})
     assert against_plain(lower)["less"].text == "lower"
+
+
+def test_a_difference_that_too_few_images_define_is_not_tested(summarized):
+    """In some of the samples of images there is none that the metric is of."""
+    summary = summarized(moved(("much", "some")), effects=(0.0, 0.0, 0.0, math.nan))
+    found = against_plain(summary)["much"]
+    assert found.interval.low > 0 and found.p_mean is None and not found.is_significant
+    assert found.text == "too few images"
+    assert difference(summary, "data", "much", "accuracy", found).endswith("] (too few images)")
 
 
 CHANCE = {"data": 1 / 3}

@@ -76,7 +76,10 @@ def test_figures_next_to_each_other(capsys):
     assert re.fullmatch(r"[+−]0\.\d{3} \[−0\.\d{3}, \+0\.\d{3}\]", table["AP50"][2]), table["AP50"]
     apart = metrics[1]["per_class"]["dog"]["AP50"] - metrics[0]["per_class"]["dog"]["AP50"]
     assert apart > 0.1 and table["dog"][2].startswith(f"+{apart:.3f} [")
-    assert "about these trained networks" in text and "An asterisk marks an interval that excludes 0." in text
+    assert "about these trained networks" in text and "An asterisk marks an interval that excludes 0;" in text
+    # Of AP, AP50, AP75 and APs; the classes are on two of the four images, and large and medium objects on none.
+    assert "0.2 of the 4 intervals below would have one by chance" in text
+    assert table["dog"][2].endswith("] (too few images)")
 
 
 def test_kinds_of_error(capsys):
@@ -89,12 +92,26 @@ def test_kinds_of_error(capsys):
     assert table["missed"][0] == "+0.000" and float(table["missed"][1]) > 0.1
 
 
+def test_a_difference_without_an_interval_is_not_a_missing_metric(capsys):
+    """The only dog is found by one of two runs, in every sample of the images that has it."""
+    truth = {**TRUTH, "annotations": [a for a in TRUTH["annotations"] if a["category_id"] == 1 or a["id"] == 1]}
+    (dog,) = (a for a in truth["annotations"] if a["category_id"] == 2)
+    Path("ground_truth.json").write_text(json.dumps(truth))
+    for name, rows_of in (("plain", []), ("context", [(dog["image_id"], 2, dog["bbox"], 0.9)])):
+        Path("a", name, "environment.json").unlink()
+        Path("a", name, "results.json").write_text(json.dumps(make_results(rows_of)))
+    assert compare.main(["a/plain", "a/context"]) == 0
+    table = rows(capsys.readouterr().out)
+    assert table["dog"] == ["0.000", "1.000", "no interval"] and table["APl"][2] == "n/a"
+
+
 def test_a_run_and_its_copy_do_not_differ(capsys):
     shutil.copytree("a/plain", "b/plain")
     assert compare.main(["a/plain", "b/plain", "--output=out"]) == 0
     table = rows(capsys.readouterr().out)
     assert table["metric"] == ["a/plain", "b/plain", "b/plain − a/plain"]
-    assert [table[name][2] for name in ("AP", "AP50", "cat", "dog")] == ["0 [0, 0]"] * 4
+    assert [table[name][2] for name in ("AP", "AP50")] == ["0 [0, 0]"] * 2
+    assert [table[name][2] for name in ("cat", "dog")] == ["0 [0, 0] (too few images)"] * 2
     text = Path("out/comparison.md").read_text()
     assert "Their settings are the same" in text and "even on 4" in text
     assert [p.name for p in sorted(Path("out").iterdir())] == ["comparison.html", "comparison.md"]

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 from scipy.stats import norm, t, ttest_1samp
 
-from detection.evaluation.intervals import Interval, bootstrap_counts, difference_interval, expected_half_width
+from detection.evaluation.intervals import (
+    Interval,
+    bootstrap_counts,
+    difference_interval,
+    expected_half_width,
+    format_interval,
+)
 
 
 def test_identical_runs_differ_by_exactly_nothing():
@@ -22,6 +28,20 @@ def test_one_seed_is_about_images_alone():
     assert (found.value, found.seeds) == (0.25, 1)
     assert (found.low, found.high) == pytest.approx((0.25 - half, 0.25 + half))
     assert found.is_significant == (half < 0.25)
+
+
+@pytest.mark.parametrize(("images_of_class", "is_significant"), [(3, False), (40, True)])
+@pytest.mark.parametrize("num_images", [50, 2000])
+def test_a_class_on_few_of_many_images_carries_no_verdict(images_of_class, is_significant, num_images):
+    """One run finds all objects of a class, the other five in six; three images vary too little to show more."""
+    counts = bootstrap_counts(num_images)[:, :images_of_class]
+    with np.errstate(invalid="ignore"):
+        recall = (counts * (np.arange(images_of_class) % 6 == 1)).sum(axis=1) / counts.sum(axis=1)
+    found = difference_interval(np.array([0.7]), 0.5 + 0.2 * recall[None])
+    assert found.low > 0 and found.is_significant == is_significant == (not found.has_few_images)
+    text = format_interval(found)
+    assert text.endswith("]*" if is_significant else "] (too few images)"), text
+    assert format_interval(found, mark=True) == text
 
 
 def test_where_images_do_nothing_it_is_students_t_over_seeds():

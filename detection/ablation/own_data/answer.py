@@ -84,7 +84,7 @@ def _too_little(interval: Interval, images: int) -> str:
         return "one pair of seeds shows nothing of other seeds: run three or more"
     if images < FEW_IMAGES:
         return f"{images} evaluated image{'s show' if images != 1 else ' shows'} too little of others: evaluate on more"
-    if interval.left_out > 0:
+    if interval.has_few_images:
         return "too few of the evaluated images have such objects: evaluate on more"
     return ""
 

@@ -122,7 +122,9 @@ def _by_part(summary: AblationSummary) -> list[Block]:
     if not rows or not rivals:
         return []
     intervals = {(key, rival): summary.difference(data, default, key, rival) for key in rows for rival in rivals}
-    tested = [pair for pair, found in intervals.items() if found is not None and found.seeds > 1]
+    tested = [
+        pair for pair, found in intervals.items() if found is not None and found.seeds > 1 and not found.has_few_images
+    ]
     adjusted = dict(zip(tested, holm([_p(intervals[pair]) for pair in tested]), strict=True))
     lines = []
     for key, text in rows.items():

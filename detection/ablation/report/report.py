@@ -15,7 +15,7 @@ from detection.ablation.report.suite import suite_blocks
 from detection.ablation.size_matched import Control
 from detection.ablation.summary import AblationSummary
 from detection.ablation.verdicts import verdicts
-from detection.evaluation.intervals import RESAMPLINGS
+from detection.evaluation.intervals import RESAMPLINGS, TOO_FEW
 from detection.reports.document import Block, Bullets, Code, Figure, Heading, Paragraph, Table, to_markdown
 from detection.reports.files import to_png
 
@@ -264,9 +264,10 @@ def _costs(summary: AblationSummary, costs: MeasuredCosts | None) -> Iterator[Bl
 
 
 def count_intervals(blocks: Sequence[Block]) -> int:
-    """Count the intervals that tables show."""
+    """Count the intervals that tables show, but for those of too few images."""
     tables = [block for block in blocks if isinstance(block, Table)]
-    return sum(len(_INTERVAL.findall(cell)) for table in tables for row in table.rows for cell in row[1:])
+    cells = (cell for table in tables for row in table.rows for cell in row[1:] if TOO_FEW not in cell)
+    return sum(len(_INTERVAL.findall(cell)) for cell in cells)
 
 
 def _how_to_read(summary: AblationSummary, shown: int) -> list[Block]:
@@ -285,6 +286,8 @@ def _how_to_read(summary: AblationSummary, shown: int) -> list[Block]:
     )
     missing = (
         "A value with a missing seed is missing here; “n/a” is a metric that its data does not define, and “no "
-        "interval” a difference that too few images decide, as of a class with one object."
+        "interval” a difference that too few images decide, as of a class with one object. “Too few images” follows an "
+        "interval of a metric that some resamplings do not define, as of a class that up to about seven images have: "
+        "it is too narrow, and carries no verdict."
     )
     return [Heading(2, "How to read this"), Bullets([about, chance, missing])]
