@@ -1,5 +1,6 @@
 """The answer to a question of one difference, in words: helps, hurts, level within ± x, or not with these seeds."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -69,7 +70,9 @@ def judge(
         return Answer(outcome, f"{outcome}, {found}")
     ends = max(abs(interval.low), abs(interval.high))
     if 0 < margin and ends <= margin and p_value is not None:
-        return Answer("level", f"level within ± {ends:.3f} {metric}, {found}")
+        # Rounded up, as the interval is not within what is less; by less than rounding errors it is.
+        bound = math.ceil(ends * 1000 - 1e-9) / 1000
+        return Answer("level", f"level within ± {bound:.3f} {metric}, {found}")
     if margin < MARGIN:
         hardly = f"both have so low an {metric} that they have hardly learned: train for more epochs first"
         return Answer("undetermined", f"cannot be determined, {found}; {hardly}")
@@ -119,13 +122,14 @@ def more_seeds(interval: Interval) -> int | None:
     return None
 
 
-def together(against: dict[str, Answer], default: str, reference: str) -> Answer:
+def together(against: dict[str, Answer], default: str, reference: str, *, finished: bool = False) -> Answer:
     """Join the answers against the reference and against the one as large: context helps only if it beats both.
 
     Args:
         against: answers by name of what `default` is compared with, the reference first.
         default: the variant that the question is about.
         reference: the variant without context.
+        finished: whether all runs of these are, so that a missing answer has another reason.
     """
     plain, *others = (against[name].outcome for name in (reference, *(n for n in against if n != reference)))
     if plain == "helps" and all(other == "helps" for other in others):
@@ -142,5 +146,6 @@ def together(against: dict[str, Answer], default: str, reference: str) -> Answer
         "undetermined": f"Whether context helps on these data cannot be determined {by_what}.",
     }
     if plain not in texts:
-        return Answer("missing", "There is no answer yet: runs are missing.")
+        reason = "too few images decide it: evaluate on more" if finished else "runs are missing"
+        return Answer("missing", f"There is no answer{' yet' * (not finished)}: {reason}.")
     return Answer(plain, texts[plain])

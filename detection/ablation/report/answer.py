@@ -34,7 +34,8 @@ def answers(summary: AblationSummary) -> dict[str, Answer]:
         best = _best(summary, ablation.metric, rival)
         interval, p_value = (None, None) if verdict is None else (verdict.interval, verdict.p_mean)
         found[rival] = judge(interval, p_value, ablation.metric, best, _images_of(summary), ablation.seeds)
-    return {"": together(found, default, ablation.reference), **found}
+    finished = not any(summary.missing_seeds(data, name) for name in (default, *_rivals(summary)))
+    return {"": together(found, default, ablation.reference, finished=finished), **found}
 
 
 def answer_text(summary: AblationSummary) -> list[str]:

@@ -64,11 +64,23 @@ def test_words_have_the_numbers():
     assert judge(interval(0.2, 0.1, p=0.01), 0.01, "AP").text == "helps, AP +0.200 [+0.100, +0.300]"
     assert judge(interval(-0.2, 0.1, p=0.01), 0.01, "AP").text == "hurts, AP −0.200 [−0.300, −0.100]"
     assert judge(interval(0.005, 0.02), 0.6, "AP").text == "level within ± 0.025 AP, AP +0.005 [−0.015, +0.025]"
+    # The interval is within what is named: it is rounded up, and not where its end is that number itself.
+    assert judge(interval(0.0002, 0.0062), 0.6, "AP").text.startswith("level within ± 0.007 AP, ")
+    assert judge(interval(0.0002, 0.0001), 0.6, "AP").text.startswith("level within ± 0.001 AP, ")
+    assert judge(interval(0.001, 0.006), 0.6, "AP").text.startswith("level within ± 0.007 AP, ")
     assert judge(interval(0.008, 0.002, p=0.01), 0.01, "AP").outcome == "level"  # significant, and too small to matter
     assert judge(None, None, "AP").outcome == "missing"
     one = judge(interval(0.2, 0.1, seeds=1), None, "AP")
     assert one.outcome == "undetermined" and "run three or more" in one.text
     assert judge(interval(0.0, 0.01, seeds=1), None, "AP").outcome == "undetermined"
+
+
+def test_no_answer_names_its_reason():
+    missing = {"none": judge(None, None, "AP"), "wider": judge(None, None, "AP")}
+    assert together(missing, "default", "none").text == "There is no answer yet: runs are missing."
+    found = together(missing, "default", "none", finished=True)
+    assert found.outcome == "missing"
+    assert found.text == "There is no answer: too few images decide it: evaluate on more."
 
 
 def test_the_bounds_of_the_words_are_the_documented_ones():
