@@ -263,8 +263,12 @@ def _values(folder: Path, source: _Source) -> dict[str, float]:
         found = f"holds {len(results)} detections and metrics.json {metrics['detections']}"
         raise CorruptRun(f"{source.folder}/results.json {found}")
     values = {name: _metric(metrics[name]) for name in AP_METRICS}
-    for name, of_class in metrics["per_class"].items():
-        values |= {f"{metric}/{name}": _metric(of_class[metric]) for metric in ("AP", "AP50")}
+    try:
+        of_classes = [(name, of_class["AP"], of_class["AP50"]) for name, of_class in metrics["per_class"].items()]
+    except (KeyError, TypeError, AttributeError):
+        raise CorruptRun(f"{source.folder}/metrics.json holds no AP and AP50 of each class in per_class") from None
+    for name, ap, ap50 in of_classes:
+        values |= {f"AP/{name}": _metric(ap), f"AP50/{name}": _metric(ap50)}
     return values
 
 

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from detection.ablation.detectors import DETECTORS
+from detection.ablation.launch.status import RunStatus, inspect_evaluation, inspect_run
+from detection.ablation.plan import Run
 from detection.ablation.run_types import CorruptRun, StaleRun
 from detection.config import to_plain
 from detection.errors import UserError
@@ -57,6 +59,8 @@ DAMAGES = {
     "a list": (lambda f: (f / "last/metrics.json").write_text("[]"), "no dict"),
     "no AP": (lambda f: edit(f / "last/metrics.json", lambda m: m.pop("AP")), "lacks AP"),
     "a word": (lambda f: edit(f / "last/metrics.json", lambda m: m.update(AP="high")), "'high'"),
+    "no classes": (lambda f: edit(f / "last/metrics.json", lambda m: m.update(per_class=None)), "of each class"),
+    "empty class": (lambda f: edit(f / "last/metrics.json", lambda m: m.update(per_class={"a": {}})), "of each class"),
     "no results": (lambda f: (f / "last/results.json").unlink(), "last/results.json is missing"),
     "fewer results": (lambda f: edit(f / "last/results.json", lambda r: r.clear()), "holds 0 detections"),
     "no weights": (lambda f: (f / WEIGHTS).unlink(), "is missing"),
@@ -74,6 +78,19 @@ def test_a_damaged_run_is_reported(run, damage, words):
     damage(run)
     with pytest.raises(CorruptRun, match=words):
         DETECTORS.read(run)
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "5"])
+def test_settings_that_are_no_object_are_named_as_such(run, text):
+    planned = Run("mine", "gru", 0, (), run, open_config(run), "digest")
+    again = Run("mine-2x", "gru", 0, (), run / "evaluation-2x", planned.config, "digest", planned)
+    again.folder.mkdir()
+    (again.folder / "evaluation.json").write_text(json.dumps({"config": json.loads(text)}))
+    status = inspect_evaluation(again, DETECTORS, RunStatus("finished"))
+    assert (status.state, status.reason) == ("absent", "evaluation.json holds no settings")
+    (run / "config.json").write_text(text)
+    status = inspect_run(planned, DETECTORS)
+    assert (status.state, status.reason) == ("corrupt", "config.json holds no settings")
 
 
 @pytest.mark.parametrize(("change", "words"), [("sha256", "has changed since"), ("annotations", "is gone")])

@@ -63,6 +63,8 @@ def _inspect_run(run: Run, run_type: RunType) -> RunStatus:
                 f"{folder}: holds something other than a run; move it away, or choose another --output."
             ) from None
         return RunStatus("corrupt", f"config.json cannot be read ({error.__class__.__name__})")
+    if not isinstance(plain, dict):
+        return RunStatus("corrupt", "config.json holds no settings")
     if run_type.digest(plain) != run.digest:
         changed = differences(plain, run_type.plain(run.config))
         return RunStatus("stale", f"it was made with {changed[0]}" + (", among others" if len(changed) > 1 else ""))
@@ -83,6 +85,8 @@ def inspect_evaluation(run: Run, run_type: RunType, trained: RunStatus) -> RunSt
         return RunStatus("absent", f"its training is {trained.state}")
     try:
         plain = read_json(run.folder / "evaluation.json", dict).get("config")
+        if not isinstance(plain, dict):
+            raise CorruptRun("evaluation.json holds no settings")
         if run_type.digest(plain) != run.digest:
             changed = differences(plain, run_type.plain(run.config))
             return RunStatus("stale", f"it was evaluated with {changed[0] if changed else 'another config'}")
