@@ -231,6 +231,29 @@ def test_more_seeds_keep_what_was_decided(done, capsys):
     assert "9 runs" in text and text.count("epochs=2") == 9
 
 
+def test_a_variant_that_is_asked_for_is_kept_and_counted(done, capsys):
+    """With the three that answer it takes 0.92 h with all epochs."""
+    shutil.rmtree("out/runs")
+    assert run("--budget-hours=0.7", "--variants=large") == 0
+    text = capsys.readouterr().out
+    assert "leaves out" not in text and "trains for 2 of 4 epochs: 0.5" in text
+    assert ran() == {"none", "wider", "context", "large"}
+
+
+def test_a_variant_that_was_left_out_and_is_asked_for_has_to_fit_too(done, capsys):
+    shutil.rmtree("out/runs")
+    assert run("--budget-hours=0.4") == 0  # for two of four epochs, without average and large
+    capsys.readouterr()
+    assert run("--budget-hours=0.4", "--variants=average") == 0
+    text = capsys.readouterr().out
+    assert "h for 3 runs of average with as many epochs" in text and text.count("finished before") == 9
+    assert ran() == {"none", "wider", "context", "average"}
+    assert run("--budget-hours=0.4", "--variants=average,large", "--seeds=0,1,2,3,4,5") == 2
+    assert "--budget-hours 0.4: is too little for more seeds and more variants: " in capsys.readouterr().err
+    assert run("--budget-hours=0.4") == 0  # what was added stays
+    assert capsys.readouterr().out.count("finished before") == 12
+
+
 def test_a_decision_of_a_former_version_is_kept(done, capsys, monkeypatch):
     shutil.rmtree("out/runs")
     known, digest = [], session.runs_digest

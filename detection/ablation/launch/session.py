@@ -20,11 +20,11 @@ from detection.ablation.launch.slurm import SlurmLauncher
 from detection.ablation.own_data.budget import Scope, decide
 from detection.ablation.own_data.scope import (
     Decision,
+    extend_decision,
     read_decision,
     runs_digest,
     save_decision,
     scope_digests,
-    with_more_seeds,
 )
 from detection.ablation.plan import Plan
 from detection.ablation.planning import WIDER_FILE, Opened, Planned
@@ -80,7 +80,8 @@ def open_scope(request: Request, opened: Opened, plan: Plan) -> Scope | None:
     former = runs_digest(plan, opened.data_remarks), seeds
     any_budget = request.report_only and budget is None
     known = read_decision(output, digests, budget, any_budget=any_budget, runs=former)
-    if request.report_only or request.dry_run or (known is not None and not known.lacks(seeds)):
+    is_enough = known is not None and not known.lacks(seeds) and not known.leaves_out(request.variants)
+    if request.report_only or request.dry_run or is_enough:
         return None if known is None else known.scope
     require_ours(output)
     with watch(until_exit=True), locked(output) as held:
@@ -95,9 +96,10 @@ def open_scope(request: Request, opened: Opened, plan: Plan) -> Scope | None:
         spent = (time.monotonic() - request.began) / 3600
         costs = read_costs(output / COSTS)
         if known is None:
-            decision = Decision(decide(plan, costs, slots, budget, spent), digests, tuple(seeds), budget)
+            scope = decide(plan, costs, slots, budget, spent, request.variants)
+            decision = Decision(scope, digests, tuple(seeds), budget)
         else:
-            decision = with_more_seeds(known, plan, costs, slots, spent)
+            decision = extend_decision(known, plan, costs, slots, spent, request.variants)
         save_decision(output, decision)
     return decision.scope
 

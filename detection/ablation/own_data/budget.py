@@ -1,13 +1,13 @@
 """The time of an ablation, from a measured step of each variant, and what a budget of hours leaves out.
 
 Variants go first, in the order of the question, then epochs; seeds never go, nor one epoch of the variants that answer
-the question.
+the question or were asked for by name.
 """
 
 import heapq
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from detection.ablation.ablation import Ablation
@@ -119,7 +119,14 @@ def describe(found: Estimate, rounds: int) -> list[str]:
     return lines
 
 
-def decide(plan: Plan, costs: MeasuredCosts | None, slots: int, budget: float | None, spent: float) -> Scope:
+def decide(
+    plan: Plan,
+    costs: MeasuredCosts | None,
+    slots: int,
+    budget: float | None,
+    spent: float,
+    wanted: Collection[str] = (),
+) -> Scope:
     """Estimate the time of a plan, and leave out what a budget has no room for.
 
     Args:
@@ -128,6 +135,7 @@ def decide(plan: Plan, costs: MeasuredCosts | None, slots: int, budget: float | 
         slots: runs at a time.
         budget: hours for everything; None: no limit.
         spent: hours of it that are over.
+        wanted: variants that were asked for by name, which are not left out.
 
     Raises:
         UserError: as `estimate` and `fit_budget`.
@@ -136,15 +144,19 @@ def decide(plan: Plan, costs: MeasuredCosts | None, slots: int, budget: float | 
     texts = describe(found, costs.rounds if costs else 0)
     if budget is None:
         return Scope((), None, found.hours(list(found.costs), found.epochs), tuple(texts))
-    scope = fit_budget(plan.ablation, found, budget, spent)
+    scope = fit_budget(plan.ablation, found, budget, spent, wanted)
     return replace(scope, texts=(*texts, *scope.texts))
 
 
-def fit_budget(ablation: Ablation, found: Estimate, budget: float, spent: float = 0.0) -> Scope:
+def fit_budget(
+    ablation: Ablation, found: Estimate, budget: float, spent: float = 0.0, wanted: Collection[str] = ()
+) -> Scope:
     """Leave out variants, then epochs, until the estimate times `SAFETY` is within what is left of a budget in hours.
 
+    Variants that are `wanted` are not left out.
+
     Raises:
-        UserError: one epoch of the variants that answer the question takes longer.
+        UserError: one epoch of these and of the variants that answer the question takes longer.
     """
     assert ablation.question is not None
     kept, epochs, texts = list(found.costs), found.epochs, list[str]()
@@ -156,7 +168,7 @@ def fit_budget(ablation: Ablation, found: Estimate, budget: float, spent: float 
         return SAFETY * found.hours(kept, of_epochs)
 
     start, left = hours(epochs), budget - spent
-    order = [name for name in (*unnamed, *ablation.question.drop) if name in kept]
+    order = [name for name in (*unnamed, *ablation.question.drop) if name in kept and name not in wanted]
     dropped = []
     while hours(epochs) > left and order:
         dropped.append(order.pop(0))

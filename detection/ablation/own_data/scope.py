@@ -35,6 +35,10 @@ class Decision:
         """The seeds among these that it was not made for."""
         return [seed for seed in seeds if seed not in self.seeds]
 
+    def leaves_out(self, variants: Collection[str]) -> list[str]:
+        """The variants among these that it leaves out."""
+        return [name for name in self.scope.dropped if name in variants]
+
 
 def scope_digests(plan: Plan, data: Sequence[str]) -> dict[str, str]:
     """Digest of each variant with any seed and of sentences on its data, not of the speed of the machine.
@@ -84,30 +88,44 @@ def read_decision(
     return known if is_of_these else None
 
 
-def with_more_seeds(known: Decision, plan: Plan, costs: MeasuredCosts | None, slots: int, spent: float) -> Decision:
-    """Let a decision hold for the seeds of a plan that it was not made for, which have its epochs and variants.
+def extend_decision(
+    known: Decision, plan: Plan, costs: MeasuredCosts | None, slots: int, spent: float, wanted: Collection[str] = ()
+) -> Decision:
+    """Let a decision hold for seeds of a plan that it was not made for, and for variants that it left out.
+
+    What is added has the epochs of the decision.
 
     Args:
         known: what was decided.
         plan: with more seeds, before anything is left out.
         costs: as they were measured for the decision.
         slots: runs at a time.
-        spent: hours of the budget that are over; what the new seeds take has to fit into what is left of it.
+        spent: hours of the budget that are over; what the added runs take has to fit into what is left of it.
+        wanted: variants that were asked for by name.
 
     Raises:
         UserError: it does not.
     """
-    scope, budget, more = known.scope, known.budget, known.lacks(plan.ablation.seeds)
-    found = dataclasses.replace(estimate(plan, costs, slots), seeds=len(more))
+    scope, budget, more, texts = known.scope, known.budget, known.lacks(plan.ablation.seeds), list[str]()
+    found, added = estimate(plan, costs, slots), known.leaves_out(wanted)
     kept = [name for name in found.costs if name not in scope.dropped]
-    hours = found.hours(kept, scope.epochs or found.epochs)
-    text = f"{hours:.2f} h for {len(kept) * len(more)} runs of seeds {', '.join(map(str, more))} with as many epochs"
+    hours = 0.0
+    for names, seeds, of_what in (
+        (kept, more, f"seeds {', '.join(map(str, more))}"),
+        (added, list(plan.ablation.seeds), ", ".join(added)),
+    ):
+        if names and seeds:
+            of_these = dataclasses.replace(found, seeds=len(seeds)).hours(names, scope.epochs or found.epochs)
+            texts.append(f"{of_these:.2f} h for {len(names) * len(seeds)} runs of {of_what} with as many epochs")
+            hours += of_these
     if budget is not None and SAFETY * hours > budget - spent:
+        what = " and ".join(["more seeds"] * bool(more) + ["more variants"] * bool(added))
         raise UserError(
-            f"--budget-hours {budget:g}: is too little for more seeds: {text}, {SAFETY * hours:.2f} h with "
+            f"--budget-hours {budget:g}: is too little for {what}: {'; '.join(texts)}, {SAFETY * hours:.2f} h with "
             f"{SAFETY - 1:.0%} added for safety; give fewer at a time."
         )
-    scope = dataclasses.replace(scope, hours=scope.hours + hours, texts=(*scope.texts, text))
+    dropped = tuple(name for name in scope.dropped if name not in added)
+    scope = dataclasses.replace(scope, dropped=dropped, hours=scope.hours + hours, texts=(*scope.texts, *texts))
     return dataclasses.replace(known, scope=scope, seeds=(*known.seeds, *more))
 
 
