@@ -80,7 +80,7 @@ def measure_costs(
         digest: ArchitectureCost(work.parameters, work.flops, medians[2 * i], medians[2 * i + 1], *memory[digest])
         for i, (digest, work) in enumerate(built.items())
     }
-    return MeasuredCosts(_machine(), rounds, costs, failures)
+    return MeasuredCosts(machine_name(), rounds, costs, failures)
 
 
 def cost_of(plan: Plan, costs: MeasuredCosts | None, data: str, variant: str) -> ArchitectureCost | None:
@@ -106,7 +106,8 @@ def all_measured(costs: MeasuredCosts | None, plan: Plan) -> bool:
     return costs is not None and set(architectures(plan)) <= set(costs.architectures)
 
 
-def _machine() -> str:
+def machine_name() -> str:
+    """Describe what this process measures on: the device, its threads, and versions."""
     import torch
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()

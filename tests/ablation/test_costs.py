@@ -1,5 +1,6 @@
 """MeasuredCosts: each architecture once, in turns, and none that cannot be measured is made up."""
 
+import dataclasses
 import json
 from dataclasses import asdict
 from functools import partial
@@ -8,10 +9,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from detection.ablation import Ablation
-from detection.ablation.costs import all_measured, architectures, measure_costs, read_costs
+from detection.ablation import Ablation, Question
+from detection.ablation.costs import (
+    ArchitectureCost,
+    MeasuredCosts,
+    all_measured,
+    architectures,
+    machine_name,
+    measure_costs,
+    read_costs,
+)
 from detection.ablation.detectors import DETECTORS
+from detection.ablation.launch import session
 from detection.ablation.plan import make_plan
+from detection.ablation.request import Request
 from detection.ablation.workload import Workload
 from detection.atomic_write import write_json
 from detection.errors import UserError
@@ -28,6 +39,25 @@ def plan(tmp_path):
     variants = {"a": [], "b": ["p=0.9"], "c": ["width=12"]}
     ablation = Ablation(base="base.py", variants=variants, seeds=(0, 1), run_type=COINS)
     return make_plan("coins", ablation, tmp_path / "base.py", tmp_path / "out")
+
+
+@pytest.mark.parametrize("machine", [machine_name(), "another, 64 thread(s)"])
+@pytest.mark.parametrize("asks", [True, False])
+def test_a_question_takes_costs_of_its_machine_alone(plan, machine, asks, tmp_path, monkeypatch):
+    question = Question("b") if asks else None
+    plan = dataclasses.replace(plan, ablation=dataclasses.replace(plan.ablation, question=question))
+    request = Request(tmp_path / "base.py", tmp_path)
+    found = dict.fromkeys(architectures(plan), ArchitectureCost(1, 1, 1.0, 1.0, 1, 1))
+    write_json(tmp_path / "costs.json", asdict(MeasuredCosts(machine, 5, found, {})))
+    measured, started = [], []
+    here = MeasuredCosts(machine_name(), 5, found, {})
+    monkeypatch.setattr(session, "measure_costs", lambda *_: measured.append(1) or here)
+    monkeypatch.setattr(session, "run_all", lambda commands, *_: started.append(commands))
+    session.launch_cost_measurement(request, plan, None)
+    assert not started  # after the runs any will do
+    session.launch_cost_measurement(request, plan, None, any_machine=False)
+    session.measure_costs_here(request, plan)
+    assert len(started) == 1 and bool(measured) == (not asks or machine != machine_name())
 
 
 def test_each_architecture_is_measured_once(plan, monkeypatch):

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from detection.ablation.choosing import FOLDER
-from detection.ablation.costs import all_measured, measure_costs, read_costs
+from detection.ablation.costs import all_measured, machine_name, measure_costs, read_costs
 from detection.ablation.evaluations import with_evaluations
 from detection.ablation.launch.evaluations import run_evaluations
 from detection.ablation.launch.launchers import Callbacks, Launcher, LocalLauncher, QueuedCommand, run_all
@@ -91,7 +91,8 @@ def open_scope(request: Request, opened: Opened, plan: Plan) -> Scope | None:
         if not (output / RECORD).exists():
             write_json(output / RECORD, plan.record())
         save_controls(output / WIDER_FILE, *opened.wider)
-        launch_cost_measurement(request, plan, launcher)
+        # A budget is held against what runs take here, so that costs of another machine or other threads do not count.
+        launch_cost_measurement(request, plan, launcher, any_machine=False)
         slots = min(launcher.slots, len(plan.runs))
         spent = (time.monotonic() - request.began) / 3600
         costs = read_costs(output / COSTS)
@@ -131,10 +132,14 @@ def run_planned(request: Request, planned: Planned) -> None:
         launch_cost_measurement(request, plan, launcher)
 
 
-def launch_cost_measurement(request: Request, plan: Plan, launcher: Launcher) -> None:
-    """Measure costs in a process of the launcher, where the runs are, with no other run at the same time."""
+def launch_cost_measurement(request: Request, plan: Plan, launcher: Launcher, *, any_machine: bool = True) -> None:
+    """Measure costs in a process of the launcher, where the runs are, with no other run at the same time.
+
+    Costs that were measured before are taken; with a question and not `any_machine`, that process decides whether they
+    are of its machine and number of threads, which are not known here.
+    """
     rounds = request.rounds_of(plan.ablation)
-    if not rounds or all_measured(read_costs(request.output / COSTS), plan):
+    if not rounds or (any_machine and all_measured(read_costs(request.output / COSTS), plan)):
         return
     print("measuring costs of all architectures", flush=True)
     measured = ["--measure-costs", f"--cost-rounds={rounds}"]
@@ -149,7 +154,11 @@ def launch_cost_measurement(request: Request, plan: Plan, launcher: Launcher) ->
 
 
 def measure_costs_here(request: Request, plan: Plan) -> None:
-    """Measure costs in this process and write them."""
+    """Measure costs in this process and write them; with a question, those that were measured like this are kept."""
+    known = read_costs(request.output / COSTS)
+    if plan.ablation.question is not None and known is not None and all_measured(known, plan):
+        if known.machine == machine_name():
+            return
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rounds = request.rounds_of(plan.ablation)
     costs = measure_costs(plan, rounds, settle_on(device), lambda function: peak_bytes(function, device))
