@@ -76,11 +76,21 @@ def require_choice(choice: Choice, variants: Mapping[str, Any], seeds: Sequence[
     """Check a choice against its ablation.
 
     Raises:
-        UserError: options of an unknown variant, or a seed that the ablation reports.
+        UserError: options of an unknown variant, two of one name together with their variants, or a seed that the
+            ablation reports.
     """
     for variant in choice.options:
         if variant not in variants:
             raise UserError(f"choice: there is no variant {variant!r}; known: {', '.join(variants)}.")
+    trials: dict[str, tuple[str, str]] = {}
+    for variant, options in choice.options.items():
+        for option in options:
+            former = trials.setdefault(trial_name(variant, option), (variant, option))
+            if former != (variant, option):
+                raise UserError(
+                    f"choice: option {option!r} of {variant!r} and {former[1]!r} of {former[0]!r} are both named "
+                    f"{trial_name(variant, option)}; give one of them another name."
+                )
     shared = sorted(set(choice.seeds) & set(seeds))
     if shared:
         raise UserError(

@@ -166,6 +166,9 @@ def make_plan(
             the same.
     """
     controls = controls or {}
+    for name, _ in controls.values():
+        if name in ablation.variants:
+            raise UserError(f"variants: {name!r} is the name of a size-matched control; give yours another name.")
     variants = {**ablation.variants, **dict(controls.values())}
     config, runs = ablation.run_type.load(base), []
     references: dict[str, Any] = {}

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from detection.ablation import Choice
+from detection.ablation.choice import require_choice
 from detection.errors import UserError
 from tests.cli.test_ablate import place, run, write
 
@@ -90,6 +91,12 @@ def test_what_does_not_fit_is_one_sentence_before_anything_runs(options, seeds, 
     assert error.count("\n") == 1 and not Path("out").exists()
     with pytest.raises(AssertionError, match=message):
         raise AssertionError(error)
+
+
+def test_trials_of_one_name_are_refused():
+    options = {"a": {"x": [], "b+c": []}, "a+b": {"c": [], "y": []}}
+    with pytest.raises(UserError, match=r"option 'c' of 'a\+b' and 'b\+c' of 'a' are both named a\+b\+c"):
+        require_choice(Choice(options, {"data": []}, (7,)), {"a": (), "a+b": ()}, (0,))
 
 
 def test_options_in_python_may_hold_parts():
