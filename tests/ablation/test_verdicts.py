@@ -1,5 +1,6 @@
 """Summaries and verdicts of results made by hand: which tests are made, of what, and how they are adjusted."""
 
+import csv
 import dataclasses
 import math
 from statistics import mean
@@ -10,10 +11,13 @@ from scipy.stats import fisher_exact, norm, ttest_rel
 
 from detection.ablation import Ablation
 from detection.ablation.plan import make_plan
+from detection.ablation.primary import Primary
+from detection.ablation.report.csv_export import to_csv
 from detection.ablation.report.formatting import difference
 from detection.ablation.run_types import CorruptRun
 from detection.ablation.summary import AblationSummary, RunResult, Spread, _require_same
 from detection.ablation.verdicts import verdicts
+from detection.errors import UserError
 from tests.ablation.coins import COINS
 
 PLAIN = (0.50, 0.62, 0.70, 0.58)
@@ -81,6 +85,30 @@ def test_a_difference_that_too_few_images_define_is_not_tested(summarized):
     assert found.interval.low > 0 and found.p_mean is None and not found.is_significant
     assert found.text == "too few images"
     assert difference(summary, "data", "much", "accuracy", found).endswith("] (too few images)")
+
+
+def test_the_csv_has_a_line_for_each_comparison(summarized):
+    """Of every variant with the reference, and of a primary pair without it."""
+    summary = summarized(moved(("much", "some")))
+    one = Primary("much", "some", "accuracy", "data")
+    ablation = dataclasses.replace(summary.plan.ablation, primary=(one,))
+    plan = dataclasses.replace(summary.plan, ablation=ablation, primary=(one,), registered=(one,))
+    lines = csv.DictReader(to_csv(dataclasses.replace(summary, plan=plan)).splitlines())
+    rows = {(row["variant"], row["reference"]): row for row in lines}
+    assert list(rows) == [("plain", "plain"), ("much", "plain"), ("much", "some"), ("some", "plain")]
+    found = rows["much", "some"]
+    apart = np.subtract(MORE["much"], MORE["some"])
+    assert float(found["difference"]) == pytest.approx(apart.mean()) and found["primary"] == "1"
+    assert float(found["p"]) == pytest.approx(ttest_rel(apart, np.zeros(4)).pvalue)
+    assert found["mean"] == rows["much", "plain"]["mean"] and rows["much", "plain"]["primary"] == "0"
+    assert rows["plain", "plain"]["difference"] == rows["plain", "plain"]["p"] == ""
+
+
+def test_a_variant_with_the_name_of_a_size_matched_control_is_refused(tmp_path, summarized):
+    plan = summarized(moved(("much",))).plan
+    controls = {"much": ("plain", ("width=20",))}
+    with pytest.raises(UserError, match="'plain' is the name of a size-matched control; give yours another name"):
+        make_plan("coins", plan.ablation, tmp_path / "base.py", tmp_path / "out", controls=controls)
 
 
 CHANCE = {"data": 1 / 3}

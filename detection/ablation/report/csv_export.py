@@ -16,7 +16,10 @@ _COLUMNS = (
 
 
 def to_csv(summary: AblationSummary) -> str:
-    """A line per metric, variant and data set; missing values are empty, with their seeds in `missing`.
+    """A line per metric, variant and data set, and one more for each comparison with another than the reference.
+
+    Such lines follow that of the variant, and have what it is compared with as their `reference`. Missing values are
+    empty, with their seeds in `missing`.
 
     Names are as `csv_name` writes them: safe to open as a spreadsheet.
     """
@@ -43,14 +46,21 @@ def _lines(
         metric, _, of_class = key.partition("/")
         spread = summary.spread(data, variant, key)
         values = ["", "", ""] if spread is None else [spread.mean, spread.sd, " ".join(map(repr, spread.values))]
-        verdict = None if variant == reference else found[key][variant, reference]
-        interval = None if verdict is None else verdict.interval
-        ends = ["", "", ""] if interval is None else [interval.value, interval.low, interval.high]
-        tested = [""] * 4
-        if verdict is not None:
-            tested = [verdict.p_mean, verdict.p_share, verdict.text, int(verdict.primary)]
-        names = map(csv_name, (data, variant, metric, of_class))
-        yield [*names, *values, *_over_seeds(spread), csv_name(reference), *ends, *tested, missing, chosen]
+        start = [*map(csv_name, (data, variant, metric, of_class)), *values, *_over_seeds(spread)]
+        if variant == reference:
+            yield [*start, csv_name(reference), *_outcome(None), missing, chosen]
+        for (compared, against), verdict in found[key].items():
+            if compared == variant:
+                yield [*start, csv_name(against), *_outcome(verdict), missing, chosen]
+
+
+def _outcome(verdict: Verdict | None) -> list[object]:
+    """The difference with its ends, both p values, the verdict, and whether it is primary."""
+    if verdict is None:
+        return [""] * 7
+    interval = verdict.interval
+    ends = ["", "", ""] if interval is None else [interval.value, interval.low, interval.high]
+    return [*ends, verdict.p_mean, verdict.p_share, verdict.text, int(verdict.primary)]
 
 
 def _over_seeds(spread: Spread | None) -> list[object]:
