@@ -217,7 +217,8 @@ def test_more_seeds_keep_what_was_decided(done, capsys):
     text = capsys.readouterr().out
     assert text.count("finished before") == 9 and "set aside" not in text and "measuring costs" not in text
     assert "h for 3 runs of seeds 3 with as many epochs" in text
-    assert "seeds 0, 1, 2, 3" in Path("out/report.md").read_text()
+    report = Path("out/report.md").read_text()
+    assert "seeds 0, 1, 2, 3" in report and report.count("seeds were added to those that were decided on first") == 1
     assert run("--budget-hours=0.4", seeds) == 0  # the new seeds are decided once, too
     assert capsys.readouterr().out.count("finished before") == 12
     assert run("--budget-hours=0.4", "--seeds=0,1,2,3,4,5,6,7,8") == 2

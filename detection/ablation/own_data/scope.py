@@ -14,6 +14,14 @@ from detection.errors import UserError
 
 FILE = "budget.json"
 
+REPEATED = (
+    "seeds were added to those that were decided on first: if that was because these did not decide it, a difference "
+    "of 0 is called a help or a hurt more often than 5 % of the time, up to 16 % where they are added until one is"
+)
+"""What is stated of an answer that was looked at more than once: in 400 simulations with three seeds first and a spread
+between seeds of 0.04, 3.8 % had a false outcome by the first three, and 15.8 % once the advice on seeds was followed
+until it decided or would have taken more than 30 seeds; with a spread of 0.02, 4.2 and 9 %."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
@@ -118,6 +126,8 @@ def extend_decision(
             of_these = dataclasses.replace(found, seeds=len(seeds)).hours(names, scope.epochs or found.epochs)
             texts.append(f"{of_these:.2f} h for {len(names) * len(seeds)} runs of {of_what} with as many epochs")
             hours += of_these
+    # The level of the answer is for one look at the data.
+    repeated = [REPEATED] if more and REPEATED not in scope.texts else []
     if budget is not None and SAFETY * hours > budget - spent:
         what = " and ".join(["more seeds"] * bool(more) + ["more variants"] * bool(added))
         raise UserError(
@@ -125,7 +135,9 @@ def extend_decision(
             f"{SAFETY - 1:.0%} added for safety; give fewer at a time."
         )
     dropped = tuple(name for name in scope.dropped if name not in added)
-    scope = dataclasses.replace(scope, dropped=dropped, hours=scope.hours + hours, texts=(*scope.texts, *texts))
+    scope = dataclasses.replace(
+        scope, dropped=dropped, hours=scope.hours + hours, texts=(*scope.texts, *texts, *repeated)
+    )
     return dataclasses.replace(known, scope=scope, seeds=(*known.seeds, *more))
 
 
