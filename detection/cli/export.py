@@ -100,7 +100,7 @@ def comparison_images(asked: list[str] | None, config: "Config") -> "tuple[list[
         try:
             index = load_index(config.data.val.annotations)
             names = [index.file_name(row) for row in range(min(COMPARED, len(index)))]
-            return [read_image(resolve_image(config.data.val.images, name)) for name in names], "of the validation set"
+            return [read_image(resolve_image(Path(config.data.val.images), name)) for name in names], "of the validation set"
         except UserError:
             pass
     from detection.export.drawn_images import drawn_images
