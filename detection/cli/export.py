@@ -99,8 +99,9 @@ def comparison_images(asked: list[str] | None, config: "Config") -> "tuple[list[
     if config.data.val is not None and config.data.val.images:
         try:
             index = load_index(config.data.val.annotations)
-            names = [index.file_name(row) for row in range(min(COMPARED, len(index)))]
-            return [read_image(resolve_image(Path(config.data.val.images), name)) for name in names], "of the validation set"
+            folder, rows = Path(config.data.val.images), range(min(COMPARED, len(index)))
+            paths = [resolve_image(folder, index.file_name(row)) for row in rows]
+            return [read_image(path) for path in paths], "of the validation set"
         except UserError:
             pass
     from detection.export.drawn_images import drawn_images

@@ -139,7 +139,8 @@ def errors_table(errors: dict[str, Any]) -> str:
 
 def no_calibration(errors: dict[str, Any]) -> str:
     """Return why there is no calibration, to end a sentence."""
-    return "scores are not between 0 and 1" if errors["detections"] else "nothing was detected"
+    # Metrics of an older run do not have the number.
+    return "scores are not between 0 and 1" if errors.get("detections", 1) else "nothing was detected"
 
 
 def label_errors_csv(errors: dict[str, Any]) -> str:
