@@ -54,7 +54,7 @@ def plot_costs(
         "FLOPs per image (G)": lambda cost: cost.flops / 1e9,
         "training step (ms)": lambda cost: cost.train_step_s * 1e3,
     }
-    figure = Figure(figsize=(11, 4.2), dpi=120, layout="constrained")
+    figure = Figure(figsize=(11, max(4.2, _legend_height(len(known)))), dpi=120, layout="constrained")
     panels = figure.subplots(1, len(axis), sharey=True)
     for axes, (label, value) in zip(panels, axis.items(), strict=True):
         for number, (name, spread, cost) in enumerate(known):
@@ -82,7 +82,7 @@ def plot_curves(
         metric: name of the vertical axis.
         quantity: name of the horizontal axis.
     """
-    figure = Figure(figsize=(7.5, 4.6), dpi=120, layout="constrained")
+    figure = Figure(figsize=(7.5, max(4.6, _legend_height(len(rows)))), dpi=120, layout="constrained")
     axes = figure.subplots()
     apart = (places[-1] - places[0]) / 100
     for number, (name, spreads) in enumerate(rows):
@@ -102,6 +102,11 @@ def plot_curves(
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", fontsize=8, frameon=False)
     return figure
+
+
+def _legend_height(number: int) -> float:
+    """Return the height in inches of a figure whose legend has so many lines."""
+    return 0.3 + 0.175 * number
 
 
 def _draw_seeds(axes: Axes, place: float, spread: Spread | None, style: dict[str, Any]) -> None:
