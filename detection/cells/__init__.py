@@ -1,6 +1,6 @@
 """Recurrent cells, one step each, as the spatial RNN, the LSTM decoder and the attention module use them."""
 
-from detection.cells.cell import Cell, ScannedCell, State, built_of, with_short_memory
+from detection.cells.cell import Cell, ScannedCell, State, build_cell, with_short_memory
 from detection.cells.gated import GRU, LSTM, MUT1, MUT2, MUT3, PeepholeLSTM, TiedLSTM
 from detection.cells.initialization import (
     Initialization,
@@ -26,6 +26,6 @@ CELLS: tuple[type[Cell], ...] = (
 __all__ = [
     "CELLS", "GRU", "IRNN", "LSTM", "MLSTM", "MUT1", "MUT2", "MUT3", "RGLRU", "S6", "SLSTM", "SSD", "Accumulator",
     "Cell", "GatedLinear", "IndRNN", "Initialization", "LinearCell", "MinGRU", "MinLSTM", "PeepholeLSTM",
-    "ScannedCell", "State", "StateSpace", "TanhRNN", "TiedLSTM", "built_of", "chrono", "forget_bias",
+    "ScannedCell", "State", "StateSpace", "TanhRNN", "TiedLSTM", "build_cell", "chrono", "forget_bias",
     "framework_default", "orthogonal", "scaled_identity", "uniform_decay", "uniform_gate", "with_short_memory",
 ]  # fmt: skip

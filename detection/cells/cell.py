@@ -235,7 +235,7 @@ class ScannedCell(Cell):
         """
 
 
-def built_of(cell: Callable[..., Cell], hidden_size: int, input_size: int | None) -> Cell:
+def build_cell(cell: Callable[..., Cell], hidden_size: int, input_size: int | None) -> Cell:
     """Build a cell of a part's setting, whose input size the part gives; None for no input side.
 
     Raises:

@@ -17,7 +17,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from detection.cells import LSTM, Cell, State, built_of, with_short_memory
+from detection.cells import LSTM, Cell, State, build_cell, with_short_memory
 from detection.context.by_location import linear_wide
 from detection.contracts import Context, at_least_float32
 from detection.errors import UserError
@@ -62,7 +62,7 @@ class AttentionLSTM(Context):
         # A single attention step needs the initial state alone, and layers that never run would be idle weights.
         layers = num_layers if num_steps > 1 else 0
         widths = [in_channels, *[hidden_channels] * (layers - 1)] if layers else []
-        self.cells = nn.ModuleList(built_of(with_short_memory(cell), hidden_channels, width) for width in widths)
+        self.cells = nn.ModuleList(build_cell(with_short_memory(cell), hidden_channels, width) for width in widths)
         if any(c.initial is not None for c in self.cells):
             raise UserError(
                 "cell.learned_initial_state=True: AttentionLSTM computes initial states of the features; leave it out."

@@ -18,7 +18,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from detection.cells import RGLRU, Cell, LinearCell, built_of
+from detection.cells import RGLRU, Cell, LinearCell, build_cell
 from detection.context.by_location import convolve_wide, initialize_parts, over_rms
 from detection.contracts import Context, at_least_float32
 from detection.errors import UserError
@@ -57,7 +57,7 @@ class CrossScan(Context):
         super().__init__()
         self.out_channels = out_channels or hidden_channels
         self.cells = nn.ModuleList(
-            nn.ModuleList(built_of(cell, hidden_channels, None) for _ in DIRECTIONS) for _ in range(num_layers)
+            nn.ModuleList(build_cell(cell, hidden_channels, None) for _ in DIRECTIONS) for _ in range(num_layers)
         )
         own = cast(Cell, self.cells[0][0])  # type: ignore[index]
         _check_cell(own)

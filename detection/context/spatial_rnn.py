@@ -16,7 +16,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from detection.cells import LSTM, Cell, built_of
+from detection.cells import LSTM, Cell, build_cell
 from detection.context.by_location import convolve_wide, initialize_parts, over_rms
 from detection.contracts import Context
 from detection.errors import UserError
@@ -57,7 +57,7 @@ class SpatialRNN(Context):
         self.layers = layers
         self.out_channels = out_channels or hidden_channels
         self.cells = nn.ModuleList(
-            nn.ModuleList(built_of(cell, hidden_channels, None) for _ in layer) for layer in layers
+            nn.ModuleList(build_cell(cell, hidden_channels, None) for _ in layer) for layer in layers
         )
         parts = cast(Cell, self.cells[0][0]).projection_sizes  # type: ignore[index]
         widths = [in_channels, *(len(layer) * hidden_channels for layer in layers)]

@@ -34,14 +34,18 @@ def with_boxes_of_masks(data: dict) -> MaskBoxes:
     An area that is missing becomes the mask's, in the units of its box. Run lengths count the pixels of an image of
     their own size: where that is not the one that is listed for their image, their box is in no known place.
     """
-    sizes = {_id(image.get("id")): [image.get("height"), image.get("width")] for image in data["images"]}
-    annotations, rows, strange = list(data["annotations"]), list[int](), list[dict]()
+    sizes = {
+        image["id"]: [image.get("height"), image.get("width")]
+        for image in data["images"]
+        if type(image.get("id")) is int
+    }
+    annotations, rows, strange = list(data["annotations"]), list[int](), list[tuple[dict, list]]()
     for row, entry in enumerate(annotations):
         if _is_box(entry.get("bbox")) or (measured := _box_and_area(entry.get("segmentation"))) is None:
             continue
-        mask, size = entry["segmentation"], sizes.get(_id(entry.get("image_id")))
-        if isinstance(mask, dict) and size is not None and mask["size"] != size:
-            strange.append({**entry, "listed": size})
+        mask, image = entry["segmentation"], entry.get("image_id")
+        if isinstance(mask, dict) and type(image) is int and sizes.get(image, mask["size"]) != mask["size"]:
+            strange.append((entry, sizes[image]))
             continue
         box, area = measured
         annotations[row] = {**entry, "bbox": box, "area": entry["area"] if is_area(entry.get("area")) else area}
@@ -49,18 +53,15 @@ def with_boxes_of_masks(data: dict) -> MaskBoxes:
     return MaskBoxes({**data, "annotations": annotations}, tuple(rows), _fault(strange))
 
 
-def _id(value: Any) -> Any:
-    return value if type(value) is int else None
-
-
-def _fault(strange: list[dict]) -> str | None:
+def _fault(strange: list[tuple[dict, list]]) -> str | None:
+    """Return what is wrong with annotations whose run lengths are not of the listed height and width."""
     if not strange:
         return None
-    first, more = strange[0], f" ({len(strange) - 1} more like it)" if len(strange) > 1 else ""
+    (entry, listed), more = strange[0], f" ({len(strange) - 1} more like it)" if len(strange) > 1 else ""
+    of_image = "no size is listed for its image" if None in listed else f"those of its image are {listed}"
     return (
-        f"annotation {shortened([first.get('id')])} has no box, and run lengths of height and width "
-        f"{first['segmentation']['size']}, but those of its image are {first['listed']}{more}: write masks of the "
-        "size of their images, or boxes."
+        f"annotation {shortened([entry.get('id')])} has no box, and run lengths of height and width "
+        f"{entry['segmentation']['size']}, but {of_image}{more}: write masks of the size of their images, or boxes."
     )
 
 

@@ -22,6 +22,7 @@ MAX_DETECTIONS = 100
 """Of an image, which COCO's AP counts."""
 
 _SAMPLED_BOXES = 200_000
+_COMPARED_BOXES = 2_000  # of one file, each with each
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,10 @@ def objects_of_tables(tables: Tables) -> Objects:
     )  # fmt: skip
 
 
-def objects_of_index(index: CocoIndex) -> Objects:
-    """Return the objects of an index; of very many, evenly spaced ones."""
+def objects_of_index(index: CocoIndex, most: int = _SAMPLED_BOXES) -> Objects:
+    """Return the objects of an index; of more than `most`, evenly spaced ones."""
     rows = np.flatnonzero(~index.iscrowd)
-    rows = rows[:: -(-len(rows) // _SAMPLED_BOXES) or 1]
+    rows = rows[:: -(-len(rows) // most) or 1]
     images = np.searchsorted(index.box_offsets, rows, side="right") - 1
     sizes = np.stack([index.widths, index.heights], axis=1)
     return Objects(
@@ -112,7 +113,8 @@ def divided_files(names: Sequence[str], objects: Objects) -> dict[str, list[int]
     """Return the images of each file that is listed as several, with different objects in at least two of them.
 
     Exporters that write an image for each box do so. Files of which two images have nearly the same box of a category
-    are not among them: somebody annotated those twice.
+    are not among them: somebody annotated those twice. Nor are files of thousands of boxes, such as a placeholder that
+    all images have.
 
     Args:
         names: of the N images' files.
@@ -130,6 +132,8 @@ def divided_files(names: Sequence[str], objects: Objects) -> dict[str, list[int]
         parts = [order[slice(*np.searchsorted(owners, [row, row + 1]))] for row in rows]
         number = np.repeat(range(len(parts)), list(map(len, parts)))  # which image each object is of
         every = np.concatenate(parts)
+        if len(every) > _COMPARED_BOXES:
+            return False
         boxes, labels = objects.boxes[every], objects.category_rows[every]
         low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
         sides = np.minimum(high[:, None], high) - np.maximum(low[:, None], low)  # (m, m, 2)
@@ -174,8 +178,12 @@ def training_remarks(train: CocoIndex, val: CocoIndex, train_images: Path, val_i
         if finding := reading_of(objects):
             remarks.append(f"{index.path}: {finding.sentence}; {doctor} examines it with the images, and converts")
         remarks += [f"{index.path}: {remark}" for remark in object_remarks(objects)]
-        divided = divided_files([index.file_name(row) for row in range(len(index))], objects)
-        remarks += [f"{index.path}: {remark}" for remark in divided_remark([*divided], f"{doctor} with --fix OUT.json")]
+        files = [index.file_name(row) for row in range(len(index))]
+        if len(set(files)) < len(files):
+            # Of all objects: among some of them those that repeat another's would seem to differ.
+            divided = divided_files(files, objects_of_index(index, len(index.iscrowd) or 1))
+            words = divided_remark([*divided], f"{doctor} with --fix OUT.json")
+            remarks += [f"{index.path}: {remark}" for remark in words]
         names = [category.name for category in index.categories]
         remarks += [f"{index.path}: {remark}" for remark in name_remarks(names)]
         remarks += [f"{index.path}: {placeholder_remark(category.name)}" for category in index.left_out]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from detection.cells import LSTM, Cell, State, built_of, with_short_memory
+from detection.cells import LSTM, Cell, State, build_cell, with_short_memory
 from detection.ranges import Channels, Count, Positive, ProperFraction
 
 
@@ -71,7 +71,7 @@ class LSTMDecoder(nn.Module):
         self.num_steps, self.hidden_size = num_steps, hidden_size
         self.dropout, self.shared_heads = nn.Dropout(dropout), shared_heads
         inputs = (in_features, *(hidden_size,) * (layers - 1))
-        self.cells = nn.ModuleList(built_of(with_short_memory(cell), hidden_size, size) for size in inputs)
+        self.cells = nn.ModuleList(build_cell(with_short_memory(cell), hidden_size, size) for size in inputs)
         heads = 1 if shared_heads else num_steps
         # One product reads both: the box's four rows, then the classes'.
         self.weight = nn.Parameter(torch.empty(heads, 4 + 1 + num_classes, hidden_size))

@@ -10,6 +10,7 @@ from detection.cli import doctor
 from detection.data.checks import examine
 from detection.data.coco_index import load_index
 from detection.data.dataset import match_categories
+from detection.data.mask_boxes import with_boxes_of_masks
 from detection.data.remarks import divided_files, objects_of_tables
 from tests.coco_files import small, write, write_image
 from tests.data.mutations import draw_set
@@ -686,3 +687,13 @@ def test_masks_that_a_tool_has_made_crowd_regions_are_named(tmp_path, capsys):
     _, report, _ = _run(capsys, write(tmp_path, data), tmp_path / "images")
     assert "1 crowd regions have run lengths and attributes, as CVAT exports" in report
     assert f"set its iscrowd to 0: id {data['annotations'][1]['id']}" in report
+
+
+def test_run_lengths_are_held_against_the_listed_size_of_their_own_image():
+    mask = {"size": [3, 4], "counts": [4, 2, 6]}
+    images = [{"id": 1, "height": 3, "width": 4}, {"id": 2}, {"file_name": "x"}]
+    annotations = [{"id": n, "image_id": n, "segmentation": mask} for n in (1, 2, 3, None)]
+    found = with_boxes_of_masks({"images": images, "annotations": annotations})
+    assert found.rows == (0, 2, 3) and found.data["annotations"][0]["bbox"] == [1, 1, 1, 2]
+    assert found.fault is not None and "annotation 2 has no box" in found.fault
+    assert "[3, 4], but no size is listed for its image: write masks" in found.fault

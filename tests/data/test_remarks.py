@@ -60,3 +60,24 @@ def test_an_image_for_each_box_is_named(tmp_path):
     index = load_index(write(tmp_path, data))
     remarks = training_remarks(index, index, tmp_path, tmp_path)
     assert sum("files are listed as several images with different objects" in remark for remark in remarks) == 1
+
+
+def test_a_file_that_is_listed_and_annotated_twice_is_not_divided(tmp_path, monkeypatch):
+    """Nor where only some of its boxes are looked at for other remarks, nor one of very many boxes."""
+    data = small()
+    image, box = data["images"][0], data["annotations"][0]
+    data["images"] = [{**image, "id": n} for n in (1, 2)]
+    boxes = [[n, n, 2, 2] for n in range(0, 6, 2)]
+    data["annotations"] = [
+        {**box, "id": len(boxes) * n + k, "image_id": n, "bbox": b} for n in (1, 2) for k, b in enumerate(boxes)
+    ]
+    index = load_index(write(tmp_path, data))
+    monkeypatch.setattr("detection.data.remarks.objects_of_index.__defaults__", (3,))
+    assert not any("different objects" in text for text in training_remarks(index, index, tmp_path, tmp_path))
+    data["annotations"] = data["annotations"][:2] + data["annotations"][5:]
+    index = load_index(write(tmp_path, data))
+    assert any("different objects" in text for text in training_remarks(index, index, tmp_path, tmp_path))
+    empty = load_index(write(tmp_path, {**data, "annotations": []}, "none.json"))
+    assert not any("different objects" in t for t in training_remarks(empty, empty, tmp_path, tmp_path))
+    monkeypatch.setattr("detection.data.remarks._COMPARED_BOXES", 2)
+    assert not any("different objects" in text for text in training_remarks(index, index, tmp_path, tmp_path))
