@@ -68,9 +68,12 @@ class DetectorRuns(RunType):
     def architecture(self, config: Config) -> Any:
         """The detector but for its initial weights, the settings of a training step, and the data."""
         plain = self.plain(config)
-        detector = {k: v for k, v in plain["detector"].items() if k != "weights"}
         rest = {k: plain[k] for k in ("batch_size", "precision", "freeze", "checkpoint_backbone", "data")}
-        return {"detector": detector, "optimizer": plain["optimizer"]["kind"], **rest}
+        return {"detector": _parts(plain), "optimizer": plain["optimizer"]["kind"], **rest}
+
+    def model(self, config: Config) -> Any:
+        """The detector but for its initial weights: data sets and training steps share one."""
+        return _parts(self.plain(config))
 
     def size(self, config: Config, what: str) -> int:
         """Size of the detector at its initialization for a nominal number of classes; FLOPs on one image of noise."""
@@ -320,6 +323,11 @@ def _require_same_data(environment: dict[str, Any]) -> None:
             raise StaleRun(f"{annotations} has changed since")
         if images_changed(split):
             raise StaleRun(f"images in {split['image_folder']} have changed since")
+
+
+def _parts(plain: dict[str, Any]) -> dict[str, Any]:
+    """The settings of the detector's parts, of a config's plain data."""
+    return {k: v for k, v in plain["detector"].items() if k != "weights"}
 
 
 def _initialize(config: Config, num_classes: int) -> Detector:

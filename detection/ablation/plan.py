@@ -242,7 +242,7 @@ def _require_different(
 
 def _require_buildable(plan: Plan) -> None:
     """Build every model once, so that a part that does not fit is reported before hours of training."""
-    for run in plan.distinct(plan.ablation.run_type.architecture).values():
+    for run in plan.distinct(plan.ablation.run_type.model).values():
         try:
             plan.ablation.run_type.size(run.config, "parameters")
         except UserError as error:

@@ -103,6 +103,10 @@ class RunType(ABC):
     def architecture(self, config: Any) -> Any:
         """Return the part of `plain` that decides what training and inference cost."""
 
+    def model(self, config: Any) -> Any:
+        """Return the part of `plain` that decides whether the model can be built."""
+        return self.architecture(config)
+
     @abstractmethod
     def size(self, config: Any, what: str) -> int:
         """Count the `parameters` or `flops` of the model, without its data; a `UserError` where it cannot be built."""

@@ -93,24 +93,31 @@ def require_keywords(part: functools.partial, key: str) -> None:
         raise UserError(f"{key}: has settings by position; give them by keyword: partial({name}{example}).")
 
 
-def _parameters(cls: Any) -> dict[str, inspect.Parameter]:
+@functools.cache
+def _parameters(cls: Any) -> Mapping[str, inspect.Parameter]:
     if inspect.isfunction(cls):
         return dict(inspect.signature(cls).parameters)
     return dict(list(inspect.signature(cls.__init__).parameters.items())[1:])  # without `self`
+
+
+@functools.cache
+def _hints(annotated: Any) -> Mapping[str, Any]:
+    """Annotations of a dataclass or function as types; an ablation asks for the same ones a thousand times."""
+    return typing.get_type_hints(annotated, include_extras=True)
 
 
 def setting_types(node: Any) -> dict[str, Any]:
     """Return the keys that may be set below a dataclass or part, with their annotations."""
     if isinstance(node, functools.partial):
         return _part_settings(node.func, node.keywords)
-    hints = typing.get_type_hints(type(node), include_extras=True)
+    hints = _hints(type(node))
     return {f.name: hints[f.name] for f in dataclasses.fields(node)}
 
 
 def _part_settings(cls: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     """The keywords of a class with their annotations; positional ones without a default are given by the builder."""
     try:
-        hints = typing.get_type_hints(cls if inspect.isfunction(cls) else cls.__init__, include_extras=True)
+        hints = _hints(cls if inspect.isfunction(cls) else cls.__init__)
     except (NameError, TypeError):  # annotations of another package that name nothing at run time
         hints = {}
     keyword_only = inspect.Parameter.KEYWORD_ONLY
@@ -291,7 +298,7 @@ def _convert_tuple(value: Any, arguments: tuple[Any, ...], key: str) -> tuple:
 
 
 def _convert_dataclass(value: Any, annotation: Any, key: str) -> Any:
-    hints = typing.get_type_hints(annotation, include_extras=True)
+    hints = _hints(annotation)
     if isinstance(value, annotation):
         kept = {f.name: getattr(value, f.name) for f in dataclasses.fields(annotation)}
         return dataclasses.replace(value, **{k: _convert(v, hints[k], _join(key, k)) for k, v in kept.items()})

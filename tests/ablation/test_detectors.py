@@ -7,14 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from detection.ablation import Ablation
 from detection.ablation.detectors import DETECTORS
 from detection.ablation.launch.status import RunStatus, inspect_evaluation, inspect_run
-from detection.ablation.plan import Run
+from detection.ablation.plan import Run, make_plan
 from detection.ablation.run_types import CorruptRun, StaleRun
 from detection.config import to_plain
 from detection.errors import UserError
 from detection.runs.folder import open_config
-from tests.tiny_runs import tiny_config
+from tests.tiny_runs import tiny_config, write_config
 
 
 @pytest.fixture
@@ -135,6 +136,26 @@ def test_what_decides_costs(tmp_path):
     for change in ("detector.head.hidden_channels=8", "batch_size=1", "optimizer.kind=adamw"):
         assert mine != DETECTORS.architecture(tiny_config(tmp_path, change))
     assert set(mine) <= {*to_plain(config)}
+
+
+def test_models_that_data_sets_share_are_built_once(tmp_path, monkeypatch):
+    write_config(tmp_path / "base.py", tmp_path)
+    ablation = Ablation(
+        base="base.py",
+        variants={"plain": [], "narrow": ["detector.head.hidden_channels=8"], "slow": ["optimizer.lr=0.001"]},
+        data={"a": ["schedule.epochs=3"], "b": ["batch_size=1"]},
+        seeds=(0, 1),
+        run_type=DETECTORS,
+    )
+    built, size = [], DETECTORS.size
+
+    def counted(config, what):
+        built.append(config.detector.head.keywords["hidden_channels"])
+        return size(config, what)
+
+    monkeypatch.setattr(DETECTORS, "size", counted)
+    plan = make_plan("shared", ablation, tmp_path / "base.py", tmp_path / "out")
+    assert len(plan.runs) == 12 and len(built) == 2 and built[1] == 8
 
 
 def test_scenes_are_drawn_before_runs_that_share_them(tmp_path, capsys):
