@@ -6,7 +6,8 @@ part takes and returns.
 Shape letters: B images, C channels, H×W feature map, N boxes of one image, R boxes of all images, K classes.
 """
 
-from collections.abc import Sequence
+from collections import UserDict
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -273,9 +274,21 @@ def require_buildable(config: DetectorConfig, num_classes: int) -> Detector:
     return detector
 
 
+class _Channels(UserDict[str, int]):
+    """Channels of feature maps by name, with the names that parts have asked for."""
+
+    def __init__(self, channels: Mapping[str, int]) -> None:
+        self.read: set[str] = set()
+        super().__init__(channels)
+
+    def __getitem__(self, name: str) -> int:
+        self.read.add(name)
+        return super().__getitem__(name)
+
+
 def _build(config: DetectorConfig, num_classes: int, resize_in_training: bool) -> Detector:
     backbone = config.backbone()
-    channels, strides = dict(backbone.out_channels), dict(backbone.strides)
+    channels, strides = _Channels(backbone.out_channels), dict(backbone.strides)
     context = None
     if config.context is not None:
         require_feature_maps("context", (config.context_source,), channels)
@@ -289,6 +302,11 @@ def _build(config: DetectorConfig, num_classes: int, resize_in_training: bool) -
     segmentation = None
     if config.segmentation is not None:
         segmentation = config.segmentation(channels["context"], strides["context"], num_classes)
+    if context is not None and "context" not in channels.read:
+        raise UserError(
+            "detector.context: no part asks for the channels of 'context', so nothing reads it: add it in a config "
+            "file with detection.with_context, or name 'context' in a pool's feature maps; or set context=none."
+        )
     return Detector(
         backbone,
         regions,

@@ -234,6 +234,29 @@ def test_a_context_sits_between_backbone_and_pool():
     assert seen["valid"].sum((1, 2, 3)).tolist() == [8 * 4, 8 * 8]
 
 
+class OfContext(RPN):
+    """Regions from outside that look the context up."""
+
+    def __init__(self, channels, stages=("c3",), anchor_sizes=((16,),)):
+        super().__init__(channels, stages=stages, anchor_sizes=anchor_sizes)
+        self.known = {"context": channels["context"]}
+
+
+class OfAll(RPN):
+    """Regions from outside that look everything up."""
+
+    def __init__(self, channels, stages=("c3",), anchor_sizes=((16,),)):
+        super().__init__(channels, stages=stages, anchor_sizes=anchor_sizes)
+        self.known = dict(channels)
+
+
+@pytest.mark.parametrize("regions", [OfContext, OfAll])
+def test_a_part_from_outside_may_read_the_context(regions):
+    config = dataclasses.replace(DETECTOR, context=partial(Shift), context_source="c3", regions=partial(regions))
+    detector = build_detector(config, 3)
+    assert detector.regions.known["context"] == detector.context.out_channels
+
+
 def segmented(**changes):
     """The tiny detector with a context, and with a segmentation loss on it unless told otherwise."""
     parts = {"context": partial(Shift), "context_source": "c3", "segmentation": partial(SegmentationLoss)}
@@ -341,6 +364,7 @@ def test_roi_align_uses_true_strides_on_tiny_pictures():
         ({"pool": partial(RoIAlign, stages=("p2",))}, "pool.stages: there is no feature map 'p2'"),
         ({"context": partial(Shift), "context_source": "c7"}, "context: there is no feature map 'c7'"),
         ({"segmentation": partial(SegmentationLoss)}, "detector.context is None; give a context"),
+        ({"context": partial(Shift), "context_source": "c3"}, "detector.context: no part asks for .* nothing reads it"),
     ],
 )
 def test_parts_that_do_not_fit_get_one_sentence(change, sentence):

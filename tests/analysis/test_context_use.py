@@ -125,7 +125,8 @@ def test_a_run_without_a_context_gets_a_sentence(finished_run, capsys):
 
 
 def test_no_context_in_its_slot_is_none_either(shapes, tmp_path, capsys):
-    config = tiny_config(shapes, "detector.context=detection.context.NoContext", "detector.context_source=c3")
+    context = ("detector.context=detection.context.NoContext", "detector.context_source=c3")
+    config = tiny_config(shapes, *context, "detector.pool.stages=context")
     categories = load_index(shapes / "val.json").categories
     detector = build_detector(config.detector, len(categories))
     save_checkpoint(tmp_path / "checkpoints" / "best", detector, categories, {"epoch": 1})

@@ -26,7 +26,12 @@ from detection.ablation import Ablation
 
 ablation = Ablation(
     base="base.py",
-    variants={"none": [], "doubled": ["detector.context=outside_flops.Doubled", "detector.context_source=c3"]},
+    variants={
+        "none": [],
+        "doubled": [
+            "detector.context=outside_flops.Doubled", "detector.context_source=c3", "detector.pool.stages=context"
+        ],
+    },
 )
 """
 

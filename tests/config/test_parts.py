@@ -17,6 +17,7 @@ from detection.config.parts import class_name, trusting
 from detection.context import ConvStack, NoContext
 from detection.detector import build_detector
 from detection.errors import UserError
+from detection.pooling import RoIAlign
 from detection.regions import RPN
 from detection.runs.folder import open_config, open_run
 from tests.tiny_runs import DETECTOR, draw_shapes, tiny_config, write_config
@@ -81,8 +82,8 @@ def outside(tmp_path_factory, shapes):
     write_config(folder / "base.py", shapes)
     (folder / "config.py").write_text(
         "import dataclasses\nfrom functools import partial\n\nfrom base import config as base\n"
-        "from mylab_context import Doubled\n\n"
-        "detector = dataclasses.replace(base.detector, context=partial(Doubled, factor=3.0), context_source='c3')\n"
+        "from mylab_context import Doubled\n\nfrom detection import with_context\n\n"
+        "detector = with_context(base.detector, partial(Doubled, factor=3.0), 'c3')\n"
         "config = dataclasses.replace(base, detector=detector)\n"
     )
     command = [sys.executable, "-m", "detection.cli.train", "config.py", "--output=run", "schedule.epochs=1"]
@@ -303,7 +304,8 @@ def test_python_may_give_a_class_or_one_value_of_several(tmp_path):
     detector = replace(base.detector, context=ConvStack, context_source="c3")
     changed = override(replace(base, detector=detector), ["detector.context.hidden_channels=8"])
     assert changed.detector.context.keywords == {"hidden_channels": 8}
-    assert build_detector(detector, 2).context.out_channels == ConvStack(16).out_channels
+    pool = partial(RoIAlign, stages="context")
+    assert build_detector(replace(detector, pool=pool), 2).context.out_channels == ConvStack(16).out_channels
     noted = replace(base, detector=detector, note="AP 0.5")
     assert override(noted, []).note == "AP 0.5" and override(noted, ["seed=1"]).note == ""
 

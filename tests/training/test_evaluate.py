@@ -10,8 +10,10 @@ from accelerate import Accelerator
 from PIL import Image
 
 from detection.cli import evaluate
+from detection.config.parts import trust
 from detection.errors import UserError
 from detection.evaluation.class_agnostic import measure
+from detection.pooling import RoIAlign
 from detection.training.evaluate import evaluate_run, open_evaluation
 from detection.training.run import train
 from tests.tiny_runs import tiny_config
@@ -80,6 +82,14 @@ def test_another_s_context_does_not_depend_on_batches(context_run, tmp_path):
     assert read(tmp_path / "mean/results.json") != found[0]
 
 
+class Indifferent(RoIAlign):
+    """A pool that asks for the channels of the context and does not use them."""
+
+    def __init__(self, in_channels, strides, *, output_size=3):
+        super().__init__(in_channels, strides, stages=("c3",), output_size=output_size)
+        self.unused = in_channels["context"]
+
+
 def test_a_context_that_nothing_reads_is_not_used(shapes, tmp_path, monkeypatch):
     """Images of three sizes, which are padded with others in another order: the drop is 0, not that of the padding."""
     shutil.copytree(shapes / "val", tmp_path / "val")
@@ -89,7 +99,8 @@ def test_a_context_that_nothing_reads_is_not_used(shapes, tmp_path, monkeypatch)
         Image.effect_noise((width, height), 50).convert("RGB").save(tmp_path / f"val/{number}.png")
         val["images"].append({"id": number, "file_name": f"{number}.png", "width": width, "height": height})
     (tmp_path / "val.json").write_text(json.dumps(val))
-    pool = "detector.pool={'class': 'detection.pooling.RoIAlign', 'stages': ('c3',), 'output_size': 3}"
+    trust(["tests"])
+    pool = "detector.pool=tests.training.test_evaluate.Indifferent"
     unread = (*CONTEXT[:2], pool, "schedule.epochs=1", "eval_batch_size=2", "detector.head.score_threshold=0.01")
     train(tiny_config(shapes, *unread), tmp_path / "run", Accelerator(cpu=True))
     files = {"annotations": str(tmp_path / "val.json"), "images": str(tmp_path / "val")}
