@@ -47,6 +47,26 @@ class Backbone(nn.Module, ABC):
         """Return the modules whose outputs are the feature maps that later stages read, where a layer can follow."""
         return {}
 
+    def recomputed(self) -> list[tuple[nn.Module, str]]:
+        """Return what is computed again in the backward pass where memory is short: modules, and the method of each.
+
+        Here the largest modules inside of a stage that are called: those that `stages` names, or the blocks that hold
+        the single layers that it names.
+        """
+        found, inside = list[nn.Module](), set[nn.Module]()
+        named = [set(modules) for modules in self.stages().values()]
+        stages = [{part for module in modules for part in module.modules()} for modules in named]
+        for module in self.modules():
+            held = {part for part in module.modules() if next(part.parameters(recurse=False), None) is not None}
+            # Containers may be iterated over, and their own `forward` never called.
+            is_called = not isinstance(module, Backbone | nn.Sequential | nn.ModuleList | nn.ModuleDict)
+            is_called |= any(module in modules for modules in named)
+            has_layers = held and next(module.children(), None) is not None  # a single layer keeps little but its input
+            if has_layers and is_called and module not in inside and any(held <= stage for stage in stages):
+                found.append(module)
+                inside |= set(module.modules())
+        return [(module, "forward") for module in found]
+
     def load_pretrained(self) -> LoadReport | None:
         """Fill in the weights that the backbone was built for; None where they are random."""
         return None
@@ -72,6 +92,11 @@ class WrappedBackbone(Backbone):
     def ends(self) -> dict[str, nn.Module]:
         """Return the last module of each of the body's stages by name."""
         return self.body.ends()
+
+    def recomputed(self) -> list[tuple[nn.Module, str]]:
+        """Return what the body has computed again, and the modules around it."""
+        inner = set(self.body.modules())
+        return [*self.body.recomputed(), *(found for found in super().recomputed() if found[0] not in inner)]
 
     def load_pretrained(self) -> LoadReport | None:
         """Fill in the body's weights; what is around it stays as it is."""

@@ -54,12 +54,24 @@ class VGG16(Backbone):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Return the feature maps of images (B, 3, H, W) by name."""
-        features, x = {}, images
-        for index, module in enumerate(self.features, start=1):
-            x = module(x)
-            if self.ends_at.get(index) in self.out_channels:
-                features[self.ends_at[index]] = x
+        features, x, start = {}, images, 0
+        for end, name in self.ends_at.items():
+            # A layer of `RecurrentStages` follows the last one, and is not computed again with these.
+            x = self.features[end - 1](self._run(x, start, end - 1))
+            if name in self.out_channels:
+                features[name] = x
+            start = end
         return features
+
+    def _run(self, x: Tensor, start: int, end: int) -> Tensor:
+        """Return x after the layers from `start` to before `end`."""
+        for module in self.features[start:end]:
+            x = module(x)
+        return x
+
+    def recomputed(self) -> list[tuple[nn.Module, str]]:
+        """Return the layers of a stage as one; no module holds them."""
+        return [(self, "_run")]
 
     def stages(self) -> dict[str, list[nn.Module]]:
         """Return the modules of each stage by name; `stem` is conv1 and `c1` is conv2."""

@@ -11,18 +11,24 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.checkpoint import checkpoint
 
 from detection.backbones.backbone import Backbone
+from detection.errors import UserError
 
 
 def checkpoint_stages(backbone: Backbone) -> None:
     """Have the stages of a backbone keep their inputs only, in training; gradients and batch statistics stay the same.
 
-    The modules of the stages are changed in place; copies of them made later would run the original's.
+    The modules are changed in place; copies of them made later would run the original's.
+
+    Raises:
+        UserError: the backbone has nothing that could be computed again.
     """
-    for modules in backbone.stages().values():
-        for module in modules:
-            if next(module.children(), None) is not None:  # a single layer keeps little more than its input
-                # Replaced on the instance, not wrapped: parameters keep their names, and checkpoints fit either way.
-                module.forward = partial(_recomputed, module, module.forward)
+    found = backbone.recomputed()
+    if not found:
+        name = type(backbone).__name__
+        raise UserError(f"checkpoint_backbone=true: {name} has no blocks that could be computed again; leave it out.")
+    for module, name in found:
+        # Replaced on the instance, not wrapped: parameters keep their names, and checkpoints fit either way.
+        setattr(module, name, partial(_recomputed, module, getattr(module, name)))
 
 
 def _recomputed(module: nn.Module, forward: Callable[..., Any], *inputs: Any) -> Any:

@@ -7,9 +7,10 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from detection.backbones import FPN, RecurrentStages, ResNet, Tiny
+from detection.backbones import FPN, VGG16, Backbone, RecurrentStages, ResNet, Timm, Tiny
 from detection.cells import GRU, LSTM
 from detection.context import RecurrentConv, SpatialRNN
+from detection.errors import UserError
 from detection.training import run as run_module
 from detection.training.activation_checkpoints import checkpoint_stages
 from detection.training.freezing import freeze
@@ -22,6 +23,13 @@ BACKBONES = {
     "sweeps of LSTMs": partial(WITH_LAYERS, layer=partial(SpatialRNN, cell=partial(LSTM), hidden_channels=16)),
     "sweeps of GRUs": partial(WITH_LAYERS, layer=partial(SpatialRNN, cell=partial(GRU), hidden_channels=16)),
     "gated RCL": partial(WITH_LAYERS, layer=partial(RecurrentConv, norm="batch", gated=True)),
+    "timm": partial(Timm, "tf_efficientnet_lite0", weights=None),
+    "timm, whole stages": partial(Timm, "convnext_atto", weights=None),
+    "VGG": partial(VGG16, weights=None, batch_norm=True),
+    "pyramid of VGG": partial(FPN, partial(VGG16, weights=None), stages=("c3", "c4"), out_channels=16),
+    "RCL after stages of VGG": partial(
+        RecurrentStages, partial(VGG16, weights=None, batch_norm=True), layer=partial(RecurrentConv, norm="batch")
+    ),
     "pyramid": partial(FPN, partial(ResNet, depth=18, weights=None), out_channels=16, norm="batch"),
 }
 
@@ -56,6 +64,26 @@ def test_gradients_and_statistics_are_equal_and_less_is_kept(build):
     norms = [m for m in checkpointed.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     assert all(m.momentum == 0.1 and m.num_batches_tracked == 1 for m in norms)
     assert plain.state_dict().keys() == checkpointed.state_dict().keys()
+
+
+class SingleLayers(Backbone):
+    """A backbone from outside whose stage is one layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.out_channels, self.strides = {"c2": 8}, {"c2": 4}
+        self.layer = torch.nn.Conv2d(3, 8, 4, 4)
+
+    def forward(self, images):
+        return {"c2": self.layer(images)}
+
+    def stages(self):
+        return {"stem": [], "c2": [self.layer]}
+
+
+def test_a_backbone_of_which_nothing_is_computed_again_is_refused():
+    with pytest.raises(UserError, match="checkpoint_backbone=true: SingleLayers has no blocks .*; leave it out"):
+        checkpoint_stages(SingleLayers())
 
 
 def test_a_frozen_stage_keeps_its_statistics():
