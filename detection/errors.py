@@ -64,6 +64,7 @@ def command_line(main: Callable[..., int | None]) -> Callable[..., int]:
 
     @functools.wraps(main)
     def run(*args, **kwargs) -> int:
+        _open_streams()
         printable_streams()
         hooks = threading.excepthook, sys.unraisablehook
         threading.excepthook, sys.unraisablehook = _excepthook, _unraisablehook
@@ -89,6 +90,13 @@ def command_line(main: Callable[..., int | None]) -> Callable[..., int]:
             threading.excepthook, sys.unraisablehook = hooks
 
     return run
+
+
+def _open_streams() -> None:
+    """Put a file that keeps nothing in the place of a stream that was closed before this process began."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))
 
 
 def _refused(sentence: str) -> int:

@@ -3,6 +3,7 @@
 H×W image in pixels, N detections of one image, K classes. Boxes are xyxy in pixels of the upright image.
 """
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -165,10 +166,10 @@ class Predictor:
             ValueError: a float tensor outside of [0, 1], or a batch size below 1.
             UserError: a file that cannot be read, or an image too thin to detect anything in.
         """
-        size = self.config.eval_batch_size if batch_size is None else batch_size
+        size = self.config.eval_batch_size if batch_size is None else _whole("batch_size", batch_size)
         if size < 1:
             raise ValueError(f"batch_size={size}: must be 1 or more.")
-        tiles = Tiles(tiles) if isinstance(tiles, int) else tiles
+        tiles = tiles if tiles is None or isinstance(tiles, Tiles) else Tiles(_whole("tiles", tiles))
         if isinstance(images, str) or not isinstance(images, Sequence):
             image = _as_tensor(images, "the image")
             return self._detect([image])[0] if tiles is None else self._detect_in_tiles(image, tiles, size)
@@ -239,6 +240,13 @@ def split_run(path: Path) -> tuple[Path, str | None]:
         return inner.parent, None
     run = inner.parent.parent
     return (run, inner.name) if (run / "config.json").is_file() else (path, None)
+
+
+def _whole(name: str, value: object) -> int:
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{name}={value!r}: must be a whole number.") from None
 
 
 def _as_tensor(image: object, name: str) -> Tensor:

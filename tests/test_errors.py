@@ -1,3 +1,5 @@
+import sys
+
 from torch.utils.data import DataLoader, Dataset
 
 from detection.errors import UserError, command_line
@@ -25,6 +27,19 @@ def test_a_tool_ends_with_exit_code_2_and_one_line(capsys):
 
     assert main() == 2
     assert capsys.readouterr().err == "error: x: is wrong.\n"
+
+
+def test_closed_streams_keep_nothing(monkeypatch):
+    """As after `>&- 2>&-`, where Python has None in their places."""
+
+    @command_line
+    def main():
+        print("a", "terminal" if sys.stdout.isatty() else "file")
+        raise UserError("x: is wrong.")
+
+    monkeypatch.setattr("sys.stdout", None)
+    monkeypatch.setattr("sys.stderr", None)
+    assert main() == 2
 
 
 def test_other_errors_are_not_hidden():

@@ -129,6 +129,15 @@ def test_lists_are_detected_in_batches_and_in_order(run, photos):
     assert sizes == [2, 2, 1]
 
 
+def test_sizes_are_whole_numbers_of_any_kind(run, photos):
+    predictor = Predictor(run, "cpu")
+    found = predictor(photos[0], tiles=np.int64(32), batch_size=np.int64(2))
+    assert torch.equal(found.boxes, predictor(photos[0], tiles=32, batch_size=2).boxes)
+    for name in ("tiles", "batch_size"):
+        with pytest.raises(TypeError, match=rf"{name}=32.0: must be a whole number"):
+            predictor(photos[0], **{name: 32.0})
+
+
 def test_nothing_is_trained(run, photos):
     predictor = Predictor(run, "cpu", 0.0)
     expected = predictor(photos[0])

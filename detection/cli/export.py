@@ -1,6 +1,6 @@
 """Export a trained run as an ONNX file, checked with ONNX Runtime against the run.
 
-detection export RUN [--size H W | --dynamic] [--opset N] [--output FILE] [--images FOLDER] [key=value ...]
+detection export RUN [--size H W | --dynamic] [--opset N] [--output FILE] [--images IMAGE ...] [key=value ...]
 
 Writes FILE (RUN/onnx/model.onnx) and next to it predict_onnx.py, which detects with it and needs no torch.
 
@@ -63,6 +63,7 @@ def main(argv: list[str] | None = None) -> None:
     from detection.export.onnx_file import require_onnx
     from detection.predictor import choose_score, split_run
     from detection.runs.folder import open_run
+    from detection.training.preemption import watch
 
     require_opset(args.opset)
     require_onnx()
@@ -74,7 +75,8 @@ def main(argv: list[str] | None = None) -> None:
     images, origin = comparison_images(args.images, config)
     score, _ = choose_score(run, None, checkpoint)
     size = None if args.dynamic else tuple(args.size) if args.size else default_size(detector)
-    found = export(detector, categories, output, ExportSettings(size, args.opset, score), images)
+    with watch(until_exit=True):  # a signal is an exception, so that no half-written file stays
+        found = export(detector, categories, output, ExportSettings(size, args.opset, score), images)
     if config.precision != "no":
         print(f"precision   float32: the run's {config.precision} is of training and is not exported")
     print("takes       " + ("batches of any size" if size is None else f"one image, in a batch of {size[0]}x{size[1]}"))

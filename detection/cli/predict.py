@@ -27,6 +27,7 @@ is then 1. Exit code 2: a mistake in the command, or nothing could be read; noth
 
 import argparse
 import contextlib
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -240,8 +241,22 @@ def _written(output: Path) -> Iterator[Path]:
     try:
         with atomic_folder(output.resolve()) as folder:
             yield folder
+    except BrokenPipeError:  # of what is printed
+        raise
     except OSError as error:
+        # Of other paths are files that cannot be read.
+        if error.filename is None or not _is_of(output.resolve(), Path(os.fsdecode(error.filename)).absolute()):
+            raise
         raise UserError(f"{output}: cannot be written ({error.strerror or error}); choose another --output.") from None
+
+
+def _is_of(output: Path, path: Path) -> bool:
+    """Whether a path is that of an output, in which it lies, or in the hidden folder that becomes the output."""
+    if path in (output, *output.parents):
+        return True
+    above = output.parent
+    name = path.relative_to(above).parts[0] if path.is_relative_to(above) else ""
+    return name == output.name or name.startswith(f".{output.name}.")
 
 
 def _require_some(number: int, problems: Sequence[str]) -> None:

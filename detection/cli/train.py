@@ -79,13 +79,15 @@ def choose_run(
         UserError: settings that cannot be read, or a folder that cannot be used.
     """
     from detection.config.files import find_config
-    from detection.runs.folder import has_checkpoint
+    from detection.runs.folder import has_checkpoint, is_begun
     from detection.training.resuming import choose_folder, is_restarted
 
     output: Path = args.output
     go_on = args.resume_or_start or is_restarted()
     if args.resume or (go_on and args.config is None and output is not None and has_checkpoint(output)):
         return reopen(output, args.overrides), output, True
+    if go_on and args.config is None and output is not None and is_begun(output):
+        return reopen(output, args.overrides), output, False
     path = find_config(args.config or "quickstart")
     config = load(path, args.overrides)
     return config, *choose_folder(output, path.stem, go_on=go_on)

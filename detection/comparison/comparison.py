@@ -71,6 +71,8 @@ def open_finished(folder: Path, name: str, split: str = "val", *, last: bool = F
     """
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if "network" in config:
+            raise UserError(f"{folder}: is a classifier's run; give folders that `detection train` wrote.")
         named = config["data"].get(split) or {}
         if split == "test" and not named.get("annotations"):
             raise UserError(f"--split test: {folder} has no test split; compare on --split val.")

@@ -30,6 +30,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from detection.data.formats import readable_formats
 from detection.data.stand_ins import START, stand_in
 from detection.errors import UserError
+from detection.system_errors import explain
 
 MAX_PIXELS = 500_000_000
 """An image with more is refused: as RGB it would take 1.5 GB, several times over."""
@@ -88,7 +89,7 @@ def to_rgb(image: Image.Image, path: Path) -> np.ndarray:
     except UserError:
         raise
     except Exception as error:  # as in `_opened`
-        raise _damaged(path, error) from None
+        raise _unreadable(path, error) from None
 
 
 def _loaded(image: Image.Image, path: Path) -> LoadedImage:
@@ -141,10 +142,13 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         million = MAX_PIXELS // 1_000_000
         raise UserError(f"image {path} has more than {million} million pixels: cut it into tiles.") from None
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more.
-        raise _damaged(path, error) from None
+        raise _unreadable(path, error) from None
 
 
-def _damaged(path: Path, error: Exception) -> UserError:
+def _unreadable(path: Path, error: Exception) -> UserError:
+    reason = explain(error)
+    if reason is not None:  # memory or open files that ran out say nothing about the image
+        return UserError(f"image {path} cannot be read: {reason.removeprefix(f'{path}: ')}")
     return UserError(f"image {path} is truncated or damaged ({error}): copy it again, or leave it out.")
 
 

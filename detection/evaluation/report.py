@@ -76,6 +76,11 @@ def is_defined(name: str, value: float) -> bool:
     return not math.isnan(value) and (name == "val_loss" or value != -1)
 
 
+def metric_text(name: str, value: float, digits: int = 3) -> str:
+    """Return a metric's name and value, `n/a` where it is not defined."""
+    return f"{name} {value:.{digits}f}" if is_defined(name, value) else f"{name} n/a"
+
+
 def write_metrics(output: str | Path, results: CocoResults, metrics: dict[str, Any]) -> None:
     """Write `metrics.json` and `results.json` into a folder, as `write_evaluation` does; it draws no plots."""
     texts = {"results.json": json.dumps(results, allow_nan=False)}
@@ -118,6 +123,9 @@ def write_evaluation(
     errors = metrics.get("errors")
     if errors is not None:
         write_files(Path(output), {"label_errors.csv": label_errors_csv(errors).encode()})
+    else:  # those of an earlier evaluation are of other detections
+        for earlier in ("label_errors.csv", "plots/errors.png"):
+            (Path(output) / earlier).unlink(missing_ok=True)
     plots = {
         "precision_recall": lambda: plot_precision_recall(matching, metrics, all_classes),
         "confusion": lambda: plot_confusion(matching, score, all_classes),

@@ -49,9 +49,13 @@ def main(model, *files):
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
     try:
         main(*sys.argv[1:])
         sys.stdout.flush()
     except BrokenPipeError:  # nobody reads the output any longer, as after `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except OSError as error:  # an image that cannot be read
+        sys.exit(f"error: {error}")

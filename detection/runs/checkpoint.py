@@ -26,6 +26,7 @@ from detection.data.coco_index import Category
 from detection.errors import UserError
 from detection.runs.lock import require_present
 from detection.runs.own_files import read_bounded_json
+from detection.system_errors import explain
 
 
 def save_checkpoint(
@@ -104,14 +105,18 @@ def _is_complete(folder: Path) -> bool:
 
 
 def _is_as_written(path: Path) -> bool:
-    """Whether a file of a checkpoint has the content that was written; a checkpoint without digests has any."""
+    """Whether a file of a checkpoint has the content that was written; a checkpoint without digests has any.
+
+    Raises:
+        OSError: it cannot be read, which says nothing about its content.
+    """
     try:
         files = load_meta(path.parent)["sha256"]
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             return False
         return path.name not in files or _digest(path, status.st_mtime_ns, status.st_ino) == files[path.name]
-    except (UserError, OSError):
+    except (UserError, FileNotFoundError, NotADirectoryError):
         return False
 
 
@@ -226,6 +231,8 @@ def load_training_state(folder: Path) -> dict[str, Any]:
             raise TypeError("it holds no dictionary")
         return state
     except Exception as error:  # torch.load raises errors of many types for a damaged file
+        if explain(error) is not None:  # it may not be read, or memory runs out
+            raise
         reason = str(error).split("\n")[0] or "it is cut off"
         raise UserError(f"{path}: the training state cannot be read ({reason}); restore it, or train again.") from None
 

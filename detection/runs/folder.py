@@ -67,6 +67,11 @@ def holds_no_checkpoint_yet(folder: Path) -> bool:
     return folder.is_dir() and all(_is_of_begun_run(path.name) for path in folder.iterdir())
 
 
+def is_begun(folder: Path) -> bool:
+    """Whether a folder is of a run that was ended before its first checkpoint, and has its config."""
+    return (folder / "config.json").is_file() and holds_no_checkpoint_yet(folder)
+
+
 def _is_of_begun_run(name: str) -> bool:
     return name in _OF_BEGUN_RUNS or name.startswith(".") or re.fullmatch(r"non_finite_batch_\d+\.pt", name) is not None
 
@@ -75,7 +80,7 @@ def _what_holds(output: Path) -> str:
     """Name what can be done with a path that is taken, for a sentence that goes on with another choice."""
     if has_checkpoint(output):
         return "; continue it with --resume, or"
-    if (output / "config.json").exists() and holds_no_checkpoint_yet(output):
+    if is_begun(output):
         return ", a run that was ended before its first checkpoint; begin it again with --resume-or-start, or"
     return " and holds no run that could be continued;"
 
@@ -119,6 +124,8 @@ def read_config(run: str | Path, cls: type[Settings]) -> Settings:
         UserError: not a run folder, or settings that this version cannot read.
     """
     plain = read_config_json(run)
+    if cls is Config and "network" in plain and "detector" not in plain:
+        raise UserError(f"{run}: is a classifier's run; give a folder that `detection train` wrote.")
     try:
         return from_plain(plain, cls)
     except UserError as error:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from detection.analysis.attention import attention_over_pixels, write_attention_image
 from detection.analysis.visualize import shrink
@@ -26,6 +26,8 @@ from detection.errors import UserError
 from detection.names import csv_name, unique_stems
 from detection.runs.image_files import describe_other
 from detection.tiles import Tiles, fitting_tiles
+from detection.training.loaders import DataLoader
+from detection.training.preemption import outlive_signals
 
 if TYPE_CHECKING:
     from detection.predictor import Detections, Predictor
@@ -103,7 +105,13 @@ class ImageFiles(Dataset):
 def image_batches(files: ImageFiles, batch_size: int) -> DataLoader:
     """Load lists of `batch_size` images in order, decoded ahead by up to two processes if there are enough of them."""
     workers = min(2, len(files) // 8, usable_cores() - 1) if has_shared_memory() else 0
-    return DataLoader(files, batch_size=batch_size, num_workers=workers, collate_fn=SharedCollate(list))
+    return DataLoader(
+        files,
+        batch_size=batch_size,
+        num_workers=workers,
+        collate_fn=SharedCollate(list),
+        worker_init_fn=outlive_signals,
+    )
 
 
 def detect(

@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from detection.evaluation.report import metric_text
 from detection.runs.logs import duration
 
 
@@ -42,5 +43,5 @@ class RunClock:
     def texts(self, values: Mapping[str, float], digits: int) -> list[str]:
         """Return the parts of an epoch's line: its mean loss, measured values, and the time left, as far as known."""
         loss = [f"train loss {sum(self.losses) / len(self.losses):.3f}"] if self.losses else []
-        measured = [f"{name} {value:.{digits}f}" for name, value in values.items()]
+        measured = [metric_text(name, value, digits) for name, value in values.items()]
         return [*loss, *measured, *filter(None, [self.note()])]

@@ -24,6 +24,7 @@ from detection.detector import Detector, build_detector
 from detection.errors import UserError
 from detection.evaluation import evaluate_detections, is_defined, metrics_table, write_evaluation, write_metrics
 from detection.evaluation.columns import CocoDataset, CocoResults
+from detection.evaluation.report import metric_text
 from detection.heads import name_classes
 from detection.pretrained import load_pretrained
 from detection.runs.checkpoint import (
@@ -188,7 +189,9 @@ def _measure_best_by(run: DetectorRun, name: str) -> None:
     nothing_left = done.epoch >= run.config.schedule.epochs and not done.awaits_evaluation
     if done.best_epoch < 0 or before == name or nothing_left:
         return
-    value = load_meta(newest_complete(run.folder / "checkpoints" / "best"))["metrics"].get(name, math.nan)
+    meta = load_meta(newest_complete(run.folder / "checkpoints" / "best"))
+    # A run that ended between this checkpoint and its state names an earlier epoch.
+    done.best_epoch, value = meta["epoch"], meta["metrics"].get(name, math.nan)
     done.best, done.best_metric = (value if is_defined(name, value) else None), name
     done.evaluations_without_best = 0
     run.print_line(f"note      the best so far is epoch {done.best_epoch} by {before}, with {name} {value:.3f}")
@@ -240,6 +243,7 @@ def _keep_if_best(run: DetectorRun, results: list[dict[str, Any]]) -> None:
     value = done.metrics[name]
     defined = is_defined(name, value)
     better = done.best is None or (defined and (value < done.best if name == "val_loss" else value > done.best))
+    better |= defined and done.epoch == done.best_epoch  # evaluated again after a resume
     if not defined and (done.best is not None or done.best_epoch < 0):
         waits = "; the newest checkpoint counts as the best until it is" if done.best is None else ""
         run.print_line(f"note      {name} is not defined at epoch {done.epoch}, and chooses no checkpoint{waits}")
@@ -288,9 +292,13 @@ def finish(run: DetectorRun) -> dict[str, Any]:
     # Last, because a folder with metrics.json is a finished run.
     names = [category.name for category in categories]
     write_evaluation(folder, ground_truth, results, metrics, losses_log=folder / "log.jsonl", all_classes=names)
-    (folder / "samples").mkdir(exist_ok=True)
-    for name, image in _draw(run, results, metrics).items():
-        Image.fromarray(image).save(folder / "samples" / f"{name}.png")
+    samples, drawn = folder / "samples", _draw(run, results, metrics)
+    samples.mkdir(exist_ok=True)
+    for name, image in drawn.items():
+        Image.fromarray(image).save(samples / f"{name}.png")
+    for earlier in samples.glob("*.png"):  # before a resume, of other weights
+        if earlier.stem not in drawn:
+            earlier.unlink()
     _print_metrics(run, metrics, tested)
     return metrics
 
@@ -315,7 +323,7 @@ def _print_metrics(run: DetectorRun, metrics: dict[str, Any], tested: dict[str, 
     for note in metrics["notes"]:
         run.print_line(f"note      {note}")
     if tested is not None:
-        values = "".join(f" {name} {tested[name]:.3f} " for name in ("AP", "AP50", "AP75"))
-        run.print_line(f"test     {values} on {tested['images']} images that chose nothing ({run.folder / 'test'})")
+        values = "  ".join(metric_text(name, tested[name]) for name in ("AP", "AP50", "AP75"))
+        run.print_line(f"test      {values}  on {tested['images']} images that chose nothing ({run.folder / 'test'})")
         for note in tested["notes"]:
             run.print_line(f"note      test split: {note}")

@@ -13,10 +13,11 @@ from detection.classification.config import load_classifier_config, open_classif
 from detection.classification.evaluation import classify, evaluate_classifier, open_classifier
 from detection.classification.sources import open_images
 from detection.classification.training import train_classifier
+from detection.comparison.comparison import open_finished
 from detection.config import to_plain
 from detection.context import RecurrentConv
 from detection.errors import Interrupted, UserError
-from detection.runs.folder import CONFIG_FORMAT, read_config_json
+from detection.runs.folder import CONFIG_FORMAT, open_config, read_config_json
 from detection.training import loop
 
 
@@ -277,6 +278,13 @@ def test_a_folder_that_is_no_classifiers_run(tmp_path, text, sentence):
         (tmp_path / "config.json").write_text(text)
     with pytest.raises(UserError, match=sentence):
         open_classifier_config(tmp_path)
+
+
+def test_commands_of_detectors_name_a_classifiers_run(tmp_path):
+    (tmp_path / "config.json").write_text('{"format": 2, "network": {}, "data": {}}')
+    for read in (open_config, lambda run: open_finished(run, "a")):
+        with pytest.raises(UserError, match="is a classifier's run; give .* that `detection train` wrote"):
+            read(tmp_path)
 
 
 def test_a_part_that_is_no_classifier(config):

@@ -4,12 +4,14 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from detection.atomic_write import atomic_write
 from detection.cli import export
 from tests.coco_files import write_image
 
@@ -80,6 +82,19 @@ def test_images_in_folders_below_the_validation_sets_are_compared_on(finished_ru
     keys = [f"data.val.annotations={tmp_path / 'val.json'}", f"data.val.images={folder}"]
     images, origin = export.comparison_images(None, open_config(finished_run, keys))
     assert origin == "of the validation set" and len(images) == 3
+
+
+def test_a_signal_leaves_no_half_file(finished_run, tmp_path, monkeypatch, capsys):
+    def ended(detector, categories, output, *more):
+        atomic_write(output, lambda path: path.write_bytes(b"half") and os.kill(os.getpid(), signal.SIGTERM))
+
+    monkeypatch.setattr("detection.export.export.export", ended)
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        assert export.main([str(finished_run), "--output", str(tmp_path / "a.onnx")]) == 128 + signal.SIGTERM
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert capsys.readouterr().err == "interrupted by SIGTERM\n" and not list(tmp_path.iterdir())
 
 
 def test_without_onnxruntime():

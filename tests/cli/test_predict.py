@@ -37,6 +37,8 @@ from detection.runs.image_files import find_images
 from detection.runs.prediction import ImageFile, ImageFiles, detect, image_batches
 from detection.tiles import Tiles
 from detection.training.engine import coco_results
+from detection.training.loaders import DataLoader
+from detection.training.preemption import outlive_signals
 from tests.coco_files import write_image
 from tests.hostile_names import KINDS, hostile_names
 from tests.tiny_runs import DETECTOR
@@ -522,6 +524,28 @@ def test_tiles_are_detected_in_and_merged(run, photos, capsys):
     assert found.to_coco(1) == results
     code, out, _ = _main(capsys, run, "large", "--device", "cpu", "--output", "o2")
     assert "--tiles 640" in out  # a hint, where small objects are lost
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (BrokenPipeError(32, "Broken pipe"), BrokenPipeError),
+        (OSError(5, "Input/output error", "photos/a.png"), OSError),
+        (OSError(28, "No space left on device", "out/images"), UserError),
+        (OSError(28, "No space left on device", ".out.7/detections.csv"), UserError),
+        (OSError(13, "Permission denied", "."), UserError),
+    ],
+)
+def test_only_what_cannot_be_written_is_said_of_the_output(tmp_path, monkeypatch, error, raised):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(raised) as found, predict._written(Path("out")):
+        raise error
+    assert found.type is raised and not list(tmp_path.iterdir())
+
+
+def test_images_are_loaded_by_processes_that_outlive_signals(photos):
+    batches = image_batches(ImageFiles([Path("photos/a.png")] * 16, 64, 64), 2)
+    assert type(batches) is DataLoader and batches.worker_init_fn is outlive_signals
 
 
 def test_sigterm_leaves_nothing_behind(run, photos):

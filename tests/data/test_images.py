@@ -202,6 +202,27 @@ def test_an_opened_image_is_read_as_its_file(tmp_path, orientation, suffix):
     assert (to_rgb(Image.open(path), path) == read_image(path)).all()
 
 
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (MemoryError(), "the memory is used up: end other processes"),
+        (OSError(24, "Too many open files"), "too many open files: raise the limit"),
+        (OSError(5, "Input/output error"), "the disk cannot read or write it"),
+        (ValueError("bad header"), r"is truncated or damaged \(bad header\): copy it again"),
+    ],
+)
+def test_what_the_system_lacks_is_no_damage_of_the_image(tmp_path, monkeypatch, error, sentence):
+    Image.new("RGB", (3, 2)).save(tmp_path / "a.png")
+
+    def load(self):
+        raise error
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", load)
+    for read in (lambda: read_image(tmp_path / "a.png"), lambda: to_rgb(Image.open(tmp_path / "a.png"), Path("a.png"))):
+        with pytest.raises(UserError, match=rf"image .*a.png .*{sentence}"):
+            read()
+
+
 def test_a_truncated_image_in_memory_is_named(tmp_path):
     buffer = io.BytesIO()
     Image.effect_noise((60, 50), 90).save(buffer, "JPEG")

@@ -34,6 +34,17 @@ def read_strict(path):
     return json.loads(path.read_text(), parse_constant=refuse)
 
 
+def test_tables_of_an_earlier_evaluation_do_not_stay(tmp_path):
+    """`label_errors.csv` needs a package, which a later evaluation may lack."""
+    metrics = evaluate_detections(TRUTH, RESULTS)
+    (tmp_path / "plots").mkdir()
+    for name in ("label_errors.csv", "plots/errors.png", "plots/mine.png"):
+        (tmp_path / name).write_text("earlier")
+    write_evaluation(tmp_path, TRUTH, RESULTS, metrics)
+    assert not (tmp_path / "label_errors.csv").exists() and not (tmp_path / "plots/errors.png").exists()
+    assert (tmp_path / "plots/mine.png").read_text() == "earlier"
+
+
 class TestData:
     metrics = evaluate_detections(TRUTH, RESULTS)
 

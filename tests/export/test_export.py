@@ -77,7 +77,14 @@ def test_the_script_without_torch_finds_what_the_detector_finds(exported, accumu
     boxes = np.array([[float(side) for side in row[3:]] for row in rows])
     assert len(boxes) and np.abs(boxes - expected["boxes"][strong].detach().numpy()).max() < 0.06
     text = path.with_name("predict_onnx.py").read_text()
-    assert "torch" not in text.split('"""')[2] and len(text.splitlines()) < 60
+    assert "torch" not in text.split('"""')[2] and len(text.splitlines()) < 65
+    for arguments, sentence in (
+        ([], "python predict_onnx.py MODEL.onnx IMAGE"),
+        ([str(path), "b.png"], "error: .*b.png"),
+    ):
+        monkeypatch.setattr("sys.argv", ["predict_onnx.py", *arguments])
+        with pytest.raises(SystemExit, match=sentence):
+            runpy.run_path(str(path.with_name("predict_onnx.py")), run_name="__main__")
 
 
 def test_an_lstm_is_exported_for_one_size(tmp_path):

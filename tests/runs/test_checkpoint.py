@@ -7,6 +7,7 @@ from torch import nn
 
 from detection.data.coco_index import Category
 from detection.errors import UserError
+from detection.runs import checkpoint
 from detection.runs.checkpoint import (
     load_meta,
     load_training_state,
@@ -81,6 +82,20 @@ def test_damage_is_named(tmp_path):
     (folder / "state.pt").write_bytes(b"cut")
     with pytest.raises(UserError, match="cannot be read"):
         load_training_state(folder)
+
+
+def test_what_may_not_be_read_is_not_damaged(tmp_path, monkeypatch):
+    """An intact best checkpoint of another user was called damaged, and replaced by a worse one."""
+    save_checkpoint(tmp_path / "best", nn.Linear(2, 1), CATEGORIES, {}, state={})
+    errors = [PermissionError(13, "Permission denied"), OSError(24, "Too many open files")]
+    refused = lambda path: (_ for _ in ()).throw(errors[0])  # noqa: E731
+    monkeypatch.setattr(checkpoint, "file_digest", refused)
+    for read in (newest_complete, load_training_state, lambda folder: load_weights(folder, nn.Linear(2, 1))):
+        for _ in range(2):
+            checkpoint._digest.cache_clear()
+            with pytest.raises(type(errors[0])):
+                read(tmp_path / "best")
+            errors.reverse()
 
 
 def test_files_have_the_mode_of_the_umask(tmp_path):

@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 
 from detection.ablation.detectors import DETECTORS
 from detection.cli.evaluate import main as evaluate_command
-from detection.errors import UserError
-from detection.runs.checkpoint import load_meta, load_training_state
+from detection.errors import Interrupted, UserError
+from detection.runs.checkpoint import load_meta, load_training_state, save_checkpoint
 from detection.runs.folder import open_config
 from detection.training import loop
 from detection.training import run as training
@@ -47,6 +47,16 @@ def test_the_choice_and_early_stopping_wait_for_a_defined_metric(shapes, tmp_pat
     assert "best checkpoint: epoch 3 by APl, the newest, since it was never defined" in printed
 
 
+def test_a_split_without_boxes_has_no_metrics(shapes, tmp_path, capsys, blank_plots):
+    (tmp_path / "val.json").write_text(json.dumps({**read(shapes / "val.json"), "annotations": []}))
+    changes = ("schedule.epochs=1", "samples=0", f"data.val.annotations={tmp_path}/val.json")
+    test = (f"data.test.annotations={tmp_path}/val.json", f"data.test.images={shapes}/val")
+    train(tiny_config(shapes, *changes, *test), tmp_path / "run", Accelerator(cpu=True))
+    printed = capsys.readouterr().out
+    assert "AP n/a  AP50 n/a  AP75 n/a\n" in printed and "\ntest      AP n/a  AP50 n/a  AP75 n/a  on 3" in printed
+    assert "-1.000" not in printed
+
+
 def test_an_undefined_metric_is_neither_better_nor_worse(shapes, tmp_path, capsys, metric_by_epoch):
     metric_by_epoch(-1, 0.0, -1, -1, 0.0, 0.0)
     config = tiny_config(shapes, "schedule.epochs=6", "early_stopping=2", "evaluate_every=1", "samples=0")
@@ -77,6 +87,33 @@ def test_a_resume_by_another_metric_compares_by_that(shapes, tmp_path, capsys, m
     train(config, run, Accelerator(cpu=True), resume=True)
     assert "note      the best so far is epoch 1 by AP, with AP50 -0.500" in capsys.readouterr().out
     assert best_epoch(run) == 2
+
+
+def test_a_best_that_was_saved_after_the_last_state_keeps_its_epoch(shapes, tmp_path, monkeypatch, metric_by_epoch):
+    """A signal between both: the state named epoch 1, and the weights of epoch 2 would have been called those."""
+    metric_by_epoch(0.1, 0.2)
+    run, arguments = tmp_path / "run", ("samples=0", "schedule.epochs=2")
+
+    def ended(folder, evaluated, categories, progress, **more):
+        save_checkpoint(folder, evaluated, categories, progress, **more)
+        if progress["epoch"] == 2:
+            raise Interrupted(15)
+
+    with monkeypatch.context() as patched, pytest.raises(Interrupted):
+        patched.setattr(training, "save_checkpoint", ended)
+        train(tiny_config(shapes, *arguments), run, Accelerator(cpu=True))
+    assert best_epoch(run) == 2 and load_training_state(run / "checkpoints/last")["progress"]["best_epoch"] == 1
+    metrics = train(tiny_config(shapes, *arguments, "best_metric=AP50"), run, Accelerator(cpu=True), resume=True)
+    assert metrics["epoch"] == best_epoch(run) == 2
+    assert load_training_state(run / "checkpoints/last")["progress"]["evaluations_without_best"] == 0
+
+
+def test_samples_of_an_earlier_end_are_removed(shapes, tmp_path, blank_plots):
+    run = tmp_path / "run"
+    train(tiny_config(shapes, "samples=2", "schedule.epochs=1"), run, Accelerator(cpu=True))
+    assert len(list((run / "samples").iterdir())) == 2
+    train(tiny_config(shapes, "samples=1", "schedule.epochs=2"), run, Accelerator(cpu=True), resume=True)
+    assert len(list((run / "samples").iterdir())) == 1
 
 
 def test_a_resume_by_another_metric_that_crashed_compares_by_that_too(shapes, tmp_path, monkeypatch, metric_by_epoch):

@@ -1,5 +1,6 @@
 """Signals: what is saved when, how it goes on, and that the end is that of an uninterrupted run."""
 
+import json
 import os
 import re
 import signal
@@ -299,6 +300,16 @@ def test_resume_or_start_begins_again_where_nothing_was_saved(workplace, capsys,
     assert "lower optimizer.lr" in capsys.readouterr().err and (workplace / "run/non_finite_batch_0.pt").is_file()
     (workplace / "run/trackers.json").write_text("{}")
     assert train_command.main(command) == 0
+
+
+def test_resume_or_start_without_a_config_begins_again_with_that_of_the_folder(workplace, capsys, blank_plots):
+    """It began the quick start there, over the config of another."""
+    command = ["--device=cpu", "--resume-or-start", "--output=run", "schedule.epochs=1"]
+    assert train_command.main(["config.py", *command, "optimizer.lr=1e30"]) == 2
+    capsys.readouterr()
+    assert train_command.main([*command, "optimizer.lr=0.01"]) == 0
+    config = json.loads((workplace / "run/config.json").read_text())
+    assert config["detector"]["min_size"] == 64 and config["optimizer"]["lr"] == 0.01
 
 
 def test_resume_or_start_leaves_the_runs_of_other_configs_alone(workplace, capsys, blank_plots):
