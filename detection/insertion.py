@@ -37,6 +37,7 @@ def with_context(
     if not isinstance(detector, DetectorConfig):
         name = type(detector).__name__
         raise UserError(f"with_context: needs a DetectorConfig, such as config.detector, not a {name}.")
+    detector = from_plain(detector, DetectorConfig, "detector")  # a class becomes a partial of it
     if detector.context is not None:
         raise UserError("with_context: the detector has a context already.")
     if detector.head.func is not FastRCNN:

@@ -208,6 +208,21 @@ def test_only_classes_read_a_context_in_settings():
     assert torch.equal(deltas, other_deltas) and not torch.allclose(logits, other_logits)
 
 
+def test_a_class_stands_for_a_partial_of_it():
+    settings = with_context(dataclasses.replace(DETECTOR, head=FastRCNN), partial(SpatialRNN, hidden_channels=8), "c2")
+    assert build_detector(settings, 3).head.global_channels == 1024
+
+
+def test_a_reference_of_the_heads_own_pool_is_refused():
+    """It was never measured, and the amplitude stayed 1."""
+    settings = with_context(DETECTOR, partial(SpatialRNN, hidden_channels=8), "c2")
+    keywords = settings.head.keywords
+    pool = partial(keywords["global_pool"], reference=("c3",))
+    head = partial(settings.head.func, **{**keywords, "global_pool": pool})
+    with pytest.raises(UserError, match=r"head.global_pool.reference: is measured for the detector's own pool alone"):
+        build_detector(dataclasses.replace(settings, head=head), 3)
+
+
 def test_a_head_of_another_kind_and_a_second_context_are_refused():
     context = partial(SpatialRNN, hidden_channels=8)
     with pytest.raises(UserError, match="with_context: the detector has a context already"):

@@ -1,6 +1,7 @@
 """Feature Pyramid Network (Lin et al. 2017) around any backbone: torchvision's layers, our names."""
 
 from functools import partial
+from itertools import pairwise
 from typing import Literal
 
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ class FPN(WrappedBackbone):
             that nothing reads would stop training in several processes.
 
     Raises:
-        UserError: there are no such stages or levels, or the finest level would be idle.
+        UserError: there are no such stages or levels, stages in another order, or the finest level would be idle.
     """
 
     def __init__(
@@ -39,6 +40,9 @@ class FPN(WrappedBackbone):
         if missing:
             known = ", ".join(self.body.out_channels)
             raise UserError(f"FPN stages={stages}: the backbone has no feature map {missing[0]!r}; it has {known}.")
+        strides = [self.body.strides[s] for s in stages]
+        if not stages or any(coarse <= fine for fine, coarse in pairwise(strides)):
+            raise UserError(f"FPN stages={stages}: name at least one, each once and the finest first.")
         self.sources = stages
         self.fpn = FeaturePyramidNetwork(
             [self.body.out_channels[s] for s in stages],
@@ -46,7 +50,6 @@ class FPN(WrappedBackbone):
             extra_blocks=LastLevelMaxPool(),
             norm_layer=nn.BatchNorm2d if norm == "batch" else None,
         )
-        strides = [self.body.strides[s] for s in stages]
         names = [f"p{s[1:]}" for s in stages]
         self.levels = [*names, f"p{int(names[-1][1:]) + 1}"]
         self.wanted = self.levels if levels is None else list(levels)

@@ -28,7 +28,7 @@ class Tiny(BlockBackbone):
     """A stem at stride 2 and one residual block a stage.
 
     Args:
-        channels: of `c2`, `c3`, …, up to four stages.
+        channels: of `c2`, `c3`, …: one stage each.
         stem_channels: channels of the stem, at stride 2.
     """
 

@@ -80,7 +80,9 @@ class _BatchedRPN(RegionProposalNetwork):
 
     def losses(self, objectness: Tensor, deltas: Tensor, anchors: Tensor, targets: Targets) -> dict[str, Tensor]:
         """Compute the losses on sampled anchors by predictions (B, A) and (B, A, 4) at anchors (A, 4)."""
-        ground_truth, shared = Ragged.of([target["boxes"] for target in targets]), anchors[None]
+        # In half precision an area of 256² pixels is infinite, and everything or nothing would match.
+        ground_truth = Ragged.of([target["boxes"].to(anchors.dtype) for target in targets])
+        shared = anchors[None]
         states = match_boxes(
             self.proposal_matcher, shared, ground_truth, ignored_regions(targets, anchors), self.ignore_crowd
         )
@@ -126,6 +128,10 @@ class RPN(Regions):
         positive_fraction: most of them that may be positive.
         ignore_crowd: a negative anchor is in no loss if a crowd region has at least this share of its area; None: it
             is.
+
+    Raises:
+        UserError: a stage that does not exist, or stages of different channels; no stage, anchor size or aspect ratio;
+            or not one tuple of as many anchor sizes for each stage.
     """
 
     def __init__(
@@ -154,6 +160,11 @@ class RPN(Regions):
         if len({in_channels[s] for s in stages}) > 1:
             raise UserError(
                 f"regions.stages={stages}: the maps have different channels; use the levels of an FPN, or one map."
+            )
+        if background_iou > foreground_iou:
+            raise UserError(
+                f"regions.background_iou={background_iou}: is above foreground_iou={foreground_iou}, so that an anchor "
+                "could be both; it must be at most that."
             )
         anchors = AnchorGenerator(anchor_sizes, (aspect_ratios,) * len(stages))
         if len(set(anchors.num_anchors_per_location())) > 1:

@@ -238,6 +238,13 @@ def test_a_pyramid_without_its_finest_level_is_refused(levels):
         FPN(partial(Tiny), levels=levels)
 
 
+@pytest.mark.parametrize("stages", [("c4", "c3"), ("c3", "c3"), ()])
+def test_a_pyramid_of_stages_in_another_order_is_refused(stages):
+    """From coarse to fine it was built upside down."""
+    with pytest.raises(UserError, match="name at least one, each once and the finest first"):
+        FPN(partial(Tiny), stages=stages)
+
+
 def test_googlenet_computes_what_torchvisions_does(tmp_path):
     """Its ImageNet weights (here random, with classifiers) load, and so does its last map."""
     torch.manual_seed(0)

@@ -7,6 +7,7 @@ import torch
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork
 
+from detection.errors import UserError
 from detection.regions import RPN
 from tests.sampling import torchvisions_sampler
 
@@ -56,6 +57,23 @@ def test_losses_are_torchvisions_with_its_draw(seed, settings, monkeypatch):
         gradients.append([*losses.values(), *torch.autograd.grad(sum(losses.values()), part.parameters())])
     for a, b in zip(*gradients, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_boxes_of_another_type_give_the_losses_of_float32(dtype):
+    """An area of 300×300 pixels is infinite in float16: every anchor of an image matched its box, or none did."""
+    ours, _, images, features, _ = example()
+    boxes = torch.tensor([[8.0, 8, 308, 308], [4, 4, 20, 16]])
+    losses = []
+    for kind in (torch.float32, dtype):
+        torch.manual_seed(0)
+        losses.append(ours(images, features, [{"boxes": boxes.to(kind)}] * 3)[1])
+    assert all(torch.equal(losses[0][name], loss) and loss.dtype == torch.float32 for name, loss in losses[1].items())
+
+
+def test_a_background_above_the_foreground_is_refused():
+    with pytest.raises(UserError, match=r"regions.background_iou=0.7: is above foreground_iou=0.3"):
+        example(foreground_iou=0.3, background_iou=0.7)
 
 
 @pytest.mark.parametrize("ignore_crowd", [0.7, None])
