@@ -3,9 +3,9 @@
     detection train ion_beacon
 
 The difference to `quickstart` is the paper's design: the recurrence is the accumulator, an IRNN whose recurrent matrix
-stays the identity, one pool reads the context beside the backbone's features, four times as strongly, for classes and
-boxes, in the segmentation loss a pixel of the background weighs as much as one of a ring, and the learning rate is
-half. AP50 1.000 with seed 0, without context a third (docs/results/ion.md).
+stays the identity, one pool reads the context and the backbone's features, the context four times as strongly, for
+classes and boxes, in the segmentation loss a pixel of the background weighs as much as one of a ring, and the learning
+rate is half. AP50 1.000 with seed 0, without context a third (docs/results/ion.md).
 """
 
 from dataclasses import replace

@@ -47,6 +47,9 @@ class SegmentationLoss(ContextLoss):
             that of its middle. 1 as in the paper; K = 80 at 800×1333 then keeps 0.35 GB an image until the backward
             pass and three times that in passing, a quarter of it at 2.
         learned_upsampling: train the deconvolution, which is initialized as bilinear interpolation.
+
+    Raises:
+        UserError: `output_stride` does not divide the stride.
     """
 
     class_weights: Tensor

@@ -38,9 +38,13 @@ exclude_patterns = ["_build"]
 
 
 def compose(app, docname: str, source: list[str]) -> None:
-    """Put sections of the READMEs where a page names them, commands' help on its page, and cells on a notebook's."""
+    """Put sections of the READMEs where a page names them, commands' help on its page, and cells on a notebook's.
+
+    A paragraph that begins with "On GitHub this page" is for readers of the source alone and is left out.
+    """
     if app.env.doc2path(docname).suffix == ".ipynb":
         source[0] = cells(source[0])
+    source[0] = re.sub(r"^On GitHub this page .*?(\n\n|\Z)", "", source[0], flags=re.MULTILINE | re.DOTALL)
     source[0] = re.sub(r"^<!-- (\S+): (.*) -->$", lambda found: section(*found.groups()), source[0], flags=re.MULTILINE)
     if docname == "command_line":
         source[0] += "".join(map(help_text, commands()))

@@ -5,8 +5,8 @@
 
 with DATA=FOLDER in the environment, and train.json, val.json and images/ in FOLDER/bccd, as `detection convert` writes
 them. The base is `finetune`, EfficientNet-Lite0 with a pyramid, for 6 of its 20 epochs; the classes read the
-context (`detection.with_context` at p3). With a pyramid from p3 on 18 runs took six to eleven minutes each, beside
-others.
+context (`detection.with_context` at p3). With a pyramid from p3 on 18 runs took six to eleven minutes each, with
+others on the machine.
 """
 
 from functools import partial

@@ -5,8 +5,8 @@
     detection ablate context --match params       with size-matched controls
 
 ContextScenes: the class of all objects is given by one distant patch (`beacon`), by the marker in their row (`row`), by
-the number of patches (`count`), and by a marker 3, 6 or 9 cells away (`distance`). 324 runs of about a minute of CPU
-time each.
+the number of patches (`count`), and by a marker 3, 6 or 9 locations away (`distance`). 324 runs of about a minute of
+CPU time each.
 
 The detector is `ion_beacon`'s with half of its channels. The rings cover few pixels, so that a pixel of the
 background weighs 0.02 in the segmentation loss. All contexts have 64 channels, as `ion_beacon`'s.
@@ -89,5 +89,5 @@ ablation = Ablation(
         ("average", "conv5x5", "AP50", "beacon"),
         ("irnn", "conv5x5", "AP50", "distance-9"),
     ],
-    curves={"distance of the marker (cells of 8 pixels)": {f"distance-{cells}": cells for cells in (3, 6, 9)}},
+    curves={"distance of the marker (locations of 8 pixels)": {f"distance-{cells}": cells for cells in (3, 6, 9)}},
 )

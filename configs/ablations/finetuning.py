@@ -5,7 +5,7 @@
 with DATA=FOLDER in the environment, which has a folder for each COCO-style set, with train.json, val.json and images/,
 such as `detection convert` writes from the XML files of three small public sets: blood cells (BCCD), raccoons
 (datitran/raccoon_dataset) and kangaroos (experiencor/kangaroo). `former` and `p3`, which has no p2, have as many epochs
-as take the time of the others on a CPU. 6 to 20 minutes of CPU time a run. docs/recipes.md has the result.
+as take the time of the others on a CPU. 6 to 20 minutes of CPU time a run. docs/results/faster_rcnn.md has the result.
 """
 
 from functools import partial

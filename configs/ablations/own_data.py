@@ -13,9 +13,9 @@ shipped config's name, is given by the environment variable BASE:
 
 A base without context gets one on the finest map of stride 8 or more (`c3`, `p3` …) that its pool reads, for its
 classes alone (`detection.with_context`), or, where the head is not Fast R-CNN's, in its pool; in a base with context
-the context is exchanged. Validation images are evaluated every sixth of the base's epochs (`evaluate_every=` on the
-command line says otherwise). Turn off what would hide the cue, such as `data.augmentation.horizontal_flip=0` where left
-and right differ.
+the context is exchanged. Validation images are evaluated about six times (`finetune`: every 3 of its 20 epochs;
+`evaluate_every=` on the command line changes it). Turn off what would hide the cue, such as
+`data.augmentation.horizontal_flip=0` where left and right differ.
 """
 
 import os

@@ -6,7 +6,7 @@
 with DATA=FOLDER in the environment. A note head's class is given by the last clef to its left on its own staff: 39
 images of about 1570×240 to 1580×960 pixels to train, with 124 heads in the mean, and 20 to validate. The tiny detector
 of `ablations/clef`, 560 updates of two images; `lstm` and `rglru` are read for classes alone, as the quick start's
-context is. A run of `average` took 13 minutes beside other trainings, one of `lstm` 47, an epoch of `lite0`, the
+context is. A run of `average` took 13 minutes next to other trainings, one of `lstm` 47, an epoch of `lite0`, the
 pretrained detector of `ablations/pretrained` with an LSTM for the classes, 7, and of `lite0-none`, without, 5
 (`[lite0]`).
 """

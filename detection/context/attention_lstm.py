@@ -44,6 +44,9 @@ class AttentionLSTM(Context):
         score: of location i by the last layer's state h. `linear`: W_i·h, by position and not by features (on fewer
             than K×K locations, with the weights of the nearest relative position). `additive`:
             u·tanh(W x_i + V h + b), by features and not by position.
+
+    Raises:
+        UserError: a cell with `learned_initial_state=True`.
     """
 
     def __init__(

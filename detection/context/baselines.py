@@ -35,6 +35,9 @@ class ConvStack(Context):
         kernel_size: side of the kernels; odd.
         hidden_channels: output channels of every convolution.
         num_layers: number of convolutions.
+
+    Raises:
+        UserError: an even `kernel_size`.
     """
 
     def __init__(

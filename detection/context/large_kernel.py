@@ -22,6 +22,9 @@ class LargeKernel(Context):
         hidden_channels: channels inside and of the output.
         kernel_size: side of the large kernel; odd. Half of it is how far the context sees: 15 locations with 31.
         small_kernel_size: side of the small kernel; odd.
+
+    Raises:
+        UserError: an even kernel, or a small one that is larger than the large one.
     """
 
     def __init__(

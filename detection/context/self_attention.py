@@ -28,6 +28,9 @@ class SelfAttention(Context):
         num_layers: blocks.
         expansion: channels of the MLP in units of `hidden_channels`; 0 for attention alone.
         dropout: of the attention weights, in training.
+
+    Raises:
+        UserError: channels that are not a multiple of four times `num_heads`.
     """
 
     def __init__(

@@ -210,5 +210,6 @@ def _lacking(train: CocoIndex, val: CocoIndex) -> list[str]:
         used = np.bincount(index.labels[~index.iscrowd], minlength=len(index.categories) + 1)[1:]
         empty = [c.name for c, n in zip(index.categories, used, strict=True) if n == 0 and c.name in names]
         if empty:
-            remarks.append(f"{index.path} has no box of {len(empty)} categories: {shortened(empty, 5)}")
+            of = "1 category" if len(empty) == 1 else f"{len(empty)} categories"
+            remarks.append(f"{index.path} has no box of {of}: {shortened(empty, 5)}")
     return remarks

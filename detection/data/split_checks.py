@@ -56,7 +56,8 @@ def split_remarks(splits: Sequence[ExaminedSplit]) -> list[str]:
         filled = [_filled(split) for split in (first, second)]
         for split, have, other in ((first, *filled), (second, *filled[::-1])):
             if lacking := sorted(other - have):
-                remarks.append(f"{split.path} has no box of {len(lacking)} categories: {shortened(lacking, 5)}")
+                of = "1 category" if len(lacking) == 1 else f"{len(lacking)} categories"
+                remarks.append(f"{split.path} has no box of {of}: {shortened(lacking, 5)}")
     return list(dict.fromkeys(remarks))
 
 

@@ -75,6 +75,9 @@ class FastRCNN(RefinementHead):
         score_threshold: detections below are dropped.
         nms_threshold: IoU over which the lower-scored detection of a class is dropped.
         detections_per_image: most that are kept.
+
+    Raises:
+        UserError: `weights` with `convs`.
     """
 
     def __init__(

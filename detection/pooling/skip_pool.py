@@ -39,8 +39,8 @@ class Source:
 class SkipPool(Pool):
     """Skip pooling: sources pooled by `RoIAlign`, normalized and scaled, joined by a 1×1 convolution.
 
-    ION is c3, c4, c5 and context with a norm each; AC-CNN's local branch is c5 at 0.8, 1.2 and 1.8 times the box; a
-    pyramid with a context is two sources.
+    ION pools VGG's conv3_3, conv4_3, conv5_3 (`c2`, `c3`, `c4` here) and the context, with a norm each; AC-CNN's local
+    branch is conv5_3 (`c4`) at 0.8, 1.2 and 1.8 times the box; a pyramid with a context is two sources.
 
     A normalized source is ParseNet's layer (Liu et al. 2015), x / ‖x‖ · s with one s a channel, written as RMSNorm:
     s = amplitude · √C, or amplitude · √(C·n·n) where the norm is over the region. At an amplitude of 1, the default,
@@ -62,6 +62,11 @@ class SkipPool(Pool):
         init: of the convolution: Xavier's, or `identity` on the first source and 0 on the others, which gives bit by
             bit the descriptors of the first source alone.
         canonical_scale, canonical_level: as in `RoIAlign`.
+
+    Raises:
+        UserError: no source; feature maps that do not exist or are no levels as `RoIAlign` takes them; an unknown norm;
+            amplitudes that are neither one number nor one for each source with a norm; or `init=identity` with a first
+            source that has a norm or other channels than a descriptor.
     """
 
     def __init__(

@@ -131,7 +131,7 @@ class RPN(Regions):
 
     Raises:
         UserError: a stage that does not exist, or stages of different channels; no stage, anchor size or aspect ratio;
-            or not one tuple of as many anchor sizes for each stage.
+            not one tuple of as many anchor sizes for each stage; or `background_iou` above `foreground_iou`.
     """
 
     def __init__(

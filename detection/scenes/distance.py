@@ -1,4 +1,4 @@
-"""ContextScenes' task `distance`: over how many grid cells can a detector carry the class that a marker shows?"""
+"""ContextScenes' task `distance`: over how many locations can a detector carry the class that a marker shows?"""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from detection.scenes.beacon import BEACONS, COLORS
 from detection.scenes.task import Knob, Scene, Task, shown_class
 
 CELL = 8
-"""Pixels of a grid cell, whatever the image's size: the stride of `c3`."""
+"""Pixels of a location, whatever the image's size: the stride of `c3`."""
 MARKER = 10 / 128
 """Side of the marker, in sides of the image."""
 EXTENTS = (13 / 128, 16 / 128)
@@ -19,7 +19,7 @@ DIRECTIONS = np.array([[1, 0], [0, 1], [-1, 0], [0, -1]])
 def draw_distance(
     rng: np.random.Generator, size: int, cells: float, control: np.random.Generator | None, canvas: int | None = None
 ) -> Scene:
-    """Draw a marker and 1 or 2 rings of the class of its color, at exactly `cells` cells of 8 pixels from it.
+    """Draw a marker and 1 or 2 rings of the class of its color, at exactly `cells` locations of 8 pixels from it.
 
     The distance is the free space between the marker and a ring's box along the row or column of their middles; two
     rings are in directions at a right angle. All else is gray. On a larger canvas the distance grows with it.
@@ -45,7 +45,7 @@ def _check_room(size: int, cells: float, canvas: int) -> None:
     most = (canvas - 2 - size * (1.5 * EXTENTS[1] + MARKER / 2)) / (CELL * canvas / size)
     if cells > most:
         raise UserError(
-            f"--difficulty {cells:g} (cells of {CELL} pixels) does not fit in images of {canvas} pixels: "
+            f"--difficulty {cells:g} (locations of {CELL} pixels) does not fit in images of {canvas} pixels: "
             f"give {int(most)} or less, or a larger --size"
         )
 
@@ -63,5 +63,5 @@ def _arrange(rng: np.random.Generator, size: int, gap: float, canvas: int) -> li
     return [outline - points.min(0) + 1 + offset for offset in [rng.uniform(0, 1, 2) * room] for outline in outlines]
 
 
-KNOB = Knob(f"cells of {CELL} pixels between an object and its marker", 5, 1, 12)
+KNOB = Knob(f"locations of {CELL} pixels between an object and its marker", 5, 1, 12)
 TASK = Task(draw_distance, COLORS, KNOB, scales=True)

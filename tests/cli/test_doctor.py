@@ -454,7 +454,7 @@ def test_splits_are_examined_together(tmp_path, capsys):
     paths = [_save(tmp_path / name, d) for name, d in (("train", data), ("val", other))]
     code, report, _ = _run(capsys, paths[0], tmp_path / "train/images", "--with", paths[1], tmp_path / "val/images")
     assert code == 0 and f"1 of 10 images of {paths[1]} are in {paths[0]} too, by content: id 2" in report
-    assert f"{paths[1]} has no box of 1 categories: blue" in report
+    assert f"{paths[1]} has no box of 1 category: blue" in report
     splits = [f"data.train.annotations={paths[0]}", f"data.train.images={tmp_path / 'train/images'}"]
     splits += [f"data.val.annotations={paths[1]}", f"data.val.images={tmp_path / 'val/images'}"]
     code, by_config, _ = _run(capsys, "finetune", *splits)

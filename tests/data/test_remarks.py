@@ -29,7 +29,7 @@ def test_shared_names_missing_classes_and_corners(tmp_path):
     # Boxes that reach outside are legal, those that are outside are not.
     corners, shared, lacking = _remarks(tmp_path, train, val)
     assert "look like corners" in corners and "detection doctor" in corners
-    assert shared.startswith("12 of 12 images of") and "v.json has no box of 1 categories: blue" in lacking
+    assert shared.startswith("12 of 12 images of") and "v.json has no box of 1 category: blue" in lacking
 
 
 def test_a_placeholder_is_named(tmp_path):
