@@ -8,6 +8,7 @@ Shape letters: B images, C channels, H×W feature map, N boxes of one image, R b
 
 from collections import UserDict
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,11 +34,14 @@ from detection.errors import UserError, building
 from detection.image_batch import BatchTransform, inside_images
 from detection.inference import PLAIN, InferenceConfig, Predict, averaged, iterate_boxes, mirror_batch, require_steps
 from detection.part_outputs import (
-    require_boxes,
+    merge_losses,
     require_descriptors,
+    require_detections,
     require_features,
-    require_losses,
+    require_head_results,
     require_map,
+    require_regions,
+    require_samples,
 )
 from detection.segmentation import semantic_maps
 
@@ -129,23 +133,26 @@ class Detector(nn.Module):
             return self.transform.postprocess(self.detect(batch), batch.image_sizes, original_sizes)
         assert targets is not None
         features = self.extract_features(batch)
-        boxes, losses = self._propose(batch, features, targets)
+        boxes, region_losses = self._propose(batch, features, targets)
+        losses = {"regions": region_losses}
         if self.segmentation is not None:
             semantic = semantic_maps(targets, original_sizes, batch.image_sizes)
-            losses = {**losses, **self.segmentation(features["context"], semantic)}
-        boxes, samples = self.head.sample(boxes, targets)
-        _, head_losses = self.head(self._pooled(features, boxes, batch.image_sizes), samples)
-        losses = {**losses, **head_losses}
-        require_losses(losses)
-        return losses
+            losses["segmentation"] = self.segmentation(features["context"], semantic)
+        boxes, samples = self._sample(boxes, targets)
+        _, losses["head"] = self._run_head(self._pooled(features, boxes, batch.image_sizes), samples)
+        return merge_losses(losses)
 
     def detect(self, batch: ImageList) -> Detections:
         """Return detections, with `boxes` in pixels of the padded batch of normalized images."""
         features = self.extract_features(batch)
         boxes, _ = self._propose(batch, features, None)
         if self.inference == PLAIN:
-            return self.head(self._pooled(features, boxes, batch.image_sizes))[0]
-        return self._refine(batch, features, boxes)
+            found, _ = self._run_head(self._pooled(features, boxes, batch.image_sizes))
+        else:
+            found = self._refine(batch, features, boxes)
+        if not _is_traced():
+            require_detections(found, len(batch.image_sizes))
+        return found
 
     def _require_inputs(self, images: Sequence[Tensor], targets: Targets | None) -> None:
         # Values are checked once where that waits for a GPU, and always on a CPU; never in a trace.
@@ -173,10 +180,25 @@ class Detector(nn.Module):
     def _propose(
         self, batch: ImageList, features: Features, targets: Targets | None
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
-        boxes, losses = self.regions(batch, features, targets)
+        found = self.regions(batch, features, targets)
         if not _is_traced():
-            require_boxes(boxes, len(batch.image_sizes))
+            require_regions(found, len(batch.image_sizes))
+        boxes, losses = found
         return boxes, losses
+
+    def _sample(self, boxes: list[Tensor], targets: Targets) -> tuple[list[Tensor], Any]:
+        found = self.head.sample(boxes, targets)
+        if not _is_traced():
+            require_samples(found, len(targets))
+        boxes, samples = found
+        return boxes, samples
+
+    def _run_head(self, *regions_and_samples: Any) -> tuple[Detections, dict[str, Tensor]]:
+        found = self.head(*regions_and_samples)
+        if not _is_traced():
+            require_head_results(found)
+        detections, losses = found
+        return detections, losses
 
     def _pooled(self, features: Features, boxes: list[Tensor], image_sizes: list[tuple[int, int]]) -> PooledRegions:
         descriptors = self.pool(features, boxes, image_sizes)

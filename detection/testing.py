@@ -21,9 +21,19 @@ from torchvision.models.detection.image_list import ImageList
 
 from detection.backbones.backbone import Backbone
 from detection.contracts import Context, Head, Pool, PooledRegions, Regions
+from detection.errors import UserError
+from detection.part_outputs import (
+    require_descriptors,
+    require_detections,
+    require_head_results,
+    require_regions,
+    require_samples,
+)
 
 SIZES = ((4, 7), (6, 3), (6, 7))
 """Valid locations (h, w) of the images of a padded batch of 6×7 locations."""
+
+_DETACHED = "the output has no gradient: it is detached from its input and weights"
 
 _P = ParamSpec("_P")
 
@@ -59,7 +69,7 @@ def check_context(context: Callable[..., Context], in_channels: int = 6) -> None
         part(given, mask)
     y = part(x, valid)
     assert isinstance(y, Tensor), f"the output must be a tensor, not a {type(y).__name__}"
-    assert y.requires_grad, "the output has no gradient: it is detached from its input and weights"
+    assert y.requires_grad, _DETACHED
     expected = (len(SIZES), part.out_channels, 6, 7)
     assert y.shape == expected, f"output of {tuple(y.shape)}, not {expected} (out_channels={part.out_channels})"
     assert torch.isfinite(y).all() and y.dtype == torch.float32, "the output must be finite float32"
@@ -115,6 +125,15 @@ def _kept(*inputs: Any) -> Iterator[None]:
     assert kept, "the input is changed in place, which other parts read: write to a copy"
 
 
+@contextmanager
+def _as_assertion() -> Iterator[None]:
+    """Turn what the detector would refuse into an `AssertionError` of the same sentence."""
+    try:
+        yield
+    except UserError as error:
+        raise AssertionError(str(error)) from None
+
+
 def _same(before: Any, after: Any) -> bool:
     if not isinstance(before, Tensor):
         return before == after
@@ -149,14 +168,21 @@ def check_pool(pool: Callable[..., Pool], channels: int = 4) -> None:
     sizes = [(128, 128)] * 3
     with _kept(features, boxes, sizes):
         found = part(features, boxes, sizes)
-    expected = (3, part.out_channels, part.output_size, part.output_size)
-    assert found.shape == expected, f"descriptors of {tuple(found.shape)}, not {expected}"
+    with _as_assertion():
+        require_descriptors(found, part.out_channels, part.output_size, boxes)
     for i, rows in ((0, slice(0, 2)), (2, slice(2, 3))):
         alone = part({name: f[i : i + 1] for name, f in features.items()}, [boxes[i]], sizes[:1])
         _close(found[rows], alone, f"descriptors of image {i} alone are not as in the batch")
     none = part(features, [torch.zeros(0, 4)] * 3, sizes)
-    assert none.shape == (0, *expected[1:]), "no boxes must give no descriptors"
-    _check_gradients(part, part.train()(features, boxes, sizes))
+    assert none.shape == (0, *found.shape[1:]), "no boxes must give no descriptors"
+    # Clones, as torch itself refuses to change in place what a gradient is asked for, which `_kept` is to name.
+    features = {name: feature.requires_grad_().clone() for name, feature in features.items()}
+    with _kept(features, boxes, sizes):
+        found = part.train()(features, boxes, sizes)
+    assert found.requires_grad, _DETACHED
+    _check_gradients(part, found)
+    gradients = torch.autograd.grad(found.sum(), list(features.values()), allow_unused=True)
+    assert any(g is not None for g in gradients), "no gradient reaches a feature map: descriptors are detached from all"
 
 
 @_reproducible
@@ -170,12 +196,21 @@ def check_regions(regions: Callable[..., Regions], channels: int = 4) -> None:
     part = _randomized(regions(dict.fromkeys(_strides(), channels)))
     images, features = ImageList(torch.zeros(3, 3, 128, 128), [(128, 128), (96, 128), (128, 64)]), _features(channels)
     targets = [{"boxes": torch.tensor([[8.0, 8, 50, 50]]), "labels": torch.tensor([1])}] * 3
-    with _kept(images.tensors, images.image_sizes, features, targets):
-        boxes, losses = part.eval()(images, features, None)
-    assert len(boxes) == 3 and all(b.ndim == 2 and b.shape[1] == 4 for b in boxes), "boxes (N, 4) of every image"
-    assert losses == {}, "no losses at inference"
-    with _kept(images.tensors, images.image_sizes, features, targets):
-        boxes, losses = part.train()(images, features, targets)
+
+    def propose(targets: Any) -> dict[str, Tensor]:
+        with _kept(images.tensors, images.image_sizes, features, targets):
+            found = part(images, features, targets)
+        with _as_assertion():
+            require_regions(found, 3)
+        boxes, losses = found
+        finite = all(b.is_floating_point() and b.isfinite().all() for b in boxes)
+        assert finite, "boxes must be floating point and finite"
+        return losses
+
+    part.eval()
+    assert propose(None) == {}, "at inference losses must be {}"
+    part.train()
+    losses = propose(targets)
     _check_losses(losses)
     if losses:
         _check_gradients(part, torch.stack(list(losses.values())))
@@ -206,20 +241,34 @@ def check_head(head: Callable[..., Head], in_channels: int = 4, size: int = 3, n
 
     for targets in ([ground_truth, nothing], [nothing, nothing]):
         with _kept(boxes, targets):
-            chosen, samples = part.train().sample(boxes, targets)
-        regions = pooled(chosen)
+            chosen = part.train().sample(boxes, targets)
+        with _as_assertion():
+            require_samples(chosen, 2)
+        regions = pooled(chosen[0])
         with _kept(vars(regions), targets):
-            found, losses = part(regions, samples)
-        assert losses and not found, "losses, and no detections"
+            found = part(regions, chosen[1])
+        with _as_assertion():
+            require_head_results(found)
+        detections, losses = found
+        assert losses and not detections, "in training a head returns losses, and no detections"
         _check_losses(losses)
         if targets[0] is ground_truth:
             _check_gradients(part, torch.stack(list(losses.values())))
     regions = pooled(boxes)
     with torch.no_grad(), _kept(vars(regions)):
-        detections, losses = part.eval()(regions)
-    assert losses == {} and len(detections) == 2 and not len(detections[1]["boxes"]), "detections of every image only"
+        found = part.eval()(regions)
+    with _as_assertion():
+        require_head_results(found)
+        require_detections(found[0], 2)
+    detections, losses = found
+    assert losses == {}, "at inference losses must be {}"
+    assert not len(detections[1]["boxes"]), "an image without regions must have no detections"
     for found in detections:
-        assert set(found) == {"boxes", "labels", "scores"} and (found["scores"].diff() <= 0).all(), "best first"
+        assert set(found) == {"boxes", "labels", "scores"}, "detections are `boxes`, `labels` and `scores` only"
+        assert found["boxes"].is_floating_point() and found["boxes"].isfinite().all(), "boxes must be finite floats"
+        scores = found["scores"]
+        assert ((scores >= 0) & (scores <= 1)).all(), "scores must be in [0, 1]"
+        assert (scores.diff() <= 0).all(), "detections must be by falling score, best first"
         assert set(found["labels"].tolist()) <= set(range(1, num_classes + 1)), "labels are 1 … K"
 
 
@@ -236,7 +285,7 @@ def check_backbone(backbone: Callable[..., Backbone]) -> None:
     for name, feature in features.items():
         expected = (2, part.out_channels[name], 2 * side // part.strides[name], 3 * side // part.strides[name])
         assert feature.shape == expected, f"{name} is {tuple(feature.shape)}, not {expected}"
-    assert next(iter(part.stages())) == "stem", "the first stage is `stem`"
+    assert next(iter(part.stages()), None) == "stem", "the first stage is `stem`"
     _check_gradients(part, torch.stack([f.mean() for f in features.values()]), every=False)
 
 
@@ -293,6 +342,7 @@ def _check_gradients(part: nn.Module, output: Tensor, every: bool = True, **othe
     inputs = {**{name: p for name, p in part.named_parameters() if p.requires_grad}, **others}
     if not inputs:
         return
+    assert output.requires_grad, _DETACHED
     found = torch.autograd.grad(output.square().sum(), list(inputs.values()), allow_unused=True, retain_graph=True)
     gradients = dict(zip(inputs, found, strict=True))
     idle = [name for name, g in gradients.items() if g is None]

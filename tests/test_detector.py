@@ -15,7 +15,9 @@ from detection.contracts import Context
 from detection.detector import build_detector, valid_mask
 from detection.errors import UserError
 from detection.heads import FastRCNN
+from detection.inference import InferenceConfig
 from detection.ops import sampling
+from detection.part_outputs import merge_losses, require_detections, require_regions
 from detection.pooling import RoIAlign
 from detection.pretrained import from_torchvision, load_pretrained, select_coco_classes
 from detection.regions import RPN
@@ -322,6 +324,118 @@ def test_a_segmentation_loss_without_its_maps_gets_one_sentence():
     with pytest.raises(UserError, match=r"targets\[0\] has no 'semantic'"):
         images, targets = batch()
         segmented()(images, [{**target, "labels": target["labels"].clamp(max=3)} for target in targets])
+
+
+def changed(part, change):
+    """The tiny detector with a segmentation loss, one part of it with another result."""
+    detector = segmented()
+    getattr(detector, part).register_forward_hook(lambda module, inputs, output: change(output))
+    return detector
+
+
+def each(change):
+    """A change to the detections of each image."""
+    return lambda found: ([{**own, **change(own)} for own in found[0]], found[1])
+
+
+REGIONS = r"detector.regions: must return a list of boxes \(N, 4\) for each of 2 images, and losses by name; .*regions"
+HEAD = r"detector.head: must return a list of boxes \(n, 4\), labels .* for each of 2 images; .*check_head tries it"
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "sentence"),
+    [
+        ("regions", lambda found: found[0], REGIONS),
+        ("regions", lambda found: ([b.tolist() for b in found[0]], found[1]), REGIONS),
+        ("regions", lambda found: (found[0][:1], found[1]), REGIONS),
+        ("regions", lambda found: ([b[:, [0, 1, 2, 3, 3]] for b in found[0]], found[1]), REGIONS),
+        ("regions", lambda found: (*found, None), REGIONS),
+        ("head", lambda found: found[0][:1], "detector.head: must return two results, detections and losses by name"),
+        ("head", lambda found: found[0], HEAD),
+        ("head", lambda found: (found[0][:1], found[1]), HEAD),
+        ("head", lambda found: (None, found[1]), HEAD),
+        ("head", lambda found: ([own["boxes"] for own in found[0]], found[1]), HEAD),
+        (
+            "head",
+            each(lambda own: {"boxes": own["boxes"][:, None].repeat(1, 3, 1)}),
+            r"boxes of image 0 must be of .*3, 4",
+        ),
+        ("head", each(lambda own: {"boxes": None}), r"boxes of image 0 must be of shape \(0, 4\) .* not a NoneType"),
+        (
+            "head",
+            each(lambda own: {"labels": own["labels"][:, None]}),
+            "detector.head: labels of image 0 must be of shape",
+        ),
+        (
+            "head",
+            each(lambda own: {"scores": own["scores"][:1]}),
+            r"head: scores of image 0 .* not of shape \(1,\); .*head",
+        ),
+        ("head", each(lambda own: {"scores": own["scores"].tolist()}), "scores of image 0 must be .* not a list"),
+    ],
+)
+def test_detections_of_other_shapes_get_one_sentence(part, change, sentence):
+    detector = changed(part, change).eval()
+    with pytest.raises(UserError, match=sentence), torch.no_grad():
+        detector(batch()[0])
+
+
+def test_refined_detections_of_other_shapes_get_one_sentence(tiny):
+    tiny.inference = InferenceConfig(flip=True)
+    tiny.head.select = lambda candidates, voting_iou: candidates[:1]
+    with pytest.raises(UserError, match=HEAD), torch.no_grad():
+        tiny(batch()[0])
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "sentence"),
+    [
+        ("regions", lambda found: found[0], REGIONS),
+        ("regions", lambda found: (found[0], None), "detector.regions: must return its losses by name .* a NoneType"),
+        ("head", lambda found: found[1]["loss_classifier"], "detector.head: must return two results"),
+        ("head", lambda found: dict(found[1]), "detector.head: must return two results, detections and losses by name"),
+        ("head", lambda found: ([], None), "detector.head: must return its losses by name in training, not a NoneType"),
+        ("segmentation", list, "detector.segmentation: must return its losses by name in training, not a list"),
+        (
+            "head",
+            lambda found: ([], {"loss_objectness": found[1]["loss_classifier"]}),
+            "^loss_objectness: is a loss of detector.regions and of detector.head, .* rename one of them.$",
+        ),
+        (
+            "segmentation",
+            lambda losses: {"loss_objectness": losses["loss_segmentation"]},
+            "^loss_objectness: is a loss of detector.regions and of detector.segmentation, .* rename one of them.$",
+        ),
+        (
+            "head",
+            lambda found: ([], {**found[1], "loss_segmentation": found[1]["loss_classifier"]}),
+            "^loss_segmentation: is a loss of detector.segmentation and of detector.head, .* rename one of them.$",
+        ),
+    ],
+)
+def test_losses_that_are_not_given_by_name_or_share_one_get_one_sentence(part, change, sentence):
+    with pytest.raises(UserError, match=sentence):
+        changed(part, change)(*batch_with_maps())
+
+
+def test_a_sample_that_is_boxes_alone_gets_one_sentence():
+    detector = segmented()
+    sample = detector.head.sample
+    detector.head.sample = lambda boxes, targets: sample(boxes, targets)[0]
+    with pytest.raises(UserError, match=r"detector.head.sample: must return a list of boxes \(N, 4\) for each of 2"):
+        detector(*batch_with_maps())
+
+
+def test_results_are_checked_by_shapes_alone():
+    """Tensors without values would raise where one is read, for which a GPU would be waited."""
+    boxes, rows = torch.zeros(3, 4, device="meta"), torch.zeros(3, device="meta")
+    require_detections([{"boxes": boxes, "labels": rows, "scores": rows}] * 2, 2)
+    require_detections([], 0)
+    require_regions(([boxes, boxes[:0]], {}), 2)
+    assert merge_losses({"regions": {"loss_a": rows.sum()}, "head": {"loss_b": rows.sum()}}).keys() == {
+        "loss_a",
+        "loss_b",
+    }
 
 
 def test_valid_mask_by_hand():

@@ -1,6 +1,7 @@
 """Parts that return other shapes than they state: one sentence, where training would go on with wrong boxes."""
 
 import dataclasses
+from functools import partial
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from detection.context import NoContext
 from detection.detector import build_detector
 from detection.errors import UserError
 from detection.part_outputs import require_features
+from detection.pooling import RoIAlign
 from tests.tiny_runs import DETECTOR
 
 IMAGES = [torch.rand(3, 64, 80), torch.rand(3, 70, 64)]
@@ -18,7 +20,8 @@ TARGETS = [{"boxes": torch.tensor([[8.0, 8, 40, 40]]), "labels": torch.tensor([1
 
 def changed(part, change):
     """A detector with one part's result changed."""
-    detector = build_detector(dataclasses.replace(DETECTOR, context=NoContext, context_source="c3"), 2)
+    pool = partial(RoIAlign, stages=("context",), output_size=3)
+    detector = build_detector(dataclasses.replace(DETECTOR, context=NoContext, context_source="c3", pool=pool), 2)
     getattr(detector, part).register_forward_hook(lambda module, inputs, output: change(output))
     return detector
 

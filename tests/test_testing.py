@@ -195,6 +195,43 @@ class IdleInTraining(Leaking):
         return (x * valid)[:, :3] if self.training else self.conv(x * valid) * valid
 
 
+class GradientOfPadding(Leaking):
+    """A sum over all locations that is taken off again: only its gradient reads the padding."""
+
+    def forward(self, x, valid):
+        return (self.conv(x * valid) + (x.sum() - x.sum().detach())) * valid
+
+
+class GradientNotANumber(Leaking):
+    """A norm whose square root has no gradient at 0, in an image without any valid location."""
+
+    def forward(self, x, valid):
+        y = self.conv(x * valid) * valid
+        return y * y.square().sum((1, 2, 3), keepdim=True).sqrt()
+
+
+class Infinite(Leaking):
+    def forward(self, x, valid):
+        return (self.conv(x * valid) + torch.inf).where(valid, 0)
+
+
+class Wide(Leaking):
+    def forward(self, x, valid):
+        return (self.conv(x * valid) * valid).double()
+
+
+class Squeezed(Leaking):
+    """Drops a side of one location."""
+
+    def forward(self, x, valid):
+        return (self.conv(x * valid) * valid).squeeze(3)
+
+
+class NotZeroWithoutLocations(Leaking):
+    def forward(self, x, valid):
+        return self.conv(x * valid) * valid + ~valid.flatten(1).any(1)[:, None, None, None]
+
+
 class WithoutWidth(Leaking):
     def __init__(self, in_channels):
         super().__init__(in_channels)
@@ -239,6 +276,12 @@ class NormalizedPool(RoIAlign):
         (LongerInTraining, r"in training the output is \(6, 3, 6, 7\), not \(3, 3, 6, 7\)"),
         (ShiftedInTraining, "in training the output is not 0 outside"),
         (IdleInTraining, "conv.weight has no gradient"),
+        (GradientOfPadding, "a gradient flows into the padding"),
+        (GradientNotANumber, "the gradient of .* is not finite"),
+        (Infinite, "the output must be finite float32"),
+        (Wide, "the output must be finite float32"),
+        (Squeezed, r"output of \(1, 3, 1\) on an input of \(1, 6, 1, 1\)"),
+        (NotZeroWithoutLocations, "an image without any valid location must give zeros"),
         (WithoutWidth, "out_channels must be set"),
         (InPlace, "the input is changed in place"),
         (MaskInPlace, "the input is changed in place"),
@@ -341,6 +384,15 @@ class InPlacePool(RoIAlign):
         return super().forward(features, boxes, image_sizes)
 
 
+class InPlaceInTraining(RoIAlign):
+    """A pool that changes a feature map, and only in training."""
+
+    def forward(self, features, boxes, image_sizes):
+        if self.training:
+            features["c2"].relu_()
+        return super().forward(features, boxes, image_sizes)
+
+
 class InPlaceRegions(RPN):
     """Regions that change the targets, and only in training."""
 
@@ -374,6 +426,7 @@ class InPlaceBackbone(Tiny):
     ("check", "part"),
     [
         (check_pool, InPlacePool),
+        (check_pool, InPlaceInTraining),
         (check_regions, InPlaceRegions),
         (check_head, partial(InPlaceSampling, hidden_channels=8)),
         (check_head, partial(InPlaceDetection, hidden_channels=8)),
@@ -383,3 +436,195 @@ class InPlaceBackbone(Tiny):
 def test_a_part_that_changes_its_input_is_named(check, part):
     with pytest.raises(AssertionError, match="the input is changed in place"):
         check(part)
+
+
+def pool(change=lambda descriptors: descriptors, see=lambda features: features, state=lambda part: None):
+    """A pool with a weight, broken by one change: to its result, to the feature maps it sees, or to the part."""
+
+    class Changed(RoIAlign):
+        def __init__(self, channels, strides):
+            super().__init__(channels, strides, stages=("c5",), output_size=2)
+            self.scale = nn.Linear(1, 1)
+            state(self)
+
+        def forward(self, features, boxes, image_sizes):
+            found = super().forward(see(features), boxes, image_sizes)
+            return change(self.scale(found[..., None])[..., 0])
+
+    return Changed
+
+
+def idle(part):
+    part.unused = nn.Linear(2, 2)
+
+
+def test_what_the_broken_parts_are_made_of_passes():
+    check_pool(pool())
+    check_regions(regions())
+    check_head(head())
+    check_backbone(backbone())
+
+
+@pytest.mark.parametrize(
+    ("part", "sentence"),
+    [
+        (pool(lambda x: x[..., :1]), r"must be of shape \(3, 4, 2, 2\) by .* not of shape \(3, 4, 2, 1\)"),
+        (pool(lambda x: (x,)), "descriptors must be of shape .* not a tuple"),
+        (pool(lambda x: x if len(x) else x.flatten(1)), "no boxes must give no descriptors"),
+        (pool(lambda x: x.detach()), "the output has no gradient: it is detached"),
+        (pool(lambda x: x.detach(), state=lambda part: part.requires_grad_(False)), "has no gradient: it is detached"),
+        (pool(see=lambda maps: {n: f.detach() for n, f in maps.items()}), "no gradient reaches a feature map"),
+        (pool(state=idle), "unused.weight has no gradient"),
+    ],
+)
+def test_a_pool_that_breaks_its_contract_is_named(part, sentence):
+    with pytest.raises(AssertionError, match=sentence):
+        check_pool(part)
+
+
+def regions(change=lambda boxes, losses: (boxes, losses), state=lambda part: None):
+    """Regions broken by one change: to their results, or to the part."""
+
+    class Changed(RPN):
+        def __init__(self, channels):
+            super().__init__(channels, stages=("c5",), anchor_sizes=((32,),))
+            state(self)
+
+        def forward(self, images, features, targets):
+            return change(*super().forward(images, features, targets))
+
+    return Changed
+
+
+@pytest.mark.parametrize(
+    ("part", "sentence"),
+    [
+        (regions(lambda boxes, _: boxes), r"a list of boxes \(N, 4\) for each of 3 images, and losses by name"),
+        (regions(lambda boxes, losses: ([b.tolist() for b in boxes], losses)), "a list of boxes .* for each of 3"),
+        (regions(lambda boxes, losses: (boxes[:2], losses)), "a list of boxes .* for each of 3 images"),
+        (regions(lambda boxes, losses: ([b[:, [0, 1, 2, 3, 3]] for b in boxes], losses)), "a list of boxes .*N, 4"),
+        (regions(lambda boxes, losses: ([b * torch.nan for b in boxes], losses)), "floating point and finite"),
+        (regions(lambda boxes, losses: ([b.long() for b in boxes], losses)), "floating point and finite"),
+        (regions(lambda boxes, losses: (boxes, losses or {"loss_a": torch.zeros(())})), "at inference losses must be"),
+        (regions(lambda boxes, losses: (boxes, losses or None)), "at inference losses must be {}"),
+        (regions(lambda boxes, losses: (boxes, list(losses.values()) or {})), "losses are named `loss_…`"),
+        (regions(lambda boxes, losses: (boxes, {n[5:]: loss for n, loss in losses.items()})), "named `loss_…`"),
+        (regions(lambda boxes, losses: (boxes, {n: loss / 0 for n, loss in losses.items()})), "objectness is not fini"),
+        (regions(lambda boxes, losses: (boxes, {n: loss.detach() for n, loss in losses.items()})), "it is detached"),
+        (regions(state=idle), "unused.weight has no gradient"),
+    ],
+)
+def test_regions_that_break_their_contract_are_named(part, sentence):
+    with pytest.raises(AssertionError, match=sentence):
+        check_regions(part)
+
+
+def head(change=lambda found, losses: (found, losses), sample=lambda chosen: chosen, state=lambda part: None):
+    """A head broken by one change: to its results, to those of `sample`, or to the part."""
+
+    class Changed(FastRCNN):
+        def __init__(self, in_channels, size, num_classes):
+            super().__init__(in_channels, size, num_classes, hidden_channels=8)
+            state(self)
+
+        def sample(self, boxes, targets):
+            return sample(super().sample(boxes, targets))
+
+        def forward(self, regions, samples=None):
+            return change(*super().forward(regions, samples))
+
+    return Changed
+
+
+def each(change):
+    """A change to the detections of each image."""
+    return lambda found, losses: ([change(own) for own in found], losses)
+
+
+class NotANumberWithoutObjects(FastRCNN):
+    """A mean over positive boxes, of which an image without objects has none."""
+
+    def forward(self, regions, samples=None):
+        found, losses = super().forward(regions, samples)
+        if samples is not None:
+            losses["loss_box_reg"] = losses["loss_box_reg"] / (samples.labels > 0).sum()
+        return found, losses
+
+
+@pytest.mark.parametrize(
+    ("part", "sentence"),
+    [
+        (head(lambda found, losses: losses or (found, losses)), "two results, detections and losses by name"),
+        (head(lambda found, losses: (found, losses) if losses else tuple(found) * 2), "must return two results"),
+        (head(lambda found, losses: (found, losses) if losses else found), "a list of boxes .* for each of 2 images"),
+        (head(sample=lambda chosen: chosen[0]), r"detector.head.sample: must return a list of boxes \(N, 4\)"),
+        (head(lambda found, losses: (found, {})), "in training a head returns losses"),
+        (head(lambda found, losses: (losses and [losses] or found, losses)), "losses, and no detections"),
+        (head(lambda found, losses: (found, {n[5:]: loss for n, loss in losses.items()})), "named `loss_…`"),
+        (head(lambda found, losses: (found, {n: loss.detach() for n, loss in losses.items()})), "it is detached"),
+        (partial(NotANumberWithoutObjects, hidden_channels=8), "loss_box_reg is not finite"),
+        (head(state=idle), "unused.weight has no gradient"),
+        (head(lambda found, losses: (found, losses or {"loss_a": torch.zeros(())})), "at inference losses must be {}"),
+        (head(lambda found, losses: (found[:1], losses)), "for each of 2 images"),
+        (head(lambda found, losses: (found[:1] * 2, losses)), "an image without regions must have no detections"),
+        (head(each(lambda own: {**own, "boxes": own["boxes"][:, None].repeat(1, 3, 1)})), "boxes of image 0 must be"),
+        (head(each(lambda own: {**own, "boxes": own["boxes"] * torch.nan})), "boxes must be finite"),
+        (head(each(lambda own: {**own, "boxes": own["boxes"].long()})), "boxes must be finite floats"),
+        (head(each(lambda own: {**own, "scores": own["scores"][:1]})), "scores of image 0 must be of shape"),
+        (head(each(lambda own: {**own, "scores": own["scores"] + 100})), r"scores must be in \[0, 1\]"),
+        (head(each(lambda own: {**own, "scores": own["scores"] - 1})), r"scores must be in \[0, 1\]"),
+        (head(each(lambda own: {key: column.flip(0) for key, column in own.items()})), "by falling score"),
+        (head(each(lambda own: {"boxes": own["boxes"], "scores": own["scores"]})), "labels of image 0 must be of"),
+        (head(each(lambda own: {**own, "masks": own["scores"]})), "`boxes`, `labels` and `scores` only"),
+    ],
+)
+def test_a_head_that_breaks_its_contract_is_named(part, sentence):
+    with pytest.raises(AssertionError, match=sentence):
+        check_head(part)
+
+
+def backbone(change=lambda features: features, state=lambda part: None, stages=lambda stages: stages):
+    """A backbone broken by one change: to its feature maps, to the part, or to its stages."""
+
+    class Changed(Tiny):
+        def __init__(self):
+            super().__init__(channels=(8, 16), stem_channels=8)
+            state(self)
+
+        def forward(self, images):
+            return change(super().forward(images))
+
+        def stages(self):
+            return stages(super().stages())
+
+    return Changed
+
+
+def finer(part):
+    part.strides["c3"] = 4
+
+
+def wider(part):
+    part.out_channels["c3"] = 17
+
+
+def without_gradient_at_0(features):
+    return {name: feature + (0 * feature).sum().sqrt() for name, feature in features.items()}
+
+
+@pytest.mark.parametrize(
+    ("part", "sentence"),
+    [
+        (backbone(state=finer), r"c3 is \(2, 16, 1, 2\), not \(2, 16, 2, 3\)"),
+        (backbone(state=wider), r"c3 is \(2, 16, 2, 3\), not \(2, 17, 2, 3\)"),
+        (backbone(lambda maps: {**maps, "c4": maps["c3"]}), "names in out_channels and strides"),
+        (backbone(lambda maps: {"c3": maps["c3"]}), "names in out_channels and strides"),
+        (backbone(stages=lambda stages: {n: s for n, s in stages.items() if n != "stem"}), "first stage is `stem`"),
+        (backbone(stages=lambda stages: {}), "the first stage is `stem`"),
+        (backbone(lambda maps: {name: f.detach() for name, f in maps.items()}), "it is detached"),
+        (backbone(without_gradient_at_0), "the gradient of .* is not finite"),
+    ],
+)
+def test_a_backbone_that_breaks_its_contract_is_named(part, sentence):
+    with pytest.raises(AssertionError, match=sentence):
+        check_backbone(part)

@@ -219,6 +219,13 @@ def test_at_the_thresholds_themselves_nothing_overlaps_or_takes_a_place():
     assert Stitch(0.5, replace_iou=0.5)(boxes, *seen).tolist() == SetNMS(0.5)(boxes, *seen).tolist() == [0, 2, 1]
 
 
+def test_an_equally_confident_box_does_not_take_the_place():
+    boxes = boxes_of([[0, 0, 10, 20], [0.5, 0, 10.5, 20]])  # an IoU of 0.9
+    for regions in ([0, 1], [1, 0]):
+        found = Stitch(0.5, replace_iou=0.7)(boxes, torch.tensor([0.8, 0.8]), torch.ones(2), torch.tensor(regions))
+        assert found.tolist() == [0]
+
+
 def test_passes():
     boxes = boxes_of([[50, 0, 60, 20], [0, 0, 10, 20], [0.5, 0, 10.5, 20], [90, 0, 99, 9]])
     seen = (torch.tensor([0.9, 0.3, 0.8, 0.05]), torch.ones(4), torch.tensor([0, 0, 1, 2]))

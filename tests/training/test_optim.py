@@ -36,6 +36,13 @@ def test_step_schedule_by_hand():
     assert factors[17:19] == pytest.approx([0.1, 0.01])
 
 
+@pytest.mark.parametrize("milestone", [0.667, 0.666])
+def test_a_milestone_is_rounded_to_the_nearest_update(milestone):
+    """2.001 and 1.998 of 3 updates are 2."""
+    config = ScheduleConfig(kind="step", milestones=(milestone,), gamma=0.1, warmup=0)
+    assert [learning_rate_factor(config, update, 3) for update in range(3)] == pytest.approx([1.0, 1.0, 0.1])
+
+
 def test_cosine_schedule_by_hand():
     config = ScheduleConfig(kind="cosine", warmup=0)
     assert learning_rate_factor(config, 0, 8) == 1.0
