@@ -324,7 +324,9 @@ def _build(config: DetectorConfig, num_classes: int, resize_in_training: bool) -
     segmentation = None
     if config.segmentation is not None:
         segmentation = config.segmentation(channels["context"], strides["context"], num_classes)
-    if context is not None and "context" not in channels.read:
+    # One without parameters, such as `NoContext` in the place of another, trains nothing for nothing.
+    is_trained = context is not None and next(context.parameters(), None) is not None
+    if is_trained and "context" not in channels.read:
         raise UserError(
             "detector.context: no part asks for the channels of 'context', so nothing reads it: add it in a config "
             "file with detection.with_context, or name 'context' in a pool's feature maps; or set context=none."

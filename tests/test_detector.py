@@ -11,6 +11,7 @@ from torch import nn
 
 from detection.backbones import FPN, ResNet, Tiny
 from detection.config import DetectorConfig
+from detection.context import ConvStack
 from detection.contracts import Context
 from detection.detector import build_detector, valid_mask
 from detection.errors import UserError
@@ -254,7 +255,7 @@ class OfAll(RPN):
 
 @pytest.mark.parametrize("regions", [OfContext, OfAll])
 def test_a_part_from_outside_may_read_the_context(regions):
-    config = dataclasses.replace(DETECTOR, context=partial(Shift), context_source="c3", regions=partial(regions))
+    config = dataclasses.replace(DETECTOR, context=partial(ConvStack), context_source="c3", regions=partial(regions))
     detector = build_detector(config, 3)
     assert detector.regions.known["context"] == detector.context.out_channels
 
@@ -478,7 +479,7 @@ def test_roi_align_uses_true_strides_on_tiny_pictures():
         ({"pool": partial(RoIAlign, stages=("p2",))}, "pool.stages: there is no feature map 'p2'"),
         ({"context": partial(Shift), "context_source": "c7"}, "context: there is no feature map 'c7'"),
         ({"segmentation": partial(SegmentationLoss)}, "detector.context is None; give a context"),
-        ({"context": partial(Shift), "context_source": "c3"}, "detector.context: no part asks for .* nothing reads it"),
+        ({"context": partial(ConvStack), "context_source": "c3"}, "context: no part asks for .* nothing reads it"),
     ],
 )
 def test_parts_that_do_not_fit_get_one_sentence(change, sentence):

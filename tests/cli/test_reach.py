@@ -24,6 +24,7 @@ from detection.context import SpatialRNN
 from detection.data.coco_index import Category
 from detection.data.images import read_image
 from detection.detector import build_detector
+from detection.pooling import RoIAlign
 from detection.runs.checkpoint import save_checkpoint
 from detection.runs.folder import config_json, open_run
 from tests.tiny_runs import DETECTOR, tiny_config
@@ -45,7 +46,9 @@ SMALL = ("--size", "9", "11")
 @pytest.fixture
 def run(shapes, tmp_path):
     config = tiny_config(shapes)
-    config = dataclasses.replace(config, detector=dataclasses.replace(DETECTOR, context=CONTEXT, context_source="c3"))
+    pool = partial(RoIAlign, stages=("context",), output_size=3)
+    detector = dataclasses.replace(DETECTOR, context=CONTEXT, context_source="c3", pool=pool)
+    config = dataclasses.replace(config, detector=detector)
     torch.manual_seed(3)
     folder = tmp_path / "run"
     detector = build_detector(config.detector, 2)
