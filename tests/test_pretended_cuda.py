@@ -21,7 +21,7 @@ from detection.context import AttentionLSTM, SpatialRNN
 from detection.data.sampling import TrainBatches
 from detection.detector import build_detector
 from detection.inference import InferenceConfig
-from detection.insertion import add_context
+from detection.insertion import add_context, with_context
 from detection.predictor import Predictor
 from detection.testing import padded_batch
 from detection.tiles import Tiles
@@ -205,7 +205,7 @@ def test_box_iterations_and_mirrored_images(cuda):
 def test_an_added_context_and_attention(cuda):
     detector = add_context(built(DETECTOR), partial(SpatialRNN, hidden_channels=8), "c3")
     assert set(step(cuda, detector, *batch())) <= NEEDED
-    config = dataclasses.replace(DETECTOR, context=partial(AttentionLSTM, hidden_channels=8), context_source="c3")
+    config = with_context(DETECTOR, partial(AttentionLSTM, hidden_channels=8), "c3")
     (weights,) = attention_over_pixels(built(config).eval(), [batch()[0][0].to("cuda")])
     assert not weights.is_cuda
 

@@ -1,4 +1,4 @@
-"""Recurrences of 1990 to 2026 against strong baselines, each with its own settings, and on images twice as large.
+"""Recurrences of 1990 to 2026 against baselines, each with its own settings, and on images twice as large.
 
     detection ablate recurrences
     detection ablate recurrences --variants none,lstm,s6      some of the 26 variants
