@@ -96,7 +96,7 @@ def _open_streams() -> None:
     """Put a file that keeps nothing in the place of a stream that was closed before this process began."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w"))
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
 
 
 def _refused(sentence: str) -> int:

@@ -15,6 +15,7 @@ from detection.detector import Detector, build_detector
 from detection.errors import UserError
 from detection.heads import SequenceHead
 from detection.heads.lstm_decoder import LSTMDecoder
+from detection.pooling import RoIAlign
 from detection.training.engine import coco_results, evaluate, train_one_epoch, validation_loss
 from detection.training.freezing import freeze
 from detection.training.loaders import build_accelerator
@@ -214,6 +215,7 @@ def test_the_validation_loss_has_no_dropout(accelerator):
             DETECTOR,
             context=partial(SelfAttention, num_heads=1, dropout=dropout),
             context_source="c3",
+            pool=partial(RoIAlign, stages=("context",), output_size=3),
             head=partial(SequenceHead, decoder=partial(LSTMDecoder, dropout=dropout)),
         )
         torch.manual_seed(0)
