@@ -142,15 +142,9 @@ class Head(nn.Module, ABC):
     ) -> Pool:
         """Build a pool of the head's own, whose errors name its key."""
         try:
-            built = pool(channels, strides)
+            return pool(channels, strides)
         except UserError as error:
             raise UserError(f"detector.head.{key}: {error}") from None
-        if getattr(built, "reference", None) is not None:
-            raise UserError(
-                f"detector.head.{key}.reference: is measured for the detector's own pool alone; set "
-                f"detector.head.{key}.amplitude, and no reference."
-            )
-        return built
 
     @abstractmethod
     def sample(self, boxes: list[Tensor], targets: Targets) -> tuple[list[Tensor], Any]:

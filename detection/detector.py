@@ -43,6 +43,7 @@ from detection.part_outputs import (
     require_regions,
     require_samples,
 )
+from detection.pooling import SkipPool
 from detection.segmentation import semantic_maps
 
 MAX_PARAMETERS = 2_000_000_000
@@ -321,6 +322,12 @@ def _build(config: DetectorConfig, num_classes: int, resize_in_training: bool) -
     pool = config.pool(channels, strides)
     head = config.head(pool.out_channels, pool.output_size, num_classes)
     head.connect(channels, strides)
+    for key, part in head.named_modules():
+        if isinstance(part, SkipPool) and part.reference is not None:
+            raise UserError(
+                f"detector.head.{key}.reference: is measured for the detector's own pool alone; set "
+                f"detector.head.{key}.amplitude, and no reference."
+            )
     segmentation = None
     if config.segmentation is not None:
         segmentation = config.segmentation(channels["context"], strides["context"], num_classes)

@@ -4,6 +4,8 @@ Stages are named by stride as everywhere here, so the paper's conv3_3, conv4_3 a
 and `c5` is the pooled conv5_3.
 """
 
+from itertools import islice
+
 from torch import Tensor, nn
 from torchvision.models import vgg
 
@@ -65,7 +67,7 @@ class VGG16(Backbone):
 
     def _run(self, x: Tensor, start: int, end: int) -> Tensor:
         """Return x after the layers from `start` to before `end`."""
-        for module in self.features[start:end]:
+        for module in islice(self.features, start, end):
             x = module(x)
         return x
 

@@ -84,10 +84,10 @@ def choose_run(
 
     output: Path = args.output
     go_on = args.resume_or_start or is_restarted()
-    if args.resume or (go_on and args.config is None and output is not None and has_checkpoint(output)):
+    if args.resume:
         return reopen(output, args.overrides), output, True
-    if go_on and args.config is None and output is not None and is_begun(output):
-        return reopen(output, args.overrides), output, False
+    if go_on and args.config is None and output is not None and (has_checkpoint(output) or is_begun(output)):
+        return reopen(output, args.overrides), output, has_checkpoint(output)
     path = find_config(args.config or "quickstart")
     config = load(path, args.overrides)
     return config, *choose_folder(output, path.stem, go_on=go_on)

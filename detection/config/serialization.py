@@ -35,11 +35,11 @@ def to_plain(value: Any, key: str = "") -> Any:
         UserError: a value that JSON has no form for, or a class that no import finds.
     """
     if isinstance(value, functools.partial):
-        cls = value.func
+        cls, name = value.func, class_name(value.func, key)
         require_keywords(value, key)
-        settings = {name: p.default for name, p in _parameters(cls).items() if p.default is not p.empty}
+        settings = {k: p.default for k, p in _parameters(cls).items() if p.default is not p.empty}
         settings.update(value.keywords)
-        return {"class": class_name(cls, key), **{name: to_plain(v, _join(key, name)) for name, v in settings.items()}}
+        return {"class": name, **{k: to_plain(v, _join(key, k)) for k, v in settings.items()}}
     if dataclasses.is_dataclass(value):
         return {f.name: to_plain(getattr(value, f.name), _join(key, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):

@@ -210,6 +210,11 @@ def _lacking(train: CocoIndex, val: CocoIndex) -> list[str]:
         used = np.bincount(index.labels[~index.iscrowd], minlength=len(index.categories) + 1)[1:]
         empty = [c.name for c, n in zip(index.categories, used, strict=True) if n == 0 and c.name in names]
         if empty:
-            of = "1 category" if len(empty) == 1 else f"{len(empty)} categories"
-            remarks.append(f"{index.path} has no box of {of}: {shortened(empty, 5)}")
+            remarks.append(lacking_remark(index.path, empty))
     return remarks
+
+
+def lacking_remark(path: object, names: Sequence[str]) -> str:
+    """Return the sentence on categories of another split that a file has no box of."""
+    number = "1 category" if len(names) == 1 else f"{len(names)} categories"
+    return f"{path} has no box of {number}: {shortened(names, 5)}"

@@ -9,6 +9,7 @@ import numpy as np
 
 from detection.data.checks import Tables, shortened
 from detection.data.image_checks import ImageFacts
+from detection.data.remarks import lacking_remark
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,7 @@ def split_remarks(splits: Sequence[ExaminedSplit]) -> list[str]:
         filled = [_filled(split) for split in (first, second)]
         for split, have, other in ((first, *filled), (second, *filled[::-1])):
             if lacking := sorted(other - have):
-                of = "1 category" if len(lacking) == 1 else f"{len(lacking)} categories"
-                remarks.append(f"{split.path} has no box of {of}: {shortened(lacking, 5)}")
+                remarks.append(lacking_remark(split.path, lacking))
     return list(dict.fromkeys(remarks))
 
 

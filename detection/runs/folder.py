@@ -114,6 +114,8 @@ def open_config(run: str | Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         UserError: not a run folder, a config that this version cannot read, or an override that does not fit.
     """
+    if "network" in read_config_json(run):
+        raise UserError(f"{run}: is a classifier's run; give a folder that `detection train` wrote.")
     return override(read_config(run, Config), overrides)
 
 
@@ -124,8 +126,6 @@ def read_config(run: str | Path, cls: type[Settings]) -> Settings:
         UserError: not a run folder, or settings that this version cannot read.
     """
     plain = read_config_json(run)
-    if cls is Config and "network" in plain and "detector" not in plain:
-        raise UserError(f"{run}: is a classifier's run; give a folder that `detection train` wrote.")
     try:
         return from_plain(plain, cls)
     except UserError as error:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from detection.evaluation.report import metric_text
+from detection.evaluation import metric_text
 from detection.runs.logs import duration
 
 

@@ -22,9 +22,15 @@ from detection.data.federated import federated_remark
 from detection.data.remarks import training_remarks
 from detection.detector import Detector, build_detector
 from detection.errors import UserError
-from detection.evaluation import evaluate_detections, is_defined, metrics_table, write_evaluation, write_metrics
+from detection.evaluation import (
+    evaluate_detections,
+    is_defined,
+    metric_text,
+    metrics_table,
+    write_evaluation,
+    write_metrics,
+)
 from detection.evaluation.columns import CocoDataset, CocoResults
-from detection.evaluation.report import metric_text
 from detection.heads import name_classes
 from detection.pretrained import load_pretrained
 from detection.runs.checkpoint import (
@@ -194,7 +200,7 @@ def _measure_best_by(run: DetectorRun, name: str) -> None:
     done.best_epoch, value = meta["epoch"], meta["metrics"].get(name, math.nan)
     done.best, done.best_metric = (value if is_defined(name, value) else None), name
     done.evaluations_without_best = 0
-    run.print_line(f"note      the best so far is epoch {done.best_epoch} by {before}, with {name} {value:.3f}")
+    run.print_line(f"note      the best so far is epoch {done.best_epoch} by {before}, with {metric_text(name, value)}")
 
 
 def after_epoch(run: DetectorRun, log: RunLog) -> bool:

@@ -4,7 +4,7 @@ import importlib
 import json
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import pytest
@@ -308,6 +308,19 @@ def test_python_may_give_a_class_or_one_value_of_several(tmp_path):
     assert build_detector(replace(detector, pool=pool), 2).context.out_channels == ConvStack(16).out_channels
     noted = replace(base, detector=detector, note="AP 0.5")
     assert override(noted, []).note == "AP 0.5" and override(noted, ["seed=1"]).note == ""
+
+
+def test_an_object_that_cannot_be_a_key_is_no_class(tmp_path):
+    @dataclass
+    class Settings:
+        width: int = 1
+
+        def __call__(self, in_channels):
+            return NoContext(in_channels)
+
+    base = tiny_config(tmp_path)
+    with pytest.raises(UserError, match="context: a Settings is no class or function"):
+        to_plain(replace(base, detector=replace(base.detector, context=partial(Settings()), context_source="c3")))
 
 
 def test_a_class_of_a_notebook_keeps_its_note_until_something_changes(tmp_path):
